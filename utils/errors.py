@@ -1,0 +1,35 @@
+"""Errors that a user can mend: one class per exit code, raised where the value is first understood.
+
+`train_maml_system.main` prints the text of these, without a traceback, and leaves with `exit_code`. Everything else is a
+bug and keeps its traceback (exit code 70).
+"""
+
+
+class UserError(Exception):
+    """Base of all errors whose text tells the user what to change. Not raised itself."""
+
+    exit_code = 1
+
+
+class ConfigError(UserError):
+    """A key, value or argument that cannot work. Names the file or key, the value, what is allowed and the fix."""
+
+    exit_code = 1
+
+
+class DataError(UserError):
+    """A dataset that is missing, damaged or too small. Lists every problem with its path."""
+
+    exit_code = 2
+
+
+class NonFiniteError(UserError):
+    """A loss or gradient that is not finite. Names the iteration and the episodes."""
+
+    exit_code = 3
+
+
+class StorageError(UserError):
+    """A file that cannot be written or read back: no space, no permission, damaged. Names the path."""
+
+    exit_code = 4
