@@ -1,0 +1,101 @@
+"""Time meta-iterations of any config on random data.
+
+    python benchmarks/meta_iteration.py --name_of_args_json_file CFG [--key value ...] --iterations N [--epoch E]
+
+An iteration is meta-gradient plus meta-update, as in training, without data and logging. The last line is one JSON object.
+"""
+
+import json
+import resource
+import statistics
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from utils.config import ExperimentConfig, load_config, parse_command_line
+from utils.errors import UserError
+
+
+def random_episodes(config: ExperimentConfig, device, dtype):
+    """Draw a meta-batch of random images of the config's shapes."""
+    import torch
+
+    from data import EpisodeBatch
+
+    n_tasks, n_way = config.tasks_per_meta_batch, config.num_classes_per_set
+    generator = torch.Generator().manual_seed(0)
+    sides = (config.image_channels, config.image_height, config.image_width)
+
+    def images_and_labels(per_class: int):
+        images = torch.rand(n_tasks, n_way * per_class, *sides, generator=generator, dtype=dtype)
+        labels = torch.arange(n_way).repeat_interleave(per_class).expand(n_tasks, -1)
+        return images.to(device), labels.contiguous().to(device)
+
+    support_images, support_labels = images_and_labels(config.num_samples_per_class)
+    query_images, query_labels = images_and_labels(config.num_target_samples)
+    return EpisodeBatch(
+        support_images=support_images, support_labels=support_labels, query_images=query_images, query_labels=query_labels,
+        seeds=torch.arange(n_tasks, device=device), n_way=n_way, n_shot=config.num_samples_per_class,
+        n_query=config.num_target_samples, split="train", indices=tuple(range(n_tasks)), class_ids=None,
+    )  # fmt: skip
+
+
+def time_iterations(config: ExperimentConfig, iterations: int, epoch: int, warm_up: int = 2) -> dict:
+    """Return the measurements of `iterations` meta-iterations at `epoch`, after `warm_up` that do not count."""
+    import torch
+
+    from few_shot_learning_system import build_learner
+    from utils.devices import choose_device
+
+    device = choose_device(config.gpu_to_use)
+    dtype = getattr(torch, config.precision)
+    learner = build_learner(config, device)
+    episodes = random_episodes(config, device, dtype)
+    on_gpu = device.type == "cuda"
+    seconds = []
+    for iteration in range(-warm_up, iterations):
+        if on_gpu:
+            torch.cuda.synchronize()
+        start = time.perf_counter()
+        learner.meta_update(learner.meta_gradients(episodes, epoch), epoch)
+        if on_gpu:
+            torch.cuda.synchronize()
+        if iteration >= 0:
+            seconds.append(time.perf_counter() - start)
+    median = statistics.median(seconds)
+    peak = torch.cuda.max_memory_allocated() if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {
+        "ms_per_iteration_median": 1000 * median,
+        "ms_per_iteration_fastest": 1000 * min(seconds),
+        "ms_per_iteration_slowest": 1000 * max(seconds),
+        "iterations": iterations,
+        "epoch": epoch,
+        "tasks_per_s": config.tasks_per_meta_batch / median,
+        "peak_memory_bytes": peak,
+        "device": torch.cuda.get_device_name() if on_gpu else "cpu",
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "experiment_name": config.experiment_name,
+    }
+
+
+def main(arguments: list[str]) -> int:
+    """Run the benchmark; returns the exit code."""
+    try:
+        path, overrides = parse_command_line(arguments)
+        iterations, epoch = int(overrides.pop("iterations", 20)), int(overrides.pop("epoch", 0))
+        config = load_config(path, overrides)
+        result = time_iterations(config, iterations, epoch)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    for key, value in result.items():
+        print(f"{key:28} {value:.4g}" if isinstance(value, float) else f"{key:28} {value}")
+    print(json.dumps(result))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,1 @@
+"""What the learner is assembled from: choices of the algorithm as small pure pieces, and how a step is carried out."""
