@@ -1,0 +1,210 @@
+"""From a folder of images to classes and splits: which file belongs to which class, in a fixed order.
+
+Two formats (see datasets/README.md): class folders that `train_val_test_split` distributes, and folders that are split
+into train, val and test already. Paths are POSIX and relative to the dataset folder, so nothing depends on where it is.
+"""
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from utils.episodes import SPLITS, split_classes
+from utils.errors import ConfigError, DataError
+
+IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+MOST_PROBLEMS_SHOWN = 1000
+
+
+@dataclass(frozen=True)
+class ImageFolder:
+    """One folder that holds images."""
+
+    path: str
+    """POSIX, relative to the dataset folder; "" for the dataset folder itself."""
+    files: tuple[str, ...]
+    """File names, sorted."""
+
+
+@dataclass(frozen=True)
+class ImageClass:
+    """One class: its name and the ranks of its images in the sorted list of all images of the dataset."""
+
+    name: str
+    split: str | None
+    """"train", "val" or "test" where the dataset is pre-split, else None."""
+    images: tuple[int, ...]
+    folders: tuple[str, ...]
+
+
+def printable(path: object) -> str:
+    """A path as one line that any terminal can show: control characters and undecodable bytes are escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(path))
+
+
+def report_problems(dataset_folder: Path, problems: Sequence[str]) -> DataError:
+    """One error that lists every problem of a dataset."""
+    shown = list(problems[:MOST_PROBLEMS_SHOWN])
+    if len(problems) > len(shown):
+        shown.append(f"... and {len(problems) - len(shown)} more")
+    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+    return DataError(f"{printable(dataset_folder)}: {count} in this dataset:\n  " + "\n  ".join(shown))
+
+
+def scan(dataset_folder: Path) -> tuple[list[ImageFolder], list[str]]:
+    """Find every image below a folder.
+
+    Hidden files and folders and __MACOSX are left out; links to folders are followed, each real folder once. A broken
+    link with an image's name counts as an image, so that it is reported and not silently missing.
+
+    Returns:
+        (folders with images, sorted by path; every folder that was looked into, sorted, "" first).
+    Raises:
+        DataError: no image at all.
+    """
+    image_folders: list[ImageFolder] = []
+    all_folders: list[str] = []
+    seen: set[tuple[int, int]] = set()
+    waiting = [""]
+    while waiting:
+        path = waiting.pop()
+        absolute = dataset_folder / path
+        identity = absolute.stat()
+        if (identity.st_dev, identity.st_ino) in seen:
+            continue
+        seen.add((identity.st_dev, identity.st_ino))
+        all_folders.append(path)
+        files = []
+        with os.scandir(absolute) as entries:
+            for entry in entries:
+                if entry.name.startswith(".") or entry.name == "__MACOSX":
+                    continue
+                if entry.is_dir():
+                    waiting.append(f"{path}/{entry.name}" if path else entry.name)
+                elif entry.name.lower().endswith(IMAGE_EXTENSIONS):
+                    files.append(entry.name)
+        if files:
+            image_folders.append(ImageFolder(path, tuple(sorted(files))))
+    if not image_folders:
+        raise DataError(
+            f"{printable(dataset_folder)}: no image found (looked for {', '.join(IMAGE_EXTENSIONS)} in all folders"
+            " below). datasets/README.md shows the folder formats."
+        )
+    return sorted(image_folders, key=lambda folder: folder.path), sorted(all_folders)
+
+
+def group_into_classes(
+    folders: Iterable[ImageFolder],
+    dataset_folder: Path,
+    indexes_of_folders_indicating_class: Sequence[int],
+    sets_are_pre_split: bool,
+    labels_as_int: bool = False,
+) -> tuple[list[ImageClass], list[str]]:
+    """Group images by class name: the path parts with the given indexes, joined by "/".
+
+    Parts are those of <dataset folder>/.../<file>, so -1 would be the file and -2 the folder it is in. For a pre-split
+    dataset the uppermost folder named train, val or test (in any letter case) is the split and no part of the name.
+
+    Args:
+        folders: as `scan` returns them.
+        labels_as_int: class names are whole numbers and sorted as such.
+    Returns:
+        (classes sorted by name, problems as lines of text).
+    Raises:
+        ConfigError: an index of the file name itself.
+    """
+    if -1 in indexes_of_folders_indicating_class or not indexes_of_folders_indicating_class:
+        raise ConfigError(
+            f"indexes_of_folders_indicating_class {list(indexes_of_folders_indicating_class)}: must name folders; -1 is"
+            " the image file itself, -2 the folder it is in. Use e.g. [-2] or [-3, -2]."
+        )
+    problems: list[str] = []
+    images: dict[tuple[str | None, str], list[int]] = {}
+    paths: dict[tuple[str | None, str], list[str]] = {}
+    start = 0
+    for folder in folders:
+        ranks = range(start, start + len(folder.files))
+        start += len(folder.files)
+        parts = [dataset_folder.resolve().name, *(folder.path.split("/") if folder.path else []), "file"]
+        try:
+            positions = [range(len(parts))[index] for index in indexes_of_folders_indicating_class]
+        except IndexError:
+            problems.append(
+                f"{printable(dataset_folder / folder.path)}: not deep enough for indexes_of_folders_indicating_class"
+                f" {list(indexes_of_folders_indicating_class)}"
+            )
+            continue
+        split = None
+        if sets_are_pre_split:
+            at = next((i for i, part in enumerate(parts[1:-1], start=1) if part.lower() in SPLITS), None)
+            if at is None:
+                problems.append(
+                    f"{printable(dataset_folder / folder.path)}: sets_are_pre_split is true, but no folder above these"
+                    " images is named train, val or test"
+                )
+                continue
+            split = parts[at].lower()
+            positions = [position for position in positions if position != at]
+            if not positions:
+                problems.append(
+                    f"{printable(dataset_folder / folder.path)}: indexes_of_folders_indicating_class"
+                    f" {list(indexes_of_folders_indicating_class)} names no class folder below the split"
+                )
+                continue
+        name = "/".join(parts[position] for position in positions)
+        if labels_as_int:
+            try:
+                name = str(int(name))
+            except ValueError:
+                problems.append(
+                    f'{printable(dataset_folder / folder.path)}: class name "{printable(name)}" is no whole number, but'
+                    " labels_as_int is true"
+                )
+                continue
+        images.setdefault((split, name), []).extend(ranks)
+        paths.setdefault((split, name), []).append(folder.path)
+    classes = [
+        ImageClass(name, split, tuple(images[split, name]), tuple(paths[split, name])) for split, name in images
+    ]
+    return sorted(classes, key=lambda c: (c.split or "", int(c.name) if labels_as_int else 0, c.name)), problems
+
+
+def split_into_sets(
+    classes: Sequence[ImageClass], train_val_test_split: Sequence[float], class_split_seed: int
+) -> dict[str, list[ImageClass]]:
+    """Split -> classes: as the folders say for a pre-split dataset, else by `split_classes`."""
+    if any(c.split is not None for c in classes):
+        return {split: [c for c in classes if c.split == split] for split in SPLITS}
+    by_name = {c.name: c for c in classes}
+    names = split_classes(list(by_name), train_val_test_split, class_split_seed)
+    return {split: [by_name[name] for name in names[split]] for split in SPLITS}
+
+
+def find_shortages(
+    sets: dict[str, list[ImageClass]], dataset_folder: Path, n_way: int, n_shot: int, n_query: int, pre_split: bool
+) -> list[str]:
+    """Every reason why no episodes can be drawn: too few classes for N way, too few images for K shot + Q query."""
+    problems = []
+    n_classes = sum(map(len, sets.values()))
+    for split, classes in sets.items():
+        fix = (
+            f"Put class folders into {printable(dataset_folder / split)}"
+            if pre_split
+            else f"Raise its fraction in train_val_test_split (there are {n_classes} classes)"
+        )
+        if not classes:
+            problems.append(f"split {split} has no class. {fix}.")
+        elif len(classes) < n_way:
+            problems.append(
+                f"split {split} has {len(classes)} classes, but num_classes_per_set is {n_way}."
+                f" {fix} or lower num_classes_per_set."
+            )
+        for c in classes:
+            if len(c.images) < n_shot + n_query:
+                problems.append(
+                    f'class "{printable(c.name)}" ({split}) has {len(c.images)} images, but num_samples_per_class'
+                    f" {n_shot} + num_target_samples {n_query} needs {n_shot + n_query}:"
+                    f" {printable(dataset_folder / c.folders[0])}."
+                    " Add images, lower num_target_samples or take the folder out."
+                )
+    return problems

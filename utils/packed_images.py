@@ -1,0 +1,313 @@
+"""All images of a dataset in one uint8 file, decoded once and memory-mapped afterwards.
+
+Beside the dataset lies `.packed/<dataset>.<height>x<width>x<channels>.<filter>.json`, the index: the fingerprint, the
+files in their order, and the name of the data file, which holds the pixels as uint8 (images, C, H, W).
+"""
+
+import hashlib
+import itertools
+import json
+import logging
+import os
+import queue
+import subprocess
+import sys
+import time
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import tqdm
+
+from utils import image_decoding
+from utils.atomic_files import storage_error, write_bytes_atomically
+from utils.atomic_folders import lock
+from utils.errors import StorageError
+from utils.image_decoding import DECODER_VERSION, PixelFormat
+from utils.image_folders import ImageFolder, printable, scan
+
+logger = logging.getLogger(__name__)
+
+FORMAT_VERSION = 1
+FEWEST_IMAGES_PER_PROCESS = 500
+"""Below this a further process costs more than it saves."""
+
+
+@dataclass(frozen=True)
+class PackedImages:
+    """A packed file and its index."""
+
+    data_file: Path
+    shape: tuple[int, int, int, int]
+    """(images, C, H, W)."""
+    folders: tuple[ImageFolder, ...]
+    """In the order of the images."""
+    content_sha256: str
+    """Of all pixels in their order."""
+
+    def read(self, into_memory: bool) -> np.ndarray:
+        """uint8 (images, C, H, W): read into memory, or mapped, in which case the file is read where it is touched."""
+        if into_memory:
+            return np.fromfile(self.data_file, dtype=np.uint8).reshape(self.shape)
+        # "c": pages are private, so that torch gets an array it may call writable; nothing is ever written.
+        return np.memmap(self.data_file, dtype=np.uint8, mode="c", shape=self.shape)
+
+    def image_path(self, rank: int) -> str:
+        """Path of the image with this rank, relative to the dataset folder."""
+        folder_rank = bisect_right(self._starts, rank) - 1
+        folder = self.folders[folder_rank]
+        return f"{folder.path}/{folder.files[rank - self._starts[folder_rank]]}"
+
+    @property
+    def _starts(self) -> list[int]:
+        if "_starts" not in self.__dict__:
+            lengths = [len(folder.files) for folder in self.folders]
+            self.__dict__["_starts"] = [0, *itertools.accumulate(lengths[:-1])]
+        return self.__dict__["_starts"]
+
+
+def _fingerprint(dataset_folder: Path, all_folders: Sequence[str], pixel_format: PixelFormat) -> str | None:
+    """sha256 of what the packed file depends on; None where a folder is gone.
+
+    A folder's time changes when a file in it is added, removed or renamed, so only folders are looked at, not files.
+    """
+    digest = hashlib.sha256(json.dumps([FORMAT_VERSION, DECODER_VERSION, asdict(pixel_format)]).encode())
+    for path in all_folders:
+        try:
+            status = os.stat(dataset_folder / path)
+        except FileNotFoundError:
+            return None
+        digest.update(f"{json.dumps(path)} {status.st_mtime_ns} {status.st_size}\n".encode())
+    return digest.hexdigest()
+
+
+def _read_index(index_file: Path, dataset_folder: Path, pixel_format: PixelFormat) -> PackedImages | None:
+    """The packed images, if there are any and they are still those of the dataset folder."""
+    try:
+        index = json.loads(index_file.read_text())
+        if index["fingerprint"] != _fingerprint(dataset_folder, index["all_folders"], pixel_format):
+            logger.info("%s: the dataset or the decoder has changed, decoding again", printable(dataset_folder))
+            return None
+        packed = PackedImages(
+            data_file=index_file.parent / index["data_file"],
+            shape=tuple(index["shape"]),
+            folders=tuple(ImageFolder(path, tuple(files)) for path, files in index["image_folders"]),
+            content_sha256=index["content_sha256"],
+        )
+        if packed.data_file.stat().st_size != np.prod(packed.shape):
+            logger.info("%s: not complete, decoding again", packed.data_file)
+            return None
+        return packed
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError):
+        logger.info("%s: not readable, decoding again", index_file)
+        return None
+
+
+def packed_folder_for(dataset_folder: Path) -> Path:
+    """Where packed files of a dataset go: `.packed` beside it, or the user's cache folder where that is not writable.
+
+    Raises:
+        StorageError: neither can be written.
+    """
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "few_shot_packed_images"
+    path_digest = hashlib.sha256(os.fsencode(dataset_folder.resolve())).hexdigest()[:12]
+    candidates = [dataset_folder.absolute().parent / ".packed", cache / path_digest]
+    for folder in candidates:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            reason = f"{folder}: {error.strerror}"
+            logger.info("%s", reason)
+            continue
+        if os.access(folder, os.W_OK | os.X_OK):
+            return folder
+    raise StorageError(
+        f"no place for the packed images of {printable(dataset_folder)}: neither {candidates[0]} nor {candidates[1]}"
+        " can be written. Set XDG_CACHE_HOME to a folder that can."
+    )
+
+
+def load_or_pack(
+    dataset_folder: Path,
+    pixel_format: PixelFormat,
+    *,
+    num_workers: int = 4,
+    rebuild: bool = False,
+    packed_folder: Path | None = None,
+) -> tuple[PackedImages | None, list[ImageFolder], list[str]]:
+    """Open the packed images of a dataset; decode and pack them first where that was not done or no longer fits.
+
+    Args:
+        num_workers: most processes to decode in; 0 or 1 decodes here.
+        rebuild: pack again in any case.
+        packed_folder: where the files go; default `packed_folder_for`.
+    Returns:
+        (packed images, or None where an image cannot be decoded; folders with images; problems as lines of text).
+    Raises:
+        DataError: no image at all.
+        StorageError: no space or no permission.
+    """
+    packed_folder = packed_folder or packed_folder_for(dataset_folder)
+    name = dataset_folder.resolve().name
+    stem = f"{name}.{pixel_format.height}x{pixel_format.width}x{pixel_format.channels}.{pixel_format.resize_filter}"
+    index_file = packed_folder / f"{stem}.json"
+    if not rebuild:
+        packed = _read_index(index_file, dataset_folder, pixel_format)
+        if packed is not None:
+            return packed, list(packed.folders), []
+    try:
+        with lock(packed_folder / f"{stem}.lock"):
+            packed = None if rebuild else _read_index(index_file, dataset_folder, pixel_format)
+            if packed is not None:  # another process was faster
+                return packed, list(packed.folders), []
+            return _pack(dataset_folder, pixel_format, num_workers, index_file)
+    except OSError as error:
+        raise storage_error(index_file, error) from error
+
+
+def _pack(
+    dataset_folder: Path, pixel_format: PixelFormat, num_workers: int, index_file: Path
+) -> tuple[PackedImages | None, list[ImageFolder], list[str]]:
+    folders, all_folders = scan(dataset_folder)
+    fingerprint = _fingerprint(dataset_folder, all_folders, pixel_format)
+    files = [f"{folder.path}/{file}" if folder.path else file for folder in folders for file in folder.files]
+    shape = (len(files), *pixel_format.shape)
+    started = time.perf_counter()
+    logger.info("decoding %d images of %s, once", len(files), printable(dataset_folder))
+    temporary = index_file.with_suffix(".unfinished")
+    try:
+        with open(temporary, "wb") as data:
+            os.posix_fallocate(data.fileno(), 0, int(np.prod(shape)))  # a full disk is noticed here
+            broken = _decode_all(dataset_folder, files, pixel_format, num_workers, temporary)
+            os.fsync(data.fileno())
+        if broken:
+            return None, folders, [f"{printable(dataset_folder / file)}: {reason}" for file, reason in broken]
+        with open(temporary, "rb") as data:
+            content_sha256 = hashlib.file_digest(data, "sha256").hexdigest()
+        data_file = index_file.with_suffix(f".{content_sha256[:12]}.uint8")
+        temporary.rename(data_file)
+        _write_index(
+            index_file,
+            {
+                "format_version": FORMAT_VERSION,
+                "fingerprint": fingerprint,
+                "data_file": data_file.name,
+                "shape": shape,
+                "content_sha256": content_sha256,
+                "image_folders": [[folder.path, folder.files] for folder in folders],
+                "all_folders": all_folders,
+            },
+        )
+    finally:
+        temporary.unlink(missing_ok=True)
+    seconds = time.perf_counter() - started
+    logger.info("packed %d images into %s in %.1f s", len(files), data_file, seconds)
+    return PackedImages(data_file, shape, tuple(folders), content_sha256), folders, []
+
+
+def _write_index(index_file: Path, index: dict) -> None:
+    """Put the new index in place, then remove the data file that only the old one named."""
+    try:
+        outdated = json.loads(index_file.read_text())["data_file"]
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        outdated = index["data_file"]
+    write_bytes_atomically(index_file, json.dumps(index).encode())
+    is_ours = outdated.startswith(index_file.stem + ".") and outdated.endswith(".uint8") and "/" not in outdated
+    if outdated != index["data_file"] and is_ours:
+        (index_file.parent / outdated).unlink(missing_ok=True)
+
+
+def _decode_all(
+    dataset_folder: Path, files: list[str], pixel_format: PixelFormat, num_workers: int, packed_file: Path
+) -> list[tuple[str, str]]:
+    """Decode files into the packed file with a progress bar; returns (file, reason) of the broken ones, in order."""
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    n_processes = min(num_workers, available, len(files) // FEWEST_IMAGES_PER_PROCESS)
+    chunk = max(16, min(256, len(files) // (8 * max(n_processes, 1)) + 1))
+    starts = range(0, len(files), chunk)
+    broken: dict[int, list[tuple[str, str]]] = {}
+    with tqdm.tqdm(total=len(files), desc="decoding", unit="image", disable=None) as bar:
+        if n_processes <= 1:
+            answers = _decode_here(dataset_folder, files, pixel_format, packed_file, starts, chunk)
+        else:
+            answers = _decode_in_processes(dataset_folder, files, pixel_format, packed_file, starts, chunk, n_processes)
+        for start, problems in answers:
+            broken[start] = problems
+            bar.update(min(chunk, len(files) - start))
+    return [problem for start in sorted(broken) for problem in broken[start]]
+
+
+_Answers = Iterator[tuple[int, list[tuple[str, str]]]]
+
+
+def _decode_here(
+    folder: Path, files: list[str], pixel_format: PixelFormat, packed_file: Path, starts: range, chunk: int
+) -> _Answers:
+    descriptor = os.open(packed_file, os.O_WRONLY)
+    try:
+        for start in starts:
+            part = files[start : start + chunk]
+            yield start, image_decoding.decode_into_file(folder, part, pixel_format, descriptor, start)
+    finally:
+        os.close(descriptor)
+
+
+def _decode_in_processes(
+    folder: Path, files: list[str], pixel_format: PixelFormat, packed_file: Path, starts: range, chunk: int, count: int
+) -> _Answers:
+    """Each process gets a part whenever it is done with one; a thread per process waits for its answers."""
+    waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
+    for start in starts:
+        waiting.put(start)
+    answers: queue.SimpleQueue[tuple[int, list] | None] = queue.SimpleQueue()
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "utils.image_decoding"],
+            cwd=Path(__file__).resolve().parents[1],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(count)
+    ]
+
+    def feed(process: subprocess.Popen) -> None:
+        try:
+            while True:
+                try:
+                    start = waiting.get_nowait()
+                except queue.Empty:
+                    return
+                part = files[start : start + chunk]
+                job = image_decoding.job(folder.absolute(), part, pixel_format, packed_file.absolute(), start)
+                process.stdin.write(f"{job}\n")
+                process.stdin.flush()
+                line = process.stdout.readline()
+                if not line:
+                    raise OSError(f"a decoding process ended in {part[0]} .. {part[-1]} (exit code {process.wait()})")
+                answer = json.loads(line)
+                if "error" in answer:
+                    raise OSError(*answer["error"])
+                answers.put((start, [tuple(problem) for problem in answer["problems"]]))
+        finally:
+            answers.put(None)
+
+    with ThreadPoolExecutor(count) as threads:
+        try:
+            feeders = [threads.submit(feed, process) for process in processes]
+            for _ in range(count):
+                while (answer := answers.get()) is not None:
+                    yield answer
+            for feeder in feeders:
+                feeder.result()
+        finally:
+            while not waiting.empty():
+                waiting.get()
+            for process in processes:
+                process.terminate()
+                process.communicate()
