@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# The whole gate: ruff, shellcheck (generated scripts too) and the tests. Sets up on its first run.
+#
+#   bash run_tests.sh           what runs at every change
+#   bash run_tests.sh --full    also what is too slow for that
+#   bash run_tests.sh [--full] ARGUMENT...    the arguments go to pytest
+set -euo pipefail
+unset CDPATH
+cd -- "$(dirname -- "${BASH_SOURCE[0]}")"
+
+selection=()
+if [[ "${1:-}" == --full ]]; then
+    selection=(-m "full or not full")
+    shift
+fi
+python="$(bash install.sh --dev --print-python)"
+
+echo "ruff"
+"$python" -m ruff check .
+echo "shellcheck"
+shellcheck="$(dirname -- "$python")/shellcheck"
+[[ -x "$shellcheck" ]] || shellcheck=shellcheck
+# The template of the scripts holds $placeholders$, so what is made from it is checked instead.
+find . -path ./.venv -prune -o -path ./experiments -prune -o -path ./datasets -prune -o -type f \
+    \( -name '*.sh' -o -path ./.ci/run \) ! -name local_run_template_script.sh -print0 | xargs -0 "$shellcheck"
+echo "pytest"
+"$python" -m pytest -q ${selection[@]+"${selection[@]}"} "$@"
