@@ -1,0 +1,289 @@
+"""Fill the templates of experiment_template_config/ with the values of its values.toml: one JSON config per combination.
+
+    cd script_generation_tools && python generate_configs.py && python generate_scripts.py
+
+A template is a config with `$variable$` placeholders. Without quotes a placeholder becomes a JSON value, inside a string
+it becomes text. experiment_template_config/README.md describes both files.
+"""
+
+import argparse
+import itertools
+import json
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+REPOSITORY_ROOT = Path(__file__).resolve().parent.parent
+
+
+def _continue_in_project_environment(error: ModuleNotFoundError) -> None:
+    """Start again with the Python of .venv, so that `python generate_configs.py` works without activating it."""
+    python = REPOSITORY_ROOT / ".venv" / "bin" / "python"
+    if not python.exists() or Path(sys.prefix) == python.parent.parent:
+        sys.exit(f'{sys.executable} lacks "{error.name}". Run: bash {REPOSITORY_ROOT / "install.sh"}')
+    os.execv(python, [str(python), *sys.argv])
+
+
+sys.path.insert(0, str(REPOSITORY_ROOT))
+try:
+    import tomllib
+
+    from script_generation_tools.generated_files import Outcome, update_folder
+    from utils.config import ExperimentConfig, check_config
+    from utils.errors import ConfigError, UserError
+except ModuleNotFoundError as missing:
+    if __name__ != "__main__":
+        raise
+    _continue_in_project_environment(missing)
+
+PLACEHOLDER = re.compile(r"\$([A-Za-z_][A-Za-z0-9_]*)\$")
+STRING_OR_PLACEHOLDER = re.compile(r'"(?:[^"\\]|\\.)*"|' + PLACEHOLDER.pattern)
+VALUES_FILE = "values.toml"
+DEFAULTS = "defaults"
+NAME = "experiment_name"
+SETTINGS = "settings"
+
+
+class Candidate(NamedTuple):
+    """A filled template: the file's name without .json, its text, and what it was filled with."""
+
+    stem: str
+    experiment_name: str
+    text: str
+    template: str
+    combination: dict[str, Any]
+
+
+def generate_configs(template_folder: Path, config_folder: Path, *, prune: bool = False) -> Outcome:
+    """Write the configs of all templates; nothing is written when anything is wrong.
+
+    Raises:
+        ConfigError: everything that is wrong with the templates and values, in one message.
+    """
+    texts, notes = expand_templates(template_folder)
+    outcome = update_folder(config_folder, {f"{stem}.json": text for stem, text in texts.items()}, prune=prune, notes=notes)
+    outcome.notes.extend(_shared_run_folders(config_folder))
+    return outcome
+
+
+def expand_templates(template_folder: Path) -> tuple[dict[str, str], list[str]]:
+    """Return name -> text of every config that the templates give, and notes for the user.
+
+    Raises:
+        ConfigError: a variable without values, a template that is no valid config, two configs with one name, ...
+    """
+    all_values = _read_values(template_folder / VALUES_FILE)
+    templates = sorted(template_folder.glob("*.json"))
+    problems: list[str] = []
+    notes = [
+        f'{VALUES_FILE}: there is no template {section}.json for the values in ["{section}"]'
+        for section in all_values
+        if section != DEFAULTS and section not in {path.stem for path in templates}
+    ]
+    candidates: list[Candidate] = []
+    for path in templates:
+        own_values = all_values.get(path.stem, {})
+        try:
+            candidates += expand_template(path, own_values, all_values.get(DEFAULTS, {}))
+        except ConfigError as error:
+            problems.append(str(error))
+            continue
+        unused = sorted(_declared(own_values) - _variables(path.read_text(encoding="utf-8")) - {NAME})
+        if unused:
+            notes.append(f"{VALUES_FILE}: {path.name} does not use ${'$, $'.join(unused)}$: their values have no effect")
+    problems += _name_problems(candidates)
+    if problems:
+        raise ConfigError("\n".join(dict.fromkeys(line for problem in problems for line in problem.splitlines())))
+    return {candidate.stem: candidate.text for candidate in candidates}, notes
+
+
+def expand_template(path: Path, own_values: Mapping[str, Any], default_values: Mapping[str, Any]) -> list[Candidate]:
+    """Fill one template with every combination of the values of the variables it uses, each combination once."""
+    template = path.read_text(encoding="utf-8")
+    variables = sorted(_variables(template) - {NAME})
+    combinations: list[dict[str, Any]] = []
+    patterns: list[str] = []
+    for row in own_values.get(SETTINGS, [{}]):
+        given = {**default_values, **own_values, **row}
+        lacking = [variable for variable in variables if given.get(variable, []) == []]
+        if lacking:
+            raise ConfigError(
+                "\n".join(
+                    f'{path.name}: variable ${variable}$ has no values. Add a line like  {variable} = [...]  under '
+                    f'["{path.stem}"] in {path.parent.name}/{VALUES_FILE}, or write a constant into the template'
+                    for variable in lacking
+                )
+            )
+        for combination in _grid({variable: given[variable] for variable in variables}):
+            if combination not in combinations:
+                combinations.append(combination)
+                patterns.append(str(given.get(NAME, "$template$")))
+    return [_fill(path, template, combination, pattern) for combination, pattern in zip(combinations, patterns, strict=True)]
+
+
+def substitute(template: str, values: Mapping[str, Any]) -> str:
+    """Replace the placeholders of a JSON text: JSON values where they stand alone, text where they stand in a string."""
+
+    def replace(match: re.Match[str]) -> str:
+        if match[0].startswith('"'):
+            return PLACEHOLDER.sub(lambda inner: json.dumps(as_text(values[inner[1]]), ensure_ascii=False)[1:-1], match[0])
+        return json.dumps(values[match[1]], ensure_ascii=False)
+
+    return STRING_OR_PLACEHOLDER.sub(replace, template)
+
+
+def as_text(value: Any) -> str:
+    """Write a value as it reads inside a name: true, 0.01, 20; lists joined by a dash."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list | tuple):
+        return "-".join(as_text(item) for item in value)
+    return json.dumps(value)
+
+
+def _fill(path: Path, template: str, combination: dict[str, Any], pattern: str) -> Candidate:
+    values = {NAME: "unnamed"} | combination
+    config, checked = _checked(path, substitute(template, values))
+    if NAME in _variables(template):
+        del config[NAME]  # it is what the pattern is about to make
+    stem = _compose_name(path, pattern, config, combination, checked)
+    text = substitute(template, values | {NAME: stem})
+    _, checked = _checked(path, text)
+    return Candidate(stem, checked.experiment_name, text.rstrip() + "\n", path.name, combination)
+
+
+def _compose_name(
+    path: Path, pattern: str, config: Mapping[str, Any], combination: Mapping[str, Any], checked: ExperimentConfig
+) -> str:
+    """Fill the pattern of a name with the config's own keys, so that a name tells what is in the file."""
+    known = {**checked.to_json_dict(), **combination, **config, "template": path.stem}
+    if NAME not in config:
+        del known[NAME]
+    for key in PLACEHOLDER.findall(pattern):
+        if key not in known:
+            raise ConfigError(
+                f'{path.name}: ${key}$ in the experiment_name "{pattern}" of {VALUES_FILE} is neither a config key nor a '
+                "variable of the template"
+            )
+    stem = PLACEHOLDER.sub(lambda match: as_text(known[match[1]]), pattern)
+    if not re.fullmatch(r"[A-Za-z0-9_+=,()\-][A-Za-z0-9_+=,.()\-]{0,190}", stem):
+        raise ConfigError(
+            f'{path.name}: "{stem}", made from the experiment_name in {VALUES_FILE}, cannot be a file name here; use '
+            "letters, digits and _ + = , . ( ) -"
+        )
+    return stem
+
+
+def _checked(path: Path, text: str) -> tuple[dict[str, Any], ExperimentConfig]:
+    try:
+        config = json.loads(text, object_pairs_hook=lambda pairs: _without_repeats(path, pairs))
+    except ValueError as error:
+        raise ConfigError(f"{path.name}: not valid JSON once its variables are filled in ({error})") from error
+    if not isinstance(config, dict):
+        raise ConfigError(f"{path.name}: a config is one JSON object, not a {type(config).__name__}")
+    return config, check_config(config, path.name)
+
+
+def _without_repeats(path: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    keys = [key for key, _ in pairs]
+    repeated = sorted({key for key in keys if keys.count(key) > 1})
+    if repeated:
+        raise ConfigError("\n".join(f'{path.name}: key "{key}" is given {keys.count(key)} times' for key in repeated))
+    return dict(pairs)
+
+
+def _grid(values: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    choices = [value if isinstance(value, list) else [value] for value in values.values()]
+    for chosen in itertools.product(*choices):
+        yield dict(zip(values, chosen, strict=True))
+
+
+def _variables(template: str) -> set[str]:
+    return set(PLACEHOLDER.findall(template))
+
+
+def _declared(own_values: Mapping[str, Any]) -> set[str]:
+    return {*own_values, *(variable for row in own_values.get(SETTINGS, []) for variable in row)} - {SETTINGS}
+
+
+def _read_values(path: Path) -> dict[str, dict[str, Any]]:
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); it holds the values of the templates' variables") from error
+    except ValueError as error:
+        raise ConfigError(f"{path}: not valid TOML ({error})") from error
+    for section, content in values.items():
+        rows = content.get(SETTINGS, [{}]) if isinstance(content, dict) else None
+        if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
+            raise ConfigError(
+                f'{path.name}: "{section}" must be a section ["{section}"] of values, and its {SETTINGS}, if given, a list '
+                "of tables like { samples_per_class = 1, batch_size = 4 }"
+            )
+    return values
+
+
+def _name_problems(candidates: list[Candidate]) -> Iterator[str]:
+    """Two configs may share neither a file nor a run folder (letter case does not tell folders apart everywhere)."""
+    for field in ("stem", "experiment_name"):
+        first: dict[str, Candidate] = {}
+        for candidate in candidates:
+            name = getattr(candidate, field)
+            other = first.setdefault(name.casefold(), candidate)
+            if other is candidate:
+                continue
+            differing = [
+                f"${variable}$ ({as_text(other.combination.get(variable))} and {as_text(value)})"
+                for variable, value in candidate.combination.items()
+                if other.combination.get(variable) != value
+            ]
+            where = "the template's experiment_name" if field == "experiment_name" else f"its experiment_name in {VALUES_FILE}"
+            if other.template == candidate.template:
+                yield (
+                    f'{candidate.template}: two configs end in the name "{name}". They differ in '
+                    f"{', '.join(differing)}: put that into {where}"
+                )
+            else:
+                yield (
+                    f'{candidate.template} and {other.template}: two configs end in the name "{name}". '
+                    f"Give one of them another experiment_name"
+                )
+
+
+def _shared_run_folders(config_folder: Path) -> list[str]:
+    """Notes on hand-written configs whose experiment_name, and hence run folder, is another config's too."""
+    owners: dict[str, str] = {}
+    notes = []
+    for path in sorted(config_folder.glob("[!.]*.json")):
+        try:
+            name = json.loads(path.read_text(encoding="utf-8"))[NAME]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # a file that is no config says so when it is run
+        if owners.setdefault(name, path.name) != path.name:
+            notes.append(
+                f'{config_folder.name}/{path.name}: its experiment_name "{name}" is also that of {owners[name]}, so both would '
+                "use one run folder. Give one of them another"
+            )
+    return notes
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Generate the configs of this checkout; return the exit code."""
+    parser = argparse.ArgumentParser(description="Fill the templates of experiment_template_config/ into experiment_config/.")
+    parser.add_argument("--prune", action="store_true", help="remove outdated generated configs that nobody edited")
+    options = parser.parse_args(arguments)
+    config_folder = REPOSITORY_ROOT / "experiment_config"
+    try:
+        outcome = generate_configs(REPOSITORY_ROOT / "experiment_template_config", config_folder, prune=options.prune)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    print(outcome.report(config_folder))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

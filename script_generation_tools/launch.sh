@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# What every script of experiment_scripts/ calls: find or set up the environment, then become the Python program.
+#
+#   launch.sh PROGRAM CONFIG [GPU ids, or all] [--key value ...]
+#
+# GPU ids are separated by spaces or commas; without them the program takes the first GPU there is, else the CPU.
+# Everything from the first argument that begins with "-" on overrides keys of the config.
+# DATASET_DIR and EXPERIMENTS_DIR (default: datasets/ and experiments/ of this checkout) are read by the program.
+set -euo pipefail
+unset CDPATH
+root="$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)"
+program="$1"
+config="$2"
+shift 2
+
+name="${config##*/}"
+ids=""
+while [[ $# -gt 0 && "$1" != -* ]]; do
+    if ! [[ "$1" =~ ^(all|[0-9,]+)$ ]]; then
+        echo "\"$1\" is neither a GPU id nor an override. Usage: bash experiment_scripts/${name%.json}.sh [GPU ids, or all] [--key value ...]," \
+            'for example: 0 --total_epochs 10' >&2
+        exit 1
+    fi
+    ids="$ids,$1"
+    shift
+done
+ids="$(tr -s , <<<"$ids")" # "0", "0 1", "0,1" and "0, 1" alike
+ids="${ids#,}"
+ids="${ids%,}"
+
+python="$(bash "$root/install.sh" --print-python)"
+exec "$python" "$root/$program" --name_of_args_json_file "$root/$config" ${ids:+--gpu_to_use "$ids"} "$@"
