@@ -33,3 +33,9 @@ class StorageError(UserError):
     """A file that cannot be written or read back: no space, no permission, damaged. Names the path."""
 
     exit_code = 4
+
+
+class ExperimentInUseError(UserError):
+    """Another process holds this experiment's folder. Names host, process and start time."""
+
+    exit_code = 5

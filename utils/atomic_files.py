@@ -1,0 +1,64 @@
+"""Files that exist whole or not at all: written beside their place, forced to disk, then renamed over it."""
+
+import os
+import shutil
+from pathlib import Path
+
+from utils.errors import StorageError
+
+TEMPORARY_SUFFIX = ".partial"
+
+
+def write_bytes_atomically(path: Path, data: bytes) -> None:
+    """Put `data` at `path`; whatever happens on the way, `path` holds the old bytes or the new ones.
+
+    Temporary file in the same folder, write, fsync, rename, fsync of the folder.
+
+    Raises:
+        StorageError: no space, no permission, folder missing. The temporary file is removed.
+    """
+    temporary = path.with_name(f".{path.name}{TEMPORARY_SUFFIX}")
+    try:
+        try:
+            with open(temporary, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+            synchronise_folder(path.parent)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise storage_error(path, error) from error
+
+
+def synchronise_folder(folder: Path) -> None:
+    """Force a folder's entries to disk, so that a rename in it survives a power loss."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def storage_error(path: Path, error: OSError) -> StorageError:
+    """The StorageError for a failed write: path, the system's reason and the space left on that disk."""
+    return StorageError(f"{path}: cannot be written ({error.strerror or error}); {free_space_text(path)}.")
+
+
+def free_space_text(path: Path) -> str:
+    """'N MiB free on that disk', looked up at the nearest existing parent folder."""
+    folder = path
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    try:
+        return f"{shutil.disk_usage(folder).free / 2**20:.0f} MiB free on that disk"
+    except OSError:
+        return "free space unknown"
+
+
+def remove_temporary_files(folder: Path) -> None:
+    """Delete what a killed `write_bytes_atomically` left in a folder; only files of its own naming are touched."""
+    for leftover in folder.glob(f".*{TEMPORARY_SUFFIX}"):
+        leftover.unlink(missing_ok=True)
