@@ -1,0 +1,48 @@
+"""Which keys of an experiment may change between two starts, as one table."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from utils.errors import ConfigError
+
+FREE_KEYS = frozenset(
+    {  # how long, where and how visibly a run goes; what is done with its models afterwards
+        "experiment_name", "continue_from_epoch", "total_epochs", "total_epochs_before_pause", "gpu_to_use",
+        "dataset_path", "num_dataprovider_workers", "load_into_memory", "reset_stored_filepaths",
+        "log_every_iterations", "max_models_to_save", "number_of_ensemble_models", "test_batch_norm_statistics",
+        "evaluate_on_test_set_only", "test_curve", "tag", "load_checkpoint", "task_chunk_size", "deterministic",
+    }
+)  # fmt: skip
+
+EVALUATION_KEYS = frozenset(
+    {  # which tasks a model is tested on and how: free when nothing is trained or validated any more
+        "num_evaluation_tasks", "number_of_evaluation_steps_per_iter", "validate_every_epochs", "val_seed",
+        "num_samples_per_class", "num_target_samples", "batch_size", "samples_per_iter",
+    }
+)  # fmt: skip
+"""Every other key changes the model, the episodes or the training, and is refused on a run that has started."""
+
+
+def check_config_changes(
+    stored: Mapping[str, Any], new: Mapping[str, Any], *, only_testing: bool, experiment: str
+) -> list[str]:
+    """Names of the changed free keys; a key that only one of the two configs knows is left out.
+
+    Raises:
+        ConfigError: a key changed that a started run cannot change; names all of them, both values and the fix.
+    """
+    allowed = FREE_KEYS | EVALUATION_KEYS if only_testing else FREE_KEYS
+    changed = [key for key in new if key in stored and stored[key] != new[key]]
+    refused = [key for key in changed if key not in allowed]
+    if refused:
+        lines = [f"  {key}: {stored[key]!r} before, {new[key]!r} now" for key in refused]
+        advice = "Give the changed experiment its own --experiment_name, or start over with --continue_from_epoch"
+        advice += " from_scratch (the old folder is renamed, not deleted)."
+        if not only_testing and all(key in EVALUATION_KEYS for key in refused):
+            advice += " To test the trained models with these values: --evaluate_on_test_set_only true --tag NAME."
+        raise ConfigError(
+            f'experiment "{experiment}" has started with other values, which a started run cannot change:\n'
+            + "\n".join(lines)
+            + f"\n{advice}"
+        )
+    return changed

@@ -1,0 +1,42 @@
+"""From an exception to the message and exit code of the process."""
+
+import logging
+
+from utils.errors import UserError
+
+log = logging.getLogger(__name__)
+
+OUT_OF_MEMORY = 6
+BUG = 70
+INTERRUPTED = 130
+KEYS_TO_LOWER = (
+    "batch_size", "task_chunk_size", "num_target_samples", "cnn_num_filters", "number_of_training_steps_per_iter",
+    "image_height", "image_width",
+)  # fmt: skip
+
+
+def report_failure(error: BaseException) -> int:
+    """Log what the user needs to know about an exception and return the exit code."""
+    if isinstance(error, UserError):
+        log.error("%s", error)
+        return error.exit_code
+    if isinstance(error, KeyboardInterrupt):
+        log.error("Interrupted. All finished epochs are saved; run the same command to go on.")
+        return INTERRUPTED
+    if is_out_of_memory(error):
+        reason = str(error).strip().splitlines() or ["no memory left"]
+        log.error(
+            "Out of memory: %s\nLower one of these keys (task_chunk_size changes no result): %s. "
+            "Finished epochs are saved.",
+            reason[0], ", ".join(KEYS_TO_LOWER),
+        )  # fmt: skip
+        return OUT_OF_MEMORY
+    log.error("This is a bug in the program, not in what you gave it. Please report the lines below.", exc_info=error)
+    return BUG
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """True for Python's, CUDA's and PyTorch's CPU allocator's ways of saying so. Needs no torch."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)

@@ -1,0 +1,237 @@
+"""The folder of an experiment: its layout, its lock, and what happens to it when a process starts.
+
+    config.json  environment.json  saved_models/train_model_<epoch>.safetensors
+    logs/summary_statistics.csv|json  metrics.jsonl  curves.json  test_*  run.log     visual_outputs/
+
+Nothing here needs torch: a folder that cannot be written or a key that must not change is found in the first second.
+"""
+
+import fcntl
+import json
+import logging
+import os
+import shutil
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+from utils.atomic_files import remove_temporary_files, storage_error
+from utils.checkpoints import epoch_path, list_epochs, read_checkpoint_state, set_aside
+from utils.config_changes import check_config_changes
+from utils.errors import ConfigError, ExperimentInUseError, StorageError
+from utils.logs import write_json
+
+log = logging.getLogger(__name__)
+START_OVER = "To start over: --continue_from_epoch from_scratch (this folder is renamed, not deleted)."
+
+
+class RunFolder:
+    """The paths of one experiment, and the lock on them. `open_run_folder` makes it ready."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.saved_models = path / "saved_models"
+        self.logs = path / "logs"
+        self.visual_outputs = path / "visual_outputs"
+        self._lock: int | None = None
+
+    def create(self) -> None:
+        """Make the folders that are missing.
+
+        Raises:
+            StorageError: no permission, no space, or a file in the way.
+        """
+        for folder in (self.saved_models, self.logs, self.visual_outputs):
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise storage_error(folder, error) from error
+            if not os.access(folder, os.W_OK | os.X_OK):
+                raise StorageError(f"{folder}: no permission to write there. Set EXPERIMENTS_DIR to another folder.")
+
+    def lock(self) -> None:
+        """Hold the folder until the process ends (or `unlock`), however it ends.
+
+        An fcntl lock on a descriptor that is not opened again: it goes with its process, unlike an flock, which a forked
+        child would keep.
+
+        Raises:
+            ExperimentInUseError: another process holds it.
+        """
+        path = self.path / ".lock"
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise storage_error(path, error) from error
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(descriptor)
+            raise ExperimentInUseError(
+                f"{self.path}: in use by {path.read_text() or 'another process'}. "
+                "Wait for it or stop it, or give this run another --experiment_name."
+            ) from error
+        started = time.strftime("%Y-%m-%d %H:%M:%S")
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}, started {started}".encode(), 0)
+        self._lock = descriptor
+
+    def unlock(self) -> None:
+        """Let the folder go; also safe when it is not held."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def newest_good_checkpoint(self) -> tuple[Path, dict[str, Any]] | None:
+        """Path and state of the newest epoch file that verifies; None when nothing was ever saved.
+
+        Damaged ones on the way are renamed to `*.corrupt`, with one line each.
+
+        Raises:
+            StorageError: something was saved once, but nothing usable is left; never a silent start from zero.
+        """
+        damage: list[str] = []
+        for path in reversed(list_epochs(self.saved_models).values()):
+            try:
+                state = read_checkpoint_state(path)
+            except StorageError as error:
+                damage.append(f"{error} Set aside as {set_aside(path).name}.")
+                log.warning(damage[-1])
+                continue
+            return path, state
+        if damage or any(self.saved_models.glob("*.corrupt*")):
+            raise StorageError(f"{self.saved_models}: no usable checkpoint is left, all are damaged. {START_OVER}")
+        if (self.logs / "summary_statistics.csv").exists():
+            raise StorageError(
+                f"{self.saved_models}: empty, although logs/summary_statistics.csv shows finished epochs. "
+                f"Put the checkpoints back. {START_OVER}"
+            )
+        return None
+
+
+def open_run_folder(
+    root: Path,
+    experiment_name: str,
+    config: dict[str, Any],
+    *,
+    continue_from_epoch: int | str = "latest",
+    only_testing: bool = False,
+    source_experiment: str | None = None,
+) -> RunFolder:
+    """Make an experiment's folder ready for this process: create, lock, start over or branch off, check the config.
+
+    Args:
+        config: the resolved config as a dict; becomes config.json unless only testing a run that has one.
+        continue_from_epoch: `latest`; `from_scratch`, which renames the old folder; or the epoch to go on from.
+        source_experiment: where a new experiment takes that epoch from.
+    Raises:
+        ConfigError: a key changed that must not, or the epoch is not to be had.
+        StorageError: the folder cannot be written, or its checkpoints cannot be read.
+        ExperimentInUseError: another process holds it.
+    """
+    if only_testing and continue_from_epoch == "from_scratch":
+        raise ConfigError("evaluate_on_test_set_only has nothing to test with continue_from_epoch from_scratch.")
+    run_folder = RunFolder(root / experiment_name)
+    run_folder.create()
+    run_folder.lock()
+    try:
+        if continue_from_epoch == "from_scratch":
+            run_folder = _start_over(run_folder)
+        remove_temporary_files(run_folder.saved_models)
+        remove_temporary_files(run_folder.logs)
+        if isinstance(continue_from_epoch, int):
+            _go_on_from(run_folder, root, continue_from_epoch, source_experiment)
+        newest = run_folder.newest_good_checkpoint()
+        if newest is None and only_testing and not config["load_checkpoint"]:
+            raise ConfigError(
+                f"{run_folder.path}: no checkpoint to test yet. Train first, or give --load_checkpoint PATH."
+            )
+        if newest is not None:
+            stored = newest[1]["config"]
+            if stored["experiment_name"] == experiment_name:  # a branch may differ from where it comes from
+                check_config_changes(stored, config, only_testing=only_testing, experiment=experiment_name)
+        if not only_testing or not (run_folder.path / "config.json").exists():
+            write_json(run_folder.path / "config.json", config)
+    except BaseException:
+        run_folder.unlock()
+        raise
+    return run_folder
+
+
+def _start_over(run_folder: RunFolder) -> RunFolder:
+    """Rename the folder if it holds anything, and make a new one; the lock is moved along."""
+    used = any(path.is_file() and path.name != ".lock" for path in run_folder.path.rglob("*"))
+    if not used:
+        return run_folder
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    target = run_folder.path.with_name(f"{run_folder.path.name}.{stamp}")
+    number = 1
+    while target.exists():
+        number += 1
+        target = run_folder.path.with_name(f"{run_folder.path.name}.{stamp}-{number}")
+    try:
+        run_folder.path.rename(target)
+    except OSError as error:
+        raise storage_error(target, error) from error
+    log.info("from_scratch: the old run is now %s", target)
+    run_folder.unlock()
+    fresh = RunFolder(run_folder.path)
+    fresh.create()
+    fresh.lock()
+    return fresh
+
+
+def _go_on_from(run_folder: RunFolder, root: Path, epoch: int, source_experiment: str | None) -> None:
+    epochs = list_epochs(run_folder.saved_models)
+    name = run_folder.path.name
+    is_branch = source_experiment is not None and source_experiment != name
+    if is_branch:
+        if not epochs:  # else this is a rerun of the branch, which resumes
+            _branch(run_folder, RunFolder(root / str(source_experiment)), epoch)
+        return
+    if epoch not in epochs:
+        raise ConfigError(f"continue_from_epoch {epoch}: {name} holds {_names(epochs)}. Use one of these, or latest.")
+    if epoch != max(epochs):
+        raise ConfigError(
+            f"continue_from_epoch {epoch}: {name} goes on to epoch {max(epochs)}, which would be lost. Branch off with "
+            "a new --experiment_name on the command line, or use latest."
+        )
+
+
+def _branch(run_folder: RunFolder, source: RunFolder, epoch: int) -> None:
+    """Copy the checkpoints up to `epoch` and metrics.jsonl; the folder of checkpoints appears in one rename."""
+    epochs = list_epochs(source.saved_models)
+    if epoch not in epochs:
+        raise ConfigError(f"continue_from_epoch {epoch}: {source.path} holds {_names(epochs)}. Use one of these.")
+    read_checkpoint_state(epochs[epoch])
+    arriving = run_folder.path / "saved_models.arriving"
+    try:
+        shutil.rmtree(arriving, ignore_errors=True)  # our own, from a copy that was killed
+        arriving.mkdir()
+        for number, path in epochs.items():
+            if number <= epoch:
+                shutil.copyfile(path, epoch_path(arriving, number))
+        if (source.logs / "metrics.jsonl").exists():
+            shutil.copyfile(source.logs / "metrics.jsonl", run_folder.logs / "metrics.jsonl")
+        arriving.rename(run_folder.saved_models)
+    except OSError as error:
+        raise storage_error(arriving, error) from error
+    log.info("continuing %s from epoch %d of %s", run_folder.path.name, epoch, source.path.name)
+
+
+def _names(epochs: dict[int, Path]) -> str:
+    return "no checkpoint" if not epochs else "the epochs " + ", ".join(map(str, epochs))
+
+
+def add_start(path: Path, entry: dict[str, Any]) -> None:
+    """Append one start to environment.json; an unreadable file is begun anew.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    try:
+        starts = json.loads(path.read_text())["starts"]
+    except (OSError, ValueError, KeyError, TypeError):
+        starts = []
+    write_json(path, {"starts": [*starts, entry]})
