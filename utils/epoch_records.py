@@ -1,0 +1,145 @@
+"""What an epoch leaves in the books: a row of the CSV, an entry of curves.json, lines of metrics.jsonl. Pure functions.
+
+Columns of the reference come first, with its names. A value that was not computed is None: an empty cell.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from utils.metrics import Summary, finite_or_none, percent, summarise
+
+Row = dict[str, Any]
+STEP_METRICS = ("support_loss", "support_accuracy", "query_loss", "query_accuracy")
+FIRST_STEP = {"support_loss": 0, "support_accuracy": 0, "query_loss": 1, "query_accuracy": 1}
+"""Inner steps done at the first entry of a training metric: the support set is seen before a step, the query set after."""
+
+
+def epoch_row(
+    *,
+    epoch: int,
+    train: Mapping[str, Sequence[tuple[float | None, float | None]]],
+    val: Mapping[str, Sequence[Sequence[float]]] | None,
+    multi_step_loss_weights: Sequence[float],
+    meta_learning_rate: float,
+    train_time_s: float,
+    val_time_s: float,
+    tasks_trained: int,
+) -> Row:
+    """The row of one epoch in summary_statistics.csv.
+
+    Args:
+        epoch: counted from 1.
+        train: metric -> (mean, deviation) over iterations, of each entry.
+        val: metric -> one row per number of inner steps done (0..S) with a value per task; None without validation.
+    """
+    row: Row = {}
+    for name in ("loss", "accuracy"):
+        row[f"train_{name}_mean"], row[f"train_{name}_std"] = train[name][0]
+    row |= _weights("train", multi_step_loss_weights)
+    row |= {"train_learning_rate_mean": meta_learning_rate, "train_learning_rate_std": 0.0}
+    last = {name: _summary(val[f"query_{name}"][-1]) if val else None for name in ("loss", "accuracy")}
+    for name, summary in last.items():
+        row[f"val_{name}_mean"] = summary.mean if summary else None
+        row[f"val_{name}_std"] = summary.std if summary else None
+    row |= _weights("val", multi_step_loss_weights) if val else dict.fromkeys(_weights("val", multi_step_loss_weights))
+    row |= {"epoch": epoch, "epoch_run_time": train_time_s + val_time_s}
+    row["val_accuracy_ci95"] = last["accuracy"].ci95 if last["accuracy"] else None
+    row["val_loss_ci95"] = last["loss"].ci95 if last["loss"] else None
+    row["val_tasks"] = len(val["query_loss"][-1]) if val else None
+    row["train_tasks_per_s"] = tasks_trained / train_time_s if train_time_s > 0 else None
+    row |= {"train_time_s": train_time_s, "val_time_s": val_time_s if val else None}
+    row["gradient_norm_mean"], row["gradient_norm_std"] = train["gradient_norm"][0]
+    for name in STEP_METRICS:
+        for index, (mean, _) in enumerate(train.get(name, ())):
+            row[f"train_{name}_after_{index + FIRST_STEP[name]}_steps"] = mean
+    for name in STEP_METRICS:
+        for index, values in enumerate(val[name] if val else ()):
+            row[f"val_{name}_after_{index}_steps"] = finite_or_none(sum(values) / len(values))
+    return row
+
+
+def curves_entry(
+    row: Row,
+    *,
+    iteration: int,
+    train: Mapping[str, Sequence[tuple[float | None, float | None]]],
+    val: Mapping[str, Sequence[Sequence[float]]] | None,
+    multi_step_loss_weights: Sequence[float],
+    snapshot: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The entry of one epoch in curves.json: lists over inner steps, and the learner's own snapshot."""
+    mean_over_tasks = {
+        name: [finite_or_none(sum(values) / len(values)) for values in val[name]] if val else None
+        for name in STEP_METRICS
+    }
+    return {
+        "epoch": row["epoch"],
+        "iteration": iteration,
+        "meta_learning_rate": row["train_learning_rate_mean"],
+        "multi_step_loss_weights": list(multi_step_loss_weights),
+        "train": {name: [mean for mean, _ in train[name]] for name in STEP_METRICS if name in train},
+        "train_first_step": FIRST_STEP,
+        "val": mean_over_tasks if val else None,
+        "gradient_norm": {"mean": row["gradient_norm_mean"], "std": row["gradient_norm_std"]},
+        **snapshot,
+        "time": {name: row[name] for name in ("epoch_run_time", "train_time_s", "val_time_s", "train_tasks_per_s")},
+    }
+
+
+def iteration_record(
+    *, iteration: int, epoch: int, interval: Sequence[Mapping[str, Sequence[float]]], meta_learning_rate: float,
+    multi_step_loss_weights: Sequence[float], tasks_per_s: float,
+) -> dict[str, Any]:  # fmt: skip
+    """A line of metrics.jsonl: means over the iterations since the last line, up to and including `iteration`."""
+    record: dict[str, Any] = {"iteration": iteration, "epoch": epoch, "iterations_averaged": len(interval)}
+    for name in interval[0]:
+        columns = zip(*(metrics[name] for metrics in interval), strict=True)
+        means = [finite_or_none(sum(column) / len(interval)) for column in columns]
+        record[name] = means if name in STEP_METRICS else means[0]
+    record["meta_learning_rate"] = meta_learning_rate
+    record["multi_step_loss_weights"] = list(multi_step_loss_weights)
+    return record | {"time_tasks_per_s": round(tasks_per_s, 2)}
+
+
+def ranked_epochs(rows: Sequence[Row]) -> list[int]:
+    """Validated epochs, best validation accuracy first; of equals the earlier one first."""
+    validated = [row for row in rows if row["val_accuracy_mean"] is not None]
+    # Rounded: the same number of hits, summed in another order, may differ in the last bit.
+    return [r["epoch"] for r in sorted(validated, key=lambda r: (-round(r["val_accuracy_mean"], 9), r["epoch"]))]
+
+
+def epochs_to_keep(rows: Sequence[Row], best: int, newest: int = 2) -> set[int]:
+    """Epochs whose checkpoints stay: the best by validation accuracy and the newest."""
+    return set(ranked_epochs(rows)[:best]) | {row["epoch"] for row in rows[-newest:]}
+
+
+def columns_as_lists(rows: Sequence[Row]) -> dict[str, list[Any]]:
+    """Column -> values over epochs, as in the reference's summary_statistics.json."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: [row.get(name) for row in rows] for name in names}
+
+
+def epoch_text(row: Row, total_epochs: int) -> str:
+    """One line for people about an epoch."""
+    text = f"epoch {row['epoch']}/{total_epochs}: train loss {row['train_loss_mean']:.4f}"
+    text += f", accuracy {100 * row['train_accuracy_mean']:.1f} %"
+    if row["val_accuracy_mean"] is not None:
+        accuracy = Summary(
+            row["val_accuracy_mean"], row["val_accuracy_std"], row["val_accuracy_ci95"], row["val_tasks"]
+        )
+        loss = "not finite" if row["val_loss_mean"] is None else f"{row['val_loss_mean']:.4f}"
+        text += f"; val loss {loss}, accuracy {percent(accuracy)} ({row['val_tasks']} tasks)"
+    speed = f", {row['train_tasks_per_s']:.1f} tasks/s" if row["train_tasks_per_s"] else ""
+    return f"{text}; {row['epoch_run_time']:.1f} s{speed}"
+
+
+def _summary(values: Sequence[float]) -> Summary | None:
+    return summarise(values) if all(finite_or_none(value) is not None for value in values) else None
+
+
+def _weights(prefix: str, weights: Sequence[float]) -> Row:
+    row: Row = {}
+    for index, weight in enumerate(weights):
+        row |= {f"{prefix}_loss_importance_vector_{index}_mean": weight}
+        row |= {f"{prefix}_loss_importance_vector_{index}_std": 0.0}
+    return row

@@ -1,0 +1,138 @@
+"""From the class scores of tested models to test_summary: ensemble, single models, intervals, protocol."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from utils.atomic_files import write_bytes_atomically
+from utils.checkpoints import checkpoint_bytes
+from utils.metrics import Summary, percent, summarise
+from utils.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+BEST_MODELS = "best validation accuracy"
+
+
+def task_accuracies(scores: "Tensor", labels: "Tensor") -> list[float]:
+    """Share of right predictions in each task.
+
+    Args:
+        scores: (tasks, queries, classes), higher is better.
+        labels: int64 (tasks, queries).
+    """
+    import torch
+
+    return (scores.argmax(dim=-1) == labels).to(torch.float64).mean(dim=-1).tolist()
+
+
+def score_models(scores: "Tensor", labels: "Tensor", models: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Accuracy over tasks of the models' mean scores and of each model.
+
+    Args:
+        scores: (models, tasks, queries, classes).
+        models: what is known of each (epoch, file, validation accuracy).
+    """
+    ensemble = summarise(task_accuracies(scores.mean(dim=0), labels))
+    single = [summarise(task_accuracies(model_scores, labels)) for model_scores in scores]
+    return {
+        **_columns(ensemble),
+        "ensemble": {"models": len(models), "epochs": [model["epoch"] for model in models], **_columns(ensemble)},
+        "models": [model | _columns(summary) for model, summary in zip(models, single, strict=True)],
+    }
+
+
+def accuracy_columns(scores: "Tensor", labels: "Tensor") -> dict[str, Any]:
+    """test_accuracy_mean, _std and _ci95 over tasks of one model; shapes as in `task_accuracies`."""
+    return _columns(summarise(task_accuracies(scores, labels)))
+
+
+def write_predictions(path: Path, tensors: "dict[str, Tensor]", state: dict[str, Any]) -> None:
+    """Write test_predictions.safetensors: scores of every model, labels, and in its JSON state what they belong to.
+
+    Raises:
+        StorageError: no space or no permission.
+    """
+    write_bytes_atomically(path, checkpoint_bytes(tensors, state))
+
+
+def stored_result(
+    run_folder: RunFolder, total_epochs: int, statistics: Sequence[str], n_models: int, *, with_curve: bool
+) -> str | None:
+    """The text of a finished and tested run, to be shown again; None while something is left to do. Needs no torch.
+
+    Args:
+        statistics, n_models: what the config asks for now; where that differs from the stored test, the text says so.
+    """
+    newest = run_folder.newest_good_checkpoint()
+    if newest is None or newest[1]["epoch"] < total_epochs:
+        return None
+    try:
+        summary = json.loads((run_folder.logs / "test_summary.json").read_text())
+        if summary["selection"] != BEST_MODELS or summary["epochs_trained"] != newest[1]["epoch"]:
+            return None
+        text = result_text(summary, run_folder.path)
+        tested = [result["protocol"]["statistics"] for result in summary["results"]]
+        available = min(n_models, len([row for row in newest[1]["rows"] if row["val_accuracy_mean"] is not None]))
+        changed = tested != list(statistics) or summary["ensemble"]["models"] != available
+    except (OSError, ValueError, KeyError, TypeError, IndexError):  # not there, or not as this release writes it
+        return None
+    if with_curve and not (run_folder.logs / "test_curve.csv").exists():
+        return None
+    text = f"This experiment is finished ({summary['epochs_trained']} epochs). Its result:\n{text}"
+    if changed:
+        text += "\nThis test used other test keys than the config has now; for another test:"
+        text += " --evaluate_on_test_set_only true --tag NAME"
+    return text
+
+
+def summary_rows(summary: dict[str, Any]) -> list[dict[str, Any]]:
+    """Rows of test_summary.csv, one per kind of batch-norm statistics; the reference's columns first."""
+    return [
+        {name: result[name] for name in ("test_accuracy_mean", "test_accuracy_std", "test_accuracy_ci95")}
+        | result["protocol"]
+        | {
+            "ensemble_epochs": " ".join(str(epoch) for epoch in result["ensemble"]["epochs"]),
+            "epochs_trained": summary["epochs_trained"],
+        }
+        for result in summary["results"]
+    ]
+
+
+def result_text(summary: dict[str, Any], run_folder: Path) -> str:
+    """The result for people: accuracy with interval, protocol, single models, and where everything was written."""
+    lines = []
+    for result in summary["results"]:
+        protocol, ensemble = result["protocol"], result["ensemble"]
+        n_models = ensemble["models"]
+        what = f"the ensemble of {n_models} models" if n_models > 1 else "the model"
+        lines.append(f"Test accuracy of {what}: {_percent(ensemble)} (95 % interval over {protocol['tasks']} tasks)")
+        lines.append(
+            f"  {protocol['ways']}-way {protocol['shots']}-shot, {protocol['queries']} queries per class, "
+            f"{protocol['steps']} inner steps, {protocol['statistics']} batch-norm statistics, "
+            f"{protocol['dataset']}, test tasks of seed {protocol['seed']}"
+        )
+        for model in result["models"] if n_models > 1 else ():
+            val = "" if model["val_accuracy"] is None else f" (validation {100 * model['val_accuracy']:.2f} %)"
+            lines.append(f"  epoch {model['epoch']} alone: {_percent(model)}{val}")
+    lines.append(f"Everything was written to {run_folder}")
+    suffix = summary["suffix"]
+    lines.append(f"  result: logs/test_summary{suffix}.csv, .json; scores: logs/test_predictions{suffix}.safetensors")
+    lines.append("  epochs: logs/summary_statistics.csv, .json, curves.json; models: saved_models/")
+    return "\n".join(lines)
+
+
+def _percent(columns: dict[str, Any]) -> str:
+    return percent(
+        Summary(columns["test_accuracy_mean"], columns["test_accuracy_std"], columns["test_accuracy_ci95"], 0)
+    )
+
+
+def _columns(summary: Summary) -> dict[str, Any]:
+    return {
+        "test_accuracy_mean": summary.mean,
+        "test_accuracy_std": summary.std,
+        "test_accuracy_ci95": summary.ci95,
+    }

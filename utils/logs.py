@@ -1,0 +1,189 @@
+"""What a run says: terminal, logs/run.log, progress of an epoch, and the CSV, JSON and JSON-lines files.
+
+Messages go through `logging`; information to the standard output, warnings and errors to the standard error, all of it
+to logs/run.log as well once that is open.
+"""
+
+import csv
+import io
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from utils.atomic_files import storage_error, write_bytes_atomically
+
+SECONDS_BETWEEN_PLAIN_LINES = 15.0
+
+
+class _TerminalHandler(logging.Handler):
+    """Prints above a progress bar, if one is running. A reader that has gone away (`| head`) does not stop the run."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        stream = sys.stderr if record.levelno >= logging.WARNING else sys.stdout
+        try:
+            tqdm.write(self.format(record), file=stream)
+            stream.flush()
+        except BrokenPipeError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)
+
+
+class Console:
+    """Terminal output from now on; `open_run_log` adds the file, with what was said before. A context manager."""
+
+    def __init__(self) -> None:
+        self._early: list[logging.LogRecord] = []
+        self._remember = logging.Handler()
+        self._remember.emit = self._early.append  # type: ignore[method-assign]
+        self._handlers: list[logging.Handler] = [_TerminalHandler(), self._remember]
+        self._root = logging.getLogger()
+        self._previous_level = self._root.level
+
+    def __enter__(self) -> "Console":
+        self._root.setLevel(logging.INFO)
+        for handler in self._handlers:
+            self._root.addHandler(handler)
+        return self
+
+    def open_run_log(self, path: Path) -> None:
+        """Append to `path` from now on.
+
+        Raises:
+            StorageError: it cannot be opened.
+        """
+        try:
+            handler = logging.FileHandler(path, mode="a", encoding="utf-8")
+        except OSError as error:
+            raise storage_error(path, error) from error
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S"))
+        for record in self._early:
+            handler.handle(record)
+        self._root.removeHandler(self._remember)
+        self._root.addHandler(handler)
+        self._handlers.append(handler)
+
+    def __exit__(self, *error: object) -> None:
+        for handler in self._handlers:
+            self._root.removeHandler(handler)
+            handler.close()
+        self._root.setLevel(self._previous_level)
+
+
+class EpochProgress:
+    """One tqdm bar per epoch on a terminal; else a plain line now and then. A context manager."""
+
+    def __init__(self, epoch: int, total_epochs: int, n_iterations: int, tasks_per_iteration: int):
+        self._title = f"epoch {epoch}/{total_epochs}"
+        self._n_iterations, self._tasks_per_iteration = n_iterations, tasks_per_iteration
+        self._done, self._start = 0, time.perf_counter()
+        self._last_line = self._start
+        self._bar = None
+        if sys.stderr.isatty():
+            self._bar = tqdm(total=n_iterations, desc=self._title, unit="it", leave=False, dynamic_ncols=True)
+
+    def advance(self, n_iterations: int, loss: float, accuracy: float) -> None:
+        """Show that n more iterations are done, with their mean loss and accuracy."""
+        self._done += n_iterations
+        now = time.perf_counter()
+        tasks_per_s = self._done * self._tasks_per_iteration / max(now - self._start, 1e-9)
+        text = f"loss {loss:.4f}, accuracy {100 * accuracy:.1f} %, {tasks_per_s:.1f} tasks/s"
+        if self._bar is not None:
+            self._bar.set_postfix_str(text, refresh=False)
+            self._bar.update(n_iterations)
+        elif now - self._last_line >= SECONDS_BETWEEN_PLAIN_LINES and self._done < self._n_iterations:
+            self._last_line = now
+            left_s = (now - self._start) * (self._n_iterations - self._done) / self._done
+            logging.getLogger(__name__).info(
+                "%s, iteration %d/%d: %s, %.0f s left", self._title, self._done, self._n_iterations, text, left_s
+            )
+
+    def phase(self, text: str) -> None:
+        """Show what happens after the last iteration, e.g. validation."""
+        if self._bar is not None:
+            self._bar.set_postfix_str(text)
+
+    def __enter__(self) -> "EpochProgress":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Indented JSON, atomically; non-finite numbers are a bug (ValueError).
+
+    Raises:
+        StorageError: no space or no permission.
+    """
+    write_bytes_atomically(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """All rows under the union of their columns in order of appearance, atomically; None is an empty cell.
+
+    Raises:
+        StorageError: no space or no permission.
+    """
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({name: "" if value is None else value for name, value in row.items()} for row in rows)
+    write_bytes_atomically(path, text.getvalue().encode())
+
+
+class JsonLines:
+    """A file of one JSON object per line that is appended to and can be cut back to a remembered length."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._file: io.BufferedWriter | None = None
+
+    def open(self, keep_bytes: int) -> None:
+        """Keep the first `keep_bytes` bytes, whole lines only, and append after them.
+
+        Raises:
+            StorageError: it cannot be opened or cut.
+        """
+        try:
+            self._file = open(self.path, "ab")  # noqa: SIM115 -- stays open for the run
+            kept = min(keep_bytes, self._file.tell())
+            with open(self.path, "rb") as reader:
+                content = reader.read(kept)
+            self._file.truncate(content.rfind(b"\n") + 1)
+            self._file.seek(0, os.SEEK_END)
+        except OSError as error:
+            raise storage_error(self.path, error) from error
+
+    def append(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """Raises StorageError when there is no space."""
+        assert self._file is not None, "open() comes first"
+        try:
+            for record in records:
+                self._file.write((json.dumps(record, allow_nan=False) + "\n").encode())
+            self._file.flush()
+        except OSError as error:
+            raise storage_error(self.path, error) from error
+
+    def commit(self) -> int:
+        """Force all lines to disk and return the file's length in bytes, to be remembered in a checkpoint."""
+        assert self._file is not None, "open() comes first"
+        try:
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise storage_error(self.path, error) from error
+        return self._file.tell()
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
