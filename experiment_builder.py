@@ -1,0 +1,428 @@
+"""The order of events of an experiment: train, validate, save, resume, pause, test the best models.
+
+Knows no algorithm and no dataset: it is given a learner, a data source and observers as objects.
+"""
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from utils import epoch_records, final_test
+from utils.checkpoints import epoch_path, list_epochs, load_checkpoint, save_checkpoint, set_aside
+from utils.errors import ConfigError, NonFiniteError, StorageError
+from utils.logs import EpochProgress, JsonLines, write_csv, write_json
+from utils.metrics import MetricSums
+from utils.observers import Observer
+from utils.random_state import random_state_tensors, restore_random_state
+from utils.run_folder import RunFolder
+
+log = logging.getLogger(__name__)
+RANDOM_STATE_PREFIX = "rng."
+FINITE_METRICS = ("loss", "gradient_norm")
+
+
+@dataclass(frozen=True)
+class ExperimentSettings:
+    """Plain values that say how long and how a run goes. Names as in the config."""
+
+    total_epochs: int
+    total_iter_per_epoch: int
+    tasks_per_meta_batch: int
+    num_evaluation_tasks: int
+    validate_every_epochs: int = 1
+    total_epochs_before_pause: int = 0
+    max_models_to_save: int = 5
+    number_of_ensemble_models: int = 5
+    test_batch_norm_statistics: tuple[str, ...] = ("transductive",)
+    log_every_iterations: int = 10
+    evaluate_on_test_set_only: bool = False
+    test_curve: bool = False
+    tag: str = ""
+    load_checkpoint: str = ""
+
+
+@dataclass(frozen=True)
+class SplitEvaluation:
+    """Evaluation of one model on T fixed tasks: metric -> (S+1, T) numbers; class scores and labels where asked for."""
+
+    metrics: dict[str, list[list[float]]]
+    scores: Tensor | None  # (T, N*Q, N), on the host
+    labels: Tensor | None  # (T, N*Q), on the host
+
+
+class ExperimentBuilder:
+    """Runs an experiment in its folder, from wherever the folder's newest good checkpoint stands."""
+
+    def __init__(
+        self,
+        learner: Any,
+        data: Any,
+        observers: Sequence[Observer],
+        run_folder: RunFolder,
+        settings: ExperimentSettings,
+        protocol: Mapping[str, Any],
+        config: Mapping[str, Any],
+        device: torch.device | str = "cpu",
+    ):
+        """Args:
+        protocol: what every test result says about its tasks (ways, shots, queries, steps, tasks, seed, dataset).
+        config: the resolved config as a dict, stored in every checkpoint.
+        """
+        self.learner, self.data, self.observers = learner, data, list(observers)
+        self.run_folder, self.settings = run_folder, settings
+        self.protocol, self.config, self.device = dict(protocol), dict(config), torch.device(device)
+        self.rows: list[dict[str, Any]] = []
+        self.curves: list[dict[str, Any]] = []
+        self.iteration = 0
+        self._metrics_file = JsonLines(run_folder.logs / "metrics.jsonl")
+
+    @property
+    def epochs_done(self) -> int:
+        return len(self.rows)
+
+    def run(self) -> None:
+        """Train what is left, or pause on the way; then test. Only test where that is asked for.
+
+        Raises:
+            NonFiniteError: a training loss or gradient is not finite; the checkpoints before it are good.
+            StorageError: nothing can be written, or no checkpoint is usable.
+        """
+        settings = self.settings
+        self._resume()
+        for observer in self.observers:
+            observer.on_start(self.run_folder.path, dict(self.config), list(self.rows))
+        if settings.evaluate_on_test_set_only:
+            self.test()
+            return
+        try:
+            first_epoch = self.epochs_done
+            while self.epochs_done < settings.total_epochs:
+                self.train_epoch()
+                done_here = self.epochs_done - first_epoch
+                if done_here == settings.total_epochs_before_pause and self.epochs_done < settings.total_epochs:
+                    log.info(
+                        "Paused after %d epochs, at epoch %d of %d. Run the same command to go on.",
+                        done_here, self.epochs_done, settings.total_epochs,
+                    )  # fmt: skip
+                    return
+        finally:
+            self._metrics_file.close()
+        self.test()
+
+    # --- training -----------------------------------------------------------------------------------------------------
+
+    def train_epoch(self) -> None:
+        """Train one epoch, validate, save, and bring the files in logs/ up to date, in this order."""
+        settings, epoch = self.settings, self.epochs_done
+        n_tasks, start = settings.tasks_per_meta_batch, time.perf_counter()
+        weights = [float(weight) for weight in self.learner.multi_step_loss_weights(epoch)]
+        learning_rate = float(self.learner.meta_learning_rate(epoch))
+        last_iteration = (epoch + 1) * settings.total_iter_per_epoch
+        sums, buffer = MetricSums(), _MetricBuffer()
+        with EpochProgress(epoch + 1, settings.total_epochs, settings.total_iter_per_epoch, n_tasks) as progress:
+            while self.iteration < last_iteration:
+                indices = range(self.iteration * n_tasks, (self.iteration + 1) * n_tasks)
+                meta_gradients = self.learner.meta_gradients(self.data.episodes("train", indices), epoch)
+                self.learner.meta_update(meta_gradients, epoch)
+                buffer.add(meta_gradients.metrics)
+                self.iteration += 1
+                if self.iteration % settings.log_every_iterations and self.iteration < last_iteration:
+                    continue
+                interval = buffer.read()  # the only place where the host waits for the device
+                self._refuse_non_finite(interval, epoch)
+                for metrics in interval:
+                    for name, values in metrics.items():
+                        sums.add(name, values)
+                done = settings.total_iter_per_epoch - (last_iteration - self.iteration)
+                record = epoch_records.iteration_record(
+                    iteration=self.iteration, epoch=epoch + 1, interval=interval, meta_learning_rate=learning_rate,
+                    multi_step_loss_weights=weights, tasks_per_s=done * n_tasks / (time.perf_counter() - start),
+                )  # fmt: skip
+                self._metrics_file.append([record])
+                for observer in self.observers:
+                    observer.on_iteration_metrics(record)
+                progress.advance(len(interval), record["loss"], record["accuracy"])
+            train_time_s = time.perf_counter() - start
+            is_last = epoch + 1 == settings.total_epochs
+            val = None
+            if (epoch + 1) % settings.validate_every_epochs == 0 or is_last:
+                progress.phase(f"validation on {settings.num_evaluation_tasks} tasks")
+                val = self.evaluate_split("val").metrics
+        train = sums.result()
+        row = epoch_records.epoch_row(
+            epoch=epoch + 1, train=train, val=val, multi_step_loss_weights=weights, meta_learning_rate=learning_rate,
+            train_time_s=train_time_s, val_time_s=time.perf_counter() - start - train_time_s,
+            tasks_trained=settings.total_iter_per_epoch * n_tasks,
+        )  # fmt: skip
+        entry = epoch_records.curves_entry(
+            row, iteration=self.iteration, train=train, val=val, multi_step_loss_weights=weights,
+            snapshot=self.learner.snapshot(),
+        )  # fmt: skip
+        if val and row["val_accuracy_mean"] is None:
+            log.warning("epoch %d: the validation gave numbers that are not finite.", epoch + 1)
+        self.rows.append(row)
+        self.curves.append(entry)
+        self._save()
+        self._write_logs()
+        self._remove_old_checkpoints()
+        log.info(epoch_records.epoch_text(row, settings.total_epochs))
+        for observer in self.observers:
+            observer.on_epoch(dict(row), dict(entry))
+
+    def evaluate_split(
+        self, split: str, statistics: str | None = None, *, with_scores: bool = False
+    ) -> SplitEvaluation:
+        """Evaluate the learner as it is on the fixed tasks 0..T-1 of a split; the last batch is as small as it must be."""
+        n_tasks, total = self.settings.tasks_per_meta_batch, self.settings.num_evaluation_tasks
+        parts: dict[str, list[Tensor]] = {name: [] for name in epoch_records.STEP_METRICS}
+        hits, scores, labels = [], [], []
+        for first in range(0, total, n_tasks):
+            episodes = self.data.episodes(split, range(first, min(first + n_tasks, total)))
+            evaluation = self.learner.evaluate(episodes, statistics=statistics)
+            for name, tensors in parts.items():
+                tensors.append(getattr(evaluation, name).detach())  # (S+1, B)
+            hits.append((evaluation.query_logits.argmax(dim=-1) == episodes.query_labels).sum(dim=-1))  # (B,)
+            n_query = episodes.query_labels.shape[1]
+            if with_scores:
+                scores.append(evaluation.query_logits.detach().cpu())
+                labels.append(episodes.query_labels.cpu())
+        together = torch.stack([torch.cat(tensors, dim=1) for tensors in parts.values()]).tolist()  # (4, S+1, T)
+        metrics = dict(zip(parts, together, strict=True))
+        # From whole numbers, so that models with equally many hits tie exactly.
+        metrics["query_accuracy"][-1] = [n_hits / n_query for n_hits in torch.cat(hits).tolist()]
+        return SplitEvaluation(
+            metrics,
+            torch.cat(scores) if with_scores else None,
+            torch.cat(labels) if with_scores else None,
+        )
+
+    def _refuse_non_finite(self, interval: Sequence[Mapping[str, Sequence[float]]], epoch: int) -> None:
+        first = self.iteration - len(interval)
+        for number, metrics in enumerate(interval, start=first):
+            for name in FINITE_METRICS:
+                if not torch.isfinite(torch.tensor(metrics[name])).all():
+                    n_tasks = self.settings.tasks_per_meta_batch
+                    raise NonFiniteError(
+                        f"iteration {number + 1} (epoch {epoch + 1}): the {name.replace('_', ' ')} is {metrics[name][0]}; "
+                        f"training tasks {number * n_tasks} to {(number + 1) * n_tasks - 1}. Nothing of it is saved; "
+                        f"{self.epochs_done} epochs before it are. Lower init_inner_loop_learning_rate or "
+                        "meta_learning_rate, or set gradient_clamp."
+                    )
+
+    # --- saving and resuming ------------------------------------------------------------------------------------------
+
+    def _save(self) -> None:
+        state = {
+            "epoch": self.epochs_done,
+            "iteration": self.iteration,
+            "rows": self.rows,
+            "curves": self.curves,
+            "metrics_jsonl_bytes": self._metrics_file.commit(),
+            "automatic_choices": dict(self.learner.automatic_choices),
+            "config": self.config,
+        }
+        random_state = random_state_tensors(self.device)
+        tensors = self.learner.state_tensors() | {RANDOM_STATE_PREFIX + name: t for name, t in random_state.items()}
+        save_checkpoint(epoch_path(self.run_folder.saved_models, self.epochs_done), tensors, state)
+
+    def _resume(self) -> None:
+        """Stand where the newest good checkpoint stands, and make the files in logs/ agree with it."""
+        newest = self.run_folder.newest_good_checkpoint()
+        only_testing = self.settings.evaluate_on_test_set_only
+        metrics_jsonl_bytes = 0
+        if newest is not None:
+            path, _ = newest
+            tensors, state = load_checkpoint(path)
+            self.learner.reuse_choices(state["automatic_choices"])
+            self.learner.load_state_tensors(_learner_tensors(tensors))
+            random_state = {n.removeprefix(RANDOM_STATE_PREFIX): t for n, t in tensors.items() if _is_random(n)}
+            restore_random_state(random_state, self.device)
+            self.rows, self.curves, self.iteration = state["rows"], state["curves"], state["iteration"]
+            metrics_jsonl_bytes = state["metrics_jsonl_bytes"]
+            if self.settings.load_checkpoint and not only_testing:
+                log.info("load_checkpoint %s: without effect, this run has started.", self.settings.load_checkpoint)
+            if self.epochs_done < self.settings.total_epochs and not only_testing:
+                log.info("Resuming after epoch %d (%s).", self.epochs_done, path.name)
+        elif self.settings.load_checkpoint and not only_testing:
+            path = self._chosen_checkpoint()
+            tensors, _ = load_checkpoint(path)
+            self.learner.load_state_tensors(_learner_tensors(tensors), optimizer=False)
+            log.info("Starting from the weights of %s.", path)
+        if not only_testing:
+            self._metrics_file.open(metrics_jsonl_bytes)
+            if self.rows:
+                self._write_logs()
+                self._remove_old_checkpoints()
+
+    def _write_logs(self) -> None:
+        logs = self.run_folder.logs
+        write_csv(logs / "summary_statistics.csv", self.rows)
+        write_json(logs / "summary_statistics.json", epoch_records.columns_as_lists(self.rows))
+        write_json(logs / "curves.json", {"epochs": self.curves})
+
+    def _remove_old_checkpoints(self) -> None:
+        keep = epoch_records.epochs_to_keep(self.rows, best=self.settings.max_models_to_save)
+        for epoch, path in list_epochs(self.run_folder.saved_models).items():
+            if epoch not in keep:
+                try:
+                    path.unlink()
+                except OSError as error:  # a file too many is no reason to stop
+                    log.warning("%s: cannot be removed (%s).", path, error.strerror)
+
+    # --- the final test -----------------------------------------------------------------------------------------------
+
+    def test(self) -> dict[str, Any]:
+        """Test the ensemble of the best models and each of them on the fixed test tasks, and write the results.
+
+        Returns the content of test_summary.json.
+        """
+        settings = self.settings
+        suffix = f"_{settings.tag}" if settings.tag else ""
+        chosen = bool(settings.load_checkpoint) and settings.evaluate_on_test_set_only
+        models, evaluations = [], []
+        for model, tensors in self._load_chosen() if chosen else self._load_best():
+            log.info("Testing %s on %d tasks", model["file"], settings.num_evaluation_tasks)
+            models.append(model)
+            evaluations.append(self._test_model(tensors))
+        labels = evaluations[0][settings.test_batch_norm_statistics[0]].labels
+        indices = range(settings.num_evaluation_tasks)
+        results, arrays = [], {"query_labels": labels}
+        for statistics in settings.test_batch_norm_statistics:
+            scores = torch.stack([evaluation[statistics].scores for evaluation in evaluations])
+            arrays[f"scores.{statistics}"] = scores  # (models, tasks, queries, classes)
+            results.append(
+                {"protocol": self.protocol | {"statistics": statistics}}
+                | final_test.score_models(scores, labels, models)
+            )
+        summary = results[0] | {
+            "results": results,
+            "selection": "load_checkpoint" if chosen else final_test.BEST_MODELS,
+            "epochs_trained": self.epochs_done,
+            "task_list_digest": self.data.task_list_digest("test", indices),
+            "suffix": suffix,
+        }
+        logs = self.run_folder.logs
+        state = {name: summary[name] for name in ("protocol", "task_list_digest", "selection", "epochs_trained")}
+        final_test.write_predictions(logs / f"test_predictions{suffix}.safetensors", arrays, state | {"models": models})
+        write_csv(logs / f"test_summary{suffix}.csv", final_test.summary_rows(summary))
+        write_json(logs / f"test_summary{suffix}.json", summary)
+        if settings.test_curve:
+            done = {model["epoch"]: evaluation for model, evaluation in zip(models, evaluations, strict=True)}
+            self._write_test_curve(suffix, done)
+        log.info(final_test.result_text(summary, self.run_folder.path))
+        for observer in self.observers:
+            observer.on_test(summary)
+        return summary
+
+    def _test_model(self, tensors: dict[str, Tensor]) -> dict[str, SplitEvaluation]:
+        self.learner.load_state_tensors(_learner_tensors(tensors), optimizer=False)
+        kinds = self.settings.test_batch_norm_statistics
+        return {statistics: self.evaluate_split("test", statistics, with_scores=True) for statistics in kinds}
+
+    def _load_best(self) -> list[tuple[dict[str, Any], dict[str, Tensor]]]:
+        """The best models by validation accuracy that verify; without any validation yet, the newest."""
+        accuracy = {row["epoch"]: row["val_accuracy_mean"] for row in self.rows}
+        ranking = epoch_records.ranked_epochs(self.rows)
+        best: list[tuple[dict[str, Any], dict[str, Tensor]]] = []
+        for epoch in ranking or [self.epochs_done]:
+            path = epoch_path(self.run_folder.saved_models, epoch)
+            if len(best) == self.settings.number_of_ensemble_models or not path.exists():
+                continue
+            tensors = self._load_or_set_aside(path)
+            if tensors is not None:
+                best.append(({"epoch": epoch, "file": path.name, "val_accuracy": accuracy[epoch]}, tensors))
+        if not best:
+            raise StorageError(f"{self.run_folder.saved_models}: no checkpoint of a validated epoch is left to test.")
+        return best
+
+    def _load_chosen(self) -> list[tuple[dict[str, Any], dict[str, Tensor]]]:
+        path = self._chosen_checkpoint()
+        tensors, state = load_checkpoint(path)
+        rows = state.get("rows") or [{}]
+        known = {"epoch": state.get("epoch"), "file": path.name, "val_accuracy": rows[-1].get("val_accuracy_mean")}
+        return [(known, tensors)]
+
+    def _chosen_checkpoint(self) -> Path:
+        wanted = self.settings.load_checkpoint
+        path = epoch_path(self.run_folder.saved_models, int(wanted)) if wanted.isdigit() else Path(wanted).expanduser()
+        if not path.is_file():
+            there = ", ".join(str(epoch) for epoch in list_epochs(self.run_folder.saved_models)) or "none"
+            raise ConfigError(f"load_checkpoint {wanted}: {path} does not exist. Epochs of this run: {there}.")
+        return path
+
+    def _load_or_set_aside(self, path: Path) -> dict[str, Tensor] | None:
+        try:
+            return load_checkpoint(path)[0]
+        except StorageError as error:
+            log.warning("%s Set aside as %s.", error, set_aside(path).name)
+            return None
+
+    def _write_test_curve(self, suffix: str, done: Mapping[int, dict[str, SplitEvaluation]]) -> None:
+        accuracy = {row["epoch"]: row["val_accuracy_mean"] for row in self.rows}
+        rows = []
+        for epoch, path in list_epochs(self.run_folder.saved_models).items():
+            evaluation = done.get(epoch)
+            if evaluation is None:
+                tensors = self._load_or_set_aside(path)
+                if tensors is None:
+                    continue
+                evaluation = self._test_model(tensors)
+            for statistics, result in evaluation.items():
+                columns = final_test.accuracy_columns(result.scores, result.labels)
+                rows.append(
+                    {"epoch": epoch, "val_accuracy_mean": accuracy.get(epoch)} | columns | {"statistics": statistics}
+                )
+        write_csv(self.run_folder.logs / f"test_curve{suffix}.csv", rows)
+
+
+class _MetricBuffer:
+    """Metrics of some iterations, kept on the device as one vector each and brought to the host in one transfer."""
+
+    def __init__(self) -> None:
+        self._sizes: dict[str, int] = {}
+        self._vectors: list[Tensor] = []
+
+    def add(self, metrics: Mapping[str, Tensor]) -> None:
+        self._sizes = {name: value.numel() for name, value in metrics.items()}
+        self._vectors.append(torch.cat([value.detach().reshape(-1) for value in metrics.values()]))
+
+    def read(self) -> list[dict[str, list[float]]]:
+        """metric -> its entries, for each iteration since the last reading."""
+        rows = torch.stack(self._vectors).tolist()
+        self._vectors = []
+        result = []
+        for row in rows:
+            entries = iter(row)
+            result.append({name: [next(entries) for _ in range(size)] for name, size in self._sizes.items()})
+        return result
+
+
+def _is_random(name: str) -> bool:
+    return name.startswith(RANDOM_STATE_PREFIX)
+
+
+def _learner_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in tensors.items() if not _is_random(name)}
+
+
+def build_experiment(
+    config: Any, learner: Any, data: Any, observers: Sequence[Observer], run_folder: RunFolder, device: Any = "cpu"
+) -> ExperimentBuilder:
+    """Unpack the config; `run_folder` comes from `utils.run_folder.open_run_folder`."""
+    settings = ExperimentSettings(**{name: getattr(config, name) for name in ExperimentSettings.__dataclass_fields__})
+    protocol = {
+        "ways": config.num_classes_per_set,
+        "shots": config.num_samples_per_class,
+        "queries": config.num_target_samples,
+        "steps": config.number_of_evaluation_steps_per_iter,
+        "tasks": config.num_evaluation_tasks,
+        "seed": config.val_seed,
+        "dataset": config.dataset_name,
+    }
+    return ExperimentBuilder(learner, data, observers, run_folder, settings, protocol, config.to_json_dict(), device)

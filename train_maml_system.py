@@ -1,0 +1,82 @@
+"""Entry point: `python train_maml_system.py --name_of_args_json_file CONFIG.json [--key value ...]`.
+
+Reads the config, opens the run folder, wires data, learner, builder and observers, and runs. Everything that can be
+found wrong without torch is found before the seconds of its import.
+"""
+
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from utils.config import experiments_root, load_config, parse_command_line
+from utils.devices import check_gpu_ids
+from utils.failures import report_failure
+from utils.final_test import stored_result
+from utils.logs import Console
+from utils.run_folder import RunFolder, add_start, open_run_folder
+
+log = logging.getLogger(__name__)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one experiment from command-line arguments and return the exit code (0, or see `utils.errors`)."""
+    with Console() as console:
+        try:
+            run(list(sys.argv[1:] if arguments is None else arguments), console)
+        except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 -- the last resort, which shows the traceback
+            return report_failure(error)
+    return 0
+
+
+def run(arguments: list[str], console: Console) -> None:
+    """Train and test the experiment of these arguments, or show the result of one that is finished."""
+    json_path, overrides = parse_command_line(arguments)
+    config = load_config(json_path, overrides)
+    check_gpu_ids(config.gpu_to_use)
+    run_folder = open_run_folder(
+        experiments_root(), config.experiment_name, config.to_json_dict(),
+        continue_from_epoch=config.continue_from_epoch, only_testing=config.evaluate_on_test_set_only,
+        source_experiment=_experiment_of_file(json_path) if "experiment_name" in overrides else None,
+    )  # fmt: skip
+    try:
+        console.open_run_log(run_folder.logs / "run.log")
+        for note in config.notes:
+            log.info("note: %s", note)
+        result = stored_result(
+            run_folder, config.total_epochs, config.test_batch_norm_statistics, config.number_of_ensemble_models,
+            with_curve=config.test_curve,
+        )  # fmt: skip
+        if result is not None and not config.evaluate_on_test_set_only:
+            log.info(result)
+            return
+        _train_and_test(config, run_folder)
+    finally:
+        run_folder.unlock()
+
+
+def _train_and_test(config: Any, run_folder: RunFolder) -> None:
+    import torch
+
+    from data import build_data
+    from experiment_builder import build_experiment
+    from few_shot_learning_system import build_learner
+    from utils.devices import choose_device, describe_device
+    from utils.environment import describe_environment
+
+    device = choose_device(config.gpu_to_use)
+    log.info("%s: %s", config.experiment_name, describe_device(device))
+    data = build_data(config, device, dtype=getattr(torch, config.precision))
+    learner = build_learner(config, device)
+    add_start(run_folder.path / "environment.json", describe_environment(device, data.summary()))
+    build_experiment(config, learner, data, [], run_folder, device).run()
+
+
+def _experiment_of_file(json_path: Path | None) -> str | None:
+    return json.loads(json_path.read_text(encoding="utf-8")).get("experiment_name") if json_path else None
+
+
+if __name__ == "__main__":
+    sys.exit(main())
