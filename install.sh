@@ -109,7 +109,7 @@ complete() { # add what this Python lacks, never touching the torch that is ther
     while IFS= read -r name; do packages+=("$name"); done <<<"$wanted"
     say "adding ${packages[*]}"
     add_packages "$python" ${constraint[@]+"${constraint[@]}"} "${packages[@]}" || fail "the packages above could not be" \
-        "added to $python (its torch ${torch_version:-is missing, it} was not touched). The lines above say why; without a" \
+        "added to $python (a torch that was there was not touched). The lines above say why; without a" \
         "network, activate an environment that has them. Then run it again."
     wanted="$(missing "$python" "${requirements[@]}")"
     [[ -z "$wanted" ]] || fail "still missing in $python: ${wanted//$'\n'/ }"
