@@ -30,6 +30,8 @@ for argument in "$@"; do
     esac
 done
 
+[[ "${TORCH_VARIANT:-cpu}" =~ ^[a-z0-9._]+$ ]] || fail "TORCH_VARIANT is \"$TORCH_VARIANT\"; it must be like cpu or cu130"
+
 is_recent() { # is this command a Python >= 3.11?
     "$1" -c 'import sys; raise SystemExit(sys.version_info < (3, 11))' 2>/dev/null
 }
@@ -84,28 +86,25 @@ add_packages() { # add_packages PYTHON ARGUMENT...: `pip install`, by uv where t
 }
 
 complete() { # add what this Python lacks, never touching the torch that is there
-    local python="$1" torch_version wanted name constraint=()
+    local python="$1" torch_version wanted name constraint=() packages=()
     torch_version="$(version_of "$python" torch)"
     wanted="$(missing "$python" "${requirements[@]}")"
-    if [[ -n "${TORCH_VARIANT:-}" ]]; then
-        [[ "$TORCH_VARIANT" =~ ^[a-z0-9._]+$ ]] || fail "TORCH_VARIANT is \"$TORCH_VARIANT\"; it must be like cpu or cu130"
-        if ! grep -q '^torch>=' <<<"$wanted"; then
-            [[ "$torch_version" == *"+$TORCH_VARIANT" ]] ||
-                say "torch $torch_version is there already and stays; TORCH_VARIANT=$TORCH_VARIANT has no effect"
-        else
-            add_torch_variant "$python"
-            torch_version="$(version_of "$python" torch)"
-            wanted="$(missing "$python" "${requirements[@]}")"
-        fi
+    if [[ -n "${TORCH_VARIANT:-}" ]] && grep -q '^torch>=' <<<"$wanted"; then
+        add_from_index "$python" "$TORCH_VARIANT" "$(grep '^torch>=' requirements.txt)" torchvision
+        torch_version="$(version_of "$python" torch)"
     fi
-    [[ -n "$wanted" ]] || return 0
     if has_torch "$python"; then
         constraint_file="$(mktemp)"
         trap 'rm -f -- "$constraint_file"' EXIT
         printf 'torch==%s\n' "$torch_version" >"$constraint_file"
         constraint=(--constraint "$constraint_file")
+        # A torchvision built for another variant of torch cannot be imported, though its version fits.
+        if [[ "$torch_version" == *+* ]] && grep -q '^torchvision$' <<<"$wanted" && [[ -z "$(version_of "$python" torchvision)" ]]; then
+            add_from_index "$python" "${torch_version#*+}" "${constraint[@]}" torchvision
+        fi
     fi
-    local packages=()
+    wanted="$(missing "$python" "${requirements[@]}")"
+    [[ -n "$wanted" ]] || return 0
     while IFS= read -r name; do packages+=("$name"); done <<<"$wanted"
     say "adding ${packages[*]}"
     add_packages "$python" ${constraint[@]+"${constraint[@]}"} "${packages[@]}" || fail "the packages above could not be" \
@@ -114,14 +113,18 @@ complete() { # add what this Python lacks, never touching the torch that is ther
     wanted="$(missing "$python" "${requirements[@]}")"
     [[ -z "$wanted" ]] || fail "still missing in $python: ${wanted//$'\n'/ }"
     "$python" -c 'import torch' >&2 || fail "torch is installed in $python but cannot be imported; the lines above say why"
+    "$python" -c 'import torchvision' >/dev/null 2>&1 || say "the torchvision in $python does not fit its torch $torch_version;" \
+        "it is needed only to download Omniglot, all else works without it"
 }
 
-add_torch_variant() { # torch and torchvision from PyTorch's wheel index; says so where that does not work
-    local python="$1" index="https://download.pytorch.org/whl/$TORCH_VARIANT" uv command
+add_from_index() { # add_from_index PYTHON VARIANT ARGUMENT...: from PyTorch's own wheel index; says so where that fails
+    local python="$1" index="https://download.pytorch.org/whl/$2" uv command
+    shift 2
     uv="$(find_uv "$python")"
     if [[ -n "$uv" ]]; then command=("$uv" pip install --python "$python"); else command=("$python" -m pip install --retries 1); fi
-    "${command[@]}" --index-url "$index" "$(grep '^torch>=' requirements.txt)" torchvision >&2 ||
-        say "no torch from $index (not reachable, or no such variant): taking the default wheel instead"
+    say "looking at $index"
+    "${command[@]}" --index-url "$index" "$@" >&2 ||
+        say "nothing fitting from $index (not reachable, or no such variant): taking the default wheel instead"
 }
 
 activated_python() { # print the Python of an activated environment that has torch >= 2.11, or nothing
@@ -172,14 +175,20 @@ make_environment() { # make .venv if it is not there or an earlier set-up of our
     "$own_environment/bin/python" -m pip install --quiet uv >&2 || say "uv cannot be had: going on with pip, which is slower"
 }
 
-finish() { # print the Python if asked
+finish() { # say what TORCH_VARIANT did not do, print the Python if asked, and end
+    local torch_version
+    if [[ -n "${TORCH_VARIANT:-}" ]]; then
+        torch_version="$(version_of "$1" torch)"
+        [[ "$torch_version" == *"+$TORCH_VARIANT" ]] ||
+            say "torch $torch_version is there and stays; TORCH_VARIANT=$TORCH_VARIANT has no effect"
+    fi
     if $print_python; then printf '%s\n' "$1"; fi
     exit 0
 }
 
 python="$(activated_python)"
 if [[ -n "$python" ]]; then
-    [[ -n "$(missing "$python" "${requirements[@]}")" || -n "${TORCH_VARIANT:-}" ]] || finish "$python"
+    [[ -n "$(missing "$python" "${requirements[@]}")" ]] || finish "$python"
 elif [[ ! -e "$unfinished" ]] && is_recent "$own_environment/bin/python"; then
     [[ -n "$(missing "$own_environment/bin/python" "${requirements[@]}")" ]] || finish "$own_environment/bin/python"
 fi

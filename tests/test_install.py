@@ -146,8 +146,17 @@ def test_an_activated_environment_gets_only_what_it_lacks_and_keeps_its_torch(ma
     give(activated, torch="2.11.0+cu130", numpy="2.0", tqdm="4.0", pillow="11.0", scipy="1.0", pydantic="2.1")
     result = machine.install("--print-python", VIRTUAL_ENV=str(activated))
     assert result.returncode == 0, result.stderr
-    assert machine.calls() == ["install --constraint torch==2.11.0+cu130 torchvision pydantic>=2.7 safetensors"]
+    assert machine.calls() == [
+        "install --retries 1 --index-url https://download.pytorch.org/whl/cu130 --constraint torch==2.11.0+cu130 torchvision",
+        "install --constraint torch==2.11.0+cu130 pydantic>=2.7 safetensors",
+    ]
     assert not (machine.root / ".venv").exists()
+
+
+def test_a_plain_torch_takes_the_plain_torchvision(machine, activated):
+    give(activated, torch="2.11.0", **dict.fromkeys(set(PACKAGES) - {"torch", "torchvision"}, "9.0"))
+    assert machine.install(VIRTUAL_ENV=str(activated)).returncode == 0
+    assert machine.calls() == ["install --constraint torch==2.11.0 torchvision"]
 
 
 def test_an_activated_environment_with_an_old_torch_is_left_alone(machine, activated):
@@ -170,14 +179,14 @@ def test_a_variant_of_torch_comes_from_its_own_index(machine):
 def test_a_variant_that_cannot_be_had_is_said_and_the_default_taken(machine):
     result = machine.install(TORCH_VARIANT="cu999", FAIL_ON="https://download.pytorch.org/whl/cu999")
     assert result.returncode == 0
-    assert "no torch from https://download.pytorch.org/whl/cu999 (not reachable, or no such variant)" in result.stderr
+    assert "nothing fitting from https://download.pytorch.org/whl/cu999 (not reachable, or no such variant)" in result.stderr
     assert machine.calls()[-1].startswith("install torch>=2.11 torchvision numpy")
 
 
 def test_a_torch_that_is_there_is_not_replaced_by_a_variant(machine, activated):
     give(activated, **dict.fromkeys(PACKAGES, "9.0"))
     result = machine.install(VIRTUAL_ENV=str(activated), TORCH_VARIANT="cu130")
-    assert "torch 9.0 is there already and stays; TORCH_VARIANT=cu130 has no effect" in result.stderr
+    assert "torch 9.0 is there and stays; TORCH_VARIANT=cu130 has no effect" in result.stderr
     assert (result.returncode, machine.calls()) == (0, [])
     assert 'TORCH_VARIANT is "../x"; it must be like cpu or cu130' in machine.install(TORCH_VARIANT="../x").stderr
 
