@@ -341,6 +341,7 @@ def build_network(config: Any) -> VGGReLUNormNetwork:
 def build_learner(config: Any, device: torch.device | str) -> FewShotLearner:
     """Build the learner of a config (`utils.config.ExperimentConfig`) on `device`."""
     device = torch.device(device)
+    dtype = getattr(torch, config.precision)
     network = build_network(config)
     norm_names = {
         f"{name}.{key}" for name, module in network.named_modules() if name.endswith(".norm") for key, _ in module.named_parameters()
@@ -356,6 +357,7 @@ def build_learner(config: Any, device: torch.device | str) -> FewShotLearner:
         config.init_inner_loop_learning_rate,
         config.number_of_training_steps_per_iter,
         learnable=config.learnable_per_layer_per_step_inner_loop_learning_rate,
+        dtype=dtype,
     )
     outer_loop = OuterLoop(
         total_epochs=config.total_epochs,
@@ -370,10 +372,9 @@ def build_learner(config: Any, device: torch.device | str) -> FewShotLearner:
     image_shape = (config.image_channels, config.image_height, config.image_width)
     n_tasks = config.tasks_per_meta_batch
     chunk_size = config.task_chunk_size
-    dtype = getattr(torch, config.precision)
     return FewShotLearner(
         network.to(device=device, dtype=dtype),
-        inner_loop.to(device=device, dtype=dtype),
+        inner_loop.to(device=device),
         outer_loop,
         n_evaluation_steps=config.number_of_evaluation_steps_per_iter,
         batch_norm_statistics=config.batch_norm_statistics,

@@ -65,7 +65,9 @@ def _train_and_test(config: Any, run_folder: RunFolder) -> None:
     from few_shot_learning_system import build_learner
     from utils.devices import choose_device, describe_device
     from utils.environment import describe_environment
+    from utils.host_memory import keep_freed_memory
 
+    keep_freed_memory()
     device = choose_device(config.gpu_to_use)
     log.info("%s: %s", config.experiment_name, describe_device(device))
     data = build_data(config, device, dtype=getattr(torch, config.precision))

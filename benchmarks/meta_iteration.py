@@ -48,7 +48,9 @@ def time_iterations(config: ExperimentConfig, iterations: int, epoch: int, warm_
 
     from few_shot_learning_system import build_learner
     from utils.devices import choose_device
+    from utils.host_memory import keep_freed_memory
 
+    keep_freed_memory()
     device = choose_device(config.gpu_to_use)
     dtype = getattr(torch, config.precision)
     learner = build_learner(config, device)

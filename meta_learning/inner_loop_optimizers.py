@@ -25,11 +25,13 @@ class GradientDescent(nn.Module):
     Source: Finn et al. 2017, Algorithm 1; Antoniou et al. 2019, section 4 (LSLR).
     """
 
-    def __init__(self, names: Sequence[str], learning_rate: float, n_steps: int, *, learnable: bool) -> None:
+    def __init__(
+        self, names: Sequence[str], learning_rate: float, n_steps: int, *, learnable: bool, dtype: torch.dtype = torch.float32
+    ) -> None:
         super().__init__()
         self.names = tuple(names)
         self.n_steps = n_steps
-        rates = torch.full((len(self.names), n_steps), learning_rate)
+        rates = torch.full((len(self.names), n_steps), learning_rate, dtype=dtype)
         self.learning_rates = nn.Parameter(rates, requires_grad=learnable)  # (tensors, S)
 
     def init(self, params: dict[str, Tensor]) -> dict[str, Any]:
