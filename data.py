@@ -5,6 +5,7 @@ once; there are no worker processes and no Python per image.
 """
 
 import hashlib
+import itertools
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from utils import config as configuration
 from utils.episodes import EpisodeIndices, draw_episodes
 from utils.errors import ConfigError
 from utils.image_decoding import PixelFormat
-from utils.image_folders import find_shortages, group_into_classes, report_problems, split_into_sets
+from utils.image_folders import ImageClass, find_shortages, group_into_classes, report_problems, split_into_sets
 from utils.packed_images import load_or_pack
 from utils.prepare_dataset import find_or_make_dataset
 
@@ -139,7 +140,6 @@ class FewShotData:
                 f'normalisation "{normalisation}" has {len(mean)} channels, but image_channels is {channels}. Set'
                 ' normalisation to "none" or image_channels to 3.'
             )
-        self.device = torch.device(device)
         self.dtype = dtype
         self.n_way, self.n_shot, self.n_query = n_way, n_shot, n_query
         self.class_rotation = class_rotation
@@ -149,7 +149,8 @@ class FewShotData:
         self._tables = {split: ClassTable.of(by_class) for split, by_class in classes.items()}
         self._image_path = image_path
         self._source = dict(source or {})
-        self._mean = torch.tensor(mean, dtype=dtype, device=self.device).reshape(-1, 1, 1)
+        self._mean = torch.tensor(mean, dtype=dtype, device=device).reshape(-1, 1, 1)
+        self.device = self._mean.device  # with its index, which "cuda" alone leaves open
         self._std = torch.tensor(std, dtype=dtype, device=self.device).reshape(-1, 1, 1)
         self._normalise = normalisation != "none"
         self._labels: dict[tuple[int, int], Tensor] = {}
@@ -265,6 +266,14 @@ def place_images(images: np.ndarray, load_into_memory: bool, device: torch.devic
     return tensor
 
 
+def warn_of_shared_classes(sets: dict[str, list[ImageClass]]) -> None:
+    """Log class names that are in two splits: few-shot accuracy is meant for classes never seen in training."""
+    for one, other in itertools.combinations(sets, 2):
+        shared = sorted({c.name for c in sets[one]} & {c.name for c in sets[other]})
+        if shared:
+            logger.warning("%d class names are in %s and in %s, such as %s", len(shared), one, other, shared[0])
+
+
 def build_data(
     config: "configuration.ExperimentConfig", device: torch.device | str, dtype: torch.dtype = torch.float32
 ) -> FewShotData:
@@ -294,6 +303,7 @@ def build_data(
     sets = split_into_sets(
         classes, config.train_val_test_split, 0 if config.class_split_seed is None else config.class_split_seed
     )
+    warn_of_shared_classes(sets)
     problems += label_problems + find_shortages(
         sets,
         dataset_folder,

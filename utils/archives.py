@@ -61,7 +61,9 @@ def unpack_archive(archive: Path, destination: Path) -> None:
     def fill(folder: Path) -> Path:
         try:
             _unpack_members(archive, folder)
-        except (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, gzip.BadGzipFile) as error:
+        except (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise  # of the file system; those of bz2 and gzip about their data have no number
             raise _error(archive, f"damaged or not an archive of this kind: {error}. Fetch it again") from error
         return _look_through_wrapper(folder)
 
@@ -76,24 +78,26 @@ def _unpack_members(archive: Path, folder: Path) -> None:
     seen: set[str] = set()
     size_limit = max(SMALLEST_SIZE_LIMIT, LARGEST_RATIO * archive.stat().st_size)
     members = _zip_members(archive, size_limit) if archive.suffix == ".zip" else _tar_members(archive, size_limit)
-    with tqdm.tqdm(desc=f"unpacking {printable(archive.name)}", unit="file", disable=None) as bar:
+    progress = tqdm.tqdm(desc=f"unpacking {printable(archive.name)}", unit="file", disable=None)
+    with progress as bar, contextlib.closing(members):
         for name, is_folder, content in members:
             path = folder.joinpath(*_checked_parts(archive, name))
-            if is_folder:
-                path.mkdir(parents=True, exist_ok=True)
-                continue
-            if path == folder:
-                raise _error(archive, f'member "{printable(name)}" has no name')
-            if str(path) in seen:
-                raise _error(archive, f'member "{printable(name)}" is in it twice')
-            seen.add(str(path))
-            if len(seen) > MOST_MEMBERS:
-                raise _error(archive, f"more than {MOST_MEMBERS} files")
-            path.parent.mkdir(parents=True, exist_ok=True)
+            if not is_folder:
+                if path == folder:
+                    raise _error(archive, f'member "{printable(name)}" has no name')
+                if str(path) in seen:
+                    raise _error(archive, f'member "{printable(name)}" is in it twice')
+                seen.add(str(path))
+                if len(seen) > MOST_MEMBERS:
+                    raise _error(archive, f"more than {MOST_MEMBERS} files")
             try:
+                if is_folder:
+                    path.mkdir(parents=True, exist_ok=True)
+                    continue
+                path.parent.mkdir(parents=True, exist_ok=True)
                 with open(path, "xb") as file:
                     shutil.copyfileobj(content, file, _COPY_BYTES)
-            except (FileExistsError, IsADirectoryError) as error:
+            except (FileExistsError, IsADirectoryError, NotADirectoryError) as error:
                 text = f'member "{printable(name)}" and another one are the same file on this file system'
                 raise _error(archive, text) from error
             bar.update()
@@ -183,12 +187,7 @@ def _decompressed(archive: Path) -> Iterator[BinaryIO]:
     else:
         opener = {".gz": gzip.open, ".xz": lzma.open}.get(archive.suffix, open)
     with opener(archive, "rb") as stream:
-        try:
-            yield stream
-        except OSError as error:
-            if error.errno is None:  # bz2's "Invalid data stream" is a bare OSError
-                raise tarfile.ReadError(str(error)) from error
-            raise
+        yield stream
 
 
 @contextlib.contextmanager
@@ -196,6 +195,10 @@ def _piped_from(command: list[str], archive: Path) -> Iterator[BinaryIO]:
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         try:
             yield process.stdout
+        except tarfile.ReadError:
+            process.stdout.close()
+            if process.wait() == 0:
+                raise  # its output is complete, but no tar
         except BaseException:
             process.kill()
             raise

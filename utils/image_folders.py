@@ -25,6 +25,10 @@ class ImageFolder:
     files: tuple[str, ...]
     """File names, sorted."""
 
+    def path_of(self, file: str) -> str:
+        """Path of one of its files, relative to the dataset folder."""
+        return f"{self.path}/{file}" if self.path else file
+
 
 @dataclass(frozen=True)
 class ImageClass:
@@ -54,37 +58,42 @@ def report_problems(dataset_folder: Path, problems: Sequence[str]) -> DataError:
 def scan(dataset_folder: Path) -> tuple[list[ImageFolder], list[str]]:
     """Find every image below a folder.
 
-    Hidden files and folders and __MACOSX are left out; links to folders are followed, each real folder once. A broken
-    link with an image's name counts as an image, so that it is reported and not silently missing.
+    Hidden files and folders and __MACOSX are left out; links to folders are followed, each real folder once. What would
+    be missing silently is kept to be reported: a broken link with an image's name counts as an image, and a folder that
+    is as deep as those with images but has none counts as one of them.
 
     Returns:
         (folders with images, sorted by path; every folder that was looked into, sorted, "" first).
     Raises:
-        DataError: no image at all.
+        DataError: no image at all, or a folder that cannot be read.
     """
     image_folders: list[ImageFolder] = []
+    empty_folders: list[ImageFolder] = []
     all_folders: list[str] = []
     seen: set[tuple[int, int]] = set()
     waiting = [""]
     while waiting:
         path = waiting.pop()
         absolute = dataset_folder / path
-        identity = absolute.stat()
-        if (identity.st_dev, identity.st_ino) in seen:
-            continue
+        try:
+            identity = absolute.stat()
+            if (identity.st_dev, identity.st_ino) in seen:
+                continue
+            with os.scandir(absolute) as opened:
+                entries = [e for e in opened if not e.name.startswith(".") and e.name != "__MACOSX"]
+        except OSError as error:
+            raise DataError(f"{printable(absolute)}: this folder cannot be read: {error.strerror}.") from error
         seen.add((identity.st_dev, identity.st_ino))
         all_folders.append(path)
-        files = []
-        with os.scandir(absolute) as entries:
-            for entry in entries:
-                if entry.name.startswith(".") or entry.name == "__MACOSX":
-                    continue
-                if entry.is_dir():
-                    waiting.append(f"{path}/{entry.name}" if path else entry.name)
-                elif entry.name.lower().endswith(IMAGE_EXTENSIONS):
-                    files.append(entry.name)
+        subfolders = [entry.name for entry in entries if entry.is_dir()]
+        files = [e.name for e in entries if e.name.lower().endswith(IMAGE_EXTENSIONS) and e.name not in subfolders]
+        waiting += [f"{path}/{name}" if path else name for name in subfolders]
         if files:
             image_folders.append(ImageFolder(path, tuple(sorted(files))))
+        elif not subfolders:
+            empty_folders.append(ImageFolder(path, ()))
+    depths = {folder.path.count("/") for folder in image_folders}
+    image_folders += [folder for folder in empty_folders if image_folders and folder.path.count("/") in depths]
     if not image_folders:
         raise DataError(
             f"{printable(dataset_folder)}: no image found (looked for {', '.join(IMAGE_EXTENSIONS)} in all folders"
@@ -163,9 +172,7 @@ def group_into_classes(
                 continue
         images.setdefault((split, name), []).extend(ranks)
         paths.setdefault((split, name), []).append(folder.path)
-    classes = [
-        ImageClass(name, split, tuple(images[split, name]), tuple(paths[split, name])) for split, name in images
-    ]
+    classes = [ImageClass(name, split, tuple(images[split, name]), tuple(paths[split, name])) for split, name in images]
     return sorted(classes, key=lambda c: (c.split or "", int(c.name) if labels_as_int else 0, c.name)), problems
 
 

@@ -4,6 +4,7 @@ Beside the dataset lies `.packed/<dataset>.<height>x<width>x<channels>.<filter>.
 files in their order, and the name of the data file, which holds the pixels as uint8 (images, C, H, W).
 """
 
+import functools
 import hashlib
 import itertools
 import json
@@ -59,14 +60,12 @@ class PackedImages:
         """Path of the image with this rank, relative to the dataset folder."""
         folder_rank = bisect_right(self._starts, rank) - 1
         folder = self.folders[folder_rank]
-        return f"{folder.path}/{folder.files[rank - self._starts[folder_rank]]}"
+        return folder.path_of(folder.files[rank - self._starts[folder_rank]])
 
-    @property
+    @functools.cached_property
     def _starts(self) -> list[int]:
-        if "_starts" not in self.__dict__:
-            lengths = [len(folder.files) for folder in self.folders]
-            self.__dict__["_starts"] = [0, *itertools.accumulate(lengths[:-1])]
-        return self.__dict__["_starts"]
+        lengths = [len(folder.files) for folder in self.folders]
+        return [0, *itertools.accumulate(lengths[:-1])]
 
 
 def _fingerprint(dataset_folder: Path, all_folders: Sequence[str], pixel_format: PixelFormat) -> str | None:
@@ -78,7 +77,7 @@ def _fingerprint(dataset_folder: Path, all_folders: Sequence[str], pixel_format:
     for path in all_folders:
         try:
             status = os.stat(dataset_folder / path)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         digest.update(f"{json.dumps(path)} {status.st_mtime_ns} {status.st_size}\n".encode())
     return digest.hexdigest()
@@ -101,28 +100,32 @@ def _read_index(index_file: Path, dataset_folder: Path, pixel_format: PixelForma
             logger.info("%s: not complete, decoding again", packed.data_file)
             return None
         return packed
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    except (ValueError, KeyError, TypeError):
-        logger.info("%s: not readable, decoding again", index_file)
+    except (PermissionError, ValueError, KeyError, TypeError) as error:
+        logger.info("%s: not readable (%s), decoding again", index_file, error)
         return None
 
 
-def packed_folder_for(dataset_folder: Path) -> Path:
-    """Where packed files of a dataset go: `.packed` beside it, or the user's cache folder where that is not writable.
-
-    Raises:
-        StorageError: neither can be written.
-    """
+def _possible_folders(dataset_folder: Path) -> list[Path]:
+    """Where packed files of a dataset may be: `.packed` beside it, or the user's cache folder."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "few_shot_packed_images"
     path_digest = hashlib.sha256(os.fsencode(dataset_folder.resolve())).hexdigest()[:12]
-    candidates = [dataset_folder.absolute().parent / ".packed", cache / path_digest]
+    return [dataset_folder.absolute().parent / ".packed", cache / path_digest]
+
+
+def _writable_folder(dataset_folder: Path) -> Path:
+    """The first of `_possible_folders` that can be written.
+
+    Raises:
+        StorageError: none.
+    """
+    candidates = _possible_folders(dataset_folder)
     for folder in candidates:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            reason = f"{folder}: {error.strerror}"
-            logger.info("%s", reason)
+            logger.info("%s: %s", folder, error.strerror)
             continue
         if os.access(folder, os.W_OK | os.X_OK):
             return folder
@@ -138,30 +141,28 @@ def load_or_pack(
     *,
     num_workers: int = 4,
     rebuild: bool = False,
-    packed_folder: Path | None = None,
 ) -> tuple[PackedImages | None, list[ImageFolder], list[str]]:
     """Open the packed images of a dataset; decode and pack them first where that was not done or no longer fits.
 
     Args:
         num_workers: most processes to decode in; 0 or 1 decodes here.
         rebuild: pack again in any case.
-        packed_folder: where the files go; default `packed_folder_for`.
     Returns:
         (packed images, or None where an image cannot be decoded; folders with images; problems as lines of text).
     Raises:
         DataError: no image at all.
         StorageError: no space or no permission.
     """
-    packed_folder = packed_folder or packed_folder_for(dataset_folder)
     name = dataset_folder.resolve().name
     stem = f"{name}.{pixel_format.height}x{pixel_format.width}x{pixel_format.channels}.{pixel_format.resize_filter}"
-    index_file = packed_folder / f"{stem}.json"
     if not rebuild:
-        packed = _read_index(index_file, dataset_folder, pixel_format)
-        if packed is not None:
-            return packed, list(packed.folders), []
+        for folder in _possible_folders(dataset_folder):  # also one that somebody else made and we may only read
+            packed = _read_index(folder / f"{stem}.json", dataset_folder, pixel_format)
+            if packed is not None:
+                return packed, list(packed.folders), []
+    index_file = _writable_folder(dataset_folder) / f"{stem}.json"
     try:
-        with lock(packed_folder / f"{stem}.lock"):
+        with lock(index_file.with_suffix(".lock")):
             packed = None if rebuild else _read_index(index_file, dataset_folder, pixel_format)
             if packed is not None:  # another process was faster
                 return packed, list(packed.folders), []
@@ -175,7 +176,7 @@ def _pack(
 ) -> tuple[PackedImages | None, list[ImageFolder], list[str]]:
     folders, all_folders = scan(dataset_folder)
     fingerprint = _fingerprint(dataset_folder, all_folders, pixel_format)
-    files = [f"{folder.path}/{file}" if folder.path else file for folder in folders for file in folder.files]
+    files = [folder.path_of(file) for folder in folders for file in folder.files]
     shape = (len(files), *pixel_format.shape)
     started = time.perf_counter()
     logger.info("decoding %d images of %s, once", len(files), printable(dataset_folder))
@@ -285,11 +286,14 @@ def _decode_in_processes(
                     return
                 part = files[start : start + chunk]
                 job = image_decoding.job(folder.absolute(), part, pixel_format, packed_file.absolute(), start)
-                process.stdin.write(f"{job}\n")
-                process.stdin.flush()
-                line = process.stdout.readline()
+                try:
+                    print(job, file=process.stdin, flush=True)
+                    line = process.stdout.readline()
+                except BrokenPipeError:
+                    line = ""
                 if not line:
-                    raise OSError(f"a decoding process ended in {part[0]} .. {part[-1]} (exit code {process.wait()})")
+                    text = f"a decoding process ended (exit code {process.wait()}) in {part[0]} .. {part[-1]}"
+                    raise OSError(printable(text))
                 answer = json.loads(line)
                 if "error" in answer:
                     raise OSError(*answer["error"])

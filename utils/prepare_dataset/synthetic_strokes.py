@@ -28,13 +28,13 @@ POINTS_PER_STROKE = 4
 DOTS_PER_STROKE = 40
 """Places along the curve at which the pen is put down."""
 
-SHAKE = 0.06
+SHAKE = 0.05
 """Standard deviation of a control point between samples, in units of the half image side, as are the next ones."""
-SHIFT = 0.14
-LARGEST_TURN = 0.25
+SHIFT = 0.12
+LARGEST_TURN = 0.22
 """Radians."""
-LARGEST_STRETCH = 0.18
-LARGEST_SHEAR = 0.2
+LARGEST_STRETCH = 0.15
+LARGEST_SHEAR = 0.15
 PEN_RADIUS = (0.055, 0.095)
 
 _CHARACTER, _SAMPLE = range(2)

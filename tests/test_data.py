@@ -1,0 +1,285 @@
+"""From a dataset on disk to episode batches: the laws of episodes, on pixels, and every bad dataset in one report."""
+
+import hashlib
+import json
+import shutil
+import tarfile
+import time
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import pytest
+import torch
+from conftest import draw_image
+from PIL import Image
+
+from data import FewShotData, build_data, rotate_by_quarter_turns
+from utils.config import load_config
+from utils.errors import ConfigError, DataError
+from utils.image_decoding import PixelFormat, decode_image
+from utils.image_folders import ImageFolder, group_into_classes, split_into_sets
+
+OMNIGLOT_FRACTIONS = [0.70918052988, 0.03080714725, 0.2606284658]
+OMNIGLOT_SPLIT_SHA256 = "28de3371d62b16489cd498a79ea8ee9e2c874f226ff06a56468ac0a49988b2fc"
+"""Of {split: sorted class names}, computed with the reference's code on the index file in its repository."""
+
+
+def config(**overrides):
+    return load_config(
+        None,
+        {
+            "experiment_name": "tiny",
+            "dataset_name": "tiny",
+            "image_height": 14,
+            "image_width": 14,
+            "num_stages": 2,
+            "train_val_test_split": [0.4, 0.3, 0.3],
+            "num_classes_per_set": 3,
+            "num_samples_per_class": 2,
+            "num_target_samples": 3,
+            **overrides,
+        },
+    )
+
+
+def numbered_data(n_classes=6, n_images=5, side=4, channels=1, **options):
+    """Image i of class c has one bright corner pixel and the value 10 * c + i everywhere else."""
+    images = torch.zeros(n_classes * n_images, channels, side, side, dtype=torch.uint8)
+    for rank in range(len(images)):
+        images[rank] = 10 * (rank // n_images) + rank % n_images
+        images[rank, :, 0, 0] = 255
+    classes = {f"c{c}": range(c * n_images, (c + 1) * n_images) for c in range(n_classes)}
+    arguments = {"n_way": 3, "n_shot": 2, "n_query": 3, "seeds": {"train": 0, "val": 0, "test": 0}, **options}
+    return FewShotData(images, dict.fromkeys(("train", "val", "test"), classes), **arguments)
+
+
+def values(images):
+    """Number of each image of `numbered_data` (B, n)."""
+    return (images[:, :, 0, 1, 1] * 255).round().int()
+
+
+def test_an_episode_has_the_promised_shapes_types_and_order(tiny_dataset):
+    tiny_dataset()
+    data = build_data(config(), "cpu")
+    batch = data.episodes("train", [0, 1, 2, 3])
+    assert data.example_shape() == (1, 14, 14)
+    assert batch.support_images.shape == (4, 6, 1, 14, 14) and batch.query_images.shape == (4, 9, 1, 14, 14)
+    assert batch.support_images.dtype == batch.query_images.dtype == torch.float32
+    assert batch.support_labels.tolist() == [[0, 0, 1, 1, 2, 2]] * 4
+    assert batch.query_labels.tolist() == [[0, 0, 0, 1, 1, 1, 2, 2, 2]] * 4
+    assert batch.seeds.shape == (4,) and batch.seeds.dtype == torch.int64 and len(set(batch.seeds.tolist())) == 4
+    assert (batch.n_way, batch.n_shot, batch.n_query, batch.split, batch.indices) == (3, 2, 3, "train", (0, 1, 2, 3))
+    assert batch.support_images.min() >= 0 and batch.support_images.max() <= 1
+    assert build_data(config(), "cpu", dtype=torch.float64).episodes("val", [0]).query_images.dtype == torch.float64
+
+
+def test_images_of_an_episode_are_those_of_its_classes_on_disk(tiny_dataset):
+    folder = tiny_dataset(channels=3)
+    data = build_data(config(image_channels=3, normalisation="imagenet"), "cpu")
+    batch = data.episodes("val", [5])
+    mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+    for label, class_rank in enumerate(batch.class_ids[0]):
+        files = sorted((folder / data.class_names["val"][class_rank]).iterdir())
+        on_disk = [((np.asarray(Image.open(file)) / 255 - mean) / std).transpose(2, 0, 1) for file in files]
+        images = torch.cat([batch.support_images[0][2 * label :][:2], batch.query_images[0][3 * label :][:3]])
+        found = [
+            next(i for i, pixels in enumerate(on_disk) if np.allclose(pixels, image, atol=1e-5)) for image in images
+        ]
+        assert len(set(found)) == 5
+
+
+def test_support_and_query_never_share_an_image_and_labels_follow_classes():
+    data = numbered_data()
+    batch = data.episodes("train", range(100))
+    for support, query, classes in zip(
+        values(batch.support_images), values(batch.query_images), batch.class_ids, strict=True
+    ):
+        assert not set(support.tolist()) & set(query.tolist())
+        assert (support // 10).tolist() == np.repeat(classes, 2).tolist()
+        assert (query // 10).tolist() == np.repeat(classes, 3).tolist()
+
+
+def test_the_same_index_gives_the_same_episode_alone_or_in_a_batch():
+    data = numbered_data(class_rotation=True)
+    batch = data.episodes("train", [4, 0, 77])
+    again = numbered_data(class_rotation=True)
+    for place, index in enumerate([4, 0, 77]):
+        alone = again.episodes("train", [index])
+        for name in ("support_images", "query_images", "support_labels", "query_labels", "seeds"):
+            assert torch.equal(getattr(batch, name)[place], getattr(alone, name)[0])
+
+
+def test_test_episodes_differ_from_validation_episodes_of_the_same_classes():
+    data = numbered_data()
+    assert not torch.equal(
+        data.episodes("val", range(5)).support_images, data.episodes("test", range(5)).support_images
+    )
+    assert data.task_list_digest("val", range(5)) != data.task_list_digest("test", range(5))
+
+
+def test_quarter_turns_are_those_of_numpy():
+    images = torch.arange(4 * 2 * 3 * 3).reshape(4, 2, 3, 3)
+    turned = rotate_by_quarter_turns(images, torch.arange(4).reshape(4, 1, 1, 1))
+    for turns in range(4):
+        assert np.array_equal(turned[turns], np.rot90(images[turns], turns, axes=(1, 2)))
+
+
+def test_a_class_is_turned_as_a_whole_in_training_only():
+    data = numbered_data(class_rotation=True)
+    batch, drawn = data.episodes("train", range(30)), data.draw("train", range(30))
+    corner = [(0, 0), (3, 0), (3, 3), (0, 3)]  # where numpy.rot90 brings the pixel (0, 0)
+    for episode in range(30):
+        for label, turns in enumerate(drawn.rotations[episode]):
+            row, column = corner[turns]
+            assert (batch.support_images[episode, 2 * label : 2 * label + 2, 0, row, column] == 1).all()
+            assert (batch.query_images[episode, 3 * label : 3 * label + 3, 0, row, column] == 1).all()
+    assert (data.episodes("val", range(30)).support_images[:, :, 0, 0, 0] == 1).all()
+    assert (numbered_data().episodes("train", range(30)).support_images[:, :, 0, 0, 0] == 1).all()
+
+
+def test_reversed_channels_swap_red_and_blue(tiny_dataset):
+    tiny_dataset(channels=3)
+    straight = build_data(config(image_channels=3), "cpu").episodes("train", [0])
+    reverse = build_data(config(image_channels=3, reverse_channels=True), "cpu").episodes("train", [0])
+    assert torch.equal(straight.query_images.flip(2), reverse.query_images)
+
+
+def test_mapped_and_loaded_images_are_the_same(tiny_dataset):
+    tiny_dataset()
+    loaded, mapped = (build_data(config(load_into_memory=choice), "cpu") for choice in (True, False))
+    assert torch.equal(loaded.episodes("test", [3]).query_images, mapped.episodes("test", [3]).query_images)
+
+
+def test_rotation_and_normalisation_that_do_not_fit_are_config_errors():
+    images = torch.zeros(10, 1, 4, 5, dtype=torch.uint8)
+    arguments = {"n_way": 1, "n_shot": 1, "n_query": 1, "seeds": {}}
+    with pytest.raises(
+        ConfigError, match="class_rotation needs square images, but image_height is 4 and image_width 5"
+    ):
+        FewShotData(images, {}, class_rotation=True, **arguments)
+    with pytest.raises(ConfigError, match='"imagenet" has 3 channels, but image_channels is 1'):
+        FewShotData(images, {}, normalisation="imagenet", **arguments)
+
+
+def test_classes_are_split_by_fractions_without_overlap(tiny_dataset):
+    tiny_dataset()
+    names = build_data(config(), "cpu").class_names
+    assert {split: len(classes) for split, classes in names.items()} == {"train": 4, "val": 4, "test": 4}
+    assert len({name for classes in names.values() for name in classes}) == 12
+    other = build_data(config(class_split_seed=1), "cpu").class_names
+    assert other != names and build_data(config(class_split_seed=0, val_seed=7), "cpu").class_names == names
+
+
+def test_pre_split_folders_are_the_splits(tiny_dataset):
+    folder = tiny_dataset(pre_split=True)
+    (folder / "train").rename(folder / "Train")
+    names = build_data(config(sets_are_pre_split=True), "cpu").class_names
+    assert names["train"] == ["character_00", "character_03", "character_06", "character_09"]
+    assert names["val"] == ["character_01", "character_04", "character_07", "character_10"]
+
+
+def test_the_summary_and_the_digest_of_a_task_list_do_not_depend_on_the_place(tiny_dataset, tmp_path, monkeypatch):
+    folder = tiny_dataset()
+    data = build_data(config(), "cpu")
+    summary = json.loads(json.dumps(data.summary()))
+    assert summary["splits"]["train"] == {"classes": 4, "images": 24}
+    assert summary["image_shape"] == [1, 14, 14] and summary["dataset_folder"] == str(folder)
+    shutil.copytree(folder, tmp_path / "elsewhere" / "tiny")
+    monkeypatch.setenv("DATASET_DIR", str(tmp_path / "elsewhere"))
+    copied = build_data(config(), "cpu")
+    assert copied.summary()["content_sha256"] == summary["content_sha256"]
+    assert copied.task_list_digest("test", range(9)) == data.task_list_digest("test", range(9))
+    assert copied.task_list_digest("test", range(8)) != data.task_list_digest("test", range(9))
+
+
+def test_an_archive_is_unpacked_by_itself(tiny_dataset):
+    folder = tiny_dataset()
+    shutil.make_archive(str(folder), "bztar", folder.parent, folder.name)
+    expected = build_data(config(), "cpu").episodes("train", [0])
+    shutil.rmtree(folder)
+    assert torch.equal(build_data(config(), "cpu").episodes("train", [0]).query_images, expected.query_images)
+
+
+def test_all_problems_of_a_dataset_come_in_one_report(tiny_dataset):
+    folder = tiny_dataset(n_classes=9)
+    classes = sorted(folder.glob("*/*"))
+    (classes[0] / "00.png").write_bytes(b"<html>")
+    (classes[1] / "01.png").write_bytes((classes[1] / "01.png").read_bytes()[:60])
+    for file in list(classes[2].iterdir())[:3]:
+        file.unlink()
+    for file in classes[3].iterdir():
+        file.unlink()
+    with pytest.raises(DataError) as report:
+        build_data(config(train_val_test_split=[0.6, 0.0, 0.4], num_classes_per_set=5), "cpu")
+    text = str(report.value)
+    assert f"{folder}: 6 problems in this dataset:" in text
+    assert f"{classes[0]}/00.png: not a readable image" in text
+    assert f"{classes[1]}/01.png: " in text
+    for rank, n_images in ((2, 3), (3, 0)):
+        assert (
+            f"has {n_images} images, but num_samples_per_class 2 + num_target_samples 3 needs 5: {classes[rank]}"
+            in text
+        )
+    assert "split val has no class. Raise its fraction in train_val_test_split (there are 9 classes)" in text
+    assert "split test has 4 classes, but num_classes_per_set is 5." in text
+
+
+def test_a_repaired_dataset_is_read_at_the_next_start(tiny_dataset):
+    folder = tiny_dataset()
+    broken = sorted(folder.glob("*/*"))[0] / "00.png"
+    broken.write_bytes(b"")
+    with pytest.raises(DataError, match="1 problem in this dataset"):
+        build_data(config(), "cpu")
+    draw_image(0, 0).save(broken)
+    build_data(config(), "cpu")
+
+
+def test_a_missing_dataset_is_a_data_error(tiny_dataset):
+    tiny_dataset()
+    with pytest.raises(DataError, match='dataset "other" not found'):
+        build_data(config(dataset_name="other"), "cpu")
+
+
+def test_classes_in_two_splits_are_mentioned(tiny_dataset, caplog):
+    folder = tiny_dataset(pre_split=True)
+    shutil.copytree(folder / "train/character_00", folder / "val/character_00")
+    build_data(config(sets_are_pre_split=True), "cpu")
+    assert "1 class names are in train and in val, such as character_00" in caplog.text
+
+
+def test_omniglot_classes_are_split_as_the_reference_splits_them(shared_data):
+    """On the paths in the real archive."""
+    with tarfile.open(shared_data("omniglot_dataset.tar.bz2")) as archive:
+        paths = [PurePosixPath(name) for name in archive.getnames() if name.endswith(".png")]
+    files: dict[str, list[str]] = {}
+    for path in paths:
+        files.setdefault(str(path.parent.relative_to("omniglot_dataset")), []).append(path.name)
+    folders = [ImageFolder(folder, tuple(sorted(files[folder]))) for folder in sorted(files)]
+    classes, problems = group_into_classes(folders, Path("omniglot_dataset"), [-3, -2], sets_are_pre_split=False)
+    sets = split_into_sets(classes, OMNIGLOT_FRACTIONS, class_split_seed=0)
+    names = {split: sorted(c.name for c in members) for split, members in sets.items()}
+    assert not problems and {len(c.images) for c in classes} == {20}
+    assert {split: len(members) for split, members in names.items()} == {"train": 1150, "val": 50, "test": 423}
+    assert hashlib.sha256(json.dumps(names, sort_keys=True).encode()).hexdigest() == OMNIGLOT_SPLIT_SHA256
+
+
+@pytest.mark.full
+def test_omniglot_goes_from_its_archive_to_the_reference_s_pixels_and_starts_quickly_again(
+    shared_data, tmp_path, monkeypatch
+):
+    archive = shared_data("omniglot_dataset.tar.bz2")
+    monkeypatch.setenv("DATASET_DIR", str(tmp_path))
+    (tmp_path / archive.name).symlink_to(archive)
+    omniglot = config(dataset_name="omniglot", image_height=28, image_width=28, train_val_test_split=OMNIGLOT_FRACTIONS)
+    data = build_data(omniglot, "cpu")
+    for path in sorted((tmp_path / "omniglot_dataset").glob("*/*/*/*_07.png")):
+        with Image.open(path) as image:  # as the reference loads it
+            reference = np.array(image.resize((28, 28), resample=Image.Resampling.LANCZOS), np.float32)
+        ours = decode_image(path, PixelFormat(28, 28, 1, "nearest"))[0] / np.float32(255)
+        assert np.array_equal(ours, reference)
+    assert data.episodes("test", [0]).query_images.unique().tolist() == [0, 1]
+    names = {split: sorted(classes) for split, classes in data.class_names.items()}
+    assert hashlib.sha256(json.dumps(names, sort_keys=True).encode()).hexdigest() == OMNIGLOT_SPLIT_SHA256
+    started = time.perf_counter()
+    build_data(omniglot, "cpu").episodes("train", range(8))
+    assert time.perf_counter() - started < 2
