@@ -18,6 +18,7 @@ unfinished="$own_environment/.set_up_unfinished"
 
 say() { printf 'install.sh: %s\n' "$*" >&2; }
 fail() { say "$@"; exit 1; }
+is_there() { command -v "$1" >/dev/null 2>&1; }
 
 requirements=(requirements.txt)
 print_python=false
@@ -30,7 +31,8 @@ for argument in "$@"; do
     esac
 done
 
-[[ "${TORCH_VARIANT:-cpu}" =~ ^[a-z0-9._]+$ ]] || fail "TORCH_VARIANT is \"$TORCH_VARIANT\"; it must be like cpu or cu130"
+[[ "${TORCH_VARIANT:-cpu}" =~ ^[a-z0-9._]+$ ]] ||
+    fail "TORCH_VARIANT is \"$TORCH_VARIANT\"; it must be like cpu or cu130"
 
 is_recent() { # is this command a Python >= 3.11?
     "$1" -c 'import sys; raise SystemExit(sys.version_info < (3, 11))' 2>/dev/null
@@ -71,10 +73,10 @@ has_torch() { # does this Python have torch >= 2.11? (read from the files: impor
 find_uv() { # print the uv to use for this Python, or nothing
     local beside
     beside="$(dirname -- "$1")/uv"
-    if command -v uv >/dev/null 2>&1; then command -v uv; elif [[ -x "$beside" ]]; then printf '%s\n' "$beside"; fi
+    if is_there uv; then command -v uv; elif [[ -x "$beside" ]]; then printf '%s\n' "$beside"; fi
 }
 
-add_packages() { # add_packages PYTHON ARGUMENT...: `pip install`, by uv where there is one, else or if that fails by pip
+add_packages() { # add_packages PYTHON ARGUMENT...: `pip install`, by uv where it is there and able, else by pip
     local python="$1" uv
     shift
     uv="$(find_uv "$python")"
@@ -99,7 +101,7 @@ complete() { # add what this Python lacks, never touching the torch that is ther
         printf 'torch==%s\n' "$torch_version" >"$constraint_file"
         constraint=(--constraint "$constraint_file")
         # A torchvision built for another variant of torch cannot be imported, though its version fits.
-        if [[ "$torch_version" == *+* ]] && grep -q '^torchvision$' <<<"$wanted" && [[ -z "$(version_of "$python" torchvision)" ]]; then
+        if [[ "$torch_version" == *+* && -z "$(version_of "$python" torchvision)" ]]; then
             add_from_index "$python" "${torch_version#*+}" "${constraint[@]}" torchvision
         fi
     fi
@@ -107,21 +109,24 @@ complete() { # add what this Python lacks, never touching the torch that is ther
     [[ -n "$wanted" ]] || return 0
     while IFS= read -r name; do packages+=("$name"); done <<<"$wanted"
     say "adding ${packages[*]}"
-    add_packages "$python" ${constraint[@]+"${constraint[@]}"} "${packages[@]}" || fail "the packages above could not be" \
-        "added to $python (a torch that was there was not touched). The lines above say why; without a" \
-        "network, activate an environment that has them. Then run it again."
+    add_packages "$python" ${constraint[@]+"${constraint[@]}"} "${packages[@]}" ||
+        fail "the packages above could not be added to $python (a torch that was there was not touched). The lines" \
+            "above say why; without a network, activate an environment that has them. Then run it again."
     wanted="$(missing "$python" "${requirements[@]}")"
     [[ -z "$wanted" ]] || fail "still missing in $python: ${wanted//$'\n'/ }"
-    "$python" -c 'import torch' >&2 || fail "torch is installed in $python but cannot be imported; the lines above say why"
-    "$python" -c 'import torchvision' >/dev/null 2>&1 || say "the torchvision in $python does not fit its torch $torch_version;" \
-        "it is needed only to download Omniglot, all else works without it"
+    "$python" -c 'import torch' >&2 ||
+        fail "torch is installed in $python but cannot be imported; the lines above say why"
+    "$python" -c 'import torchvision' >/dev/null 2>&1 ||
+        say "the torchvision in $python does not fit its torch $(version_of "$python" torch);" \
+            "it is needed only to download Omniglot, all else works without it"
 }
 
 add_from_index() { # add_from_index PYTHON VARIANT ARGUMENT...: from PyTorch's own wheel index; says so where that fails
     local python="$1" index="https://download.pytorch.org/whl/$2" uv command
     shift 2
     uv="$(find_uv "$python")"
-    if [[ -n "$uv" ]]; then command=("$uv" pip install --python "$python"); else command=("$python" -m pip install --retries 1); fi
+    command=("$python" -m pip install --retries 1)
+    [[ -z "$uv" ]] || command=("$uv" pip install --python "$python")
     say "looking at $index"
     "${command[@]}" --index-url "$index" "$@" >&2 ||
         say "nothing fitting from $index (not reachable, or no such variant): taking the default wheel instead"
@@ -141,7 +146,7 @@ activated_python() { # print the Python of an activated environment that has tor
 base_python() { # print a Python >= 3.11 of this machine
     local candidate
     for candidate in python3 python python3.14 python3.13 python3.12 python3.11; do
-        if command -v "$candidate" >/dev/null 2>&1 && is_recent "$candidate"; then
+        if is_there "$candidate" && is_recent "$candidate"; then
             command -v "$candidate"
             return
         fi
@@ -158,8 +163,9 @@ make_environment() { # make .venv if it is not there or an earlier set-up of our
     fi
     if [[ -e "$own_environment" ]]; then
         is_recent "$own_environment/bin/python" && return
-        [[ -e "$made_here" ]] || fail "$own_environment is no working environment with Python >= 3.11, and this script" \
-            "did not make it: move it away and run again"
+        [[ -e "$made_here" ]] ||
+            fail "$own_environment is no working environment with Python >= 3.11, and this script did not make it:" \
+                "move it away and run again"
         say ".venv does not work any more (was its Python removed?): making it again"
         rm -rf -- "$own_environment"
     fi
@@ -167,12 +173,14 @@ make_environment() { # make .venv if it is not there or an earlier set-up of our
     say "making .venv with $("$base" --version)"
     mkdir -- "$own_environment"
     touch -- "$made_here" "$unfinished"
-    if command -v uv >/dev/null 2>&1 && uv venv --quiet --allow-existing --seed --python "$base" "$own_environment" >&2; then
+    if is_there uv && uv venv --quiet --allow-existing --seed --python "$base" "$own_environment" >&2; then
         return
     fi
-    "$base" -m venv "$own_environment" >&2 || fail "$base could not make a virtual environment. On Debian and Ubuntu the" \
-        "package python3-venv is missing: apt install python3-venv. Then run it again."
-    "$own_environment/bin/python" -m pip install --quiet uv >&2 || say "uv cannot be had: going on with pip, which is slower"
+    "$base" -m venv "$own_environment" >&2 ||
+        fail "$base could not make a virtual environment. On Debian and Ubuntu the package python3-venv is missing:" \
+            "apt install python3-venv. Then run it again."
+    "$own_environment/bin/python" -m pip install --quiet uv >&2 ||
+        say "uv cannot be had: going on with pip, which is slower"
 }
 
 finish() { # say what TORCH_VARIANT did not do, print the Python if asked, and end
@@ -194,8 +202,10 @@ elif [[ ! -e "$unfinished" ]] && is_recent "$own_environment/bin/python"; then
 fi
 
 # One set-up at a time: the lock goes with the process, however that ends.
-exec 9>"$root/.install.lock" || fail "cannot write to $root; to use it as it is, activate an environment that has all of requirements.txt"
-if command -v flock >/dev/null 2>&1 && ! flock --nonblock 9; then
+[[ -w "$root" ]] ||
+    fail "cannot write to $root; to use it as it is, activate an environment with all of ${requirements[*]}"
+exec 9>"$root/.install.lock"
+if is_there flock && ! flock --nonblock 9; then
     say "another set-up is under way: waiting for it"
     flock 9
 fi
@@ -203,7 +213,8 @@ if [[ -n "$python" ]]; then
     complete "$python"
 else
     [[ -z "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" || "${VIRTUAL_ENV:-}" == "$own_environment" ]] ||
-        say "the activated environment ${VIRTUAL_ENV:-$CONDA_PREFIX} has no Python >= 3.11 with torch >= 2.11: using .venv"
+        say "the activated environment ${VIRTUAL_ENV:-$CONDA_PREFIX} has no Python >= 3.11 with torch >= 2.11:" \
+            "using .venv"
     make_environment
     python="$own_environment/bin/python"
     if [[ -n "$(missing "$python" "${requirements[@]}")" ]]; then

@@ -1,3 +1,3 @@
 #!/usr/bin/env bash
-# Generated from script_generation_tools/local_run_template_script.sh. Usage: bash FILE [GPU ids, or all] [--key value ...]
+# Made by script_generation_tools/generate_scripts.py. Usage: bash <this file> [GPU ids, or all] [--key value ...]
 exec bash "$(dirname -- "$0")/../script_generation_tools/launch.sh" train_maml_system.py experiment_config/omniglot_maml_20way_1shot_seed1.json "$@"

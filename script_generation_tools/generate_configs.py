@@ -1,9 +1,9 @@
-"""Fill the templates of experiment_template_config/ with the values of its values.toml: one JSON config per combination.
+"""Fill the templates of experiment_template_config/ with the values of values.toml: one JSON config per combination.
 
     cd script_generation_tools && python generate_configs.py && python generate_scripts.py
 
-A template is a config with `$variable$` placeholders. Without quotes a placeholder becomes a JSON value, inside a string
-it becomes text. experiment_template_config/README.md describes both files.
+A template is a config with `$variable$` placeholders. Without quotes a placeholder becomes a JSON value, inside a
+string it becomes text. experiment_template_config/README.md describes both files.
 """
 
 import argparse
@@ -64,7 +64,9 @@ def generate_configs(template_folder: Path, config_folder: Path, *, prune: bool 
         ConfigError: everything that is wrong with the templates and values, in one message.
     """
     texts, notes = expand_templates(template_folder)
-    outcome = update_folder(config_folder, {f"{stem}.json": text for stem, text in texts.items()}, prune=prune, notes=notes)
+    outcome = update_folder(
+        config_folder, {f"{stem}.json": text for stem, text in texts.items()}, prune=prune, notes=notes
+    )
     outcome.notes.extend(_shared_run_folders(config_folder))
     return outcome
 
@@ -93,7 +95,9 @@ def expand_templates(template_folder: Path) -> tuple[dict[str, str], list[str]]:
             continue
         unused = sorted(_declared(own_values) - _variables(path.read_text(encoding="utf-8")) - {NAME})
         if unused:
-            notes.append(f"{VALUES_FILE}: {path.name} does not use ${'$, $'.join(unused)}$: their values have no effect")
+            notes.append(
+                f"{VALUES_FILE}: {path.name} does not use ${'$, $'.join(unused)}$: their values have no effect"
+            )
     problems += _name_problems(candidates)
     if problems:
         raise ConfigError("\n".join(dict.fromkeys(line for problem in problems for line in problem.splitlines())))
@@ -112,7 +116,7 @@ def expand_template(path: Path, own_values: Mapping[str, Any], default_values: M
         if lacking:
             raise ConfigError(
                 "\n".join(
-                    f'{path.name}: variable ${variable}$ has no values. Add a line like  {variable} = [...]  under '
+                    f"{path.name}: variable ${variable}$ has no values. Add a line like  {variable} = [...]  under "
                     f'["{path.stem}"] in {path.parent.name}/{VALUES_FILE}, or write a constant into the template'
                     for variable in lacking
                 )
@@ -121,15 +125,19 @@ def expand_template(path: Path, own_values: Mapping[str, Any], default_values: M
             if combination not in combinations:
                 combinations.append(combination)
                 patterns.append(str(given.get(NAME, "$template$")))
-    return [_fill(path, template, combination, pattern) for combination, pattern in zip(combinations, patterns, strict=True)]
+    return [
+        _fill(path, template, combination, pattern) for combination, pattern in zip(combinations, patterns, strict=True)
+    ]
 
 
 def substitute(template: str, values: Mapping[str, Any]) -> str:
-    """Replace the placeholders of a JSON text: JSON values where they stand alone, text where they stand in a string."""
+    """Replace the placeholders of a JSON text: by JSON values where they stand alone, by text inside a string."""
 
     def replace(match: re.Match[str]) -> str:
         if match[0].startswith('"'):
-            return PLACEHOLDER.sub(lambda inner: json.dumps(as_text(values[inner[1]]), ensure_ascii=False)[1:-1], match[0])
+            return PLACEHOLDER.sub(
+                lambda inner: json.dumps(as_text(values[inner[1]]), ensure_ascii=False)[1:-1], match[0]
+            )
         return json.dumps(values[match[1]], ensure_ascii=False)
 
     return STRING_OR_PLACEHOLDER.sub(replace, template)
@@ -165,8 +173,8 @@ def _compose_name(
     for key in PLACEHOLDER.findall(pattern):
         if key not in known:
             raise ConfigError(
-                f'{path.name}: ${key}$ in the experiment_name "{pattern}" of {VALUES_FILE} is neither a config key nor a '
-                "variable of the template"
+                f'{path.name}: ${key}$ in the experiment_name "{pattern}" of {VALUES_FILE} is neither a config '
+                "key nor a variable of the template"
             )
     stem = PLACEHOLDER.sub(lambda match: as_text(known[match[1]]), pattern)
     if not re.fullmatch(r"[A-Za-z0-9_+=,()\-][A-Za-z0-9_+=,.()\-]{0,190}", stem):
@@ -213,15 +221,17 @@ def _read_values(path: Path) -> dict[str, dict[str, Any]]:
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}); it holds the values of the templates' variables") from error
+        raise ConfigError(
+            f"{path}: cannot be read ({error.strerror}); it holds the values of the templates' variables"
+        ) from error
     except ValueError as error:
         raise ConfigError(f"{path}: not valid TOML ({error})") from error
     for section, content in values.items():
         rows = content.get(SETTINGS, [{}]) if isinstance(content, dict) else None
         if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
             raise ConfigError(
-                f'{path.name}: "{section}" must be a section ["{section}"] of values, and its {SETTINGS}, if given, a list '
-                "of tables like { samples_per_class = 1, batch_size = 4 }"
+                f'{path.name}: "{section}" must be a section ["{section}"] of values, and its {SETTINGS}, if any, a '
+                "list of tables like { samples_per_class = 1, batch_size = 4 }"
             )
     return values
 
@@ -240,7 +250,11 @@ def _name_problems(candidates: list[Candidate]) -> Iterator[str]:
                 for variable, value in candidate.combination.items()
                 if other.combination.get(variable) != value
             ]
-            where = "the template's experiment_name" if field == "experiment_name" else f"its experiment_name in {VALUES_FILE}"
+            where = (
+                "the template's experiment_name"
+                if field == "experiment_name"
+                else f"its experiment_name in {VALUES_FILE}"
+            )
             if other.template == candidate.template:
                 yield (
                     f'{candidate.template}: two configs end in the name "{name}". They differ in '
@@ -264,15 +278,17 @@ def _shared_run_folders(config_folder: Path) -> list[str]:
             continue  # a file that is no config says so when it is run
         if owners.setdefault(name, path.name) != path.name:
             notes.append(
-                f'{config_folder.name}/{path.name}: its experiment_name "{name}" is also that of {owners[name]}, so both would '
-                "use one run folder. Give one of them another"
+                f'{config_folder.name}/{path.name}: its experiment_name "{name}" is also that of {owners[name]}, so '
+                "both would use one run folder. Give one of them another"
             )
     return notes
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Generate the configs of this checkout; return the exit code."""
-    parser = argparse.ArgumentParser(description="Fill the templates of experiment_template_config/ into experiment_config/.")
+    parser = argparse.ArgumentParser(
+        description="Fill the templates of experiment_template_config/ into experiment_config/."
+    )
     parser.add_argument("--prune", action="store_true", help="remove outdated generated configs that nobody edited")
     options = parser.parse_args(arguments)
     config_folder = REPOSITORY_ROOT / "experiment_config"

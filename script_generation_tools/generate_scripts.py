@@ -25,7 +25,7 @@ def generate_scripts(config_folder: Path, script_folder: Path, template: Path, *
     """Write a script for each config of a folder.
 
     Args:
-        config_folder: its own name, then the file's, is the path that the scripts pass on; both folders lie in the checkout.
+        config_folder: its name and the file's are the path that a script passes on; both folders lie in the checkout.
         template: the bash template.
     Raises:
         ConfigError: the template cannot be read or lacks the place of the config.
@@ -33,9 +33,13 @@ def generate_scripts(config_folder: Path, script_folder: Path, template: Path, *
     try:
         text = template.read_text(encoding="utf-8")
     except OSError as error:
-        raise ConfigError(f"{template}: cannot be read ({error.strerror}); it is the template of the scripts") from error
+        raise ConfigError(
+            f"{template}: cannot be read ({error.strerror}); it is the template of the scripts"
+        ) from error
     if CONFIG_PLACEHOLDER not in text:
-        raise ConfigError(f"{template.name}: holds no {CONFIG_PLACEHOLDER}, so every script would start the same experiment")
+        raise ConfigError(
+            f"{template.name}: holds no {CONFIG_PLACEHOLDER}, so every script would start the same experiment"
+        )
     configs = sorted(config_folder.glob("[!.]*.json"))
     scripts = {f"{config.stem}.sh": fill_script(text, f"{config_folder.name}/{config.name}") for config in configs}
     return update_folder(script_folder, scripts, prune=prune)
@@ -48,7 +52,9 @@ def fill_script(template: str, config: str) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Generate the scripts of this checkout; return the exit code."""
-    parser = argparse.ArgumentParser(description="Make a script in experiment_scripts/ for each config in experiment_config/.")
+    parser = argparse.ArgumentParser(
+        description="Make a script in experiment_scripts/ for each config in experiment_config/."
+    )
     parser.add_argument("--prune", action="store_true", help="remove outdated generated scripts that nobody edited")
     options = parser.parse_args(arguments)
     script_folder = REPOSITORY_ROOT / "experiment_scripts"

@@ -1,4 +1,4 @@
-"""A folder that generated and hand-written files share: what was generated is known by its digest, the rest is left alone."""
+"""A folder shared by generated and hand-written files: the former are known by digest, the rest is left alone."""
 
 import hashlib
 import json
@@ -26,8 +26,8 @@ class Outcome(NamedTuple):
         """The lines to print."""
         lines = [*self.notes]
         lines += [
-            f"{folder.name}/{name}: written or edited by hand, so it stays as it is. To have it generated, delete it or give "
-            "it another name (and a config another experiment_name), then run this again"
+            f"{folder.name}/{name}: written or edited by hand, so it stays as it is. To have it generated, delete it or "
+            "give it another name (and a config another experiment_name), then run this again"
             for name in self.kept
         ]
         if self.outdated:
@@ -37,7 +37,9 @@ class Outcome(NamedTuple):
         return "\n".join([*lines, f"{folder.name}: {len(self.written)} written, {len(self.unchanged)} unchanged"])
 
 
-def update_folder(folder: Path, wanted: Mapping[str, str], *, prune: bool = False, notes: list[str] | None = None) -> Outcome:
+def update_folder(
+    folder: Path, wanted: Mapping[str, str], *, prune: bool = False, notes: list[str] | None = None
+) -> Outcome:
     """Make a folder hold the wanted generated files, without touching a file that a person wrote or edited.
 
     Which files were generated, and with which content, stands in the folder's `.generated.json` (name -> sha256).
@@ -93,8 +95,8 @@ def _read_manifest(path: Path) -> dict[str, str]:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ConfigError(
-            f"{path}: not valid JSON ({error}). Restore it, or delete it: files that are as they would be generated are "
-            "then recognised again, others count as written by hand"
+            f"{path}: not valid JSON ({error}). Restore it, or delete it: files that are as they would be generated "
+            "are then recognised again, others count as written by hand"
         ) from error
     # Only plain names: an entry like ../x must never lead out of the folder.
     return {name: digest for name, digest in manifest.items() if name == Path(name).name}

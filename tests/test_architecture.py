@@ -11,7 +11,8 @@ ROOMS = {
     "train_maml_system": {"experiment_tools", "experiment_builder", "few_shot_learning_system", "data", "utils"},
     "experiment_tools": {"experiment_builder", "few_shot_learning_system", "data", "meta_learning",
                          "meta_neural_network_architectures", "utils"},
-    "few_shot_classifier": {"few_shot_learning_system", "data", "meta_learning", "meta_neural_network_architectures", "utils"},
+    "few_shot_classifier": {"few_shot_learning_system", "data", "meta_learning", "meta_neural_network_architectures",
+                            "utils"},
     "experiment_builder": {"utils"},
     "few_shot_learning_system": {"meta_learning", "meta_neural_network_architectures", "utils"},
     "data": {"utils"},
@@ -41,7 +42,11 @@ def module_name(path: Path) -> str:
 
 def modules() -> dict[str, Path]:
     """Every module of the rooms: dotted name -> file."""
-    paths = [path for room in ROOMS for path in (*REPOSITORY_ROOT.glob(f"{room}.py"), *REPOSITORY_ROOT.glob(f"{room}/**/*.py"))]
+    paths = [
+        path
+        for room in ROOMS
+        for path in (*REPOSITORY_ROOT.glob(f"{room}.py"), *REPOSITORY_ROOT.glob(f"{room}/**/*.py"))
+    ]
     return {module_name(path): path for path in sorted(paths)}
 
 

@@ -71,10 +71,18 @@ def test_the_promised_settings_are_there():
         for seed in (0, 1, 2)
     }
     expected |= {f"mini_imagenet_maml++_5way_1shot_{steps}_seed0" for steps in ("1step", "2steps", "3steps", "4steps")}
-    parts = ("multi_step_loss", "learned_inner_rates", "per_step_batch_norm", "cosine_annealing", "derivative_order_annealing")
+    parts = (
+        "multi_step_loss",
+        "learned_inner_rates",
+        "per_step_batch_norm",
+        "cosine_annealing",
+        "derivative_order_annealing",
+    )
     expected |= {f"omniglot_maml_{part}_20way_1shot_seed0" for part in parts}
     expected |= {f"{dataset}_maml_2017_5way_1shot_seed0" for dataset in ("omniglot", "mini_imagenet")}
-    expected |= {f"synthetic_strokes_{m}_5way_{k}shot_seed0" for m in ("maml", "maml++") for k in (1, 5)} | {"quickstart"}
+    expected |= {f"synthetic_strokes_{m}_5way_{k}shot_seed0" for m in ("maml", "maml++") for k in (1, 5)} | {
+        "quickstart"
+    }
     configs = read(CONFIGS)
     assert {Path(name).stem for name in configs} == expected
     assert all(config["experiment_name"] == Path(name).stem for name, config in configs.items())
@@ -127,8 +135,8 @@ def test_each_value_makes_a_config_named_after_it(folders):
 
 def test_values_of_one_setting_go_together(folders):
     templates, configs = folders
-    write_values(templates, small='experiment_name = "s_$train_seed$_$num_filters$"\nsettings = [{train_seed = 0, num_filters = 8}, '
-                 "{train_seed = [1, 2], num_filters = 9}]")  # fmt: skip
+    settings = "[{train_seed = 0, num_filters = 8}, {train_seed = [1, 2], num_filters = 9}]"
+    write_values(templates, small=f'experiment_name = "s_$train_seed$_$num_filters$"\nsettings = {settings}')
     generate_configs(templates, configs)
     assert sorted(read(configs)) == ["s_0_8.json", "s_1_9.json", "s_2_9.json"]
 
@@ -163,7 +171,9 @@ def test_a_copied_template_works_with_the_default_values(tmp_path):
 def test_a_name_written_into_the_template_may_hold_several_variables(folders):
     templates, configs = folders
     text = (templates / "small.json").read_text()
-    (templates / "small.json").write_text(text.replace("$experiment_name$", "mine_$num_filters$_filters_seed_$train_seed$"))
+    (templates / "small.json").write_text(
+        text.replace("$experiment_name$", "mine_$num_filters$_filters_seed_$train_seed$")
+    )
     generate_configs(templates, configs)
     assert {name: config["experiment_name"] for name, config in read(configs).items()} == {
         "small_8.json": "mine_8_filters_seed_0",
@@ -194,7 +204,9 @@ def test_a_key_given_twice_is_refused(folders):
 def test_two_configs_with_one_file_name_are_refused(folders):
     write_values(folders[0], small='num_filters = [8, 16]\ntrain_seed = 0\nexperiment_name = "all"')
     message = refusal(folders)
-    assert message.startswith('small.json: two configs end in the name "all". They differ in $num_filters$ (8 and 16): put that')
+    assert message.startswith(
+        'small.json: two configs end in the name "all". They differ in $num_filters$ (8 and 16): put that'
+    )
 
 
 def test_two_configs_with_one_experiment_name_are_refused(folders):
@@ -216,7 +228,9 @@ def test_two_templates_with_one_name_are_refused(folders):
 
 def test_a_name_that_is_no_file_name_is_refused(folders):
     write_values(folders[0], small='num_filters = 8\ntrain_seed = 0\nexperiment_name = "../small"')
-    assert 'small.json: "../small", made from the experiment_name in values.toml, cannot be a file name' in refusal(folders)
+    assert 'small.json: "../small", made from the experiment_name in values.toml, cannot be a file name' in refusal(
+        folders
+    )
 
 
 def test_an_unknown_word_in_a_name_is_refused(folders):
@@ -234,7 +248,9 @@ def test_broken_values_are_refused(folders):
 def test_values_without_a_template_are_a_note(folders):
     with open(folders[0] / "values.toml", "a") as file:
         file.write("[gone]\nbatch_size = 1\n")
-    assert generate_configs(*folders).notes == ['values.toml: there is no template gone.json for the values in ["gone"]']
+    assert generate_configs(*folders).notes == [
+        'values.toml: there is no template gone.json for the values in ["gone"]'
+    ]
 
 
 # Files of people in the same folder
@@ -288,7 +304,9 @@ def test_two_configs_sharing_a_run_folder_are_a_note(folders):
     templates, configs = folders
     generate_configs(templates, configs)
     shutil.copy(configs / "small_8.json", configs / "copy.json")
-    assert any('its experiment_name "small_8" is also that of copy.json' in note for note in generate_configs(*folders).notes)
+    assert any(
+        'its experiment_name "small_8" is also that of copy.json' in note for note in generate_configs(*folders).notes
+    )
 
 
 # The command
@@ -305,7 +323,9 @@ def test_the_command_works_from_its_folder_and_with_prune(tmp_path):
     assert (result.returncode, result.stderr) == (0, "")
     assert "removed experiment_config/quickstart.json" in result.stdout
     (tools.parent / "experiment_template_config" / "values.toml").unlink()
-    result = subprocess.run([sys.executable, "generate_configs.py"], cwd=tools, capture_output=True, text=True, check=False)
+    result = subprocess.run(
+        [sys.executable, "generate_configs.py"], cwd=tools, capture_output=True, text=True, check=False
+    )
     assert result.returncode == 1
     assert "values.toml: cannot be read (No such file or directory)" in result.stderr
     assert "Traceback" not in result.stderr

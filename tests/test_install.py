@@ -1,4 +1,4 @@
-"""What install.sh does on machines of different kinds, without a network: uv and pip are stand-ins that record their calls."""
+"""What install.sh does on machines of several kinds, without a network: uv and pip are stand-ins that record calls."""
 
 import os
 import shutil
@@ -20,7 +20,9 @@ from pathlib import Path
 
 def install(python, arguments):
     """Record a `pip install` and make the packages, as far as anyone looks."""
-    arguments = [Path(word).read_text().strip() if i and arguments[i - 1] == "--constraint" else word for i, word in enumerate(arguments)]
+    if "--constraint" in arguments:
+        place = arguments.index("--constraint") + 1
+        arguments = [*arguments[:place], Path(arguments[place]).read_text().strip(), *arguments[place + 1 :]]
     with open(os.environ["RECORD"], "a") as record:
         print("install", *arguments, file=record)
     if os.environ.get("FAIL_ON", "nothing") in arguments:
@@ -75,7 +77,11 @@ class Machine:
         (self.bin / name).chmod(0o755)
 
     def environment(self, **variables: str) -> dict[str, str]:
-        cleared = {k: v for k, v in os.environ.items() if k not in ("VIRTUAL_ENV", "CONDA_PREFIX", "TORCH_VARIANT", "PYTHONPATH")}
+        cleared = {
+            k: v
+            for k, v in os.environ.items()
+            if k not in ("VIRTUAL_ENV", "CONDA_PREFIX", "TORCH_VARIANT", "PYTHONPATH")
+        }
         return cleared | {"PATH": f"{self.bin}:/usr/bin:/bin", "RECORD": str(self.record)} | variables
 
     def install(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess:
@@ -118,7 +124,10 @@ def give(environment: Path, **versions: str) -> None:
 def test_without_an_environment_one_is_made_and_the_second_time_nothing_happens(machine):
     result = machine.install("--print-python")
     assert (result.returncode, result.stdout) == (0, f"{machine.root}/.venv/bin/python\n")
-    assert machine.calls() == ["venv", "install torch>=2.11 torchvision numpy tqdm pillow scipy pydantic>=2.7 safetensors"]
+    assert machine.calls() == [
+        "venv",
+        "install torch>=2.11 torchvision numpy tqdm pillow scipy pydantic>=2.7 safetensors",
+    ]
     machine.record.unlink()
     again = machine.install("--print-python")
     assert (again.returncode, again.stdout, again.stderr) == (0, result.stdout, "")
@@ -147,7 +156,8 @@ def test_an_activated_environment_gets_only_what_it_lacks_and_keeps_its_torch(ma
     result = machine.install("--print-python", VIRTUAL_ENV=str(activated))
     assert result.returncode == 0, result.stderr
     assert machine.calls() == [
-        "install --retries 1 --index-url https://download.pytorch.org/whl/cu130 --constraint torch==2.11.0+cu130 torchvision",
+        "install --retries 1 --index-url https://download.pytorch.org/whl/cu130"
+        " --constraint torch==2.11.0+cu130 torchvision",
         "install --constraint torch==2.11.0+cu130 pydantic>=2.7 safetensors",
     ]
     assert not (machine.root / ".venv").exists()
@@ -179,7 +189,10 @@ def test_a_variant_of_torch_comes_from_its_own_index(machine):
 def test_a_variant_that_cannot_be_had_is_said_and_the_default_taken(machine):
     result = machine.install(TORCH_VARIANT="cu999", FAIL_ON="https://download.pytorch.org/whl/cu999")
     assert result.returncode == 0
-    assert "nothing fitting from https://download.pytorch.org/whl/cu999 (not reachable, or no such variant)" in result.stderr
+    assert (
+        "nothing fitting from https://download.pytorch.org/whl/cu999 (not reachable, or no such variant)"
+        in result.stderr
+    )
     assert machine.calls()[-1].startswith("install torch>=2.11 torchvision numpy")
 
 
@@ -212,7 +225,9 @@ def test_somebody_elses_broken_environment_is_never_deleted(machine):
     (machine.root / ".venv" / "precious").write_text("")
     result = machine.install()
     assert result.returncode == 1
-    assert "is no working environment with Python >= 3.11, and this script did not make it: move it away" in result.stderr
+    assert (
+        "is no working environment with Python >= 3.11, and this script did not make it: move it away" in result.stderr
+    )
     assert (machine.root / ".venv" / "precious").exists()
 
 
@@ -229,7 +244,10 @@ def test_no_network_is_one_clear_message(machine, activated):
     give(activated, torch="9.0")
     result = machine.install(VIRTUAL_ENV=str(activated), FAIL_ON="safetensors")
     assert result.returncode == 1
-    assert f"the packages above could not be added to {activated}/bin/python (a torch that was there was not touched)" in result.stderr
+    assert (
+        f"the packages above could not be added to {activated}/bin/python (a torch that was there was not touched)"
+        in result.stderr
+    )
 
 
 def test_an_old_python_is_refused_with_its_version(machine):
@@ -244,7 +262,9 @@ def test_an_old_python_is_refused_with_its_version(machine):
 
 def test_a_python_without_its_venv_package_is_explained(machine):
     (machine.bin / "uv").unlink()
-    machine.program("python3", f'#!/usr/bin/env bash\n[[ "$1 $2" != "-m venv" ]] || exit 1\nexec "{sys.executable}" "$@"\n')
+    machine.program(
+        "python3", f'#!/usr/bin/env bash\n[[ "$1 $2" != "-m venv" ]] || exit 1\nexec "{sys.executable}" "$@"\n'
+    )
     result = machine.install()
     assert result.returncode == 1
     assert "apt install python3-venv. Then run it again." in result.stderr

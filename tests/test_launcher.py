@@ -38,7 +38,12 @@ def start(checkout, *arguments, cwd=None, script="small++.sh", **environment):
     record = checkout / "record"
     command = ["bash", checkout / "experiment_scripts" / script, *arguments]
     result = subprocess.run(
-        command, cwd=cwd, env={**os.environ, "RECORD": str(record), **environment}, capture_output=True, text=True, check=False
+        command,
+        cwd=cwd,
+        env={**os.environ, "RECORD": str(record), **environment},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     return result, record.read_text().splitlines() if record.exists() else []
 
@@ -62,7 +67,10 @@ def config_arguments(checkout):
         (["0", "1,", "12"], ["--gpu_to_use", "0,1,12"]),
         (["all"], ["--gpu_to_use", "all"]),
         (["--total_epochs", "3"], ["--total_epochs", "3"]),
-        (["1", "--tag", "two words", "--total_epochs", "3"], ["--gpu_to_use", "1", "--tag", "two words", "--total_epochs", "3"]),
+        (
+            ["1", "--tag", "two words", "--total_epochs", "3"],
+            ["--gpu_to_use", "1", "--tag", "two words", "--total_epochs", "3"],
+        ),
     ],
 )
 def test_ids_come_first_and_everything_after_them_overrides_the_config(checkout, given, passed_on):
@@ -77,7 +85,10 @@ def test_it_starts_from_any_folder(checkout, tmp_path):
     record = checkout / "record"
     record.unlink()
     environment = {**os.environ, "RECORD": str(record), "CDPATH": str(tmp_path)}
-    for relative, folder in (("small++.sh", checkout / "experiment_scripts"), ("a check out/experiment_scripts/small++.sh", tmp_path)):
+    for relative, folder in (
+        ("small++.sh", checkout / "experiment_scripts"),
+        ("a check out/experiment_scripts/small++.sh", tmp_path),
+    ):
         subprocess.run(["bash", relative, "0"], cwd=folder, env=environment, check=True)
         assert record.read_text().splitlines() == [*config_arguments(checkout), "--gpu_to_use", "0"]
 
@@ -92,7 +103,10 @@ def test_the_users_folders_reach_the_program(checkout, tmp_path):
 def test_a_word_that_is_no_id_is_refused(checkout, word):
     result, arguments = start(checkout, "0", word)
     assert (result.returncode, arguments) == (1, [])
-    assert f'"{word}" is neither a GPU id nor an override. Usage: bash experiment_scripts/small++.sh [GPU ids' in result.stderr
+    assert (
+        f'"{word}" is neither a GPU id nor an override. Usage: bash experiment_scripts/small++.sh [GPU ids'
+        in result.stderr
+    )
 
 
 def test_a_failed_set_up_ends_the_script_with_its_exit_code(checkout):
@@ -108,8 +122,12 @@ def test_the_programs_exit_code_is_the_scripts(checkout):
 
 def test_signals_reach_the_program(checkout):
     """The script becomes the program: same process, so SIGTERM meets no shell in between."""
-    (checkout / "python stub").write_text("#!/usr/bin/env bash\ntrap 'exit 143' TERM\necho ready\nwhile :; do sleep 0.05; done\n")
-    process = subprocess.Popen(["bash", checkout / "experiment_scripts" / "small++.sh"], stdout=subprocess.PIPE, text=True)
+    (checkout / "python stub").write_text(
+        "#!/usr/bin/env bash\ntrap 'exit 143' TERM\necho ready\nwhile :; do sleep 0.05; done\n"
+    )
+    process = subprocess.Popen(
+        ["bash", checkout / "experiment_scripts" / "small++.sh"], stdout=subprocess.PIPE, text=True
+    )
     assert process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGTERM)
     begin = time.monotonic()

@@ -26,7 +26,9 @@ def generated(tmp_path):
 def test_it_generates_the_same_files_with_its_own_experiment_names(generated):
     configs, scripts, _ = generated
     names = {path.stem for path in configs.glob("omniglot_maml++*.json")}
-    assert names == {f"omniglot_maml++_{n}way_{k}shot_seed{seed}" for n in (5, 20) for k in (1, 5) for seed in (0, 1, 2)}
+    assert names == {
+        f"omniglot_maml++_{n}way_{k}shot_seed{seed}" for n in (5, 20) for k in (1, 5) for seed in (0, 1, 2)
+    }
     assert all((scripts / f"{name}.sh").exists() for name in names)
     config = json.loads((configs / "omniglot_maml++_20way_5shot_seed2.json").read_text())
     assert config["experiment_name"] == "MAML++_Omniglot_20_way_5_shot_5_filter_multi_step_loss_with_max_pooling_seed_2"
@@ -47,5 +49,3 @@ def test_its_keys_mean_what_they_say(generated):
     assert config.continue_from_epoch == "latest"  # -2: a rerun resumes
     assert (config.train_seed, config.num_target_samples) == (1, 1)
     assert any("use_gdrive" in note for note in config.notes)
-
-
