@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from utils.config import feature_size
+from utils.config_rules import feature_size
 from utils.hashed_noise import hashed_uniform
 
 Parameters = Mapping[str, Tensor]

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from utils.config import experiments_root, load_config, parse_command_line
+from utils.command_line import parse_command_line
+from utils.config import experiments_root, load_config
 from utils.devices import check_gpu_ids
 from utils.failures import report_failure
 from utils.final_test import stored_result

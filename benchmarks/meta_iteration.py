@@ -14,7 +14,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from utils.config import ExperimentConfig, load_config, parse_command_line
+from utils.command_line import parse_command_line
+from utils.config import ExperimentConfig, load_config
 from utils.errors import UserError
 
 

@@ -15,7 +15,7 @@ from meta_neural_network_architectures import (
     VGGReLUNormNetwork,
 )
 from tests.learner_tools import plain_network, random_episodes, small_config, small_learner
-from utils.config import feature_size
+from utils.config_rules import feature_size
 from utils.hashed_noise import hashed_uniform
 
 

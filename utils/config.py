@@ -9,12 +9,13 @@ import difflib
 import json
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
+from utils.config_rules import CONTRADICTIONS
 from utils.errors import ConfigError
 
 REPOSITORY_ROOT = Path(__file__).resolve().parent.parent
@@ -278,121 +279,6 @@ OLD_KEYS: dict[str, OldKey] = {
 """Keys of the reference that have another name or no effect here. Its other keys are in the schema and work."""
 
 
-class Contradiction(NamedTuple):
-    """A combination of values that cannot work: the keys it looks at, and what is wrong (None: nothing)."""
-
-    keys: tuple[str, ...]
-    problem: Callable[[Any], str | None]
-
-
-def feature_size(size: int, num_stages: int, blocks_per_stage: int, padding: bool, max_pooling: bool) -> int:
-    """Return the height (or width) in pixels of the last feature map of an image side of `size` pixels, 0 if it vanishes."""
-    for _ in range(num_stages):
-        for block in range(blocks_per_stage):
-            stride = 2 if not max_pooling and block == blocks_per_stage - 1 else 1
-            size = (size + 2 * int(padding) - 3) // stride + 1
-            if size < 1:
-                return 0
-        size = size // 2 if max_pooling else size
-    return max(size, 0)
-
-
-def _image_vanishes(config: ExperimentConfig) -> str | None:
-    sides = (config.image_height, config.image_width)
-    arguments = (config.num_stages, config.cnn_blocks_per_stage, config.conv_padding, config.max_pooling)
-    if min(feature_size(side, *arguments) for side in sides) > 0:
-        return None
-    return (
-        f"images of {sides[0]} x {sides[1]} pixels vanish in {config.num_stages} stages; "
-        'lower "num_stages" or enlarge "image_height" and "image_width"'
-    )
-
-
-def _split_fractions(config: ExperimentConfig) -> str | None:
-    split = config.train_val_test_split
-    if min(split) >= 0 and split[0] > 0 and split[0] + split[1] <= 1.0 + 1e-9:
-        return None
-    return f'"train_val_test_split" is {list(split)}; the fractions for train and val must be positive and sum to at most 1'
-
-
-def _unless(condition: Callable[[Any], bool], text: str) -> Callable[[Any], str | None]:
-    return lambda config: None if condition(config) else text.format(c=config)
-
-
-CONTRADICTIONS = (
-    Contradiction(("train_val_test_split",), _split_fractions),
-    Contradiction(("image_height", "image_width", "num_stages", "cnn_blocks_per_stage", "conv_padding", "max_pooling"), _image_vanishes),
-    Contradiction(
-        ("min_learning_rate", "meta_learning_rate"),
-        _unless(
-            lambda c: c.min_learning_rate <= c.meta_learning_rate,
-            '"min_learning_rate" {c.min_learning_rate} is above "meta_learning_rate" {c.meta_learning_rate}; annealing goes down',
-        ),
-    ),
-    Contradiction(
-        ("number_of_ensemble_models", "max_models_to_save"),
-        _unless(
-            lambda c: c.number_of_ensemble_models is None or c.number_of_ensemble_models <= c.max_models_to_save,
-            '"number_of_ensemble_models" {c.number_of_ensemble_models} is more than "max_models_to_save" '
-            "{c.max_models_to_save}; raise the latter",
-        ),
-    ),
-    Contradiction(
-        ("second_order", "first_order_to_second_order_epoch"),
-        _unless(
-            lambda c: c.second_order or c.first_order_to_second_order_epoch == -1,
-            '"first_order_to_second_order_epoch" {c.first_order_to_second_order_epoch} needs "second_order" true; '
-            "set it to -1 for first order throughout",
-        ),
-    ),
-    Contradiction(
-        ("class_rotation", "image_height", "image_width"),
-        _unless(
-            lambda c: c.class_rotation is not True or c.image_height == c.image_width,
-            '"class_rotation" needs square images, but they are {c.image_height} x {c.image_width}; set it to false',
-        ),
-    ),
-    Contradiction(
-        ("normalisation", "image_channels"),
-        _unless(
-            lambda c: c.normalisation != "imagenet" or c.image_channels == 3,
-            '"normalisation" imagenet needs "image_channels" 3, not {c.image_channels}; set "normalisation" to "none"',
-        ),
-    ),
-    Contradiction(
-        ("enable_inner_loop_optimizable_bn_params", "learnable_bn_gamma", "learnable_bn_beta"),
-        _unless(
-            lambda c: not c.enable_inner_loop_optimizable_bn_params or c.learnable_bn_gamma or c.learnable_bn_beta,
-            '"enable_inner_loop_optimizable_bn_params" has nothing to adapt when "learnable_bn_gamma" and '
-            '"learnable_bn_beta" are both false; set one to true',
-        ),
-    ),
-    Contradiction(
-        ("norm_layer", "per_step_bn_statistics", "batch_norm_statistics"),
-        _unless(
-            lambda c: c.norm_layer == "batch_norm" or not (c.per_step_bn_statistics or c.batch_norm_statistics != "transductive"),
-            '"per_step_bn_statistics" and "batch_norm_statistics" {c.batch_norm_statistics} need "norm_layer" batch_norm, not {c.norm_layer}',
-        ),
-    ),
-    Contradiction(
-        ("learnable_batch_norm_momentum", "norm_layer", "batch_norm_statistics"),
-        _unless(
-            lambda c: not c.learnable_batch_norm_momentum or (c.norm_layer == "batch_norm" and c.batch_norm_statistics == "running"),
-            '"learnable_batch_norm_momentum" needs "norm_layer" batch_norm and "batch_norm_statistics" running: '
-            "a momentum without running statistics has no effect to learn from",
-        ),
-    ),
-    Contradiction(
-        ("tag", "evaluate_on_test_set_only"),
-        _unless(
-            lambda c: not c.tag or c.evaluate_on_test_set_only,
-            '"tag" {c.tag!r} names the files of a test alone; add --evaluate_on_test_set_only true',
-        ),
-    ),
-)  # fmt: skip
-"""The table of combinations that cannot work. Each is looked at when its keys are valid by themselves."""
-
-
 def dataset_root() -> Path:
     """Folder of the datasets: environment variable DATASET_DIR, else `datasets/` of this checkout."""
     return Path(os.environ.get("DATASET_DIR") or REPOSITORY_ROOT / "datasets").expanduser()
@@ -447,8 +333,6 @@ def check_config(values: Mapping[str, Any], source: str) -> ExperimentConfig:
         problems.append(_unknown_key(key))
         del known[key]
     known = {key: _normalise_spelling(key, value) for key, value in known.items()}
-    known["dataset_name"] = DATASET_ALIASES.get(known.get("dataset_name", ""), known.get("dataset_name", "omniglot_dataset"))
-
     invalid = _schema_problems(known, problems)
     sound = {key: value for key, value in known.items() if key not in invalid}
     config = _validated({"experiment_name": "unnamed"} | sound)
@@ -497,6 +381,8 @@ def _unknown_key(key: str) -> str:
 
 
 def _translate_old_keys(values: dict[str, Any], problems: list[str], notes: list[str]) -> dict[str, Any]:
+    if values.get("init_inner_loop_learning_rate") == -1:
+        del values["init_inner_loop_learning_rate"]
     for key in [key for key in values if key in OLD_KEYS]:
         value, old = values.pop(key), OLD_KEYS[key]
         if isinstance(value, str) and value.lower() in ("true", "false"):
@@ -511,12 +397,12 @@ def _translate_old_keys(values: dict[str, Any], problems: list[str], notes: list
                 problems.append(f'"{key}" is {json.dumps(value)}, but "{old.renamed_to}" is {json.dumps(values[old.renamed_to])}; they mean the same, give one')
             values[old.renamed_to] = value
             notes.append(f'"{key}" is read as "{old.renamed_to}"')
-    if values.get("init_inner_loop_learning_rate") == -1:
-        del values["init_inner_loop_learning_rate"]
     return values
 
 
 def _normalise_spelling(key: str, value: Any) -> Any:
+    if key == "dataset_name" and isinstance(value, str):
+        return DATASET_ALIASES.get(value, value)
     if key == "gpu_to_use":
         parts = value if isinstance(value, list) else str(value).split()
         return ",".join(str(part) for part in parts) or "auto"
@@ -549,42 +435,3 @@ def _resolve(config: ExperimentConfig, notes: list[str]) -> ExperimentConfig:
             "test_batch_norm_statistics": (statistics,) if isinstance(statistics, str) else tuple(dict.fromkeys(statistics)),
         }
     )
-
-
-def parse_command_line(arguments: list[str]) -> tuple[Path | None, dict[str, Any]]:
-    """Split `--key value` arguments into the config file's path and the overrides.
-
-    A value is read as JSON where it is JSON (`5`, `0.1`, `true`, `[1, 2]`), else as text; several values make a list; a key
-    without a value means true. `--key=value` works too.
-    """
-    given: dict[str, list[str]] = {}
-    key = None
-    for argument in arguments:
-        if argument.startswith("--"):
-            key, equals, value = argument[2:].partition("=")
-            given[key] = [value] if equals else []
-        elif key is None:
-            raise ConfigError(f'argument "{argument}" stands before any --key; options are written --key value')
-        else:
-            given[key].append(argument)
-    path = given.pop("name_of_args_json_file", None)
-    if path is not None and len(path) != 1:
-        raise ConfigError("--name_of_args_json_file needs one path")
-    if "gpu_to_use" in given and not given["gpu_to_use"]:
-        given["gpu_to_use"] = ["auto"]
-    text_keys = {name for name, field in ExperimentConfig.model_fields.items() if field.annotation is str}
-    overrides = {
-        key: True if not values else [_json_or_text(v) for v in values] if len(values) > 1
-        else values[0] if key in text_keys else _json_or_text(values[0])
-        for key, values in given.items()
-    }  # fmt: skip
-    return (Path(path[0]) if path else None), overrides
-
-
-def _json_or_text(text: str) -> Any:
-    for read in (json.loads, float):  # float also takes ".5", which JSON does not
-        try:
-            return read(text)
-        except ValueError:
-            continue
-    return {"true": True, "false": False, "none": None}.get(text.lower(), text)

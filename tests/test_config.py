@@ -1,0 +1,161 @@
+"""What a config may say, and what the user reads when it cannot work."""
+
+import json
+
+import pytest
+
+from utils.command_line import parse_command_line
+from utils.config import OLD_KEYS, ExperimentConfig, check_config, load_config
+from utils.errors import ConfigError
+
+REFERENCE_KEYS = ["batch_size", "image_height", "image_width", "image_channels", "num_of_gpus", "samples_per_iter", "indexes_of_folders_indicating_class", "train_val_test_split", "labels_as_int", "seed", "train_seed", "val_seed", "gpu_to_use", "num_dataprovider_workers", "max_models_to_save", "dataset_name", "dataset_path", "reset_stored_filepaths", "reset_stored_paths", "reverse_channels", "experiment_name", "continue_from_epoch", "num_target_samples", "num_classes_per_set", "num_samples_per_class", "second_order", "first_order_to_second_order_epoch", "total_epochs", "total_iter_per_epoch", "total_epochs_before_pause", "min_learning_rate", "meta_learning_rate", "task_learning_rate", "init_inner_loop_learning_rate", "init_task_learning_rate", "use_gdrive", "number_of_training_steps_per_iter", "number_of_evaluation_steps_per_iter", "learnable_per_layer_per_step_inner_loop_learning_rate", "use_multi_step_loss_optimization", "multi_step_loss_num_epochs", "minimum_per_task_contribution", "enable_inner_loop_optimizable_bn_params", "per_step_bn_statistics", "learnable_bn_gamma", "learnable_bn_beta", "learnable_batch_norm_momentum", "meta_opt_bn", "norm_layer", "max_pooling", "conv_padding", "num_stages", "cnn_num_filters", "cnn_blocks_per_stage", "dropout_rate_value", "architecture_name", "weight_decay", "load_from_npz_files", "train_in_stages", "evalute_on_test_set_only", "evaluate_on_test_set_only", "num_evaluation_tasks", "sets_are_pre_split", "load_into_memory", "name_of_args_json_file", "cnn_num_blocks"]
+
+
+def check(**values):
+    return check_config({"experiment_name": "test"} | values, "my.json")
+
+
+def problems_of(**values) -> str:
+    with pytest.raises(ConfigError) as error:
+        check(**values)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("key", REFERENCE_KEYS)
+def test_every_key_of_the_reference_is_known(key):
+    assert (key in ExperimentConfig.model_fields) != (key in OLD_KEYS)
+
+
+@pytest.mark.parametrize("key", ExperimentConfig.model_fields)
+def test_every_key_has_its_meaning(key):
+    assert len(ExperimentConfig.model_fields[key].description or "") > 10
+
+
+def test_an_unknown_key_names_the_nearest_one():
+    assert problems_of(init_inner_loop_learning_rat=0.1) == (
+        'my.json: unknown key "init_inner_loop_learning_rat"; did you mean "init_inner_loop_learning_rate"?'
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ({"batch_size": "8"}, '"batch_size" is "8", but must be: a valid integer'),
+        ({"batch_size": 0}, '"batch_size" is 0, but must be: greater than or equal to 1'),
+        ({"max_pooling": 1}, '"max_pooling" is 1, but must be: a valid boolean'),
+        ({"num_classes_per_set": 1}, '"num_classes_per_set" is 1, but must be: greater than or equal to 2'),
+        ({"num_samples_per_class": 0}, '"num_samples_per_class" is 0, but must be: greater than or equal to 1'),
+        ({"norm_layer": "instance"}, "\"norm_layer\" is \"instance\", but must be: 'batch_norm' or 'layer_norm'"),
+        ({"experiment_name": "../up"}, '"experiment_name" is "../up", but must be: String should match pattern'),
+        ({"num_stages": 6}, "images of 28 x 28 pixels vanish in 6 stages"),
+        ({"min_learning_rate": 0.01}, '"min_learning_rate" 0.01 is above "meta_learning_rate" 0.001'),
+        ({"number_of_ensemble_models": 9}, '"number_of_ensemble_models" 9 is more than "max_models_to_save" 5'),
+        ({"second_order": False, "first_order_to_second_order_epoch": 3}, 'needs "second_order" true'),
+        ({"class_rotation": True, "image_width": 30}, '"class_rotation" needs square images, but they are 28 x 30'),
+        ({"normalisation": "imagenet"}, '"normalisation" imagenet needs "image_channels" 3, not 1'),
+        ({"learnable_batch_norm_momentum": True}, '"learnable_batch_norm_momentum" needs'),
+        ({"norm_layer": "layer_norm", "per_step_bn_statistics": True}, 'need "norm_layer" batch_norm, not layer_norm'),
+        ({"train_val_test_split": [0.9, 0.3]}, '"train_val_test_split" is [0.9, 0.3]; the fractions for train and val'),
+        ({"tag": "x"}, "add --evaluate_on_test_set_only true"),
+        ({"weight_decay": 0.1}, '"weight_decay" is 0.1, but has no effect here'),
+        ({"task_learning_rate": 0.2, "init_inner_loop_learning_rate": 0.1}, "they mean the same, give one"),
+        (
+            {"enable_inner_loop_optimizable_bn_params": True, "learnable_bn_gamma": False, "learnable_bn_beta": False},
+            "has nothing to adapt",
+        ),
+    ],
+)
+def test_a_wrong_value_says_what_is_allowed(values, text):
+    assert text in problems_of(**values)
+
+
+def test_all_problems_come_in_one_message():
+    text = problems_of(batch_sise=3, num_stages=9, max_pooling="maybe", min_learning_rate=1.0)
+    assert [line.split('"')[1] for line in text.splitlines() if '"' in line][:2] == ["batch_sise", "max_pooling"]
+    assert '"min_learning_rate" 1.0' in text and len(text.splitlines()) == 3  # num_stages' rule waits for max_pooling
+
+
+def test_the_inner_learning_rate_has_three_names_and_minus_one_means_unset():
+    assert check(task_learning_rate=-1, init_task_learning_rate=0.4).init_inner_loop_learning_rate == 0.4
+    assert check(task_learning_rate=0.4, init_inner_loop_learning_rate=-1).init_inner_loop_learning_rate == 0.4
+    assert check(task_learning_rate=0.4, init_inner_loop_learning_rate=0.4).init_inner_loop_learning_rate == 0.4
+    assert check(init_inner_loop_learning_rate=-1).init_inner_loop_learning_rate == 0.1
+
+
+def test_dead_keys_at_their_neutral_value_are_a_note():
+    config = check(weight_decay=0.0, use_gdrive="false", num_of_gpus=4, minimum_per_task_contribution=0.01)
+    assert sum("has no effect here" in note for note in config.notes) == 4
+
+
+def test_auto_is_looked_up_by_the_exact_name_and_said():
+    omniglot, mini, other = (check(dataset_name=name, image_channels=3) for name in ("omniglot", "mini_imagenet", "my_omniglot"))
+    assert omniglot.dataset_name == omniglot.dataset_path == "omniglot_dataset"
+    assert (omniglot.class_rotation, omniglot.resize_filter, omniglot.gradient_clamp) == (True, "nearest", 0.0)
+    assert (mini.class_rotation, mini.normalisation, mini.gradient_clamp) == (False, "imagenet", 10.0)
+    assert (other.class_rotation, other.normalisation, other.gradient_clamp) == (False, "none", 0.0)
+    assert any("class_rotation = true" in note for note in omniglot.notes)
+    assert check(class_rotation=False).class_rotation is False
+
+
+def test_null_is_resolved():
+    config = check(number_of_training_steps_per_iter=3, batch_norm_statistics="running", max_models_to_save=2)
+    assert config.number_of_evaluation_steps_per_iter == 3
+    assert config.test_batch_norm_statistics == ("running",)
+    assert config.number_of_ensemble_models == 2
+    assert check(number_of_evaluation_steps_per_iter=0).number_of_evaluation_steps_per_iter == 0
+
+
+def test_a_negative_number_in_continue_from_epoch_means_latest():
+    assert check(continue_from_epoch=-2).continue_from_epoch == "latest"
+    assert check(continue_from_epoch=3).continue_from_epoch == 3
+
+
+def test_the_resolved_config_is_a_valid_config_of_the_same_meaning():
+    config = check(dataset_name="omniglot", test_batch_norm_statistics=["running", "transductive"], gpu_to_use=0)
+    again = check_config(json.loads(json.dumps(config.to_json_dict())), "again")
+    assert again.to_json_dict() == config.to_json_dict()
+
+
+def test_from_scratch_belongs_on_the_command_line(tmp_path):
+    path = tmp_path / "c.json"
+    path.write_text('{"experiment_name": "a", "continue_from_epoch": "from_scratch"}')
+    with pytest.raises(ConfigError, match="start anew at every rerun; give it on the command line"):
+        load_config(path)
+    assert check(continue_from_epoch="from_scratch").continue_from_epoch == "from_scratch"
+
+
+def test_the_command_line_overrides_the_file_under_any_of_a_keys_names(tmp_path):
+    path = tmp_path / "c.json"
+    path.write_text('{"experiment_name": "a", "batch_size": 2, "init_inner_loop_learning_rate": 0.1}')
+    config = load_config(path, {"batch_size": 4, "task_learning_rate": 0.5})
+    assert (config.batch_size, config.init_inner_loop_learning_rate) == (4, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [("{", "not valid JSON"), ("[1]", "a config is one JSON object, not a list"), (None, "cannot be read")],
+)
+def test_a_file_that_is_no_config_is_named(tmp_path, content, text):
+    path = tmp_path / "c.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(ConfigError, match=text) as error:
+        load_config(path)
+    assert str(path) in str(error.value)
+
+
+def test_arguments_are_read_as_json_where_they_are_json():
+    path, overrides = parse_command_line(
+        ["--name_of_args_json_file", "a.json", "--gpu_to_use", "0", "1", "--batch_size", "8", "--tag", "5", "--max_pooling", "False", "--test_curve", "--train_val_test_split", ".5", ".2", "--min_learning_rate=1e-5", "--continue_from_epoch", "-2", "--dataset_name", "2024"]
+    )
+    assert str(path) == "a.json"
+    assert overrides == {
+        "gpu_to_use": [0, 1], "batch_size": 8, "tag": "5", "max_pooling": False, "test_curve": True, "dataset_name": "2024",
+        "train_val_test_split": [0.5, 0.2], "min_learning_rate": 1e-5, "continue_from_epoch": -2,
+    }  # fmt: skip
+    assert check(**overrides | {"evaluate_on_test_set_only": True}).gpu_to_use == "0,1"
+
+
+def test_a_stray_argument_is_refused():
+    with pytest.raises(ConfigError, match='argument "stray" stands before any --key'):
+        parse_command_line(["stray"])
