@@ -212,15 +212,13 @@ def _pack(
 
 
 def _write_index(index_file: Path, index: dict) -> None:
-    """Put the new index in place, then remove the data file that only the old one named."""
-    try:
-        outdated = json.loads(index_file.read_text())["data_file"]
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
-        outdated = index["data_file"]
+    """Put the new index in place, then remove the data files that no index names any more."""
     write_bytes_atomically(index_file, json.dumps(index).encode())
-    is_ours = outdated.startswith(index_file.stem + ".") and outdated.endswith(".uint8") and "/" not in outdated
-    if outdated != index["data_file"] and is_ours:
-        (index_file.parent / outdated).unlink(missing_ok=True)
+    for data_file in index_file.parent.iterdir():
+        name = data_file.name
+        is_ours = name.startswith(f"{index_file.stem}.") and name.endswith(".uint8")
+        if is_ours and name != index["data_file"]:
+            data_file.unlink(missing_ok=True)
 
 
 def _decode_all(
