@@ -4,6 +4,7 @@ Knows no algorithm and no dataset: it is given a learner, a data source and obse
 """
 
 import logging
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -206,7 +207,7 @@ class ExperimentBuilder:
         first = self.iteration - len(interval)
         for number, metrics in enumerate(interval, start=first):
             for name in FINITE_METRICS:
-                if not torch.isfinite(torch.tensor(metrics[name])).all():
+                if not all(map(math.isfinite, metrics[name])):
                     n_tasks = self.settings.tasks_per_meta_batch
                     raise NonFiniteError(
                         f"iteration {number + 1} (epoch {epoch + 1}): the {name.replace('_', ' ')} is {metrics[name][0]}; "

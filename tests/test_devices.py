@@ -1,0 +1,69 @@
+import logging
+
+import pytest
+import torch
+
+from utils.devices import check_gpu_ids, choose_device
+from utils.errors import ConfigError
+
+
+@pytest.fixture
+def gpus(monkeypatch):
+    """`gpus(n)`: a machine with n GPUs."""
+
+    def pretend(count):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: f"Card {index}")
+
+    return pretend
+
+
+def test_auto_is_the_first_gpu_else_the_cpu_without_a_word(gpus, caplog):
+    caplog.set_level(logging.INFO)
+    gpus(2)
+    assert choose_device("auto") == torch.device("cuda", 0)
+    gpus(0)
+    assert choose_device("auto") == torch.device("cpu")
+    assert caplog.messages == []
+
+
+def test_an_id_chooses_its_gpu(gpus):
+    gpus(2)
+    assert choose_device("1") == torch.device("cuda", 1)
+    assert choose_device("cpu") == torch.device("cpu")
+
+
+def test_without_cuda_an_id_is_one_notice_and_the_cpu(gpus, caplog):
+    caplog.set_level(logging.INFO)
+    gpus(0)
+    assert choose_device("3") == torch.device("cpu")
+    assert caplog.messages == ["gpu_to_use 3: this machine has no CUDA device; running on the CPU."]
+
+
+def test_an_id_that_is_not_there_names_those_that_are(gpus):
+    gpus(2)
+    with pytest.raises(
+        ConfigError, match=r"there is no GPU 5 on this machine; there are: 0 \(Card 0\), 1 \(Card 1\)\."
+    ):
+        choose_device("5")
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_several_ids_are_refused_everywhere(gpus, count):
+    gpus(count)
+    with pytest.raises(ConfigError, match='gpu_to_use: "0,1" names several GPUs'):
+        choose_device("0,1")
+
+
+def test_all_is_refused_only_where_it_means_several(gpus):
+    gpus(1)
+    assert choose_device("all") == torch.device("cuda", 0)
+    gpus(2)
+    with pytest.raises(ConfigError, match='"all" means 2 GPUs here'):
+        choose_device("all")
+
+
+def test_one_id_passes_before_torch_is_there():
+    for value in ("auto", "all", "cpu", "0", "7", "1,1"):
+        check_gpu_ids(value)

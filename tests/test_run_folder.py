@@ -1,0 +1,235 @@
+import json
+import logging
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from utils.checkpoints import epoch_path, list_epochs, read_checkpoint_state, save_checkpoint
+from utils.config import REPOSITORY_ROOT, ExperimentConfig, check_config
+from utils.config_changes import EVALUATION_KEYS, FREE_KEYS, check_config_changes
+from utils.errors import ConfigError, StorageError
+from utils.run_folder import add_start, open_run_folder
+
+
+def config_of(name, **changes):
+    return check_config({"experiment_name": name} | changes, "test").to_json_dict()
+
+
+@pytest.fixture
+def root(tmp_path):
+    return tmp_path / "experiments"
+
+
+@pytest.fixture
+def opened():
+    """`opened(root, name, **arguments)` -> a RunFolder of the config's defaults, let go at the end of the test."""
+    folders = []
+
+    def open_one(root, name, *, config=None, **arguments):
+        folders.append(open_run_folder(root, name, config or config_of(name), **arguments))
+        return folders[-1]
+
+    yield open_one
+    for folder in folders:
+        folder.unlock()
+
+
+def train(folder, epochs, config=None):
+    """Leave the checkpoints that a run of so many epochs would."""
+    name = folder.path.name
+    for epoch in epochs:
+        save_checkpoint(
+            epoch_path(folder.saved_models, epoch),
+            {"w": torch.ones(2)},
+            {"epoch": epoch, "config": config or config_of(name)},
+        )
+    (folder.logs / "metrics.jsonl").write_text('{"iteration": 1}\n')
+    folder.unlock()
+
+
+def test_a_new_run_has_its_folders_and_its_config(root, opened):
+    folder = opened(root, "run")
+    assert sorted(os.listdir(folder.path)) == [".lock", "config.json", "logs", "saved_models", "visual_outputs"]
+    assert json.loads((folder.path / "config.json").read_text()) == config_of("run")
+
+
+def test_an_unwritable_place_is_a_storage_error(tmp_path, opened):
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match=r"file/run/saved_models: cannot be written \(Not a directory\)"):
+        opened(tmp_path / "file", "run")
+
+
+# --- config changes ---------------------------------------------------------------------------------------------------
+
+
+def other_value(key):
+    """A value of the key that differs from its default."""
+    value = config_of("run")[key]
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int | float):
+        return value + 1
+    return "other"
+
+
+@pytest.mark.parametrize("key", sorted(ExperimentConfig.model_fields))
+def test_every_key_is_free_or_free_for_tests_or_refused_as_tabled(key):
+    stored, new = config_of("run"), config_of("run") | {key: other_value(key)}
+
+    def is_refused(only_testing):
+        try:
+            check_config_changes(stored, new, only_testing=only_testing, experiment="run")
+        except ConfigError as error:
+            assert f"  {key}: {stored[key]!r} before, {new[key]!r} now" in str(error)
+            assert "--continue_from_epoch from_scratch" in str(error)
+            return True
+        return False
+
+    assert is_refused(False) == (key not in FREE_KEYS)
+    assert is_refused(True) == (key not in FREE_KEYS | EVALUATION_KEYS)
+
+
+def test_the_table_names_only_keys_that_there_are():
+    assert set(ExperimentConfig.model_fields) >= FREE_KEYS | EVALUATION_KEYS
+    assert not FREE_KEYS & EVALUATION_KEYS
+
+
+def test_all_refused_keys_are_named_at_once(root, opened):
+    train(opened(root, "run"), [1])
+    with pytest.raises(ConfigError) as raised:
+        opened(root, "run", config=config_of("run", batch_size=2, num_classes_per_set=20, total_epochs=7))
+    assert "batch_size: 8 before, 2 now" in str(raised.value)
+    assert "num_classes_per_set: 5 before, 20 now" in str(raised.value)
+    assert "total_epochs" not in str(raised.value)
+    assert json.loads((root / "run" / "config.json").read_text())["batch_size"] == 8
+
+
+def test_an_edited_config_json_does_not_hide_a_change(root, opened):
+    """The comparison is with the config that the checkpoint was trained with."""
+    train(opened(root, "run"), [1])
+    (root / "run" / "config.json").write_text(json.dumps(config_of("run", batch_size=2)))
+    with pytest.raises(ConfigError, match="batch_size"):
+        opened(root, "run", config=config_of("run", batch_size=2))
+
+
+def test_before_the_first_checkpoint_every_key_is_free(root, opened):
+    opened(root, "run").unlock()
+    opened(root, "run", config=config_of("run", batch_size=2))
+
+
+def test_a_test_alone_leaves_config_json_as_it_is(root, opened):
+    train(opened(root, "run"), [1])
+    before = (root / "run" / "config.json").read_bytes()
+    opened(
+        root, "run", config=config_of("run", num_evaluation_tasks=9, evaluate_on_test_set_only=True), only_testing=True
+    )
+    assert (root / "run" / "config.json").read_bytes() == before
+
+
+def test_advice_for_a_change_of_the_evaluation_alone(root, opened):
+    train(opened(root, "run"), [1])
+    with pytest.raises(ConfigError, match="--evaluate_on_test_set_only true --tag NAME"):
+        opened(root, "run", config=config_of("run", num_evaluation_tasks=1000))
+
+
+# --- where to go on from ----------------------------------------------------------------------------------------------
+
+
+def test_from_scratch_renames_the_old_folder(root, opened, caplog):
+    caplog.set_level(logging.INFO)
+    train(opened(root, "run"), [1, 2])
+    (root / "run" / "mine.txt").write_text("kept")
+    folder = opened(root, "run", continue_from_epoch="from_scratch", config=config_of("run", batch_size=2))
+    assert not list_epochs(folder.saved_models)
+    (old,) = [path for path in root.iterdir() if path.name != "run"]
+    assert old.name.startswith("run.")
+    assert str(old) in caplog.text
+    assert (old / "mine.txt").read_text() == "kept"
+    assert list(list_epochs(old / "saved_models")) == [1, 2]
+
+
+def test_from_scratch_of_a_run_that_does_not_exist_renames_nothing(root, opened):
+    opened(root, "run", continue_from_epoch="from_scratch")
+    assert os.listdir(root) == ["run"]
+
+
+def test_from_scratch_twice_in_a_second_keeps_both(root, opened):
+    for _ in range(3):
+        train(opened(root, "run", continue_from_epoch="from_scratch"), [1])
+    assert len(os.listdir(root)) == 3
+
+
+def test_an_epoch_number_is_refused_while_newer_epochs_exist(root, opened):
+    train(opened(root, "run"), [1, 2, 3])
+    with pytest.raises(ConfigError, match="continue_from_epoch 2: run goes on to epoch 3, which would be lost"):
+        opened(root, "run", continue_from_epoch=2)
+    opened(root, "run", continue_from_epoch=3)
+
+
+def test_an_epoch_that_is_not_there_names_those_that_are(root, opened):
+    train(opened(root, "run"), [1, 3])
+    with pytest.raises(ConfigError, match="continue_from_epoch 2: run holds the epochs 1, 3"):
+        opened(root, "run", continue_from_epoch=2)
+    with pytest.raises(ConfigError, match="continue_from_epoch 5: new holds no checkpoint"):
+        opened(root, "new", continue_from_epoch=5)
+
+
+def test_a_new_name_branches_off_with_the_history(root, opened):
+    train(opened(root, "run"), [1, 2, 3])
+    changed = config_of("branch", meta_learning_rate=0.5)
+    branch = opened(root, "branch", config=changed, continue_from_epoch=2, source_experiment="run")
+    assert list(list_epochs(branch.saved_models)) == [1, 2]
+    assert (branch.logs / "metrics.jsonl").exists()
+    assert list(list_epochs(root / "run" / "saved_models")) == [1, 2, 3]
+    train(branch, [3], config=changed)  # and when the same command is run again, the branch resumes
+    again = opened(root, "branch", config=changed, continue_from_epoch=2, source_experiment="run")
+    assert read_checkpoint_state(again.newest_good_checkpoint()[0])["config"]["meta_learning_rate"] == 0.5
+
+
+def test_a_branch_from_an_epoch_that_is_not_there_leaves_no_checkpoint(root, opened):
+    train(opened(root, "run"), [1])
+    with pytest.raises(ConfigError, match="run holds the epochs 1"):
+        opened(root, "branch", continue_from_epoch=4, source_experiment="run")
+    assert not list_epochs(root / "branch" / "saved_models")
+
+
+def test_nothing_to_test_is_said_early(root, opened):
+    with pytest.raises(ConfigError, match="no checkpoint to test yet"):
+        opened(root, "run", only_testing=True)
+    with pytest.raises(ConfigError, match="nothing to test with continue_from_epoch from_scratch"):
+        opened(root, "run", only_testing=True, continue_from_epoch="from_scratch")
+
+
+# --- one process per experiment ---------------------------------------------------------------------------------------
+
+
+TRY_TO_LOCK = """
+import sys
+from pathlib import Path
+from utils.errors import ExperimentInUseError
+from utils.run_folder import RunFolder
+try:
+    RunFolder(Path(sys.argv[1])).lock()
+except ExperimentInUseError as error:
+    print(error)
+    sys.exit(error.exit_code)
+"""
+
+
+def test_a_second_process_is_refused_and_told_who_holds_the_folder(root, opened):
+    folder = opened(root, "run")
+    command = [sys.executable, "-c", TRY_TO_LOCK, str(folder.path)]
+    second = subprocess.run(command, cwd=REPOSITORY_ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert second.returncode == 5, second.stderr
+    assert f"run: in use by process {os.getpid()} on " in second.stdout
+    folder.unlock()
+    assert subprocess.run(command, cwd=REPOSITORY_ROOT, timeout=60, check=False).returncode == 0
+
+
+def test_starts_are_added_to_the_environment_file(tmp_path):
+    for number in range(3):
+        add_start(tmp_path / "environment.json", {"number": number})
+    assert json.loads((tmp_path / "environment.json").read_text()) == {"starts": [{"number": n} for n in range(3)]}

@@ -1,0 +1,286 @@
+"""The entry point on a tiny dataset: exit codes, messages, and a real process that is killed and started again."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+import train_maml_system
+from utils import failures
+from utils.config import REPOSITORY_ROOT
+
+CONFIG = {
+    "experiment_name": "tiny run", "dataset_name": "tiny", "image_height": 14, "image_width": 14,
+    "train_val_test_split": [0.34, 0.33], "total_epochs": 2, "total_iter_per_epoch": 3, "batch_size": 2,
+    "num_classes_per_set": 3, "num_target_samples": 2, "num_stages": 2, "cnn_num_filters": 4,
+    "number_of_training_steps_per_iter": 2, "num_evaluation_tasks": 5, "log_every_iterations": 2,
+    "num_dataprovider_workers": 0, "gpu_to_use": "cpu", "use_multi_step_loss_optimization": True,
+    "per_step_bn_statistics": True, "learnable_per_layer_per_step_inner_loop_learning_rate": True,
+}  # fmt: skip
+
+
+@pytest.fixture
+def workplace(tmp_path, tiny_dataset, monkeypatch):
+    """A dataset, a place for experiments and CONFIG in a file, all below `tmp_path`."""
+    tiny_dataset("tiny", n_classes=12)
+    monkeypatch.setenv("EXPERIMENTS_DIR", str(tmp_path / "experiments"))
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    return tmp_path
+
+
+@pytest.fixture
+def main(workplace, capsys):
+    """`main("--key", "value")` -> (exit code, standard output, standard error) of a run of CONFIG in this process."""
+
+    def run(*arguments):
+        code = train_maml_system.main(["--name_of_args_json_file", str(workplace / "config.json"), *arguments])
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
+
+    return run
+
+
+def logs_of(workplace, name="tiny run"):
+    return workplace / "experiments" / name / "logs"
+
+
+def epochs_in_csv(workplace):
+    with (logs_of(workplace) / "summary_statistics.csv").open() as file:
+        return [int(row["epoch"]) for row in csv.DictReader(file)]
+
+
+def command(workplace, *arguments):
+    script = str(REPOSITORY_ROOT / "train_maml_system.py")
+    return [sys.executable, script, "--name_of_args_json_file", str(workplace / "config.json"), *arguments]
+
+
+# --- whole runs -------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_leaves_its_files_and_a_second_start_shows_the_result_again(main, workplace, monkeypatch):
+    code, out, err = main()
+    assert (code, err) == (0, "")
+    assert "epoch 2/2: train loss" in out
+    assert "Test accuracy of the ensemble of 2 models: " in out
+    assert "(95 % interval over 5 tasks)" in out
+    files = {
+        path.relative_to(workplace / "experiments" / "tiny run").as_posix()
+        for path in logs_of(workplace).parent.rglob("*.*")
+    }
+    assert files == {
+        ".lock", "config.json", "environment.json", "logs/curves.json", "logs/metrics.jsonl", "logs/run.log",
+        "logs/summary_statistics.csv", "logs/summary_statistics.json", "logs/test_predictions.safetensors",
+        "logs/test_summary.csv", "logs/test_summary.json", "saved_models/train_model_1.safetensors",
+        "saved_models/train_model_2.safetensors",
+    }  # fmt: skip
+    environment = (logs_of(workplace).parent / "environment.json").read_text()
+    assert str(workplace) not in environment
+    assert json.loads(environment)["starts"][0]["packages"]["torch"] == torch.__version__.split("+")[0]
+
+    before = {path.name: path.read_bytes() for path in logs_of(workplace).iterdir() if path.name != "run.log"}
+    monkeypatch.setattr(train_maml_system, "_train_and_test", None)  # would fail if it were called
+    code, again, err = main()
+    assert (code, err) == (0, "")
+    assert "This experiment is finished (2 epochs). Its result:" in again
+    assert again.endswith(out[out.index("Test accuracy") :])
+    assert before == {path.name: path.read_bytes() for path in logs_of(workplace).iterdir() if path.name != "run.log"}
+
+
+def test_a_paused_run_ends_as_one_that_was_not(main, workplace):
+    code, out, _ = main("--total_epochs_before_pause", "1")
+    assert code == 0
+    assert "Paused after 1 epochs, at epoch 1 of 2. Run the same command to go on." in out
+    assert main("--total_epochs_before_pause", "1")[0] == 0
+    assert main("--experiment_name", "whole")[0] == 0
+    paused, whole = (
+        json.loads((logs_of(workplace, name) / "test_summary.json").read_text()) for name in ("tiny run", "whole")
+    )
+    assert paused == whole
+    models = [
+        (logs_of(workplace, name).parent / "saved_models/train_model_2.safetensors") for name in ("tiny run", "whole")
+    ]
+    from utils.checkpoints import load_checkpoint
+
+    first, second = (load_checkpoint(path)[0] for path in models)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first if not name.startswith("rng."))
+
+
+def test_the_folders_own_config_json_is_a_valid_input(main, workplace):
+    main("--total_epochs_before_pause", "1")
+    (workplace / "config.json").write_bytes((logs_of(workplace).parent / "config.json").read_bytes())
+    code, out, _ = main("--total_epochs_before_pause", "0")
+    assert code == 0
+    assert "Resuming after epoch 1 (train_model_1.safetensors)." in out
+
+
+def test_another_test_of_a_finished_run(main, workplace):
+    main("--total_epochs", "1")
+    before = (logs_of(workplace) / "test_summary.json").read_bytes()
+    code, _, _ = main(
+        "--evaluate_on_test_set_only", "true", "--tag", "more", "--num_evaluation_tasks", "7",
+        "--number_of_evaluation_steps_per_iter", "4", "--num_target_samples", "3", "--load_checkpoint", "1",
+    )  # fmt: skip
+    assert code == 0
+    protocol = json.loads((logs_of(workplace) / "test_summary_more.json").read_text())["protocol"]
+    assert (protocol["tasks"], protocol["steps"], protocol["queries"]) == (7, 4, 3)
+    assert (logs_of(workplace) / "test_summary.json").read_bytes() == before
+    code, out, _ = main(
+        "--total_epochs", "1", "--number_of_ensemble_models", "1", "--test_batch_norm_statistics", "running"
+    )
+    assert code == 0
+    assert "This test used other test keys than the config has now" in out
+
+
+def test_killed_in_the_middle_of_an_epoch_and_started_again_each_epoch_is_there_once(workplace):
+    """SIGKILL to a real process once epoch 2 is under way; the rerun goes on from epoch 1."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    more = ["--total_epochs", "2", "--total_iter_per_epoch", "20", "--log_every_iterations", "1"]
+    killed = subprocess.Popen(
+        command(workplace, *more),
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=workplace,
+    )
+    metrics = logs_of(workplace) / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not (metrics.exists() and metrics.read_text().count("\n") >= 22):
+        assert killed.poll() is None, killed.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    assert epochs_in_csv(workplace) == [1]
+    again = subprocess.run(
+        command(workplace, *more),
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=workplace,
+        check=False,
+    )
+    assert again.returncode == 0, again.stderr
+    assert "Resuming after epoch 1" in again.stdout
+    assert epochs_in_csv(workplace) == [1, 2]
+    assert [json.loads(line)["iteration"] for line in metrics.read_text().splitlines()] == list(range(1, 41))
+    assert len(json.loads((logs_of(workplace).parent / "environment.json").read_text())["starts"]) == 2
+
+
+# --- bad input: message and exit code ---------------------------------------------------------------------------------
+
+
+def test_unknown_key_by_a_real_process(workplace):
+    done = subprocess.run(
+        command(workplace, "--meta_learning_rat", "0.1"), capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 1
+    assert 'unknown key "meta_learning_rat"; did you mean "meta_learning_rate"?' in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    assert not (workplace / "experiments").exists()
+
+
+def test_torch_is_not_imported_before_the_config_is_checked():
+    code = "import sys, train_maml_system; sys.exit('torch' in sys.modules or 'scipy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY_ROOT, timeout=60, check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--batch_size", "many"], '"batch_size" is "many"'),
+        (["--num_classes_per_set", "1"], '"num_classes_per_set" is 1'),
+        (["--gpu_to_use", "0", "1"], 'gpu_to_use: "0,1" names several GPUs'),
+        (["--evaluate_on_test_set_only", "true"], "no checkpoint to test yet"),
+        (["--continue_from_epoch", "3"], "continue_from_epoch 3: tiny run holds no checkpoint"),
+        (
+            ["--load_checkpoint", "nowhere.safetensors"],
+            "load_checkpoint nowhere.safetensors: nowhere.safetensors does not exist",
+        ),
+    ],
+)
+def test_wrong_usage_is_exit_code_1_without_traceback(main, arguments, message):
+    code, _, err = main(*arguments)
+    assert code == 1
+    assert message in err
+    assert "Traceback" not in err
+
+
+def test_a_changed_key_is_exit_code_1_and_names_both_values(main):
+    assert main("--total_epochs_before_pause", "1")[0] == 0
+    code, _, err = main("--cnn_num_filters", "8")
+    assert code == 1
+    assert "cnn_num_filters: 4 before, 8 now" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--dataset_name", "elsewhere"], "elsewhere"),
+        (["--num_classes_per_set", "9"], "9"),
+        (["--num_samples_per_class", "5"], "num_samples_per_class 5"),
+    ],
+)
+def test_bad_data_is_exit_code_2(main, arguments, message):
+    code, _, err = main(*arguments)
+    assert code == 2
+    assert message in err
+    assert "Traceback" not in err
+
+
+def test_a_corrupt_image_is_exit_code_2_and_named(main, workplace):
+    image = workplace / "datasets" / "tiny" / "alphabet_0" / "character_00" / "03.png"
+    image.write_bytes(image.read_bytes()[:60])
+    code, _, err = main()
+    assert code == 2
+    assert "character_00/03.png" in err
+
+
+def test_a_diverging_run_is_exit_code_3(main, workplace):
+    code, _, err = main("--init_inner_loop_learning_rate", "1e30", "--meta_learning_rate", "1e30")
+    assert code == 3
+    assert "iteration " in err
+    assert not list((workplace / "experiments").rglob("*.safetensors"))
+
+
+def test_an_unwritable_output_folder_is_exit_code_4_before_anything_slow(main, workplace, monkeypatch):
+    monkeypatch.setattr(train_maml_system, "_train_and_test", None)
+    monkeypatch.setenv("EXPERIMENTS_DIR", str(workplace / "config.json"))
+    code, _, err = main()
+    assert code == 4
+    assert "config.json/tiny run/saved_models: cannot be written (Not a directory)" in err
+
+
+@pytest.mark.parametrize(
+    ("error", "expected", "message"),
+    [
+        (
+            torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 3 GiB.\nmore"),
+            6,
+            "Tried to allocate 3 GiB.\nLower one",
+        ),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: 3 bytes"), 6, "batch_size, task_chunk_size"),
+        (MemoryError(), 6, "Out of memory: no memory left"),
+        (KeyboardInterrupt(), 130, "run the same command to go on"),
+        (ZeroDivisionError("oh"), 70, "ZeroDivisionError: oh"),
+    ],
+)
+def test_other_ends(main, monkeypatch, workplace, error, expected, message):
+    def fails(*_):
+        raise error
+
+    monkeypatch.setattr(train_maml_system, "_train_and_test", fails)
+    code, _, err = main()
+    assert code == expected
+    assert message in err
+    assert ("Traceback" in err) == (expected == failures.BUG)
+    assert message.splitlines()[0] in (logs_of(workplace) / "run.log").read_text()
