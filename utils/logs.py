@@ -87,7 +87,15 @@ class EpochProgress:
         self._last_line = self._start
         self._bar = None
         if sys.stderr.isatty():
-            self._bar = tqdm(total=n_iterations, desc=self._title, unit="it", leave=False, dynamic_ncols=True)
+            columns = None if _terminal_width() else 100  # a terminal that says 0 would get no bar at all
+            self._bar = tqdm(
+                total=n_iterations,
+                desc=self._title,
+                unit="it",
+                leave=False,
+                ncols=columns,
+                dynamic_ncols=columns is None,
+            )
 
     def advance(self, n_iterations: int, loss: float, accuracy: float) -> None:
         """Show that n more iterations are done, with their mean loss and accuracy."""
@@ -116,6 +124,13 @@ class EpochProgress:
     def __exit__(self, *error: object) -> None:
         if self._bar is not None:
             self._bar.close()
+
+
+def _terminal_width() -> int:
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns
+    except (OSError, ValueError):
+        return 0
 
 
 def write_json(path: Path, content: Any) -> None:
