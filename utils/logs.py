@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from tqdm import tqdm
 
@@ -87,15 +87,9 @@ class EpochProgress:
         self._last_line = self._start
         self._bar = None
         if sys.stderr.isatty():
-            columns = None if _terminal_width() else 100  # a terminal that says 0 would get no bar at all
-            self._bar = tqdm(
-                total=n_iterations,
-                desc=self._title,
-                unit="it",
-                leave=False,
-                ncols=columns,
-                dynamic_ncols=columns is None,
-            )
+            # A terminal that says 0 x 0 (containers) would get no bar at all.
+            size = {"dynamic_ncols": True} if _has_size(sys.stderr) else {"ncols": 100, "nrows": 24}
+            self._bar = tqdm(total=n_iterations, desc=self._title, unit="it", leave=False, **size)
 
     def advance(self, n_iterations: int, loss: float, accuracy: float) -> None:
         """Show that n more iterations are done, with their mean loss and accuracy."""
@@ -126,11 +120,11 @@ class EpochProgress:
             self._bar.close()
 
 
-def _terminal_width() -> int:
+def _has_size(terminal: TextIO) -> bool:
     try:
-        return os.get_terminal_size(sys.stderr.fileno()).columns
+        return min(os.get_terminal_size(terminal.fileno())) > 0
     except (OSError, ValueError):
-        return 0
+        return False
 
 
 def write_json(path: Path, content: Any) -> None:
