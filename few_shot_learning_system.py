@@ -81,11 +81,13 @@ class FewShotLearner(nn.Module):
         n_evaluation_steps: inner steps of `evaluate`, unless it is told otherwise.
         batch_norm_statistics: "transductive" or "running", for `evaluate`.
         task_chunk_size: tasks computed at once; None: all.
+        chosen_automatically: whether the chunk size was chosen by the machine, so that a resumed run reuses it.
     """
 
     def __init__(
         self, network: nn.Module, inner_loop: GradientDescent, outer_loop: OuterLoop, *, n_evaluation_steps: int | None = None,
         batch_norm_statistics: str = "transductive", task_chunk_size: int | None = None,
+        chosen_automatically: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
         self.network, self.inner_loop, self.outer_loop = network, inner_loop, outer_loop
@@ -93,6 +95,7 @@ class FewShotLearner(nn.Module):
         self.n_evaluation_steps = self.n_steps if n_evaluation_steps is None else n_evaluation_steps
         self.batch_norm_statistics = batch_norm_statistics
         self.task_chunk_size = task_chunk_size
+        self.chosen_automatically = chosen_automatically
         self.optimizer = torch.optim.Adam(self.meta_parameters().values(), lr=outer_loop.meta_learning_rate)
 
     # Schedules: everything that changes with the epoch.
@@ -286,11 +289,12 @@ class FewShotLearner(nn.Module):
     @property
     def automatic_choices(self) -> dict[str, Any]:
         """Choices made by the machine at the start; a resumed run reuses them, so that it computes in the same order."""
-        return {"task_chunk_size": self.task_chunk_size}
+        return {"task_chunk_size": self.task_chunk_size} if self.chosen_automatically else {}
 
     def reuse_choices(self, choices: dict[str, Any]) -> None:
-        """Take over the `automatic_choices` of the run that is resumed."""
-        self.task_chunk_size = choices["task_chunk_size"]
+        """Take over the `automatic_choices` of the run that is resumed, where the config leaves the choice open."""
+        if self.chosen_automatically:
+            self.task_chunk_size = choices.get("task_chunk_size", self.task_chunk_size)
 
     # What people look at.
 
@@ -371,12 +375,13 @@ def build_learner(config: Any, device: torch.device | str) -> FewShotLearner:
     )
     image_shape = (config.image_channels, config.image_height, config.image_width)
     n_tasks = config.tasks_per_meta_batch
-    chunk_size = config.task_chunk_size
+    automatic = config.task_chunk_size == "auto"
     return FewShotLearner(
         network.to(device=device, dtype=dtype),
         inner_loop.to(device=device),
         outer_loop,
         n_evaluation_steps=config.number_of_evaluation_steps_per_iter,
         batch_norm_statistics=config.batch_norm_statistics,
-        task_chunk_size=choose_task_chunk_size(device, image_shape, n_tasks) if chunk_size == "auto" else chunk_size,
+        task_chunk_size=choose_task_chunk_size(device, image_shape, n_tasks) if automatic else config.task_chunk_size,
+        chosen_automatically=automatic,
     )

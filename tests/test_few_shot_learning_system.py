@@ -418,3 +418,11 @@ def test_initial_weights_follow_from_the_seed_and_from_train_seed_without_one():
     assert torch.equal(weights(seed=3, train_seed=1), weights(seed=3, train_seed=2))
     assert torch.equal(weights(train_seed=3), weights(seed=3, train_seed=1))
     assert not torch.equal(weights(train_seed=1), weights(train_seed=2))
+
+
+def test_a_resumed_run_reuses_what_the_machine_chose_and_obeys_what_the_user_set():
+    automatic, explicit = small_learner(), small_learner(task_chunk_size=2)
+    assert automatic.automatic_choices == {"task_chunk_size": 4} and explicit.automatic_choices == {}
+    for learner in (automatic, explicit):
+        learner.reuse_choices({"task_chunk_size": 3})
+    assert (automatic.task_chunk_size, explicit.task_chunk_size) == (3, 2)
