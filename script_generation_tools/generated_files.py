@@ -26,8 +26,8 @@ class Outcome(NamedTuple):
         """The lines to print."""
         lines = [*self.notes]
         lines += [
-            f"{folder.name}/{name}: written or edited by hand, so it stays as it is. To have it generated, delete it or "
-            "give it another name (and a config another experiment_name), then run this again"
+            f"{folder.name}/{name}: written or edited by hand, so it stays as it is. To have it generated, delete it "
+            "or give it another name (and a config another experiment_name), then run this again"
             for name in self.kept
         ]
         if self.outdated:

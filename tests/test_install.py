@@ -69,12 +69,17 @@ class Machine:
         self.record = folder / "record"
         self.bin = folder / "bin"
         self.bin.mkdir()
-        self.program("uv", f"#!{sys.executable}{INSTALLER}{UV}")
+        self.provide_uv()
         self.program("python3", f'#!/usr/bin/env bash\nexec "{sys.executable}" "$@"\n')
 
     def program(self, name: str, text: str) -> None:
         (self.bin / name).write_text(text)
         (self.bin / name).chmod(0o755)
+
+    def provide_uv(self) -> None:
+        """Put the stand-in on the PATH; through bash, as a first line cannot name a Python with a space in its path."""
+        (self.bin / "uv.py").write_text(INSTALLER + UV)
+        self.program("uv", f'#!/usr/bin/env bash\nexec "{sys.executable}" "{self.bin / "uv.py"}" "$@"\n')
 
     def environment(self, **variables: str) -> dict[str, str]:
         cleared = {
@@ -82,7 +87,8 @@ class Machine:
             for k, v in os.environ.items()
             if k not in ("VIRTUAL_ENV", "CONDA_PREFIX", "TORCH_VARIANT", "PYTHONPATH")
         }
-        return cleared | {"PATH": f"{self.bin}:/usr/bin:/bin", "RECORD": str(self.record)} | variables
+        given = {"PATH": f"{self.bin}:/usr/bin:/bin", "RECORD": str(self.record), "PIP_NO_INDEX": "1"}
+        return cleared | given | variables
 
     def install(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess:
         return subprocess.run(
@@ -171,7 +177,7 @@ def test_a_plain_torch_takes_the_plain_torchvision(machine, activated):
 
 def test_an_activated_environment_with_an_old_torch_is_left_alone(machine, activated):
     give(activated, torch="2.10.1")
-    machine.program("uv", f"#!{sys.executable}{INSTALLER}{UV}")
+    machine.provide_uv()
     result = machine.install("--print-python", VIRTUAL_ENV=str(activated))
     assert result.stdout == f"{machine.root}/.venv/bin/python\n"
     assert f"{activated} has no Python >= 3.11 with torch >= 2.11: using .venv" in result.stderr
