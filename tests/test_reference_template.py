@@ -1,12 +1,17 @@
 """The Omniglot template that the reference's README prints, pasted over ours: it must keep working, key for key."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
+import time
 
 import pytest
 
 from script_generation_tools.generate_configs import generate_configs
 from script_generation_tools.generate_scripts import generate_scripts
+from tests.conftest import draw_dataset
 from utils.config import REPOSITORY_ROOT, load_config
 
 FIXTURE = REPOSITORY_ROOT / "tests" / "fixtures" / "reference_readme_template.json"
@@ -49,3 +54,36 @@ def test_its_keys_mean_what_they_say(generated):
     assert config.continue_from_epoch == "latest"  # -2: a rerun resumes
     assert (config.train_seed, config.num_target_samples) == (1, 1)
     assert any("use_gdrive" in note for note in config.notes)
+
+
+def test_it_trains_is_killed_resumes_and_is_tested_on_a_cpu(generated, tmp_path):
+    """Real processes, with the sizes overridden and a small drawn dataset in Omniglot's place and form."""
+    characters = [f"images_background/alphabet_{rank // 20}/character_{rank % 20:02}" for rank in range(170)]
+    draw_dataset(tmp_path / "datasets" / "omniglot_dataset", characters, images_per_class=3)
+    environment = os.environ | {
+        "DATASET_DIR": str(tmp_path / "datasets"), "EXPERIMENTS_DIR": str(tmp_path / "runs"), "OMP_NUM_THREADS": "1",
+    }  # fmt: skip
+    sizes = "--batch_size 2 --cnn_num_filters 4 --num_evaluation_tasks 6 --total_iter_per_epoch 30 --total_epochs 2"
+    command = [
+        sys.executable, str(REPOSITORY_ROOT / "train_maml_system.py"), "--name_of_args_json_file",
+        str(generated[0] / "omniglot_maml++_5way_1shot_seed0.json"), *sizes.split(),
+    ]  # fmt: skip
+    run = tmp_path / "runs" / "MAML++_Omniglot_5_way_1_shot_5_filter_multi_step_loss_with_max_pooling_seed_0"
+
+    killed = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    deadline = time.monotonic() + 120
+    metrics = run / "logs" / "metrics.jsonl"
+    while not (metrics.exists() and metrics.read_text().count("\n") >= 4):  # ten iterations each: epoch 2 is under way
+        assert killed.poll() is None, killed.stdout.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    killed.kill()
+    killed.communicate()
+
+    again = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "Resuming after epoch 1" in again.stdout and "Test accuracy of the ensemble of 2 models" in again.stdout
+    rows = (run / "logs" / "summary_statistics.csv").read_text().splitlines()
+    column = rows[0].split(",").index("epoch")
+    assert [row.split(",")[column] for row in rows[1:]] == ["1", "2"]
+    assert json.loads((run / "logs" / "test_summary.json").read_text())["protocol"]["tasks"] == 6
