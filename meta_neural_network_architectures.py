@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from utils.batch_norm import batch_norm
 from utils.config_rules import feature_size
 from utils.hashed_noise import hashed_uniform
 
@@ -171,9 +172,8 @@ class MetaBatchNorm2d(nn.Module):
         if self.learnable_momentum and mode.collected is not None:
             out, mean, var = self._normalise_with_moving_average(x, running_mean, running_var, weight, bias)
         else:
-            # With momentum 1 torch leaves the statistics of this very batch in the two tensors, at no cost of its own.
-            mean, var = running_mean, running_var
-            out = F.batch_norm(x, mean, var, weight, bias, training=True, momentum=1.0, eps=self.eps)
+            mean, var = running_mean, running_var  # copies, which take the statistics of this very batch
+            out = batch_norm(x, weight, bias, self.eps, mean, var)
         if mode.collected is not None:
             row = min(mode.step, self.n_rows - 1)
             for statistic, value in (("running_mean", mean), ("running_var", var)):

@@ -1,0 +1,106 @@
+"""Batch norm with batch statistics whose double backward is a few fused passes instead of some thirty elementwise ones.
+
+Letters: per channel, N values x with mean mu and r = 1 / sqrt(var + eps); u = (x - mu) r; w the weight.
+
+    forward           y = w u + b
+    backward          P(g) = w r (g - mean(g) - u mean(g u)),  dw = <g, u>,  db = sum(g)
+    double backward   for cotangents v of P(g), a of dw and c of db, the gradient of <v, P(g)> + a <g, u> + c sum(g):
+        with respect to g   P(v) + a u + c                                  (P is symmetric)
+        with respect to w   r K,   K = <v, g> - sum(v) sum(g) / N - <v, u> <g, u> / N
+        with respect to x   r (q - mean(q) - u mean(q u)) - w r^2 K u / N
+                            where q = -w r <g, u> / N v + (a - w r <v, u> / N) g
+
+P and its two sums are torch's own fused backward; <g, u> and sum(g) are left over from the first backward. The double backward
+itself cannot be differentiated again: MAML needs second order, not third.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+
+def batch_norm(
+    x: Tensor, weight: Tensor, bias: Tensor, eps: float, batch_mean: Tensor | None = None, batch_var: Tensor | None = None
+) -> Tensor:
+    """Normalise each channel by its own batch statistics; equals `F.batch_norm(..., training=True)`.
+
+    Args:
+        x: (n, C, H, W).
+        weight, bias: (C,).
+        batch_mean, batch_var: (C,), overwritten with this batch's mean and unbiased variance.
+    """
+    return _BatchNorm.apply(x, weight, bias, eps, batch_mean, batch_var)
+
+
+class _BatchNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float, batch_mean: Tensor | None, batch_var: Tensor | None
+    ) -> Tensor:
+        # With momentum 1 torch leaves the statistics of this very batch in the two tensors.
+        out, mean, rstd = torch.native_batch_norm(x, weight, bias, batch_mean, batch_var, True, 1.0, eps)
+        ctx.save_for_backward(x, weight, mean, rstd)
+        ctx.eps = eps
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        grad_x, grad_weight, grad_bias = _BatchNormBackward.apply(grad, *ctx.saved_tensors, ctx.eps)
+        return grad_x, grad_weight, grad_bias, None, None, None
+
+
+def _torchs_backward(
+    grad: Tensor, x: Tensor, weight: Tensor, mean: Tensor, rstd: Tensor, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.ops.aten.native_batch_norm_backward(
+        grad.contiguous(), x, weight, None, None, mean, rstd, True, eps, [True, True, True]
+    )
+
+
+class _BatchNormBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, grad: Tensor, x: Tensor, weight: Tensor, mean: Tensor, rstd: Tensor, eps: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        grad_x, grad_weight, grad_bias = _torchs_backward(grad, x, weight, mean, rstd, eps)
+        ctx.save_for_backward(grad, x, weight, mean, rstd, grad_weight.clone(), grad_bias.clone())
+        ctx.eps = eps
+        ctx.set_materialize_grads(False)
+        return grad_x, grad_weight, grad_bias
+
+    @staticmethod
+    @once_differentiable
+    def backward(
+        ctx: Any, v: Tensor | None, grad_of_weight: Tensor | None, grad_of_bias: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        g, x, weight, mean, rstd, g_dot_u, g_sum = ctx.saved_tensors
+        n_values = x.numel() // x.shape[1]
+        if v is None:
+            v = torch.zeros_like(x)
+        for_g, v_dot_u, v_sum = _torchs_backward(v, x, weight, mean, rstd, ctx.eps)
+        k = (v * g).sum(dim=(0, 2, 3)) - (v_sum * g_sum + v_dot_u * g_dot_u) / n_values
+
+        scale = weight * rstd / n_values
+        of_v, of_g = -scale * g_dot_u, -scale * v_dot_u  # q = of_v v + of_g g
+        if grad_of_weight is not None:
+            of_g = of_g + grad_of_weight
+        q_mean = (of_v * v_sum + of_g * g_sum) / n_values
+        q_dot_u_mean = (of_v * v_dot_u + of_g * g_dot_u) / n_values
+        of_u = -rstd * q_dot_u_mean - scale * rstd * k
+        of_x = of_u * rstd
+        constant = -rstd * q_mean - of_x * mean
+        for_x = v * _per_channel(of_v * rstd)
+        for_x.addcmul_(g, _per_channel(of_g * rstd)).addcmul_(x, _per_channel(of_x)).add_(_per_channel(constant))
+
+        if grad_of_weight is not None:
+            of_x = grad_of_weight * rstd
+            for_g = for_g.addcmul_(x, _per_channel(of_x)).sub_(_per_channel(of_x * mean))
+        if grad_of_bias is not None:
+            for_g = for_g.add_(_per_channel(grad_of_bias))
+        return for_g, for_x, rstd * k, None, None, None
+
+
+def _per_channel(values: Tensor) -> Tensor:
+    return values.view(-1, 1, 1)
