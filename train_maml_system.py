@@ -16,6 +16,7 @@ from utils.config import experiments_root, load_config
 from utils.devices import check_gpu_ids
 from utils.failures import report_failure
 from utils.final_test import stored_result
+from utils.host_tuning import tune_host
 from utils.logs import Console
 from utils.run_folder import RunFolder, add_start, open_run_folder
 
@@ -59,6 +60,7 @@ def run(arguments: list[str], console: Console) -> None:
 
 
 def _train_and_test(config: Any, run_folder: RunFolder) -> None:
+    tune_host()
     import torch
 
     from data import build_data
@@ -66,9 +68,6 @@ def _train_and_test(config: Any, run_folder: RunFolder) -> None:
     from few_shot_learning_system import build_learner
     from utils.devices import choose_device, describe_device
     from utils.environment import describe_environment
-    from utils.host_memory import keep_freed_memory
-
-    keep_freed_memory()
     device = choose_device(config.gpu_to_use)
     log.info("%s: %s", config.experiment_name, describe_device(device))
     data = build_data(config, device, dtype=getattr(torch, config.precision))

@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from utils.command_line import parse_command_line
 from utils.config import ExperimentConfig, load_config
 from utils.errors import UserError
+from utils.host_tuning import tune_host
 
 
 def random_episodes(config: ExperimentConfig, device, dtype):
@@ -45,13 +46,11 @@ def random_episodes(config: ExperimentConfig, device, dtype):
 
 def time_iterations(config: ExperimentConfig, iterations: int, epoch: int, warm_up: int = 2) -> dict:
     """Return the measurements of `iterations` meta-iterations at `epoch`, after `warm_up` that do not count."""
+    tune_host()
     import torch
 
     from few_shot_learning_system import build_learner
     from utils.devices import choose_device
-    from utils.host_memory import keep_freed_memory
-
-    keep_freed_memory()
     device = choose_device(config.gpu_to_use)
     dtype = getattr(torch, config.precision)
     learner = build_learner(config, device)
