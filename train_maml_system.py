@@ -14,25 +14,27 @@ from typing import Any
 from utils.command_line import parse_command_line
 from utils.config import experiments_root, load_config
 from utils.devices import check_gpu_ids
+from utils.errors import Interrupted
 from utils.failures import report_failure
 from utils.final_test import stored_result
 from utils.logs import Console
 from utils.run_folder import RunFolder, add_start, open_run_folder
+from utils.stop_signals import StopSignals
 
 log = logging.getLogger(__name__)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one experiment from command-line arguments and return the exit code (0, or see `utils.errors`)."""
-    with Console() as console:
+    with Console() as console, StopSignals() as stop:
         try:
-            run(list(sys.argv[1:] if arguments is None else arguments), console)
-        except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 -- the last resort, which shows the traceback
+            run(list(sys.argv[1:] if arguments is None else arguments), console, stop)
+        except (Exception, Interrupted) as error:  # noqa: BLE001 -- the last resort, which shows the traceback
             return report_failure(error)
     return 0
 
 
-def run(arguments: list[str], console: Console) -> None:
+def run(arguments: list[str], console: Console, stop: StopSignals) -> None:
     """Train and test the experiment of these arguments, or show the result of one that is finished."""
     json_path, overrides = parse_command_line(arguments)
     config = load_config(json_path, overrides)
@@ -53,12 +55,12 @@ def run(arguments: list[str], console: Console) -> None:
         if result is not None and not config.evaluate_on_test_set_only:
             log.info(result)
             return
-        _train_and_test(config, run_folder)
+        _train_and_test(config, run_folder, stop)
     finally:
         run_folder.unlock()
 
 
-def _train_and_test(config: Any, run_folder: RunFolder) -> None:
+def _train_and_test(config: Any, run_folder: RunFolder, stop: StopSignals) -> None:
     import torch
 
     from data import build_data
@@ -74,7 +76,7 @@ def _train_and_test(config: Any, run_folder: RunFolder) -> None:
     data = build_data(config, device, dtype=getattr(torch, config.precision))
     learner = build_learner(config, device)
     add_start(run_folder.path / "environment.json", describe_environment(device, data.summary()))
-    build_experiment(config, learner, data, [], run_folder, device).run()
+    build_experiment(config, learner, data, [], run_folder, device, stop).run()
 
 
 def _experiment_of_file(json_path: Path | None) -> str | None:

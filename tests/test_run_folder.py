@@ -44,7 +44,7 @@ def train(folder, epochs, config=None):
         save_checkpoint(
             epoch_path(folder.saved_models, epoch),
             {"w": torch.ones(2)},
-            {"epoch": epoch, "config": config or config_of(name)},
+            {"epoch": epoch, "iteration": 4 * epoch, "config": config or config_of(name)},
         )
     (folder.logs / "metrics.jsonl").write_text('{"iteration": 1}\n')
     folder.unlock()

@@ -59,6 +59,8 @@ class ExperimentSection(_Section):
     """Best models whose mean logits are tested; null: 5, at most `max_models_to_save`."""
     log_every_iterations: int = Field(10, ge=1)
     """Iterations between two readings of the training metrics from the device."""
+    checkpoint_every_s: float = Field(60.0, ge=0.0)
+    """Seconds between two saves inside an epoch (`unfinished.safetensors`); 0: at every reading of the metrics."""
 
 
 class DataSection(_Section):

@@ -1,6 +1,6 @@
 """The folder of an experiment: its layout, its lock, and what happens to it when a process starts.
 
-    config.json  environment.json  saved_models/train_model_<epoch>.safetensors
+    config.json  environment.json  saved_models/train_model_<epoch>.safetensors  unfinished.safetensors
     logs/summary_statistics.csv|json  metrics.jsonl  curves.json  test_*  run.log     visual_outputs/
 
 Nothing here needs torch: a folder that cannot be written or a key that must not change is found in the first second.
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.atomic_files import remove_temporary_files, storage_error
-from utils.checkpoints import epoch_path, list_epochs, read_checkpoint_state, set_aside
+from utils.checkpoints import epoch_path, list_epochs, read_checkpoint_state, set_aside, unfinished_path
 from utils.config_changes import check_config_changes
 from utils.errors import ConfigError, ExperimentInUseError, StorageError
 from utils.logs import write_json
@@ -84,29 +84,34 @@ class RunFolder:
             self._lock = None
 
     def newest_good_checkpoint(self) -> tuple[Path, dict[str, Any]] | None:
-        """Path and state of the newest epoch file that verifies; None when nothing was ever saved.
+        """Path and state of the newest checkpoint that verifies, an epoch's file or that of an epoch under way.
 
-        Damaged ones on the way are renamed to `*.corrupt`, with one line each.
+        None when nothing was ever saved. Damaged ones on the way are renamed to `*.corrupt`, with one line each.
 
         Raises:
             StorageError: something was saved once, but nothing usable is left; never a silent start from zero.
         """
-        damage: list[str] = []
-        for path in reversed(list_epochs(self.saved_models).values()):
-            try:
-                state = read_checkpoint_state(path)
-            except StorageError as error:
-                damage.append(f"{error} Set aside as {set_aside(path).name}.")
-                log.warning(damage[-1])
-                continue
-            return path, state
-        if damage or any(self.saved_models.glob("*.corrupt*")):
+        epochs = (_verified(path) for path in reversed(list_epochs(self.saved_models).values()))
+        newest_epoch = next((found for found in epochs if found), None)
+        unfinished = unfinished_path(self.saved_models)
+        found = [entry for entry in (newest_epoch, _verified(unfinished) if unfinished.exists() else None) if entry]
+        if found:
+            return max(found, key=lambda entry: entry[1]["iteration"])  # of equals the first, the epoch's own
+        if any(self.saved_models.glob("*.corrupt*")):
             raise StorageError(f"{self.saved_models}: no usable checkpoint is left, all are damaged. {START_OVER}")
         if (self.logs / "summary_statistics.csv").exists():
             raise StorageError(
                 f"{self.saved_models}: empty, although logs/summary_statistics.csv shows finished epochs. "
                 f"Put the checkpoints back. {START_OVER}"
             )
+        return None
+
+
+def _verified(path: Path) -> tuple[Path, dict[str, Any]] | None:
+    try:
+        return path, read_checkpoint_state(path)
+    except StorageError as error:
+        log.warning("%s Set aside as %s.", error, set_aside(path).name)
         return None
 
 
@@ -143,7 +148,7 @@ def open_run_folder(
         if isinstance(continue_from_epoch, int):
             _go_on_from(run_folder, root, continue_from_epoch, source_experiment)
         newest = run_folder.newest_good_checkpoint()
-        if newest is None and only_testing and not config["load_checkpoint"]:
+        if only_testing and not list_epochs(run_folder.saved_models) and not config["load_checkpoint"]:
             raise ConfigError(
                 f"{run_folder.path}: no checkpoint to test yet. Train first, or give --load_checkpoint PATH."
             )
