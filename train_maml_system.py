@@ -73,6 +73,7 @@ def _train_and_test(config: Any, run_folder: RunFolder, stop: StopSignals) -> No
     keep_freed_memory()
     device = choose_device(config.gpu_to_use)
     log.info("%s: %s", config.experiment_name, describe_device(device))
+    torch.manual_seed(config.initialisation_seed)  # PyTorch's own start differs between processes; checkpoints hold its state
     data = build_data(config, device, dtype=getattr(torch, config.precision))
     learner = build_learner(config, device)
     add_start(run_folder.path / "environment.json", describe_environment(device, data.summary()))

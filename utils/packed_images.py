@@ -181,6 +181,7 @@ def _pack(
     started = time.perf_counter()
     logger.info("decoding %d images of %s, once", len(files), printable(dataset_folder))
     temporary = index_file.with_suffix(".unfinished")
+    temporary.unlink(missing_ok=True)  # a killed run's last decoding process may still be writing into that file
     try:
         with open(temporary, "wb") as data:
             os.posix_fallocate(data.fileno(), 0, int(np.prod(shape)))  # a full disk is noticed here
@@ -311,5 +312,5 @@ def _decode_in_processes(
             while not waiting.empty():
                 waiting.get()
             for process in processes:
-                process.terminate()
+                process.kill()
                 process.communicate()
