@@ -3,8 +3,8 @@
 Knows no algorithm and no dataset: it is given a learner, a data source and observers as objects.
 """
 
+import json
 import logging
-import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,19 +14,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from utils import epoch_records, final_test, model_selection
+from utils import epoch_records, final_test, model_selection, non_finite
 from utils.checkpoints import epoch_path, list_epochs, load_checkpoint, save_checkpoint, unfinished_path
 from utils.epoch_metrics import EpochMetrics
-from utils.errors import Interrupted, NonFiniteError
+from utils.errors import ConfigError, Interrupted, NonFiniteError
 from utils.logs import EpochProgress, JsonLines, write_csv, write_json
 from utils.observers import Observer
 from utils.random_state import random_state_tensors, restore_random_state
 from utils.run_folder import RunFolder
+from utils.split_evaluation import SplitEvaluation, evaluate_tasks
 from utils.stop_signals import StopSignals
 
 log = logging.getLogger(__name__)
 RANDOM_STATE_PREFIX = "rng."
-FINITE_METRICS = ("loss", "gradient_norm")
 
 
 @dataclass(frozen=True)
@@ -44,19 +44,12 @@ class ExperimentSettings:
     test_batch_norm_statistics: tuple[str, ...] = ("transductive",)
     log_every_iterations: int = 10
     checkpoint_every_s: float = 60.0
+    skip_non_finite_iterations: int = 0
+    replay_iteration: int = 0
     evaluate_on_test_set_only: bool = False
     test_curve: bool = False
     tag: str = ""
     load_checkpoint: str = ""
-
-
-@dataclass(frozen=True)
-class SplitEvaluation:
-    """Evaluation of one model on T fixed tasks: metric -> (S+1, T) numbers; class scores and labels where asked for."""
-
-    metrics: dict[str, list[list[float]]]
-    scores: Tensor | None  # (T, N*Q, N), on the host
-    labels: Tensor | None  # (T, N*Q), on the host
 
 
 class ExperimentBuilder:
@@ -85,6 +78,7 @@ class ExperimentBuilder:
         self.rows: list[dict[str, Any]] = []
         self.curves: list[dict[str, Any]] = []
         self.iteration = 0
+        self.skipped: list[int] = []  # iterations whose update was not finite and was left out
         self.stop = stop or StopSignals()
         self._under_way: EpochMetrics | None = None  # of the epoch that is being trained
         self._last_save = time.monotonic()
@@ -107,6 +101,9 @@ class ExperimentBuilder:
 
     def _run(self) -> None:
         settings = self.settings
+        if settings.replay_iteration:
+            self.replay(settings.replay_iteration)
+            return
         self._resume()
         for observer in self.observers:
             observer.on_start(self.run_folder.path, dict(self.config), list(self.rows))
@@ -144,15 +141,17 @@ class ExperimentBuilder:
         ) as progress:  # fmt: skip
             while self.iteration < last_iteration:
                 self._save_if_due(under_way)
-                indices = range(self.iteration * n_tasks, (self.iteration + 1) * n_tasks)
-                meta_gradients = self.learner.meta_gradients(self.data.episodes("train", indices), epoch)
-                self.learner.meta_update(meta_gradients, epoch)
-                under_way.add(meta_gradients.metrics)
+                meta_gradients = self.learner.meta_gradients(self._training_episodes(self.iteration + 1), epoch)
+                applied = self.learner.meta_update(meta_gradients, epoch)
                 self.iteration += 1
+                under_way.add(self.iteration, meta_gradients.metrics, applied)
                 if self.iteration % settings.log_every_iterations and self.iteration < last_iteration:
                     continue
-                interval = under_way.interval()  # here, and where it is saved, the host waits for the device
-                self._refuse_non_finite(interval, epoch)
+                self._look_for_non_finite(under_way)  # here, and where it is saved, the host waits for the device
+                interval = under_way.interval()
+                if not interval:  # all of it was skipped
+                    under_way.end_interval()
+                    continue
                 done = self.iteration - under_way.first_iteration
                 record = epoch_records.iteration_record(
                     iteration=self.iteration, epoch=epoch + 1, interval=interval, meta_learning_rate=learning_rate,
@@ -199,46 +198,84 @@ class ExperimentBuilder:
         for observer in self.observers:
             observer.on_epoch(dict(row), dict(entry))
 
-    def evaluate_split(
-        self, split: str, statistics: str | None = None, *, with_scores: bool = False
-    ) -> SplitEvaluation:
-        """Evaluate the learner as it is on the fixed tasks 0..T-1 of a split; the last batch is as small as it must be."""
-        n_tasks, total = self.settings.tasks_per_meta_batch, self.settings.num_evaluation_tasks
-        parts: dict[str, list[Tensor]] = {name: [] for name in epoch_records.STEP_METRICS}
-        hits, scores, labels = [], [], []
-        for first in range(0, total, n_tasks):
-            self.stop.check()
-            episodes = self.data.episodes(split, range(first, min(first + n_tasks, total)))
-            evaluation = self.learner.evaluate(episodes, statistics=statistics)
-            for name, tensors in parts.items():
-                tensors.append(getattr(evaluation, name).detach())  # (S+1, B)
-            hits.append((evaluation.query_logits.argmax(dim=-1) == episodes.query_labels).sum(dim=-1))  # (B,)
-            n_query = episodes.query_labels.shape[1]
-            if with_scores:
-                scores.append(evaluation.query_logits.detach().cpu())
-                labels.append(episodes.query_labels.cpu())
-        together = torch.stack([torch.cat(tensors, dim=1) for tensors in parts.values()]).tolist()  # (4, S+1, T)
-        metrics = dict(zip(parts, together, strict=True))
-        # From whole numbers, so that models with equally many hits tie exactly.
-        metrics["query_accuracy"][-1] = [n_hits / n_query for n_hits in torch.cat(hits).tolist()]
-        return SplitEvaluation(
-            metrics,
-            torch.cat(scores) if with_scores else None,
-            torch.cat(labels) if with_scores else None,
+    def evaluate_split(self, split: str, statistics: str | None = None, *, with_scores: bool = False) -> SplitEvaluation:
+        """Evaluate the learner as it is on the fixed tasks of a split.
+
+        Raises:
+            Interrupted: a signal has come.
+        """
+        return evaluate_tasks(
+            self.learner, self.data, split, n_tasks=self.settings.num_evaluation_tasks,
+            tasks_per_batch=self.settings.tasks_per_meta_batch, statistics=statistics, with_scores=with_scores,
+            before_each_batch=self.stop.check,
+        )  # fmt: skip
+
+    def _training_episodes(self, iteration: int) -> Any:
+        n_tasks = self.settings.tasks_per_meta_batch
+        return self.data.episodes("train", range((iteration - 1) * n_tasks, iteration * n_tasks))
+
+    # --- numbers that are not finite ----------------------------------------------------------------------------------
+
+    def _look_for_non_finite(self, under_way: EpochMetrics) -> None:
+        """Count skipped iterations; when there are too many, save the state before the last, report it and stop.
+
+        Raises:
+            NonFiniteError: the learner has applied nothing from that iteration on.
+        """
+        for iteration, metrics in under_way.refused().items():
+            if iteration in self.skipped:
+                continue
+            if len(self.skipped) == self.settings.skip_non_finite_iterations:
+                self._stop_before(iteration, metrics, under_way)
+            self.skipped.append(iteration)
+            log.warning(
+                "iteration %d: %s; skipped (%d of at most %d).",
+                iteration, non_finite.reason(metrics), len(self.skipped), self.settings.skip_non_finite_iterations,
+            )  # fmt: skip
+
+    def _stop_before(self, iteration: int, metrics: Mapping[str, Sequence[float]], under_way: EpochMetrics) -> None:
+        epoch, n_tasks = self.epochs_done, self.settings.tasks_per_meta_batch
+        self.learner.take_back_steps(self.iteration - iteration + 1)
+        self.iteration = iteration - 1
+        under_way.forget_from(iteration)
+        if self.iteration > under_way.first_iteration:
+            self._save(unfinished_path(self.run_folder.saved_models), {"under_way": under_way.state()})
+        path = non_finite.report_path(self.run_folder.logs, iteration)
+        command = non_finite.replay_command(self.run_folder.path, iteration)
+        report = non_finite.iteration_report(self.learner, self._training_episodes(iteration), iteration, epoch)
+        write_json(path, {"replay": command, **report})
+        raise NonFiniteError(
+            f"iteration {iteration} (epoch {epoch + 1}): {non_finite.reason(metrics)}; training tasks "
+            f"{(iteration - 1) * n_tasks} to {iteration * n_tasks - 1}. Its update was not applied; saved at iteration "
+            f"{self.iteration}. Lower init_inner_loop_learning_rate or meta_learning_rate, set gradient_clamp, or go on "
+            f"without it: --skip_non_finite_iterations {len(self.skipped) + 1}\nReport: {path}\nReplay: {command}"
         )
 
-    def _refuse_non_finite(self, interval: Sequence[Mapping[str, Sequence[float]]], epoch: int) -> None:
-        first = self.iteration - len(interval)
-        for number, metrics in enumerate(interval, start=first):
-            for name in FINITE_METRICS:
-                if not all(map(math.isfinite, metrics[name])):
-                    n_tasks = self.settings.tasks_per_meta_batch
-                    raise NonFiniteError(
-                        f"iteration {number + 1} (epoch {epoch + 1}): the {name.replace('_', ' ')} is {metrics[name][0]}; "
-                        f"training tasks {number * n_tasks} to {(number + 1) * n_tasks - 1}. Nothing of it is saved; "
-                        f"{self.epochs_done} epochs before it are. Lower init_inner_loop_learning_rate or "
-                        "meta_learning_rate, or set gradient_clamp."
-                    )
+    def replay(self, iteration: int) -> dict[str, Any]:
+        """Compute a training iteration (counted from 1) again, show everything about it, and change no file.
+
+        Starts from the newest checkpoint before it and trains the iterations in between in memory.
+
+        Raises:
+            ConfigError: it is beyond the last epoch.
+        """
+        settings = self.settings
+        if iteration > settings.total_epochs * settings.total_iter_per_epoch:
+            last = settings.total_epochs * settings.total_iter_per_epoch
+            raise ConfigError(f"replay_iteration {iteration}: the run ends with iteration {last}.")
+        checkpoint = self.run_folder.newest_good_checkpoint(before_iteration=iteration)
+        if checkpoint is not None:
+            self._load(checkpoint[0])
+        self.learner.allow_skips(max(0, settings.skip_non_finite_iterations - len(self.skipped)))
+        log.info("Replaying iteration %d from iteration %d.", iteration, self.iteration)
+        for number in range(self.iteration + 1, iteration):
+            self.stop.check()
+            epoch = (number - 1) // settings.total_iter_per_epoch
+            self.learner.meta_update(self.learner.meta_gradients(self._training_episodes(number), epoch), epoch)
+        epoch = (iteration - 1) // settings.total_iter_per_epoch
+        report = non_finite.iteration_report(self.learner, self._training_episodes(iteration), iteration, epoch)
+        log.info(json.dumps(report, indent=2))
+        return report
 
     # --- saving and resuming ------------------------------------------------------------------------------------------
 
@@ -258,7 +295,7 @@ class ExperimentBuilder:
             self._save_unfinished(under_way)
 
     def _save_unfinished(self, under_way: EpochMetrics) -> None:
-        self._refuse_non_finite(under_way.interval(), self.epochs_done)
+        self._look_for_non_finite(under_way)
         self._save(unfinished_path(self.run_folder.saved_models), {"under_way": under_way.state()})
 
     def _remove_unfinished(self) -> None:
@@ -272,6 +309,7 @@ class ExperimentBuilder:
             "curves": self.curves,
             "metrics_jsonl_bytes": self._metrics_file.commit(),
             "automatic_choices": dict(self.learner.automatic_choices),
+            "skipped_iterations": self.skipped,
             "config": self.config,
             **more_state,
         }
@@ -287,16 +325,8 @@ class ExperimentBuilder:
         metrics_jsonl_bytes = 0
         if newest is not None:
             path, _ = newest
-            tensors, state = load_checkpoint(path)
-            self.learner.reuse_choices(state["automatic_choices"])
-            self.learner.load_state_tensors(_learner_tensors(tensors))
-            random_state = {n.removeprefix(RANDOM_STATE_PREFIX): t for n, t in tensors.items() if _is_random(n)}
-            restore_random_state(random_state, self.device)
-            self.rows, self.curves, self.iteration = state["rows"], state["curves"], state["iteration"]
-            metrics_jsonl_bytes = state["metrics_jsonl_bytes"]
-            if "under_way" in state:
-                self._under_way = EpochMetrics(self.iteration, state["under_way"])
-            elif not only_testing:
+            metrics_jsonl_bytes = self._load(path)["metrics_jsonl_bytes"]
+            if self._under_way is None and not only_testing:
                 self._remove_unfinished()  # older than the epoch's own file
             if self.settings.load_checkpoint and not only_testing:
                 log.info("load_checkpoint %s: without effect, this run has started.", self.settings.load_checkpoint)
@@ -309,11 +339,24 @@ class ExperimentBuilder:
             tensors, _ = load_checkpoint(path)
             self.learner.load_state_tensors(_learner_tensors(tensors), optimizer=False)
             log.info("Starting from the weights of %s.", path)
+        self.learner.allow_skips(max(0, self.settings.skip_non_finite_iterations - len(self.skipped)))
         if not only_testing:
             self._metrics_file.open(metrics_jsonl_bytes)
             if self.rows:
                 self._write_logs()
                 self._remove_old_checkpoints()
+
+    def _load(self, path: Path) -> dict[str, Any]:
+        """Stand where a checkpoint of this run stands; returns its state."""
+        tensors, state = load_checkpoint(path)
+        self.learner.reuse_choices(state["automatic_choices"])
+        self.learner.load_state_tensors(_learner_tensors(tensors))
+        random_state = {n.removeprefix(RANDOM_STATE_PREFIX): t for n, t in tensors.items() if _is_random(n)}
+        restore_random_state(random_state, self.device)
+        self.rows, self.curves, self.iteration = state["rows"], state["curves"], state["iteration"]
+        self.skipped = state["skipped_iterations"]
+        self._under_way = EpochMetrics(self.iteration, state["under_way"]) if "under_way" in state else None
+        return state
 
     def _write_logs(self) -> None:
         logs = self.run_folder.logs

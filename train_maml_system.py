@@ -42,6 +42,7 @@ def run(arguments: list[str], console: Console, stop: StopSignals) -> None:
     run_folder = open_run_folder(
         experiments_root(), config.experiment_name, config.to_json_dict(),
         continue_from_epoch=config.continue_from_epoch, only_testing=config.evaluate_on_test_set_only,
+        keeps_config=bool(config.replay_iteration),
         source_experiment=_experiment_of_file(json_path) if "experiment_name" in overrides else None,
     )  # fmt: skip
     try:
@@ -52,7 +53,7 @@ def run(arguments: list[str], console: Console, stop: StopSignals) -> None:
             run_folder, config.total_epochs, config.test_batch_norm_statistics, config.number_of_ensemble_models,
             with_curve=config.test_curve,
         )  # fmt: skip
-        if result is not None and not config.evaluate_on_test_set_only:
+        if result is not None and not (config.evaluate_on_test_set_only or config.replay_iteration):
             log.info(result)
             return
         _train_and_test(config, run_folder, stop)

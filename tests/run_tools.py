@@ -47,7 +47,9 @@ def run_tiny(root: Path, stop=None, *, learner_changes=None, **changes) -> Path:
     """
     torch.manual_seed(0)  # the state that a fresh process has
     config = check_config(TINY | changes, "test")
-    run_folder = open_run_folder(root, config.experiment_name, config.to_json_dict())
+    run_folder = open_run_folder(
+        root, config.experiment_name, config.to_json_dict(), keeps_config=bool(config.replay_iteration)
+    )
     try:
         learner = build_learner(config, "cpu")
         if learner_changes is not None:

@@ -107,8 +107,8 @@ class Run:
         script = REPOSITORY_ROOT / "train_maml_system.py"
         return subprocess.Popen(
             [sys.executable, script, "--name_of_args_json_file", self.folder / "config.json", *arguments],
-            env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=default_signals,
-            start_new_session=True,
+            env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+            preexec_fn=default_signals,  # noqa: PLW1509 -- no threads are running here
         )  # fmt: skip
 
     def stop_when(self, condition, number):
@@ -150,8 +150,8 @@ def test_each_signal_in_training_validation_and_test(workplace):
     run = Run(folder / "stopped", folder / "datasets")
     saved = run.run_folder / "saved_models"
     situations = [
-        (signal.SIGTERM, lambda: (run.run_folder / "environment.json").exists(), "saved at iteration "),
-        (signal.SIGUSR1, lambda: (saved / "train_model_1.safetensors").exists(), "saved at iteration "),
+        (signal.SIGTERM, (run.run_folder / "environment.json").exists, "saved at iteration "),
+        (signal.SIGUSR1, (saved / "train_model_1.safetensors").exists, "saved at iteration "),
         (signal.SIGINT, lambda: "Testing train_model_" in run.log(), "nothing is lost"),
     ]
     for number, condition, text in situations:

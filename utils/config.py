@@ -63,6 +63,13 @@ class ExperimentSection(_Section):
     """Seconds between two saves inside an epoch (`unfinished.safetensors`); 0: at every reading of the metrics."""
 
 
+    skip_non_finite_iterations: int = Field(0, ge=0)
+    """Training iterations of the run whose loss or gradient may be not finite: their updates are skipped. One more stops
+    the run (exit code 3)."""
+    replay_iteration: int = Field(0, ge=0)
+    """Compute this training iteration again from the newest checkpoint before it, show everything about it and leave; 0: no."""
+
+
 class DataSection(_Section):
     """From files on disk to packed images."""
 
@@ -235,8 +242,8 @@ class ExperimentConfig(
         return self.train_seed if self.seed is None else self.seed
 
     def to_json_dict(self) -> dict[str, Any]:
-        """Every key with its resolved value; valid input again, except that it is always resumed."""
-        values = json.loads(self.model_dump_json()) | {"continue_from_epoch": "latest"}
+        """Every key with its resolved value; valid input again, without what is meant for one start only."""
+        values = json.loads(self.model_dump_json()) | ONE_START_ONLY
         return {key: values[key] for section in SECTIONS for key in section.model_fields}
 
 
@@ -244,6 +251,9 @@ SECTIONS: tuple[type[_Section], ...] = (
     ExperimentSection, DataSection, EpisodeSection, BackboneSection, InnerLoopSection, OuterLoopSection,
     EvaluationSection, MachineSection,
 )  # fmt: skip
+
+ONE_START_ONLY: dict[str, Any] = {"continue_from_epoch": "latest", "replay_iteration": 0}
+"""Values, in what is stored, of keys that say what one start is to do."""
 
 DATASET_ALIASES = {"omniglot": "omniglot_dataset", "mini_imagenet": "mini_imagenet_full_size"}
 DATASET_DEFAULTS: dict[str, dict[str, Any]] = {

@@ -9,7 +9,8 @@ FREE_KEYS = frozenset(
     {  # how long, where and how visibly a run goes; what is done with its models afterwards
         "experiment_name", "continue_from_epoch", "total_epochs", "total_epochs_before_pause", "gpu_to_use",
         "dataset_path", "num_dataprovider_workers", "load_into_memory", "reset_stored_filepaths",
-        "log_every_iterations", "checkpoint_every_s", "max_models_to_save", "number_of_ensemble_models", "test_batch_norm_statistics",
+        "log_every_iterations", "checkpoint_every_s", "max_models_to_save",
+        "skip_non_finite_iterations", "replay_iteration", "number_of_ensemble_models", "test_batch_norm_statistics",
         "evaluate_on_test_set_only", "test_curve", "tag", "load_checkpoint", "task_chunk_size", "deterministic",
     }
 )  # fmt: skip

@@ -83,20 +83,26 @@ class RunFolder:
             os.close(self._lock)
             self._lock = None
 
-    def newest_good_checkpoint(self) -> tuple[Path, dict[str, Any]] | None:
+    def newest_good_checkpoint(self, before_iteration: int | None = None) -> tuple[Path, dict[str, Any]] | None:
         """Path and state of the newest checkpoint that verifies, an epoch's file or that of an epoch under way.
 
+        With `before_iteration`, the newest in which that iteration (counted from 1) is not done yet; None: from the start.
         None when nothing was ever saved. Damaged ones on the way are renamed to `*.corrupt`, with one line each.
 
         Raises:
             StorageError: something was saved once, but nothing usable is left; never a silent start from zero.
         """
+
+        def is_wanted(entry: tuple[Path, dict[str, Any]] | None) -> bool:
+            return entry is not None and (before_iteration is None or entry[1]["iteration"] < before_iteration)
+
         epochs = (_verified(path) for path in reversed(list_epochs(self.saved_models).values()))
-        newest_epoch = next((found for found in epochs if found), None)
+        newest_epoch = next(filter(is_wanted, epochs), None)
         unfinished = unfinished_path(self.saved_models)
-        found = [entry for entry in (newest_epoch, _verified(unfinished) if unfinished.exists() else None) if entry]
-        if found:
-            return max(found, key=lambda entry: entry[1]["iteration"])  # of equals the first, the epoch's own
+        found = [newest_epoch, _verified(unfinished) if unfinished.exists() else None]
+        found = [entry for entry in found if is_wanted(entry)]
+        if found or before_iteration is not None:
+            return max(found, key=lambda entry: entry[1]["iteration"], default=None)  # of equals the epoch's own
         if any(self.saved_models.glob("*.corrupt*")):
             raise StorageError(f"{self.saved_models}: no usable checkpoint is left, all are damaged. {START_OVER}")
         if (self.logs / "summary_statistics.csv").exists():
@@ -122,12 +128,14 @@ def open_run_folder(
     *,
     continue_from_epoch: int | str = "latest",
     only_testing: bool = False,
+    keeps_config: bool = False,
     source_experiment: str | None = None,
 ) -> RunFolder:
     """Make an experiment's folder ready for this process: create, lock, start over or branch off, check the config.
 
     Args:
-        config: the resolved config as a dict; becomes config.json unless only testing a run that has one.
+        config: the resolved config as a dict; becomes config.json unless this start only looks at a run that has one:
+            `only_testing` or `keeps_config`.
         continue_from_epoch: `latest`; `from_scratch`, which renames the old folder; or the epoch to go on from.
         source_experiment: where a new experiment takes that epoch from.
     Raises:
@@ -156,7 +164,7 @@ def open_run_folder(
             stored = newest[1]["config"]
             if stored["experiment_name"] == experiment_name:  # a branch may differ from where it comes from
                 check_config_changes(stored, config, only_testing=only_testing, experiment=experiment_name)
-        if not only_testing or not (run_folder.path / "config.json").exists():
+        if not (only_testing or keeps_config) or not (run_folder.path / "config.json").exists():
             write_json(run_folder.path / "config.json", config)
     except BaseException:
         run_folder.unlock()
