@@ -46,6 +46,7 @@ class ExperimentSettings:
     checkpoint_every_s: float = 60.0
     skip_non_finite_iterations: int = 0
     replay_iteration: int = 0
+    restart_schedule: bool = False
     evaluate_on_test_set_only: bool = False
     test_curve: bool = False
     tag: str = ""
@@ -309,6 +310,7 @@ class ExperimentBuilder:
             "curves": self.curves,
             "metrics_jsonl_bytes": self._metrics_file.commit(),
             "automatic_choices": dict(self.learner.automatic_choices),
+            "annealing_epochs": self.learner.annealing_epochs,
             "skipped_iterations": self.skipped,
             "config": self.config,
             **more_state,
@@ -355,8 +357,22 @@ class ExperimentBuilder:
         restore_random_state(random_state, self.device)
         self.rows, self.curves, self.iteration = state["rows"], state["curves"], state["iteration"]
         self.skipped = state["skipped_iterations"]
+        self._keep_schedule(state["annealing_epochs"])
         self._under_way = EpochMetrics(self.iteration, state["under_way"]) if "under_way" in state else None
         return state
+
+    def _keep_schedule(self, stored_epochs: int) -> None:
+        now = self.learner.annealing_epochs
+        if now == stored_epochs:
+            return
+        if self.settings.restart_schedule:
+            log.info("restart_schedule: the meta learning rate is annealed over %d epochs, not %d.", now, stored_epochs)
+            return
+        self.learner.anneal_over(stored_epochs)
+        log.info(
+            "The meta learning rate is annealed over %d epochs, as when the run began; over %d with --restart_schedule true.",
+            stored_epochs, now,
+        )  # fmt: skip
 
     def _write_logs(self) -> None:
         logs = self.run_folder.logs

@@ -6,7 +6,7 @@ optimiser, weights of the outer loss over steps, batch-norm statistics.
 Letters: B tasks, N way, K shot, Q query images per class, S inner steps.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -105,6 +105,15 @@ class FewShotLearner(nn.Module):
         """Return Adam's learning rate in `epoch`, counted from 0."""
         outer = self.outer_loop
         return cosine_annealed(epoch, outer.total_epochs, outer.meta_learning_rate, outer.min_learning_rate)
+
+    @property
+    def annealing_epochs(self) -> int:
+        """Period of the meta learning rate's annealing."""
+        return self.outer_loop.total_epochs
+
+    def anneal_over(self, epochs: int) -> None:
+        """Anneal over this many epochs, counted from the first of the run."""
+        self.outer_loop = replace(self.outer_loop, total_epochs=epochs)
 
     def multi_step_loss_weights(self, epoch: int) -> list[float]:
         """Return the weights of the query losses after each of the S steps in `epoch`; they sum to one."""

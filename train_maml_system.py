@@ -44,6 +44,7 @@ def run(arguments: list[str], console: Console, stop: StopSignals) -> None:
         continue_from_epoch=config.continue_from_epoch, only_testing=config.evaluate_on_test_set_only,
         keeps_config=bool(config.replay_iteration),
         source_experiment=_experiment_of_file(json_path) if "experiment_name" in overrides else None,
+        allowed_changes=config.allow_config_change,
     )  # fmt: skip
     try:
         console.open_run_log(run_folder.logs / "run.log")

@@ -1,5 +1,7 @@
 """A run that was stopped or killed anywhere ends with the same bits as one that never was."""
 
+import json
+import logging
 import random
 import signal
 
@@ -149,3 +151,25 @@ def test_the_random_state_is_that_of_the_save(tmp_path):
     torch.rand(1)
     run_tiny(tmp_path)
     assert differences(tmp_path / "tiny", run_tiny(tmp_path / "whole")) == []
+
+
+# --- another number of epochs -----------------------------------------------------------------------------------------
+
+
+def rates(folder):
+    history = json.loads((folder / "logs" / "summary_statistics.json").read_text())
+    return history["train_learning_rate_mean"]
+
+
+def test_more_epochs_keep_the_schedule_of_the_first_start_unless_told_otherwise(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    first = rates(run_tiny(tmp_path / "run"))
+    more = rates(run_tiny(tmp_path / "run", total_epochs=4))
+    assert more == [*first, 1e-5, 1e-5]
+    assert "annealed over 2 epochs, as when the run began; over 4 with --restart_schedule true." in caplog.text
+    assert rates(run_tiny(tmp_path / "run", total_epochs=5)) == [*more, 1e-5]  # also the third start
+    run_tiny(tmp_path / "other")
+    anew = rates(run_tiny(tmp_path / "other", total_epochs=4, restart_schedule=True))
+    whole = rates(run_tiny(tmp_path / "whole", total_epochs=4))
+    assert anew == [*first, *whole[2:]]
+    assert rates(run_tiny(tmp_path / "other", total_epochs=4)) == anew

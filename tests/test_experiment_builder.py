@@ -66,6 +66,11 @@ class FakeLearner:
         self.moment = self.moment * 0.9 + 0.1
         return torch.isfinite(meta_gradients.metrics["loss"])
 
+    annealing_epochs = 3
+
+    def anneal_over(self, epochs):
+        self.annealing_epochs = epochs
+
     def allow_skips(self, count):
         pass
 

@@ -13,6 +13,7 @@ import os
 import shutil
 import socket
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,7 @@ def open_run_folder(
     only_testing: bool = False,
     keeps_config: bool = False,
     source_experiment: str | None = None,
+    allowed_changes: Collection[str] = (),
 ) -> RunFolder:
     """Make an experiment's folder ready for this process: create, lock, start over or branch off, check the config.
 
@@ -138,6 +140,7 @@ def open_run_folder(
             `only_testing` or `keeps_config`.
         continue_from_epoch: `latest`; `from_scratch`, which renames the old folder; or the epoch to go on from.
         source_experiment: where a new experiment takes that epoch from.
+        allowed_changes: keys that may change although the run has started.
     Raises:
         ConfigError: a key changed that must not, or the epoch is not to be had.
         StorageError: the folder cannot be written, or its checkpoints cannot be read.
@@ -163,7 +166,11 @@ def open_run_folder(
         if newest is not None:
             stored = newest[1]["config"]
             if stored["experiment_name"] == experiment_name:  # a branch may differ from where it comes from
-                check_config_changes(stored, config, only_testing=only_testing, experiment=experiment_name)
+                changed = check_config_changes(
+                    stored, config, only_testing=only_testing, experiment=experiment_name, allowed_by_user=allowed_changes
+                )
+                for key in changed:
+                    log.info("config: %s is %s now, was %s", key, json.dumps(config[key]), json.dumps(stored[key]))
         if not (only_testing or keeps_config) or not (run_folder.path / "config.json").exists():
             write_json(run_folder.path / "config.json", config)
     except BaseException:
