@@ -18,9 +18,9 @@ from utils.stop_signals import HANDLED, StopSignals
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 0}
 CONFIG = {
     "experiment_name": "stopped", "dataset_name": "tiny", "image_height": 14, "image_width": 14,
-    "train_val_test_split": [0.34, 0.33], "total_epochs": 2, "total_iter_per_epoch": 150, "batch_size": 2,
+    "train_val_test_split": [0.34, 0.33], "total_epochs": 2, "total_iter_per_epoch": 60, "batch_size": 2,
     "num_classes_per_set": 3, "num_target_samples": 2, "num_stages": 2, "cnn_num_filters": 4,
-    "number_of_training_steps_per_iter": 2, "num_evaluation_tasks": 300, "log_every_iterations": 1000,
+    "number_of_training_steps_per_iter": 2, "num_evaluation_tasks": 200, "log_every_iterations": 1000,
     "num_dataprovider_workers": 2, "gpu_to_use": "cpu",
 }  # fmt: skip
 
