@@ -39,7 +39,8 @@ def test_fifty_updates_are_those_of_the_golden_run():
     golden, ours = json.loads(GOLDEN.read_text()), trajectory()
     assert ours["loss"] == pytest.approx(golden["loss"], rel=1e-6)
     assert ours["gradient_norm"] == pytest.approx(golden["gradient_norm"], rel=1e-6)
-    assert ours["state_norms"] == pytest.approx(golden["state_norms"], rel=1e-6, abs=1e-12)
+    # A bias before a batch norm has no gradient but rounding, hence the absolute part.
+    assert ours["state_norms"] == pytest.approx(golden["state_norms"], rel=1e-6, abs=1e-8)
 
 
 if __name__ == "__main__":

@@ -150,7 +150,7 @@ def test_each_signal_in_training_validation_and_test(workplace):
     run = Run(folder / "stopped", folder / "datasets")
     saved = run.run_folder / "saved_models"
     situations = [
-        (signal.SIGTERM, (run.run_folder / "environment.json").exists, "saved at iteration "),
+        (signal.SIGTERM, (run.run_folder / "logs" / "metrics.jsonl").exists, "saved at iteration "),
         (signal.SIGUSR1, (saved / "train_model_1.safetensors").exists, "saved at iteration "),
         (signal.SIGINT, lambda: "Testing train_model_" in run.log(), "nothing is lost"),
     ]
