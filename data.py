@@ -292,6 +292,7 @@ def build_data(
         PixelFormat(config.image_height, config.image_width, config.image_channels, config.resize_filter),
         num_workers=config.num_dataprovider_workers,
         rebuild=config.reset_stored_filepaths,
+        skip_bad=config.on_bad_image == "skip",
     )
     classes, label_problems = group_into_classes(
         folders,

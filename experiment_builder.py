@@ -3,8 +3,8 @@
 Knows no algorithm and no dataset: it is given a learner, a data source and observers as objects.
 """
 
+import json
 import logging
-import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,18 +14,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from utils import epoch_records, final_test
-from utils.checkpoints import epoch_path, list_epochs, load_checkpoint, save_checkpoint, set_aside
-from utils.errors import ConfigError, NonFiniteError, StorageError
+from utils import epoch_records, final_test, model_selection, non_finite
+from utils.checkpoints import epoch_path, list_epochs, load_checkpoint, save_checkpoint, unfinished_path
+from utils.epoch_metrics import EpochMetrics
+from utils.errors import ConfigError, Interrupted, NonFiniteError
 from utils.logs import EpochProgress, JsonLines, write_csv, write_json
-from utils.metrics import MetricSums
 from utils.observers import Observer
 from utils.random_state import random_state_tensors, restore_random_state
 from utils.run_folder import RunFolder
+from utils.split_evaluation import SplitEvaluation, evaluate_tasks
+from utils.stop_signals import StopSignals
 
 log = logging.getLogger(__name__)
 RANDOM_STATE_PREFIX = "rng."
-FINITE_METRICS = ("loss", "gradient_norm")
 
 
 @dataclass(frozen=True)
@@ -42,19 +43,14 @@ class ExperimentSettings:
     number_of_ensemble_models: int = 5
     test_batch_norm_statistics: tuple[str, ...] = ("transductive",)
     log_every_iterations: int = 10
+    checkpoint_every_s: float = 60.0
+    skip_non_finite_iterations: int = 0
+    replay_iteration: int = 0
+    restart_schedule: bool = False
     evaluate_on_test_set_only: bool = False
     test_curve: bool = False
     tag: str = ""
     load_checkpoint: str = ""
-
-
-@dataclass(frozen=True)
-class SplitEvaluation:
-    """Evaluation of one model on T fixed tasks: metric -> (S+1, T) numbers; class scores and labels where asked for."""
-
-    metrics: dict[str, list[list[float]]]
-    scores: Tensor | None  # (T, N*Q, N), on the host
-    labels: Tensor | None  # (T, N*Q), on the host
 
 
 class ExperimentBuilder:
@@ -70,10 +66,12 @@ class ExperimentBuilder:
         protocol: Mapping[str, Any],
         config: Mapping[str, Any],
         device: torch.device | str = "cpu",
+        stop: StopSignals | None = None,
     ):
         """Args:
         protocol: what every test result says about its tasks (ways, shots, queries, steps, tasks, seed, dataset).
         config: the resolved config as a dict, stored in every checkpoint.
+        stop: asked between iterations and between batches of evaluation tasks.
         """
         self.learner, self.data, self.observers = learner, data, list(observers)
         self.run_folder, self.settings = run_folder, settings
@@ -81,6 +79,10 @@ class ExperimentBuilder:
         self.rows: list[dict[str, Any]] = []
         self.curves: list[dict[str, Any]] = []
         self.iteration = 0
+        self.skipped: list[int] = []  # iterations whose update was not finite and was left out
+        self.stop = stop or StopSignals()
+        self._under_way: EpochMetrics | None = None  # of the epoch that is being trained
+        self._last_save = time.monotonic()
         self._metrics_file = JsonLines(run_folder.logs / "metrics.jsonl")
 
     @property
@@ -93,8 +95,16 @@ class ExperimentBuilder:
         Raises:
             NonFiniteError: a training loss or gradient is not finite; the checkpoints before it are good.
             StorageError: nothing can be written, or no checkpoint is usable.
+            Interrupted: a signal asked to stop; everything up to then is saved.
         """
+        with self.stop.deferred():
+            self._run()
+
+    def _run(self) -> None:
         settings = self.settings
+        if settings.replay_iteration:
+            self.replay(settings.replay_iteration)
+            return
         self._resume()
         for observer in self.observers:
             observer.on_start(self.run_folder.path, dict(self.config), list(self.rows))
@@ -121,44 +131,55 @@ class ExperimentBuilder:
     def train_epoch(self) -> None:
         """Train one epoch, validate, save, and bring the files in logs/ up to date, in this order."""
         settings, epoch = self.settings, self.epochs_done
-        n_tasks, start = settings.tasks_per_meta_batch, time.perf_counter()
+        n_tasks = settings.tasks_per_meta_batch
         weights = [float(weight) for weight in self.learner.multi_step_loss_weights(epoch)]
         learning_rate = float(self.learner.meta_learning_rate(epoch))
-        last_iteration = (epoch + 1) * settings.total_iter_per_epoch
-        sums, buffer = MetricSums(), _MetricBuffer()
-        with EpochProgress(epoch + 1, settings.total_epochs, settings.total_iter_per_epoch, n_tasks) as progress:
+        under_way = self._under_way = self._under_way or EpochMetrics(self.iteration)
+        last_iteration = under_way.first_iteration + settings.total_iter_per_epoch
+        with EpochProgress(
+            epoch + 1, settings.total_epochs, settings.total_iter_per_epoch, n_tasks,
+            done=self.iteration - under_way.first_iteration,
+        ) as progress:  # fmt: skip
             while self.iteration < last_iteration:
-                indices = range(self.iteration * n_tasks, (self.iteration + 1) * n_tasks)
-                meta_gradients = self.learner.meta_gradients(self.data.episodes("train", indices), epoch)
-                self.learner.meta_update(meta_gradients, epoch)
-                buffer.add(meta_gradients.metrics)
+                self._save_if_due(under_way)
+                meta_gradients = self.learner.meta_gradients(self._training_episodes(self.iteration + 1), epoch)
+                applied = self.learner.meta_update(meta_gradients, epoch)
                 self.iteration += 1
+                under_way.add(self.iteration, meta_gradients.metrics, applied)
                 if self.iteration % settings.log_every_iterations and self.iteration < last_iteration:
                     continue
-                interval = buffer.read()  # the only place where the host waits for the device
-                self._refuse_non_finite(interval, epoch)
-                for metrics in interval:
-                    for name, values in metrics.items():
-                        sums.add(name, values)
-                done = settings.total_iter_per_epoch - (last_iteration - self.iteration)
+                self._look_for_non_finite(under_way)  # here, and where it is saved, the host waits for the device
+                interval = under_way.interval()
+                if not interval:  # all of it was skipped
+                    under_way.end_interval()
+                    continue
+                done = self.iteration - under_way.first_iteration
                 record = epoch_records.iteration_record(
                     iteration=self.iteration, epoch=epoch + 1, interval=interval, meta_learning_rate=learning_rate,
-                    multi_step_loss_weights=weights, tasks_per_s=done * n_tasks / (time.perf_counter() - start),
+                    multi_step_loss_weights=weights, tasks_per_s=done * n_tasks / under_way.time_s,
                 )  # fmt: skip
                 self._metrics_file.append([record])
+                under_way.end_interval()
                 for observer in self.observers:
                     observer.on_iteration_metrics(record)
                 progress.advance(len(interval), record["loss"], record["accuracy"])
-            train_time_s = time.perf_counter() - start
+                if settings.checkpoint_every_s == 0:
+                    self._save_unfinished(under_way)
+            self._save_if_due(under_way)
+            train_time_s, start = under_way.time_s, time.perf_counter()
             is_last = epoch + 1 == settings.total_epochs
             val = None
             if (epoch + 1) % settings.validate_every_epochs == 0 or is_last:
                 progress.phase(f"validation on {settings.num_evaluation_tasks} tasks")
-                val = self.evaluate_split("val").metrics
-        train = sums.result()
+                try:
+                    val = self.evaluate_split("val").metrics
+                except Interrupted:
+                    self._save_if_due(under_way)
+                    raise
+        train = under_way.sums.result()
         row = epoch_records.epoch_row(
             epoch=epoch + 1, train=train, val=val, multi_step_loss_weights=weights, meta_learning_rate=learning_rate,
-            train_time_s=train_time_s, val_time_s=time.perf_counter() - start - train_time_s,
+            train_time_s=train_time_s, val_time_s=time.perf_counter() - start,
             tasks_trained=settings.total_iter_per_epoch * n_tasks,
         )  # fmt: skip
         entry = epoch_records.curves_entry(
@@ -169,56 +190,119 @@ class ExperimentBuilder:
             log.warning("epoch %d: the validation gave numbers that are not finite.", epoch + 1)
         self.rows.append(row)
         self.curves.append(entry)
-        self._save()
+        self._under_way = None
+        self._save(epoch_path(self.run_folder.saved_models, self.epochs_done), {})
+        self._remove_unfinished()
         self._write_logs()
         self._remove_old_checkpoints()
         log.info(epoch_records.epoch_text(row, settings.total_epochs))
         for observer in self.observers:
             observer.on_epoch(dict(row), dict(entry))
 
-    def evaluate_split(
-        self, split: str, statistics: str | None = None, *, with_scores: bool = False
-    ) -> SplitEvaluation:
-        """Evaluate the learner as it is on the fixed tasks 0..T-1 of a split; the last batch is as small as it must be."""
-        n_tasks, total = self.settings.tasks_per_meta_batch, self.settings.num_evaluation_tasks
-        parts: dict[str, list[Tensor]] = {name: [] for name in epoch_records.STEP_METRICS}
-        hits, scores, labels = [], [], []
-        for first in range(0, total, n_tasks):
-            episodes = self.data.episodes(split, range(first, min(first + n_tasks, total)))
-            evaluation = self.learner.evaluate(episodes, statistics=statistics)
-            for name, tensors in parts.items():
-                tensors.append(getattr(evaluation, name).detach())  # (S+1, B)
-            hits.append((evaluation.query_logits.argmax(dim=-1) == episodes.query_labels).sum(dim=-1))  # (B,)
-            n_query = episodes.query_labels.shape[1]
-            if with_scores:
-                scores.append(evaluation.query_logits.detach().cpu())
-                labels.append(episodes.query_labels.cpu())
-        together = torch.stack([torch.cat(tensors, dim=1) for tensors in parts.values()]).tolist()  # (4, S+1, T)
-        metrics = dict(zip(parts, together, strict=True))
-        # From whole numbers, so that models with equally many hits tie exactly.
-        metrics["query_accuracy"][-1] = [n_hits / n_query for n_hits in torch.cat(hits).tolist()]
-        return SplitEvaluation(
-            metrics,
-            torch.cat(scores) if with_scores else None,
-            torch.cat(labels) if with_scores else None,
+    def evaluate_split(self, split: str, statistics: str | None = None, *, with_scores: bool = False) -> SplitEvaluation:
+        """Evaluate the learner as it is on the fixed tasks of a split.
+
+        Raises:
+            Interrupted: a signal has come.
+        """
+        return evaluate_tasks(
+            self.learner, self.data, split, n_tasks=self.settings.num_evaluation_tasks,
+            tasks_per_batch=self.settings.tasks_per_meta_batch, statistics=statistics, with_scores=with_scores,
+            before_each_batch=self.stop.check,
+        )  # fmt: skip
+
+    def _training_episodes(self, iteration: int) -> Any:
+        n_tasks = self.settings.tasks_per_meta_batch
+        return self.data.episodes("train", range((iteration - 1) * n_tasks, iteration * n_tasks))
+
+    # --- numbers that are not finite ----------------------------------------------------------------------------------
+
+    def _look_for_non_finite(self, under_way: EpochMetrics) -> None:
+        """Count skipped iterations; when there are too many, save the state before the last, report it and stop.
+
+        Raises:
+            NonFiniteError: the learner has applied nothing from that iteration on.
+        """
+        for iteration, metrics in under_way.refused().items():
+            if iteration in self.skipped:
+                continue
+            if len(self.skipped) == self.settings.skip_non_finite_iterations:
+                self._stop_before(iteration, metrics, under_way)
+            self.skipped.append(iteration)
+            log.warning(
+                "iteration %d: %s; skipped (%d of at most %d).",
+                iteration, non_finite.reason(metrics), len(self.skipped), self.settings.skip_non_finite_iterations,
+            )  # fmt: skip
+
+    def _stop_before(self, iteration: int, metrics: Mapping[str, Sequence[float]], under_way: EpochMetrics) -> None:
+        epoch, n_tasks = self.epochs_done, self.settings.tasks_per_meta_batch
+        self.learner.take_back_steps(self.iteration - iteration + 1)
+        self.iteration = iteration - 1
+        under_way.forget_from(iteration)
+        if self.iteration > under_way.first_iteration:
+            self._save(unfinished_path(self.run_folder.saved_models), {"under_way": under_way.state()})
+        path = non_finite.report_path(self.run_folder.logs, iteration)
+        command = non_finite.replay_command(self.run_folder.path, iteration)
+        report = non_finite.iteration_report(self.learner, self._training_episodes(iteration), iteration, epoch)
+        write_json(path, {"replay": command, **report})
+        raise NonFiniteError(
+            f"iteration {iteration} (epoch {epoch + 1}): {non_finite.reason(metrics)}; training tasks "
+            f"{(iteration - 1) * n_tasks} to {iteration * n_tasks - 1}. Its update was not applied; saved at iteration "
+            f"{self.iteration}. Lower init_inner_loop_learning_rate or meta_learning_rate, set gradient_clamp, or go on "
+            f"without it: --skip_non_finite_iterations {len(self.skipped) + 1}\nReport: {path}\nReplay: {command}"
         )
 
-    def _refuse_non_finite(self, interval: Sequence[Mapping[str, Sequence[float]]], epoch: int) -> None:
-        first = self.iteration - len(interval)
-        for number, metrics in enumerate(interval, start=first):
-            for name in FINITE_METRICS:
-                if not all(map(math.isfinite, metrics[name])):
-                    n_tasks = self.settings.tasks_per_meta_batch
-                    raise NonFiniteError(
-                        f"iteration {number + 1} (epoch {epoch + 1}): the {name.replace('_', ' ')} is {metrics[name][0]}; "
-                        f"training tasks {number * n_tasks} to {(number + 1) * n_tasks - 1}. Nothing of it is saved; "
-                        f"{self.epochs_done} epochs before it are. Lower init_inner_loop_learning_rate or "
-                        "meta_learning_rate, or set gradient_clamp."
-                    )
+    def replay(self, iteration: int) -> dict[str, Any]:
+        """Compute a training iteration (counted from 1) again, show everything about it, and change no file.
+
+        Starts from the newest checkpoint before it and trains the iterations in between in memory.
+
+        Raises:
+            ConfigError: it is beyond the last epoch.
+        """
+        settings = self.settings
+        if iteration > settings.total_epochs * settings.total_iter_per_epoch:
+            last = settings.total_epochs * settings.total_iter_per_epoch
+            raise ConfigError(f"replay_iteration {iteration}: the run ends with iteration {last}.")
+        checkpoint = self.run_folder.newest_good_checkpoint(before_iteration=iteration)
+        if checkpoint is not None:
+            self._load(checkpoint[0])
+        self.learner.allow_skips(max(0, settings.skip_non_finite_iterations - len(self.skipped)))
+        log.info("Replaying iteration %d from iteration %d.", iteration, self.iteration)
+        for number in range(self.iteration + 1, iteration):
+            self.stop.check()
+            epoch = (number - 1) // settings.total_iter_per_epoch
+            self.learner.meta_update(self.learner.meta_gradients(self._training_episodes(number), epoch), epoch)
+        epoch = (iteration - 1) // settings.total_iter_per_epoch
+        report = non_finite.iteration_report(self.learner, self._training_episodes(iteration), iteration, epoch)
+        log.info(json.dumps(report, indent=2))
+        return report
 
     # --- saving and resuming ------------------------------------------------------------------------------------------
 
-    def _save(self) -> None:
+    def _save_if_due(self, under_way: EpochMetrics) -> None:
+        """Save inside the epoch when the time has come, or when a signal has: then that ends the run.
+
+        Raises:
+            Interrupted: naming the iteration from which the run will go on.
+        """
+        every_s = self.settings.checkpoint_every_s
+        if self.stop.received is not None:
+            if self.iteration > under_way.first_iteration:
+                self._save_unfinished(under_way)
+            text = f"saved at iteration {self.iteration}, run the same command to go on"
+            raise Interrupted(self.stop.received, text)
+        if 0 < every_s <= time.monotonic() - self._last_save and self.iteration > under_way.first_iteration:
+            self._save_unfinished(under_way)
+
+    def _save_unfinished(self, under_way: EpochMetrics) -> None:
+        self._look_for_non_finite(under_way)
+        self._save(unfinished_path(self.run_folder.saved_models), {"under_way": under_way.state()})
+
+    def _remove_unfinished(self) -> None:
+        _remove(unfinished_path(self.run_folder.saved_models))
+
+    def _save(self, path: Path, more_state: Mapping[str, Any]) -> None:
         state = {
             "epoch": self.epochs_done,
             "iteration": self.iteration,
@@ -226,11 +310,15 @@ class ExperimentBuilder:
             "curves": self.curves,
             "metrics_jsonl_bytes": self._metrics_file.commit(),
             "automatic_choices": dict(self.learner.automatic_choices),
+            "annealing_epochs": self.learner.annealing_epochs,
+            "skipped_iterations": self.skipped,
             "config": self.config,
+            **more_state,
         }
         random_state = random_state_tensors(self.device)
         tensors = self.learner.state_tensors() | {RANDOM_STATE_PREFIX + name: t for name, t in random_state.items()}
-        save_checkpoint(epoch_path(self.run_folder.saved_models, self.epochs_done), tensors, state)
+        save_checkpoint(path, tensors, state)
+        self._last_save = time.monotonic()
 
     def _resume(self) -> None:
         """Stand where the newest good checkpoint stands, and make the files in logs/ agree with it."""
@@ -239,27 +327,52 @@ class ExperimentBuilder:
         metrics_jsonl_bytes = 0
         if newest is not None:
             path, _ = newest
-            tensors, state = load_checkpoint(path)
-            self.learner.reuse_choices(state["automatic_choices"])
-            self.learner.load_state_tensors(_learner_tensors(tensors))
-            random_state = {n.removeprefix(RANDOM_STATE_PREFIX): t for n, t in tensors.items() if _is_random(n)}
-            restore_random_state(random_state, self.device)
-            self.rows, self.curves, self.iteration = state["rows"], state["curves"], state["iteration"]
-            metrics_jsonl_bytes = state["metrics_jsonl_bytes"]
+            metrics_jsonl_bytes = self._load(path)["metrics_jsonl_bytes"]
+            if self._under_way is None and not only_testing:
+                self._remove_unfinished()  # older than the epoch's own file
             if self.settings.load_checkpoint and not only_testing:
                 log.info("load_checkpoint %s: without effect, this run has started.", self.settings.load_checkpoint)
             if self.epochs_done < self.settings.total_epochs and not only_testing:
-                log.info("Resuming after epoch %d (%s).", self.epochs_done, path.name)
+                where = f"at iteration {self.iteration}, in" if self._under_way else "after"
+                epoch = self.epochs_done + 1 if self._under_way else self.epochs_done
+                log.info("Resuming %s epoch %d (%s).", where, epoch, path.name)
         elif self.settings.load_checkpoint and not only_testing:
-            path = self._chosen_checkpoint()
+            path = model_selection.chosen_checkpoint(self.run_folder.saved_models, self.settings.load_checkpoint)
             tensors, _ = load_checkpoint(path)
             self.learner.load_state_tensors(_learner_tensors(tensors), optimizer=False)
             log.info("Starting from the weights of %s.", path)
+        self.learner.allow_skips(max(0, self.settings.skip_non_finite_iterations - len(self.skipped)))
         if not only_testing:
             self._metrics_file.open(metrics_jsonl_bytes)
             if self.rows:
                 self._write_logs()
                 self._remove_old_checkpoints()
+
+    def _load(self, path: Path) -> dict[str, Any]:
+        """Stand where a checkpoint of this run stands; returns its state."""
+        tensors, state = load_checkpoint(path)
+        self.learner.reuse_choices(state["automatic_choices"])
+        self.learner.load_state_tensors(_learner_tensors(tensors))
+        random_state = {n.removeprefix(RANDOM_STATE_PREFIX): t for n, t in tensors.items() if _is_random(n)}
+        restore_random_state(random_state, self.device)
+        self.rows, self.curves, self.iteration = state["rows"], state["curves"], state["iteration"]
+        self.skipped = state["skipped_iterations"]
+        self._keep_schedule(state["annealing_epochs"])
+        self._under_way = EpochMetrics(self.iteration, state["under_way"]) if "under_way" in state else None
+        return state
+
+    def _keep_schedule(self, stored_epochs: int) -> None:
+        now = self.learner.annealing_epochs
+        if now == stored_epochs:
+            return
+        if self.settings.restart_schedule:
+            log.info("restart_schedule: the meta learning rate is annealed over %d epochs, not %d.", now, stored_epochs)
+            return
+        self.learner.anneal_over(stored_epochs)
+        log.info(
+            "The meta learning rate is annealed over %d epochs, as when the run began; over %d with --restart_schedule true.",
+            stored_epochs, now,
+        )  # fmt: skip
 
     def _write_logs(self) -> None:
         logs = self.run_folder.logs
@@ -271,10 +384,7 @@ class ExperimentBuilder:
         keep = epoch_records.epochs_to_keep(self.rows, best=self.settings.max_models_to_save)
         for epoch, path in list_epochs(self.run_folder.saved_models).items():
             if epoch not in keep:
-                try:
-                    path.unlink()
-                except OSError as error:  # a file too many is no reason to stop
-                    log.warning("%s: cannot be removed (%s).", path, error.strerror)
+                _remove(path)
 
     # --- the final test -----------------------------------------------------------------------------------------------
 
@@ -287,7 +397,7 @@ class ExperimentBuilder:
         suffix = f"_{settings.tag}" if settings.tag else ""
         chosen = bool(settings.load_checkpoint) and settings.evaluate_on_test_set_only
         models, evaluations = [], []
-        for model, tensors in self._load_chosen() if chosen else self._load_best():
+        for model, tensors in self._models_to_test(chosen):
             log.info("Testing %s on %d tasks", model["file"], settings.num_evaluation_tasks)
             models.append(model)
             evaluations.append(self._test_model(tensors))
@@ -326,43 +436,12 @@ class ExperimentBuilder:
         kinds = self.settings.test_batch_norm_statistics
         return {statistics: self.evaluate_split("test", statistics, with_scores=True) for statistics in kinds}
 
-    def _load_best(self) -> list[tuple[dict[str, Any], dict[str, Tensor]]]:
-        """The best models by validation accuracy that verify; without any validation yet, the newest."""
-        accuracy = {row["epoch"]: row["val_accuracy_mean"] for row in self.rows}
-        ranking = epoch_records.ranked_epochs(self.rows)
-        best: list[tuple[dict[str, Any], dict[str, Tensor]]] = []
-        for epoch in ranking or [self.epochs_done]:
-            path = epoch_path(self.run_folder.saved_models, epoch)
-            if len(best) == self.settings.number_of_ensemble_models or not path.exists():
-                continue
-            tensors = self._load_or_set_aside(path)
-            if tensors is not None:
-                best.append(({"epoch": epoch, "file": path.name, "val_accuracy": accuracy[epoch]}, tensors))
-        if not best:
-            raise StorageError(f"{self.run_folder.saved_models}: no checkpoint of a validated epoch is left to test.")
-        return best
-
-    def _load_chosen(self) -> list[tuple[dict[str, Any], dict[str, Tensor]]]:
-        path = self._chosen_checkpoint()
-        tensors, state = load_checkpoint(path)
-        rows = state.get("rows") or [{}]
-        known = {"epoch": state.get("epoch"), "file": path.name, "val_accuracy": rows[-1].get("val_accuracy_mean")}
-        return [(known, tensors)]
-
-    def _chosen_checkpoint(self) -> Path:
-        wanted = self.settings.load_checkpoint
-        path = epoch_path(self.run_folder.saved_models, int(wanted)) if wanted.isdigit() else Path(wanted).expanduser()
-        if not path.is_file():
-            there = ", ".join(str(epoch) for epoch in list_epochs(self.run_folder.saved_models)) or "none"
-            raise ConfigError(f"load_checkpoint {wanted}: {path} does not exist. Epochs of this run: {there}.")
-        return path
-
-    def _load_or_set_aside(self, path: Path) -> dict[str, Tensor] | None:
-        try:
-            return load_checkpoint(path)[0]
-        except StorageError as error:
-            log.warning("%s Set aside as %s.", error, set_aside(path).name)
-            return None
+    def _models_to_test(self, chosen: bool) -> list[model_selection.Model]:
+        settings, saved_models = self.settings, self.run_folder.saved_models
+        if chosen:
+            path = model_selection.chosen_checkpoint(saved_models, settings.load_checkpoint)
+            return model_selection.load_chosen(path)
+        return model_selection.load_best(saved_models, self.rows, settings.number_of_ensemble_models)
 
     def _write_test_curve(self, suffix: str, done: Mapping[int, dict[str, SplitEvaluation]]) -> None:
         accuracy = {row["epoch"]: row["val_accuracy_mean"] for row in self.rows}
@@ -370,7 +449,7 @@ class ExperimentBuilder:
         for epoch, path in list_epochs(self.run_folder.saved_models).items():
             evaluation = done.get(epoch)
             if evaluation is None:
-                tensors = self._load_or_set_aside(path)
+                tensors = model_selection.load_or_set_aside(path)
                 if tensors is None:
                     continue
                 evaluation = self._test_model(tensors)
@@ -382,26 +461,11 @@ class ExperimentBuilder:
         write_csv(self.run_folder.logs / f"test_curve{suffix}.csv", rows)
 
 
-class _MetricBuffer:
-    """Metrics of some iterations, kept on the device as one vector each and brought to the host in one transfer."""
-
-    def __init__(self) -> None:
-        self._sizes: dict[str, int] = {}
-        self._vectors: list[Tensor] = []
-
-    def add(self, metrics: Mapping[str, Tensor]) -> None:
-        self._sizes = {name: value.numel() for name, value in metrics.items()}
-        self._vectors.append(torch.cat([value.detach().reshape(-1) for value in metrics.values()]))
-
-    def read(self) -> list[dict[str, list[float]]]:
-        """metric -> its entries, for each iteration since the last reading."""
-        rows = torch.stack(self._vectors).tolist()
-        self._vectors = []
-        result = []
-        for row in rows:
-            entries = iter(row)
-            result.append({name: [next(entries) for _ in range(size)] for name, size in self._sizes.items()})
-        return result
+def _remove(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:  # a file too many is no reason to stop
+        log.warning("%s: cannot be removed (%s).", path, error.strerror)
 
 
 def _is_random(name: str) -> bool:
@@ -413,8 +477,9 @@ def _learner_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def build_experiment(
-    config: Any, learner: Any, data: Any, observers: Sequence[Observer], run_folder: RunFolder, device: Any = "cpu"
-) -> ExperimentBuilder:
+    config: Any, learner: Any, data: Any, observers: Sequence[Observer], run_folder: RunFolder, device: Any = "cpu",
+    stop: StopSignals | None = None,
+) -> ExperimentBuilder:  # fmt: skip
     """Unpack the config; `run_folder` comes from `utils.run_folder.open_run_folder`."""
     settings = ExperimentSettings(**{name: getattr(config, name) for name in ExperimentSettings.__dataclass_fields__})
     protocol = {
@@ -426,4 +491,6 @@ def build_experiment(
         "seed": config.val_seed,
         "dataset": config.dataset_name,
     }
-    return ExperimentBuilder(learner, data, observers, run_folder, settings, protocol, config.to_json_dict(), device)
+    return ExperimentBuilder(
+        learner, data, observers, run_folder, settings, protocol, config.to_json_dict(), device, stop
+    )

@@ -6,13 +6,13 @@ optimiser, weights of the outer loss over steps, batch-norm statistics.
 Letters: B tasks, N way, K shot, Q query images per class, S inner steps.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from meta_learning.execution import choose_task_chunk_size, mean_over_chunks, task_chunks
+from meta_learning.execution import UpdateGuard, choose_task_chunk_size, mean_over_chunks, task_chunks
 from meta_learning.inner_loop_optimizers import GradientDescent
 from meta_learning.outer_losses import (
     cosine_annealed,
@@ -97,6 +97,7 @@ class FewShotLearner(nn.Module):
         self.task_chunk_size = task_chunk_size
         self.chosen_automatically = chosen_automatically
         self.optimizer = torch.optim.Adam(self.meta_parameters().values(), lr=outer_loop.meta_learning_rate)
+        self._guard = UpdateGuard()
 
     # Schedules: everything that changes with the epoch.
 
@@ -104,6 +105,15 @@ class FewShotLearner(nn.Module):
         """Return Adam's learning rate in `epoch`, counted from 0."""
         outer = self.outer_loop
         return cosine_annealed(epoch, outer.total_epochs, outer.meta_learning_rate, outer.min_learning_rate)
+
+    @property
+    def annealing_epochs(self) -> int:
+        """Period of the meta learning rate's annealing."""
+        return self.outer_loop.total_epochs
+
+    def anneal_over(self, epochs: int) -> None:
+        """Anneal over this many epochs, counted from the first of the run."""
+        self.outer_loop = replace(self.outer_loop, total_epochs=epochs)
 
     def multi_step_loss_weights(self, epoch: int) -> list[float]:
         """Return the weights of the query losses after each of the S steps in `epoch`; they sum to one."""
@@ -185,22 +195,50 @@ class FewShotLearner(nn.Module):
         return {name: own[name].expand(n_tasks, *own[name].shape) for name in self.inner_loop.names}
 
     @torch.no_grad()
-    def meta_update(self, meta_gradients: MetaGradients, epoch: int) -> None:
-        """Apply a meta-batch: clamp, Adam at the epoch's learning rate, and one moving-average step of the statistics."""
+    def meta_update(self, meta_gradients: MetaGradients, epoch: int) -> Tensor:
+        """Apply a meta-batch: clamp, Adam at the epoch's learning rate, and one moving-average step of the statistics.
+
+        Returns:
+            bool (), on the device: false where loss, gradients or statistics are not finite. Then nothing has changed but
+            Adam's count of steps (see `take_back_steps`), and unless `allow_skips` left some, nothing will any more.
+        """
+        metrics, statistics = meta_gradients.metrics, meta_gradients.statistics
+        evidence = [metrics["loss"], metrics["gradient_norm"], *statistics.values()]
+        with self._guard.update(evidence, self._changed_by_an_update()) as applied:
+            self._adam_step(meta_gradients.gradients, epoch)
+            for name, layer in self._batch_norm_layers().items():
+                if f"{name}.running_mean" in statistics:
+                    layer.update_running_statistics(statistics[f"{name}.running_mean"], statistics[f"{name}.running_var"])
+        return applied
+
+    def _adam_step(self, gradients: dict[str, Tensor], epoch: int) -> None:
         clamp = self.outer_loop.gradient_clamp
         for name, parameter in self.meta_parameters().items():
-            gradient = meta_gradients.gradients[name]
             # The reference clamps the network's gradients, not those of the learned rates.
-            parameter.grad = gradient.clamp(-clamp, clamp) if clamp and name.startswith("network.") else gradient
+            parameter.grad = gradients[name].clamp(-clamp, clamp) if clamp and name.startswith("network.") else gradients[name]
         for group in self.optimizer.param_groups:
             group["lr"] = self.meta_learning_rate(epoch)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        for name, layer in self._batch_norm_layers().items():
-            if f"{name}.running_mean" in meta_gradients.statistics:
-                layer.update_running_statistics(
-                    meta_gradients.statistics[f"{name}.running_mean"], meta_gradients.statistics[f"{name}.running_var"]
-                )
+
+    def _changed_by_an_update(self) -> list[Tensor]:
+        """Everything but Adam's counts of steps, which are on the host."""
+        tensors: list[Tensor] = [buffer for layer in self._batch_norm_layers().values() for buffer in layer.buffers()]
+        for parameter in self.meta_parameters().values():
+            state = self.optimizer.state[parameter]
+            if not state:  # as Adam's first step would
+                state |= {"step": torch.tensor(0.0), "exp_avg": torch.zeros_like(parameter), "exp_avg_sq": torch.zeros_like(parameter)}
+            tensors += [parameter, state["exp_avg"], state["exp_avg_sq"]]
+        return tensors
+
+    def allow_skips(self, count: int) -> None:
+        """Let `count` updates that are not finite be skipped; at the next one the state stays as it is."""
+        self._guard.allow_skips(count)
+
+    def take_back_steps(self, count: int) -> None:
+        """Lower Adam's count of steps by that of updates after which the state stayed as it was."""
+        for state in self.optimizer.state.values():
+            state["step"] -= count
 
     def _batch_norm_layers(self) -> dict[str, MetaBatchNorm2d]:
         return {name: module for name, module in self.network.named_modules() if isinstance(module, MetaBatchNorm2d)}

@@ -14,26 +14,28 @@ from typing import Any
 from utils.command_line import parse_command_line
 from utils.config import experiments_root, load_config
 from utils.devices import check_gpu_ids
+from utils.errors import Interrupted
 from utils.failures import report_failure
 from utils.final_test import stored_result
 from utils.host_tuning import tune_host
 from utils.logs import Console
 from utils.run_folder import RunFolder, add_start, open_run_folder
+from utils.stop_signals import StopSignals
 
 log = logging.getLogger(__name__)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one experiment from command-line arguments and return the exit code (0, or see `utils.errors`)."""
-    with Console() as console:
+    with Console() as console, StopSignals() as stop:
         try:
-            run(list(sys.argv[1:] if arguments is None else arguments), console)
-        except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 -- the last resort, which shows the traceback
+            run(list(sys.argv[1:] if arguments is None else arguments), console, stop)
+        except (Exception, Interrupted) as error:  # noqa: BLE001 -- the last resort, which shows the traceback
             return report_failure(error)
     return 0
 
 
-def run(arguments: list[str], console: Console) -> None:
+def run(arguments: list[str], console: Console, stop: StopSignals) -> None:
     """Train and test the experiment of these arguments, or show the result of one that is finished."""
     json_path, overrides = parse_command_line(arguments)
     config = load_config(json_path, overrides)
@@ -41,7 +43,9 @@ def run(arguments: list[str], console: Console) -> None:
     run_folder = open_run_folder(
         experiments_root(), config.experiment_name, config.to_json_dict(),
         continue_from_epoch=config.continue_from_epoch, only_testing=config.evaluate_on_test_set_only,
+        keeps_config=bool(config.replay_iteration),
         source_experiment=_experiment_of_file(json_path) if "experiment_name" in overrides else None,
+        allowed_changes=config.allow_config_change,
     )  # fmt: skip
     try:
         console.open_run_log(run_folder.logs / "run.log")
@@ -51,15 +55,15 @@ def run(arguments: list[str], console: Console) -> None:
             run_folder, config.total_epochs, config.test_batch_norm_statistics, config.number_of_ensemble_models,
             with_curve=config.test_curve,
         )  # fmt: skip
-        if result is not None and not config.evaluate_on_test_set_only:
+        if result is not None and not (config.evaluate_on_test_set_only or config.replay_iteration):
             log.info(result)
             return
-        _train_and_test(config, run_folder)
+        _train_and_test(config, run_folder, stop)
     finally:
         run_folder.unlock()
 
 
-def _train_and_test(config: Any, run_folder: RunFolder) -> None:
+def _train_and_test(config: Any, run_folder: RunFolder, stop: StopSignals) -> None:
     tune_host()
     import torch
 
@@ -68,12 +72,14 @@ def _train_and_test(config: Any, run_folder: RunFolder) -> None:
     from few_shot_learning_system import build_learner
     from utils.devices import choose_device, describe_device
     from utils.environment import describe_environment
+
     device = choose_device(config.gpu_to_use)
     log.info("%s: %s", config.experiment_name, describe_device(device))
+    torch.manual_seed(config.initialisation_seed)  # PyTorch's own start differs between processes; checkpoints hold its state
     data = build_data(config, device, dtype=getattr(torch, config.precision))
     learner = build_learner(config, device)
     add_start(run_folder.path / "environment.json", describe_environment(device, data.summary()))
-    build_experiment(config, learner, data, [], run_folder, device).run()
+    build_experiment(config, learner, data, [], run_folder, device, stop).run()
 
 
 def _experiment_of_file(json_path: Path | None) -> str | None:

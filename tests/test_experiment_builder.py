@@ -64,6 +64,18 @@ class FakeLearner:
     def meta_update(self, meta_gradients, epoch):
         self.weight = self.weight + meta_gradients.gradients["weight"]
         self.moment = self.moment * 0.9 + 0.1
+        return torch.isfinite(meta_gradients.metrics["loss"])
+
+    annealing_epochs = 3
+
+    def anneal_over(self, epochs):
+        self.annealing_epochs = epochs
+
+    def allow_skips(self, count):
+        pass
+
+    def take_back_steps(self, count):
+        self.taken_back = count
 
     def evaluate(self, episodes, n_steps=None, statistics=None):
         assert episodes.split in ("val", "test")
@@ -275,9 +287,10 @@ def test_a_non_finite_loss_stops_the_run_and_is_not_saved(experiment):
 def test_a_run_that_died_at_any_iteration_ends_as_if_it_had_not(tmp_path, experiment, dies_at):
     class Dying(FakeLearner):
         def meta_update(self, meta_gradients, epoch):
-            super().meta_update(meta_gradients, epoch)
+            applied = super().meta_update(meta_gradients, epoch)
             if self.weight[0] == dies_at:
                 raise SystemExit
+            return applied
 
     qualities = [3, 9, 4]
     with pytest.raises(SystemExit):

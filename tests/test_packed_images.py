@@ -192,6 +192,38 @@ def test_every_broken_file_is_listed_with_path_and_reason_and_nothing_is_stored(
     assert not list((dataset.parent / ".packed").glob("*.uint8"))
 
 
+def test_bad_images_may_be_left_out_and_the_rest_is_as_without_them(dataset, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(packed_images, "IMAGES_MOVED_AT_ONCE", 2)
+    bad = ["a/one/00.png", "a/two/03.png", "b/one/00.png", "b/one/01.png"]
+    good = draw_dataset(tmp_path / "good", ["a/one", "a/two", "b/one"], images_per_class=4)
+    for name in bad:
+        (dataset / name).write_bytes((dataset / name).read_bytes()[:50])
+        (good / name).unlink()
+    packed, folders, problems = load_or_pack(dataset, GREY, skip_bad=True)
+    expected, expected_folders, _ = load_or_pack(good, GREY)
+    assert (problems, folders, packed.shape) == ([], expected_folders, expected.shape)
+    assert np.array_equal(packed.read(True), expected.read(True))
+    assert packed.content_sha256 == expected.content_sha256
+    assert [packed.image_path(rank) for rank in range(8)] == [expected.image_path(rank) for rank in range(8)]
+    assert "on_bad_image skip: 4 images cannot be decoded and are left out:" in caplog.text
+    assert all(f"{dataset / name}: " in caplog.text for name in bad)
+    caplog.clear()
+    calls = decodes(monkeypatch)
+    assert load_or_pack(dataset, GREY, skip_bad=True)[0] == packed
+    assert not calls and "4 images cannot be decoded" in caplog.text
+    assert len(load_or_pack(dataset, GREY)[2]) == 4  # without leave to skip they are problems again
+
+
+def test_a_folder_of_bad_images_and_a_dataset_of_them(dataset):
+    for path in (dataset / "a" / "two").iterdir():
+        path.write_bytes(b"")
+    packed, folders, _ = load_or_pack(dataset, GREY, skip_bad=True)
+    assert [folder.path for folder in folders] == ["a/one", "b/one"] and packed.shape[0] == 8
+    for path in dataset.rglob("*.png"):
+        path.write_bytes(b"")
+    assert len(load_or_pack(dataset, GREY, skip_bad=True, rebuild=True)[2]) == 12
+
+
 def test_names_that_are_not_utf8_are_packed_and_listed(dataset):
     name = os.fsdecode(b"\xff\n.png")
     draw_image(0, 5).save(dataset / "a/one" / name)

@@ -44,7 +44,7 @@ def train(folder, epochs, config=None):
         save_checkpoint(
             epoch_path(folder.saved_models, epoch),
             {"w": torch.ones(2)},
-            {"epoch": epoch, "config": config or config_of(name)},
+            {"epoch": epoch, "iteration": 4 * epoch, "config": config or config_of(name)},
         )
     (folder.logs / "metrics.jsonl").write_text('{"iteration": 1}\n')
     folder.unlock()
@@ -70,6 +70,8 @@ def other_value(key):
     value = config_of("run")[key]
     if isinstance(value, bool):
         return not value
+    if isinstance(value, list):
+        return [*value, "other"]
     if isinstance(value, int | float):
         return value + 1
     return "other"
@@ -105,6 +107,26 @@ def test_all_refused_keys_are_named_at_once(root, opened):
     assert "num_classes_per_set: 5 before, 20 now" in str(raised.value)
     assert "total_epochs" not in str(raised.value)
     assert json.loads((root / "run" / "config.json").read_text())["batch_size"] == 8
+
+
+def test_a_refused_key_names_the_flag_that_allows_it(root, opened, caplog):
+    caplog.set_level(logging.INFO)
+    train(opened(root, "run"), [1])
+    changed = config_of("run", batch_size=2, num_classes_per_set=20)
+    with pytest.raises(ConfigError, match="--allow_config_change batch_size num_classes_per_set"):
+        opened(root, "run", config=changed)
+    with pytest.raises(ConfigError, match="num_classes_per_set: 5 before, 20 now"):
+        opened(root, "run", config=changed, allowed_changes=["batch_size"])
+    with pytest.raises(ConfigError, match="allow_config_change: there is no key batchsize"):
+        opened(root, "run", config=changed, allowed_changes=["batchsize"])
+    opened(root, "run", config=changed, allowed_changes=["batch_size", "num_classes_per_set"])
+    assert "config: batch_size is 2 now, was 8" in caplog.messages
+
+
+def test_what_is_meant_for_one_start_is_not_stored():
+    once = {"allow_config_change": "batch_size", "restart_schedule": True, "replay_iteration": 3}
+    stored = config_of("run", **once)
+    assert {key: stored[key] for key in once} == {"allow_config_change": [], "restart_schedule": False, "replay_iteration": 0}
 
 
 def test_an_edited_config_json_does_not_hide_a_change(root, opened):

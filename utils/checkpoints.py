@@ -90,6 +90,11 @@ def epoch_path(folder: Path, epoch: int) -> Path:
     return folder / f"train_model_{epoch}.safetensors"
 
 
+def unfinished_path(folder: Path) -> Path:
+    """Where the checkpoint inside an epoch lies, until the epoch's own file is written."""
+    return folder / "unfinished.safetensors"
+
+
 def list_epochs(folder: Path) -> dict[int, Path]:
     """Epoch -> checkpoint file for all epoch files in a folder, oldest first; nothing is opened."""
     matches = ((EPOCH_FILE_NAME.fullmatch(path.name), path) for path in folder.glob("train_model_*.safetensors"))

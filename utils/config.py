@@ -39,7 +39,7 @@ class ExperimentSection(_Section):
     seed: int | None = Field(None, ge=0)
     """Seed of the initial weights alone; null: `train_seed`."""
     total_epochs: int = Field(100, ge=1)
-    """Training epochs; also the period of the cosine annealing of the meta learning rate."""
+    """Training epochs; at the first start also the period of the cosine annealing of the meta learning rate."""
     total_iter_per_epoch: int = Field(500, ge=1)
     """Meta-updates in an epoch."""
     total_epochs_before_pause: int = Field(0, ge=0)
@@ -47,6 +47,8 @@ class ExperimentSection(_Section):
     continue_from_epoch: int | Literal["latest", "from_scratch"] = "latest"
     """`latest` (and any negative number): resume; a number: resume from that epoch's checkpoint; `from_scratch`
     (command line only): rename the old run folder and start anew."""
+    allow_config_change: tuple[str, ...] = ()
+    """Keys that this start may change although the run has started with other values; the results are then of no one config."""
     evaluate_on_test_set_only: bool = False
     """Skip training and test the best models of the run so far."""
     load_checkpoint: str = ""
@@ -59,6 +61,15 @@ class ExperimentSection(_Section):
     """Best models whose mean logits are tested; null: 5, at most `max_models_to_save`."""
     log_every_iterations: int = Field(10, ge=1)
     """Iterations between two readings of the training metrics from the device."""
+    checkpoint_every_s: float = Field(60.0, ge=0.0)
+    """Seconds between two saves inside an epoch (`unfinished.safetensors`); 0: at every reading of the metrics."""
+
+
+    skip_non_finite_iterations: int = Field(0, ge=0)
+    """Training iterations of the run whose loss or gradient may be not finite: their updates are skipped. One more stops
+    the run (exit code 3)."""
+    replay_iteration: int = Field(0, ge=0)
+    """Compute this training iteration again from the newest checkpoint before it, show everything about it and leave; 0: no."""
 
 
 class DataSection(_Section):
@@ -98,6 +109,8 @@ class DataSection(_Section):
     """Read the packed images into memory (a GPU's, where they fit) instead of mapping the file."""
     num_dataprovider_workers: int = Field(4, ge=0)
     """Processes that decode images into the packed file, once; 0: the process itself."""
+    on_bad_image: Literal["stop", "skip"] = "stop"
+    """Image files that cannot be decoded: stop with a list of all of them, or leave them out and say how many."""
     reset_stored_filepaths: bool = False
     """Decode the images again even when the packed file seems up to date."""
 
@@ -175,6 +188,8 @@ class OuterLoopSection(_Section):
     """Adam's learning rate at epoch 0."""
     min_learning_rate: float = Field(0.00001, ge=0.0)
     """Where cosine annealing ends; equal to `meta_learning_rate`: no annealing."""
+    restart_schedule: bool = False
+    """A run that is continued with another `total_epochs` anneals over those from now on, not over its first ones."""
     gradient_clamp: float | Literal["auto"] = "auto"
     """Bound c: each element of the network's meta-gradient is clamped to [-c, c]; 0: off; auto: 10 for mini-ImageNet."""
     use_multi_step_loss_optimization: bool = False
@@ -233,8 +248,8 @@ class ExperimentConfig(
         return self.train_seed if self.seed is None else self.seed
 
     def to_json_dict(self) -> dict[str, Any]:
-        """Every key with its resolved value; valid input again, except that it is always resumed."""
-        values = json.loads(self.model_dump_json()) | {"continue_from_epoch": "latest"}
+        """Every key with its resolved value; valid input again, without what is meant for one start only."""
+        values = json.loads(self.model_dump_json()) | ONE_START_ONLY
         return {key: values[key] for section in SECTIONS for key in section.model_fields}
 
 
@@ -242,6 +257,11 @@ SECTIONS: tuple[type[_Section], ...] = (
     ExperimentSection, DataSection, EpisodeSection, BackboneSection, InnerLoopSection, OuterLoopSection,
     EvaluationSection, MachineSection,
 )  # fmt: skip
+
+ONE_START_ONLY: dict[str, Any] = {
+    "continue_from_epoch": "latest", "replay_iteration": 0, "allow_config_change": [], "restart_schedule": False,
+}  # fmt: skip
+"""Values, in what is stored, of keys that say what one start is to do."""
 
 DATASET_ALIASES = {"omniglot": "omniglot_dataset", "mini_imagenet": "mini_imagenet_full_size"}
 DATASET_DEFAULTS: dict[str, dict[str, Any]] = {
@@ -406,6 +426,8 @@ def _normalise_spelling(key: str, value: Any) -> Any:
     if key == "gpu_to_use":
         parts = value if isinstance(value, list) else str(value).split()
         return ",".join(str(part) for part in parts) or "auto"
+    if key == "allow_config_change" and isinstance(value, str):
+        return [value]
     if key == "continue_from_epoch" and isinstance(value, int) and not isinstance(value, bool) and value < 0:
         return "latest"
     if isinstance(value, str) and value.lower() in ("true", "false"):

@@ -1,6 +1,6 @@
 """Which keys of an experiment may change between two starts, as one table."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from utils.errors import ConfigError
@@ -9,7 +9,8 @@ FREE_KEYS = frozenset(
     {  # how long, where and how visibly a run goes; what is done with its models afterwards
         "experiment_name", "continue_from_epoch", "total_epochs", "total_epochs_before_pause", "gpu_to_use",
         "dataset_path", "num_dataprovider_workers", "load_into_memory", "reset_stored_filepaths",
-        "log_every_iterations", "max_models_to_save", "number_of_ensemble_models", "test_batch_norm_statistics",
+        "log_every_iterations", "checkpoint_every_s", "max_models_to_save",
+        "skip_non_finite_iterations", "replay_iteration", "allow_config_change", "restart_schedule", "number_of_ensemble_models", "test_batch_norm_statistics",
         "evaluate_on_test_set_only", "test_curve", "tag", "load_checkpoint", "task_chunk_size", "deterministic",
     }
 )  # fmt: skip
@@ -24,20 +25,27 @@ EVALUATION_KEYS = frozenset(
 
 
 def check_config_changes(
-    stored: Mapping[str, Any], new: Mapping[str, Any], *, only_testing: bool, experiment: str
-) -> list[str]:
-    """Names of the changed free keys; a key that only one of the two configs knows is left out.
+    stored: Mapping[str, Any], new: Mapping[str, Any], *, only_testing: bool, experiment: str,
+    allowed_by_user: Collection[str] = (),
+) -> list[str]:  # fmt: skip
+    """Names of the changed keys; a key that only one of the two configs knows is left out.
 
+    Args:
+        allowed_by_user: the key allow_config_change.
     Raises:
         ConfigError: a key changed that a started run cannot change; names all of them, both values and the fix.
     """
-    allowed = FREE_KEYS | EVALUATION_KEYS if only_testing else FREE_KEYS
+    unknown = [key for key in allowed_by_user if key not in new]
+    if unknown:
+        raise ConfigError(f"allow_config_change: there is no key {', '.join(unknown)}.")
+    allowed = FREE_KEYS.union(allowed_by_user, EVALUATION_KEYS if only_testing else ())
     changed = [key for key in new if key in stored and stored[key] != new[key]]
     refused = [key for key in changed if key not in allowed]
     if refused:
         lines = [f"  {key}: {stored[key]!r} before, {new[key]!r} now" for key in refused]
         advice = "Give the changed experiment its own --experiment_name, or start over with --continue_from_epoch"
         advice += " from_scratch (the old folder is renamed, not deleted)."
+        advice += f" To change it all the same: --allow_config_change {' '.join(refused)}."
         if not only_testing and all(key in EVALUATION_KEYS for key in refused):
             advice += " To test the trained models with these values: --evaluate_on_test_set_only true --tag NAME."
         raise ConfigError(

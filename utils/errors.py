@@ -4,6 +4,8 @@
 bug and keeps its traceback (exit code 70).
 """
 
+import signal
+
 
 class UserError(Exception):
     """Base of all errors whose text tells the user what to change. Not raised itself."""
@@ -39,3 +41,16 @@ class ExperimentInUseError(UserError):
     """Another process holds this experiment's folder. Names host, process and start time."""
 
     exit_code = 5
+
+
+class Interrupted(BaseException):
+    """A signal asks the process to stop. Not an Exception, so that nothing takes it for an error to recover from."""
+
+    def __init__(self, number: signal.Signals, text: str = "nothing is lost, run the same command to go on"):
+        super().__init__(f"{number.name}: {text}")
+        self.number = number
+
+    @property
+    def exit_code(self) -> int:
+        """0 after SIGUSR1, by which schedulers ask to save in time; else 128 + number, as shells have it."""
+        return 0 if self.number == signal.SIGUSR1 else 128 + self.number

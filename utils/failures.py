@@ -2,13 +2,12 @@
 
 import logging
 
-from utils.errors import UserError
+from utils.errors import Interrupted, UserError
 
 log = logging.getLogger(__name__)
 
 OUT_OF_MEMORY = 6
 BUG = 70
-INTERRUPTED = 130
 KEYS_TO_LOWER = (
     "batch_size", "task_chunk_size", "num_target_samples", "cnn_num_filters", "number_of_training_steps_per_iter",
     "image_height", "image_width",
@@ -20,9 +19,9 @@ def report_failure(error: BaseException) -> int:
     if isinstance(error, UserError):
         log.error("%s", error)
         return error.exit_code
-    if isinstance(error, KeyboardInterrupt):
-        log.error("Interrupted. All finished epochs are saved; run the same command to go on.")
-        return INTERRUPTED
+    if isinstance(error, Interrupted):
+        log.warning("%s", error)
+        return error.exit_code
     if is_out_of_memory(error):
         reason = str(error).strip().splitlines() or ["no memory left"]
         log.error(

@@ -149,7 +149,8 @@ def job(folder: Path, files: list[str], pixel_format: PixelFormat, packed_file: 
 
 def main() -> None:
     """Answer one job per line with {"problems": [...]} or {"error": [errno, text]} until the input ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent closes our input
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)  # they reach the whole group; when the parent ends, so does our input
     for line in sys.stdin:
         folder, files, pixel_format, packed_file, first_rank = json.loads(line)
         try:

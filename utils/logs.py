@@ -4,6 +4,7 @@ Messages go through `logging`; information to the standard output, warnings and 
 to logs/run.log as well once that is open.
 """
 
+import contextlib
 import csv
 import io
 import json
@@ -36,6 +37,18 @@ class _TerminalHandler(logging.Handler):
             os.close(nowhere)
 
 
+class _FileHandler(logging.FileHandler):
+    """A full disk ends the run where results are written; that a line of the log is lost is not said again here."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            super().close()
+
+
 class Console:
     """Terminal output from now on; `open_run_log` adds the file, with what was said before. A context manager."""
 
@@ -60,7 +73,7 @@ class Console:
             StorageError: it cannot be opened.
         """
         try:
-            handler = logging.FileHandler(path, mode="a", encoding="utf-8")
+            handler = _FileHandler(path, mode="a", encoding="utf-8")
         except OSError as error:
             raise storage_error(path, error) from error
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S"))
@@ -80,29 +93,31 @@ class Console:
 class EpochProgress:
     """One tqdm bar per epoch on a terminal; else a plain line now and then. A context manager."""
 
-    def __init__(self, epoch: int, total_epochs: int, n_iterations: int, tasks_per_iteration: int):
+    def __init__(self, epoch: int, total_epochs: int, n_iterations: int, tasks_per_iteration: int, done: int = 0):
+        """`done`: iterations of the epoch that another process has done."""
         self._title = f"epoch {epoch}/{total_epochs}"
         self._n_iterations, self._tasks_per_iteration = n_iterations, tasks_per_iteration
-        self._done, self._start = 0, time.perf_counter()
+        self._done, self._done_before, self._start = done, done, time.perf_counter()
         self._last_line = self._start
         self._bar = None
         if sys.stderr.isatty():
             # A terminal that says 0 x 0 (containers) would get no bar at all.
             size = {"dynamic_ncols": True} if _has_size(sys.stderr) else {"ncols": 100, "nrows": 24}
-            self._bar = tqdm(total=n_iterations, desc=self._title, unit="it", leave=False, **size)
+            self._bar = tqdm(total=n_iterations, initial=done, desc=self._title, unit="it", leave=False, **size)
 
     def advance(self, n_iterations: int, loss: float, accuracy: float) -> None:
         """Show that n more iterations are done, with their mean loss and accuracy."""
         self._done += n_iterations
         now = time.perf_counter()
-        tasks_per_s = self._done * self._tasks_per_iteration / max(now - self._start, 1e-9)
+        done_here = self._done - self._done_before
+        tasks_per_s = done_here * self._tasks_per_iteration / max(now - self._start, 1e-9)
         text = f"loss {loss:.4f}, accuracy {100 * accuracy:.1f} %, {tasks_per_s:.1f} tasks/s"
         if self._bar is not None:
             self._bar.set_postfix_str(text, refresh=False)
             self._bar.update(n_iterations)
         elif now - self._last_line >= SECONDS_BETWEEN_PLAIN_LINES and self._done < self._n_iterations:
             self._last_line = now
-            left_s = (now - self._start) * (self._n_iterations - self._done) / self._done
+            left_s = (now - self._start) * (self._n_iterations - self._done) / done_here
             logging.getLogger(__name__).info(
                 "%s, iteration %d/%d: %s, %.0f s left", self._title, self._done, self._n_iterations, text, left_s
             )
@@ -155,7 +170,7 @@ class JsonLines:
 
     def __init__(self, path: Path):
         self.path = path
-        self._file: io.BufferedWriter | None = None
+        self._file: io.FileIO | None = None
 
     def open(self, keep_bytes: int) -> None:
         """Keep the first `keep_bytes` bytes, whole lines only, and append after them.
@@ -164,7 +179,8 @@ class JsonLines:
             StorageError: it cannot be opened or cut.
         """
         try:
-            self._file = open(self.path, "ab")  # noqa: SIM115 -- stays open for the run
+            # Unbuffered: what a full disk did not take must not be written again when the file is closed.
+            self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115 -- stays open for the run
             kept = min(keep_bytes, self._file.tell())
             with open(self.path, "rb") as reader:
                 content = reader.read(kept)
@@ -177,9 +193,9 @@ class JsonLines:
         """Raises StorageError when there is no space."""
         assert self._file is not None, "open() comes first"
         try:
-            for record in records:
-                self._file.write((json.dumps(record, allow_nan=False) + "\n").encode())
-            self._file.flush()
+            lines = memoryview("".join(json.dumps(record, allow_nan=False) + "\n" for record in records).encode())
+            while lines:
+                lines = lines[self._file.write(lines) :]
         except OSError as error:
             raise storage_error(self.path, error) from error
 

@@ -35,6 +35,9 @@ logger = logging.getLogger(__name__)
 FORMAT_VERSION = 1
 FEWEST_IMAGES_PER_PROCESS = 500
 """Below this a further process costs more than it saves."""
+IMAGES_MOVED_AT_ONCE = 4096
+MOST_NAMED = 20
+"""Lines about images that are left out."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,8 @@ class PackedImages:
     """In the order of the images."""
     content_sha256: str
     """Of all pixels in their order."""
+    left_out: tuple[tuple[str, str], ...] = ()
+    """(path in the dataset folder, reason) of every file that cannot be decoded."""
 
     def read(self, into_memory: bool) -> np.ndarray:
         """uint8 (images, C, H, W): read into memory, or mapped, in which case the file is read where it is touched."""
@@ -83,7 +88,9 @@ def _fingerprint(dataset_folder: Path, all_folders: Sequence[str], pixel_format:
     return digest.hexdigest()
 
 
-def _read_index(index_file: Path, dataset_folder: Path, pixel_format: PixelFormat) -> PackedImages | None:
+def _read_index(
+    index_file: Path, dataset_folder: Path, pixel_format: PixelFormat, skip_bad: bool
+) -> PackedImages | None:
     """The packed images, if there are any and they are still those of the dataset folder."""
     try:
         index = json.loads(index_file.read_text())
@@ -95,9 +102,13 @@ def _read_index(index_file: Path, dataset_folder: Path, pixel_format: PixelForma
             shape=tuple(index["shape"]),
             folders=tuple(ImageFolder(path, tuple(files)) for path, files in index["image_folders"]),
             content_sha256=index["content_sha256"],
+            left_out=tuple((file, reason) for file, reason in index.get("left_out", ())),
         )
         if packed.data_file.stat().st_size != np.prod(packed.shape):
             logger.info("%s: not complete, decoding again", packed.data_file)
+            return None
+        if packed.left_out and not skip_bad:
+            logger.info("%s: %d images are left out, decoding again", packed.data_file, len(packed.left_out))
             return None
         return packed
     except (FileNotFoundError, NotADirectoryError):
@@ -141,12 +152,14 @@ def load_or_pack(
     *,
     num_workers: int = 4,
     rebuild: bool = False,
+    skip_bad: bool = False,
 ) -> tuple[PackedImages | None, list[ImageFolder], list[str]]:
     """Open the packed images of a dataset; decode and pack them first where that was not done or no longer fits.
 
     Args:
         num_workers: most processes to decode in; 0 or 1 decodes here.
         rebuild: pack again in any case.
+        skip_bad: leave out images that cannot be decoded, instead of making them problems.
     Returns:
         (packed images, or None where an image cannot be decoded; folders with images; problems as lines of text).
     Raises:
@@ -157,22 +170,56 @@ def load_or_pack(
     stem = f"{name}.{pixel_format.height}x{pixel_format.width}x{pixel_format.channels}.{pixel_format.resize_filter}"
     if not rebuild:
         for folder in _possible_folders(dataset_folder):  # also one that somebody else made and we may only read
-            packed = _read_index(folder / f"{stem}.json", dataset_folder, pixel_format)
+            packed = _read_index(folder / f"{stem}.json", dataset_folder, pixel_format, skip_bad)
             if packed is not None:
-                return packed, list(packed.folders), []
+                return _tell_what_is_left_out(packed, dataset_folder), list(packed.folders), []
     index_file = _writable_folder(dataset_folder) / f"{stem}.json"
     try:
         with lock(index_file.with_suffix(".lock")):
-            packed = None if rebuild else _read_index(index_file, dataset_folder, pixel_format)
+            packed = None if rebuild else _read_index(index_file, dataset_folder, pixel_format, skip_bad)
             if packed is not None:  # another process was faster
-                return packed, list(packed.folders), []
-            return _pack(dataset_folder, pixel_format, num_workers, index_file)
+                return _tell_what_is_left_out(packed, dataset_folder), list(packed.folders), []
+            return _pack(dataset_folder, pixel_format, num_workers, index_file, skip_bad)
     except OSError as error:
         raise storage_error(index_file, error) from error
 
 
+def _tell_what_is_left_out(packed: PackedImages, dataset_folder: Path) -> PackedImages:
+    if packed.left_out:
+        logger.warning("on_bad_image skip: %d images cannot be decoded and are left out:", len(packed.left_out))
+        for file, reason in packed.left_out[:MOST_NAMED]:
+            logger.warning("  %s: %s", printable(dataset_folder / file), reason)
+        if len(packed.left_out) > MOST_NAMED:
+            logger.warning("  and %d more", len(packed.left_out) - MOST_NAMED)
+    return packed
+
+
+def _without(folders: list[ImageFolder], bad: set[str]) -> list[ImageFolder]:
+    """The folders with the good files alone; a folder of which none is left is left out."""
+    kept = [
+        ImageFolder(folder.path, tuple(file for file in folder.files if folder.path_of(file) not in bad))
+        for folder in folders
+    ]
+    return [folder for folder in kept if folder.files]
+
+
+def _close_gaps(packed_file: Path, shape: tuple[int, int, int, int], bad_ranks: Sequence[int]) -> None:
+    """Move the good images together and cut the file after them."""
+    images = np.memmap(packed_file, dtype=np.uint8, mode="r+", shape=shape)
+    gaps = [*bad_ranks, len(images)]
+    place = gaps[0]
+    for gap, next_gap in itertools.pairwise(gaps):
+        for first in range(gap + 1, next_gap, IMAGES_MOVED_AT_ONCE):
+            end = min(first + IMAGES_MOVED_AT_ONCE, next_gap)
+            images[place : place + end - first] = images[first:end].copy()
+            place += end - first
+    images.flush()
+    del images
+    os.truncate(packed_file, place * int(np.prod(shape[1:])))
+
+
 def _pack(
-    dataset_folder: Path, pixel_format: PixelFormat, num_workers: int, index_file: Path
+    dataset_folder: Path, pixel_format: PixelFormat, num_workers: int, index_file: Path, skip_bad: bool
 ) -> tuple[PackedImages | None, list[ImageFolder], list[str]]:
     folders, all_folders = scan(dataset_folder)
     fingerprint = _fingerprint(dataset_folder, all_folders, pixel_format)
@@ -181,13 +228,18 @@ def _pack(
     started = time.perf_counter()
     logger.info("decoding %d images of %s, once", len(files), printable(dataset_folder))
     temporary = index_file.with_suffix(".unfinished")
+    temporary.unlink(missing_ok=True)  # a killed run's last decoding process may still be writing into that file
     try:
         with open(temporary, "wb") as data:
             os.posix_fallocate(data.fileno(), 0, int(np.prod(shape)))  # a full disk is noticed here
             broken = _decode_all(dataset_folder, files, pixel_format, num_workers, temporary)
             os.fsync(data.fileno())
-        if broken:
+        if broken and (not skip_bad or len(broken) == len(files)):
             return None, folders, [f"{printable(dataset_folder / file)}: {reason}" for file, reason in broken]
+        if broken:
+            bad = {file for file, _ in broken}
+            _close_gaps(temporary, shape, [rank for rank, file in enumerate(files) if file in bad])
+            folders, shape = _without(folders, bad), (len(files) - len(bad), *shape[1:])
         with open(temporary, "rb") as data:
             content_sha256 = hashlib.file_digest(data, "sha256").hexdigest()
         data_file = index_file.with_suffix(f".{content_sha256[:12]}.uint8")
@@ -202,13 +254,15 @@ def _pack(
                 "content_sha256": content_sha256,
                 "image_folders": [[folder.path, folder.files] for folder in folders],
                 "all_folders": all_folders,
+                "left_out": broken,
             },
         )
     finally:
         temporary.unlink(missing_ok=True)
     seconds = time.perf_counter() - started
-    logger.info("packed %d images into %s in %.1f s", len(files), data_file, seconds)
-    return PackedImages(data_file, shape, tuple(folders), content_sha256), folders, []
+    logger.info("packed %d images into %s in %.1f s", shape[0], data_file, seconds)
+    packed = PackedImages(data_file, shape, tuple(folders), content_sha256, tuple(broken))
+    return _tell_what_is_left_out(packed, dataset_folder), folders, []
 
 
 def _write_index(index_file: Path, index: dict) -> None:
@@ -311,5 +365,5 @@ def _decode_in_processes(
             while not waiting.empty():
                 waiting.get()
             for process in processes:
-                process.terminate()
+                process.kill()
                 process.communicate()

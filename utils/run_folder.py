@@ -1,6 +1,6 @@
 """The folder of an experiment: its layout, its lock, and what happens to it when a process starts.
 
-    config.json  environment.json  saved_models/train_model_<epoch>.safetensors
+    config.json  environment.json  saved_models/train_model_<epoch>.safetensors  unfinished.safetensors
     logs/summary_statistics.csv|json  metrics.jsonl  curves.json  test_*  run.log     visual_outputs/
 
 Nothing here needs torch: a folder that cannot be written or a key that must not change is found in the first second.
@@ -13,11 +13,12 @@ import os
 import shutil
 import socket
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from utils.atomic_files import remove_temporary_files, storage_error
-from utils.checkpoints import epoch_path, list_epochs, read_checkpoint_state, set_aside
+from utils.checkpoints import epoch_path, list_epochs, read_checkpoint_state, set_aside, unfinished_path
 from utils.config_changes import check_config_changes
 from utils.errors import ConfigError, ExperimentInUseError, StorageError
 from utils.logs import write_json
@@ -83,30 +84,41 @@ class RunFolder:
             os.close(self._lock)
             self._lock = None
 
-    def newest_good_checkpoint(self) -> tuple[Path, dict[str, Any]] | None:
-        """Path and state of the newest epoch file that verifies; None when nothing was ever saved.
+    def newest_good_checkpoint(self, before_iteration: int | None = None) -> tuple[Path, dict[str, Any]] | None:
+        """Path and state of the newest checkpoint that verifies, an epoch's file or that of an epoch under way.
 
-        Damaged ones on the way are renamed to `*.corrupt`, with one line each.
+        With `before_iteration`, the newest in which that iteration (counted from 1) is not done yet; None: from the start.
+        None when nothing was ever saved. Damaged ones on the way are renamed to `*.corrupt`, with one line each.
 
         Raises:
             StorageError: something was saved once, but nothing usable is left; never a silent start from zero.
         """
-        damage: list[str] = []
-        for path in reversed(list_epochs(self.saved_models).values()):
-            try:
-                state = read_checkpoint_state(path)
-            except StorageError as error:
-                damage.append(f"{error} Set aside as {set_aside(path).name}.")
-                log.warning(damage[-1])
-                continue
-            return path, state
-        if damage or any(self.saved_models.glob("*.corrupt*")):
+
+        def is_wanted(entry: tuple[Path, dict[str, Any]] | None) -> bool:
+            return entry is not None and (before_iteration is None or entry[1]["iteration"] < before_iteration)
+
+        epochs = (_verified(path) for path in reversed(list_epochs(self.saved_models).values()))
+        newest_epoch = next(filter(is_wanted, epochs), None)
+        unfinished = unfinished_path(self.saved_models)
+        found = [newest_epoch, _verified(unfinished) if unfinished.exists() else None]
+        found = [entry for entry in found if is_wanted(entry)]
+        if found or before_iteration is not None:
+            return max(found, key=lambda entry: entry[1]["iteration"], default=None)  # of equals the epoch's own
+        if any(self.saved_models.glob("*.corrupt*")):
             raise StorageError(f"{self.saved_models}: no usable checkpoint is left, all are damaged. {START_OVER}")
         if (self.logs / "summary_statistics.csv").exists():
             raise StorageError(
                 f"{self.saved_models}: empty, although logs/summary_statistics.csv shows finished epochs. "
                 f"Put the checkpoints back. {START_OVER}"
             )
+        return None
+
+
+def _verified(path: Path) -> tuple[Path, dict[str, Any]] | None:
+    try:
+        return path, read_checkpoint_state(path)
+    except StorageError as error:
+        log.warning("%s Set aside as %s.", error, set_aside(path).name)
         return None
 
 
@@ -117,14 +129,18 @@ def open_run_folder(
     *,
     continue_from_epoch: int | str = "latest",
     only_testing: bool = False,
+    keeps_config: bool = False,
     source_experiment: str | None = None,
+    allowed_changes: Collection[str] = (),
 ) -> RunFolder:
     """Make an experiment's folder ready for this process: create, lock, start over or branch off, check the config.
 
     Args:
-        config: the resolved config as a dict; becomes config.json unless only testing a run that has one.
+        config: the resolved config as a dict; becomes config.json unless this start only looks at a run that has one:
+            `only_testing` or `keeps_config`.
         continue_from_epoch: `latest`; `from_scratch`, which renames the old folder; or the epoch to go on from.
         source_experiment: where a new experiment takes that epoch from.
+        allowed_changes: keys that may change although the run has started.
     Raises:
         ConfigError: a key changed that must not, or the epoch is not to be had.
         StorageError: the folder cannot be written, or its checkpoints cannot be read.
@@ -143,15 +159,19 @@ def open_run_folder(
         if isinstance(continue_from_epoch, int):
             _go_on_from(run_folder, root, continue_from_epoch, source_experiment)
         newest = run_folder.newest_good_checkpoint()
-        if newest is None and only_testing and not config["load_checkpoint"]:
+        if only_testing and not list_epochs(run_folder.saved_models) and not config["load_checkpoint"]:
             raise ConfigError(
                 f"{run_folder.path}: no checkpoint to test yet. Train first, or give --load_checkpoint PATH."
             )
         if newest is not None:
             stored = newest[1]["config"]
             if stored["experiment_name"] == experiment_name:  # a branch may differ from where it comes from
-                check_config_changes(stored, config, only_testing=only_testing, experiment=experiment_name)
-        if not only_testing or not (run_folder.path / "config.json").exists():
+                changed = check_config_changes(
+                    stored, config, only_testing=only_testing, experiment=experiment_name, allowed_by_user=allowed_changes
+                )
+                for key in changed:
+                    log.info("config: %s is %s now, was %s", key, json.dumps(config[key]), json.dumps(stored[key]))
+        if not (only_testing or keeps_config) or not (run_folder.path / "config.json").exists():
             write_json(run_folder.path / "config.json", config)
     except BaseException:
         run_folder.unlock()

@@ -1,0 +1,69 @@
+"""Nothing that is read can run: no pickle, no eval, no shell, no import by a name from outside. Read from the sources."""
+
+import ast
+import re
+
+import pytest
+from test_architecture import MODULES
+
+from utils.config import REPOSITORY_ROOT
+
+FORBIDDEN_IMPORTS = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "importlib", "runpy", "code"}
+FORBIDDEN_CALLS = {
+    "eval", "exec", "compile", "__import__", "os.system", "os.popen", "subprocess.getoutput", "subprocess.getstatusoutput",
+    "torch.load", "torch.save", "torch.hub.load", "np.load", "numpy.load", "np.save", "yaml.load",
+}  # fmt: skip
+SOURCES = sorted({*MODULES.values(), *REPOSITORY_ROOT.glob("benchmarks/*.py")})
+
+
+def dotted(node):
+    """`a.b.c` of a called expression; empty for anything else."""
+    if isinstance(node, ast.Name):
+        return node.id
+    if isinstance(node, ast.Attribute):
+        front = dotted(node.value)
+        return f"{front}.{node.attr}" if front else ""
+    return ""
+
+
+def is_forbidden(module):
+    return module.split(".")[0] in FORBIDDEN_IMPORTS and module != "importlib.metadata"  # which tells versions
+
+
+def problems(source):
+    """What must not be in a source text, by line."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found += [(node.lineno, a.name) for a in node.names if is_forbidden(a.name)]
+        elif isinstance(node, ast.ImportFrom) and is_forbidden(node.module or ""):
+            found.append((node.lineno, node.module))
+        elif isinstance(node, ast.Call):
+            if dotted(node.func) in FORBIDDEN_CALLS:
+                found.append((node.lineno, dotted(node.func)))
+            shell = [k for k in node.keywords if k.arg == "shell" and not (isinstance(k.value, ast.Constant) and k.value.value is False)]
+            pickled = [k for k in node.keywords if k.arg == "allow_pickle"]
+            found += [(node.lineno, k.arg) for k in (*shell, *pickled)]
+    return found
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(REPOSITORY_ROOT).as_posix())
+def test_no_source_runs_what_it_reads(path):
+    assert problems(path.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "import pickle", "from importlib import import_module", "eval(x)", "os.system('convert ' + path)", "torch.load(path)",
+        "subprocess.run(command, shell=True)", "subprocess.run(command, shell=flag)", "np.load(path, allow_pickle=True)",
+        "exec(text)", "__import__(name)",
+    ],
+)  # fmt: skip
+def test_the_check_finds_what_it_looks_for(text):
+    assert problems(text)
+
+
+def test_scripts_evaluate_no_text():
+    for path in (*REPOSITORY_ROOT.glob("*.sh"), *REPOSITORY_ROOT.glob("script_generation_tools/*.sh")):
+        assert not re.search(r"\b(eval|source)\b", path.read_text(encoding="utf-8")), path

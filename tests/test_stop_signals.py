@@ -1,0 +1,177 @@
+"""Signals stop a run, save it, and leave with the right exit code; wherever they come."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import draw_dataset
+
+from utils.config import REPOSITORY_ROOT
+from utils.errors import Interrupted
+from utils.run_comparison import differences
+from utils.stop_signals import HANDLED, StopSignals
+
+EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 0}
+CONFIG = {
+    "experiment_name": "stopped", "dataset_name": "tiny", "image_height": 14, "image_width": 14,
+    "train_val_test_split": [0.34, 0.33], "total_epochs": 2, "total_iter_per_epoch": 60, "batch_size": 2,
+    "num_classes_per_set": 3, "num_target_samples": 2, "num_stages": 2, "cnn_num_filters": 4,
+    "number_of_training_steps_per_iter": 2, "num_evaluation_tasks": 200, "log_every_iterations": 1000,
+    "num_dataprovider_workers": 2, "gpu_to_use": "cpu",
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left_installed():
+    before = [signal.getsignal(number) for number in HANDLED]
+    yield
+    assert [signal.getsignal(number) for number in HANDLED] == before
+
+
+# --- the handler ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", HANDLED)
+def test_a_deferred_signal_is_noted_and_raised_where_it_is_asked_for(number):
+    with StopSignals() as stop:
+        with stop.deferred():
+            os.kill(os.getpid(), number)
+            assert stop.received == number
+            with pytest.raises(Interrupted, match=f"{number.name}: nothing is lost") as stopped:
+                stop.check()
+        assert stopped.value.exit_code == EXIT_CODES[number]
+
+
+@pytest.mark.parametrize("number", HANDLED)
+def test_during_set_up_a_signal_is_raised_at_once(number):
+    with StopSignals(), pytest.raises(Interrupted, match=number.name):
+        os.kill(os.getpid(), number)
+
+
+def test_what_was_ignored_from_the_start_stays_ignored():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with StopSignals() as stop:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert stop.received is None
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+SECOND_CTRL_C = """
+import os, signal, time
+from utils.stop_signals import StopSignals
+signal.signal(signal.SIGINT, signal.default_int_handler)
+with StopSignals() as stop, stop.deferred():
+    os.kill(os.getpid(), signal.SIGINT)
+    print("still here", flush=True)
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(30)
+"""
+
+
+def test_a_second_ctrl_c_leaves_at_once():
+    done = subprocess.run(
+        [sys.executable, "-c", SECOND_CTRL_C], cwd=REPOSITORY_ROOT, capture_output=True, text=True, timeout=20, check=False
+    )
+    assert (done.returncode, done.stdout) == (130, "still here\n")
+    assert "Stopped at once." in done.stderr
+
+
+# --- real runs --------------------------------------------------------------------------------------------------------
+
+
+def default_signals():
+    """In a child: a test run in the background may have been started with SIGINT ignored."""
+    for number in HANDLED:
+        signal.signal(number, signal.SIG_DFL)
+
+
+class Run:
+    """Real processes of CONFIG in a folder of their own."""
+
+    def __init__(self, folder, datasets):
+        self.folder = folder
+        self.environment = {
+            **os.environ, "OMP_NUM_THREADS": "1", "EXPERIMENTS_DIR": str(folder / "experiments"), "DATASET_DIR": str(datasets),
+        }  # fmt: skip
+        folder.mkdir(exist_ok=True)
+        (folder / "config.json").write_text(json.dumps(CONFIG))
+        self.run_folder = folder / "experiments" / "stopped"
+
+    def start(self, *arguments):
+        script = REPOSITORY_ROOT / "train_maml_system.py"
+        return subprocess.Popen(
+            [sys.executable, script, "--name_of_args_json_file", self.folder / "config.json", *arguments],
+            env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+            preexec_fn=default_signals,  # noqa: PLW1509 -- no threads are running here
+        )  # fmt: skip
+
+    def stop_when(self, condition, number):
+        """(exit code, standard error, seconds from signal to end) of a run that gets a signal once a condition holds."""
+        process = self.start()
+        deadline = time.monotonic() + 60
+        while not condition():
+            assert process.poll() is None, process.stderr.read()
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+        process.send_signal(number)
+        begin = time.monotonic()
+        _, error = process.communicate(timeout=60)
+        return process.returncode, error, time.monotonic() - begin
+
+    def finish(self):
+        process = self.start()
+        out, error = process.communicate(timeout=120)
+        assert process.returncode == 0, error
+        return out
+
+    def log(self):
+        path = self.run_folder / "logs" / "run.log"
+        return path.read_text() if path.exists() else ""
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    """A folder with a dataset, and an uninterrupted run that others are compared with."""
+    folder = tmp_path_factory.mktemp("signals")
+    draw_dataset(folder / "datasets" / "tiny", [f"alphabet_{c % 3}/character_{c:02}" for c in range(12)])
+    whole = Run(folder / "whole", folder / "datasets")
+    whole.finish()
+    return folder, whole
+
+
+def test_each_signal_in_training_validation_and_test(workplace):
+    folder, whole = workplace
+    run = Run(folder / "stopped", folder / "datasets")
+    saved = run.run_folder / "saved_models"
+    situations = [
+        (signal.SIGTERM, (run.run_folder / "logs" / "metrics.jsonl").exists, "saved at iteration "),
+        (signal.SIGUSR1, (saved / "train_model_1.safetensors").exists, "saved at iteration "),
+        (signal.SIGINT, lambda: "Testing train_model_" in run.log(), "nothing is lost"),
+    ]
+    for number, condition, text in situations:
+        code, error, latency_s = run.stop_when(condition, number)
+        assert code == EXIT_CODES[number], error
+        assert f"{number.name}: {text}" in error
+        assert "run the same command to go on" in error
+        assert "Traceback" not in error
+        assert latency_s < 3.0
+    assert "Test accuracy" in run.finish()
+    assert differences(run.run_folder, whole.run_folder) == []
+
+
+def test_a_signal_while_images_are_decoded(tmp_path):
+    names = [f"alphabet_{c % 3}/character_{c:02}" for c in range(12)]
+    draw_dataset(tmp_path / "datasets" / "tiny", names, images_per_class=100)
+    run = Run(tmp_path / "run", tmp_path / "datasets")
+    packed = tmp_path / "datasets" / ".packed"
+    code, error, _ = run.stop_when(lambda: packed.exists() and any(packed.glob("*.unfinished")), signal.SIGTERM)
+    assert (code, "SIGTERM: nothing is lost, run the same command to go on" in error) == (143, True)
+    assert "Traceback" not in error
+    assert not list(packed.glob("*.unfinished"))
+    assert "Test accuracy" in run.finish()

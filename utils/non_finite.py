@@ -1,0 +1,66 @@
+"""What is written down about a training iteration that gave numbers which are not finite."""
+
+import math
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+CHECKED_METRICS = ("loss", "gradient_norm")
+
+
+def reason(metrics: Mapping[str, Sequence[float]]) -> str:
+    """Which of an iteration's numbers is not finite, e.g. 'the loss is nan'."""
+    for name in CHECKED_METRICS:
+        if not math.isfinite(metrics[name][0]):
+            return f"the {name.replace('_', ' ')} is {metrics[name][0]}"
+    return "a batch-norm statistic is not finite"
+
+
+def iteration_report(learner: Any, episodes: Any, iteration: int, epoch: int) -> dict[str, Any]:
+    """Compute a training iteration without applying it and say everything about it, JSON-able.
+
+    Args:
+        learner: as it is before that iteration.
+        episodes: its meta-batch.
+        iteration: counted from 1.
+        epoch: counted from 0.
+    """
+    result = learner.meta_gradients(episodes, epoch)
+    metrics = {name: value.detach().reshape(-1).tolist() for name, value in result.metrics.items()}
+    checked = [*(result.metrics[name] for name in CHECKED_METRICS), *result.statistics.values()]
+    return {
+        "iteration": iteration,
+        "epoch": epoch + 1,
+        "is_finite": all(bool(torch.isfinite(value).all()) for value in checked),
+        "training_tasks": list(episodes.indices),
+        "metrics": {name: _readable(values) for name, values in metrics.items()},
+        "meta_learning_rate": learner.meta_learning_rate(epoch),
+        "multi_step_loss_weights": list(learner.multi_step_loss_weights(epoch)),
+        "gradient_norms": _norms(result.gradients),
+        "statistic_norms": _norms(result.statistics),
+        "state_norms": _norms(learner.state_tensors()),
+        **learner.snapshot(),
+    }
+
+
+def report_path(logs: Path, iteration: int) -> Path:
+    """Where the report of a failed iteration lies."""
+    return logs / f"non_finite_iteration_{iteration}.json"
+
+
+def replay_command(run_folder: Path, iteration: int) -> str:
+    """What the user types to compute an iteration again."""
+    config = shlex.quote(str(run_folder / "config.json"))
+    return f"python train_maml_system.py --name_of_args_json_file {config} --replay_iteration {iteration}"
+
+
+def _norms(tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+    return {name: _readable([float(torch.linalg.vector_norm(t.double()))])[0] for name, t in tensors.items() if t.numel()}
+
+
+def _readable(values: Sequence[float]) -> list[float | str]:
+    """JSON has no nan and no infinity; they become text."""
+    return [value if math.isfinite(value) else str(value) for value in values]
