@@ -24,4 +24,6 @@ shellcheck="$(dirname -- "$python")/shellcheck"
 find . -path ./.venv -prune -o -path ./experiments -prune -o -path ./datasets -prune -o -type f \
     \( -name '*.sh' -o -path ./.ci/run \) ! -name local_run_template_script.sh -print0 | xargs -0 "$shellcheck"
 echo "pytest"
+# The tests' tensors are tiny: a second thread only waits, and on a busy machine it waits for long.
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 "$python" -m pytest -q ${selection[@]+"${selection[@]}"} "$@"

@@ -113,7 +113,7 @@ def test_initial_weights_are_xavier_uniform_with_zero_biases():
     network = VGGReLUNormNetwork((1, 28, 28), 5)
     network.initialise(torch.Generator().manual_seed(0))
     bound = (6 / (64 * 9 + 64 * 9)) ** 0.5
-    weight = network.block1.conv.weight
+    weight = network.block1.conv.weight.detach()
     assert weight.abs().max() <= bound and float(weight.std()) == pytest.approx(bound / 3**0.5, rel=0.02)
     assert network.block1.conv.bias.abs().max() == 0 == network.head.bias.abs().max()
 
