@@ -394,8 +394,11 @@ class ExperimentBuilder:
         Returns the content of test_summary.json.
         """
         settings = self.settings
-        suffix = f"_{settings.tag}" if settings.tag else ""
         chosen = bool(settings.load_checkpoint) and settings.evaluate_on_test_set_only
+        suffix = final_test.result_suffix(settings.tag, settings.load_checkpoint if chosen else "")
+        if settings.evaluate_on_test_set_only:
+            summary_file = self.run_folder.logs / f"test_summary{suffix}.json"
+            final_test.refuse_to_replace(summary_file, self.protocol, settings.test_batch_norm_statistics)
         models, evaluations = [], []
         for model, tensors in self._models_to_test(chosen):
             log.info("Testing %s on %d tasks", model["file"], settings.num_evaluation_tasks)

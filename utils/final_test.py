@@ -1,12 +1,13 @@
 """From the class scores of tested models to test_summary: ensemble, single models, intervals, protocol."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.atomic_files import write_bytes_atomically
 from utils.checkpoints import checkpoint_bytes
+from utils.errors import ConfigError
 from utils.metrics import Summary, percent, summarise
 from utils.run_folder import RunFolder
 
@@ -86,6 +87,37 @@ def stored_result(
         text += "\nThis test used other test keys than the config has now; for another test:"
         text += " --evaluate_on_test_set_only true --tag NAME"
     return text
+
+
+def result_suffix(tag: str, checkpoint: str) -> str:
+    """What the names of a test's files end in: `_<tag>`, or `_epoch_<n>` and `_<file>` for chosen weights without a tag."""
+    if tag:
+        return f"_{tag}"
+    if not checkpoint:
+        return ""
+    return f"_epoch_{checkpoint}" if checkpoint.isdigit() else f"_{Path(checkpoint).stem}"
+
+
+def refuse_to_replace(summary_file: Path, protocol: Mapping[str, Any], statistics: Sequence[str]) -> None:
+    """Leave the result of a test with another protocol alone; the same test may be repeated.
+
+    Raises:
+        ConfigError: names the file, what differs, and the tag to give.
+    """
+    try:
+        before = [result["protocol"] for result in json.loads(summary_file.read_text())["results"]]
+    except (OSError, ValueError, KeyError, TypeError):  # not there, or not as this release writes it
+        return
+    now = [dict(protocol) | {"statistics": name} for name in statistics]
+    if before == now:
+        return
+    was, becomes = before[0], now[0]
+    changed = [f"{key} {was.get(key)} before, {becomes[key]} now" for key in becomes if was.get(key) != becomes[key]]
+    if [test["statistics"] for test in before] != [test["statistics"] for test in now]:
+        changed.append("another list of batch-norm statistics")
+    raise ConfigError(
+        f"{summary_file}: holds the result of another test ({'; '.join(changed)}). Give this one a name of its own: --tag NAME"
+    )
 
 
 def summary_rows(summary: dict[str, Any]) -> list[dict[str, Any]]:

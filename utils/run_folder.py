@@ -180,9 +180,9 @@ def open_run_folder(
 
 
 def _start_over(run_folder: RunFolder) -> RunFolder:
-    """Rename the folder if it holds anything, and make a new one; the lock is moved along."""
-    used = any(path.is_file() and path.name != ".lock" for path in run_folder.path.rglob("*"))
-    if not used:
+    """Rename the folder if a run has started in it, and make a new one; the lock is moved along."""
+    started = any(run_folder.saved_models.iterdir()) or (run_folder.logs / "summary_statistics.csv").exists()
+    if not started:  # a start that failed before it trained leaves no more than its log
         return run_folder
     stamp = time.strftime("%Y%m%d-%H%M%S")
     target = run_folder.path.with_name(f"{run_folder.path.name}.{stamp}")

@@ -1,0 +1,37 @@
+"""Results of different tests do not replace each other."""
+
+import json
+
+import pytest
+
+from utils.errors import ConfigError
+from utils.final_test import refuse_to_replace, result_suffix
+
+PROTOCOL = {"ways": 5, "steps": 5, "tasks": 600}
+
+
+@pytest.fixture
+def summary_file(tmp_path):
+    """A test_summary.json of a test with PROTOCOL and transductive statistics."""
+    path = tmp_path / "test_summary.json"
+    path.write_text(json.dumps({"results": [{"protocol": PROTOCOL | {"statistics": "transductive"}}]}))
+    return path
+
+
+def test_the_same_test_may_be_repeated_and_a_first_one_may_be_written(summary_file, tmp_path):
+    refuse_to_replace(summary_file, PROTOCOL, ["transductive"])
+    refuse_to_replace(tmp_path / "nothing.json", PROTOCOL, ["running"])
+
+
+def test_a_test_with_another_protocol_needs_a_tag(summary_file):
+    with pytest.raises(ConfigError, match=r"test_summary.json: .*steps 5 before, 10 now\)\. .*--tag NAME"):
+        refuse_to_replace(summary_file, PROTOCOL | {"steps": 10}, ["transductive"])
+    with pytest.raises(ConfigError, match="another list of batch-norm statistics"):
+        refuse_to_replace(summary_file, PROTOCOL, ["transductive", "running"])
+
+
+def test_chosen_weights_without_a_tag_have_files_of_their_own():
+    assert result_suffix("", "") == ""
+    assert result_suffix("ten", "3") == "_ten"
+    assert result_suffix("", "3") == "_epoch_3"
+    assert result_suffix("", "elsewhere/train_model_7.safetensors") == "_train_model_7"
