@@ -6,15 +6,28 @@ found wrong without torch is found before the seconds of its import.
 
 import json
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+try:
+    import numpy  # noqa: F401
+    import pydantic  # noqa: F401
+    import safetensors  # noqa: F401
+except ImportError as error:
+    root = Path(__file__).resolve().parent
+    sys.exit(
+        f"The package {error.name} is missing in {sys.executable}. Run once: bash {root}/install.sh; then start with the "
+        f"Python that bash {root}/install.sh --print-python names, in most cases {root}/.venv/bin/python"
+    )
+
 from utils.command_line import parse_command_line
 from utils.config import experiments_root, load_config
+from utils.config_help import USAGE, help_text
 from utils.devices import check_gpu_ids
-from utils.errors import Interrupted
+from utils.errors import ConfigError, Interrupted
 from utils.failures import report_failure
 from utils.final_test import stored_result
 from utils.host_tuning import tune_host
@@ -27,9 +40,16 @@ log = logging.getLogger(__name__)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one experiment from command-line arguments and return the exit code (0, or see `utils.errors`)."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if {"-h", "--help"}.intersection(arguments):
+        try:
+            print(help_text(), flush=True)
+        except BrokenPipeError:  # the reader, say `head`, has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     with Console() as console, StopSignals() as stop:
         try:
-            run(list(sys.argv[1:] if arguments is None else arguments), console, stop)
+            run(arguments, console, stop)
         except (Exception, Interrupted) as error:  # noqa: BLE001 -- the last resort, which shows the traceback
             return report_failure(error)
     return 0
@@ -38,6 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(arguments: list[str], console: Console, stop: StopSignals) -> None:
     """Train and test the experiment of these arguments, or show the result of one that is finished."""
     json_path, overrides = parse_command_line(arguments)
+    if json_path is None and "experiment_name" not in overrides:
+        raise ConfigError(f"command line: --name_of_args_json_file is missing, the path of a config\n{USAGE}\n--help lists the keys")
     config = load_config(json_path, overrides)
     check_gpu_ids(config.gpu_to_use)
     run_folder = open_run_folder(

@@ -1,8 +1,8 @@
 """Time meta-iterations of any config on random data.
 
-    python benchmarks/meta_iteration.py --name_of_args_json_file CFG [--key value ...] --iterations N [--epoch E]
+    .venv/bin/python benchmarks/meta_iteration.py --name_of_args_json_file CFG [--key value ...] --iterations N [--epoch E]
 
-An iteration is meta-gradient plus meta-update, as in training, without data and logging. The last line is one JSON object.
+An iteration is meta-gradient plus meta-update, as in training, without data and logging. Another environment works too. The last line is one JSON object.
 """
 
 import json
@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from utils.command_line import parse_command_line
 from utils.config import ExperimentConfig, load_config
-from utils.errors import UserError
+from utils.errors import ConfigError, UserError
 from utils.host_tuning import tune_host
 
 
@@ -83,11 +83,26 @@ def time_iterations(config: ExperimentConfig, iterations: int, epoch: int, warm_
     }
 
 
+def whole_number(overrides: dict, key: str, default: int, least: int) -> int:
+    """Take an option of this benchmark out of the overrides.
+
+    Raises:
+        ConfigError: no integer, or below `least`.
+    """
+    value = overrides.pop(key, default)
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ConfigError(f"command line: --{key} is {json.dumps(value)}, but must be: an integer of at least {least}")
+    return value
+
+
 def main(arguments: list[str]) -> int:
     """Run the benchmark; returns the exit code."""
+    if {"-h", "--help"}.intersection(arguments):
+        print(__doc__)
+        return 0
     try:
         path, overrides = parse_command_line(arguments)
-        iterations, epoch = int(overrides.pop("iterations", 20)), int(overrides.pop("epoch", 0))
+        iterations, epoch = whole_number(overrides, "iterations", 20, 1), whole_number(overrides, "epoch", 0, 0)
         config = load_config(path, overrides)
         result = time_iterations(config, iterations, epoch)
     except UserError as error:

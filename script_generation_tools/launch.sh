@@ -18,7 +18,8 @@ ids=""
 while [[ $# -gt 0 && "$1" != -* ]]; do
     if ! [[ "$1" =~ ^(all|[0-9,]+)$ ]]; then
         echo "\"$1\" is neither a GPU id nor an override. Usage: bash experiment_scripts/${name%.json}.sh" \
-            '[GPU ids, or all] [--key value ...], for example: 0 --total_epochs 10' >&2
+            '[GPU ids, or all] [--key value ...], for example: 0 --total_epochs 10. For the CPU: --gpu_to_use cpu.' \
+            'All keys: --help' >&2
         exit 1
     fi
     ids="$ids,$1"

@@ -7,45 +7,14 @@ The table stands between two HTML comments; everything else in the file stays as
 
 import json
 import sys
-import types
-import typing
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from pydantic.fields import FieldInfo
-from pydantic_core import PydanticUndefined
-
-from utils.config import OLD_KEYS, REPOSITORY_ROOT, SECTIONS
+from utils.config import OLD_KEYS, REPOSITORY_ROOT, SECTIONS, meaning
+from utils.config_help import default_text, values_text
 
 BEGIN, END = "<!-- config keys: begin (generated) -->", "<!-- config keys: end -->"
-
-
-def type_text(annotation: Any) -> str:
-    """Return a type as people write it: `integer`, `"auto"`, `list of number`, ..."""
-    names = {int: "integer", float: "number", bool: "true, false", str: "text", type(None): "null"}
-    if annotation in names:
-        return names[annotation]
-    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin is typing.Literal:
-        return ", ".join(f"`{json.dumps(value)}`" for value in arguments)
-    if origin is tuple:
-        return f"list of {type_text(arguments[0])}"
-    if origin in (typing.Union, types.UnionType):
-        return ", ".join(type_text(argument) for argument in arguments)
-    raise TypeError(f"no words for the type {annotation}")
-
-
-def range_text(field: FieldInfo) -> str:
-    """Return the bounds of a number, e.g. `>= 1`."""
-    signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
-    return "".join(
-        f" {sign} {getattr(item, name):g}"
-        for item in field.metadata
-        for name, sign in signs.items()
-        if getattr(item, name, None) is not None
-    )
 
 
 def config_table() -> str:
@@ -54,10 +23,9 @@ def config_table() -> str:
     for section in SECTIONS:
         parts += [f"\n**{(section.__doc__ or '').strip()}**\n", "| key | values | default | meaning |", "| --- | --- | --- | --- |"]
         for name, field in section.model_fields.items():
-            default = "required" if field.default is PydanticUndefined else f"`{json.dumps(field.default)}`"
-            meaning = " ".join((field.description or "").split()).replace("|", "\\|")
-            kinds, null, _ = type_text(field.annotation).partition(", null")
-            parts.append(f"| `{name}` | {kinds}{range_text(field)}{null} | {default} | {meaning} |")
+            default, text = default_text(field), meaning(name).replace("|", "\\|")
+            shown = "required" if default is None else f"`{default}`"
+            parts.append(f"| `{name}` | {values_text(field)} | {shown} | {text} |")
     parts += ["\n**Other keys of the original**\n", "| key | here |", "| --- | --- |"]
     for name, old in OLD_KEYS.items():
         if old.renamed_to:

@@ -5,7 +5,9 @@ import json
 import pytest
 
 from utils.command_line import parse_command_line
-from utils.config import OLD_KEYS, ExperimentConfig, check_config, load_config
+from utils.config import OLD_KEYS, REPOSITORY_ROOT, ExperimentConfig, check_config, load_config, meaning
+from utils.config_help import help_text
+from utils.config_messages import PATTERNS, USUAL_NAMES
 from utils.errors import ConfigError
 
 REFERENCE_KEYS = ["batch_size", "image_height", "image_width", "image_channels", "num_of_gpus", "samples_per_iter", "indexes_of_folders_indicating_class", "train_val_test_split", "labels_as_int", "seed", "train_seed", "val_seed", "gpu_to_use", "num_dataprovider_workers", "max_models_to_save", "dataset_name", "dataset_path", "reset_stored_filepaths", "reset_stored_paths", "reverse_channels", "experiment_name", "continue_from_epoch", "num_target_samples", "num_classes_per_set", "num_samples_per_class", "second_order", "first_order_to_second_order_epoch", "total_epochs", "total_iter_per_epoch", "total_epochs_before_pause", "min_learning_rate", "meta_learning_rate", "task_learning_rate", "init_inner_loop_learning_rate", "init_task_learning_rate", "use_gdrive", "number_of_training_steps_per_iter", "number_of_evaluation_steps_per_iter", "learnable_per_layer_per_step_inner_loop_learning_rate", "use_multi_step_loss_optimization", "multi_step_loss_num_epochs", "minimum_per_task_contribution", "enable_inner_loop_optimizable_bn_params", "per_step_bn_statistics", "learnable_bn_gamma", "learnable_bn_beta", "learnable_batch_norm_momentum", "meta_opt_bn", "norm_layer", "max_pooling", "conv_padding", "num_stages", "cnn_num_filters", "cnn_blocks_per_stage", "dropout_rate_value", "architecture_name", "weight_decay", "load_from_npz_files", "train_in_stages", "evalute_on_test_set_only", "evaluate_on_test_set_only", "num_evaluation_tasks", "sets_are_pre_split", "load_into_memory", "name_of_args_json_file", "cnn_num_blocks"]
@@ -42,11 +44,17 @@ def test_an_unknown_key_names_the_nearest_one():
     [
         ({"batch_size": "8"}, '"batch_size" is "8", but must be: a valid integer'),
         ({"batch_size": 0}, '"batch_size" is 0, but must be: greater than or equal to 1'),
-        ({"max_pooling": 1}, '"max_pooling" is 1, but must be: a valid boolean'),
+        ({"max_pooling": 1}, '"max_pooling" is 1, but must be: true or false. '),
         ({"num_classes_per_set": 1}, '"num_classes_per_set" is 1, but must be: greater than or equal to 2'),
         ({"num_samples_per_class": 0}, '"num_samples_per_class" is 0, but must be: greater than or equal to 1'),
         ({"norm_layer": "instance"}, "\"norm_layer\" is \"instance\", but must be: 'batch_norm' or 'layer_norm'"),
-        ({"experiment_name": "../up"}, '"experiment_name" is "../up", but must be: String should match pattern'),
+        ({"experiment_name": "../up"}, '"experiment_name" is "../up", but must be: 1 to 200 characters out of letters'),
+        ({"tag": "a b"}, '"tag" is "a b", but must be: at most 80 characters out of letters a-z and A-Z, digits and _ + = , . - (no'),
+        ({"dataset_name": "a/b"}, '"dataset_name" is "a/b", but must be: 1 to 200 characters'),
+        ({"gpu_to_use": "gpu0"}, '"gpu_to_use" is "gpu0", but must be: GPU ids separated by commas'),
+        ({"class_rotation": 1}, '"class_rotation" is 1, but must be: true or false or \'auto\''),
+        ({"train_val_test_split": "0.5,0.5"}, "must be: a list, written 0.5 0.5 on the command line and [0.5, 0.5] in a file"),
+        ({"indexes_of_folders_indicating_class": -2}, "is -2, but must be: a list, written [-2]"),
         ({"num_stages": 6}, "images of 28 x 28 pixels vanish in 6 stages"),
         ({"min_learning_rate": 0.01}, '"min_learning_rate" 0.01 is above "meta_learning_rate" 0.001'),
         ({"number_of_ensemble_models": 9}, '"number_of_ensemble_models" 9 is more than "max_models_to_save" 5'),
@@ -156,6 +164,73 @@ def test_arguments_are_read_as_json_where_they_are_json():
     assert check(**overrides | {"evaluate_on_test_set_only": True}).gpu_to_use == "0,1"
 
 
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        ({"batchsize": 3}, 'command line: unknown key "batchsize"; did you mean "batch_size"?'),
+        ({"batch_size": 0}, 'command line: "batch_size" is 0, but must be'),
+        ({"task_learning_rate": 0.0}, 'command line: "init_inner_loop_learning_rate" is 0.0, but must be'),
+        ({"weight_decay": 1}, 'command line: "weight_decay" is 1, but has no effect'),
+        ({"min_learning_rate": 1.0}, 'FILE and command line: "min_learning_rate" 1.0 is above'),
+        ({"num_stages": 9}, "command line: images of 28 x 28 pixels vanish"),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_not_blamed_on_the_file(tmp_path, overrides, line):
+    path = tmp_path / "c.json"
+    path.write_text('{"experiment_name": "a", "meta_learning_rate": 0.01, "total_epochs": 0}')
+    with pytest.raises(ConfigError) as error:
+        load_config(path, overrides)
+    lines = str(error.value).splitlines()
+    assert len(lines) == 2
+    assert any(found.startswith(line.replace("FILE", str(path))) for found in lines)
+    assert any(found.startswith(f'{path}: "total_epochs" is 0') for found in lines)
+
+
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [("learning_rate", "meta_learning_rate"), ("epochs", "total_epochs"), ("shots", "num_samples_per_class"), ("batchsize", "batch_size")],
+)
+def test_what_others_call_a_key_is_understood(key, meant):
+    assert f'did you mean "{meant}"?' in problems_of(**{key: 1})
+
+
+@pytest.mark.parametrize("key", USUAL_NAMES)
+def test_a_usual_name_leads_to_a_key_and_is_none(key):
+    assert key not in ExperimentConfig.model_fields
+    assert USUAL_NAMES[key] in {*ExperimentConfig.model_fields, *OLD_KEYS}
+
+
+def test_every_pattern_is_in_words():
+    patterned = {key for key, field in ExperimentConfig.model_fields.items() if any(getattr(item, "pattern", None) for item in field.metadata)}
+    assert patterned == set(PATTERNS)
+
+
+def test_a_path_that_is_right_from_another_folder_is_found_out(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    here = next((REPOSITORY_ROOT / "experiment_config").glob("*.json")).relative_to(REPOSITORY_ROOT)
+    with pytest.raises(ConfigError) as error:
+        load_config(here)
+    assert f"not found in the current folder {tmp_path}" in str(error.value)
+    assert f"give --name_of_args_json_file {REPOSITORY_ROOT / here}" in str(error.value)
+
+
+def test_a_key_without_the_value_that_it_needs():
+    with pytest.raises(ConfigError) as error:
+        parse_command_line(["--batch_size", "--max_pooling", "--class_rotation", "--evalute_on_test_set_only", "--unknown", "--task_learning_rate"])
+    assert str(error.value).splitlines() == [
+        f"command line: --{key} needs a value, as in --{key} VALUE" for key in ("batch_size", "task_learning_rate")
+    ]
+
+
+def test_help_shows_every_key_with_its_meaning():
+    text = help_text()
+    for key in ExperimentConfig.model_fields:
+        assert f"\n  --{key}  " in text
+        assert meaning(key) in " ".join(text.split())
+    assert "--batch_size  integer >= 1; default 8" in text
+    assert text.startswith("usage: bash experiment_scripts/NAME.sh [GPU ids")
+
+
 def test_a_stray_argument_is_refused():
-    with pytest.raises(ConfigError, match='argument "stray" stands before any --key'):
+    with pytest.raises(ConfigError, match='command line: argument "stray" stands before any --key'):
         parse_command_line(["stray"])

@@ -99,7 +99,7 @@ def test_the_users_folders_reach_the_program(checkout, tmp_path):
     assert result.stdout == f"/data/sets runs {tmp_path}\n"
 
 
-@pytest.mark.parametrize("word", ["gpu0", "0;1", "total_epochs=3", ""])
+@pytest.mark.parametrize("word", ["cpu", "gpu0", "0;1", "total_epochs=3", ""])
 def test_a_word_that_is_no_id_is_refused(checkout, word):
     result, arguments = start(checkout, "0", word)
     assert (result.returncode, arguments) == (1, [])
@@ -107,6 +107,7 @@ def test_a_word_that_is_no_id_is_refused(checkout, word):
         f'"{word}" is neither a GPU id nor an override. Usage: bash experiment_scripts/small++.sh [GPU ids'
         in result.stderr
     )
+    assert "For the CPU: --gpu_to_use cpu." in result.stderr
 
 
 def test_a_failed_set_up_ends_the_script_with_its_exit_code(checkout):

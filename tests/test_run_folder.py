@@ -1,6 +1,7 @@
 import json
 import logging
 import os
+import shlex
 import subprocess
 import sys
 
@@ -8,8 +9,9 @@ import pytest
 import torch
 
 from utils.checkpoints import epoch_path, list_epochs, read_checkpoint_state, save_checkpoint
+from utils.command_line import parse_command_line
 from utils.config import REPOSITORY_ROOT, ExperimentConfig, check_config
-from utils.config_changes import EVALUATION_KEYS, FREE_KEYS, check_config_changes
+from utils.config_changes import EVALUATION_KEYS, FREE_KEYS, TRAINING_KEYS, check_config_changes
 from utils.errors import ConfigError, StorageError
 from utils.run_folder import add_start, open_run_folder
 
@@ -62,6 +64,16 @@ def test_an_unwritable_place_is_a_storage_error(tmp_path, opened):
         opened(tmp_path / "file", "run")
 
 
+@pytest.mark.parametrize("place", ["/proc/x", "file/x"])
+def test_a_place_for_experiments_that_cannot_be_made_names_the_variable(tmp_path, monkeypatch, opened, place):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("EXPERIMENTS_DIR", str(tmp_path / place))
+    with pytest.raises(StorageError) as raised:
+        opened(tmp_path / place, "run")
+    assert f"Set EXPERIMENTS_DIR, which is {tmp_path / place}, to a folder that you can write to." in str(raised.value)
+    assert "MiB" not in str(raised.value)
+
+
 # --- config changes ---------------------------------------------------------------------------------------------------
 
 
@@ -91,12 +103,32 @@ def test_every_key_is_free_or_free_for_tests_or_refused_as_tabled(key):
         return False
 
     assert is_refused(False) == (key not in FREE_KEYS)
-    assert is_refused(True) == (key not in FREE_KEYS | EVALUATION_KEYS)
+    assert is_refused(True) == (key not in FREE_KEYS | EVALUATION_KEYS | TRAINING_KEYS)
 
 
 def test_the_table_names_only_keys_that_there_are():
-    assert set(ExperimentConfig.model_fields) >= FREE_KEYS | EVALUATION_KEYS
-    assert not FREE_KEYS & EVALUATION_KEYS
+    assert set(ExperimentConfig.model_fields) >= FREE_KEYS | EVALUATION_KEYS | TRAINING_KEYS
+    assert len(FREE_KEYS | EVALUATION_KEYS | TRAINING_KEYS) == len(FREE_KEYS) + len(EVALUATION_KEYS) + len(TRAINING_KEYS)
+
+
+def test_the_split_is_free_where_the_sets_are_split_already():
+    stored = config_of("run", sets_are_pre_split=True)
+    new = stored | {"train_val_test_split": [0.5, 0.5], "class_split_seed": 3}
+    assert len(check_config_changes(stored, new, only_testing=False, experiment="run")) == 2
+    for one_side in (stored, new):
+        other = (new if one_side is stored else stored) | {"sets_are_pre_split": False}
+        with pytest.raises(ConfigError, match="class_split_seed"):
+            check_config_changes(one_side, other, only_testing=False, experiment="run")
+
+
+def test_the_first_advice_is_to_give_the_same_overrides_again():
+    stored = config_of("run", train_val_test_split=[0.5, 0.25], batch_size=2, indexes_of_folders_indicating_class=[-2])
+    with pytest.raises(ConfigError) as raised:
+        check_config_changes(stored, config_of("run"), only_testing=False, experiment="run")
+    advice = str(raised.value).splitlines()[-1]
+    assert advice.startswith("To go on with the run, give the same overrides as at its first start: --")
+    given = advice.split("first start: ")[1].split(". Else")[0]
+    assert check_config({"experiment_name": "run"} | parse_command_line(shlex.split(given))[1], "again").to_json_dict() == stored
 
 
 def test_all_refused_keys_are_named_at_once(root, opened):

@@ -60,6 +60,44 @@ def command(workplace, *arguments):
     return [sys.executable, script, "--name_of_args_json_file", str(workplace / "config.json"), *arguments]
 
 
+# --- before a run -----------------------------------------------------------------------------------------------------
+
+
+WITHOUT_TORCH = "import sys, train_maml_system; train_maml_system.main(sys.argv[1:]); sys.exit('torch' in sys.modules)"
+
+
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+def test_help_needs_no_torch_and_no_config(flag):
+    result = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TORCH, "--name_of_args_json_file", "x.json", flag],
+        cwd=REPOSITORY_ROOT, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "usage: " in result.stdout and "--multi_step_loss_num_epochs  integer >= 1; default 10" in result.stdout
+
+
+def test_without_arguments_the_usage_is_shown(capsys):
+    assert train_maml_system.main([]) == 1
+    shown = capsys.readouterr().err
+    assert "--name_of_args_json_file is missing" in shown and "usage: bash experiment_scripts/NAME.sh" in shown
+
+
+def test_a_python_without_the_packages_is_told_how_to_get_them():
+    command = [sys.executable, "-I", "-S", str(REPOSITORY_ROOT / "train_maml_system.py")]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert result.returncode == 1
+    assert f"is missing in {sys.executable}. Run once: bash {REPOSITORY_ROOT}/install.sh" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("count", ["0", "x", "1.5"])
+def test_the_benchmark_refuses_a_count_that_is_none(count):
+    command = [sys.executable, "benchmarks/meta_iteration.py", "--experiment_name", "x", "--iterations", count]
+    result = subprocess.run(command, cwd=REPOSITORY_ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert result.returncode == 1
+    assert result.stderr.startswith("command line: --iterations is ") and len(result.stderr.splitlines()) == 1
+
+
 # --- whole runs -------------------------------------------------------------------------------------------------------
 
 

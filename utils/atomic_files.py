@@ -1,12 +1,16 @@
 """Files that exist whole or not at all: written beside their place, forced to disk, then renamed over it."""
 
+import errno
 import os
 import shutil
 from pathlib import Path
 
+from utils.config import dataset_root, experiments_root
 from utils.errors import StorageError
 
 TEMPORARY_SUFFIX = ".partial"
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+WRONG_PLACE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EEXIST)
 
 
 def write_bytes_atomically(path: Path, data: bytes) -> None:
@@ -43,8 +47,19 @@ def synchronise_folder(folder: Path) -> None:
 
 
 def storage_error(path: Path, error: OSError) -> StorageError:
-    """The StorageError for a failed write: path, the system's reason and the space left on that disk."""
-    return StorageError(f"{path}: cannot be written ({error.strerror or error}); {free_space_text(path)}.")
+    """The StorageError for a failed write: path, the system's reason, and what helps.
+
+    That is the space left where space is missing, and the variable that moves the folder where the place is wrong.
+    """
+    advice = "."
+    if error.errno in NO_SPACE:
+        advice = f"; {free_space_text(path)}."
+    elif error.errno in WRONG_PLACE:
+        for name, root in (("EXPERIMENTS_DIR", experiments_root()), ("DATASET_DIR", dataset_root())):
+            if path.absolute().is_relative_to(root.absolute()):
+                advice = f". Set {name}, which is {root}, to a folder that you can write to."
+                break
+    return StorageError(f"{path}: cannot be written ({error.strerror or error}){advice}")
 
 
 def free_space_text(path: Path) -> str:

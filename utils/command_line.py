@@ -2,9 +2,9 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from utils.config import ExperimentConfig
+from utils.config import ExperimentConfig, current_name
 from utils.errors import ConfigError
 
 
@@ -13,6 +13,9 @@ def parse_command_line(arguments: list[str]) -> tuple[Path | None, dict[str, Any
 
     A value is read as JSON where it is JSON (`5`, `0.1`, `true`, `[1, 2]`), else as text; several values make a list; a key
     without a value means true. `--key=value` works too.
+
+    Raises:
+        ConfigError: a word before any key, or a key without the value that it needs.
     """
     given: dict[str, list[str]] = {}
     key = None
@@ -21,14 +24,17 @@ def parse_command_line(arguments: list[str]) -> tuple[Path | None, dict[str, Any
             key, equals, value = argument[2:].partition("=")
             given[key] = [value] if equals else []
         elif key is None:
-            raise ConfigError(f'argument "{argument}" stands before any --key; options are written --key value')
+            raise ConfigError(f'command line: argument "{argument}" stands before any --key; options are written --key value')
         else:
             given[key].append(argument)
     path = given.pop("name_of_args_json_file", None)
     if path is not None and len(path) != 1:
-        raise ConfigError("--name_of_args_json_file needs one path")
+        raise ConfigError("command line: --name_of_args_json_file needs one path")
     if "gpu_to_use" in given and not given["gpu_to_use"]:
         given["gpu_to_use"] = ["auto"]
+    bare = [key for key, values in given.items() if not values and not _may_be_true(key)]
+    if bare:
+        raise ConfigError("\n".join(f"command line: --{key} needs a value, as in --{key} VALUE" for key in bare))
     text_keys = {name for name, field in ExperimentConfig.model_fields.items() if field.annotation is str}
     overrides = {
         key: True if not values else [_json_or_text(v) for v in values] if len(values) > 1
@@ -36,6 +42,12 @@ def parse_command_line(arguments: list[str]) -> tuple[Path | None, dict[str, Any
         for key, values in given.items()
     }  # fmt: skip
     return (Path(path[0]) if path else None), overrides
+
+
+def _may_be_true(key: str) -> bool:
+    """Whether a key can stand alone; unknown keys and dead ones can, so that it is they that are reported."""
+    field = ExperimentConfig.model_fields.get(current_name(key))
+    return field is None or bool in (field.annotation, *get_args(field.annotation))
 
 
 def _json_or_text(text: str) -> Any:

@@ -5,22 +5,22 @@ found wrong without touching data is found here, all in one message. No torch in
 not cost the seconds that importing torch takes.
 """
 
-import difflib
 import json
 import os
-import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
+from utils.config_messages import expected, place_of, unknown_key
 from utils.config_rules import CONTRADICTIONS
 from utils.errors import ConfigError
 
 REPOSITORY_ROOT = Path(__file__).resolve().parent.parent
 
 BatchNormStatistics = Literal["transductive", "running"]
+Problems = list[tuple[tuple[str, ...], str]]  # the keys it is about, and what is wrong
 
 
 class _Section(BaseModel):
@@ -320,7 +320,7 @@ def load_config(json_path: Path | str | None, overrides: Mapping[str, Any] | Non
         try:
             values = json.loads(Path(json_path).read_text(encoding="utf-8"))
         except OSError as error:
-            raise ConfigError(f"{json_path}: cannot be read ({error.strerror}); give the path of a config JSON") from error
+            raise ConfigError(_unreadable(Path(json_path), error)) from error
         except ValueError as error:
             raise ConfigError(f"{json_path}: not valid JSON ({error})") from error
         if not isinstance(values, dict):
@@ -330,27 +330,45 @@ def load_config(json_path: Path | str | None, overrides: Mapping[str, Any] | Non
                 f'{json_path}: "continue_from_epoch": "from_scratch" would start anew at every rerun; '
                 "give it on the command line: --continue_from_epoch from_scratch"
             )
-    return check_config(_without_overridden(values, overrides or {}), str(json_path or "command line"))
+    merged = _without_overridden(values, overrides or {})
+    return check_config(merged, str(json_path or "command line"), overridden=overrides or ())
+
+
+def _unreadable(path: Path, error: OSError) -> str:
+    elsewhere = REPOSITORY_ROOT / path
+    if isinstance(error, FileNotFoundError) and not path.is_absolute() and elsewhere.is_file():
+        return (
+            f"{path}: not found in the current folder {Path.cwd()}, but in {REPOSITORY_ROOT}; "
+            f"give --name_of_args_json_file {elsewhere}, or start from that folder"
+        )
+    place = "" if path.is_absolute() else f" in {Path.cwd()}"
+    return f"{path}: cannot be read{place} ({error.strerror}); give the path of a config JSON"
+
+
+def current_name(key: str) -> str:
+    """The key that an older spelling is read as; any other key itself."""
+    old = OLD_KEYS.get(key)
+    return (old.renamed_to or key) if old else key
 
 
 def _without_overridden(values: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
     """Merge; an override also displaces the JSON's other spellings of the same key."""
-
-    def target(key: str) -> str:
-        old = OLD_KEYS.get(key)
-        return (old.renamed_to or key) if old else key
-
-    overridden = {target(key) for key in overrides}
-    return {key: value for key, value in values.items() if target(key) not in overridden} | dict(overrides)
+    overridden = {current_name(key) for key in overrides}
+    return {key: value for key, value in values.items() if current_name(key) not in overridden} | dict(overrides)
 
 
-def check_config(values: Mapping[str, Any], source: str) -> ExperimentConfig:
-    """Check and resolve a config given as a dict. `source` (a file name) begins every line of an error."""
-    problems: list[str] = []
+def check_config(values: Mapping[str, Any], source: str, overridden: Collection[str] = ()) -> ExperimentConfig:
+    """Check and resolve a config given as a dict.
+
+    Every line of an error begins with `source` (a file name), or with "command line" for the keys in `overridden`.
+    """
+    problems: Problems = []
     notes: list[str] = []
     known = _translate_old_keys(dict(values), problems, notes)
+    given = {*values, *known}
+    overridden = {*overridden, *map(current_name, overridden)}
     for key in [key for key in known if key not in ExperimentConfig.model_fields]:
-        problems.append(_unknown_key(key))
+        problems.append(((key,), unknown_key(key, [*ExperimentConfig.model_fields, *OLD_KEYS])))
         del known[key]
     known = {key: _normalise_spelling(key, value) for key, value in known.items()}
     invalid = _schema_problems(known, problems)
@@ -359,9 +377,9 @@ def check_config(values: Mapping[str, Any], source: str) -> ExperimentConfig:
     config = _resolve(config, notes)
     for contradiction in CONTRADICTIONS:
         if not invalid.intersection(contradiction.keys) and (problem := contradiction.problem(config)):
-            problems.append(problem)
+            problems.append((contradiction.keys, problem))
     if problems:
-        raise ConfigError("\n".join(f"{source}: {problem}" for problem in problems))
+        raise ConfigError("\n".join(f"{place_of(keys, given, overridden, source)}: {text}" for keys, text in problems))
     config._notes = tuple(notes)
     return config
 
@@ -371,36 +389,30 @@ def _validated(values: Mapping[str, Any]) -> ExperimentConfig:
     return ExperimentConfig.model_validate_json(json.dumps(values), strict=True)
 
 
-def _schema_problems(values: Mapping[str, Any], problems: list[str]) -> set[str]:
+def _schema_problems(values: Mapping[str, Any], problems: Problems) -> set[str]:
     try:
         _validated(values)
     except ValidationError as error:
         seen: dict[str, list[str]] = {}
         for item in error.errors():
-            text = re.sub(r"^Input should be ", "", item["msg"])
-            seen.setdefault(str(item["loc"][0]), []).append(text)
-        for key, expected in seen.items():
+            key = str(item["loc"][0])
+            seen.setdefault(key, []).append(expected(key, values.get(key), item))
+        for key, texts in seen.items():
             if key not in values:
-                problems.append(f'"{key}" is missing; {_meaning(key)}')
+                problems.append(((key,), f'"{key}" is missing; {meaning(key)}'))
                 continue
-            allowed = " or ".join(dict.fromkeys(expected))
-            problems.append(f'"{key}" is {json.dumps(values[key])}, but must be: {allowed}. {_meaning(key)}')
+            allowed = " or ".join(dict.fromkeys(texts))
+            problems.append(((key,), f'"{key}" is {json.dumps(values[key])}, but must be: {allowed}. {meaning(key)}'))
         return set(seen)
     return set()
 
 
-def _meaning(key: str) -> str:
+def meaning(key: str) -> str:
+    """What a key is for, in one line."""
     return " ".join((ExperimentConfig.model_fields[key].description or "").split())
 
 
-def _unknown_key(key: str) -> str:
-    candidates = [*ExperimentConfig.model_fields, *OLD_KEYS]
-    nearest = difflib.get_close_matches(key, candidates, n=1, cutoff=0.5)
-    advice = f'; did you mean "{nearest[0]}"?' if nearest else "; see the table of keys in README.md"
-    return f'unknown key "{key}"{advice}'
-
-
-def _translate_old_keys(values: dict[str, Any], problems: list[str], notes: list[str]) -> dict[str, Any]:
+def _translate_old_keys(values: dict[str, Any], problems: Problems, notes: list[str]) -> dict[str, Any]:
     if values.get("init_inner_loop_learning_rate") == -1:
         del values["init_inner_loop_learning_rate"]
     for key in [key for key in values if key in OLD_KEYS]:
@@ -411,10 +423,11 @@ def _translate_old_keys(values: dict[str, Any], problems: list[str], notes: list
             if old.neutral is None or value in old.neutral:
                 notes.append(f'"{key}" has no effect here{": " + old.advice if old.neutral is None else ""}')
             else:
-                problems.append(f'"{key}" is {json.dumps(value)}, but has no effect here: {old.advice}')
+                problems.append(((key,), f'"{key}" is {json.dumps(value)}, but has no effect here: {old.advice}'))
         elif value != old.unset:
             if old.renamed_to in values and values[old.renamed_to] != value:
-                problems.append(f'"{key}" is {json.dumps(value)}, but "{old.renamed_to}" is {json.dumps(values[old.renamed_to])}; they mean the same, give one')
+                other = f'"{old.renamed_to}" is {json.dumps(values[old.renamed_to])}'
+                problems.append(((key,), f'"{key}" is {json.dumps(value)}, but {other}; they mean the same, give one'))
             values[old.renamed_to] = value
             notes.append(f'"{key}" is read as "{old.renamed_to}"')
     return values

@@ -1,5 +1,7 @@
 """Which keys of an experiment may change between two starts, as one table."""
 
+import json
+import shlex
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -21,6 +23,14 @@ EVALUATION_KEYS = frozenset(
         "num_samples_per_class", "num_target_samples", "batch_size", "samples_per_iter",
     }
 )  # fmt: skip
+
+TRAINING_KEYS = frozenset(
+    {  # what a test does not use, beside the keys above: free when nothing is trained any more
+        "total_iter_per_epoch", "train_seed", "seed", "meta_learning_rate", "min_learning_rate", "gradient_clamp",
+        "use_multi_step_loss_optimization", "multi_step_loss_num_epochs", "second_order",
+        "first_order_to_second_order_epoch", "dropout_rate_value", "class_rotation",
+    }
+)  # fmt: skip
 """Every other key changes the model, the episodes or the training, and is refused on a run that has started."""
 
 
@@ -38,12 +48,16 @@ def check_config_changes(
     unknown = [key for key in allowed_by_user if key not in new]
     if unknown:
         raise ConfigError(f"allow_config_change: there is no key {', '.join(unknown)}.")
-    allowed = FREE_KEYS.union(allowed_by_user, EVALUATION_KEYS if only_testing else ())
+    allowed = FREE_KEYS.union(allowed_by_user, EVALUATION_KEYS | TRAINING_KEYS if only_testing else ())
+    if stored.get("sets_are_pre_split") and new.get("sets_are_pre_split"):
+        allowed |= {"train_val_test_split", "class_split_seed"}  # without effect
     changed = [key for key in new if key in stored and stored[key] != new[key]]
     refused = [key for key in changed if key not in allowed]
     if refused:
         lines = [f"  {key}: {stored[key]!r} before, {new[key]!r} now" for key in refused]
-        advice = "Give the changed experiment its own --experiment_name, or start over with --continue_from_epoch"
+        same = " ".join(f"--{key} {_as_argument(stored[key])}" for key in refused)
+        advice = f"To go on with the run, give the same overrides as at its first start: {same}."
+        advice += " Else give the changed experiment its own --experiment_name, or start over with --continue_from_epoch"
         advice += " from_scratch (the old folder is renamed, not deleted)."
         advice += f" To change it all the same: --allow_config_change {' '.join(refused)}."
         if not only_testing and all(key in EVALUATION_KEYS for key in refused):
@@ -54,3 +68,10 @@ def check_config_changes(
             + f"\n{advice}"
         )
     return changed
+
+
+def _as_argument(value: Any) -> str:
+    """A value as it is written on the command line."""
+    if isinstance(value, list | tuple) and len(value) > 1:
+        return " ".join(_as_argument(part) for part in value)
+    return shlex.quote(value if isinstance(value, str) else json.dumps(value))

@@ -1,0 +1,66 @@
+"""The keys of a config in words: for `--help` and for the table in README.md."""
+
+import json
+import textwrap
+import types
+import typing
+from typing import Any
+
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from utils.config import SECTIONS, meaning
+
+USAGE = """usage: bash experiment_scripts/NAME.sh [GPU ids, or all] [--key value ...]
+       python train_maml_system.py --name_of_args_json_file CONFIG.json [--key value ...]
+GPU ids are numbers separated by spaces or commas; without them: the first GPU, else the CPU; --gpu_to_use cpu: the CPU."""
+
+
+def type_text(annotation: Any) -> str:
+    """Return a type as people write it: `integer`, `"auto"`, `list of number`, ..."""
+    names = {int: "integer", float: "number", bool: "true, false", str: "text", type(None): "null"}
+    if annotation in names:
+        return names[annotation]
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Literal:
+        return ", ".join(f"`{json.dumps(value)}`" for value in arguments)
+    if origin is tuple:
+        return f"list of {type_text(arguments[0])}"
+    if origin in (typing.Union, types.UnionType):
+        return ", ".join(type_text(argument) for argument in arguments)
+    raise TypeError(f"no words for the type {annotation}")
+
+
+def range_text(field: FieldInfo) -> str:
+    """Return the bounds of a number, e.g. ` >= 1`; empty without bounds."""
+    signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
+    return "".join(
+        f" {sign} {getattr(item, name):g}"
+        for item in field.metadata
+        for name, sign in signs.items()
+        if getattr(item, name, None) is not None
+    )
+
+
+def values_text(field: FieldInfo) -> str:
+    """Return what a key may be: type, bounds and null."""
+    kinds, null, _ = type_text(field.annotation).partition(", null")
+    return f"{kinds}{range_text(field)}{null}"
+
+
+def default_text(field: FieldInfo) -> str | None:
+    """Return the default as JSON, None for a key that must be given."""
+    return None if field.default is PydanticUndefined else json.dumps(field.default)
+
+
+def help_text() -> str:
+    """Return usage and all keys with values, default and meaning."""
+    lines = [USAGE, "", "A true/false key without a value means true; several values, separated by spaces, make a list. Keys:"]
+    for section in SECTIONS:
+        lines += ["", (section.__doc__ or "").strip()]
+        for name, field in section.model_fields.items():
+            default = default_text(field)
+            values = values_text(field).replace("`", "")
+            lines.append(f"  --{name}  {values}; {'required' if default is None else 'default ' + default}")
+            lines += textwrap.wrap(meaning(name), 110, initial_indent=" " * 6, subsequent_indent=" " * 6, break_on_hyphens=False)
+    return "\n".join(lines)

@@ -1,0 +1,53 @@
+"""Words for what is wrong with a key or a value. Knows no schema, so that the schema can import it."""
+
+import difflib
+import json
+from collections.abc import Collection, Mapping
+from typing import Any
+
+USUAL_NAMES = {
+    "learning_rate": "meta_learning_rate", "lr": "meta_learning_rate", "outer_learning_rate": "meta_learning_rate",
+    "inner_learning_rate": "init_inner_loop_learning_rate", "inner_lr": "init_inner_loop_learning_rate",
+    "epochs": "total_epochs", "num_epochs": "total_epochs", "ways": "num_classes_per_set", "n_way": "num_classes_per_set",
+    "shots": "num_samples_per_class", "k_shot": "num_samples_per_class", "queries": "num_target_samples",
+    "gpu": "gpu_to_use", "gpus": "gpu_to_use", "device": "gpu_to_use", "name": "experiment_name", "dataset": "dataset_name",
+    "config": "name_of_args_json_file", "inner_steps": "number_of_training_steps_per_iter",
+}  # fmt: skip
+"""What others call a key, where the spelling alone does not lead to it."""
+
+PATTERNS = {
+    "experiment_name": "1 to 200 characters out of letters a-z and A-Z, digits, spaces and _ + = , . ( ) -",
+    "dataset_name": "1 to 200 characters out of letters a-z and A-Z, digits, spaces and _ + = , . -",
+    "tag": "at most 80 characters out of letters a-z and A-Z, digits and _ + = , . - (no spaces)",
+    "gpu_to_use": "GPU ids separated by commas, such as 0 or 0,1, or all, cpu or auto",
+}
+"""The patterns of the schema in words."""
+
+
+def unknown_key(key: str, known: Collection[str]) -> str:
+    """Say that a key is unknown, and which one is meant."""
+    nearest = [USUAL_NAMES[key]] if key in USUAL_NAMES else difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    advice = f'; did you mean "{nearest[0]}"?' if nearest else "; see the table of keys in README.md, or --help"
+    return f'unknown key "{key}"{advice}'
+
+
+def expected(key: str, value: Any, item: Mapping[str, Any]) -> str:
+    """What a value must be, from one of pydantic's errors (`ValidationError.errors()`)."""
+    if item["type"] == "bool_type":
+        return "true or false"
+    if item["type"] == "string_pattern_mismatch" and key in PATTERNS:
+        return PATTERNS[key]
+    if item["type"] == "tuple_type":
+        if isinstance(value, str) and "," in value:
+            parts = [part.strip() for part in value.strip("[]() ").split(",") if part.strip()]
+            return f"a list, written {' '.join(parts)} on the command line and [{', '.join(parts)}] in a file"
+        return f"a list, written [{json.dumps(value)}]"
+    return item["msg"].removeprefix("Input should be ")
+
+
+def place_of(keys: Collection[str], given: Collection[str], overridden: Collection[str], source: str) -> str:
+    """Where a mistake was made: the file, the command line, or the two together. Keys left at their default do not count."""
+    origins = {key in overridden for key in keys if key in given}
+    if not origins or origins == {False} or source == "command line":
+        return source
+    return "command line" if origins == {True} else f"{source} and command line"
