@@ -7,6 +7,7 @@ string it becomes text. experiment_template_config/README.md describes both file
 """
 
 import argparse
+import difflib
 import itertools
 import json
 import os
@@ -45,16 +46,19 @@ VALUES_FILE = "values.toml"
 DEFAULTS = "defaults"
 NAME = "experiment_name"
 SETTINGS = "settings"
+LIKE = "like"
 
 
 class Candidate(NamedTuple):
-    """A filled template: the file's name without .json, its text, and what it was filled with."""
+    """A filled template: the file's name without .json, its text, and what it and its name were filled with."""
 
     stem: str
     experiment_name: str
     text: str
     template: str
     combination: dict[str, Any]
+    name_values: dict[str, Any]
+    section_pattern: str
 
 
 def generate_configs(template_folder: Path, config_folder: Path, *, prune: bool = False) -> Outcome:
@@ -86,21 +90,26 @@ def expand_templates(template_folder: Path) -> tuple[dict[str, str], list[str]]:
         if section != DEFAULTS and section not in {path.stem for path in templates}
     ]
     candidates: list[Candidate] = []
+    defaults = all_values.get(DEFAULTS, {})
     for path in templates:
-        own_values = all_values.get(path.stem, {})
         try:
-            candidates += expand_template(path, own_values, all_values.get(DEFAULTS, {}))
+            values = _with_inherited(all_values, path.stem)
+            candidates += expand_template(path, values, defaults)
         except ConfigError as error:
             problems.append(str(error))
             continue
-        unused = sorted(_declared(own_values) - _variables(path.read_text(encoding="utf-8")) - {NAME})
+        variables = _variables(path.read_text(encoding="utf-8"))
+        unused = sorted(_declared(all_values.get(path.stem, {})) - variables - {NAME})
         if unused:
             notes.append(
                 f"{VALUES_FILE}: {path.name} does not use ${'$, $'.join(unused)}$: their values have no effect"
             )
+        used = {name: defaults[name] for name in sorted(variables - _declared(values) - {NAME}) if name in defaults}
+        if used:
+            notes.append(_defaults_note(path, used, all_values, templates))
     problems += _name_problems(candidates)
     if problems:
-        raise ConfigError("\n".join(dict.fromkeys(line for problem in problems for line in problem.splitlines())))
+        raise ConfigError("\n".join(dict.fromkeys(problems)))
     return {candidate.stem: candidate.text for candidate in candidates}, notes
 
 
@@ -125,8 +134,10 @@ def expand_template(path: Path, own_values: Mapping[str, Any], default_values: M
             if combination not in combinations:
                 combinations.append(combination)
                 patterns.append(str(given.get(NAME, "$template$")))
+    section_pattern = str({**default_values, **own_values}.get(NAME, "$template$"))
     return [
-        _fill(path, template, combination, pattern) for combination, pattern in zip(combinations, patterns, strict=True)
+        _fill(path, template, combination, pattern, section_pattern)
+        for combination, pattern in zip(combinations, patterns, strict=True)
     ]
 
 
@@ -152,31 +163,30 @@ def as_text(value: Any) -> str:
     return json.dumps(value)
 
 
-def _fill(path: Path, template: str, combination: dict[str, Any], pattern: str) -> Candidate:
+def _fill(path: Path, template: str, combination: dict[str, Any], pattern: str, section_pattern: str) -> Candidate:
     values = {NAME: "unnamed"} | combination
     config, checked = _checked(path, substitute(template, values))
     if NAME in _variables(template):
         del config[NAME]  # it is what the pattern is about to make
-    stem = _compose_name(path, pattern, config, combination, checked)
+    name_values = {**checked.to_json_dict(), **combination, **config, "template": path.stem}
+    if NAME not in config:
+        del name_values[NAME]
+    stem = _compose_name(path, pattern, name_values)
     text = substitute(template, values | {NAME: stem})
     _, checked = _checked(path, text)
-    return Candidate(stem, checked.experiment_name, text.rstrip() + "\n", path.name, combination)
+    text = text.rstrip() + "\n"
+    return Candidate(stem, checked.experiment_name, text, path.name, combination, name_values, section_pattern)
 
 
-def _compose_name(
-    path: Path, pattern: str, config: Mapping[str, Any], combination: Mapping[str, Any], checked: ExperimentConfig
-) -> str:
+def _compose_name(path: Path, pattern: str, known: Mapping[str, Any]) -> str:
     """Fill the pattern of a name with the config's own keys, so that a name tells what is in the file."""
-    known = {**checked.to_json_dict(), **combination, **config, "template": path.stem}
-    if NAME not in config:
-        del known[NAME]
     for key in PLACEHOLDER.findall(pattern):
         if key not in known:
             raise ConfigError(
                 f'{path.name}: ${key}$ in the experiment_name "{pattern}" of {VALUES_FILE} is neither a config '
                 "key nor a variable of the template"
             )
-    stem = PLACEHOLDER.sub(lambda match: as_text(known[match[1]]), pattern)
+    stem = _fill_pattern(pattern, known)
     if not re.fullmatch(r"[A-Za-z0-9_+=,()\-][A-Za-z0-9_+=,.()\-]{0,190}", stem):
         raise ConfigError(
             f'{path.name}: "{stem}", made from the experiment_name in {VALUES_FILE}, cannot be a file name here; use '
@@ -185,11 +195,20 @@ def _compose_name(
     return stem
 
 
+def _fill_pattern(pattern: str, known: Mapping[str, Any]) -> str:
+    return PLACEHOLDER.sub(lambda match: as_text(known.get(match[1], "")), pattern)
+
+
 def _checked(path: Path, text: str) -> tuple[dict[str, Any], ExperimentConfig]:
     try:
         config = json.loads(text, object_pairs_hook=lambda pairs: _without_repeats(path, pairs))
-    except ValueError as error:
-        raise ConfigError(f"{path.name}: not valid JSON once its variables are filled in ({error})") from error
+    except json.JSONDecodeError as error:
+        # Filling in adds no lines, so that the parser's line is the template's; a forgotten comma is in the one before.
+        lines = list(enumerate(path.read_text(encoding="utf-8").split("\n"), start=1))
+        shown = "".join(f"\n  line {number}: {line}" for number, line in lines[max(error.lineno - 2, 0) : error.lineno])
+        raise ConfigError(
+            f"{path.name}: not valid JSON once its variables are filled in ({error.msg}, line {error.lineno}){shown}"
+        ) from error
     if not isinstance(config, dict):
         raise ConfigError(f"{path.name}: a config is one JSON object, not a {type(config).__name__}")
     return config, check_config(config, path.name)
@@ -214,7 +233,48 @@ def _variables(template: str) -> set[str]:
 
 
 def _declared(own_values: Mapping[str, Any]) -> set[str]:
-    return {*own_values, *(variable for row in own_values.get(SETTINGS, []) for variable in row)} - {SETTINGS}
+    return {*own_values, *(variable for row in own_values.get(SETTINGS, []) for variable in row)} - {SETTINGS, LIKE}
+
+
+def _with_inherited(
+    all_values: Mapping[str, dict[str, Any]], section: str, via: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """Return a section's values over those of the section named by its `like`; own keys win over inherited settings."""
+    own = {key: value for key, value in all_values.get(section, {}).items() if key != LIKE}
+    if LIKE not in all_values.get(section, {}):
+        return own
+    other = all_values[section][LIKE]
+    if other in (*via, section):
+        raise ConfigError(f'{VALUES_FILE}: like = "{other}" under ["{section}"] leads back to itself')
+    if not isinstance(other, str) or other not in all_values:
+        near = difflib.get_close_matches(str(other), all_values, n=1)
+        meant = f'did you mean "{near[0]}"?' if near else f"there are {', '.join(all_values)}"
+        raise ConfigError(f'{VALUES_FILE}: like = "{other}" under ["{section}"] names no section of this file; {meant}')
+    inherited = _with_inherited(all_values, other, (*via, section))
+    if SETTINGS in inherited:
+        inherited[SETTINGS] = [
+            {key: value for key, value in row.items() if key not in own} for row in inherited[SETTINGS]
+        ]
+    return inherited | own
+
+
+def _defaults_note(
+    path: Path, used: Mapping[str, Any], all_values: Mapping[str, dict[str, Any]], templates: list[Path]
+) -> str:
+    """Name the values that came from [defaults], and the lines that give those of the most similar template instead."""
+    listed = ", ".join(f"{name} = {json.dumps(value)}" for name, value in used.items())
+    lines = set(path.read_text(encoding="utf-8").splitlines())
+    common = {
+        other.stem: len(lines & set(other.read_text(encoding="utf-8").splitlines()))
+        for other in templates
+        if other != path and LIKE not in all_values.get(other.stem, {LIKE: ""})
+    }
+    nearest = max(common, key=lambda name: common[name], default="...")
+    lacks = "has no section" if path.stem not in all_values else "does not find all its variables in its section"
+    return (
+        f"{path.name} {lacks} in {VALUES_FILE}: [{DEFAULTS}] used: {listed}; for those of the template you copied "
+        f'add:\n  ["{path.stem}"]\n  {LIKE} = "{nearest}"'
+    )
 
 
 def _read_values(path: Path) -> dict[str, dict[str, Any]]:
@@ -237,34 +297,55 @@ def _read_values(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def _name_problems(candidates: list[Candidate]) -> Iterator[str]:
-    """Two configs may share neither a file nor a run folder (letter case does not tell folders apart everywhere)."""
+    """Two configs may share neither a file nor a run folder (letter case does not tell folders apart everywhere).
+
+    One message for each template, or pair of templates, however many of its configs share names.
+    """
+    reported: set[tuple[str, str]] = set()
     for field in ("stem", "experiment_name"):
         first: dict[str, Candidate] = {}
         for candidate in candidates:
             name = getattr(candidate, field)
             other = first.setdefault(name.casefold(), candidate)
-            if other is candidate:
+            if other is candidate or (candidate.template, other.template) in reported:
+                continue
+            reported.add((candidate.template, other.template))
+            if other.template != candidate.template:
+                yield (
+                    f'{candidate.template} and {other.template}: two configs end in the name "{name}". '
+                    f"Give one of them another experiment_name"
+                )
                 continue
             differing = [
                 f"${variable}$ ({as_text(other.combination.get(variable))} and {as_text(value)})"
                 for variable, value in candidate.combination.items()
                 if other.combination.get(variable) != value
             ]
-            where = (
-                "the template's experiment_name"
-                if field == "experiment_name"
-                else f"its experiment_name in {VALUES_FILE}"
-            )
-            if other.template == candidate.template:
-                yield (
-                    f'{candidate.template}: two configs end in the name "{name}". They differ in '
-                    f"{', '.join(differing)}: put that into {where}"
-                )
+            section = Path(candidate.template).stem
+            if field == "experiment_name":
+                where = "the template's experiment_name, or have the file's name there:"
+                line = f'"{NAME}": "${NAME}$",'
             else:
-                yield (
-                    f'{candidate.template} and {other.template}: two configs end in the name "{name}". '
-                    f"Give one of them another experiment_name"
-                )
+                where = f'the only experiment_name under ["{section}"] in {VALUES_FILE}:'
+                line = f'{NAME} = "{_distinct_pattern([c for c in candidates if c.template == candidate.template])}"'
+            yield (
+                f'{candidate.template}: two configs end in the name "{name}". They differ in {", ".join(differing)}: '
+                f"put that into {where}\n  {line}"
+            )
+
+
+def _distinct_pattern(candidates: list[Candidate]) -> str:
+    """Extend the experiment_name of a template's section by the variables that tell its configs apart."""
+    pattern = candidates[0].section_pattern
+
+    def names(pattern: str) -> int:
+        return len({_fill_pattern(pattern, candidate.name_values).casefold() for candidate in candidates})
+
+    for variable in candidates[0].combination:
+        longer = f"{pattern}_{variable}${variable}$"
+        if names(longer) > names(pattern):
+            pattern = longer
+    return pattern
 
 
 def _shared_run_folders(config_folder: Path) -> list[str]:

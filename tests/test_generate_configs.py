@@ -1,9 +1,11 @@
 """Templates and values become configs: what is generated, how names come about, and what is refused."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,45 @@ from utils.errors import ConfigError
 
 TEMPLATES = REPOSITORY_ROOT / "experiment_template_config"
 CONFIGS = REPOSITORY_ROOT / "experiment_config"
+SHIPPED_TEMPLATES = (
+    "mini_imagenet_maml", "mini_imagenet_maml++", "mini_imagenet_maml_2017", "omniglot_maml", "omniglot_maml++",
+    "omniglot_maml_2017", "omniglot_maml_ablation", "quickstart", "synthetic_strokes_maml", "synthetic_strokes_maml++",
+)  # fmt: skip
+
+
+def promised_names() -> set[str]:
+    """Names of the configs that come with the code; beside them the folders may hold anything of the user's own."""
+    names = {
+        f"{method}_{ways}way_{shots}shot_seed{seed}"
+        for dataset, all_ways in (("omniglot", (5, 20)), ("mini_imagenet", (5,)))
+        for method in (f"{dataset}_maml", f"{dataset}_maml++")
+        for ways in all_ways
+        for shots in (1, 5)
+        for seed in (0, 1, 2)
+    }
+    names |= {f"mini_imagenet_maml++_5way_1shot_{steps}_seed0" for steps in ("1step", "2steps", "3steps", "4steps")}
+    parts = (
+        "multi_step_loss",
+        "learned_inner_rates",
+        "per_step_batch_norm",
+        "cosine_annealing",
+        "derivative_order_annealing",
+    )
+    names |= {f"omniglot_maml_{part}_20way_1shot_seed0" for part in parts}
+    names |= {f"{dataset}_maml_2017_5way_1shot_seed0" for dataset in ("omniglot", "mini_imagenet")}
+    names |= {f"synthetic_strokes_{method}_5way_{shots}shot_seed0" for method in ("maml", "maml++") for shots in (1, 5)}
+    return names | {"quickstart"}
+
+
+@pytest.fixture
+def shipped(tmp_path):
+    """A folder with the templates that come with the code, and values.toml, without templates of the user's own."""
+    templates = tmp_path / "shipped"
+    templates.mkdir()
+    for name in SHIPPED_TEMPLATES:
+        shutil.copy(TEMPLATES / f"{name}.json", templates)
+    shutil.copy(TEMPLATES / "values.toml", templates)
+    return templates
 
 
 @pytest.fixture
@@ -47,49 +88,34 @@ def refusal(folders) -> str:
 # What this checkout holds
 
 
-def test_regenerating_the_committed_configs_changes_nothing(tmp_path):
-    copy = shutil.copytree(CONFIGS, tmp_path / "experiment_config")
+def test_regenerating_the_committed_configs_changes_nothing(shipped, tmp_path):
+    copy = tmp_path / "experiment_config"
+    copy.mkdir()
+    for name in promised_names():
+        shutil.copy(CONFIGS / f"{name}.json", copy)
     before = {path.name: path.read_bytes() for path in copy.iterdir()}
-    outcome = generate_configs(TEMPLATES, copy)
-    assert (outcome.written, outcome.kept, outcome.outdated, outcome.notes) == ([], [], [], [])
-    assert {path.name: path.read_bytes() for path in copy.iterdir()} == before
+    outcome = generate_configs(shipped, copy)
+    assert (outcome.written, outcome.kept, outcome.outdated) == ([], [], [])
+    assert {note for note in outcome.notes if "there is no template" not in note} == set()
+    assert {path.name: path.read_bytes() for path in copy.glob("[!.]*")} == before
+    manifest = json.loads((CONFIGS / ".generated.json").read_text())
+    assert json.loads((copy / ".generated.json").read_text()).items() <= manifest.items()
 
 
 def test_every_committed_config_is_valid_and_runs_in_its_own_folder():
-    configs = [load_config(path) for path in CONFIGS.glob("[!.]*.json")]
+    configs = [load_config(CONFIGS / f"{name}.json") for name in promised_names()]
     assert all(config.notes == tuple(note for note in config.notes if "no effect" not in note) for config in configs)
     assert len({config.experiment_name for config in configs}) == len(configs)
 
 
 def test_the_promised_settings_are_there():
-    expected = {
-        f"{method}_{ways}way_{shots}shot_seed{seed}"
-        for dataset, all_ways in (("omniglot", (5, 20)), ("mini_imagenet", (5,)))
-        for method in (f"{dataset}_maml", f"{dataset}_maml++")
-        for ways in all_ways
-        for shots in (1, 5)
-        for seed in (0, 1, 2)
-    }
-    expected |= {f"mini_imagenet_maml++_5way_1shot_{steps}_seed0" for steps in ("1step", "2steps", "3steps", "4steps")}
-    parts = (
-        "multi_step_loss",
-        "learned_inner_rates",
-        "per_step_batch_norm",
-        "cosine_annealing",
-        "derivative_order_annealing",
-    )
-    expected |= {f"omniglot_maml_{part}_20way_1shot_seed0" for part in parts}
-    expected |= {f"{dataset}_maml_2017_5way_1shot_seed0" for dataset in ("omniglot", "mini_imagenet")}
-    expected |= {f"synthetic_strokes_{m}_5way_{k}shot_seed0" for m in ("maml", "maml++") for k in (1, 5)} | {
-        "quickstart"
-    }
     configs = read(CONFIGS)
-    assert {Path(name).stem for name in configs} == expected
-    assert all(config["experiment_name"] == Path(name).stem for name, config in configs.items())
+    assert promised_names() <= {Path(name).stem for name in configs}
+    assert all(configs[f"{name}.json"]["experiment_name"] == name for name in promised_names())
 
 
 def test_each_ablation_changes_one_part_of_maml():
-    configs = read(CONFIGS)
+    configs = {name: config for name, config in read(CONFIGS).items() if Path(name).stem in promised_names()}
     maml = configs["omniglot_maml_20way_1shot_seed0.json"]
     changed = {
         name.removeprefix("omniglot_maml_").removesuffix("_20way_1shot_seed0.json"): {
@@ -160,12 +186,118 @@ def test_a_variable_replaced_by_a_constant_is_one_note_and_the_grid_shrinks(fold
     assert outcome.written == ["small_32.json"]
 
 
-def test_a_copied_template_works_with_the_default_values(tmp_path):
-    templates = shutil.copytree(TEMPLATES, tmp_path / "templates")
-    shutil.copy(templates / "omniglot_maml++.json", templates / "my_photos.json")
+def user_configs(templates: Path) -> tuple[dict[str, dict], list[str]]:
+    """What the template users_own.json makes, and the notes on it."""
     texts, notes = expand_templates(templates)
-    assert [name for name in texts if name.startswith("my_photos")] == ["my_photos_5way_1shot_seed0"]
+    configs = {name: json.loads(text) for name, text in texts.items() if name.startswith("users_own")}
+    return configs, [note for note in notes if "users_own" in note]
+
+
+def readme_sections() -> list[str]:
+    """The TOML examples of the templates' README, for a template users_own.json."""
+    examples = re.findall(r"```toml\n(.*?)```", (TEMPLATES / "README.md").read_text(), flags=re.DOTALL)
+    return ["\n" + re.sub(r"^   ", "", text, flags=re.MULTILINE).replace("my_photos", "users_own") for text in examples]
+
+
+def add_values(templates: Path, text: str) -> None:
+    with open(templates / "values.toml", "a") as file:
+        file.write(text)
+
+
+def test_a_copied_template_works_with_the_default_values_and_names_them(shipped):
+    shutil.copy(shipped / "mini_imagenet_maml++.json", shipped / "users_own.json")
+    configs, notes = user_configs(shipped)
+    assert list(configs) == ["users_own_5way_1shot_seed0"]
+    assert len(notes) == 1
+    assert notes[0].startswith("users_own.json has no section in values.toml: [defaults] used: batch_size = 8, ")
+    assert "init_inner_loop_learning_rate = 0.1, " in notes[0]
+    # The lines that it ends with do what they promise, and then there is nothing left to say.
+    lines = notes[0].splitlines()[-2:]
+    assert lines == ['  ["users_own"]', '  like = "mini_imagenet_maml++"']
+    add_values(shipped, "\n" + "\n".join(lines) + "\n")
+    assert user_configs(shipped)[1] == []
+
+
+@pytest.mark.parametrize("template", SHIPPED_TEMPLATES)
+def test_a_copy_like_its_template_gets_the_same_values(shipped, template):
+    text = (shipped / f"{template}.json").read_text()
+    text = text.replace('"experiment_name": "omniglot_maml_$part$', '"experiment_name": "users_own_$part$')
+    (shipped / "users_own.json").write_text(text)
+    add_values(shipped, f'\n["users_own"]\nlike = "{template}"\n')
+    configs, notes = user_configs(shipped)
     assert notes == []
+    texts, _ = expand_templates(shipped)
+    prefix = template.removesuffix("_ablation")
+    assert configs == {
+        name: json.loads(texts[name.replace("users_own", prefix)]) | {"experiment_name": name} for name in configs
+    }
+    assert len(configs) == len([name for name in promised_names() if re.fullmatch(names_of(template), name)])
+
+
+def names_of(template: str) -> str:
+    """A pattern of the names of the configs of a template."""
+    if template == "quickstart":
+        return "quickstart"
+    part = r"_(?!2017)[a-z_]+" if template.endswith("_ablation") else ""
+    return re.escape(template.removesuffix("_ablation")) + part + r"_\d+way_.*"
+
+
+def test_own_values_stand_over_inherited_ones_and_their_settings(folders):
+    templates, configs = folders
+    shutil.copy(templates / "small.json", templates / "tiny.json")
+    write_values(
+        templates,
+        small='experiment_name = "$template$_$num_filters$_$train_seed$"\ntrain_seed = 7\n'
+        "settings = [{num_filters = 8}, {num_filters = 9, train_seed = 1}]",
+        tiny='like = "small"\ntrain_seed = [3, 4]',
+    )
+    generate_configs(templates, configs)
+    assert sorted(read(configs)) == [
+        "small_8_7.json", "small_9_1.json", "tiny_8_3.json", "tiny_8_4.json", "tiny_9_3.json", "tiny_9_4.json",
+    ]  # fmt: skip
+
+
+def test_the_examples_of_the_readme_work_as_printed(shipped):
+    text = (shipped / "mini_imagenet_maml++.json").read_text()
+    values = (shipped / "values.toml").read_text()
+    short, long = readme_sections()
+    (shipped / "users_own.json").write_text(text)
+    add_values(shipped, short)
+    configs, notes = user_configs(shipped)
+    assert notes == []
+    expected = {name for name in promised_names() if name.startswith("mini_imagenet_maml++")}
+    assert set(configs) == {name.replace("mini_imagenet_maml++", "users_own") for name in expected}
+
+    (shipped / "users_own.json").write_text(text.replace('_value": 0.0', '_value": $dropout$'))
+    (shipped / "values.toml").write_text(values + long)
+    configs, notes = user_configs(shipped)
+    assert notes == []
+    assert set(configs) == {
+        f"users_own_{n}way_{k}shot_dropout{dropout}_seed{seed}"
+        for n in (5, 10) for k in (1, 5) for dropout in ("0.0", "0.1") for seed in (0, 1, 2)
+    }  # fmt: skip
+    config = configs["users_own_10way_5shot_dropout0.1_seed2"]
+    assert (config["dropout_rate_value"], config["batch_size"]) == (0.1, 2)
+    assert config["init_inner_loop_learning_rate"] == 0.01
+
+
+@pytest.mark.parametrize("keep_settings", [True, False])
+def test_a_name_that_lacks_a_variable_is_one_message_with_the_line_to_paste(shipped, keep_settings):
+    text = (shipped / "mini_imagenet_maml++.json").read_text()
+    (shipped / "users_own.json").write_text(text.replace('_value": 0.0', '_value": $dropout$'))
+    long = re.sub(r"(?m)^experiment_name.*\n", "", readme_sections()[1])
+    if not keep_settings:
+        long = re.sub(r"settings = \[.*?^\]", "", long, flags=re.DOTALL | re.MULTILINE)
+    add_values(shipped, long)
+    with pytest.raises(ConfigError) as error:
+        expand_templates(shipped)
+    message = str(error.value)
+    assert message.count("two configs end in the name") == 1
+    assert "They differ in $dropout$ (0.0 and 0.1)" in message
+    line = message.splitlines()[-1]
+    assert tomllib.loads(line)["experiment_name"].count("$dropout$") == 1
+    add_values(shipped, line + "\n")
+    assert len(user_configs(shipped)[0]) == (24 if keep_settings else 72)
 
 
 def test_a_name_written_into_the_template_may_hold_several_variables(folders):
@@ -194,6 +326,24 @@ def test_a_template_that_fails_the_schema_is_refused_with_its_name_and_key(folde
 def test_text_that_is_no_json_is_refused(folders):
     (folders[0] / "small.json").write_text('{"experiment_name": "$experiment_name$",}')
     assert refusal(folders).startswith("small.json: not valid JSON once its variables are filled in (")
+
+
+def test_the_lines_around_a_forgotten_comma_are_shown(folders):
+    (folders[0] / "small.json").write_text('{\n "experiment_name": "$experiment_name$"\n "seed": 1\n}\n')
+    assert refusal(folders) == (
+        "small.json: not valid JSON once its variables are filled in (Expecting ',' delimiter, line 3)\n"
+        '  line 2:  "experiment_name": "$experiment_name$"\n'
+        '  line 3:  "seed": 1'
+    )
+
+
+def test_like_that_leads_nowhere_is_refused(folders):
+    write_values(folders[0], small='like = "smal"')
+    assert refusal(folders) == (
+        'values.toml: like = "smal" under ["small"] names no section of this file; did you mean "small"?'
+    )
+    write_values(folders[0], small='like = "tiny"', tiny='like = "small"')
+    assert "leads back to itself" in refusal(folders)
 
 
 def test_a_key_given_twice_is_refused(folders):

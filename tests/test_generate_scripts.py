@@ -1,15 +1,18 @@
 """One script per config, around one launcher."""
 
+import json
 import shutil
 import subprocess
 
 import pytest
 
 from script_generation_tools.generate_scripts import generate_scripts
+from tests.test_generate_configs import promised_names
 from utils.config import REPOSITORY_ROOT
 from utils.errors import ConfigError
 
 TEMPLATE = REPOSITORY_ROOT / "script_generation_tools" / "local_run_template_script.sh"
+SCRIPTS = REPOSITORY_ROOT / "experiment_scripts"
 
 
 @pytest.fixture
@@ -22,18 +25,22 @@ def folders(tmp_path):
 
 
 def test_regenerating_the_committed_scripts_changes_nothing(tmp_path):
-    copy = shutil.copytree(REPOSITORY_ROOT / "experiment_scripts", tmp_path / "experiment_scripts")
-    before = {path.name: path.read_bytes() for path in copy.iterdir()}
-    outcome = generate_scripts(REPOSITORY_ROOT / "experiment_config", copy, TEMPLATE)
+    configs, scripts = tmp_path / "experiment_config", tmp_path / "experiment_scripts"
+    configs.mkdir()
+    scripts.mkdir()
+    for name in promised_names():
+        shutil.copy(REPOSITORY_ROOT / "experiment_config" / f"{name}.json", configs)
+        shutil.copy(SCRIPTS / f"{name}.sh", scripts)
+    before = {path.name: path.read_bytes() for path in scripts.iterdir()}
+    outcome = generate_scripts(configs, scripts, TEMPLATE)
     assert (outcome.written, outcome.kept, outcome.outdated) == ([], [], [])
-    assert {path.name: path.read_bytes() for path in copy.iterdir()} == before
+    assert {path.name: path.read_bytes() for path in scripts.glob("[!.]*")} == before
+    manifest = json.loads((SCRIPTS / ".generated.json").read_text())
+    assert json.loads((scripts / ".generated.json").read_text()).items() <= manifest.items()
 
 
 def test_every_committed_config_has_a_script_of_three_lines():
-    scripts = REPOSITORY_ROOT / "experiment_scripts"
-    configs = list((REPOSITORY_ROOT / "experiment_config").glob("[!.]*.json"))
-    assert {path.stem for path in scripts.glob("*.sh")} == {path.stem for path in configs}
-    assert all(len(path.read_text().splitlines()) == 3 for path in scripts.glob("*.sh"))
+    assert all(len((SCRIPTS / f"{name}.sh").read_text().splitlines()) == 3 for name in promised_names())
 
 
 def test_a_script_passes_on_its_config(folders):
