@@ -92,9 +92,11 @@ def _train_and_test(config: Any, run_folder: RunFolder, stop: StopSignals) -> No
     from data import build_data
     from experiment_builder import build_experiment
     from few_shot_learning_system import build_learner
-    from utils.devices import choose_device, describe_device
+    from utils.devices import choose_device, describe_device, make_deterministic
     from utils.environment import describe_environment
 
+    if config.deterministic:
+        make_deterministic()
     device = choose_device(config.gpu_to_use)
     log.info("%s: %s", config.experiment_name, describe_device(device))
     torch.manual_seed(config.initialisation_seed)  # PyTorch's own start differs between processes; checkpoints hold its state

@@ -3,12 +3,10 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
-
-Result = TypeVar("Result")
 
 
 def choose_task_chunk_size(device: torch.device, image_shape: tuple[int, int, int], n_tasks: int) -> int:

@@ -1,6 +1,7 @@
 """What a config may say, and what the user reads when it cannot work."""
 
 import json
+import re
 
 import pytest
 
@@ -31,6 +32,16 @@ def test_every_key_of_the_reference_is_known(key):
 @pytest.mark.parametrize("key", ExperimentConfig.model_fields)
 def test_every_key_has_its_meaning(key):
     assert len(ExperimentConfig.model_fields[key].description or "") > 10
+
+
+@pytest.mark.parametrize("key", ExperimentConfig.model_fields)
+def test_every_key_is_read_somewhere(key):
+    """A key that nothing reads is a promise that nothing keeps."""
+    about_keys = {"config.py", "config_rules.py", "config_messages.py", "config_help.py", "config_changes.py"}
+    rooms = ("*.py", "utils/*.py", "meta_learning/*.py")
+    sources = [path for room in rooms for path in REPOSITORY_ROOT.glob(room) if path.name not in about_keys]
+    derived = {"batch_size": "tasks_per_meta_batch", "samples_per_iter": "tasks_per_meta_batch", "seed": "initialisation_seed"}
+    assert any(re.search(rf"\b{derived.get(key, key)}\b", path.read_text(encoding="utf-8")) for path in sources)
 
 
 def test_an_unknown_key_names_the_nearest_one():

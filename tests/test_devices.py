@@ -1,9 +1,10 @@
 import logging
+import os
 
 import pytest
 import torch
 
-from utils.devices import check_gpu_ids, choose_device
+from utils.devices import check_gpu_ids, choose_device, make_deterministic
 from utils.errors import ConfigError
 
 
@@ -67,3 +68,12 @@ def test_all_is_refused_only_where_it_means_several(gpus):
 def test_one_id_passes_before_torch_is_there():
     for value in ("auto", "all", "cpu", "0", "7", "1,1"):
         check_gpu_ids(value)
+
+
+def test_deterministic_asks_torch_and_cublas_for_it(monkeypatch):
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    try:
+        make_deterministic()
+        assert torch.are_deterministic_algorithms_enabled() and os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    finally:
+        torch.use_deterministic_algorithms(False)

@@ -1,6 +1,7 @@
 """From the key gpu_to_use to a torch device."""
 
 import logging
+import os
 from typing import TYPE_CHECKING
 
 from utils.errors import ConfigError
@@ -48,6 +49,19 @@ def choose_device(gpu_to_use: str) -> "torch.device":
         names = ", ".join(f"{index} ({torch.cuda.get_device_name(index)})" for index in range(available))
         raise ConfigError(f"gpu_to_use: there is no GPU {chosen} on this machine; there are: {names}.")
     return torch.device("cuda", chosen)
+
+
+def make_deterministic() -> None:
+    """Let CUDA use only operations that give the same bits every time. Call it before the first use of the GPU.
+
+    Warnings instead of errors: torch calls the backward of max-pooling not deterministic, as overlapping windows add to one
+    pixel in any order; ours do not overlap.
+    """
+    import torch
+
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it is first used
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.benchmark = False
 
 
 def describe_device(device: "torch.device") -> str:
