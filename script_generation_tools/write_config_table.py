@@ -11,8 +11,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from utils.config import OLD_KEYS, REPOSITORY_ROOT, SECTIONS, meaning
+from utils.config import OLD_KEYS, REPOSITORY_ROOT, meaning
 from utils.config_help import default_text, values_text
+from utils.config_schema import SECTIONS
 
 BEGIN, END = "<!-- config keys: begin (generated) -->", "<!-- config keys: end -->"
 

@@ -23,9 +23,9 @@ ROOMS = {
 }  # fmt: skip
 """Room -> rooms that it may import besides itself."""
 
-FLOOR = ("utils.errors", "utils.config", "utils.config_messages", "utils.config_rules", "utils.episodes", "utils.metrics", "utils.reproducibility")
+FLOOR = ("utils.errors", "utils.config", "utils.config_messages", "utils.config_rules", "utils.config_schema", "utils.episodes", "utils.metrics", "utils.reproducibility")
 WITHOUT_TORCH = (
-    "utils.config", "utils.config_help", "utils.config_rules", "utils.command_line", "utils.errors", "utils.episodes", "utils.archives", "utils.image_folders", "utils.packed_images",
+    "utils.config", "utils.config_help", "utils.config_rules", "utils.config_schema", "utils.command_line", "utils.errors", "utils.episodes", "utils.archives", "utils.image_folders", "utils.packed_images",
     "utils.atomic_files", "script_generation_tools.generate_configs", "script_generation_tools.generate_scripts",
     "script_generation_tools.generated_files",
 )  # fmt: skip

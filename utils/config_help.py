@@ -9,7 +9,8 @@ from typing import Any
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from utils.config import SECTIONS, meaning
+from utils.config import meaning
+from utils.config_schema import SECTIONS
 
 USAGE = """usage: bash experiment_scripts/NAME.sh [GPU ids, or all] [--key value ...]
        python train_maml_system.py --name_of_args_json_file CONFIG.json [--key value ...]

@@ -1,0 +1,250 @@
+"""The sections of a config: every key with its meaning, type, range and default. The only list of keys.
+
+`utils.config` reads, checks and resolves a config; impossible combinations are in `utils.config_rules`.
+"""
+
+import json
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+
+BatchNormStatistics = Literal["transductive", "running"]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+class ExperimentSection(_Section):
+    """The run as a whole."""
+
+    experiment_name: str = Field(pattern=r"^[A-Za-z0-9_+=,.()\- ]{1,200}$")
+    """Name of the run's folder under `EXPERIMENTS_DIR` (default `experiments/`)."""
+    train_seed: int = Field(0, ge=0)
+    """Seed of the training episodes and, unless `seed` is given, of the initial weights."""
+    val_seed: int = Field(0, ge=0)
+    """Seed of the validation and test episodes, which are drawn from separate streams."""
+    seed: int | None = Field(None, ge=0)
+    """Seed of the initial weights alone; null: `train_seed`."""
+    total_epochs: int = Field(100, ge=1)
+    """Training epochs; at the first start also the period of the cosine annealing of the meta learning rate."""
+    total_iter_per_epoch: int = Field(500, ge=1)
+    """Meta-updates in an epoch."""
+    total_epochs_before_pause: int = Field(0, ge=0)
+    """Epochs after which a process saves, pauses and leaves with exit code 0, to be started again; 0: never."""
+    continue_from_epoch: int | Literal["latest", "from_scratch"] = "latest"
+    """`latest` (and any negative number): resume; a number: resume from that epoch's checkpoint; `from_scratch`
+    (command line only): rename the old run folder and start anew."""
+    allow_config_change: tuple[str, ...] = ()
+    """Keys that this start may change although the run has started with other values; the results are then of no one config."""
+    evaluate_on_test_set_only: bool = False
+    """Skip training and test the best models of the run so far."""
+    load_checkpoint: str = ""
+    """Epoch number or path of a checkpoint: the weights to test, or to start a new run from."""
+    tag: str = Field("", pattern=r"^[A-Za-z0-9_+=,.\-]{0,80}$")
+    """With `evaluate_on_test_set_only`: suffix of the result files, e.g. `test_summary_<tag>.csv`."""
+    max_models_to_save: int = Field(5, ge=1)
+    """Checkpoints kept by validation accuracy, beside the newest two."""
+    number_of_ensemble_models: int | None = Field(None, ge=1)
+    """Best models whose mean logits are tested; null: 5, at most `max_models_to_save`."""
+    log_every_iterations: int = Field(10, ge=1)
+    """Iterations between two readings of the training metrics from the device."""
+    checkpoint_every_s: float = Field(60.0, ge=0.0)
+    """Seconds between two saves inside an epoch (`unfinished.safetensors`); 0: at every reading of the metrics."""
+    skip_non_finite_iterations: int = Field(0, ge=0)
+    """Training iterations of the run whose loss or gradient may be not finite: their updates are skipped. One more stops
+    the run (exit code 3)."""
+    replay_iteration: int = Field(0, ge=0)
+    """Compute this training iteration again from the newest checkpoint before it, show everything about it and leave; 0: no."""
+
+
+class DataSection(_Section):
+    """From files on disk to packed images."""
+
+    dataset_name: str = Field("omniglot_dataset", pattern=r"^[A-Za-z0-9_+=,.\- ]{1,200}$")
+    """Any name. `omniglot` means `omniglot_dataset`, `mini_imagenet` means `mini_imagenet_full_size`."""
+    dataset_path: str = ""
+    """Folder of the dataset under `DATASET_DIR` (default `datasets/`); empty: `dataset_name`."""
+    image_height: int = Field(28, ge=1)
+    """Height in pixels to which images are resized."""
+    image_width: int = Field(28, ge=1)
+    """Width in pixels to which images are resized."""
+    image_channels: Literal[1, 3] = 1
+    """1: grey, 3: RGB."""
+    resize_filter: Literal["auto", "nearest", "bilinear", "bicubic", "lanczos"] = "auto"
+    """Resampling filter of the resize; auto: nearest for Omniglot's 1-bit images, else bicubic."""
+    normalisation: Literal["auto", "none", "imagenet"] = "auto"
+    """none: pixel values 0 to 1; imagenet: minus ImageNet's mean, over its standard deviation; auto: imagenet for
+    mini-ImageNet, else none."""
+    class_rotation: bool | Literal["auto"] = "auto"
+    """Rotate each class of a training episode by 0, 90, 180 or 270 degrees; auto: for Omniglot only."""
+    sets_are_pre_split: bool = False
+    """The folder holds train, val and test folders (any letter case) with class folders inside."""
+    train_val_test_split: tuple[float, ...] = Field((0.70918052988, 0.03080714725, 0.2606284658), min_length=2, max_length=3)
+    """Fractions of the classes for train and val; test gets what is left. Without effect when pre-split."""
+    class_split_seed: int | None = Field(None, ge=0)
+    """Seed of the split of the classes; null: the reference's split, the same for every seed."""
+    indexes_of_folders_indicating_class: tuple[int, ...] = Field((-3, -2), min_length=1)
+    """Parts of an image's path that make its class, counted from the file name backwards, e.g. [-3, -2]:
+    alphabet/character."""
+    labels_as_int: bool = False
+    """Class folder names are integers and sort as such."""
+    reverse_channels: bool = False
+    """Turn RGB into BGR."""
+    load_into_memory: bool = True
+    """Read the packed images into memory (a GPU's, where they fit) instead of mapping the file."""
+    num_dataprovider_workers: int = Field(4, ge=0)
+    """Processes that decode images into the packed file, once; 0: the process itself."""
+    on_bad_image: Literal["stop", "skip"] = "stop"
+    """Image files that cannot be decoded: stop with a list of all of them, or leave them out and say how many."""
+    reset_stored_filepaths: bool = False
+    """Decode the images again even when the packed file seems up to date."""
+
+
+class EpisodeSection(_Section):
+    """What a task is made of."""
+
+    batch_size: int = Field(8, ge=1)
+    """Tasks in a meta-batch, over all devices."""
+    samples_per_iter: int = Field(1, ge=1)
+    """Multiplies `batch_size`."""
+    num_classes_per_set: int = Field(5, ge=2)
+    """N, the ways: classes in a task."""
+    num_samples_per_class: int = Field(1, ge=1)
+    """K, the shots: support images per class."""
+    num_target_samples: int = Field(15, ge=1)
+    """Q: query images per class."""
+
+
+class BackboneSection(_Section):
+    """The network."""
+
+    num_stages: int = Field(4, ge=1)
+    """Stages, each ending in a 2x2 max-pooling or a stride of 2."""
+    cnn_blocks_per_stage: int = Field(1, ge=1)
+    """Convolution, norm and leaky ReLU blocks in a stage."""
+    cnn_num_filters: int = Field(64, ge=1)
+    """Filters of every convolution."""
+    conv_padding: bool = True
+    """Pad the 3x3 convolutions by one pixel."""
+    max_pooling: bool = True
+    """true: max-pooling, then flatten; false: strided convolutions, then global average pooling."""
+    norm_layer: Literal["batch_norm", "layer_norm"] = "batch_norm"
+    """Norm after each convolution."""
+    dropout_rate_value: float = Field(0.0, ge=0.0, lt=1.0)
+    """Probability of dropping an activation after each block while meta-training; masks follow from the episode."""
+    per_step_bn_statistics: bool = False
+    """One row of batch-norm weights, biases and running statistics per inner step (MAML++)."""
+    learnable_bn_gamma: bool = True
+    """Meta-learn the norm weights."""
+    learnable_bn_beta: bool = True
+    """Meta-learn the norm biases."""
+    batch_norm_statistics: BatchNormStatistics = "transductive"
+    """Statistics that normalise: `transductive`, those of the set that is classified; `running`, per-step running
+    statistics at evaluation."""
+    batch_norm_momentum: float = Field(0.1, gt=0.0, le=1.0)
+    """Share of the newest iteration in the running statistics."""
+    learnable_batch_norm_momentum: bool = False
+    """Meta-learn that share, one per norm layer; needs `batch_norm_statistics` running."""
+
+
+class InnerLoopSection(_Section):
+    """Adaptation to one task."""
+
+    number_of_training_steps_per_iter: int = Field(5, ge=1)
+    """S, updates on the support set while meta-training."""
+    number_of_evaluation_steps_per_iter: int | None = Field(None, ge=0)
+    """Updates at validation and test; null: as in training. Steps beyond S reuse the last step's rates and norm rows."""
+    init_inner_loop_learning_rate: float = Field(0.1, gt=0.0)
+    """The inner learning rate, or its start where it is learned."""
+    learnable_per_layer_per_step_inner_loop_learning_rate: bool = False
+    """LSLR: meta-learn one inner learning rate per parameter tensor and step (MAML++)."""
+    enable_inner_loop_optimizable_bn_params: bool = False
+    """Adapt norm weights and biases in the inner loop; they then have one row, not one per step."""
+    second_order: bool = True
+    """Differentiate through the inner gradients."""
+    first_order_to_second_order_epoch: int = Field(-1, ge=-1)
+    """k: second order from epoch > k on, counted from 0 (derivative-order annealing); -1: always."""
+
+
+class OuterLoopSection(_Section):
+    """The meta-update."""
+
+    meta_learning_rate: float = Field(0.001, gt=0.0)
+    """Adam's learning rate at epoch 0."""
+    min_learning_rate: float = Field(0.00001, ge=0.0)
+    """Where cosine annealing ends; equal to `meta_learning_rate`: no annealing."""
+    restart_schedule: bool = False
+    """A run that is continued with another `total_epochs` anneals over those from now on, not over its first ones."""
+    gradient_clamp: float | Literal["auto"] = "auto"
+    """Bound c: each element of the network's meta-gradient is clamped to [-c, c]; 0: off; auto: 10 for mini-ImageNet."""
+    use_multi_step_loss_optimization: bool = False
+    """Weigh the query losses after every inner step (MAML++), instead of the last one alone."""
+    multi_step_loss_num_epochs: int = Field(10, ge=1)
+    """Epochs over which those weights move to the last step; after them the last step alone counts."""
+
+
+class EvaluationSection(_Section):
+    """Validation and test."""
+
+    num_evaluation_tasks: int = Field(600, ge=1)
+    """Tasks of a validation and of the test; exact."""
+    validate_every_epochs: int = Field(1, ge=1)
+    """Epochs between validations; the last epoch is always validated."""
+    test_batch_norm_statistics: BatchNormStatistics | tuple[BatchNormStatistics, ...] | None = None
+    """Batch-norm statistics of the test, or a list of them; null: `batch_norm_statistics`."""
+    test_curve: bool = False
+    """After training, also test every kept epoch into `logs/test_curve.csv`; never used to select."""
+
+
+class MachineSection(_Section):
+    """How it is computed."""
+
+    gpu_to_use: str = Field("auto", pattern=r"^(auto|all|cpu|\d+(,\d+)*)$")
+    """GPU ids separated by commas, `all`, `cpu`, or auto: the first GPU there is, else the CPU."""
+    precision: Literal["float32", "float64"] = "float32"
+    """Number format; float64 is for checks."""
+    task_chunk_size: int | Literal["auto"] = "auto"
+    """Tasks computed at once; the others of the meta-batch follow. auto: by device and image size."""
+    deterministic: bool = False
+    """On CUDA: only operations that give the same bits every time."""
+
+
+class ExperimentConfig(
+    ExperimentSection, DataSection, EpisodeSection, BackboneSection, InnerLoopSection, OuterLoopSection,
+    EvaluationSection, MachineSection,
+):  # fmt: skip
+    """A whole config, flat as its JSON. Made by `load_config` or `check_config`, which also resolve `auto` and null."""
+
+    _notes: tuple[str, ...] = PrivateAttr(())
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Lines worth telling the user once: what was looked up, renamed or has no effect."""
+        return self._notes
+
+    @property
+    def tasks_per_meta_batch(self) -> int:
+        """B, tasks of one meta-update."""
+        return self.batch_size * self.samples_per_iter
+
+    @property
+    def initialisation_seed(self) -> int:
+        """Seed of the initial weights."""
+        return self.train_seed if self.seed is None else self.seed
+
+    def to_json_dict(self) -> dict[str, Any]:
+        """Every key with its resolved value; valid input again, without what is meant for one start only."""
+        values = json.loads(self.model_dump_json()) | ONE_START_ONLY
+        return {key: values[key] for section in SECTIONS for key in section.model_fields}
+
+
+SECTIONS: tuple[type[_Section], ...] = (
+    ExperimentSection, DataSection, EpisodeSection, BackboneSection, InnerLoopSection, OuterLoopSection,
+    EvaluationSection, MachineSection,
+)  # fmt: skip
+
+ONE_START_ONLY: dict[str, Any] = {
+    "continue_from_epoch": "latest", "replay_iteration": 0, "allow_config_change": [], "restart_schedule": False,
+}  # fmt: skip
+"""Values, in what is stored, of keys that say what one start is to do."""
