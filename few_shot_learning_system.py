@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from meta_learning.execution import UpdateGuard, choose_task_chunk_size, mean_over_chunks, task_chunks
 from meta_learning.inner_loop_optimizers import GradientDescent
 from meta_learning.outer_losses import (
+    CROSS_ENTROPY,
+    TaskLoss,
     cosine_annealed,
     last_step_weights,
     multi_step_loss_weights,
-    per_task_accuracy,
-    per_task_cross_entropy,
 )
 from meta_neural_network_architectures import BatchStatistics, MetaBatchNorm2d, Pass, VGGReLUNormNetwork
 from utils.errors import ConfigError
@@ -77,7 +77,8 @@ class FewShotLearner(nn.Module):
     Args:
         network: forward(images (B, n, C, H, W), params, mode) -> logits (B, n, N); see `VGGReLUNormNetwork`.
         inner_loop: an optimiser of `meta_learning.inner_loop_optimizers`; its `names` are the adapted parameters.
-        outer_loop: schedule and loss of the outer loop.
+        outer_loop: schedule of the outer loop.
+        loss: of inner and outer loop.
         n_evaluation_steps: inner steps of `evaluate`, unless it is told otherwise.
         batch_norm_statistics: "transductive" or "running", for `evaluate`.
         task_chunk_size: tasks computed at once; None: all.
@@ -85,12 +86,13 @@ class FewShotLearner(nn.Module):
     """
 
     def __init__(
-        self, network: nn.Module, inner_loop: GradientDescent, outer_loop: OuterLoop, *, n_evaluation_steps: int | None = None,
+        self, network: nn.Module, inner_loop: GradientDescent, outer_loop: OuterLoop, *, loss: TaskLoss = CROSS_ENTROPY,
+        n_evaluation_steps: int | None = None,
         batch_norm_statistics: str = "transductive", task_chunk_size: int | None = None,
         chosen_automatically: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
-        self.network, self.inner_loop, self.outer_loop = network, inner_loop, outer_loop
+        self.network, self.inner_loop, self.outer_loop, self.loss = network, inner_loop, outer_loop, loss
         self.n_steps = inner_loop.n_steps
         self.n_evaluation_steps = self.n_steps if n_evaluation_steps is None else n_evaluation_steps
         self.batch_norm_statistics = batch_norm_statistics
@@ -162,21 +164,21 @@ class FewShotLearner(nn.Module):
         for step, weight in enumerate(weights):
             mode = Pass(step, collected=collected, dropout_seeds=episodes.seeds)
             logits = self.network(episodes.support_images, params, mode)
-            support_loss = per_task_cross_entropy(logits, episodes.support_labels)
+            support_loss = self.loss.per_task_loss(logits, episodes.support_labels)
             gradients = torch.autograd.grad(support_loss.sum(), list(params.values()), create_graph=second_order)
             params, state = self.inner_loop.update(params, gradients, state, step)
             losses["support"].append(support_loss.detach().mean())
-            accuracies["support"].append(per_task_accuracy(logits, episodes.support_labels).mean())
+            accuracies["support"].append(self.loss.per_task_score(logits, episodes.support_labels).mean())
             if weight == 0.0:
                 losses["query"].append(not_computed)
                 accuracies["query"].append(not_computed)
                 continue
             mode = Pass(step, collected=collected, dropout_seeds=episodes.seeds, is_query=True)
             logits = self.network(episodes.query_images, params, mode)
-            query_loss = per_task_cross_entropy(logits, episodes.query_labels).mean()
+            query_loss = self.loss.per_task_loss(logits, episodes.query_labels).mean()
             outer_loss = outer_loss + weight * query_loss
             losses["query"].append(query_loss.detach())
-            accuracies["query"].append(per_task_accuracy(logits, episodes.query_labels).mean())
+            accuracies["query"].append(self.loss.per_task_score(logits, episodes.query_labels).mean())
 
         gradients = torch.autograd.grad(outer_loss, list(meta_parameters.values()), allow_unused=True, materialize_grads=True)
         metrics = {"loss": outer_loss.detach(), "accuracy": accuracies["query"][-1]}
@@ -270,13 +272,13 @@ class FewShotLearner(nn.Module):
             with torch.no_grad():
                 mode = Pass(max(step - 1, 0), running_statistics=running)
                 logits = self.network(episodes.query_images, params, mode)
-                rows["query_loss"].append(per_task_cross_entropy(logits, episodes.query_labels))
-                rows["query_accuracy"].append(per_task_accuracy(logits, episodes.query_labels))
+                rows["query_loss"].append(self.loss.per_task_loss(logits, episodes.query_labels))
+                rows["query_accuracy"].append(self.loss.per_task_score(logits, episodes.query_labels))
             with torch.set_grad_enabled(step < n_steps):
                 support_logits = self.network(episodes.support_images, params, Pass(step, running_statistics=running))
-                support_loss = per_task_cross_entropy(support_logits, episodes.support_labels)
+                support_loss = self.loss.per_task_loss(support_logits, episodes.support_labels)
                 rows["support_loss"].append(support_loss.detach())
-                rows["support_accuracy"].append(per_task_accuracy(support_logits, episodes.support_labels))
+                rows["support_accuracy"].append(self.loss.per_task_score(support_logits, episodes.support_labels))
                 if step < n_steps:
                     gradients = torch.autograd.grad(support_loss.sum(), list(params.values()))
             if step < n_steps:
@@ -418,6 +420,7 @@ def build_learner(config: Any, device: torch.device | str) -> FewShotLearner:
         network.to(device=device, dtype=dtype),
         inner_loop.to(device=device),
         outer_loop,
+        loss=TaskLoss(config.loss, config.label_smoothing),
         n_evaluation_steps=config.number_of_evaluation_steps_per_iter,
         batch_norm_statistics=config.batch_norm_statistics,
         task_chunk_size=choose_task_chunk_size(device, image_shape, n_tasks) if automatic else config.task_chunk_size,

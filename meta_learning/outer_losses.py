@@ -1,20 +1,73 @@
-"""Losses of the outer loop, their weights over inner steps, and the schedule of the meta learning rate."""
+"""Losses: what a task's outputs are judged by, their weights over inner steps, and the score that people look at."""
 
 import math
+from dataclasses import dataclass
 
 import torch.nn.functional as F
 from torch import Tensor
 
-
-def per_task_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return each task's mean cross-entropy: logits (B, n, N), labels int64 (B, n) -> (B,)."""
-    losses = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
-    return losses.view(labels.shape).mean(dim=1)
+from utils.errors import ConfigError
+from utils.task_scores import is_regression, task_scores
 
 
-def per_task_accuracy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return each task's share of right answers: logits (B, n, N), labels (B, n) -> (B,)."""
-    return (logits.detach().argmax(dim=-1) == labels).to(logits.dtype).mean(dim=1)
+@dataclass(frozen=True)
+class TaskLoss:
+    """The loss of inner and outer loop, and the score of a task: higher is better.
+
+        cross_entropy:         mean over images of -log softmax(logits)[label]; with label smoothing e towards
+                               (1 - e) one-hot + e / N (Szegedy et al. 2016)
+        binary_cross_entropy:  mean over images and classes of N independent yes-or-no questions, labels one-hot
+        mean_squared_error:    mean over points and output dimensions of (output - label)^2
+    The score is the share of right answers, and minus the error for regression.
+
+    Args:
+        name: one of the above.
+        label_smoothing: e, of cross_entropy.
+    """
+
+    name: str = "cross_entropy"
+    label_smoothing: float = 0.0
+
+    @property
+    def is_regression(self) -> bool:
+        """Whether labels are real numbers."""
+        return self.name == "mean_squared_error"
+
+    def per_task_loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """Return each task's loss.
+
+        Args:
+            outputs: (B, n, N), logits; (B, n, D) for regression.
+            labels: int64 (B, n), 0..N-1; float (B, n, D) for regression.
+        Returns:
+            (B,).
+        Raises:
+            ConfigError: the labels are not of the kind that the loss needs.
+        """
+        self._check(labels)
+        if self.is_regression:
+            return (outputs - labels).square().mean(dim=(1, 2))
+        if self.name == "binary_cross_entropy":
+            wanted = F.one_hot(labels, outputs.shape[-1]).to(outputs.dtype)
+            return F.binary_cross_entropy_with_logits(outputs, wanted, reduction="none").mean(dim=(1, 2))
+        losses = F.cross_entropy(
+            outputs.flatten(0, 1), labels.flatten(), reduction="none", label_smoothing=self.label_smoothing
+        )
+        return losses.view(labels.shape).mean(dim=1)
+
+    def per_task_score(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """Return each task's score (B,), without a graph; shapes as in `per_task_loss`."""
+        return task_scores(outputs.detach(), labels)
+
+    def _check(self, labels: Tensor) -> None:
+        found = is_regression(labels)
+        if found != self.is_regression:
+            kind = "real numbers" if found else "classes"
+            fix = "set it to mean_squared_error" if found else "set it to cross_entropy or binary_cross_entropy"
+            raise ConfigError(f'"loss" is "{self.name}", but the labels of this dataset are {kind}; {fix}')
+
+
+CROSS_ENTROPY = TaskLoss()
 
 
 def multi_step_loss_weights(epoch: int, n_steps: int, n_epochs: int) -> list[float]:

@@ -183,6 +183,7 @@ def test_arguments_are_read_as_json_where_they_are_json():
         ({"task_learning_rate": 0.0}, 'command line: "init_inner_loop_learning_rate" is 0.0, but must be'),
         ({"weight_decay": 1}, 'command line: "weight_decay" is 1, but has no effect'),
         ({"min_learning_rate": 1.0}, 'FILE and command line: "min_learning_rate" 1.0 is above'),
+        ({"loss": "mean_squared_error", "label_smoothing": 0.1}, 'command line: "label_smoothing" 0.1 is of "loss" cross_entropy alone, not of mean_squared_error; set it to 0'),
         ({"num_stages": 9}, "command line: images of 28 x 28 pixels vanish"),
     ],
 )

@@ -2,14 +2,14 @@
 
 import pytest
 import torch
-from torch import nn
 
 from meta_learning.outer_losses import (
+    CROSS_ENTROPY,
+    TaskLoss,
     cosine_annealed,
     multi_step_loss_weights,
-    per_task_accuracy,
-    per_task_cross_entropy,
 )
+from utils.errors import ConfigError
 
 
 @pytest.mark.parametrize("n_steps", [1, 2, 5])
@@ -34,12 +34,53 @@ def test_multi_step_weights_do_not_fall_below_the_floor():
     assert multi_step_loss_weights(98, 5, 100) == pytest.approx([0.006] * 4 + [0.976])
 
 
-def test_per_task_losses_and_accuracies_are_those_of_each_task_alone():
-    logits, labels = torch.randn(3, 6, 4, generator=torch.Generator().manual_seed(0)), torch.arange(6).remainder(4).expand(3, 6)
-    losses, accuracies = per_task_cross_entropy(logits, labels), per_task_accuracy(logits, labels)
+def outputs_and_labels():
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(3, 6, 4, generator=generator, dtype=torch.float64), torch.arange(6).remainder(4).expand(3, 6)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+def test_cross_entropy_and_accuracy_are_those_of_each_task_alone(smoothing):
+    outputs, labels = outputs_and_labels()
+    loss = TaskLoss("cross_entropy", smoothing)
+    losses, scores = loss.per_task_loss(outputs, labels), loss.per_task_score(outputs, labels)
     for task in range(3):
-        assert losses[task] == pytest.approx(float(nn.CrossEntropyLoss()(logits[task], labels[task])), rel=1e-6)
-        assert accuracies[task] == (logits[task].argmax(1) == labels[task]).float().mean()
+        targets = (1 - smoothing) * torch.eye(4, dtype=torch.float64)[labels[task]] + smoothing / 4
+        assert losses[task] == pytest.approx(float(-(targets * outputs[task].log_softmax(1)).sum(1).mean()), rel=1e-12)
+        assert scores[task] == (outputs[task].argmax(1) == labels[task]).double().mean()
+
+
+def test_binary_cross_entropy_asks_a_question_per_class():
+    outputs, labels = outputs_and_labels()
+    losses = TaskLoss("binary_cross_entropy").per_task_loss(outputs, labels)
+    for task in range(3):
+        yes = outputs[task].sigmoid()
+        wanted = torch.eye(4, dtype=torch.float64)[labels[task]]
+        expected = -(wanted * yes.log() + (1 - wanted) * (1 - yes).log()).mean()
+        assert losses[task] == pytest.approx(float(expected), rel=1e-12)
+    assert torch.equal(TaskLoss("binary_cross_entropy").per_task_score(outputs, labels), CROSS_ENTROPY.per_task_score(outputs, labels))
+
+
+def test_the_score_of_a_regression_is_minus_its_error():
+    outputs, labels = torch.tensor([[[1.0], [3.0]], [[0.0], [0.5]]]), torch.tensor([[[0.0], [1.0]], [[0.0], [0.0]]])
+    loss = TaskLoss("mean_squared_error")
+    assert loss.per_task_loss(outputs, labels).tolist() == [2.5, 0.125]
+    assert loss.per_task_score(outputs.requires_grad_(), labels).tolist() == [-2.5, -0.125]
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "binary_cross_entropy", "mean_squared_error"])
+def test_every_loss_can_be_differentiated_twice(name):
+    outputs, labels = outputs_and_labels()
+    labels = outputs.flip(1) if name == "mean_squared_error" else labels
+    torch.autograd.gradgradcheck(lambda x: TaskLoss(name).per_task_loss(x, labels), outputs.requires_grad_())
+
+
+def test_labels_of_the_wrong_kind_are_refused():
+    outputs, labels = outputs_and_labels()
+    with pytest.raises(ConfigError, match='"loss" is "mean_squared_error", but the labels of this dataset are classes; set it to cross'):
+        TaskLoss("mean_squared_error").per_task_loss(outputs, labels)
+    with pytest.raises(ConfigError, match='the labels of this dataset are real numbers; set it to mean_squared_error'):
+        CROSS_ENTROPY.per_task_loss(outputs, outputs)
 
 
 def test_cosine_annealing_equals_torchs_scheduler():

@@ -59,6 +59,13 @@ CONTRADICTIONS = (
         ),
     ),
     Contradiction(
+        ("label_smoothing", "loss"),
+        _unless(
+            lambda c: not c.label_smoothing or c.loss == "cross_entropy",
+            '"label_smoothing" {c.label_smoothing} is of "loss" cross_entropy alone, not of {c.loss}; set it to 0',
+        ),
+    ),
+    Contradiction(
         ("number_of_ensemble_models", "max_models_to_save"),
         _unless(
             lambda c: c.number_of_ensemble_models is None or c.number_of_ensemble_models <= c.max_models_to_save,

@@ -170,6 +170,11 @@ class InnerLoopSection(_Section):
 class OuterLoopSection(_Section):
     """The meta-update."""
 
+    loss: Literal["cross_entropy", "binary_cross_entropy", "mean_squared_error"] = "cross_entropy"
+    """Loss of both loops: cross-entropy over the classes, binary cross-entropy on one-hot labels, or, for regression, mean
+    squared error."""
+    label_smoothing: float = Field(0.0, ge=0.0, lt=1.0)
+    """Share of the target probability that `loss` cross_entropy spreads evenly over the classes."""
     meta_learning_rate: float = Field(0.001, gt=0.0)
     """Adam's learning rate at epoch 0."""
     min_learning_rate: float = Field(0.00001, ge=0.0)
