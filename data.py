@@ -28,8 +28,12 @@ logger = logging.getLogger(__name__)
 NORMALISATIONS = {
     "none": ((0.0,), (1.0,)),
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "mini_imagenet": ((0.471, 0.450, 0.403), (0.278, 0.268, 0.284)),
+    "tiered_imagenet": ((0.478, 0.456, 0.410), (0.279, 0.274, 0.286)),
+    "cifar100": ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),
+    "inaturalist": ((0.4905, 0.4961, 0.4330), (0.1737, 0.1713, 0.1779)),
 }
-"""Name -> mean and standard deviation per channel, of values in 0..1."""
+"""Name -> mean and standard deviation per channel, of values in 0..1; the names are those of the config's schema."""
 
 LARGEST_PART_OF_DEVICE_MEMORY = 0.25
 """The packed images move to the device when they take no more of its free memory than this."""

@@ -13,8 +13,9 @@ import torch
 from conftest import draw_image
 from PIL import Image
 
-from data import FewShotData, build_data, rotate_by_quarter_turns
+from data import NORMALISATIONS, FewShotData, build_data, rotate_by_quarter_turns
 from utils.config import load_config
+from utils.config_schema import ExperimentConfig
 from utils.errors import ConfigError, DataError
 from utils.image_decoding import PixelFormat, decode_image
 from utils.image_folders import ImageFolder, group_into_classes, split_into_sets
@@ -159,6 +160,21 @@ def test_rotation_and_normalisation_that_do_not_fit_are_config_errors():
         FewShotData(images, {}, class_rotation=True, **arguments)
     with pytest.raises(ConfigError, match='"imagenet" has 3 channels, but image_channels is 1'):
         FewShotData(images, {}, normalisation="imagenet", **arguments)
+
+
+def test_every_normalisation_of_the_schema_brings_its_own_mean_to_zero_and_its_deviation_to_one():
+    allowed = ExperimentConfig.model_fields["normalisation"].annotation.__args__
+    assert set(NORMALISATIONS) == set(allowed) - {"auto"}
+    grid = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16).expand(1, 3, 16, 16)
+    for name, (mean, std) in NORMALISATIONS.items():
+        data = FewShotData(
+            torch.cat([grid, grid]), {"val": {"a": [0, 1]}}, n_way=1, n_shot=1, n_query=1, seeds={"val": 0},
+            normalisation=name, dtype=torch.float64,
+        )  # fmt: skip
+        pixels = data.episodes("val", [0]).query_images[0, 0]  # (3, 16, 16)
+        for channel, (m, s) in enumerate(zip(mean, std, strict=True)):
+            line = np.interp([m, m + s], np.arange(256) / 255, pixels[channel].flatten().numpy())
+            assert np.allclose(line, [0, 1])
 
 
 def test_classes_are_split_by_fractions_without_overlap(tiny_dataset):

@@ -91,8 +91,8 @@ CONTRADICTIONS = (
     Contradiction(
         ("normalisation", "image_channels"),
         _unless(
-            lambda c: c.normalisation != "imagenet" or c.image_channels == 3,
-            '"normalisation" imagenet needs "image_channels" 3, not {c.image_channels}; set "normalisation" to "none"',
+            lambda c: c.normalisation == "none" or c.image_channels == 3,
+            '"normalisation" {c.normalisation} needs "image_channels" 3, not {c.image_channels}; set "normalisation" to "none"',
         ),
     ),
     Contradiction(

@@ -73,9 +73,9 @@ class DataSection(_Section):
     """1: grey, 3: RGB."""
     resize_filter: Literal["auto", "nearest", "bilinear", "bicubic", "lanczos"] = "auto"
     """Resampling filter of the resize; auto: nearest for Omniglot's 1-bit images, else bicubic."""
-    normalisation: Literal["auto", "none", "imagenet"] = "auto"
-    """none: pixel values 0 to 1; imagenet: minus ImageNet's mean, over its standard deviation; auto: imagenet for
-    mini-ImageNet, else none."""
+    normalisation: Literal["auto", "none", "imagenet", "mini_imagenet", "tiered_imagenet", "cifar100", "inaturalist"] = "auto"
+    """none: pixel values 0 to 1; a dataset's name: minus its mean, over its standard deviation (CUB is commonly normalised with
+    imagenet's); auto: imagenet for mini-ImageNet, else none."""
     class_rotation: bool | Literal["auto"] = "auto"
     """Rotate each class of a training episode by 0, 90, 180 or 270 degrees; auto: for Omniglot only."""
     sets_are_pre_split: bool = False
