@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from utils import config as configuration
-from utils.episodes import EpisodeIndices, draw_episodes
+from utils.class_table import ClassTable
+from utils.episodes import EpisodeIndices, EpisodeShape, draw_episodes
 from utils.errors import ConfigError
 from utils.image_decoding import PixelFormat
 from utils.image_folders import ImageClass, find_shortages, group_into_classes, report_problems, split_into_sets
@@ -63,30 +64,6 @@ class EpisodeBatch:
     """int64 (B, N), on the host: rank of each class in the split's list of classes."""
 
 
-@dataclass(frozen=True)
-class ClassTable:
-    """The classes of one split and where their images are."""
-
-    names: tuple[str, ...]
-    sizes: np.ndarray
-    """int64 (classes,), images per class."""
-    starts: np.ndarray
-    """int64 (classes,), place of each class's first image in `images`."""
-    images: np.ndarray
-    """int64 (images of the split,), rank in the packed file."""
-
-    @classmethod
-    def of(cls, images_by_class: dict[str, Sequence[int]]) -> "ClassTable":
-        """From class name -> ranks of its images."""
-        sizes = np.array([len(images) for images in images_by_class.values()], dtype=np.int64)
-        return cls(
-            names=tuple(images_by_class),
-            sizes=sizes,
-            starts=np.cumsum(sizes) - sizes,
-            images=np.array([rank for images in images_by_class.values() for rank in images], dtype=np.int64),
-        )
-
-
 def rotate_by_quarter_turns(images: Tensor, quarter_turns: Tensor) -> Tensor:
     """Turn each image counter-clockwise by its own number of quarter turns, as numpy.rot90 does.
 
@@ -106,13 +83,12 @@ class FewShotData:
         images: Tensor,
         classes: dict[str, dict[str, Sequence[int]]],
         *,
-        n_way: int,
-        n_shot: int,
-        n_query: int,
+        shape: EpisodeShape,
         seeds: dict[str, int],
         class_rotation: bool = False,
         normalisation: str = "none",
         reverse_channels: bool = False,
+        n_train_tasks: int | None = None,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         image_path: Callable[[int], str] = str,
@@ -123,10 +99,12 @@ class FewShotData:
         Args:
             images: uint8 (images, C, H, W), on the device or on the host.
             classes: split -> class name -> ranks of its images.
+            shape: of the episodes, unless another one is asked for.
             seeds: split -> seed of its episodes.
             class_rotation: turn all images of a class in a training episode by the same 0 to 3 quarter turns.
             normalisation: a name in NORMALISATIONS.
             reverse_channels: blue green red instead of red green blue.
+            n_train_tasks: training episode i has the classes, images and rotations of episode i mod this; None: its own.
             image_path: rank of an image -> its path, for `task_list_digest`.
             source: JSON-able facts about where the images are from, for `summary`.
         Raises:
@@ -145,7 +123,8 @@ class FewShotData:
                 ' normalisation to "none" or image_channels to 3.'
             )
         self.dtype = dtype
-        self.n_way, self.n_shot, self.n_query = n_way, n_shot, n_query
+        self.shape = shape
+        self.n_train_tasks = n_train_tasks
         self.class_rotation = class_rotation
         self.reverse_channels = reverse_channels
         self._images = images
@@ -157,7 +136,7 @@ class FewShotData:
         self.device = self._mean.device  # with its index, which "cuda" alone leaves open
         self._std = torch.tensor(std, dtype=dtype, device=self.device).reshape(-1, 1, 1)
         self._normalise = normalisation != "none"
-        self._labels: dict[tuple[int, int], Tensor] = {}
+        self._labels: dict[tuple[int, int, int], Tensor] = {}
 
     @property
     def class_names(self) -> dict[str, list[str]]:
@@ -175,32 +154,34 @@ class FewShotData:
         }
         return {**self._source, "image_shape": list(self.example_shape()), "splits": splits}
 
-    def draw(self, split: str, indices: Sequence[int]) -> EpisodeIndices:
+    def draw(self, split: str, indices: Sequence[int], shape: EpisodeShape | None = None) -> EpisodeIndices:
         """Classes, images, rotations and seeds of these episodes; only training episodes are rotated."""
+        in_training = split == "train"
         return draw_episodes(
             seed=self._seeds[split],
             split=split,
             indices=indices,
             class_sizes=self._tables[split].sizes,
-            n_way=self.n_way,
-            n_shot=self.n_shot,
-            n_query=self.n_query,
-            rotate=self.class_rotation and split == "train",
+            shape=shape or self.shape,
+            rotate=self.class_rotation and in_training,
+            n_tasks=self.n_train_tasks if in_training else None,
         )
 
     def _ranks(self, split: str, drawn: EpisodeIndices) -> np.ndarray:
         table = self._tables[split]
         return table.images[table.starts[drawn.classes][:, :, None] + drawn.images]  # (B, N, K+Q)
 
-    def episodes(self, split: str, indices: Sequence[int]) -> EpisodeBatch:
+    def episodes(self, split: str, indices: Sequence[int], shape: EpisodeShape | None = None) -> EpisodeBatch:
         """The episodes with these numbers, on the device.
 
         Args:
             split: "train", "val" or "test".
             indices: B episode numbers from 0 on.
+            shape: N way, K shot, Q query; None: the config's.
         """
-        drawn = self.draw(split, indices)
-        n_episodes, n_images = len(indices), self.n_shot + self.n_query
+        shape = shape or self.shape
+        drawn = self.draw(split, indices, shape)
+        n_episodes, n_way = len(indices), shape.n_way
         ranks = self._ranks(split, drawn)
         n_ranks = ranks.size
         numbers = torch.from_numpy(np.concatenate([ranks.reshape(-1), drawn.rotations.reshape(-1), drawn.seeds]))
@@ -209,21 +190,21 @@ class FewShotData:
             images = self._images[numbers_here[:n_ranks]]
         else:
             images = self._to_device(self._images[numbers[:n_ranks]])
-        images = images.reshape(n_episodes, self.n_way, n_images, *self.example_shape())
+        images = images.reshape(n_episodes, n_way, shape.n_images, *self.example_shape())
         if self.reverse_channels:
             images = images.flip(3)
         if self.class_rotation and split == "train":
-            quarter_turns = numbers_here[n_ranks:-n_episodes].reshape(n_episodes, self.n_way, 1, 1, 1, 1)
+            quarter_turns = numbers_here[n_ranks:-n_episodes].reshape(n_episodes, n_way, 1, 1, 1, 1)
             images = rotate_by_quarter_turns(images, quarter_turns)
         return EpisodeBatch(
-            support_images=self._to_float(images[:, :, : self.n_shot]),
-            support_labels=self._episode_labels(n_episodes, self.n_shot),
-            query_images=self._to_float(images[:, :, self.n_shot :]),
-            query_labels=self._episode_labels(n_episodes, self.n_query),
-            seeds=numbers_here[n_ranks + n_episodes * self.n_way :],
-            n_way=self.n_way,
-            n_shot=self.n_shot,
-            n_query=self.n_query,
+            support_images=self._to_float(images[:, :, : shape.n_shot]),
+            support_labels=self._episode_labels(n_episodes, n_way, shape.n_shot),
+            query_images=self._to_float(images[:, :, shape.n_shot :]),
+            query_labels=self._episode_labels(n_episodes, n_way, shape.n_query),
+            seeds=numbers_here[n_ranks + n_episodes * n_way :],
+            n_way=n_way,
+            n_shot=shape.n_shot,
+            n_query=shape.n_query,
             split=split,
             indices=tuple(int(index) for index in indices),
             class_ids=drawn.classes,
@@ -239,18 +220,19 @@ class FewShotData:
         images = images.flatten(1, 2).to(self.dtype).div_(255)
         return images.sub_(self._mean).div_(self._std) if self._normalise else images
 
-    def _episode_labels(self, n_episodes: int, n_per_class: int) -> Tensor:
-        key = n_episodes, n_per_class
+    def _episode_labels(self, n_episodes: int, n_way: int, n_per_class: int) -> Tensor:
+        key = n_episodes, n_way, n_per_class
         if key not in self._labels:
-            labels = torch.arange(self.n_way, device=self.device).repeat_interleave(n_per_class)
+            labels = torch.arange(n_way, device=self.device).repeat_interleave(n_per_class)
             self._labels[key] = labels.repeat(n_episodes, 1)
         return self._labels[key]
 
-    def task_list_digest(self, split: str, indices: Sequence[int]) -> str:
+    def task_list_digest(self, split: str, indices: Sequence[int], shape: EpisodeShape | None = None) -> str:
         """sha256 of class and image names of these episodes: equal means the same tasks."""
-        drawn = self.draw(split, indices)
+        shape = shape or self.shape
+        drawn = self.draw(split, indices, shape)
         names = self._tables[split].names
-        lines = [f"{split} {self.n_way} way {self.n_shot} shot {self.n_query} query"]
+        lines = [f"{split} {shape}"]
         for index, classes, ranks, turns in zip(
             indices, drawn.classes, self._ranks(split, drawn), drawn.rotations, strict=True
         ):
@@ -312,9 +294,11 @@ def build_data(
     problems += label_problems + find_shortages(
         sets,
         dataset_folder,
-        config.num_classes_per_set,
-        config.num_samples_per_class,
-        config.num_target_samples,
+        {
+            "train": config.training_shapes,
+            "val": (config.validation_shape,),
+            "test": config.test_shapes,
+        },
         config.sets_are_pre_split,
     )
     if problems:
@@ -322,10 +306,9 @@ def build_data(
     data = FewShotData(
         place_images(packed.read(config.load_into_memory), config.load_into_memory, device),
         {split: {c.name: c.images for c in members} for split, members in sets.items()},
-        n_way=config.num_classes_per_set,
-        n_shot=config.num_samples_per_class,
-        n_query=config.num_target_samples,
+        shape=config.validation_shape,
         seeds={"train": config.train_seed, "val": config.val_seed, "test": config.val_seed},
+        n_train_tasks=config.number_of_train_tasks,
         class_rotation=config.class_rotation,
         normalisation=config.normalisation,
         reverse_channels=config.reverse_channels,

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from utils import epoch_records, final_test, model_selection, non_finite
 from utils.checkpoints import epoch_path, list_epochs, load_checkpoint, save_checkpoint, unfinished_path
+from utils.episodes import EpisodeShape, training_shape
 from utils.epoch_metrics import EpochMetrics
 from utils.errors import ConfigError, Interrupted, NonFiniteError
 from utils.logs import EpochProgress, JsonLines, write_csv, write_json
@@ -37,6 +38,9 @@ class ExperimentSettings:
     total_iter_per_epoch: int
     tasks_per_meta_batch: int
     num_evaluation_tasks: int
+    training_shapes: tuple[EpisodeShape, ...] = ()
+    """Of which each meta-batch draws one; none: the shape that the data has of itself."""
+    train_seed: int = 0
     validate_every_epochs: int = 1
     total_epochs_before_pause: int = 0
     max_models_to_save: int = 5
@@ -212,8 +216,10 @@ class ExperimentBuilder:
         )  # fmt: skip
 
     def _training_episodes(self, iteration: int) -> Any:
-        n_tasks = self.settings.tasks_per_meta_batch
-        return self.data.episodes("train", range((iteration - 1) * n_tasks, iteration * n_tasks))
+        settings, n_tasks = self.settings, self.settings.tasks_per_meta_batch
+        shapes = settings.training_shapes
+        shape = training_shape(shapes, settings.train_seed, iteration - 1) if shapes else None
+        return self.data.episodes("train", range((iteration - 1) * n_tasks, iteration * n_tasks), shape)
 
     # --- numbers that are not finite ----------------------------------------------------------------------------------
 

@@ -26,21 +26,21 @@ def random_episodes(config: ExperimentConfig, device, dtype):
 
     from data import EpisodeBatch
 
-    n_tasks, n_way = config.tasks_per_meta_batch, config.num_classes_per_set
+    n_tasks, shape = config.tasks_per_meta_batch, config.validation_shape
     generator = torch.Generator().manual_seed(0)
     sides = (config.image_channels, config.image_height, config.image_width)
 
     def images_and_labels(per_class: int):
-        images = torch.rand(n_tasks, n_way * per_class, *sides, generator=generator, dtype=dtype)
-        labels = torch.arange(n_way).repeat_interleave(per_class).expand(n_tasks, -1)
+        images = torch.rand(n_tasks, shape.n_way * per_class, *sides, generator=generator, dtype=dtype)
+        labels = torch.arange(shape.n_way).repeat_interleave(per_class).expand(n_tasks, -1)
         return images.to(device), labels.contiguous().to(device)
 
-    support_images, support_labels = images_and_labels(config.num_samples_per_class)
-    query_images, query_labels = images_and_labels(config.num_target_samples)
+    support_images, support_labels = images_and_labels(shape.n_shot)
+    query_images, query_labels = images_and_labels(shape.n_query)
     return EpisodeBatch(
         support_images=support_images, support_labels=support_labels, query_images=query_images, query_labels=query_labels,
-        seeds=torch.arange(n_tasks, device=device), n_way=n_way, n_shot=config.num_samples_per_class,
-        n_query=config.num_target_samples, split="train", indices=tuple(range(n_tasks)), class_ids=None,
+        seeds=torch.arange(n_tasks, device=device), n_way=shape.n_way, n_shot=shape.n_shot,
+        n_query=shape.n_query, split="train", indices=tuple(range(n_tasks)), class_ids=None,
     )  # fmt: skip
 
 

@@ -32,8 +32,7 @@ def tiny_data(config) -> FewShotData:
         for split, start in (("train", 0), ("val", 15), ("test", 30))
     }
     return FewShotData(
-        images, classes, n_way=config.num_classes_per_set, n_shot=config.num_samples_per_class,
-        n_query=config.num_target_samples, seeds=dict.fromkeys(classes, 0), class_rotation=config.class_rotation,
+        images, classes, shape=config.validation_shape, n_train_tasks=config.number_of_train_tasks, seeds=dict.fromkeys(classes, 0), class_rotation=config.class_rotation,
         dtype=getattr(torch, config.precision),
     )  # fmt: skip
 

@@ -40,7 +40,10 @@ def test_every_key_is_read_somewhere(key):
     about_keys = {"config.py", "config_schema.py", "config_rules.py", "config_messages.py", "config_help.py", "config_changes.py"}
     rooms = ("*.py", "utils/*.py", "meta_learning/*.py")
     sources = [path for room in rooms for path in REPOSITORY_ROOT.glob(room) if path.name not in about_keys]
-    derived = {"batch_size": "tasks_per_meta_batch", "samples_per_iter": "tasks_per_meta_batch", "seed": "initialisation_seed"}
+    derived = {
+        "batch_size": "tasks_per_meta_batch", "samples_per_iter": "tasks_per_meta_batch", "seed": "initialisation_seed", "num_samples_per_class": "training_shapes",
+        "test_num_classes_per_set": "test_shapes", "test_num_samples_per_class": "test_shapes", "test_num_target_samples": "test_shapes",
+    }  # fmt: skip
     assert any(re.search(rf"\b{derived.get(key, key)}\b", path.read_text(encoding="utf-8")) for path in sources)
 
 
@@ -246,3 +249,21 @@ def test_help_shows_every_key_with_its_meaning():
 def test_a_stray_argument_is_refused():
     with pytest.raises(ConfigError, match='command line: argument "stray" stands before any --key'):
         parse_command_line(["stray"])
+
+
+def test_ways_and_shots_may_be_lists_and_the_test_has_its_own():
+    config = check(num_samples_per_class=[1, 5, 1], test_num_samples_per_class=[1, 10], test_num_target_samples=3)
+    assert [str(shape) for shape in config.training_shapes] == ["5 way 1 shot 15 query", "5 way 5 shot 15 query"]
+    assert str(config.validation_shape) == "5 way 1 shot 15 query"
+    assert [str(shape) for shape in config.test_shapes] == ["5 way 1 shot 3 query", "5 way 10 shot 3 query"]
+    assert check(num_samples_per_class=[3]).num_samples_per_class == 3
+    assert check(num_samples_per_class=[1, 5]).test_shapes == check(num_samples_per_class=[1, 5]).training_shapes
+
+
+def test_a_learned_head_has_one_number_of_classes():
+    assert problems_of(num_classes_per_set=[5, 20]) == (
+        'my.json: "num_classes_per_set" is [5, 20], but a learned head has one number of classes; set "head" to "zero" or '
+        '"prototypes", which are made for each task, or give one number'
+    )
+    assert '"test_num_classes_per_set" has [10], but the learned head has 5 classes' in problems_of(test_num_classes_per_set=[5, 10])
+    assert '"num_classes_per_set" is [5, 1], but must be: greater than or equal to 2. ' in problems_of(num_classes_per_set=[5, 1])

@@ -16,6 +16,7 @@ from PIL import Image
 from data import NORMALISATIONS, FewShotData, build_data, rotate_by_quarter_turns
 from utils.config import load_config
 from utils.config_schema import ExperimentConfig
+from utils.episodes import EpisodeShape
 from utils.errors import ConfigError, DataError
 from utils.image_decoding import PixelFormat, decode_image
 from utils.image_folders import ImageFolder, group_into_classes, split_into_sets
@@ -50,7 +51,7 @@ def numbered_data(n_classes=6, n_images=5, side=4, channels=1, **options):
         images[rank] = 10 * (rank // n_images) + rank % n_images
         images[rank, :, 0, 0] = 255
     classes = {f"c{c}": range(c * n_images, (c + 1) * n_images) for c in range(n_classes)}
-    arguments = {"n_way": 3, "n_shot": 2, "n_query": 3, "seeds": {"train": 0, "val": 0, "test": 0}, **options}
+    arguments = {"shape": EpisodeShape(3, 2, 3), "seeds": {"train": 0, "val": 0, "test": 0}, **options}
     return FewShotData(images, dict.fromkeys(("train", "val", "test"), classes), **arguments)
 
 
@@ -110,6 +111,25 @@ def test_the_same_index_gives_the_same_episode_alone_or_in_a_batch():
             assert torch.equal(getattr(batch, name)[place], getattr(alone, name)[0])
 
 
+def test_a_shape_can_be_asked_for_and_the_classes_stay_when_shots_and_queries_change():
+    data = numbered_data()
+    batch = data.episodes("val", [0, 1], EpisodeShape(4, 1, 2))
+    assert batch.support_images.shape == (2, 4, 1, 4, 4) and batch.query_images.shape == (2, 8, 1, 4, 4)
+    assert batch.support_labels.tolist() == [[0, 1, 2, 3]] * 2
+    assert batch.query_labels.tolist() == [[0, 0, 1, 1, 2, 2, 3, 3]] * 2
+    assert (batch.n_way, batch.n_shot, batch.n_query) == (4, 1, 2)
+    assert np.array_equal(data.episodes("val", [0, 1], EpisodeShape(4, 3, 1)).class_ids, batch.class_ids)
+    assert data.episodes("val", [0, 1]).support_labels.tolist() == [[0, 0, 1, 1, 2, 2]] * 2
+    digests = {data.task_list_digest("val", [0, 1], shape) for shape in (None, EpisodeShape(4, 1, 2), EpisodeShape(4, 2, 1))}
+    assert len(digests) == 3
+
+
+def test_a_pool_of_training_tasks_leaves_validation_and_test_alone():
+    pool, endless = numbered_data(n_train_tasks=3), numbered_data()
+    assert torch.equal(pool.episodes("train", [4]).support_images, endless.episodes("train", [1]).support_images)
+    assert torch.equal(pool.episodes("val", [4]).support_images, endless.episodes("val", [4]).support_images)
+
+
 def test_test_episodes_differ_from_validation_episodes_of_the_same_classes():
     data = numbered_data()
     assert not torch.equal(
@@ -153,7 +173,7 @@ def test_mapped_and_loaded_images_are_the_same(tiny_dataset):
 
 def test_rotation_and_normalisation_that_do_not_fit_are_config_errors():
     images = torch.zeros(10, 1, 4, 5, dtype=torch.uint8)
-    arguments = {"n_way": 1, "n_shot": 1, "n_query": 1, "seeds": {}}
+    arguments = {"shape": EpisodeShape(1, 1, 1), "seeds": {}}
     with pytest.raises(
         ConfigError, match="class_rotation needs square images, but image_height is 4 and image_width 5"
     ):
@@ -168,7 +188,7 @@ def test_every_normalisation_of_the_schema_brings_its_own_mean_to_zero_and_its_d
     grid = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16).expand(1, 3, 16, 16)
     for name, (mean, std) in NORMALISATIONS.items():
         data = FewShotData(
-            torch.cat([grid, grid]), {"val": {"a": [0, 1]}}, n_way=1, n_shot=1, n_query=1, seeds={"val": 0},
+            torch.cat([grid, grid]), {"val": {"a": [0, 1]}}, shape=EpisodeShape(1, 1, 1), seeds={"val": 0},
             normalisation=name, dtype=torch.float64,
         )  # fmt: skip
         pixels = data.episodes("val", [0]).query_images[0, 0]  # (3, 16, 16)

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from utils.episodes import draw_episodes, split_classes
+from utils.episodes import EpisodeShape, combinations, draw_episodes, split_classes, training_shape
 from utils.reproducibility import below, philox_4x32_10, random_words, sample_without_replacement
 
 CLASS_SIZES = np.array([20, 7, 9, 30, 20, 20, 8, 12])
@@ -16,16 +16,14 @@ GOLDEN_DIGEST = "01c8e52da9bd64fe0b3cf4c6c79b99e7a99a36d15c4aa865071354fc175f9c1
 SPLIT_DIGEST = "dc4734094180df1a6ea25ed158ca05cd395ae846b776db8db0a70a516ae91b84"
 
 
-def draw(indices, split="train", seed=0, n_way=5, n_shot=2, n_query=3, rotate=True):
+def draw(indices, split="train", seed=0, n_way=5, n_shot=2, n_query=3, **options):
     return draw_episodes(
         seed=seed,
         split=split,
         indices=indices,
         class_sizes=CLASS_SIZES,
-        n_way=n_way,
-        n_shot=n_shot,
-        n_query=n_query,
-        rotate=rotate,
+        shape=EpisodeShape(n_way, n_shot, n_query),
+        **{"rotate": True} | options,
     )
 
 
@@ -159,3 +157,20 @@ def test_class_split_of_1623_classes_never_changes():
     assert {name: len(members) for name, members in split.items()} == {"train": 1150, "val": 50, "test": 423}
     assert sorted(name for members in split.values() for name in members) == names
     assert hashlib.sha256(json.dumps(split, sort_keys=True).encode()).hexdigest() == SPLIT_DIGEST
+
+
+def test_every_meta_batch_draws_one_shape_by_its_number():
+    shapes = combinations((5, 20), (1, 5), (3,))
+    assert shapes == tuple(EpisodeShape(n_way, n_shot, 3) for n_way in (5, 20) for n_shot in (1, 5))
+    drawn = [training_shape(shapes, 7, meta_batch) for meta_batch in range(4000)]
+    assert drawn[1234] == training_shape(shapes, 7, 1234)
+    assert all(900 < drawn.count(shape) < 1100 for shape in shapes)  # 1000 +- 3.6 standard deviations
+    assert drawn != [training_shape(shapes, 8, meta_batch) for meta_batch in range(4000)]
+    assert training_shape(shapes[:1], 7, 3) == shapes[0]
+
+
+def test_a_pool_of_tasks_is_met_again_and_again_with_other_noise():
+    pool, endless = draw(range(25), n_tasks=10), draw(range(10))
+    for name in ("classes", "images", "rotations"):
+        assert np.array_equal(getattr(pool, name), np.concatenate([getattr(endless, name)] * 3)[:25])
+    assert np.array_equal(pool.seeds, draw(range(25)).seeds)

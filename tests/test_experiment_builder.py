@@ -23,12 +23,12 @@ class FakeData:
     def __init__(self):
         self.asked = []
 
-    def episodes(self, split, indices):
+    def episodes(self, split, indices, shape=None):
         self.asked.append((split, tuple(indices)))
         labels = torch.arange(N_QUERY_IMAGES).remainder(N_WAY).repeat(len(indices), 1)
         return SimpleNamespace(split=split, indices=tuple(indices), query_labels=labels)
 
-    def task_list_digest(self, split, indices):
+    def task_list_digest(self, split, indices, shape=None):
         return f"{split} {list(indices)}"
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from conftest import draw_dataset
 
+from utils.episodes import EpisodeShape
 from utils.errors import ConfigError, DataError
 from utils.image_folders import (
     ImageClass,
@@ -17,6 +18,12 @@ from utils.image_folders import (
     scan,
     split_into_sets,
 )
+
+
+def shapes(n_way, test=((1, 2),)):
+    """One shot and two query images in training, `test` at the test."""
+    in_training = [EpisodeShape(n_way, 1, 2)]
+    return {"train": in_training, "val": in_training, "test": [EpisodeShape(n_way, *numbers) for numbers in test]}
 
 
 def group(folders, indexes, pre_split=False, **options):
@@ -138,7 +145,7 @@ def test_every_shortage_is_listed_with_its_fix():
         "val": [ImageClass("magpie", None, (5, 6, 7), ("magpie",))],
         "test": [],
     }
-    problems = find_shortages(sets, Path("birds"), n_way=2, n_shot=1, n_query=2, pre_split=False)
+    problems = find_shortages(sets, Path("birds"), shapes(2), pre_split=False)
     assert problems == [
         'class "robin" (train) has 2 images, but num_samples_per_class 1 + num_target_samples 2 needs 3: birds/robin.'
         " Add images, lower num_target_samples or take the folder out.",
@@ -146,9 +153,18 @@ def test_every_shortage_is_listed_with_its_fix():
         " classes) or lower num_classes_per_set.",
         "split test has no class. Raise its fraction in train_val_test_split (there are 3 classes).",
     ]
-    assert find_shortages(sets, Path("birds"), 1, 1, 2, pre_split=True)[1] == (
+    assert find_shortages(sets, Path("birds"), shapes(1), pre_split=True)[1] == (
         "split test has no class. Put class folders into birds/test."
     )
+
+
+def test_the_largest_shape_counts_and_a_shape_of_the_test_alone_blames_its_own_keys():
+    sets = {split: [ImageClass(split, None, tuple(range(6)), (split,))] for split in ("train", "val", "test")}
+    assert find_shortages(sets, Path("birds"), shapes(1, test=[(5, 1), (1, 2)]), pre_split=False) == []
+    assert find_shortages(sets, Path("birds"), shapes(1, test=[(1, 1), (5, 2), (2, 2)]), pre_split=False) == [
+        'class "test" (test) has 6 images, but test_num_samples_per_class 5 + test_num_target_samples 2 needs 7: birds/test.'
+        " Add images, lower test_num_target_samples or take the folder out."
+    ]
 
 
 def test_one_error_lists_all_problems():

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from utils.config_messages import expected, place_of, unknown_key
 from utils.config_rules import CONTRADICTIONS
-from utils.config_schema import ExperimentConfig
+from utils.config_schema import ExperimentConfig, as_list
 from utils.errors import ConfigError
 
 REPOSITORY_ROOT = Path(__file__).resolve().parent.parent
@@ -153,8 +153,11 @@ def _schema_problems(values: Mapping[str, Any], problems: Problems) -> set[str]:
         _validated(values)
     except ValidationError as error:
         seen: dict[str, list[str]] = {}
+        out_of_range = {item["loc"][0] for item in error.errors() if item["type"] == "greater_than_equal"}
         for item in error.errors():
             key = str(item["loc"][0])
+            if key in out_of_range and item["type"] in ("tuple_type", "int_type"):  # of the right kind, alone or in a list
+                continue
             seen.setdefault(key, []).append(expected(key, values.get(key), item))
         for key, texts in seen.items():
             if key not in values:
@@ -218,8 +221,10 @@ def _resolve(config: ExperimentConfig, notes: list[str]) -> ExperimentConfig:
     if not config.sets_are_pre_split and len(split) == 3 and abs(sum(split) - 1) > 1e-6:
         notes.append(f'"train_val_test_split" sums to {sum(split):.4f}; test gets the classes that train and val leave')
     statistics = config.test_batch_norm_statistics or config.batch_norm_statistics
+    ways_and_shots = {key: as_list(getattr(config, key)) for key in ("num_classes_per_set", "num_samples_per_class")}
     return config.model_copy(
         update=looked_up
+        | {key: values[0] for key, values in ways_and_shots.items() if len(values) == 1}
         | {
             "dataset_path": config.dataset_path or config.dataset_name,
             "number_of_evaluation_steps_per_iter": config.number_of_training_steps_per_iter

@@ -13,6 +13,7 @@ FREE_KEYS = frozenset(
         "dataset_path", "num_dataprovider_workers", "load_into_memory", "reset_stored_filepaths",
         "log_every_iterations", "checkpoint_every_s", "max_models_to_save",
         "skip_non_finite_iterations", "replay_iteration", "allow_config_change", "restart_schedule", "number_of_ensemble_models", "test_batch_norm_statistics",
+        "test_num_classes_per_set", "test_num_samples_per_class", "test_num_target_samples",
         "evaluate_on_test_set_only", "test_curve", "tag", "load_checkpoint", "task_chunk_size", "deterministic",
     }
 )  # fmt: skip
@@ -29,6 +30,7 @@ TRAINING_KEYS = frozenset(
         "total_iter_per_epoch", "train_seed", "seed", "meta_learning_rate", "min_learning_rate", "gradient_clamp",
         "use_multi_step_loss_optimization", "multi_step_loss_num_epochs", "second_order",
         "first_order_to_second_order_epoch", "dropout_rate_value", "class_rotation",
+        "number_of_train_tasks",
     }
 )  # fmt: skip
 """Every other key changes the model, the episodes or the training, and is refused on a run that has started."""

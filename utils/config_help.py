@@ -23,6 +23,8 @@ def type_text(annotation: Any) -> str:
     if annotation in names:
         return names[annotation]
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Annotated:
+        return type_text(arguments[0]) + range_text(arguments[1])
     if origin is typing.Literal:
         return ", ".join(f"`{json.dumps(value)}`" for value in arguments)
     if origin is tuple:

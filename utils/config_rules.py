@@ -44,6 +44,19 @@ def _split_fractions(config: Any) -> str | None:
     return f'"train_val_test_split" is {list(split)}; the fractions for train and val must be positive and sum to at most 1'
 
 
+def _ways_of_a_learned_head(config: Any) -> str | None:
+    if getattr(config, "head", "learned") != "learned":
+        return None
+    ways = {shape.n_way for shape in config.training_shapes}
+    others = sorted({shape.n_way for shape in config.test_shapes} - ways)
+    fix = 'set "head" to "zero" or "prototypes", which are made for each task,'
+    if len(ways) > 1:
+        return f'"num_classes_per_set" is {sorted(ways)}, but a learned head has one number of classes; {fix} or give one number'
+    if others:
+        return f'"test_num_classes_per_set" has {others}, but the learned head has {min(ways)} classes; {fix} or test with {min(ways)}'
+    return None
+
+
 def _unless(condition: Callable[[Any], bool], text: str) -> Callable[[Any], str | None]:
     return lambda config: None if condition(config) else text.format(c=config)
 
@@ -58,6 +71,7 @@ CONTRADICTIONS = (
             '"min_learning_rate" {c.min_learning_rate} is above "meta_learning_rate" {c.meta_learning_rate}; annealing goes down',
         ),
     ),
+    Contradiction(("num_classes_per_set", "test_num_classes_per_set"), _ways_of_a_learned_head),
     Contradiction(
         ("label_smoothing", "loss"),
         _unless(

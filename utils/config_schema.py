@@ -4,11 +4,20 @@
 """
 
 import json
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
+from utils.episodes import EpisodeShape, combinations
+
+AtLeastOne = Annotated[int, Field(ge=1)]
+AtLeastTwo = Annotated[int, Field(ge=2)]
 BatchNormStatistics = Literal["transductive", "running"]
+
+
+def as_list(value: Any) -> tuple[Any, ...]:
+    """The values of a key that takes one or a list, each once."""
+    return tuple(dict.fromkeys(value)) if isinstance(value, tuple) else (value,)
 
 
 class _Section(BaseModel):
@@ -108,12 +117,15 @@ class EpisodeSection(_Section):
     """Tasks in a meta-batch, over all devices."""
     samples_per_iter: int = Field(1, ge=1)
     """Multiplies `batch_size`."""
-    num_classes_per_set: int = Field(5, ge=2)
-    """N, the ways: classes in a task."""
-    num_samples_per_class: int = Field(1, ge=1)
-    """K, the shots: support images per class."""
+    num_classes_per_set: AtLeastTwo | tuple[AtLeastTwo, ...] = 5
+    """N, the ways: classes in a task. A list: each meta-batch of the training draws one of these ways and one of the shots;
+    validation has the first."""
+    num_samples_per_class: AtLeastOne | tuple[AtLeastOne, ...] = 1
+    """K, the shots: support images per class; a list as for the ways."""
     num_target_samples: int = Field(15, ge=1)
     """Q: query images per class."""
+    number_of_train_tasks: int | None = Field(None, ge=1)
+    """Fixed training tasks, which are met again and again; null: new ones for ever."""
 
 
 class BackboneSection(_Section):
@@ -198,6 +210,12 @@ class EvaluationSection(_Section):
     """Epochs between validations; the last epoch is always validated."""
     test_batch_norm_statistics: BatchNormStatistics | tuple[BatchNormStatistics, ...] | None = None
     """Batch-norm statistics of the test, or a list of them; null: `batch_norm_statistics`."""
+    test_num_classes_per_set: AtLeastTwo | tuple[AtLeastTwo, ...] | None = None
+    """Ways of the test, or a list of them; null: as in training. Every combination of ways, shots and queries gives a row."""
+    test_num_samples_per_class: AtLeastOne | tuple[AtLeastOne, ...] | None = None
+    """Shots of the test, or a list of them; null: as in training."""
+    test_num_target_samples: AtLeastOne | tuple[AtLeastOne, ...] | None = None
+    """Query images per class of the test, or a list of them; null: as in training."""
     test_curve: bool = False
     """After training, also test every kept epoch into `logs/test_curve.csv`; never used to select."""
 
@@ -232,6 +250,26 @@ class ExperimentConfig(
     def tasks_per_meta_batch(self) -> int:
         """B, tasks of one meta-update."""
         return self.batch_size * self.samples_per_iter
+
+    @property
+    def training_shapes(self) -> tuple[EpisodeShape, ...]:
+        """Every way and shot of the training episodes."""
+        ways, shots = as_list(self.num_classes_per_set), as_list(self.num_samples_per_class)
+        return combinations(ways, shots, (self.num_target_samples,))
+
+    @property
+    def validation_shape(self) -> EpisodeShape:
+        """The first way and shot of the training."""
+        return self.training_shapes[0]
+
+    @property
+    def test_shapes(self) -> tuple[EpisodeShape, ...]:
+        """Every way, shot and number of query images of the test."""
+        return combinations(
+            as_list(self.test_num_classes_per_set or self.num_classes_per_set),
+            as_list(self.test_num_samples_per_class or self.num_samples_per_class),
+            as_list(self.test_num_target_samples or self.num_target_samples),
+        )
 
     @property
     def initialisation_seed(self) -> int:

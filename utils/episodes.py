@@ -1,5 +1,6 @@
 """Which classes and images make up episode i: a pure function of (seed, split, i), on the host, in numpy."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,8 +10,42 @@ from utils.reproducibility import below, random_words, sample_without_replacemen
 
 SPLITS = ("train", "val", "test")
 
-_CLASSES, _ROTATIONS, _IMAGES, _SEEDS = range(4)
+_CLASSES, _ROTATIONS, _IMAGES, _SEEDS, _SHAPE = range(5)
 """Purposes of an episode's draws: asking for more images never changes the classes."""
+
+
+@dataclass(frozen=True)
+class EpisodeShape:
+    """How large an episode is: N way, K shot, Q query."""
+
+    n_way: int
+    n_shot: int
+    n_query: int
+
+    @property
+    def n_images(self) -> int:
+        """K+Q, images of each class."""
+        return self.n_shot + self.n_query
+
+    def __str__(self) -> str:
+        return f"{self.n_way} way {self.n_shot} shot {self.n_query} query"
+
+
+def combinations(ways: Sequence[int], shots: Sequence[int], queries: Sequence[int]) -> tuple[EpisodeShape, ...]:
+    """Every shape of these ways, shots and queries; the ways change slowest."""
+    return tuple(EpisodeShape(*numbers) for numbers in itertools.product(ways, shots, queries))
+
+
+def training_shape(shapes: Sequence[EpisodeShape], seed: int, meta_batch: int) -> EpisodeShape:
+    """Draw the shape that all episodes of a meta-batch have: a pure function of (seed, meta_batch).
+
+    Args:
+        shapes: equally likely; a single one is returned as it is.
+        meta_batch: number of the meta-batch, from 0 on.
+    """
+    if len(shapes) == 1:
+        return shapes[0]
+    return shapes[int(below(random_words(seed, "train", [meta_batch], _SHAPE, 1), len(shapes))[0, 0])]
 
 
 @dataclass(frozen=True)
@@ -33,10 +68,9 @@ def draw_episodes(
     split: str,
     indices: Sequence[int],
     class_sizes: np.ndarray,
-    n_way: int,
-    n_shot: int,
-    n_query: int,
+    shape: EpisodeShape,
     rotate: bool,
+    n_tasks: int | None = None,
 ) -> EpisodeIndices:
     """Draw the episodes with these numbers: classes without replacement, then images of each without replacement.
 
@@ -45,23 +79,26 @@ def draw_episodes(
         split: "train", "val" or "test"; each has a stream of its own.
         indices: B episode numbers from 0 on.
         class_sizes: int64 (number of classes,), images per class of the split.
-        n_way, n_shot, n_query: N, K, Q.
+        shape: N way, K shot, Q query.
         rotate: draw one of four quarter turns per class.
+        n_tasks: size of a pool of fixed tasks: episode i has the classes, images and rotations of task i mod n_tasks, and a
+            seed of its own. None: no pool.
     Raises:
         ValueError: fewer classes than N, a drawn class with fewer than K+Q images, an unknown split.
     """
     class_sizes = np.asarray(class_sizes, dtype=np.int64)
-    n_episodes, n_images = len(indices), n_shot + n_query
+    n_episodes, n_way, n_images = len(indices), shape.n_way, shape.n_images
+    tasks = np.asarray(indices, dtype=np.int64) % n_tasks if n_tasks else indices
     classes = sample_without_replacement(
-        random_words(seed, split, indices, _CLASSES, n_way), np.full(n_episodes, len(class_sizes))
+        random_words(seed, split, tasks, _CLASSES, n_way), np.full(n_episodes, len(class_sizes))
     )
     images = sample_without_replacement(
-        random_words(seed, split, indices, _IMAGES, n_way * n_images).reshape(n_episodes * n_way, n_images),
+        random_words(seed, split, tasks, _IMAGES, n_way * n_images).reshape(n_episodes * n_way, n_images),
         class_sizes[classes].reshape(-1),
     ).reshape(n_episodes, n_way, n_images)
     rotations = np.zeros((n_episodes, n_way), dtype=np.int64)
     if rotate:
-        rotations = below(random_words(seed, split, indices, _ROTATIONS, n_way), 4)
+        rotations = below(random_words(seed, split, tasks, _ROTATIONS, n_way), 4)
     seeds = (random_words(seed, split, indices, _SEEDS, 1)[:, 0] >> np.uint64(1)).astype(np.int64)
     return EpisodeIndices(classes=classes, images=images, rotations=rotations, seeds=seeds)
 

@@ -5,11 +5,11 @@ into train, val and test already. Paths are POSIX and relative to the dataset fo
 """
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.episodes import SPLITS, split_classes
+from utils.episodes import SPLITS, EpisodeShape, split_classes
 from utils.errors import ConfigError, DataError
 
 IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
@@ -188,12 +188,20 @@ def split_into_sets(
 
 
 def find_shortages(
-    sets: dict[str, list[ImageClass]], dataset_folder: Path, n_way: int, n_shot: int, n_query: int, pre_split: bool
+    sets: dict[str, list[ImageClass]], dataset_folder: Path, shapes: Mapping[str, Sequence[EpisodeShape]], pre_split: bool
 ) -> list[str]:
-    """Every reason why no episodes can be drawn: too few classes for N way, too few images for K shot + Q query."""
+    """Every reason why no episodes can be drawn: too few classes for N way, too few images for K shot + Q query.
+
+    Args:
+        shapes: split -> shapes of its episodes, of which the largest count; a test shape that is none of the training's
+            is blamed on the keys of the test.
+    """
     problems = []
     n_classes = sum(map(len, sets.values()))
     for split, classes in sets.items():
+        n_way = max(shape.n_way for shape in shapes[split])
+        largest = max(shapes[split], key=lambda shape: shape.n_images)
+        of_the_test = "" if split != "test" or set(shapes[split]) <= set(shapes["train"]) else "test_"
         fix = (
             f"Put class folders into {printable(dataset_folder / split)}"
             if pre_split
@@ -203,15 +211,15 @@ def find_shortages(
             problems.append(f"split {split} has no class. {fix}.")
         elif len(classes) < n_way:
             problems.append(
-                f"split {split} has {len(classes)} classes, but num_classes_per_set is {n_way}."
-                f" {fix} or lower num_classes_per_set."
+                f"split {split} has {len(classes)} classes, but {of_the_test}num_classes_per_set is {n_way}."
+                f" {fix} or lower {of_the_test}num_classes_per_set."
             )
         for c in classes:
-            if len(c.images) < n_shot + n_query:
+            if len(c.images) < largest.n_images:
                 problems.append(
-                    f'class "{printable(c.name)}" ({split}) has {len(c.images)} images, but num_samples_per_class'
-                    f" {n_shot} + num_target_samples {n_query} needs {n_shot + n_query}:"
+                    f'class "{printable(c.name)}" ({split}) has {len(c.images)} images, but {of_the_test}num_samples_per_class'
+                    f" {largest.n_shot} + {of_the_test}num_target_samples {largest.n_query} needs {largest.n_images}:"
                     f" {printable(dataset_folder / c.folders[0])}."
-                    " Add images, lower num_target_samples or take the folder out."
+                    f" Add images, lower {of_the_test}num_target_samples or take the folder out."
                 )
     return problems
