@@ -369,7 +369,7 @@ class ExperimentBuilder:
 
     def _keep_schedule(self, stored_epochs: int) -> None:
         now = self.learner.annealing_epochs
-        if now == stored_epochs:
+        if now == stored_epochs or 0 in (now, stored_epochs):  # 0: a schedule without a period
             return
         if self.settings.restart_schedule:
             log.info("restart_schedule: the meta learning rate is annealed over %d epochs, not %d.", now, stored_epochs)

@@ -6,23 +6,27 @@ optimiser, weights of the outer loss over steps, batch-norm statistics.
 Letters: B tasks, N way, K shot, Q query images per class, S inner steps.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from meta_learning.execution import UpdateGuard, choose_task_chunk_size, mean_over_chunks, task_chunks
+from meta_learning.execution import choose_task_chunk_size, mean_over_chunks, task_chunks
 from meta_learning.inner_loop_optimizers import GradientDescent
+from meta_learning.meta_optimizer import MetaOptimizer, OuterUpdate, build_outer_update
 from meta_learning.outer_losses import (
     CROSS_ENTROPY,
     TaskLoss,
-    cosine_annealed,
     last_step_weights,
     multi_step_loss_weights,
 )
 from meta_neural_network_architectures import BatchStatistics, MetaBatchNorm2d, Pass, VGGReLUNormNetwork
 from utils.errors import ConfigError
+
+OPTIMIZER_PREFIX = "optimizer."
+"""What the names of the outer optimiser's tensors begin with in a checkpoint."""
+DEFAULT_UPDATE = OuterUpdate()
 
 
 @dataclass(frozen=True)
@@ -59,12 +63,8 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class OuterLoop:
-    """Choices of the outer loop; the meanings are those of the config keys."""
+    """Choices of the outer loss; the meanings are those of the config keys."""
 
-    total_epochs: int = 100
-    meta_learning_rate: float = 0.001
-    min_learning_rate: float = 0.00001
-    gradient_clamp: float = 0.0
     second_order: bool = True
     first_order_to_second_order_epoch: int = -1
     multi_step_loss: bool = False
@@ -77,7 +77,8 @@ class FewShotLearner(nn.Module):
     Args:
         network: forward(images (B, n, C, H, W), params, mode) -> logits (B, n, N); see `VGGReLUNormNetwork`.
         inner_loop: an optimiser of `meta_learning.inner_loop_optimizers`; its `names` are the adapted parameters.
-        outer_loop: schedule of the outer loop.
+        outer_loop: derivative order and weights of the outer loss.
+        outer_update: optimiser and schedule of the meta-update.
         loss: of inner and outer loop.
         n_evaluation_steps: inner steps of `evaluate`, unless it is told otherwise.
         batch_norm_statistics: "transductive" or "running", for `evaluate`.
@@ -86,7 +87,8 @@ class FewShotLearner(nn.Module):
     """
 
     def __init__(
-        self, network: nn.Module, inner_loop: GradientDescent, outer_loop: OuterLoop, *, loss: TaskLoss = CROSS_ENTROPY,
+        self, network: nn.Module, inner_loop: GradientDescent, outer_loop: OuterLoop, *,
+        outer_update: OuterUpdate = DEFAULT_UPDATE, loss: TaskLoss = CROSS_ENTROPY,
         n_evaluation_steps: int | None = None,
         batch_norm_statistics: str = "transductive", task_chunk_size: int | None = None,
         chosen_automatically: bool = False,
@@ -98,24 +100,22 @@ class FewShotLearner(nn.Module):
         self.batch_norm_statistics = batch_norm_statistics
         self.task_chunk_size = task_chunk_size
         self.chosen_automatically = chosen_automatically
-        self.optimizer = torch.optim.Adam(self.meta_parameters().values(), lr=outer_loop.meta_learning_rate)
-        self._guard = UpdateGuard()
+        self.meta_optimizer = MetaOptimizer(self.meta_parameters(), outer_update)
 
     # Schedules: everything that changes with the epoch.
 
     def meta_learning_rate(self, epoch: int) -> float:
-        """Return Adam's learning rate in `epoch`, counted from 0."""
-        outer = self.outer_loop
-        return cosine_annealed(epoch, outer.total_epochs, outer.meta_learning_rate, outer.min_learning_rate)
+        """Return the outer optimiser's learning rate in `epoch`, counted from 0."""
+        return self.meta_optimizer.schedule.at(epoch)
 
     @property
     def annealing_epochs(self) -> int:
-        """Period of the meta learning rate's annealing."""
-        return self.outer_loop.total_epochs
+        """Period of the meta learning rate's schedule; 0: it has none."""
+        return self.meta_optimizer.schedule.period
 
     def anneal_over(self, epochs: int) -> None:
         """Anneal over this many epochs, counted from the first of the run."""
-        self.outer_loop = replace(self.outer_loop, total_epochs=epochs)
+        self.meta_optimizer.anneal_over(epochs)
 
     def multi_step_loss_weights(self, epoch: int) -> list[float]:
         """Return the weights of the query losses after each of the S steps in `epoch`; they sum to one."""
@@ -198,49 +198,28 @@ class FewShotLearner(nn.Module):
 
     @torch.no_grad()
     def meta_update(self, meta_gradients: MetaGradients, epoch: int) -> Tensor:
-        """Apply a meta-batch: clamp, Adam at the epoch's learning rate, and one moving-average step of the statistics.
+        """Apply a meta-batch: a step of the outer optimiser at the epoch's learning rate, and one moving-average step of the statistics.
 
         Returns:
-            bool (), on the device: false where loss, gradients or statistics are not finite. Then nothing has changed but
-            Adam's count of steps (see `take_back_steps`), and unless `allow_skips` left some, nothing will any more.
+            bool (), on the device: false where loss, gradients or statistics are not finite; see `MetaOptimizer.update`.
         """
         metrics, statistics = meta_gradients.metrics, meta_gradients.statistics
         evidence = [metrics["loss"], metrics["gradient_norm"], *statistics.values()]
-        with self._guard.update(evidence, self._changed_by_an_update()) as applied:
-            self._adam_step(meta_gradients.gradients, epoch)
-            for name, layer in self._batch_norm_layers().items():
+        layers = self._batch_norm_layers()
+        buffers = [buffer for layer in layers.values() for buffer in layer.buffers()]
+        with self.meta_optimizer.update(meta_gradients.gradients, epoch, evidence, buffers) as applied:
+            for name, layer in layers.items():
                 if f"{name}.running_mean" in statistics:
                     layer.update_running_statistics(statistics[f"{name}.running_mean"], statistics[f"{name}.running_var"])
         return applied
 
-    def _adam_step(self, gradients: dict[str, Tensor], epoch: int) -> None:
-        clamp = self.outer_loop.gradient_clamp
-        for name, parameter in self.meta_parameters().items():
-            # The reference clamps the network's gradients, not those of the learned rates.
-            parameter.grad = gradients[name].clamp(-clamp, clamp) if clamp and name.startswith("network.") else gradients[name]
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.meta_learning_rate(epoch)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-
-    def _changed_by_an_update(self) -> list[Tensor]:
-        """Everything but Adam's counts of steps, which are on the host."""
-        tensors: list[Tensor] = [buffer for layer in self._batch_norm_layers().values() for buffer in layer.buffers()]
-        for parameter in self.meta_parameters().values():
-            state = self.optimizer.state[parameter]
-            if not state:  # as Adam's first step would
-                state |= {"step": torch.tensor(0.0), "exp_avg": torch.zeros_like(parameter), "exp_avg_sq": torch.zeros_like(parameter)}
-            tensors += [parameter, state["exp_avg"], state["exp_avg_sq"]]
-        return tensors
-
     def allow_skips(self, count: int) -> None:
         """Let `count` updates that are not finite be skipped; at the next one the state stays as it is."""
-        self._guard.allow_skips(count)
+        self.meta_optimizer.allow_skips(count)
 
     def take_back_steps(self, count: int) -> None:
-        """Lower Adam's count of steps by that of updates after which the state stayed as it was."""
-        for state in self.optimizer.state.values():
-            state["step"] -= count
+        """Lower the outer optimiser's count of steps by that of updates after which the state stayed as it was."""
+        self.meta_optimizer.take_back_steps(count)
 
     def _batch_norm_layers(self) -> dict[str, MetaBatchNorm2d]:
         return {name: module for name, module in self.network.named_modules() if isinstance(module, MetaBatchNorm2d)}
@@ -289,12 +268,9 @@ class FewShotLearner(nn.Module):
     # State.
 
     def state_tensors(self) -> dict[str, Tensor]:
-        """Return everything that training changes, by name: network, inner learning rates, Adam's moments and steps."""
+        """Return everything that training changes, by name: network, inner learning rates, the optimiser's moments and steps."""
         tensors = {name: value.detach() for name, value in self.state_dict().items()}
-        for name, parameter in self.meta_parameters().items():
-            for key, value in self.optimizer.state.get(parameter, {}).items():
-                tensors[f"optimizer.{key}.{name}"] = value.detach()
-        return tensors
+        return tensors | {OPTIMIZER_PREFIX + name: value for name, value in self.meta_optimizer.state_tensors().items()}
 
     @torch.no_grad()
     def load_state_tensors(self, tensors: dict[str, Tensor], *, optimizer: bool = True) -> None:
@@ -303,7 +279,7 @@ class FewShotLearner(nn.Module):
         Raises:
             ConfigError: a tensor is missing, unknown or of another shape: the checkpoint is of another network.
         """
-        given = {name: value for name, value in tensors.items() if not name.startswith("optimizer.")}
+        given = {name: value for name, value in tensors.items() if not name.startswith(OPTIMIZER_PREFIX)}
         own = self.state_dict()
         for name in sorted(own.keys() | given.keys()):
             own_shape = tuple(own[name].shape) if name in own else None
@@ -314,17 +290,10 @@ class FewShotLearner(nn.Module):
                     "use the config that it was trained with"
                 )
         self.load_state_dict(given)
-        if not optimizer:
-            return
-        self.optimizer.state.clear()
-        for name, parameter in self.meta_parameters().items():
-            moments = {
-                key: tensors[f"optimizer.{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq") if f"optimizer.{key}.{name}" in tensors
-            }
-            if moments:
-                self.optimizer.state[parameter] = {
-                    key: value.clone() if key == "step" else value.to(parameter, copy=True) for key, value in moments.items()
-                }
+        if optimizer:
+            self.meta_optimizer.load_state_tensors(
+                {name.removeprefix(OPTIMIZER_PREFIX): value for name, value in tensors.items() if name.startswith(OPTIMIZER_PREFIX)}
+            )
 
     @property
     def automatic_choices(self) -> dict[str, Any]:
@@ -404,10 +373,6 @@ def build_learner(config: Any, device: torch.device | str) -> FewShotLearner:
         dtype=dtype,
     )
     outer_loop = OuterLoop(
-        total_epochs=config.total_epochs,
-        meta_learning_rate=config.meta_learning_rate,
-        min_learning_rate=config.min_learning_rate,
-        gradient_clamp=config.gradient_clamp,
         second_order=config.second_order,
         first_order_to_second_order_epoch=config.first_order_to_second_order_epoch,
         multi_step_loss=config.use_multi_step_loss_optimization,
@@ -420,6 +385,7 @@ def build_learner(config: Any, device: torch.device | str) -> FewShotLearner:
         network.to(device=device, dtype=dtype),
         inner_loop.to(device=device),
         outer_loop,
+        outer_update=build_outer_update(config),
         loss=TaskLoss(config.loss, config.label_smoothing),
         n_evaluation_steps=config.number_of_evaluation_steps_per_iter,
         batch_norm_statistics=config.batch_norm_statistics,

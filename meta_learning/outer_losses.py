@@ -1,6 +1,5 @@
 """Losses: what a task's outputs are judged by, their weights over inner steps, and the score that people look at."""
 
-import math
 from dataclasses import dataclass
 
 import torch.nn.functional as F
@@ -89,8 +88,3 @@ def multi_step_loss_weights(epoch: int, n_steps: int, n_epochs: int) -> list[flo
 def last_step_weights(n_steps: int) -> list[float]:
     """Weigh the last inner step's query loss alone, as MAML does."""
     return [0.0] * (n_steps - 1) + [1.0]
-
-
-def cosine_annealed(epoch: int, n_epochs: int, start: float, end: float) -> float:
-    """Return end + (start - end) (1 + cos(pi e / E)) / 2, constant within an epoch (Loshchilov & Hutter 2017)."""
-    return end + (start - end) * (1 + math.cos(math.pi * min(epoch, n_epochs) / n_epochs)) / 2

@@ -79,7 +79,11 @@ def test_an_unknown_key_names_the_nearest_one():
         ({"norm_layer": "layer_norm", "per_step_bn_statistics": True}, 'need "norm_layer" batch_norm, not layer_norm'),
         ({"train_val_test_split": [0.9, 0.3]}, '"train_val_test_split" is [0.9, 0.3]; the fractions for train and val'),
         ({"tag": "x"}, "add --evaluate_on_test_set_only true"),
-        ({"weight_decay": 0.1}, '"weight_decay" is 0.1, but has no effect here'),
+        ({"weight_decay": -0.1}, '"meta_weight_decay" is -0.1, but must be: greater than or equal to 0'),
+        ({"meta_momentum": 0.9}, '"meta_momentum" 0.9 is of "meta_optimizer" sgd and rmsprop, not of adam; set it to 0'),
+        ({"meta_learning_rate_schedule": "step"}, '"meta_learning_rate_milestones" [] must be epochs from 1 on'),
+        ({"meta_learning_rate_schedule": "step", "meta_learning_rate_milestones": [5, 2]}, "each later than the one before"),
+        ({"meta_learning_rate_milestones": [5]}, '[5] have no effect without "meta_learning_rate_schedule" step'),
         ({"task_learning_rate": 0.2, "init_inner_loop_learning_rate": 0.1}, "they mean the same, give one"),
         (
             {"enable_inner_loop_optimizable_bn_params": True, "learnable_bn_gamma": False, "learnable_bn_beta": False},
@@ -105,8 +109,13 @@ def test_the_inner_learning_rate_has_three_names_and_minus_one_means_unset():
 
 
 def test_dead_keys_at_their_neutral_value_are_a_note():
-    config = check(weight_decay=0.0, use_gdrive="false", num_of_gpus=4, minimum_per_task_contribution=0.01)
+    config = check(meta_opt_bn=False, use_gdrive="false", num_of_gpus=4, minimum_per_task_contribution=0.01)
     assert sum("has no effect here" in note for note in config.notes) == 4
+
+
+def test_weight_decay_has_a_name_that_says_of_which_loop():
+    config = check(weight_decay=0.25)
+    assert config.meta_weight_decay == 0.25 and '"weight_decay" is read as "meta_weight_decay"' in config.notes
 
 
 def test_auto_is_looked_up_by_the_exact_name_and_said():
@@ -184,7 +193,7 @@ def test_arguments_are_read_as_json_where_they_are_json():
         ({"batchsize": 3}, 'command line: unknown key "batchsize"; did you mean "batch_size"?'),
         ({"batch_size": 0}, 'command line: "batch_size" is 0, but must be'),
         ({"task_learning_rate": 0.0}, 'command line: "init_inner_loop_learning_rate" is 0.0, but must be'),
-        ({"weight_decay": 1}, 'command line: "weight_decay" is 1, but has no effect'),
+        ({"num_of_gpus": 1, "meta_opt_bn": True}, 'command line: "meta_opt_bn" is true, but has no effect'),
         ({"min_learning_rate": 1.0}, 'FILE and command line: "min_learning_rate" 1.0 is above'),
         ({"loss": "mean_squared_error", "label_smoothing": 0.1}, 'command line: "label_smoothing" 0.1 is of "loss" cross_entropy alone, not of mean_squared_error; set it to 0'),
         ({"num_stages": 9}, "command line: images of 28 x 28 pixels vanish"),

@@ -320,7 +320,7 @@ def test_gradient_clamp_bounds_the_networks_gradient_elements_only():
     gradients = learner.meta_gradients(random_episodes(small_config()), 0)
     learner.meta_update(gradients, 0)
     for name, parameter in learner.meta_parameters().items():
-        applied = learner.optimizer.state[parameter]["exp_avg"] / 0.1
+        applied = learner.meta_optimizer.torch_optimizer.state[parameter]["exp_avg"] / 0.1
         expected = gradients.gradients[name]
         expected = expected.clamp(-0.01, 0.01) if name.startswith("network.") else expected
         assert torch.allclose(applied, expected, rtol=1e-9)
@@ -333,7 +333,7 @@ def test_meta_learning_rate_is_annealed_by_a_cosine_over_the_epochs():
     assert learner.meta_learning_rate(5) == pytest.approx(0.006)
     assert learner.meta_learning_rate(10) == pytest.approx(0.002)
     learner.meta_update(learner.meta_gradients(random_episodes(small_config()), 5), 5)
-    assert learner.optimizer.param_groups[0]["lr"] == pytest.approx(0.006)
+    assert learner.meta_optimizer.torch_optimizer.param_groups[0]["lr"] == pytest.approx(0.006)
 
 
 def test_a_learner_that_takes_over_a_state_goes_on_with_the_same_bits():

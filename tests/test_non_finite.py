@@ -65,7 +65,7 @@ def test_skips_leave_out_single_updates_until_they_are_used_up():
         if not is_bad:
             without.meta_update(without.meta_gradients(random_episodes(config, seed), 0), 0)
         else:
-            for state in without.optimizer.state.values():
+            for state in without.meta_optimizer.torch_optimizer.state.values():
                 state["step"] += 1  # Adam counts the skipped ones
     assert equal(state_of(with_skips), state_of(without))
     assert not with_skips.meta_update(spoil(with_skips.meta_gradients(random_episodes(config, 5), 0), "loss"), 0)

@@ -1,4 +1,4 @@
-"""The outer loss: weights over steps, per-task losses, and the meta learning rate's schedule."""
+"""The outer loss: weights over steps, and the losses and scores of tasks."""
 
 import pytest
 import torch
@@ -6,7 +6,6 @@ import torch
 from meta_learning.outer_losses import (
     CROSS_ENTROPY,
     TaskLoss,
-    cosine_annealed,
     multi_step_loss_weights,
 )
 from utils.errors import ConfigError
@@ -81,12 +80,3 @@ def test_labels_of_the_wrong_kind_are_refused():
         TaskLoss("mean_squared_error").per_task_loss(outputs, labels)
     with pytest.raises(ConfigError, match='the labels of this dataset are real numbers; set it to mean_squared_error'):
         CROSS_ENTROPY.per_task_loss(outputs, outputs)
-
-
-def test_cosine_annealing_equals_torchs_scheduler():
-    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.01)
-    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=20, eta_min=0.001)
-    for epoch in range(20):
-        assert cosine_annealed(epoch, 20, 0.01, 0.001) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9)
-        optimizer.step()
-        scheduler.step()

@@ -46,7 +46,7 @@ OLD_KEYS: dict[str, OldKey] = {
     "evalute_on_test_set_only": OldKey(renamed_to="evaluate_on_test_set_only", unset=False),
     "num_of_gpus": OldKey(advice="the ids after the script's name decide"),
     "minimum_per_task_contribution": OldKey(neutral=(0.01,), advice="the floor of the multi-step weights is 0.03 / steps"),
-    "weight_decay": OldKey(neutral=(0.0,), advice="the meta-update is Adam without weight decay; remove the key"),
+    "weight_decay": OldKey(renamed_to="meta_weight_decay"),
     "meta_opt_bn": OldKey(neutral=(False,), advice='use "enable_inner_loop_optimizable_bn_params"'),
     "cnn_num_blocks": OldKey(neutral=(4,), advice='use "num_stages"'),
     "architecture_name": OldKey(neutral=(None, ""), advice="the backbone keys (num_stages, cnn_num_filters, ...) decide"),

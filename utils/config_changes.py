@@ -28,6 +28,8 @@ EVALUATION_KEYS = frozenset(
 TRAINING_KEYS = frozenset(
     {  # what a test does not use, beside the keys above: free when nothing is trained any more
         "total_iter_per_epoch", "train_seed", "seed", "meta_learning_rate", "min_learning_rate", "gradient_clamp",
+        "gradient_clip_norm", "meta_optimizer", "meta_momentum", "meta_weight_decay", "meta_learning_rate_schedule",
+        "meta_learning_rate_milestones", "meta_learning_rate_gamma",
         "use_multi_step_loss_optimization", "multi_step_loss_num_epochs", "second_order",
         "first_order_to_second_order_epoch", "dropout_rate_value", "class_rotation",
         "number_of_train_tasks",

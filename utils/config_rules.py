@@ -57,6 +57,16 @@ def _ways_of_a_learned_head(config: Any) -> str | None:
     return None
 
 
+def _milestones(config: Any) -> str | None:
+    milestones = config.meta_learning_rate_milestones
+    text = f'"meta_learning_rate_milestones" {list(milestones)}'
+    if config.meta_learning_rate_schedule != "step":
+        return f'{text} have no effect without "meta_learning_rate_schedule" step' if milestones else None
+    if not milestones or list(milestones) != sorted(set(milestones)) or milestones[0] < 1:
+        return f'{text} must be epochs from 1 on, each later than the one before, for "meta_learning_rate_schedule" step'
+    return None
+
+
 def _unless(condition: Callable[[Any], bool], text: str) -> Callable[[Any], str | None]:
     return lambda config: None if condition(config) else text.format(c=config)
 
@@ -72,6 +82,14 @@ CONTRADICTIONS = (
         ),
     ),
     Contradiction(("num_classes_per_set", "test_num_classes_per_set"), _ways_of_a_learned_head),
+    Contradiction(
+        ("meta_momentum", "meta_optimizer"),
+        _unless(
+            lambda c: not c.meta_momentum or c.meta_optimizer in ("sgd", "rmsprop"),
+            '"meta_momentum" {c.meta_momentum} is of "meta_optimizer" sgd and rmsprop, not of {c.meta_optimizer}; set it to 0',
+        ),
+    ),
+    Contradiction(("meta_learning_rate_milestones", "meta_learning_rate_schedule"), _milestones),
     Contradiction(
         ("label_smoothing", "loss"),
         _unless(

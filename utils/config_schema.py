@@ -36,7 +36,7 @@ class ExperimentSection(_Section):
     seed: int | None = Field(None, ge=0)
     """Seed of the initial weights alone; null: `train_seed`."""
     total_epochs: int = Field(100, ge=1)
-    """Training epochs; at the first start also the period of the cosine annealing of the meta learning rate."""
+    """Training epochs; at the first start also the period of the schedule of the meta learning rate."""
     total_iter_per_epoch: int = Field(500, ge=1)
     """Meta-updates in an epoch."""
     total_epochs_before_pause: int = Field(0, ge=0)
@@ -187,14 +187,29 @@ class OuterLoopSection(_Section):
     squared error."""
     label_smoothing: float = Field(0.0, ge=0.0, lt=1.0)
     """Share of the target probability that `loss` cross_entropy spreads evenly over the classes."""
+    meta_optimizer: Literal["adam", "adamw", "sgd", "rmsprop"] = "adam"
+    """Optimiser of the meta-update, as in `torch.optim`."""
+    meta_momentum: float = Field(0.0, ge=0.0, lt=1.0)
+    """Momentum of `meta_optimizer` sgd and rmsprop."""
+    meta_weight_decay: float = Field(0.0, ge=0.0)
+    """Weight decay of the network's parameters; decoupled from the gradient with `meta_optimizer` adamw, else added to it."""
     meta_learning_rate: float = Field(0.001, gt=0.0)
-    """Adam's learning rate at epoch 0."""
+    """The outer optimiser's learning rate: the first one, or the highest one of a one-cycle schedule."""
+    meta_learning_rate_schedule: Literal["cosine", "step", "one_cycle", "constant"] = "cosine"
+    """How it goes from epoch to epoch: cosine annealing to `min_learning_rate`; steps at `meta_learning_rate_milestones`; one
+    cycle, up from a 25th of it in 30 % of the epochs and down to `min_learning_rate`; or not at all."""
     min_learning_rate: float = Field(0.00001, ge=0.0)
-    """Where cosine annealing ends; equal to `meta_learning_rate`: no annealing."""
+    """Where a cosine and one-cycle schedule ends; with cosine, equal to `meta_learning_rate`: no annealing."""
+    meta_learning_rate_milestones: tuple[int, ...] = ()
+    """Epochs, counted from 0, from which on the rate of a step schedule is multiplied by `meta_learning_rate_gamma` once more."""
+    meta_learning_rate_gamma: float = Field(0.1, gt=0.0, le=1.0)
+    """Factor at each milestone of a step schedule."""
     restart_schedule: bool = False
     """A run that is continued with another `total_epochs` anneals over those from now on, not over its first ones."""
     gradient_clamp: float | Literal["auto"] = "auto"
     """Bound c: each element of the network's meta-gradient is clamped to [-c, c]; 0: off; auto: 10 for mini-ImageNet."""
+    gradient_clip_norm: float = Field(0.0, ge=0.0)
+    """Bound of the norm of the whole meta-gradient, after the clamp; a longer one is shortened to it. 0: off."""
     use_multi_step_loss_optimization: bool = False
     """Weigh the query losses after every inner step (MAML++), instead of the last one alone."""
     multi_step_loss_num_epochs: int = Field(10, ge=1)
