@@ -6,27 +6,32 @@ optimiser, weights of the outer loss over steps, batch-norm statistics.
 Letters: B tasks, N way, K shot, Q query images per class, S inner steps.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from meta_learning.execution import choose_task_chunk_size, mean_over_chunks, task_chunks
-from meta_learning.inner_loop_optimizers import GradientDescent
+from meta_learning.heads import prototype_head, zero_head
+from meta_learning.inner_loop_optimizers import InnerLoopOptimizer, build_inner_loop
 from meta_learning.meta_optimizer import MetaOptimizer, OuterUpdate, build_outer_update
+from meta_learning.networks import MetaNetwork
+from meta_learning.norm_layers import BatchStatistics, MetaBatchNorm2d, Pass
 from meta_learning.outer_losses import (
     CROSS_ENTROPY,
     TaskLoss,
     last_step_weights,
     multi_step_loss_weights,
 )
-from meta_neural_network_architectures import BatchStatistics, MetaBatchNorm2d, Pass, VGGReLUNormNetwork
+from meta_neural_network_architectures import build_network
 from utils.errors import ConfigError
 
 OPTIMIZER_PREFIX = "optimizer."
 """What the names of the outer optimiser's tensors begin with in a checkpoint."""
 DEFAULT_UPDATE = OuterUpdate()
+STEP_METRICS = ("support_loss", "support_accuracy", "query_loss", "query_accuracy")
 
 
 @dataclass(frozen=True)
@@ -62,9 +67,33 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class Adapted:
+    """The learners of B tasks somewhere in their inner loops."""
+
+    params: dict[str, Tensor]
+    """What the inner loop adapts, name -> (B, ...)."""
+    fixed: dict[str, Tensor] = field(default_factory=dict)
+    """What was made for the episode and stays, name -> (B, ...)."""
+    state: dict[str, Any] = field(default_factory=dict)
+    """Of the inner-loop optimiser."""
+    moving: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    """Moving batch-norm statistics of the episode."""
+    features: dict[str, Tensor] | None = None
+    """Features of support and query images where no step changes them; None: every step does."""
+
+    def detached(self) -> "Adapted":
+        """The same learners without a history."""
+        params = {name: value.detach().requires_grad_() for name, value in self.params.items()}
+        state = {key: [value.detach() for value in values] for key, values in self.state.items()}
+        return replace(self, params=params, state=state)
+
+
+@dataclass(frozen=True)
 class OuterLoop:
     """Choices of the outer loss; the meanings are those of the config keys."""
 
+    displacement: bool = False
+    """The meta-update follows theta[0] - theta[S] (Reptile); there is no outer loss to differentiate."""
     second_order: bool = True
     first_order_to_second_order_epoch: int = -1
     multi_step_loss: bool = False
@@ -75,26 +104,26 @@ class FewShotLearner(nn.Module):
     """MAML and its relatives.
 
     Args:
-        network: forward(images (B, n, C, H, W), params, mode) -> logits (B, n, N); see `VGGReLUNormNetwork`.
+        network: body and head, see `meta_learning.networks`.
         inner_loop: an optimiser of `meta_learning.inner_loop_optimizers`; its `names` are the adapted parameters.
-        outer_loop: derivative order and weights of the outer loss.
+        outer_loop: derivative order and weights of the outer loss, or Reptile's displacement in its place.
         outer_update: optimiser and schedule of the meta-update.
+        head: "learned", "zero" or "prototypes", see `meta_learning.heads`.
         loss: of inner and outer loop.
         n_evaluation_steps: inner steps of `evaluate`, unless it is told otherwise.
-        batch_norm_statistics: "transductive" or "running", for `evaluate`.
+        batch_norm_statistics: a value of `meta_learning.norm_layers`.
         task_chunk_size: tasks computed at once; None: all.
         chosen_automatically: whether the chunk size was chosen by the machine, so that a resumed run reuses it.
     """
 
     def __init__(
-        self, network: nn.Module, inner_loop: GradientDescent, outer_loop: OuterLoop, *,
-        outer_update: OuterUpdate = DEFAULT_UPDATE, loss: TaskLoss = CROSS_ENTROPY,
-        n_evaluation_steps: int | None = None,
-        batch_norm_statistics: str = "transductive", task_chunk_size: int | None = None,
-        chosen_automatically: bool = False,
+        self, network: MetaNetwork, inner_loop: InnerLoopOptimizer, outer_loop: OuterLoop, *, head: str = "learned",
+        outer_update: OuterUpdate = DEFAULT_UPDATE, loss: TaskLoss = CROSS_ENTROPY, n_evaluation_steps: int | None = None,
+        batch_norm_statistics: str = "transductive", task_chunk_size: int | None = None, chosen_automatically: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
         self.network, self.inner_loop, self.outer_loop, self.loss = network, inner_loop, outer_loop, loss
+        self.head = head
         self.n_steps = inner_loop.n_steps
         self.n_evaluation_steps = self.n_steps if n_evaluation_steps is None else n_evaluation_steps
         self.batch_norm_statistics = batch_norm_statistics
@@ -127,6 +156,72 @@ class FewShotLearner(nn.Module):
         """Tell whether `epoch` differentiates through the inner gradients."""
         return self.outer_loop.second_order and epoch > self.outer_loop.first_order_to_second_order_epoch
 
+    # Adaptation, for training and evaluation alike.
+
+    def _start(self, episodes: Any, mode: Pass) -> Adapted:
+        """Every task starts from the meta-parameters, with the head that its episode brings where none is learned.
+
+        Raises:
+            ConfigError: a learned head and episodes of another number of ways.
+        """
+        n_tasks, names = len(episodes.support_labels), self.inner_loop.names
+        own = dict(self.network.named_parameters())
+        params = {name: own[name].expand(n_tasks, *own[name].shape) for name in names if name in own}
+        adapted = Adapted(params, moving={}, features={} if self._body_stays(mode) else None)
+        if self.head == "learned":
+            self._check_ways(episodes)
+        elif self.head == "zero":
+            features = episodes.support_images.new_empty(n_tasks, 0, self.network.head.in_features)
+            adapted.fixed.update(zero_head(features, episodes.n_way))
+        else:
+            # With the network's own parameters: to the inner gradients the head is a parameter, not a function of the body.
+            mode = replace(mode, episode=adapted.moving)
+            features = self._features("support", episodes, replace(adapted, params={}), mode)
+            adapted.fixed.update(prototype_head(features, episodes.support_labels, episodes.n_way))
+        everything = adapted.params | adapted.fixed
+        adapted = replace(
+            adapted, params={name: everything[name] for name in names},
+            fixed={name: value for name, value in adapted.fixed.items() if name not in names},
+        )  # fmt: skip
+        return replace(adapted, state=self.inner_loop.init(adapted.params))
+
+    def _check_ways(self, episodes: Any) -> None:
+        n_outputs = self.network.head.out_features
+        if not self.loss.is_regression and episodes.n_way != n_outputs:
+            raise ConfigError(
+                f'the learned head has {n_outputs} outputs, but the episodes have {episodes.n_way} ways; set "head" to "zero" or '
+                f'"prototypes" for any number of ways, or "num_classes_per_set" to {episodes.n_way}'
+            )
+
+    def _body_stays(self, mode: Pass) -> bool:
+        """Tell whether adaptation leaves all features as they are, so that one pass through the body serves all steps."""
+        layers = self.network.norm_layers().values()
+        return (
+            all(name.startswith("head.") for name in self.inner_loop.names)
+            and all(value.dim() < 2 for layer in layers for value in (*layer.parameters(), *layer.buffers()) if not isinstance(layer, nn.LayerNorm))
+            and not any(layer.statistics_of(mode) == "episodic" for layer in layers)
+            and mode.dropout_seeds is None
+        )
+
+    def _features(self, role: str, episodes: Any, adapted: Adapted, mode: Pass) -> Tensor:
+        """Features (B, n, D) of the support or query images at the adapted parameters."""
+        if adapted.features is not None and role in adapted.features:
+            return adapted.features[role]
+        images, n_support = episodes.support_images, 0
+        if role == "query":
+            mode, images = replace(mode, is_query=True), episodes.query_images
+            if self.network.needs_support(mode):
+                n_support = episodes.support_images.shape[1]
+                mode, images = replace(mode, n_support=n_support), torch.cat([episodes.support_images, images], dim=1)
+        features = self.network.features(images, adapted.params, mode)[:, n_support:]
+        if adapted.features is not None:
+            adapted.features[role] = features
+        return features
+
+    def _outputs(self, role: str, episodes: Any, adapted: Adapted, mode: Pass) -> Tensor:
+        """Logits (B, n, N) of the support or query images at the adapted parameters."""
+        return self.network.classify(self._features(role, episodes, adapted, mode), adapted.params | adapted.fixed)
+
     # Training.
 
     def meta_parameters(self) -> dict[str, nn.Parameter]:
@@ -138,8 +233,10 @@ class FewShotLearner(nn.Module):
 
             outer loss = mean over tasks of sum over s of v[s] * L(theta[s+1], query)
 
+        or, where the outer update is the displacement (Reptile), theta[0] - mean over tasks of theta[S].
+
         Args:
-            episodes: support_images (B, N*K, C, H, W), support_labels (B, N*K), query_images, query_labels, seeds (B,).
+            episodes: support_images (B, N*K, C, H, W), support_labels (B, N*K), query_images, query_labels, seeds (B,), n_way.
             epoch: from 0; decides derivative order and the weights v.
         """
         chunk_size = self.task_chunk_size or len(episodes.support_labels)
@@ -152,49 +249,78 @@ class FewShotLearner(nn.Module):
 
     def _chunk_meta_gradients(self, episodes: Any, epoch: int) -> dict[str, dict[str, Tensor]]:
         weights = self.multi_step_loss_weights(epoch)
-        second_order = self.is_second_order(epoch)
-        meta_parameters = self.meta_parameters()
         collected = BatchStatistics()
-        losses, accuracies = {"support": [], "query": []}, {"support": [], "query": []}
-        outer_loss = torch.zeros((), device=episodes.support_images.device, dtype=episodes.support_images.dtype)
-        not_computed = torch.full_like(outer_loss, float("nan"))
+        seeds = episodes.seeds if self.network.uses_dropout else None
+        mode = Pass(statistics=self.batch_norm_statistics, collected=collected, dropout_seeds=seeds)
+        losses, metrics = [], {name: [] for name in STEP_METRICS}
 
-        params = self._adapted_parameters(len(episodes.support_labels))
-        state = self.inner_loop.init(params)
+        adapted = self._start(episodes, mode)
         for step, weight in enumerate(weights):
-            mode = Pass(step, collected=collected, dropout_seeds=episodes.seeds)
-            logits = self.network(episodes.support_images, params, mode)
-            support_loss = self.loss.per_task_loss(logits, episodes.support_labels)
-            gradients = torch.autograd.grad(support_loss.sum(), list(params.values()), create_graph=second_order)
-            params, state = self.inner_loop.update(params, gradients, state, step)
-            losses["support"].append(support_loss.detach().mean())
-            accuracies["support"].append(self.loss.per_task_score(logits, episodes.support_labels).mean())
-            if weight == 0.0:
-                losses["query"].append(not_computed)
-                accuracies["query"].append(not_computed)
-                continue
-            mode = Pass(step, collected=collected, dropout_seeds=episodes.seeds, is_query=True)
-            logits = self.network(episodes.query_images, params, mode)
-            query_loss = self.loss.per_task_loss(logits, episodes.query_labels).mean()
-            outer_loss = outer_loss + weight * query_loss
-            losses["query"].append(query_loss.detach())
-            accuracies["query"].append(self.loss.per_task_score(logits, episodes.query_labels).mean())
-
-        gradients = torch.autograd.grad(outer_loss, list(meta_parameters.values()), allow_unused=True, materialize_grads=True)
-        metrics = {"loss": outer_loss.detach(), "accuracy": accuracies["query"][-1]}
-        for role in ("support", "query"):
-            metrics[f"{role}_loss"] = torch.stack(losses[role])
-            metrics[f"{role}_accuracy"] = torch.stack(accuracies[role])
+            if self.outer_loop.displacement:
+                adapted = adapted.detached()
+            adapted, outer_loss, step_metrics = self._training_step(
+                episodes, adapted, replace(mode, step=step), weight, create_graph=self.is_second_order(epoch)
+            )
+            losses.append(outer_loss)
+            for name, value in step_metrics.items():
+                metrics[name].append(value)
+        outer_loss = torch.stack(losses).sum()
+        if self.outer_loop.displacement:
+            gradients = self._displacement(adapted)
+        else:
+            meta_parameters = self.meta_parameters()
+            values = torch.autograd.grad(outer_loss, list(meta_parameters.values()), allow_unused=True, materialize_grads=True)
+            gradients = dict(zip(meta_parameters, values, strict=True))
+        per_step = {name: torch.stack(values) for name, values in metrics.items()}
         return {
-            "gradients": dict(zip(meta_parameters, gradients, strict=True)),
+            "gradients": gradients,
             "statistics": collected.means(),
-            "metrics": metrics,
+            "metrics": {"loss": outer_loss.detach(), "accuracy": per_step["query_accuracy"][-1], **per_step},
         }
 
-    def _adapted_parameters(self, n_tasks: int) -> dict[str, Tensor]:
-        """Return name -> (B, ...): each task starts from the meta-parameters."""
-        own = dict(self.network.named_parameters())
-        return {name: own[name].expand(n_tasks, *own[name].shape) for name in self.inner_loop.names}
+    def _training_step(
+        self, episodes: Any, adapted: Adapted, mode: Pass, weight: float, *, create_graph: bool
+    ) -> tuple[Adapted, Tensor, dict[str, Tensor]]:
+        """Take an inner step on the support images, then look at the query images where their loss counts.
+
+        Returns:
+            the learners after the step, weight * query loss (mean over tasks), and the step's metrics.
+        """
+        not_computed = torch.full((), float("nan"), device=episodes.support_images.device, dtype=episodes.support_images.dtype)
+        metrics = dict.fromkeys(STEP_METRICS, not_computed)
+        if self.n_steps:
+            adapted, logits, support_loss = self._inner_step(episodes, adapted, mode, create_graph=create_graph)
+            metrics["support_loss"] = support_loss.detach().mean()
+            metrics["support_accuracy"] = self.loss.per_task_score(logits, episodes.support_labels).mean()
+        if weight == 0.0:
+            return adapted, torch.zeros_like(not_computed), metrics
+        with torch.set_grad_enabled(not self.outer_loop.displacement):
+            logits = self._outputs("query", episodes, adapted, mode)
+            query_loss = self.loss.per_task_loss(logits, episodes.query_labels).mean()
+        metrics["query_loss"] = query_loss.detach()
+        metrics["query_accuracy"] = self.loss.per_task_score(logits, episodes.query_labels).mean()
+        return adapted, weight * query_loss, metrics
+
+    def _inner_step(
+        self, episodes: Any, adapted: Adapted, mode: Pass, *, create_graph: bool
+    ) -> tuple[Adapted, Tensor, Tensor]:
+        """Return the learners after one step on the support set, and logits and loss (B,) before it."""
+        moving = dict(adapted.moving)
+        logits = self._outputs("support", episodes, adapted, replace(mode, episode=moving))
+        loss = self.loss.per_task_loss(logits, episodes.support_labels)
+        # Features that serve all steps keep their graph for the next one.
+        gradients = torch.autograd.grad(loss.sum(), list(adapted.params.values()), create_graph=create_graph)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and mode.collected is not None):
+            params, state = self.inner_loop.update(adapted.params, gradients, adapted.state, mode.step)
+        return replace(adapted, params=params, state=state, moving=moving), logits, loss
+
+    def _displacement(self, adapted: Adapted) -> dict[str, Tensor]:
+        """Return theta[0] - mean over tasks of theta[S], zero for what is not adapted (Nichol et al. 2018, Algorithm 2)."""
+        after = {f"network.{name}": value.detach().mean(0) for name, value in adapted.params.items()}
+        return {
+            name: parameter.detach() - after[name] if name in after else torch.zeros_like(parameter)
+            for name, parameter in self.meta_parameters().items()
+        }
 
     @torch.no_grad()
     def meta_update(self, meta_gradients: MetaGradients, epoch: int) -> Tensor:
@@ -231,38 +357,48 @@ class FewShotLearner(nn.Module):
 
         Args:
             n_steps: inner steps; those beyond S reuse the last step's rates and norm rows.
-            statistics: "transductive" or "running".
+            statistics: a value of `meta_learning.norm_layers`; None: as in training.
+        Raises:
+            ConfigError: "running", but no training has ever collected running statistics.
         """
         n_steps = self.n_evaluation_steps if n_steps is None else n_steps
-        running = (statistics or self.batch_norm_statistics) == "running"
+        mode = Pass(statistics=statistics or self.batch_norm_statistics)
+        self._check_running_statistics(mode)
         chunk_size = self.task_chunk_size or len(episodes.support_labels)
-        parts = [self._evaluate_chunk(chunk, n_steps, running) for chunk in task_chunks(episodes, chunk_size)]
+        parts = [self._evaluate_chunk(chunk, n_steps, mode) for chunk in task_chunks(episodes, chunk_size)]
         logits = torch.cat([part[0] for part in parts])
         return Evaluation(logits, *(torch.cat(rows, dim=1) for rows in zip(*(part[1:] for part in parts), strict=True)))
 
-    def _evaluate_chunk(self, episodes: Any, n_steps: int, running: bool) -> tuple[Tensor, ...]:
-        params = self._adapted_parameters(len(episodes.support_labels))
-        state = self.inner_loop.init(params)
-        rows: dict[str, list[Tensor]] = {name: [] for name in ("support_loss", "support_accuracy", "query_loss", "query_accuracy")}
+    def _check_running_statistics(self, mode: Pass) -> None:
+        for name, layer in self._batch_norm_layers().items():
+            if layer.statistics_of(mode) == "running" and not layer.has_running_statistics():
+                raise ConfigError(
+                    f'batch-norm statistics "running" were never collected (layer "{name}" has mean 0 and variance 1 as at its start); '
+                    "train first, or test with transductive or support statistics"
+                )
+
+    def _evaluate_chunk(self, episodes: Any, n_steps: int, mode: Pass) -> tuple[Tensor, ...]:
+        rows: dict[str, list[Tensor]] = {name: [] for name in STEP_METRICS}
         logits = torch.empty(0)
+        with torch.no_grad():
+            adapted = self._start(episodes, mode)
         for step in range(n_steps + 1):
             # Nothing is differentiated across steps, so no graph is kept between them.
-            params = {name: value.detach().requires_grad_(step < n_steps) for name, value in params.items()}
+            adapted = adapted.detached()
             with torch.no_grad():
-                mode = Pass(max(step - 1, 0), running_statistics=running)
-                logits = self.network(episodes.query_images, params, mode)
+                after = replace(mode, step=max(step - 1, 0), episode=adapted.moving)
+                logits = self._outputs("query", episodes, adapted, after)
                 rows["query_loss"].append(self.loss.per_task_loss(logits, episodes.query_labels))
                 rows["query_accuracy"].append(self.loss.per_task_score(logits, episodes.query_labels))
-            with torch.set_grad_enabled(step < n_steps):
-                support_logits = self.network(episodes.support_images, params, Pass(step, running_statistics=running))
-                support_loss = self.loss.per_task_loss(support_logits, episodes.support_labels)
-                rows["support_loss"].append(support_loss.detach())
-                rows["support_accuracy"].append(self.loss.per_task_score(support_logits, episodes.support_labels))
-                if step < n_steps:
-                    gradients = torch.autograd.grad(support_loss.sum(), list(params.values()))
+            before = replace(mode, step=step)
             if step < n_steps:
+                adapted, support_logits, support_loss = self._inner_step(episodes, adapted, before, create_graph=False)
+            else:
                 with torch.no_grad():
-                    params, state = self.inner_loop.update(params, gradients, state, step)
+                    support_logits = self._outputs("support", episodes, adapted, before)
+                    support_loss = self.loss.per_task_loss(support_logits, episodes.support_labels)
+            rows["support_loss"].append(support_loss.detach())
+            rows["support_accuracy"].append(self.loss.per_task_score(support_logits, episodes.support_labels))
         return (logits, *(torch.stack(values) for values in rows.values()))
 
     # State.
@@ -318,61 +454,60 @@ class FewShotLearner(nn.Module):
 
     def snapshot(self) -> dict[str, Any]:
         """Return inner learning rates, name -> [S], and per layer and norm row the mean of weights, biases and statistics."""
-        rates = self.inner_loop.learning_rates.detach().cpu().tolist()
         layers = {}
         for name, layer in self._batch_norm_layers().items():
             values = {key: getattr(layer, key).detach() for key in ("weight", "bias", "running_mean", "running_var")}
             summary = {key: torch.atleast_2d(value).mean(dim=1).cpu().tolist() for key, value in values.items()}
             layers[name] = summary | {"momentum": float(layer.momentum)}
-        return {"learned_rates": dict(zip(self.inner_loop.names, rates, strict=True)), "batch_norm": layers}
+        return {"learned_rates": self.inner_loop.mean_rates(), "batch_norm": layers}
 
 
-def build_network(config: Any) -> VGGReLUNormNetwork:
-    """Build and initialise the backbone of a config (`utils.config.ExperimentConfig`), on the CPU in float32."""
-    n_rows = config.number_of_training_steps_per_iter if config.per_step_bn_statistics else 1
-    network = VGGReLUNormNetwork(
-        (config.image_channels, config.image_height, config.image_width),
-        config.num_classes_per_set,
-        n_filters=config.cnn_num_filters,
-        n_stages=config.num_stages,
-        blocks_per_stage=config.cnn_blocks_per_stage,
-        padding=config.conv_padding,
-        max_pooling=config.max_pooling,
-        norm_layer=config.norm_layer,
-        n_rows=n_rows,
-        n_norm_parameter_rows=1 if config.enable_inner_loop_optimizable_bn_params else n_rows,
-        learn_norm_weight=config.learnable_bn_gamma,
-        learn_norm_bias=config.learnable_bn_beta,
-        norm_momentum=config.batch_norm_momentum,
-        learnable_norm_momentum=config.learnable_batch_norm_momentum,
-        dropout=config.dropout_rate_value,
-    )
-    network.initialise(torch.Generator().manual_seed(config.initialisation_seed))
-    return network
+def adapted_shapes(network: MetaNetwork, config: Any) -> dict[str, tuple[int, ...]]:
+    """Return name -> shape of what the inner loop adapts; the rates of a head made per episode are shared over classes.
+
+    Raises:
+        ConfigError: a pattern of `frozen_layers` matches nothing, or nothing is left to adapt.
+    """
+    norm_names = {f"{name}.{key}" for name, layer in network.norm_layers().items() for key, _ in layer.named_parameters()}
+    adapted_in_norms = ("weight", "bias") if config.enable_inner_loop_optimizable_bn_params else ()
+    shapes = {
+        name: tuple(parameter.shape)
+        for name, parameter in network.named_parameters()
+        if parameter.requires_grad and (name not in norm_names or name.rsplit(".", 1)[1] in adapted_in_norms)
+    }
+    if config.head != "learned":
+        shapes |= {"head.weight": (network.head.in_features,), "head.bias": ()}
+    every_name = [*dict(network.named_parameters()), *shapes]
+    for pattern in config.frozen_layers:
+        if not any(_matches(pattern, name) for name in every_name):
+            raise ConfigError(
+                f'"frozen_layers": "{pattern}" matches no parameter; layers and parameters are, for example, '
+                f"{', '.join(dict.fromkeys(part for name in every_name for part in (name.split('.')[0], name)))}"
+            )
+    kept = {
+        name: shape
+        for name, shape in shapes.items()
+        if config.adapted_parameters in ("all", "head" if name.startswith("head.") else "body")
+        and not any(_matches(pattern, name) for pattern in config.frozen_layers)
+    }
+    if config.number_of_training_steps_per_iter == 0:
+        return {}
+    if not kept:
+        raise ConfigError('"frozen_layers" and "adapted_parameters" leave nothing for the inner loop to adapt; free some layers')
+    return kept
+
+
+def _matches(pattern: str, name: str) -> bool:
+    """Tell whether a pattern is the name, one or several whole parts of it, or matches it with * and ?."""
+    return f".{pattern}." in f".{name}." or fnmatchcase(name, pattern)
 
 
 def build_learner(config: Any, device: torch.device | str) -> FewShotLearner:
     """Build the learner of a config (`utils.config.ExperimentConfig`) on `device`."""
     device = torch.device(device)
-    dtype = getattr(torch, config.precision)
     network = build_network(config)
-    norm_names = {
-        f"{name}.{key}" for name, module in network.named_modules() if name.endswith(".norm") for key, _ in module.named_parameters()
-    }
-    adapted = [
-        name
-        for name, parameter in network.named_parameters()
-        if parameter.requires_grad
-        and (name not in norm_names or (config.enable_inner_loop_optimizable_bn_params and not name.endswith(".momentum")))
-    ]
-    inner_loop = GradientDescent(
-        adapted,
-        config.init_inner_loop_learning_rate,
-        config.number_of_training_steps_per_iter,
-        learnable=config.learnable_per_layer_per_step_inner_loop_learning_rate,
-        dtype=dtype,
-    )
     outer_loop = OuterLoop(
+        displacement=config.outer_update == "displacement",
         second_order=config.second_order,
         first_order_to_second_order_epoch=config.first_order_to_second_order_epoch,
         multi_step_loss=config.use_multi_step_loss_optimization,
@@ -382,13 +517,14 @@ def build_learner(config: Any, device: torch.device | str) -> FewShotLearner:
     n_tasks = config.tasks_per_meta_batch
     automatic = config.task_chunk_size == "auto"
     return FewShotLearner(
-        network.to(device=device, dtype=dtype),
-        inner_loop.to(device=device),
+        network.to(device=device, dtype=getattr(torch, config.precision)),
+        build_inner_loop(config, adapted_shapes(network, config)).to(device=device),
         outer_loop,
         outer_update=build_outer_update(config),
+        head=config.head,
         loss=TaskLoss(config.loss, config.label_smoothing),
         n_evaluation_steps=config.number_of_evaluation_steps_per_iter,
-        batch_norm_statistics=config.batch_norm_statistics,
+        batch_norm_statistics=config.batch_norm_statistics if isinstance(config.batch_norm_statistics, str) else "mixed",
         task_chunk_size=choose_task_chunk_size(device, image_shape, n_tasks) if automatic else config.task_chunk_size,
         chosen_automatically=automatic,
     )

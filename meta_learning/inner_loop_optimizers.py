@@ -1,46 +1,85 @@
-"""Inner-loop optimisers: pure update rules over stacked parameters, B tasks at once.
+"""Inner-loop optimisers: learned or fixed rates, and pure update rules over stacked parameters, B tasks at once.
 
     init(params) -> state,   update(params, gradients, state, step) -> (params, state)
 
 State that is passed around can be differentiated, and nothing is left behind between episodes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+State = dict[str, Any]
 
-class GradientDescent(nn.Module):
-    """Gradient descent with one rate per parameter tensor and step; with `learnable`, LSLR of MAML++.
+LEARNING_RATES = ("fixed", "per_layer_per_step", "per_layer", "per_element")
 
-        theta[s+1] = theta[s] - alpha[name, min(s, S-1)] * gradient
+
+class InnerLoopOptimizer(nn.Module):
+    """Rates, clipping and weight decay that all update rules share; alone it is plain gradient descent.
+
+        g     = clipped gradient + weight_decay * theta
+        theta[s+1] = theta[s] - alpha * direction(g)
+
+    alpha is one number per parameter tensor and step ("fixed", or meta-learned as "per_layer_per_step": LSLR of MAML++), one
+    per tensor ("per_layer") or one per element ("per_element": Meta-SGD). Where each episode brings its head, the elements of
+    its rates are shared over the classes.
 
     Args:
-        names: the adapted parameters.
+        shapes: name -> shape of the adapted parameters, without the task axis.
         learning_rate: initial value of every alpha.
         n_steps: S, steps of meta-training. Later steps (evaluation only) reuse the last rates.
-        learnable: make the alphas meta-parameters.
-    Source: Finn et al. 2017, Algorithm 1; Antoniou et al. 2019, section 4 (LSLR).
+        learning_rates: a value of LEARNING_RATES.
+        head_learning_rate: initial value for parameters called "head.*"; None: `learning_rate`.
+        clip_norm: bound of each task's gradient norm over all adapted parameters; 0: none.
+        clamp: bound of each element of the gradient; 0: none.
+    Source: Finn et al. 2017, Algorithm 1; Antoniou et al. 2019, section 4 (LSLR); Li et al. 2017, equation 2 (Meta-SGD).
     """
 
     def __init__(
-        self, names: Sequence[str], learning_rate: float, n_steps: int, *, learnable: bool, dtype: torch.dtype = torch.float32
-    ) -> None:
+        self, shapes: Mapping[str, Sequence[int]], learning_rate: float, n_steps: int, *, learning_rates: str = "fixed",
+        head_learning_rate: float | None = None, weight_decay: float = 0.0, clip_norm: float = 0.0, clamp: float = 0.0,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:  # fmt: skip
         super().__init__()
-        self.names = tuple(names)
-        self.n_steps = n_steps
-        rates = torch.full((len(self.names), n_steps), learning_rate, dtype=dtype)
-        self.learning_rates = nn.Parameter(rates, requires_grad=learnable)  # (tensors, S)
+        self.names, self.n_steps, self.form = tuple(shapes), n_steps, learning_rates
+        self.weight_decay, self.clip_norm, self.clamp = weight_decay, clip_norm, clamp
+        starts = [
+            learning_rate if head_learning_rate is None or not name.startswith("head.") else head_learning_rate for name in self.names
+        ]
+        if learning_rates == "per_element":
+            # A parameter's name may not hold dots.
+            self.element_rates = nn.ParameterDict(
+                {
+                    name.replace(".", "/"): nn.Parameter(torch.full(tuple(shapes[name]), start, dtype=dtype))
+                    for name, start in zip(self.names, starts, strict=True)
+                }
+            )
+        else:
+            columns = 1 if learning_rates == "per_layer" else max(n_steps, 1)
+            rates = torch.tensor(starts, dtype=dtype).reshape(-1, 1).repeat(1, columns)
+            self.learning_rates = nn.Parameter(rates, requires_grad=learning_rates != "fixed")  # (tensors, S)
 
-    def init(self, params: dict[str, Tensor]) -> dict[str, Any]:
-        """Return the state before the first step: gradient descent has none."""
+    def rates(self, step: int) -> list[Tensor]:
+        """Return alpha of each parameter at a step, broadcastable to (B, ...)."""
+        if self.form == "per_element":
+            return [self.element_rates[name.replace(".", "/")] for name in self.names]
+        return list(self.learning_rates[:, min(step, self.learning_rates.shape[1] - 1)].unbind())
+
+    def mean_rates(self) -> dict[str, list[float]]:
+        """Return name -> mean rate at each step, for people to look at."""
+        if self.form == "per_element":
+            return {name: [float(self.element_rates[name.replace(".", "/")].detach().mean())] for name in self.names}
+        return dict(zip(self.names, self.learning_rates.detach().cpu().tolist(), strict=True))
+
+    def init(self, params: Mapping[str, Tensor]) -> State:
+        """Return the state before the first step; gradient descent has none."""
         return {}
 
     def update(
-        self, params: dict[str, Tensor], gradients: Sequence[Tensor], state: dict[str, Any], step: int
-    ) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        self, params: Mapping[str, Tensor], gradients: Sequence[Tensor], state: State, step: int
+    ) -> tuple[dict[str, Tensor], State]:
         """Take one step.
 
         Args:
@@ -48,9 +87,130 @@ class GradientDescent(nn.Module):
             gradients: of the support loss, the shapes of params.
             step: s, from 0.
         """
-        rates = self.learning_rates[:, min(step, self.n_steps - 1)].unbind()
+        gradients = self._clipped(gradients)
+        if self.weight_decay:
+            gradients = [gradient + self.weight_decay * params[name] for name, gradient in zip(self.names, gradients, strict=True)]
+        directions, state = self.direction(gradients, state, step)
         updated = {
-            name: params[name] - rate * gradient
-            for name, rate, gradient in zip(self.names, rates, gradients, strict=True)
+            name: params[name] - rate * direction
+            for name, rate, direction in zip(self.names, self.rates(step), directions, strict=True)
         }
         return updated, state
+
+    def direction(self, gradients: Sequence[Tensor], state: State, step: int) -> tuple[Sequence[Tensor], State]:
+        """Return what is subtracted, before the rate."""
+        return gradients, state
+
+    def _clipped(self, gradients: Sequence[Tensor]) -> Sequence[Tensor]:
+        if self.clamp:
+            gradients = [gradient.clamp(-self.clamp, self.clamp) for gradient in gradients]
+        if self.clip_norm:
+            squares = torch.stack([gradient.flatten(1).square().sum(1) for gradient in gradients]).sum(0)  # (B,)
+            scale = (self.clip_norm / (_square_root(squares) + 1e-6)).clamp(max=1.0)  # torch.nn.utils.clip_grad_norm_'s constant
+            gradients = [gradient * scale.view(-1, *[1] * (gradient.dim() - 1)) for gradient in gradients]
+        return gradients
+
+
+class GradientDescent(InnerLoopOptimizer):
+    """Gradient descent, with momentum where that is asked for: buffer = momentum * buffer + g, from zero in each episode."""
+
+    def __init__(
+        self, shapes: Mapping[str, Sequence[int]], learning_rate: float, n_steps: int, *, momentum: float = 0.0, **shared: Any
+    ) -> None:
+        super().__init__(shapes, learning_rate, n_steps, **shared)
+        self.momentum = momentum
+
+    def direction(self, gradients: Sequence[Tensor], state: State, step: int) -> tuple[Sequence[Tensor], State]:
+        """Return the buffers of `torch.optim.SGD` (no dampening, no Nesterov); they stay in the graph."""
+        if not self.momentum:
+            return gradients, state
+        if state:
+            gradients = [self.momentum * buffer + gradient for buffer, gradient in zip(state["momentum"], gradients, strict=True)]
+        return gradients, {"momentum": gradients}
+
+
+class Adam(InnerLoopOptimizer):
+    """Adam that can be differentiated: the numbers of `torch.optim.Adam`, with derivative 0 where a gradient has always been 0.
+
+        m = b1 m + (1 - b1) g,  v = b2 v + (1 - b2) g^2,  direction = m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps)
+
+    Source: Kingma & Ba 2015, Algorithm 1.
+    """
+
+    def __init__(
+        self, shapes: Mapping[str, Sequence[int]], learning_rate: float, n_steps: int, *, betas: tuple[float, float] = (0.9, 0.999),
+        epsilon: float = 1e-8, **shared: Any,
+    ) -> None:  # fmt: skip
+        super().__init__(shapes, learning_rate, n_steps, **shared)
+        self.betas, self.epsilon = betas, epsilon
+
+    def init(self, params: Mapping[str, Tensor]) -> State:
+        """Return moments of zero."""
+        zeros = [torch.zeros_like(params[name]) for name in self.names]
+        return {"mean": zeros, "square": zeros}
+
+    def direction(self, gradients: Sequence[Tensor], state: State, step: int) -> tuple[Sequence[Tensor], State]:
+        """Return the bias-corrected mean over the root of the bias-corrected square."""
+        (b1, b2), t = self.betas, step + 1
+        means = [b1 * mean + (1 - b1) * g for mean, g in zip(state["mean"], gradients, strict=True)]
+        squares = [b2 * square + (1 - b2) * g.square() for square, g in zip(state["square"], gradients, strict=True)]
+        directions = [
+            mean / (1 - b1**t) / (_square_root(square / (1 - b2**t)) + self.epsilon)
+            for mean, square in zip(means, squares, strict=True)
+        ]
+        return directions, {"mean": means, "square": squares}
+
+
+class RMSprop(InnerLoopOptimizer):
+    """RMSprop that can be differentiated: the numbers of `torch.optim.RMSprop`.
+
+        v = a v + (1 - a) g^2,  direction = g / (sqrt(v) + eps)
+    """
+
+    def __init__(
+        self, shapes: Mapping[str, Sequence[int]], learning_rate: float, n_steps: int, *, smoothing: float = 0.99, epsilon: float = 1e-8,
+        **shared: Any,
+    ) -> None:  # fmt: skip
+        super().__init__(shapes, learning_rate, n_steps, **shared)
+        self.smoothing, self.epsilon = smoothing, epsilon
+
+    def init(self, params: Mapping[str, Tensor]) -> State:
+        """Return mean squares of zero."""
+        return {"square": [torch.zeros_like(params[name]) for name in self.names]}
+
+    def direction(self, gradients: Sequence[Tensor], state: State, step: int) -> tuple[Sequence[Tensor], State]:
+        """Return the gradient over the root of the moving mean of its square."""
+        a = self.smoothing
+        squares = [a * square + (1 - a) * g.square() for square, g in zip(state["square"], gradients, strict=True)]
+        directions = [g / (_square_root(square) + self.epsilon) for g, square in zip(gradients, squares, strict=True)]
+        return directions, {"square": squares}
+
+
+def _square_root(values: Tensor) -> Tensor:
+    """sqrt with derivative 0, not infinity, at 0."""
+    positive = values > 0
+    return torch.where(positive, torch.sqrt(torch.where(positive, values, torch.ones_like(values))), torch.zeros_like(values))
+
+
+def build_inner_loop(config: Any, shapes: Mapping[str, Sequence[int]]) -> InnerLoopOptimizer:
+    """Build the inner-loop optimiser of a config for parameters of these shapes."""
+    shared = {
+        "learning_rates": _form_of_rates(config),
+        "head_learning_rate": config.init_head_inner_loop_learning_rate,
+        "weight_decay": config.inner_loop_weight_decay,
+        "clip_norm": config.inner_loop_gradient_clip_norm,
+        "clamp": config.inner_loop_gradient_clamp,
+        "dtype": getattr(torch, config.precision),
+    }
+    start, n_steps = config.init_inner_loop_learning_rate, config.number_of_training_steps_per_iter
+    if config.inner_loop_optimizer == "adam":
+        return Adam(shapes, start, n_steps, betas=config.inner_loop_betas, epsilon=config.inner_loop_epsilon, **shared)
+    if config.inner_loop_optimizer == "rmsprop":
+        return RMSprop(shapes, start, n_steps, smoothing=config.inner_loop_smoothing, epsilon=config.inner_loop_epsilon, **shared)
+    return GradientDescent(shapes, start, n_steps, momentum=config.inner_loop_momentum, **shared)
+
+
+def _form_of_rates(config: Any) -> str:
+    if config.learnable_per_layer_per_step_inner_loop_learning_rate:
+        return "per_layer_per_step"
+    return "fixed" if config.learnable_inner_loop_learning_rates == "none" else config.learnable_inner_loop_learning_rates

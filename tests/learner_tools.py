@@ -41,6 +41,11 @@ class Episodes:
     query_labels: Tensor
     seeds: Tensor
 
+    @property
+    def n_way(self) -> int:
+        """N."""
+        return int(self.support_labels.max()) + 1
+
     def task(self, index: int) -> "Episodes":
         """Return one task as a batch of one."""
         return Episodes(*(value[index : index + 1] for value in vars(self).values()))

@@ -17,7 +17,7 @@ ROOMS = {
     "few_shot_learning_system": {"meta_learning", "meta_neural_network_architectures", "utils"},
     "data": {"utils"},
     "meta_learning": {"utils"},
-    "meta_neural_network_architectures": {"utils"},
+    "meta_neural_network_architectures": {"meta_learning", "utils"},
     "script_generation_tools": {"utils"},
     "utils": set(),
 }  # fmt: skip

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch import nn
 
 from few_shot_learning_system import FewShotLearner, OuterLoop
 from meta_learning.inner_loop_optimizers import GradientDescent
+from meta_learning.networks import MetaNetwork
 from tests.learner_tools import (
     PLUS_PLUS,
     Episodes,
@@ -23,21 +25,27 @@ from tests.learner_tools import (
 from utils.errors import ConfigError
 
 
-class OneWeight(nn.Module):
-    """logits = (w x, 0): two classes, one weight, so that everything can be worked by hand."""
+class OneWeight(MetaNetwork):
+    """logits = (w x, 0): one weight, so that everything can be worked by hand."""
 
     def __init__(self, weight: float) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.tensor(weight, dtype=torch.float64))
+        self.head = SimpleNamespace(out_features=1)  # the episodes below show one class only
 
-    def forward(self, images, params, mode):
-        """Return logits (B, n, 2) for images (B, n, 1, 1, 1)."""
-        scores = params["weight"][:, None] * images.flatten(1)
-        return torch.stack([scores, torch.zeros_like(scores)], dim=-1)
+    def features(self, images, params, mode):
+        """Return w x (B, n, 1) for images (B, n, 1, 1, 1)."""
+        return params["weight"][:, None, None] * images.flatten(2)
+
+    def classify(self, features, params):
+        """Return logits (B, n, 2)."""
+        return torch.cat([features, torch.zeros_like(features)], dim=-1)
 
 
 def one_weight_learner(weight: float, rate: float, n_steps: int, *, second_order: bool, learn_rates: bool = False):
-    inner_loop = GradientDescent(["weight"], rate, n_steps, learnable=learn_rates, dtype=torch.float64)
+    inner_loop = GradientDescent(
+        {"weight": ()}, rate, n_steps, learning_rates="per_layer_per_step" if learn_rates else "fixed", dtype=torch.float64
+    )
     return FewShotLearner(OneWeight(weight), inner_loop, OuterLoop(second_order=second_order))
 
 
@@ -270,7 +278,7 @@ def test_running_statistics_are_one_moving_average_step_of_the_mean_over_tasks_a
     for task in range(4):
         alone = small_learner(**PLUS_PLUS, number_of_training_steps_per_iter=1)
         one = episodes.task(task)
-        params = alone._adapted_parameters(1)
+        params = {name: dict(alone.network.named_parameters())[name][None] for name in alone.inner_loop.names}
         logits = alone.network(one.support_images, params)
         loss = nn.functional.cross_entropy(logits[0], one.support_labels[0])
         index = {name: i for i, name in enumerate(params)}

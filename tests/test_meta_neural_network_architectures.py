@@ -55,7 +55,7 @@ def test_batch_norm_with_one_row_is_torchs_in_value_and_in_statistics():
     layer.update_running_statistics(means["norm.running_mean"], means["norm.running_var"])
     assert torch.allclose(layer.running_mean, plain.running_mean) and torch.allclose(layer.running_var, plain.running_var)
     plain.eval()
-    assert torch.allclose(layer(images, mode=Pass(running_statistics=True)), plain(images), atol=1e-6)
+    assert torch.allclose(layer(images, mode=Pass(statistics="running")), plain(images), atol=1e-6)
 
 
 def test_batch_norm_normalises_each_task_by_its_own_images():
@@ -78,7 +78,7 @@ def test_batch_norm_rows_follow_the_step_and_the_last_serves_later_steps():
 def test_running_statistics_start_at_mean_zero_and_variance_one():
     layer = MetaBatchNorm2d(2, n_rows=3)
     images = torch.randn(4, 2, 5, 5)
-    assert torch.allclose(layer(images, mode=Pass(running_statistics=True)), images / (1 + 1e-5) ** 0.5)
+    assert torch.allclose(layer(images, mode=Pass(statistics="running")), images / (1 + 1e-5) ** 0.5)
 
 
 def test_layer_norm_is_torchs_and_keeps_its_weight_at_one():

@@ -220,7 +220,8 @@ def _resolve(config: ExperimentConfig, notes: list[str]) -> ExperimentConfig:
     split = config.train_val_test_split
     if not config.sets_are_pre_split and len(split) == 3 and abs(sum(split) - 1) > 1e-6:
         notes.append(f'"train_val_test_split" sums to {sum(split):.4f}; test gets the classes that train and val leave')
-    statistics = config.test_batch_norm_statistics or config.batch_norm_statistics
+    trained = config.batch_norm_statistics if isinstance(config.batch_norm_statistics, str) else "mixed"
+    statistics = config.test_batch_norm_statistics or trained
     ways_and_shots = {key: as_list(getattr(config, key)) for key in ("num_classes_per_set", "num_samples_per_class")}
     return config.model_copy(
         update=looked_up

@@ -71,6 +71,42 @@ def _unless(condition: Callable[[Any], bool], text: str) -> Callable[[Any], str 
     return lambda config: None if condition(config) else text.format(c=config)
 
 
+def _statistics_of_norm_layer(config: Any) -> str | None:
+    allowed = {"batch_norm": None, "task_norm": {"transductive", "support"}}.get(config.norm_layer, {"transductive"})
+    tested, trained = config.test_batch_norm_statistics or (), config.batch_norm_statistics
+    values = {*((tested,) if isinstance(tested, str) else tested), *((trained,) if isinstance(trained, str) else trained)} - {"mixed"}
+    if allowed is None or values <= allowed:
+        return None
+    return (
+        f'"batch_norm_statistics" {", ".join(sorted(values - allowed))} needs "norm_layer" batch_norm; {config.norm_layer} works with '
+        f"{' and '.join(sorted(allowed))}"
+    )
+
+
+def _groups(config: Any) -> str | None:
+    if config.norm_layer != "group_norm" or config.cnn_num_filters % config.norm_groups == 0:
+        return None
+    return f'"norm_groups" {config.norm_groups} does not divide "cnn_num_filters" {config.cnn_num_filters}; choose a divisor'
+
+
+def _zero_steps(config: Any) -> str | None:
+    if config.number_of_training_steps_per_iter > 0:
+        return None
+    given = {
+        '"head"': config.head != "prototypes",
+        '"outer_update"': config.outer_update != "gradient",
+        '"use_multi_step_loss_optimization"': config.use_multi_step_loss_optimization,
+        '"learnable_per_layer_per_step_inner_loop_learning_rate"': config.learnable_per_layer_per_step_inner_loop_learning_rate,
+        '"learnable_inner_loop_learning_rates"': config.learnable_inner_loop_learning_rates != "none",
+    }
+    if not any(given.values()):
+        return None
+    return (
+        f'"number_of_training_steps_per_iter" 0 (ProtoNet) does not go with {", ".join(key for key, wrong in given.items() if wrong)}; '
+        'it needs "head" prototypes, the gradient of the query loss and nothing that is learned about inner steps'
+    )
+
+
 CONTRADICTIONS = (
     Contradiction(("train_val_test_split",), _split_fractions),
     Contradiction(("image_height", "image_width", "num_stages", "cnn_blocks_per_stage", "conv_padding", "max_pooling"), _image_vanishes),
@@ -136,10 +172,81 @@ CONTRADICTIONS = (
         ),
     ),
     Contradiction(
-        ("norm_layer", "per_step_bn_statistics", "batch_norm_statistics"),
+        ("norm_layer", "per_step_bn_statistics"),
         _unless(
-            lambda c: c.norm_layer == "batch_norm" or not (c.per_step_bn_statistics or c.batch_norm_statistics != "transductive"),
-            '"per_step_bn_statistics" and "batch_norm_statistics" {c.batch_norm_statistics} need "norm_layer" batch_norm, not {c.norm_layer}',
+            lambda c: c.norm_layer == "batch_norm" or not c.per_step_bn_statistics,
+            '"per_step_bn_statistics" needs "norm_layer" batch_norm, not {c.norm_layer}',
+        ),
+    ),
+    Contradiction(("norm_layer", "batch_norm_statistics"), _statistics_of_norm_layer),
+    Contradiction(("norm_layer", "norm_groups", "cnn_num_filters"), _groups),
+    Contradiction(
+        ("batch_norm_statistics", "test_batch_norm_statistics"),
+        _unless(
+            lambda c: "mixed" not in (c.test_batch_norm_statistics or ()) or not isinstance(c.batch_norm_statistics, str),
+            '"test_batch_norm_statistics" mixed needs "batch_norm_statistics" as a list with one value per block, not {c.batch_norm_statistics}',
+        ),
+    ),
+    Contradiction(
+        ("head", "adapted_parameters"),
+        _unless(
+            lambda c: not (c.head == "zero" and c.adapted_parameters == "body"),
+            '"adapted_parameters" body (BOIL) has no gradient through a head of zeros; set "head" to "learned" or "prototypes"',
+        ),
+    ),
+    Contradiction(
+        ("head", "loss"),
+        _unless(
+            lambda c: c.head == "learned" or c.loss != "mean_squared_error",
+            '"head" {c.head} is made of classes, which regression does not have; set "head" to "learned"',
+        ),
+    ),
+    Contradiction(("number_of_training_steps_per_iter", "head", "outer_update", "use_multi_step_loss_optimization"), _zero_steps),
+    Contradiction(
+        ("number_of_training_steps_per_iter", "number_of_evaluation_steps_per_iter"),
+        _unless(
+            lambda c: c.number_of_training_steps_per_iter > 0 or not c.number_of_evaluation_steps_per_iter,
+            '"number_of_evaluation_steps_per_iter" {c.number_of_evaluation_steps_per_iter} with zero training steps: ProtoNet adapts '
+            "nothing; set it to 0",
+        ),
+    ),
+    Contradiction(
+        ("learnable_inner_loop_learning_rates", "learnable_per_layer_per_step_inner_loop_learning_rate"),
+        _unless(
+            lambda c: c.learnable_inner_loop_learning_rates == "none" or not c.learnable_per_layer_per_step_inner_loop_learning_rate,
+            '"learnable_inner_loop_learning_rates" {c.learnable_inner_loop_learning_rates} and '
+            '"learnable_per_layer_per_step_inner_loop_learning_rate" true are two ways to learn the rates; keep one',
+        ),
+    ),
+    Contradiction(
+        ("inner_loop_momentum", "inner_loop_optimizer"),
+        _unless(
+            lambda c: c.inner_loop_momentum == 0 or c.inner_loop_optimizer == "sgd",
+            '"inner_loop_momentum" {c.inner_loop_momentum} needs "inner_loop_optimizer" sgd, not {c.inner_loop_optimizer}',
+        ),
+    ),
+    Contradiction(
+        ("inner_loop_betas",),
+        _unless(
+            lambda c: all(0 <= beta < 1 for beta in c.inner_loop_betas),
+            '"inner_loop_betas" {c.inner_loop_betas} must both be at least 0 and below 1',
+        ),
+    ),
+    Contradiction(
+        ("outer_update", "second_order", "use_multi_step_loss_optimization"),
+        _unless(
+            lambda c: c.outer_update == "gradient" or not (c.second_order or c.use_multi_step_loss_optimization),
+            '"outer_update" displacement (Reptile) has no second order and no outer loss; set "second_order" and '
+            '"use_multi_step_loss_optimization" to false',
+        ),
+    ),
+    Contradiction(
+        ("outer_update", "learnable_inner_loop_learning_rates", "learnable_per_layer_per_step_inner_loop_learning_rate"),
+        _unless(
+            lambda c: c.outer_update == "gradient"
+            or not (c.learnable_per_layer_per_step_inner_loop_learning_rate or c.learnable_inner_loop_learning_rates != "none"),
+            '"outer_update" displacement (Reptile) has no gradient for inner learning rates; set '
+            '"learnable_per_layer_per_step_inner_loop_learning_rate" to false and "learnable_inner_loop_learning_rates" to "none"',
         ),
     ),
     Contradiction(

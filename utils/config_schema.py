@@ -12,7 +12,8 @@ from utils.episodes import EpisodeShape, combinations
 
 AtLeastOne = Annotated[int, Field(ge=1)]
 AtLeastTwo = Annotated[int, Field(ge=2)]
-BatchNormStatistics = Literal["transductive", "running"]
+BatchNormStatistics = Literal["transductive", "running", "support", "episodic"]
+TestBatchNormStatistics = Literal["transductive", "running", "support", "episodic", "mixed"]
 
 
 def as_list(value: Any) -> tuple[Any, ...]:
@@ -131,6 +132,11 @@ class EpisodeSection(_Section):
 class BackboneSection(_Section):
     """The network."""
 
+    backbone: str = "vgg"
+    """`vgg`: the reference's network; the other names are in docs/backbones.md."""
+    head: Literal["learned", "zero", "prototypes"] = "learned"
+    """Where the last layer starts in each episode: `learned` weights for one number of ways; `zero`; or the class means of
+    the support features (`prototypes`: ProtoMAML; with zero inner steps ProtoNet). The last two work for any number of ways."""
     num_stages: int = Field(4, ge=1)
     """Stages, each ending in a 2x2 max-pooling or a stride of 2."""
     cnn_blocks_per_stage: int = Field(1, ge=1)
@@ -141,8 +147,10 @@ class BackboneSection(_Section):
     """Pad the 3x3 convolutions by one pixel."""
     max_pooling: bool = True
     """true: max-pooling, then flatten; false: strided convolutions, then global average pooling."""
-    norm_layer: Literal["batch_norm", "layer_norm"] = "batch_norm"
-    """Norm after each convolution."""
+    norm_layer: Literal["batch_norm", "layer_norm", "group_norm", "task_norm"] = "batch_norm"
+    """Norm after each convolution; `task_norm` is TaskNorm-I."""
+    norm_groups: int = Field(8, ge=1)
+    """Groups of `group_norm`; must divide the filters."""
     dropout_rate_value: float = Field(0.0, ge=0.0, lt=1.0)
     """Probability of dropping an activation after each block while meta-training; masks follow from the episode."""
     per_step_bn_statistics: bool = False
@@ -151,9 +159,10 @@ class BackboneSection(_Section):
     """Meta-learn the norm weights."""
     learnable_bn_beta: bool = True
     """Meta-learn the norm biases."""
-    batch_norm_statistics: BatchNormStatistics = "transductive"
-    """Statistics that normalise: `transductive`, those of the set that is classified; `running`, per-step running
-    statistics at evaluation."""
+    batch_norm_statistics: BatchNormStatistics | tuple[BatchNormStatistics, ...] = "transductive"
+    """Statistics that normalise: `transductive`, those of the set that is classified; `running`, per-step running statistics at
+    evaluation; `support`, those of the support set for both sets; `episodic`, for query images a moving average over the
+    support passes of the episode. A list gives one value per block (stage) of the network."""
     batch_norm_momentum: float = Field(0.1, gt=0.0, le=1.0)
     """Share of the newest iteration in the running statistics."""
     learnable_batch_norm_momentum: bool = False
@@ -163,14 +172,39 @@ class BackboneSection(_Section):
 class InnerLoopSection(_Section):
     """Adaptation to one task."""
 
-    number_of_training_steps_per_iter: int = Field(5, ge=1)
-    """S, updates on the support set while meta-training."""
+    number_of_training_steps_per_iter: int = Field(5, ge=0)
+    """S, updates on the support set while meta-training; 0, with `head` prototypes: ProtoNet."""
     number_of_evaluation_steps_per_iter: int | None = Field(None, ge=0)
     """Updates at validation and test; null: as in training. Steps beyond S reuse the last step's rates and norm rows."""
     init_inner_loop_learning_rate: float = Field(0.1, gt=0.0)
     """The inner learning rate, or its start where it is learned."""
     learnable_per_layer_per_step_inner_loop_learning_rate: bool = False
     """LSLR: meta-learn one inner learning rate per parameter tensor and step (MAML++)."""
+    learnable_inner_loop_learning_rates: Literal["none", "per_layer", "per_element"] = "none"
+    """Meta-SGD: meta-learn one inner learning rate per parameter element, or one per tensor, the same for all steps."""
+    init_head_inner_loop_learning_rate: float | None = Field(None, gt=0.0)
+    """The inner learning rate of the head; null: `init_inner_loop_learning_rate`."""
+    adapted_parameters: Literal["all", "head", "body"] = "all"
+    """What the inner loop adapts: everything, the last layer alone (ANIL) or everything else (BOIL)."""
+    frozen_layers: tuple[str, ...] = ()
+    """Layers that the inner loop leaves as they are, e.g. ["block0", "conv.bias", "*.weight"]: a part of a parameter's name between
+    dots, or a pattern with * and ?."""
+    inner_loop_optimizer: Literal["sgd", "adam", "rmsprop"] = "sgd"
+    """Update rule of the inner loop; its state starts anew in each episode and is differentiated through."""
+    inner_loop_momentum: float = Field(0.0, ge=0.0, lt=1.0)
+    """Momentum of the inner `sgd`."""
+    inner_loop_weight_decay: float = Field(0.0, ge=0.0)
+    """Times the parameter, added to its inner gradient."""
+    inner_loop_betas: tuple[float, float] = (0.9, 0.999)
+    """Decay rates of the inner `adam`."""
+    inner_loop_smoothing: float = Field(0.99, ge=0.0, lt=1.0)
+    """Decay rate of the inner `rmsprop`."""
+    inner_loop_epsilon: float = Field(1e-8, gt=0.0)
+    """Added to the denominator of the inner `adam` and `rmsprop`."""
+    inner_loop_gradient_clip_norm: float = Field(0.0, ge=0.0)
+    """Bound of each task's inner gradient norm; 0: off."""
+    inner_loop_gradient_clamp: float = Field(0.0, ge=0.0)
+    """Bound of each element of the inner gradient; 0: off."""
     enable_inner_loop_optimizable_bn_params: bool = False
     """Adapt norm weights and biases in the inner loop; they then have one row, not one per step."""
     second_order: bool = True
@@ -182,6 +216,8 @@ class InnerLoopSection(_Section):
 class OuterLoopSection(_Section):
     """The meta-update."""
 
+    outer_update: Literal["gradient", "displacement"] = "gradient"
+    """What the meta-update follows: the gradient of the outer loss, or the way that the adapted parameters went (Reptile)."""
     loss: Literal["cross_entropy", "binary_cross_entropy", "mean_squared_error"] = "cross_entropy"
     """Loss of both loops: cross-entropy over the classes, binary cross-entropy on one-hot labels, or, for regression, mean
     squared error."""
@@ -223,8 +259,9 @@ class EvaluationSection(_Section):
     """Tasks of a validation and of the test; exact."""
     validate_every_epochs: int = Field(1, ge=1)
     """Epochs between validations; the last epoch is always validated."""
-    test_batch_norm_statistics: BatchNormStatistics | tuple[BatchNormStatistics, ...] | None = None
-    """Batch-norm statistics of the test, or a list of them; null: `batch_norm_statistics`."""
+    test_batch_norm_statistics: TestBatchNormStatistics | tuple[TestBatchNormStatistics, ...] | None = None
+    """Batch-norm statistics of the test, or a list of them, side by side; null: as in training (`mixed` where those are listed
+    per block)."""
     test_num_classes_per_set: AtLeastTwo | tuple[AtLeastTwo, ...] | None = None
     """Ways of the test, or a list of them; null: as in training. Every combination of ways, shots and queries gives a row."""
     test_num_samples_per_class: AtLeastOne | tuple[AtLeastOne, ...] | None = None

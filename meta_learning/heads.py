@@ -1,0 +1,37 @@
+"""Where the weights of the linear head come from at the start of an episode.
+
+    learned      meta-parameters of the network, for one number of ways
+    zero         W = 0, b = 0
+    prototypes   W_c = 2 mean(f_c), b_c = -|mean(f_c)|^2 over the support features f_c of class c, so that
+                 logit_c = |f|^2 - |f - mean(f_c)|^2: up to a constant the squared Euclidean distance of ProtoNet
+
+The last two are made per episode and never saved; the number of ways may then differ from episode to episode.
+
+Source: Snell et al. 2017, equation 8 (prototypes); Triantafillou et al. 2020, section 3 (ProtoMAML); Kao et al. 2022 (zero head).
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+HEADS = ("learned", "zero", "prototypes")
+
+
+def zero_head(features: Tensor, n_way: int) -> dict[str, Tensor]:
+    """Return "head.weight" (B, N, D) and "head.bias" (B, N) of zeros, like features (B, n, D)."""
+    n_tasks, _, n_features = features.shape
+    return {"head.weight": features.new_zeros(n_tasks, n_way, n_features), "head.bias": features.new_zeros(n_tasks, n_way)}
+
+
+def prototype_head(features: Tensor, labels: Tensor, n_way: int) -> dict[str, Tensor]:
+    """Return the head of ProtoMAML; differentiable with respect to the features.
+
+    Args:
+        features: (B, N*K, D) of the support images.
+        labels: int64 (B, N*K), 0..N-1, each at least once.
+    Returns:
+        "head.weight" (B, N, D) and "head.bias" (B, N).
+    """
+    members = F.one_hot(labels, n_way).to(features.dtype)  # (B, N*K, N)
+    prototypes = torch.bmm(members.transpose(1, 2), features) / members.sum(1).unsqueeze(-1)
+    return {"head.weight": 2 * prototypes, "head.bias": -prototypes.square().sum(-1)}

@@ -1,0 +1,355 @@
+"""Norm layers over B tasks at once, and what a forward pass tells them.
+
+Letters: B tasks, n images per task, F filters, H x W pixels, R rows (one per inner step). The task axis is folded into the
+channels, (n, B*F, H, W).
+
+Which images the statistics of batch norm come from is a choice of the pass:
+
+    transductive   the set that is classified: support images for support, query images for query
+    running        while meta-training as above; at evaluation the per-step running statistics, for both sets
+    support        query images go through one forward with the support images and are normalised with their statistics
+    episodic       support as above; query with a moving average over the support passes of the episode, starting at (0, 1)
+    mixed          each layer has a choice of its own among these
+"""
+
+from dataclasses import dataclass, field, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from meta_learning.layers import Parameters, given_or_own
+from utils.batch_norm import batch_norm
+
+
+@dataclass
+class BatchStatistics:
+    """Sums over passes of the batch mean and variance that each batch-norm row saw; tasks averaged within a pass."""
+
+    sums: dict[str, list[Tensor | None]] = field(default_factory=dict)
+    counts: dict[str, list[int]] = field(default_factory=dict)
+
+    def add(self, name: str, row: int, n_rows: int, value: Tensor, count: int = 1) -> None:
+        """Add statistics, (F,), of `count` passes to `row` of the running statistic called `name`."""
+        sums = self.sums.setdefault(name, [None] * n_rows)
+        counts = self.counts.setdefault(name, [0] * n_rows)
+        sums[row] = value if sums[row] is None else sums[row] + value
+        counts[row] += count
+
+    def add_all(self, other: "BatchStatistics") -> None:
+        """Add everything that `other` has seen."""
+        for name, sums in other.sums.items():
+            for row, value in enumerate(sums):
+                if value is not None:
+                    self.add(name, row, len(sums), value, other.counts[name][row])
+
+    def means(self) -> dict[str, Tensor]:
+        """Return name -> (R, F), or (F,) where R is 1: the mean over the passes of each row.
+
+        Every row is fed: inner step s passes through row s.
+        """
+        means = {}
+        for name, sums in self.sums.items():
+            rows = torch.stack([total / count for total, count in zip(sums, self.counts[name], strict=True)])
+            means[name] = rows.squeeze(0) if len(sums) == 1 else rows
+        return means
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What a forward pass needs to know beside images and parameters."""
+
+    step: int = 0
+    """Inner step; norm layers with fewer rows use their last one."""
+    statistics: str = "transductive"
+    """Where batch-norm statistics come from; the head of this module lists the values."""
+    is_query: bool = False
+    """Query images, not support images. The two drop different activations."""
+    n_support: int = 0
+    """How many of the n images, the first ones, are support images that came along with query images; 0: all are of one set."""
+    collected: BatchStatistics | None = None
+    """Where batch-norm layers leave the statistics that they saw; None: nowhere, this is evaluation."""
+    episode: dict[str, tuple[Tensor, Tensor]] | None = None
+    """Moving mean and variance (B*F,) per layer of this episode, written by support passes; for `episodic`."""
+    dropout_seeds: Tensor | None = None
+    """int64 (B,), one seed per episode; None: no dropout (evaluation)."""
+
+
+class MetaNorm(nn.Module):
+    """What all norm layers are called with: forward(x, params, n_tasks, mode, name), name being the layer's in the network."""
+
+    own_statistics: str = "transductive"
+    """The layer's choice where the pass says "mixed"."""
+
+    def statistics_of(self, mode: Pass) -> str:
+        """Where this layer's statistics come from in a pass."""
+        return self.own_statistics if mode.statistics == "mixed" else mode.statistics
+
+    def needs_support(self, mode: Pass) -> bool:
+        """Tell whether query images must come together with the support images."""
+        return False
+
+
+def _row(values: Tensor, step: int, dimensions: int = 1) -> Tensor:
+    return values if values.dim() == dimensions else values[min(step, values.shape[0] - 1)]
+
+
+def _per_row(n_filters: int, rows: int) -> tuple[int, ...]:
+    return (n_filters,) if rows == 1 else (rows, n_filters)
+
+
+class _AffineNorm(MetaNorm):
+    """A weight and a bias per filter, with one row or one per inner step."""
+
+    def __init__(self, n_filters: int, n_parameter_rows: int, learn_weight: bool, learn_bias: bool) -> None:
+        super().__init__()
+        shape = _per_row(n_filters, n_parameter_rows)
+        self.weight = nn.Parameter(torch.ones(shape), requires_grad=learn_weight)
+        self.bias = nn.Parameter(torch.zeros(shape), requires_grad=learn_bias)
+
+    def affine(self, params: Parameters | None, step: int, n_tasks: int) -> tuple[Tensor, Tensor]:
+        """Weight and bias of this step, (B*F,) each: passed in or the layer's own."""
+        return self._affine(params, "weight", step, n_tasks), self._affine(params, "bias", step, n_tasks)
+
+    def _affine(self, params: Parameters | None, name: str, step: int, n_tasks: int) -> Tensor:
+        if params is not None and name in params:
+            return params[name].flatten()
+        return _row(getattr(self, name), step).repeat(n_tasks)
+
+
+class MetaBatchNorm2d(_AffineNorm):
+    """Batch norm with one row of weight, bias and running statistics per inner step (BNWB and BNRS of MAML++).
+
+        y = weight[r] * (x - mean) / sqrt(var + eps) + bias[r],   r = min(step, R - 1)
+
+    mean and var are per task, from where the pass says. With one row the parameters have the shapes, and the names, of
+    `nn.BatchNorm2d`.
+
+    With `learnable_momentum`, a training pass normalises with the moving average that includes it,
+    (1 - m) running + m batch, so that m, one number per layer, has a gradient.
+
+    Source: Antoniou et al. 2019, section 4 (per-step batch normalisation).
+    """
+
+    def __init__(
+        self, n_filters: int, *, n_rows: int = 1, n_parameter_rows: int | None = None, learn_weight: bool = True,
+        learn_bias: bool = True, momentum: float = 0.1, learnable_momentum: bool = False, eps: float = 1e-5,
+    ) -> None:  # fmt: skip
+        super().__init__(n_filters, n_rows if n_parameter_rows is None else n_parameter_rows, learn_weight, learn_bias)
+        self.n_rows, self.eps = n_rows, eps
+        self.register_buffer("running_mean", torch.zeros(_per_row(n_filters, n_rows)))
+        self.register_buffer("running_var", torch.ones(_per_row(n_filters, n_rows)))
+        self.learnable_momentum = learnable_momentum
+        if learnable_momentum:
+            self.momentum = nn.Parameter(torch.tensor(momentum))
+        else:
+            self.register_buffer("momentum", torch.tensor(momentum), persistent=False)
+
+    def needs_support(self, mode: Pass) -> bool:
+        """Tell whether query images must come together with the support images."""
+        return self.statistics_of(mode) == "support"
+
+    def forward(
+        self, x: Tensor, params: Parameters | None = None, n_tasks: int = 1, mode: Pass | None = None, name: str = ""
+    ) -> Tensor:
+        """Normalise.
+
+        Args:
+            x: (n, B*F, H, W), tasks folded into the channels.
+            params: "weight" and "bias", each (B, F), where the inner loop adapts them.
+            name: the layer's name in the network, under which it leaves its statistics.
+        Returns:
+            The shape of x.
+        """
+        mode = mode or Pass()
+        weight, bias = self.affine(params, mode.step, n_tasks)
+        statistics = self.statistics_of(mode)
+        if not mode.n_support:
+            return self._normalise_one_set(x, weight, bias, n_tasks, mode, name)
+        support, query = x[: mode.n_support], x[mode.n_support :]
+        if statistics != "support":
+            # The support images are here for another layer's sake, and not for a second time in the episode's average.
+            support_mode = replace(mode, n_support=0, is_query=False, episode=None)
+            query_mode = replace(mode, n_support=0, is_query=True)
+            parts = (support, support_mode), (query, query_mode)
+            return torch.cat([self._normalise_one_set(part, weight, bias, n_tasks, its_mode, name) for part, its_mode in parts])
+        var, mean = torch.var_mean(support, dim=(0, 2, 3), correction=0)
+        self._leave(mean, var * _unbiased(support), n_tasks, mode, name)
+        return _normalise(x, mean, var, weight, bias, self.eps)
+
+    def _normalise_one_set(self, x: Tensor, weight: Tensor, bias: Tensor, n_tasks: int, mode: Pass, name: str) -> Tensor:
+        statistics, evaluates = self.statistics_of(mode), mode.collected is None
+        running_mean = _row(self.running_mean, mode.step).repeat(n_tasks)
+        running_var = _row(self.running_var, mode.step).repeat(n_tasks)
+        assert not (statistics == "support" and mode.is_query), "query images must come together with the support images"
+        if statistics == "running" and evaluates:
+            return F.batch_norm(x, running_mean, running_var, weight, bias, training=False, eps=self.eps)
+        if statistics == "episodic" and mode.is_query:
+            start = torch.zeros_like(running_mean), torch.ones_like(running_var)
+            mean, var = (mode.episode or {}).get(name, start)
+            return F.batch_norm(x, mean, var, weight, bias, training=False, eps=self.eps)
+        if self.learnable_momentum and not evaluates:
+            out, mean, var = self._normalise_with_moving_average(x, running_mean, running_var, weight, bias)
+        else:
+            mean, var = running_mean, running_var  # copies, which take the statistics of this very batch
+            out = batch_norm(x, weight, bias, self.eps, mean, var)
+        self._leave(mean, var, n_tasks, mode, name)
+        return out
+
+    def _leave(self, mean: Tensor, var: Tensor, n_tasks: int, mode: Pass, name: str) -> None:
+        """Leave a pass's mean and unbiased variance, (B*F,), where the pass wants them."""
+        mean, var = mean.detach(), var.detach()
+        if mode.episode is not None and not mode.is_query:
+            before = mode.episode.get(name, (torch.zeros_like(mean), torch.ones_like(var)))
+            momentum = self.momentum.detach().to(mean.dtype)
+            mode.episode[name] = (torch.lerp(before[0], mean, momentum), torch.lerp(before[1], var, momentum))
+        if mode.collected is not None:
+            row = min(mode.step, self.n_rows - 1)
+            for statistic, value in (("running_mean", mean), ("running_var", var)):
+                mode.collected.add(f"{name}.{statistic}", row, self.n_rows, value.view(n_tasks, -1).mean(0))
+
+    def _normalise_with_moving_average(
+        self, x: Tensor, running_mean: Tensor, running_var: Tensor, weight: Tensor, bias: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        var, mean = torch.var_mean(x, dim=(0, 2, 3), correction=0)
+        momentum = self.momentum.clamp(0.0, 1.0)
+        blended_mean = (1 - momentum) * running_mean + momentum * mean
+        blended_var = (1 - momentum) * running_var + momentum * var
+        return _normalise(x, blended_mean, blended_var, weight, bias, self.eps), mean, var * _unbiased(x)
+
+    @torch.no_grad()
+    def update_running_statistics(self, batch_mean: Tensor, batch_var: Tensor) -> None:
+        """Move each row towards this iteration's statistics: running <- (1 - m) running + m batch."""
+        momentum = self.momentum.clamp(0.0, 1.0)
+        self.running_mean.lerp_(batch_mean.to(self.running_mean.dtype), momentum)
+        self.running_var.lerp_(batch_var.to(self.running_var.dtype), momentum)
+
+    def has_running_statistics(self) -> bool:
+        """Tell whether any training pass has ever moved them; waits for the device."""
+        return bool((self.running_mean != 0).any() or (self.running_var != 1).any())
+
+
+def _normalise(x: Tensor, mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    scale = weight * torch.rsqrt(var + eps)
+    return x * scale[:, None, None] + (bias - mean * scale)[:, None, None]
+
+
+def _unbiased(x: Tensor) -> float:
+    count = x.numel() // x.shape[1]
+    return count / max(count - 1, 1)
+
+
+class MetaTaskNorm2d(_AffineNorm):
+    """TaskNorm-I: statistics between those of the context set and those of each image, the mix learned.
+
+        alpha = sigmoid(a k + b),  k images in the context
+        mean  = alpha mean_c + (1 - alpha) mean_i
+        var   = alpha (var_c + (mean_c - mean)^2) + (1 - alpha) (var_i + (mean_i - mean)^2)
+
+    The context is the support set ("support": a query's answer depends on no other query) or the set that is classified
+    ("transductive").
+
+    Source: Bronskill et al. 2020, section 4, with instance normalisation as the auxiliary.
+    """
+
+    def __init__(
+        self, n_filters: int, *, n_parameter_rows: int = 1, learn_weight: bool = True, learn_bias: bool = True, eps: float = 1e-5
+    ) -> None:
+        super().__init__(n_filters, n_parameter_rows, learn_weight, learn_bias)
+        self.eps = eps
+        self.alpha_scale = nn.Parameter(torch.tensor(0.0))
+        self.alpha_offset = nn.Parameter(torch.tensor(0.0))
+
+    def needs_support(self, mode: Pass) -> bool:
+        """Tell whether query images must come together with the support images."""
+        return self.statistics_of(mode) == "support"
+
+    def forward(
+        self, x: Tensor, params: Parameters | None = None, n_tasks: int = 1, mode: Pass | None = None, name: str = ""
+    ) -> Tensor:
+        """Normalise x (n, B*F, H, W); "weight" and "bias" are (B, F) where the inner loop adapts them."""
+        mode = mode or Pass()
+        weight, bias = self.affine(params, mode.step, n_tasks)
+        if not mode.n_support:
+            return self._mixed(x, x, weight, bias)
+        if self.statistics_of(mode) == "support":
+            return self._mixed(x, x[: mode.n_support], weight, bias)
+        parts = x[: mode.n_support], x[mode.n_support :]
+        return torch.cat([self._mixed(part, part, weight, bias) for part in parts])
+
+    def _mixed(self, x: Tensor, context: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        alpha = torch.sigmoid(self.alpha_scale * len(context) + self.alpha_offset)
+        context_var, context_mean = torch.var_mean(context, dim=(0, 2, 3), correction=0)  # (B*F,)
+        image_var, image_mean = torch.var_mean(x, dim=(2, 3), correction=0)  # (n, B*F)
+        mean = alpha * context_mean + (1 - alpha) * image_mean
+        var = alpha * (context_var + (context_mean - mean) ** 2) + (1 - alpha) * (image_var + (image_mean - mean) ** 2)
+        scale = weight * torch.rsqrt(var + self.eps)  # (n, B*F)
+        return x * scale[..., None, None] + (bias - mean * scale)[..., None, None]
+
+
+class MetaGroupNorm(_AffineNorm):
+    """`nn.GroupNorm` for B tasks at once: each image is normalised over groups of filters. Wu & He 2018."""
+
+    def __init__(
+        self, n_groups: int, n_filters: int, *, n_parameter_rows: int = 1, learn_weight: bool = True, learn_bias: bool = True,
+        eps: float = 1e-5,
+    ) -> None:  # fmt: skip
+        super().__init__(n_filters, n_parameter_rows, learn_weight, learn_bias)
+        self.n_groups, self.eps = n_groups, eps
+
+    def forward(
+        self, x: Tensor, params: Parameters | None = None, n_tasks: int = 1, mode: Pass | None = None, name: str = ""
+    ) -> Tensor:
+        """Normalise x (n, B*F, H, W); "weight" and "bias" are (B, F) where the inner loop adapts them."""
+        weight, bias = self.affine(params, mode.step if mode else 0, n_tasks)
+        return F.group_norm(x, n_tasks * self.n_groups, weight, bias, self.eps)
+
+
+class MetaLayerNorm(nn.LayerNorm, MetaNorm):
+    """`nn.LayerNorm` over (C, H, W) of each image, for B tasks at once. Its weight stays 1, as in the reference."""
+
+    def __init__(self, shape: tuple[int, int, int], *, learn_bias: bool = True) -> None:
+        super().__init__(shape)
+        self.weight.requires_grad_(False)
+        self.bias.requires_grad_(learn_bias)
+
+    def forward(
+        self, x: Tensor, params: Parameters | None = None, n_tasks: int = 1, mode: Pass | None = None, name: str = ""
+    ) -> Tensor:
+        """Normalise x (n, B*C, H, W) image by image; "bias" is (B, C, H, W) where it is adapted."""
+        unfolded = x.unflatten(1, (n_tasks, -1))  # (n, B, C, H, W)
+        out = F.layer_norm(unfolded, self.normalized_shape, eps=self.eps)
+        out = out * given_or_own(self, params, "weight", n_tasks) + given_or_own(self, params, "bias", n_tasks)
+        return out.flatten(1, 2)
+
+
+@dataclass(frozen=True)
+class NormChoice:
+    """Which norm a network is built with; the meanings are those of the config keys."""
+
+    layer: str = "batch_norm"
+    """batch_norm, layer_norm, group_norm or task_norm."""
+    n_rows: int = 1
+    """R, rows of batch norm's running statistics."""
+    n_parameter_rows: int | None = None
+    """Rows of weights and biases; None: R."""
+    learn_weight: bool = True
+    learn_bias: bool = True
+    momentum: float = 0.1
+    learnable_momentum: bool = False
+    n_groups: int = 8
+
+    def build(self, shape: tuple[int, int, int]) -> MetaNorm:
+        """Build the norm layer of a feature map (F, H, W)."""
+        affine = {"learn_weight": self.learn_weight, "learn_bias": self.learn_bias}
+        n_parameter_rows = self.n_rows if self.n_parameter_rows is None else self.n_parameter_rows
+        if self.layer == "layer_norm":
+            return MetaLayerNorm(shape, learn_bias=self.learn_bias)
+        if self.layer == "group_norm":
+            return MetaGroupNorm(self.n_groups, shape[0], n_parameter_rows=n_parameter_rows, **affine)
+        if self.layer == "task_norm":
+            return MetaTaskNorm2d(shape[0], n_parameter_rows=n_parameter_rows, **affine)
+        return MetaBatchNorm2d(
+            shape[0], n_rows=self.n_rows, n_parameter_rows=n_parameter_rows, momentum=self.momentum,
+            learnable_momentum=self.learnable_momentum, **affine,
+        )  # fmt: skip
