@@ -45,7 +45,7 @@ def _split_fractions(config: Any) -> str | None:
 
 
 def _ways_of_a_learned_head(config: Any) -> str | None:
-    if getattr(config, "head", "learned") != "learned":
+    if config.head != "learned":
         return None
     ways = {shape.n_way for shape in config.training_shapes}
     others = sorted({shape.n_way for shape in config.test_shapes} - ways)
@@ -117,7 +117,7 @@ CONTRADICTIONS = (
             '"min_learning_rate" {c.min_learning_rate} is above "meta_learning_rate" {c.meta_learning_rate}; annealing goes down',
         ),
     ),
-    Contradiction(("num_classes_per_set", "test_num_classes_per_set"), _ways_of_a_learned_head),
+    Contradiction(("num_classes_per_set", "test_num_classes_per_set", "head"), _ways_of_a_learned_head),
     Contradiction(
         ("meta_momentum", "meta_optimizer"),
         _unless(
