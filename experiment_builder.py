@@ -25,6 +25,7 @@ from utils.random_state import random_state_tensors, restore_random_state
 from utils.run_folder import RunFolder
 from utils.split_evaluation import SplitEvaluation, evaluate_tasks
 from utils.stop_signals import StopSignals
+from utils.task_sets import TaskSet, build_task_sets, collect_results, protocols
 
 log = logging.getLogger(__name__)
 RANDOM_STATE_PREFIX = "rng."
@@ -67,19 +68,19 @@ class ExperimentBuilder:
         observers: Sequence[Observer],
         run_folder: RunFolder,
         settings: ExperimentSettings,
-        protocol: Mapping[str, Any],
+        task_sets: Sequence[TaskSet],
         config: Mapping[str, Any],
         device: torch.device | str = "cpu",
         stop: StopSignals | None = None,
     ):
         """Args:
-        protocol: what every test result says about its tasks (ways, shots, queries, steps, tasks, seed, dataset).
+        task_sets: what the models are tested on.
         config: the resolved config as a dict, stored in every checkpoint.
         stop: asked between iterations and between batches of evaluation tasks.
         """
         self.learner, self.data, self.observers = learner, data, list(observers)
         self.run_folder, self.settings = run_folder, settings
-        self.protocol, self.config, self.device = dict(protocol), dict(config), torch.device(device)
+        self.task_sets, self.config, self.device = list(task_sets), dict(config), torch.device(device)
         self.rows: list[dict[str, Any]] = []
         self.curves: list[dict[str, Any]] = []
         self.iteration = 0
@@ -146,7 +147,7 @@ class ExperimentBuilder:
         ) as progress:  # fmt: skip
             while self.iteration < last_iteration:
                 self._save_if_due(under_way)
-                meta_gradients = self.learner.meta_gradients(self._training_episodes(self.iteration + 1), epoch)
+                meta_gradients = self.learner.meta_gradients(self.training_episodes(self.iteration + 1), epoch)
                 applied = self.learner.meta_update(meta_gradients, epoch)
                 self.iteration += 1
                 under_way.add(self.iteration, meta_gradients.metrics, applied)
@@ -176,7 +177,7 @@ class ExperimentBuilder:
             if (epoch + 1) % settings.validate_every_epochs == 0 or is_last:
                 progress.phase(f"validation on {settings.num_evaluation_tasks} tasks")
                 try:
-                    val = self.evaluate_split("val").metrics
+                    val = self.validate().metrics
                 except Interrupted:
                     self._save_if_due(under_way)
                     raise
@@ -203,19 +204,18 @@ class ExperimentBuilder:
         for observer in self.observers:
             observer.on_epoch(dict(row), dict(entry))
 
-    def evaluate_split(self, split: str, statistics: str | None = None, *, with_scores: bool = False) -> SplitEvaluation:
-        """Evaluate the learner as it is on the fixed tasks of a split.
+    def validate(self) -> SplitEvaluation:
+        """Evaluate the learner as it is on the fixed validation tasks.
 
         Raises:
             Interrupted: a signal has come.
         """
         return evaluate_tasks(
-            self.learner, self.data, split, n_tasks=self.settings.num_evaluation_tasks,
-            tasks_per_batch=self.settings.tasks_per_meta_batch, statistics=statistics, with_scores=with_scores,
-            before_each_batch=self.stop.check,
+            self.learner, self.data, "val", n_tasks=self.settings.num_evaluation_tasks,
+            tasks_per_batch=self.settings.tasks_per_meta_batch, before_each_batch=self.stop.check,
         )  # fmt: skip
 
-    def _training_episodes(self, iteration: int) -> Any:
+    def training_episodes(self, iteration: int) -> Any:
         settings, n_tasks = self.settings, self.settings.tasks_per_meta_batch
         shapes = settings.training_shapes
         shape = training_shape(shapes, settings.train_seed, iteration - 1) if shapes else None
@@ -249,7 +249,7 @@ class ExperimentBuilder:
             self._save(unfinished_path(self.run_folder.saved_models), {"under_way": under_way.state()})
         path = non_finite.report_path(self.run_folder.logs, iteration)
         command = non_finite.replay_command(self.run_folder.path, iteration)
-        report = non_finite.iteration_report(self.learner, self._training_episodes(iteration), iteration, epoch)
+        report = non_finite.iteration_report(self.learner, self.training_episodes(iteration), iteration, epoch)
         write_json(path, {"replay": command, **report})
         raise NonFiniteError(
             f"iteration {iteration} (epoch {epoch + 1}): {non_finite.reason(metrics)}; training tasks "
@@ -278,9 +278,9 @@ class ExperimentBuilder:
         for number in range(self.iteration + 1, iteration):
             self.stop.check()
             epoch = (number - 1) // settings.total_iter_per_epoch
-            self.learner.meta_update(self.learner.meta_gradients(self._training_episodes(number), epoch), epoch)
+            self.learner.meta_update(self.learner.meta_gradients(self.training_episodes(number), epoch), epoch)
         epoch = (iteration - 1) // settings.total_iter_per_epoch
-        report = non_finite.iteration_report(self.learner, self._training_episodes(iteration), iteration, epoch)
+        report = non_finite.iteration_report(self.learner, self.training_episodes(iteration), iteration, epoch)
         log.info(json.dumps(report, indent=2))
         return report
 
@@ -404,27 +404,17 @@ class ExperimentBuilder:
         suffix = final_test.result_suffix(settings.tag, settings.load_checkpoint if chosen else "")
         if settings.evaluate_on_test_set_only:
             summary_file = self.run_folder.logs / f"test_summary{suffix}.json"
-            final_test.refuse_to_replace(summary_file, self.protocol, settings.test_batch_norm_statistics)
+            final_test.refuse_to_replace(summary_file, protocols(self.task_sets, settings.test_batch_norm_statistics))
         models, evaluations = [], []
         for model, tensors in self._models_to_test(chosen):
-            log.info("Testing %s on %d tasks", model["file"], settings.num_evaluation_tasks)
+            log.info("Testing %s on %d tasks", model["file"], sum(tasks.n_tasks for tasks in self.task_sets))
             models.append(model)
             evaluations.append(self._test_model(tensors))
-        labels = evaluations[0][settings.test_batch_norm_statistics[0]].labels
-        indices = range(settings.num_evaluation_tasks)
-        results, arrays = [], {"query_labels": labels}
-        for statistics in settings.test_batch_norm_statistics:
-            scores = torch.stack([evaluation[statistics].scores for evaluation in evaluations])
-            arrays[f"scores.{statistics}"] = scores  # (models, tasks, queries, classes)
-            results.append(
-                {"protocol": self.protocol | {"statistics": statistics}}
-                | final_test.score_models(scores, labels, models)
-            )
+        results, arrays = collect_results(self.task_sets, settings.test_batch_norm_statistics, models, evaluations)
         summary = results[0] | {
             "results": results,
             "selection": "load_checkpoint" if chosen else final_test.BEST_MODELS,
             "epochs_trained": self.epochs_done,
-            "task_list_digest": self.data.task_list_digest("test", indices),
             "suffix": suffix,
         }
         logs = self.run_folder.logs
@@ -440,10 +430,16 @@ class ExperimentBuilder:
             observer.on_test(summary)
         return summary
 
-    def _test_model(self, tensors: dict[str, Tensor]) -> dict[str, SplitEvaluation]:
+    def _test_model(self, tensors: dict[str, Tensor]) -> list[SplitEvaluation]:
         self.learner.load_state_tensors(_learner_tensors(tensors), optimizer=False)
-        kinds = self.settings.test_batch_norm_statistics
-        return {statistics: self.evaluate_split("test", statistics, with_scores=True) for statistics in kinds}
+        return [
+            evaluate_tasks(
+                self.learner, tasks.data, "test", n_tasks=tasks.n_tasks, shape=tasks.shape, statistics=statistics,
+                tasks_per_batch=self.settings.tasks_per_meta_batch, with_scores=True, before_each_batch=self.stop.check,
+            )
+            for tasks in self.task_sets
+            for statistics in self.settings.test_batch_norm_statistics
+        ]  # fmt: skip
 
     def _models_to_test(self, chosen: bool) -> list[model_selection.Model]:
         settings, saved_models = self.settings, self.run_folder.saved_models
@@ -452,21 +448,19 @@ class ExperimentBuilder:
             return model_selection.load_chosen(path)
         return model_selection.load_best(saved_models, self.rows, settings.number_of_ensemble_models)
 
-    def _write_test_curve(self, suffix: str, done: Mapping[int, dict[str, SplitEvaluation]]) -> None:
+    def _write_test_curve(self, suffix: str, done: Mapping[int, list[SplitEvaluation]]) -> None:
         accuracy = {row["epoch"]: row["val_accuracy_mean"] for row in self.rows}
-        rows = []
+        kinds, rows = protocols(self.task_sets, self.settings.test_batch_norm_statistics), []
         for epoch, path in list_epochs(self.run_folder.saved_models).items():
-            evaluation = done.get(epoch)
-            if evaluation is None:
+            evaluations = done.get(epoch)
+            if evaluations is None:
                 tensors = model_selection.load_or_set_aside(path)
                 if tensors is None:
                     continue
-                evaluation = self._test_model(tensors)
-            for statistics, result in evaluation.items():
+                evaluations = self._test_model(tensors)
+            for protocol, result in zip(kinds, evaluations, strict=True):
                 columns = final_test.accuracy_columns(result.scores, result.labels)
-                rows.append(
-                    {"epoch": epoch, "val_accuracy_mean": accuracy.get(epoch)} | columns | {"statistics": statistics}
-                )
+                rows.append({"epoch": epoch, "val_accuracy_mean": accuracy.get(epoch)} | columns | protocol)
         write_csv(self.run_folder.logs / f"test_curve{suffix}.csv", rows)
 
 
@@ -491,15 +485,6 @@ def build_experiment(
 ) -> ExperimentBuilder:  # fmt: skip
     """Unpack the config; `run_folder` comes from `utils.run_folder.open_run_folder`."""
     settings = ExperimentSettings(**{name: getattr(config, name) for name in ExperimentSettings.__dataclass_fields__})
-    protocol = {
-        "ways": config.num_classes_per_set,
-        "shots": config.num_samples_per_class,
-        "queries": config.num_target_samples,
-        "steps": config.number_of_evaluation_steps_per_iter,
-        "tasks": config.num_evaluation_tasks,
-        "seed": config.val_seed,
-        "dataset": config.dataset_name,
-    }
     return ExperimentBuilder(
-        learner, data, observers, run_folder, settings, protocol, config.to_json_dict(), device, stop
+        learner, data, observers, run_folder, settings, build_task_sets(config, data), config.to_json_dict(), device, stop
     )

@@ -34,6 +34,7 @@ from utils.host_tuning import tune_host
 from utils.logs import Console
 from utils.run_folder import RunFolder, add_start, open_run_folder
 from utils.stop_signals import StopSignals
+from utils.task_sets import protocols_of
 
 log = logging.getLogger(__name__)
 
@@ -74,8 +75,7 @@ def run(arguments: list[str], console: Console, stop: StopSignals) -> None:
         for note in config.notes:
             log.info("note: %s", note)
         result = stored_result(
-            run_folder, config.total_epochs, config.test_batch_norm_statistics, config.number_of_ensemble_models,
-            with_curve=config.test_curve,
+            run_folder, config.total_epochs, protocols_of(config), config.number_of_ensemble_models, with_curve=config.test_curve,
         )  # fmt: skip
         if result is not None and not (config.evaluate_on_test_set_only or config.replay_iteration):
             log.info(result)

@@ -13,6 +13,7 @@ from utils.checkpoints import epoch_path, list_epochs, load_checkpoint
 from utils.errors import ConfigError, NonFiniteError, StorageError
 from utils.observers import Observer
 from utils.run_folder import RunFolder
+from utils.task_sets import TaskSet
 
 N_WAY, N_QUERY_IMAGES, N_STEPS, N_TASKS = 5, 10, 2, 3
 
@@ -141,10 +142,12 @@ def experiment(tmp_path):
             "tasks_per_meta_batch": N_TASKS,
             "num_evaluation_tasks": 7,
         }
-        protocol = {"ways": 5, "shots": 1, "queries": 2, "steps": 2, "tasks": 7, "seed": 0, "dataset": "fake"}
+        settings, data = ExperimentSettings(**defaults | settings), data or FakeData()
+        protocol = {"ways": 5, "shots": 1, "queries": 2, "steps": 2, "seed": 0, "dataset": "fake"}
+        protocol["tasks"] = settings.num_evaluation_tasks
         return ExperimentBuilder(
-            learner or FakeLearner(), data or FakeData(), observers, folder,
-            ExperimentSettings(**defaults | settings), protocol, {"experiment_name": "run"},
+            learner or FakeLearner(), data, observers, folder,
+            settings, [TaskSet(data, None, protocol)], {"experiment_name": "run"},
         )  # fmt: skip
 
     return build

@@ -10,6 +10,10 @@ from utils.final_test import refuse_to_replace, result_suffix
 PROTOCOL = {"ways": 5, "steps": 5, "tasks": 600}
 
 
+def with_statistics(protocol, *names):
+    return [protocol | {"statistics": name} for name in names]
+
+
 @pytest.fixture
 def summary_file(tmp_path):
     """A test_summary.json of a test with PROTOCOL and transductive statistics."""
@@ -19,15 +23,15 @@ def summary_file(tmp_path):
 
 
 def test_the_same_test_may_be_repeated_and_a_first_one_may_be_written(summary_file, tmp_path):
-    refuse_to_replace(summary_file, PROTOCOL, ["transductive"])
-    refuse_to_replace(tmp_path / "nothing.json", PROTOCOL, ["running"])
+    refuse_to_replace(summary_file, with_statistics(PROTOCOL, "transductive"))
+    refuse_to_replace(tmp_path / "nothing.json", with_statistics(PROTOCOL, "running"))
 
 
 def test_a_test_with_another_protocol_needs_a_tag(summary_file):
     with pytest.raises(ConfigError, match=r"test_summary.json: .*steps 5 before, 10 now\)\. .*--tag NAME"):
-        refuse_to_replace(summary_file, PROTOCOL | {"steps": 10}, ["transductive"])
+        refuse_to_replace(summary_file, with_statistics(PROTOCOL | {"steps": 10}, "transductive"))
     with pytest.raises(ConfigError, match="another list of batch-norm statistics"):
-        refuse_to_replace(summary_file, PROTOCOL, ["transductive", "running"])
+        refuse_to_replace(summary_file, with_statistics(PROTOCOL, "transductive", "running"))
 
 
 def test_chosen_weights_without_a_tag_have_files_of_their_own():

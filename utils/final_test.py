@@ -60,12 +60,12 @@ def write_predictions(path: Path, tensors: "dict[str, Tensor]", state: dict[str,
 
 
 def stored_result(
-    run_folder: RunFolder, total_epochs: int, statistics: Sequence[str], n_models: int, *, with_curve: bool
+    run_folder: RunFolder, total_epochs: int, protocols: Sequence[Mapping[str, Any]], n_models: int, *, with_curve: bool
 ) -> str | None:
     """The text of a finished and tested run, to be shown again; None while something is left to do. Needs no torch.
 
     Args:
-        statistics, n_models: what the config asks for now; where that differs from the stored test, the text says so.
+        protocols, n_models: what the config asks for now; where that differs from the stored test, the text says so.
     """
     newest = run_folder.newest_good_checkpoint()
     if newest is None or newest[1]["epoch"] < total_epochs:
@@ -75,9 +75,9 @@ def stored_result(
         if summary["selection"] != BEST_MODELS or summary["epochs_trained"] != newest[1]["epoch"]:
             return None
         text = result_text(summary, run_folder.path)
-        tested = [result["protocol"]["statistics"] for result in summary["results"]]
+        tested = [result["protocol"] for result in summary["results"]]
         available = min(n_models, len([row for row in newest[1]["rows"] if row["val_accuracy_mean"] is not None]))
-        changed = tested != list(statistics) or summary["ensemble"]["models"] != available
+        changed = _differ(tested, protocols) or summary["ensemble"]["models"] != available
     except (OSError, ValueError, KeyError, TypeError, IndexError):  # not there, or not as this release writes it
         return None
     if with_curve and not (run_folder.logs / "test_curve.csv").exists():
@@ -98,9 +98,18 @@ def result_suffix(tag: str, checkpoint: str) -> str:
     return f"_epoch_{checkpoint}" if checkpoint.isdigit() else f"_{Path(checkpoint).stem}"
 
 
-def refuse_to_replace(summary_file: Path, protocol: Mapping[str, Any], statistics: Sequence[str]) -> None:
-    """Leave the result of a test with another protocol alone; the same test may be repeated.
+def _differ(before: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether two tests are not the same; an entry that only one of two releases writes does not count."""
+    return len(before) != len(now) or any(
+        one[key] != other[key] for one, other in zip(before, now, strict=True) for key in one.keys() & other.keys()
+    )
 
+
+def refuse_to_replace(summary_file: Path, now: Sequence[Mapping[str, Any]]) -> None:
+    """Leave the result of a test with other protocols alone; the same test may be repeated.
+
+    Args:
+        now: protocols of the test that is about to begin.
     Raises:
         ConfigError: names the file, what differs, and the tag to give.
     """
@@ -108,20 +117,21 @@ def refuse_to_replace(summary_file: Path, protocol: Mapping[str, Any], statistic
         before = [result["protocol"] for result in json.loads(summary_file.read_text())["results"]]
     except (OSError, ValueError, KeyError, TypeError):  # not there, or not as this release writes it
         return
-    now = [dict(protocol) | {"statistics": name} for name in statistics]
     if before == now:
         return
     was, becomes = before[0], now[0]
     changed = [f"{key} {was.get(key)} before, {becomes[key]} now" for key in becomes if was.get(key) != becomes[key]]
     if [test["statistics"] for test in before] != [test["statistics"] for test in now]:
         changed.append("another list of batch-norm statistics")
+    if not changed:
+        changed.append("other ways, shots, queries or datasets beside the first")
     raise ConfigError(
         f"{summary_file}: holds the result of another test ({'; '.join(changed)}). Give this one a name of its own: --tag NAME"
     )
 
 
 def summary_rows(summary: dict[str, Any]) -> list[dict[str, Any]]:
-    """Rows of test_summary.csv, one per kind of batch-norm statistics; the reference's columns first."""
+    """Rows of test_summary.csv, one per shape and kind of batch-norm statistics; the reference's columns first."""
     return [
         {name: result[name] for name in ("test_accuracy_mean", "test_accuracy_std", "test_accuracy_ci95")}
         | result["protocol"]
@@ -135,8 +145,9 @@ def summary_rows(summary: dict[str, Any]) -> list[dict[str, Any]]:
 
 def result_text(summary: dict[str, Any], run_folder: Path) -> str:
     """The result for people: accuracy with interval, protocol, single models, and where everything was written."""
-    lines = []
-    for result in summary["results"]:
+    results = summary["results"]
+    lines = _table(results) if len({_tasks_of(result) for result in results}) > 1 else []
+    for result in () if lines else results:
         protocol, ensemble = result["protocol"], result["ensemble"]
         n_models = ensemble["models"]
         what = f"the ensemble of {n_models} models" if n_models > 1 else "the model"
@@ -154,6 +165,27 @@ def result_text(summary: dict[str, Any], run_folder: Path) -> str:
     lines.append(f"  result: logs/test_summary{suffix}.csv, .json; scores: logs/test_predictions{suffix}.safetensors")
     lines.append("  epochs: logs/summary_statistics.csv, .json, curves.json; models: saved_models/")
     return "\n".join(lines)
+
+
+TABLE_COLUMNS = ("dataset", "ways", "shots", "queries", "statistics")
+
+
+def _tasks_of(result: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(result["protocol"][name] for name in TABLE_COLUMNS if name != "statistics")
+
+
+def _table(results: Sequence[dict[str, Any]]) -> list[str]:
+    """One line per set of tasks and kind of statistics, under one heading."""
+    protocol, n_models = results[0]["protocol"], results[0]["ensemble"]["models"]
+    what = f"the ensemble of {n_models} models" if n_models > 1 else "the model"
+    rows = [[*TABLE_COLUMNS, "accuracy"]]
+    rows += [[*(str(r["protocol"][name]) for name in TABLE_COLUMNS), _percent(r["ensemble"])] for r in results]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        f"Test accuracy of {what} (95 % interval over {protocol['tasks']} tasks each), {protocol['steps']} inner steps, "
+        f"test tasks of seed {protocol['seed']}",
+        *("  " + "  ".join(map(str.ljust, row, widths)).rstrip() for row in rows),
+    ]
 
 
 def _percent(columns: dict[str, Any]) -> str:

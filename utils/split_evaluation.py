@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from utils.episodes import EpisodeShape
 from utils.epoch_records import STEP_METRICS
 
 
@@ -21,18 +22,19 @@ class SplitEvaluation:
 
 def evaluate_tasks(
     learner: Any, data: Any, split: str, *, n_tasks: int, tasks_per_batch: int, statistics: str | None = None,
-    with_scores: bool = False, before_each_batch: Callable[[], None] = lambda: None,
+    with_scores: bool = False, shape: EpisodeShape | None = None, before_each_batch: Callable[[], None] = lambda: None,
 ) -> SplitEvaluation:  # fmt: skip
     """Evaluate on tasks 0..T-1 of a split; the last batch is as small as it must be. Changes nothing.
 
     Args:
+        shape: of the tasks; None: the one that the data has of itself.
         before_each_batch: may raise to stop.
     """
     parts: dict[str, list[Tensor]] = {name: [] for name in STEP_METRICS}
     hits, scores, labels = [], [], []
     for first in range(0, n_tasks, tasks_per_batch):
         before_each_batch()
-        episodes = data.episodes(split, range(first, min(first + tasks_per_batch, n_tasks)))
+        episodes = data.episodes(split, range(first, min(first + tasks_per_batch, n_tasks)), shape)
         evaluation = learner.evaluate(episodes, statistics=statistics)
         for name, tensors in parts.items():
             tensors.append(getattr(evaluation, name).detach())  # (S+1, B)

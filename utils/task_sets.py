@@ -1,0 +1,95 @@
+"""What models are tested on: sets of fixed tasks, each of one shape, and how their results become one table."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from utils import final_test
+from utils.episodes import EpisodeShape
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from utils.split_evaluation import SplitEvaluation
+
+
+@dataclass(frozen=True)
+class TaskSet:
+    """Tasks 0..T-1 of one shape of a data source's test split."""
+
+    data: Any
+    shape: EpisodeShape | None
+    """None: the shape that the data has of itself."""
+    protocol: Mapping[str, Any]
+    """What every result says about its tasks: ways, shots, queries, steps, tasks, seed, dataset."""
+
+    @property
+    def n_tasks(self) -> int:
+        """T."""
+        return self.protocol["tasks"]
+
+    @property
+    def name(self) -> str:
+        """Tells the arrays of several sets apart."""
+        protocol = self.protocol
+        return f"{protocol['dataset']}.{protocol['ways']}way_{protocol['shots']}shot_{protocol['queries']}query"
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the class and image names: equal means the same tasks."""
+        return self.data.task_list_digest("test", range(self.n_tasks), self.shape)
+
+
+def shape_protocols(config: Any) -> list[tuple[EpisodeShape, dict[str, Any]]]:
+    """Every shape of the test of a config (`utils.config.ExperimentConfig`), and what a result says about it."""
+    return [
+        (shape, {
+            "ways": shape.n_way, "shots": shape.n_shot, "queries": shape.n_query,
+            "steps": config.number_of_evaluation_steps_per_iter, "tasks": config.num_evaluation_tasks,
+            "seed": config.val_seed, "dataset": config.dataset_name,
+        })
+        for shape in config.test_shapes
+    ]  # fmt: skip
+
+
+def build_task_sets(config: Any, data: Any) -> list[TaskSet]:
+    """The sets that a config (`utils.config.ExperimentConfig`) tests on: one per shape."""
+    return [TaskSet(data, shape, protocol) for shape, protocol in shape_protocols(config)]
+
+
+def protocols(task_sets: Sequence[TaskSet], statistics: Sequence[str]) -> list[dict[str, Any]]:
+    """What the rows of the table say about themselves, in their order."""
+    return [dict(tasks.protocol) | {"statistics": name} for tasks in task_sets for name in statistics]
+
+
+def protocols_of(config: Any) -> list[dict[str, Any]]:
+    """`protocols` of the test of a config, without its data."""
+    return protocols([TaskSet(None, shape, protocol) for shape, protocol in shape_protocols(config)], config.test_batch_norm_statistics)
+
+
+Evaluations = Sequence["SplitEvaluation"]
+"""Of one model: in the order of `protocols`."""
+
+
+def collect_results(
+    task_sets: Sequence[TaskSet], statistics: Sequence[str], models: Sequence[dict[str, Any]], evaluations: Sequence[Evaluations]
+) -> tuple[list[dict[str, Any]], "dict[str, Tensor]"]:
+    """Score the models together and alone on every set with every kind of statistics.
+
+    Returns:
+        (results in the order of `protocols`; name -> scores (models, tasks, queries, classes) and labels (tasks, queries),
+        `scores.<statistics>` and `query_labels` for one set, with the set's name behind for several).
+    """
+    import torch
+
+    results, arrays = [], {}
+    digests = [tasks.digest for tasks in task_sets]
+    for place, protocol in enumerate(protocols(task_sets, statistics)):
+        tasks, kind = task_sets[place // len(statistics)], protocol["statistics"]
+        scores = torch.stack([of_model[place].scores for of_model in evaluations])
+        labels = evaluations[0][place].labels
+        suffix = f".{tasks.name}" if len(task_sets) > 1 else ""
+        arrays |= {f"query_labels{suffix}": labels, f"scores.{kind}{suffix}": scores}
+        result = {"protocol": protocol, "task_list_digest": digests[place // len(statistics)]}
+        results.append(result | final_test.score_models(scores, labels, models))
+    return results, arrays
