@@ -44,6 +44,7 @@ class ExperimentSettings:
     train_seed: int = 0
     validate_every_epochs: int = 1
     total_epochs_before_pause: int = 0
+    early_stopping_patience: int = 0
     max_models_to_save: int = 5
     number_of_ensemble_models: int = 5
     test_batch_norm_statistics: tuple[str, ...] = ("transductive",)
@@ -94,6 +95,15 @@ class ExperimentBuilder:
     def epochs_done(self) -> int:
         return len(self.rows)
 
+    @property
+    def stopped_early(self) -> str | None:
+        """Why training ended before its last epoch."""
+        return epoch_records.early_stop(self.rows, self.settings.total_epochs, self.settings.early_stopping_patience)
+
+    @property
+    def is_trained(self) -> bool:
+        return self.epochs_done >= self.settings.total_epochs or self.stopped_early is not None
+
     def run(self) -> None:
         """Train what is left, or pause on the way; then test. Only test where that is asked for.
 
@@ -118,10 +128,10 @@ class ExperimentBuilder:
             return
         try:
             first_epoch = self.epochs_done
-            while self.epochs_done < settings.total_epochs:
+            while not self.is_trained:
                 self.train_epoch()
                 done_here = self.epochs_done - first_epoch
-                if done_here == settings.total_epochs_before_pause and self.epochs_done < settings.total_epochs:
+                if done_here == settings.total_epochs_before_pause and not self.is_trained:
                     log.info(
                         "Paused after %d epochs, at epoch %d of %d. Run the same command to go on.",
                         done_here, self.epochs_done, settings.total_epochs,
@@ -129,6 +139,8 @@ class ExperimentBuilder:
                     return
         finally:
             self._metrics_file.close()
+        if self.stopped_early:
+            log.info(self.stopped_early)
         self.test()
 
     # --- training -----------------------------------------------------------------------------------------------------
@@ -338,7 +350,7 @@ class ExperimentBuilder:
                 self._remove_unfinished()  # older than the epoch's own file
             if self.settings.load_checkpoint and not only_testing:
                 log.info("load_checkpoint %s: without effect, this run has started.", self.settings.load_checkpoint)
-            if self.epochs_done < self.settings.total_epochs and not only_testing:
+            if not self.is_trained and not only_testing:
                 where = f"at iteration {self.iteration}, in" if self._under_way else "after"
                 epoch = self.epochs_done + 1 if self._under_way else self.epochs_done
                 log.info("Resuming %s epoch %d (%s).", where, epoch, path.name)
@@ -415,6 +427,7 @@ class ExperimentBuilder:
             "results": results,
             "selection": "load_checkpoint" if chosen else final_test.BEST_MODELS,
             "epochs_trained": self.epochs_done,
+            "stopped_early": self.stopped_early,
             "suffix": suffix,
         }
         logs = self.run_folder.logs

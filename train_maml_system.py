@@ -76,6 +76,7 @@ def run(arguments: list[str], console: Console, stop: StopSignals) -> None:
             log.info("note: %s", note)
         result = stored_result(
             run_folder, config.total_epochs, protocols_of(config), config.number_of_ensemble_models, with_curve=config.test_curve,
+            patience=config.early_stopping_patience,
         )  # fmt: skip
         if result is not None and not (config.evaluate_on_test_set_only or config.replay_iteration):
             log.info(result)

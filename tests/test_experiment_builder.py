@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from experiment_builder import ExperimentBuilder, ExperimentSettings
+from utils import final_test
 from utils.checkpoints import epoch_path, list_epochs, load_checkpoint
 from utils.errors import ConfigError, NonFiniteError, StorageError
 from utils.observers import Observer
 from utils.run_folder import RunFolder
-from utils.task_sets import TaskSet
+from utils.task_sets import TaskSet, protocols
 
 N_WAY, N_QUERY_IMAGES, N_STEPS, N_TASKS = 5, 10, 2, 3
 
@@ -248,6 +249,46 @@ def test_epochs_without_validation_have_empty_cells_and_the_last_one_is_validate
     assert [row["epoch"] for row in csv_rows(run) if row["val_accuracy_mean"]] == ["2", "4", "5"]
     assert csv_rows(run)[0]["val_loss_importance_vector_0_mean"] == ""
     assert read_json(run, "test_summary.json")["ensemble"]["epochs"] == [2, 4, 5]
+
+
+STOPPED = "Training stopped early, after 4 of 9 epochs: no validation since epoch 2 was better (early_stopping_patience 2)."
+
+
+def test_training_stops_early_when_no_validation_was_better_for_so_many_epochs(experiment, caplog):
+    caplog.set_level(logging.INFO)
+    run = experiment(learner=FakeLearner(qualities=[3, 9, 9, 8, 10]), total_epochs=9, early_stopping_patience=2)
+    run.run()
+    assert (run.epochs_done, read_json(run, "test_summary.json")["epochs_trained"]) == (4, 4)
+    assert caplog.messages.count(STOPPED) == 1 and read_json(run, "test_summary.json")["stopped_early"] == STOPPED
+    assert final_test.result_text(read_json(run, "test_summary.json"), run.run_folder.path).splitlines()[-4] == STOPPED
+    tested = protocols(run.task_sets, ["transductive"])
+    text = final_test.stored_result(run.run_folder, 9, tested, 4, with_curve=False, patience=2)
+    assert text.startswith("This experiment is finished (4 epochs). Its result:\nTest accuracy") and STOPPED in text
+    assert final_test.stored_result(run.run_folder, 9, tested, 4, with_curve=False) is None
+
+
+def test_a_run_that_stopped_early_stays_so_until_it_is_told_otherwise(experiment):
+    qualities = [3, 9, 9, 8, 10]
+    whole = run_content_of(experiment, FakeLearner(qualities=qualities), total_epochs=9, early_stopping_patience=2)
+    assert run_content_of(experiment, FakeLearner(qualities=qualities), total_epochs=9, early_stopping_patience=2) == whole
+    patient = experiment(learner=FakeLearner(qualities=qualities), total_epochs=9, early_stopping_patience=3)
+    patient.run()
+    assert patient.epochs_done == 8 and read_json(patient, "test_summary.json")["epochs_trained"] == 8
+
+
+def test_patience_ends_at_a_validation_and_not_between_two(experiment):
+    run = experiment(learner=FakeLearner(qualities=[3, 9, 9, 9, 9, 8]), total_epochs=9, early_stopping_patience=1, validate_every_epochs=2)
+    run.run()
+    assert run.epochs_done == 4
+    run = experiment(learner=FakeLearner(), total_epochs=4, early_stopping_patience=0)
+    run.run()
+    assert run.stopped_early is None
+
+
+def run_content_of(experiment, learner, **settings):
+    run = experiment(learner=learner, **settings)
+    run.run()
+    return run_content(run)
 
 
 def test_the_best_and_the_newest_two_checkpoints_stay(experiment):

@@ -42,6 +42,8 @@ class ExperimentSection(_Section):
     """Meta-updates in an epoch."""
     total_epochs_before_pause: int = Field(0, ge=0)
     """Epochs after which a process saves, pauses and leaves with exit code 0, to be started again; 0: never."""
+    early_stopping_patience: int = Field(0, ge=0)
+    """Stop training at a validation that comes this many epochs or more after the best one, and test; 0: never."""
     continue_from_epoch: int | Literal["latest", "from_scratch"] = "latest"
     """`latest` (and any negative number): resume; a number: resume from that epoch's checkpoint; `from_scratch`
     (command line only): rename the old run folder and start anew."""

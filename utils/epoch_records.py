@@ -108,6 +108,22 @@ def ranked_epochs(rows: Sequence[Row]) -> list[int]:
     return [r["epoch"] for r in sorted(validated, key=lambda r: (-round(r["val_accuracy_mean"], 9), r["epoch"]))]
 
 
+def early_stop(rows: Sequence[Row], total_epochs: int, patience: int) -> str | None:
+    """Say why training ends here, before its last epoch; None where it goes on.
+
+    It ends at a validation that is `patience` epochs or more after the best one; 0: never.
+    """
+    if not patience or not rows or len(rows) >= total_epochs or rows[-1]["val_tasks"] is None:
+        return None
+    best = next(iter(ranked_epochs(rows)), 0)
+    if len(rows) - best < patience:
+        return None
+    return (
+        f"Training stopped early, after {len(rows)} of {total_epochs} epochs: no validation since epoch {best} was better "
+        f"(early_stopping_patience {patience})."
+    )
+
+
 def epochs_to_keep(rows: Sequence[Row], best: int, newest: int = 2) -> set[int]:
     """Epochs whose checkpoints stay: the best by validation accuracy and the newest."""
     return set(ranked_epochs(rows)[:best]) | {row["epoch"] for row in rows[-newest:]}

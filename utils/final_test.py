@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from utils.atomic_files import write_bytes_atomically
 from utils.checkpoints import checkpoint_bytes
+from utils.epoch_records import early_stop
 from utils.errors import ConfigError
 from utils.metrics import Summary, percent, summarise
 from utils.run_folder import RunFolder
@@ -60,15 +61,17 @@ def write_predictions(path: Path, tensors: "dict[str, Tensor]", state: dict[str,
 
 
 def stored_result(
-    run_folder: RunFolder, total_epochs: int, protocols: Sequence[Mapping[str, Any]], n_models: int, *, with_curve: bool
-) -> str | None:
+    run_folder: RunFolder, total_epochs: int, protocols: Sequence[Mapping[str, Any]], n_models: int, *, with_curve: bool,
+    patience: int = 0,
+) -> str | None:  # fmt: skip
     """The text of a finished and tested run, to be shown again; None while something is left to do. Needs no torch.
 
     Args:
         protocols, n_models: what the config asks for now; where that differs from the stored test, the text says so.
+        patience: of early stopping.
     """
     newest = run_folder.newest_good_checkpoint()
-    if newest is None or newest[1]["epoch"] < total_epochs:
+    if newest is None or (newest[1]["epoch"] < total_epochs and not early_stop(newest[1]["rows"], total_epochs, patience)):
         return None
     try:
         summary = json.loads((run_folder.logs / "test_summary.json").read_text())
@@ -160,6 +163,8 @@ def result_text(summary: dict[str, Any], run_folder: Path) -> str:
         for model in result["models"] if n_models > 1 else ():
             val = "" if model["val_accuracy"] is None else f" (validation {100 * model['val_accuracy']:.2f} %)"
             lines.append(f"  epoch {model['epoch']} alone: {_percent(model)}{val}")
+    if summary.get("stopped_early"):
+        lines.append(summary["stopped_early"])
     lines.append(f"Everything was written to {run_folder}")
     suffix = summary["suffix"]
     lines.append(f"  result: logs/test_summary{suffix}.csv, .json; scores: logs/test_predictions{suffix}.safetensors")
