@@ -220,6 +220,12 @@ class FewShotData:
         images = images.flatten(1, 2).to(self.dtype).div_(255)
         return images.sub_(self._mean).div_(self._std) if self._normalise else images
 
+    def as_pixels(self, images: Tensor) -> Tensor:
+        """Normalised images (..., C, H, W) of an episode as uint8 red green blue (or grey), for people to look at."""
+        images = images * self._std + self._mean if self._normalise else images
+        pixels = (images * 255).round().clamp(0, 255).to(torch.uint8)
+        return pixels.flip(-3) if self.reverse_channels else pixels
+
     def _episode_labels(self, n_episodes: int, n_way: int, n_per_class: int) -> Tensor:
         key = n_episodes, n_way, n_per_class
         if key not in self._labels:

@@ -15,20 +15,21 @@ import torch
 from torch import Tensor
 
 from utils import epoch_records, final_test, model_selection, non_finite
+from utils.atomic_files import remove_or_warn
 from utils.checkpoints import epoch_path, list_epochs, load_checkpoint, save_checkpoint, unfinished_path
+from utils.diagnostics import Diagnostics
 from utils.episodes import EpisodeShape, training_shape
 from utils.epoch_metrics import EpochMetrics
 from utils.errors import ConfigError, Interrupted, NonFiniteError
 from utils.logs import EpochProgress, JsonLines, write_csv, write_json
 from utils.observers import Observer
-from utils.random_state import random_state_tensors, restore_random_state
+from utils.random_state import random_state_tensors, restore_random_state, without_random_state
 from utils.run_folder import RunFolder
 from utils.split_evaluation import SplitEvaluation, evaluate_tasks
 from utils.stop_signals import StopSignals
 from utils.task_sets import TaskSet, build_task_sets, collect_results, protocols
 
 log = logging.getLogger(__name__)
-RANDOM_STATE_PREFIX = "rng."
 
 
 @dataclass(frozen=True)
@@ -73,11 +74,13 @@ class ExperimentBuilder:
         config: Mapping[str, Any],
         device: torch.device | str = "cpu",
         stop: StopSignals | None = None,
+        diagnostics: Diagnostics | None = None,
     ):
         """Args:
         task_sets: what the models are tested on.
         config: the resolved config as a dict, stored in every checkpoint.
         stop: asked between iterations and between batches of evaluation tasks.
+        diagnostics: what looks at the learner between epochs, for people; None: nothing does.
         """
         self.learner, self.data, self.observers = learner, data, list(observers)
         self.run_folder, self.settings = run_folder, settings
@@ -86,7 +89,7 @@ class ExperimentBuilder:
         self.curves: list[dict[str, Any]] = []
         self.iteration = 0
         self.skipped: list[int] = []  # iterations whose update was not finite and was left out
-        self.stop = stop or StopSignals()
+        self.stop, self.diagnostics = stop or StopSignals(), diagnostics
         self._under_way: EpochMetrics | None = None  # of the epoch that is being trained
         self._last_save = time.monotonic()
         self._metrics_file = JsonLines(run_folder.logs / "metrics.jsonl")
@@ -113,7 +116,11 @@ class ExperimentBuilder:
             Interrupted: a signal asked to stop; everything up to then is saved.
         """
         with self.stop.deferred():
-            self._run()
+            try:
+                self._run()
+            finally:
+                for observer in self.observers:
+                    observer.on_end()
 
     def _run(self) -> None:
         settings = self.settings
@@ -196,12 +203,13 @@ class ExperimentBuilder:
         train = under_way.sums.result()
         row = epoch_records.epoch_row(
             epoch=epoch + 1, train=train, val=val, multi_step_loss_weights=weights, meta_learning_rate=learning_rate,
-            train_time_s=train_time_s, val_time_s=time.perf_counter() - start,
+            train_time_s=train_time_s, data_time_s=under_way.data_time_s, val_time_s=time.perf_counter() - start,
             tasks_trained=settings.total_iter_per_epoch * n_tasks,
         )  # fmt: skip
+        look = self.diagnostics.look(self.learner, self.data, epoch, is_last=is_last) if self.diagnostics else {}
         entry = epoch_records.curves_entry(
             row, iteration=self.iteration, train=train, val=val, multi_step_loss_weights=weights,
-            snapshot=self.learner.snapshot(),
+            snapshot=self.learner.snapshot() | look,
         )  # fmt: skip
         if val and row["val_accuracy_mean"] is None:
             log.warning("epoch %d: the validation gave numbers that are not finite.", epoch + 1)
@@ -228,10 +236,13 @@ class ExperimentBuilder:
         )  # fmt: skip
 
     def training_episodes(self, iteration: int) -> Any:
-        settings, n_tasks = self.settings, self.settings.tasks_per_meta_batch
+        settings, n_tasks, start = self.settings, self.settings.tasks_per_meta_batch, time.perf_counter()
         shapes = settings.training_shapes
         shape = training_shape(shapes, settings.train_seed, iteration - 1) if shapes else None
-        return self.data.episodes("train", range((iteration - 1) * n_tasks, iteration * n_tasks), shape)
+        episodes = self.data.episodes("train", range((iteration - 1) * n_tasks, iteration * n_tasks), shape)
+        if self._under_way is not None:
+            self._under_way.data_time_s += time.perf_counter() - start
+        return episodes
 
     # --- numbers that are not finite ----------------------------------------------------------------------------------
 
@@ -318,7 +329,7 @@ class ExperimentBuilder:
         self._save(unfinished_path(self.run_folder.saved_models), {"under_way": under_way.state()})
 
     def _remove_unfinished(self) -> None:
-        _remove(unfinished_path(self.run_folder.saved_models))
+        remove_or_warn(unfinished_path(self.run_folder.saved_models))
 
     def _save(self, path: Path, more_state: Mapping[str, Any]) -> None:
         state = {
@@ -333,9 +344,7 @@ class ExperimentBuilder:
             "config": self.config,
             **more_state,
         }
-        random_state = random_state_tensors(self.device)
-        tensors = self.learner.state_tensors() | {RANDOM_STATE_PREFIX + name: t for name, t in random_state.items()}
-        save_checkpoint(path, tensors, state)
+        save_checkpoint(path, self.learner.state_tensors() | random_state_tensors(self.device), state)
         self._last_save = time.monotonic()
 
     def _resume(self) -> None:
@@ -357,7 +366,7 @@ class ExperimentBuilder:
         elif self.settings.load_checkpoint and not only_testing:
             path = model_selection.chosen_checkpoint(self.run_folder.saved_models, self.settings.load_checkpoint)
             tensors, _ = load_checkpoint(path)
-            self.learner.load_state_tensors(_learner_tensors(tensors), optimizer=False)
+            self.learner.load_state_tensors(without_random_state(tensors), optimizer=False)
             log.info("Starting from the weights of %s.", path)
         self.learner.allow_skips(max(0, self.settings.skip_non_finite_iterations - len(self.skipped)))
         if not only_testing:
@@ -370,9 +379,8 @@ class ExperimentBuilder:
         """Stand where a checkpoint of this run stands; returns its state."""
         tensors, state = load_checkpoint(path)
         self.learner.reuse_choices(state["automatic_choices"])
-        self.learner.load_state_tensors(_learner_tensors(tensors))
-        random_state = {n.removeprefix(RANDOM_STATE_PREFIX): t for n, t in tensors.items() if _is_random(n)}
-        restore_random_state(random_state, self.device)
+        self.learner.load_state_tensors(without_random_state(tensors))
+        restore_random_state(tensors, self.device)
         self.rows, self.curves, self.iteration = state["rows"], state["curves"], state["iteration"]
         self.skipped = state["skipped_iterations"]
         self._keep_schedule(state["annealing_epochs"])
@@ -402,7 +410,7 @@ class ExperimentBuilder:
         keep = epoch_records.epochs_to_keep(self.rows, best=self.settings.max_models_to_save)
         for epoch, path in list_epochs(self.run_folder.saved_models).items():
             if epoch not in keep:
-                _remove(path)
+                remove_or_warn(path)
 
     # --- the final test -----------------------------------------------------------------------------------------------
 
@@ -432,6 +440,7 @@ class ExperimentBuilder:
         }
         logs = self.run_folder.logs
         state = {name: summary[name] for name in ("protocol", "task_list_digest", "selection", "epochs_trained")}
+        state["class_names"] = {tasks.protocol["dataset"]: tasks.class_names for tasks in self.task_sets}
         final_test.write_predictions(logs / f"test_predictions{suffix}.safetensors", arrays, state | {"models": models})
         write_csv(logs / f"test_summary{suffix}.csv", final_test.summary_rows(summary))
         write_json(logs / f"test_summary{suffix}.json", summary)
@@ -444,7 +453,7 @@ class ExperimentBuilder:
         return summary
 
     def _test_model(self, tensors: dict[str, Tensor]) -> list[SplitEvaluation]:
-        self.learner.load_state_tensors(_learner_tensors(tensors), optimizer=False)
+        self.learner.load_state_tensors(without_random_state(tensors), optimizer=False)
         return [
             evaluate_tasks(
                 self.learner, tasks.data, "test", n_tasks=tasks.n_tasks, shape=tasks.shape, statistics=statistics,
@@ -477,27 +486,16 @@ class ExperimentBuilder:
         write_csv(self.run_folder.logs / f"test_curve{suffix}.csv", rows)
 
 
-def _remove(path: Path) -> None:
-    try:
-        path.unlink(missing_ok=True)
-    except OSError as error:  # a file too many is no reason to stop
-        log.warning("%s: cannot be removed (%s).", path, error.strerror)
-
-
-def _is_random(name: str) -> bool:
-    return name.startswith(RANDOM_STATE_PREFIX)
-
-
-def _learner_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor for name, tensor in tensors.items() if not _is_random(name)}
-
-
 def build_experiment(
     config: Any, learner: Any, data: Any, observers: Sequence[Observer], run_folder: RunFolder, device: Any = "cpu",
     stop: StopSignals | None = None,
 ) -> ExperimentBuilder:  # fmt: skip
     """Unpack the config; `run_folder` comes from `utils.run_folder.open_run_folder`."""
     settings = ExperimentSettings(**{name: getattr(config, name) for name in ExperimentSettings.__dataclass_fields__})
+    every_epochs = config.diagnostics_every_epochs
+    examples_file = run_folder.logs / "validation_episodes.safetensors"
+    diagnostics = Diagnostics(examples_file, config.tasks_per_meta_batch, every_epochs) if every_epochs else None
     return ExperimentBuilder(
-        learner, data, observers, run_folder, settings, build_task_sets(config, data), config.to_json_dict(), device, stop
+        learner, data, observers, run_folder, settings, build_task_sets(config, data), config.to_json_dict(), device,
+        stop, diagnostics,
     )

@@ -5,6 +5,7 @@ import json
 import logging
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -32,6 +33,11 @@ class FakeData:
 
     def task_list_digest(self, split, indices, shape=None):
         return f"{split} {list(indices)}"
+
+    class_names = {"test": [f"class {rank}" for rank in range(9)]}  # noqa: RUF012
+
+    def draw(self, split, indices, shape=None):
+        return SimpleNamespace(classes=np.array([np.arange(i, i + N_WAY) % 9 for i in indices]))
 
 
 class FakeLearner:

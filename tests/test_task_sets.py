@@ -33,7 +33,7 @@ def test_every_combination_has_its_row_and_its_scores(tested):
     expected = [(s, q, kind) for s in "13" for q in "12" for kind in ("transductive", "running")]
     assert [(row["shots"], row["queries"], row["statistics"]) for row in rows] == expected
     tensors, _ = load_checkpoint(tested / "logs" / "test_predictions.safetensors")
-    assert len(tensors) == 4 + 8
+    assert len(tensors) == 4 + 4 + 8  # labels, classes, scores
     for row in rows:
         name = f"omniglot_dataset.3way_{row['shots']}shot_{row['queries']}query"
         scores, labels = tensors[f"scores.{row['statistics']}.{name}"], tensors[f"query_labels.{name}"]

@@ -1,6 +1,7 @@
 """Files that exist whole or not at all: written beside their place, forced to disk, then renamed over it."""
 
 import errno
+import logging
 import os
 import shutil
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 from utils.config import dataset_root, experiments_root
 from utils.errors import StorageError
 
+log = logging.getLogger(__name__)
 TEMPORARY_SUFFIX = ".partial"
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 WRONG_PLACE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EEXIST)
@@ -71,6 +73,14 @@ def free_space_text(path: Path) -> str:
         return f"{shutil.disk_usage(folder).free / 2**20:.0f} MiB free on that disk"
     except OSError:
         return "free space unknown"
+
+
+def remove_or_warn(path: Path) -> None:
+    """Remove a file if it is there; one too many is no reason to stop, so what is in the way is only said."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        log.warning("%s: cannot be removed (%s).", path, error.strerror)
 
 
 def remove_temporary_files(folder: Path) -> None:

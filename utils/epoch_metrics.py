@@ -32,6 +32,8 @@ class EpochMetrics:
         self.sums = MetricSums(state.get("sums"))
         self._interval = [_from_json(entry) for entry in state.get("interval", ())]
         self._earlier_s: float = state.get("time_s", 0.0)
+        self.data_time_s: float = state.get("data_time_s", 0.0)
+        """Of `time_s`, spent waiting for episodes."""
         self._start = time.perf_counter()
         self._sizes: dict[str, int] = {}
         self._unread: list[tuple[int, Tensor]] = []
@@ -87,6 +89,7 @@ class EpochMetrics:
             "sums": self.sums.state(),
             "interval": [_to_json(entry) for entry in self._interval],
             "time_s": self.time_s,
+            "data_time_s": self.data_time_s,
         }
 
 

@@ -22,6 +22,7 @@ def epoch_row(
     multi_step_loss_weights: Sequence[float],
     meta_learning_rate: float,
     train_time_s: float,
+    data_time_s: float,
     val_time_s: float,
     tasks_trained: int,
 ) -> Row:
@@ -48,6 +49,7 @@ def epoch_row(
     row["val_tasks"] = len(val["query_loss"][-1]) if val else None
     row["train_tasks_per_s"] = tasks_trained / train_time_s if train_time_s > 0 else None
     row |= {"train_time_s": train_time_s, "val_time_s": val_time_s if val else None}
+    row["data_time_s"] = data_time_s
     row["gradient_norm_mean"], row["gradient_norm_std"] = train["gradient_norm"][0]
     for name in STEP_METRICS:
         for index, (mean, _) in enumerate(train.get(name, ())):
@@ -67,7 +69,7 @@ def curves_entry(
     multi_step_loss_weights: Sequence[float],
     snapshot: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The entry of one epoch in curves.json: lists over inner steps, and the learner's own snapshot."""
+    """The entry of one epoch in curves.json: lists over inner steps, and the snapshot of the learner."""
     mean_over_tasks = {
         name: [finite_or_none(sum(values) / len(values)) for values in val[name]] if val else None
         for name in STEP_METRICS
@@ -80,9 +82,10 @@ def curves_entry(
         "train": {name: [mean for mean, _ in train[name]] for name in STEP_METRICS if name in train},
         "train_first_step": FIRST_STEP,
         "val": mean_over_tasks if val else None,
+        "val_accuracy_histogram": accuracy_histogram(val["query_accuracy"][-1]) if val else None,
         "gradient_norm": {"mean": row["gradient_norm_mean"], "std": row["gradient_norm_std"]},
         **snapshot,
-        "time": {name: row[name] for name in ("epoch_run_time", "train_time_s", "val_time_s", "train_tasks_per_s")},
+        "time": {name: row[name] for name in ("epoch_run_time", "train_time_s", "data_time_s", "val_time_s", "train_tasks_per_s")},
     }
 
 
@@ -99,6 +102,15 @@ def iteration_record(
     record["meta_learning_rate"] = meta_learning_rate
     record["multi_step_loss_weights"] = list(multi_step_loss_weights)
     return record | {"time_tasks_per_s": round(tasks_per_s, 2)}
+
+
+def accuracy_histogram(accuracies: Sequence[float], n_bins: int = 20) -> list[int]:
+    """Tasks by accuracy: bin b counts b / n_bins <= accuracy < (b + 1) / n_bins, the last also 1."""
+    counts = [0] * n_bins
+    for accuracy in accuracies:
+        if finite_or_none(accuracy) is not None:
+            counts[min(int(accuracy * n_bins + 1e-9), n_bins - 1)] += 1
+    return counts
 
 
 def ranked_epochs(rows: Sequence[Row]) -> list[int]:

@@ -18,3 +18,6 @@ class Observer:
 
     def on_test(self, summary: dict[str, Any]) -> None:
         """After each test, with the content of test_summary.json."""
+
+    def on_end(self) -> None:
+        """Once per process, however the run ends: finished, paused, stopped or failed."""

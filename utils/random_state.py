@@ -5,18 +5,26 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+PREFIX = "rng."
+"""Of the names of its tensors in a checkpoint."""
+
 
 def random_state_tensors(device: torch.device) -> dict[str, Tensor]:
     """uint8 states of the CPU generator and, on CUDA, of the device's."""
-    states = {"cpu": torch.get_rng_state()}
+    states = {f"{PREFIX}cpu": torch.get_rng_state()}
     if device.type == "cuda":
-        states["cuda"] = torch.cuda.get_rng_state(device)
+        states[f"{PREFIX}cuda"] = torch.cuda.get_rng_state(device)
     return states
 
 
-def restore_random_state(states: Mapping[str, Tensor], device: torch.device) -> None:
-    """Set the generators; a state of a kind of device that is not in use is left out."""
-    if "cpu" in states:
-        torch.set_rng_state(states["cpu"].cpu())
-    if "cuda" in states and device.type == "cuda":
-        torch.cuda.set_rng_state(states["cuda"].cpu(), device)
+def without_random_state(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a checkpoint that are the learner's."""
+    return {name: tensor for name, tensor in tensors.items() if not name.startswith(PREFIX)}
+
+
+def restore_random_state(tensors: Mapping[str, Tensor], device: torch.device) -> None:
+    """Set the generators from a checkpoint's tensors; a state of a kind of device that is not in use is left out."""
+    if f"{PREFIX}cpu" in tensors:
+        torch.set_rng_state(tensors[f"{PREFIX}cpu"].cpu())
+    if f"{PREFIX}cuda" in tensors and device.type == "cuda":
+        torch.cuda.set_rng_state(tensors[f"{PREFIX}cuda"].cpu(), device)

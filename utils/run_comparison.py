@@ -1,7 +1,7 @@
 """Whether two run folders hold the same: the measure of "resumed equals never interrupted". Needs no torch.
 
-Every file counts, so leftovers are differences too. Left out is what must differ: times, run.log and environment.json
-(one entry per start), and the content of the lock.
+Every file counts, so leftovers are differences too. Left out is what must differ: times, memory, run.log and environment.json
+(one entry per start), the report (it shows all of these), and the content of the lock.
 """
 
 import csv
@@ -12,7 +12,7 @@ from typing import Any
 
 from utils.checkpoints import read_checkpoint_state
 
-CONTENT_DIFFERS = (".lock", "logs/run.log", "environment.json")
+CONTENT_DIFFERS = (".lock", "logs/run.log", "environment.json", "visual_outputs/report.html")
 """Files whose presence alone is compared."""
 
 
@@ -36,14 +36,14 @@ def differences(first: Path, second: Path) -> list[str]:
 
 
 def without_times(content: Any) -> Any:
-    """JSON content without the keys that hold times, speeds, or lengths of text that holds times."""
+    """JSON content without the keys that hold times, speeds, memory, or lengths of text that holds times."""
     if isinstance(content, dict):
         return {key: without_times(value) for key, value in content.items() if not _is_time(key)}
     return [without_times(entry) for entry in content] if isinstance(content, list) else content
 
 
 def _is_time(key: str) -> bool:
-    return "time" in key or "per_s" in key or key == "metrics_jsonl_bytes"
+    return "time" in key or "per_s" in key or "peak_memory" in key or key == "metrics_jsonl_bytes"
 
 
 def _content(path: Path, folder: Path) -> Any:

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from utils import final_test
 from utils.episodes import EpisodeShape
 
@@ -33,6 +35,16 @@ class TaskSet:
         """Tells the arrays of several sets apart."""
         protocol = self.protocol
         return f"{protocol['dataset']}.{protocol['ways']}way_{protocol['shots']}shot_{protocol['queries']}query"
+
+    @property
+    def class_names(self) -> list[str]:
+        """Of the test split; a class is its place in this list."""
+        return list(self.data.class_names["test"])
+
+    @property
+    def class_ids(self) -> np.ndarray:
+        """int64 (T, N), the classes of each task."""
+        return self.data.draw("test", range(self.n_tasks), self.shape).classes
 
     @property
     def digest(self) -> str:
@@ -77,8 +89,8 @@ def collect_results(
     """Score the models together and alone on every set with every kind of statistics.
 
     Returns:
-        (results in the order of `protocols`; name -> scores (models, tasks, queries, classes) and labels (tasks, queries),
-        `scores.<statistics>` and `query_labels` for one set, with the set's name behind for several).
+        (results in the order of `protocols`; name -> scores (models, tasks, queries, classes), labels (tasks, queries) and
+        classes (tasks, N): `scores.<statistics>`, `query_labels` and `class_ids` for one set, with the set's name behind for several).
     """
     import torch
 
@@ -90,6 +102,7 @@ def collect_results(
         labels = evaluations[0][place].labels
         suffix = f".{tasks.name}" if len(task_sets) > 1 else ""
         arrays |= {f"query_labels{suffix}": labels, f"scores.{kind}{suffix}": scores}
+        arrays[f"class_ids{suffix}"] = torch.from_numpy(tasks.class_ids.copy())
         result = {"protocol": protocol, "task_list_digest": digests[place // len(statistics)]}
         results.append(result | final_test.score_models(scores, labels, models))
     return results, arrays
