@@ -5,24 +5,20 @@ once; there are no worker processes and no Python per image.
 """
 
 import hashlib
-import itertools
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from utils import config as configuration
 from utils.class_table import ClassTable
+from utils.dataset_classes import find_classes
 from utils.episodes import EpisodeIndices, EpisodeShape, draw_episodes
 from utils.errors import ConfigError
-from utils.image_decoding import PixelFormat
-from utils.image_folders import ImageClass, find_shortages, group_into_classes, report_problems, split_into_sets
-from utils.packed_images import load_or_pack
-from utils.prepare_dataset import find_or_make_dataset
+from utils.image_memory import place_images
 
 logger = logging.getLogger(__name__)
 
@@ -35,9 +31,6 @@ NORMALISATIONS = {
     "inaturalist": ((0.4905, 0.4961, 0.4330), (0.1737, 0.1713, 0.1779)),
 }
 """Name -> mean and standard deviation per channel, of values in 0..1; the names are those of the config's schema."""
-
-LARGEST_PART_OF_DEVICE_MEMORY = 0.25
-"""The packed images move to the device when they take no more of its free memory than this."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +68,20 @@ def rotate_by_quarter_turns(images: Tensor, quarter_turns: Tensor) -> Tensor:
     return torch.where(quarter_turns % 2 == 1, images.transpose(-2, -1).flip(-2), images)
 
 
+@dataclass(frozen=True)
+class PreparedEpisodes:
+    """What can be made of an episode batch without the device, for `FewShotData.finish`."""
+
+    split: str
+    indices: tuple[int, ...]
+    shape: EpisodeShape
+    drawn: EpisodeIndices
+    numbers: Tensor
+    """int64, on the host: ranks of the images, quarter turns of the classes, seeds of the episodes."""
+    images: Tensor | None
+    """uint8 (B*N*(K+Q), C, H, W), on the host; None where they are gathered on the device."""
+
+
 class FewShotData:
     """Episodes of a dataset whose images are one uint8 array."""
 
@@ -89,6 +96,7 @@ class FewShotData:
         normalisation: str = "none",
         reverse_channels: bool = False,
         n_train_tasks: int | None = None,
+        meta_batches_ahead: int = 0,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         image_path: Callable[[int], str] = str,
@@ -105,6 +113,7 @@ class FewShotData:
             normalisation: a name in NORMALISATIONS.
             reverse_channels: blue green red instead of red green blue.
             n_train_tasks: training episode i has the classes, images and rotations of episode i mod this; None: its own.
+            meta_batches_ahead: how many meta-batches of a training are worth calling `prepare` for before their time.
             image_path: rank of an image -> its path, for `task_list_digest`.
             source: JSON-able facts about where the images are from, for `summary`.
         Raises:
@@ -125,6 +134,7 @@ class FewShotData:
         self.dtype = dtype
         self.shape = shape
         self.n_train_tasks = n_train_tasks
+        self.meta_batches_ahead = meta_batches_ahead
         self.class_rotation = class_rotation
         self.reverse_channels = reverse_channels
         self._images = images
@@ -179,35 +189,41 @@ class FewShotData:
             indices: B episode numbers from 0 on.
             shape: N way, K shot, Q query; None: the config's.
         """
+        return self.finish(self.prepare(split, indices, shape))
+
+    def prepare(self, split: str, indices: Sequence[int], shape: EpisodeShape | None = None) -> PreparedEpisodes:
+        """Draw episodes and gather what lies on the host. Touches no device, so that a thread may do it meanwhile."""
         shape = shape or self.shape
         drawn = self.draw(split, indices, shape)
-        n_episodes, n_way = len(indices), shape.n_way
-        ranks = self._ranks(split, drawn)
-        n_ranks = ranks.size
-        numbers = torch.from_numpy(np.concatenate([ranks.reshape(-1), drawn.rotations.reshape(-1), drawn.seeds]))
-        numbers_here = self._to_device(numbers)  # one copy per meta-batch
-        if self._images.device == self.device:
-            images = self._images[numbers_here[:n_ranks]]
-        else:
-            images = self._to_device(self._images[numbers[:n_ranks]])
-        images = images.reshape(n_episodes, n_way, shape.n_images, *self.example_shape())
+        ranks = self._ranks(split, drawn).reshape(-1)
+        numbers = torch.from_numpy(np.concatenate([ranks, drawn.rotations.reshape(-1), drawn.seeds]))
+        gathered = None if self._images.device.type != "cpu" else self._images[numbers[: ranks.size]]
+        return PreparedEpisodes(split, tuple(int(index) for index in indices), shape, drawn, numbers, gathered)
+
+    def finish(self, prepared: PreparedEpisodes) -> EpisodeBatch:
+        """Bring prepared episodes to the device, turn and normalise them."""
+        split, shape, n_episodes = prepared.split, prepared.shape, len(prepared.indices)
+        numbers = self._to_device(prepared.numbers)  # one copy per meta-batch
+        n_ranks = n_episodes * shape.n_way * shape.n_images
+        images = self._images[numbers[:n_ranks]] if prepared.images is None else self._to_device(prepared.images)
+        images = images.reshape(n_episodes, shape.n_way, shape.n_images, *self.example_shape())
         if self.reverse_channels:
             images = images.flip(3)
         if self.class_rotation and split == "train":
-            quarter_turns = numbers_here[n_ranks:-n_episodes].reshape(n_episodes, n_way, 1, 1, 1, 1)
+            quarter_turns = numbers[n_ranks:-n_episodes].reshape(n_episodes, shape.n_way, 1, 1, 1, 1)
             images = rotate_by_quarter_turns(images, quarter_turns)
         return EpisodeBatch(
             support_images=self._to_float(images[:, :, : shape.n_shot]),
-            support_labels=self._episode_labels(n_episodes, n_way, shape.n_shot),
+            support_labels=self._episode_labels(n_episodes, shape.n_way, shape.n_shot),
             query_images=self._to_float(images[:, :, shape.n_shot :]),
-            query_labels=self._episode_labels(n_episodes, n_way, shape.n_query),
-            seeds=numbers_here[n_ranks + n_episodes * n_way :],
-            n_way=n_way,
+            query_labels=self._episode_labels(n_episodes, shape.n_way, shape.n_query),
+            seeds=numbers[-n_episodes:],
+            n_way=shape.n_way,
             n_shot=shape.n_shot,
             n_query=shape.n_query,
             split=split,
-            indices=tuple(int(index) for index in indices),
-            class_ids=drawn.classes,
+            indices=prepared.indices,
+            class_ids=prepared.drawn.classes,
         )
 
     def _to_device(self, host: Tensor) -> Tensor:
@@ -248,28 +264,10 @@ class FewShotData:
         return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def place_images(images: np.ndarray, load_into_memory: bool, device: torch.device) -> Tensor:
-    """uint8 array as a tensor: on a CUDA device with room when `load_into_memory`, else where it is."""
-    tensor = torch.from_numpy(images)
-    if load_into_memory and device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        if images.nbytes <= LARGEST_PART_OF_DEVICE_MEMORY * free:
-            return tensor.to(device)
-    return tensor
-
-
-def warn_of_shared_classes(sets: dict[str, list[ImageClass]]) -> None:
-    """Log class names that are in two splits: few-shot accuracy is meant for classes never seen in training."""
-    for one, other in itertools.combinations(sets, 2):
-        shared = sorted({c.name for c in sets[one]} & {c.name for c in sets[other]})
-        if shared:
-            logger.warning("%d class names are in %s and in %s, such as %s", len(shared), one, other, shared[0])
-
-
 def build_data(
-    config: "configuration.ExperimentConfig", device: torch.device | str, dtype: torch.dtype = torch.float32
+    config: Any, device: torch.device | str, dtype: torch.dtype = torch.float32
 ) -> FewShotData:
-    """Find, unpack or make the dataset of a config, pack its images and check that episodes can be drawn from it.
+    """The episodes of a config (`utils.config.ExperimentConfig`), once its dataset is found, packed and checked.
 
     Raises:
         ConfigError: keys that cannot work together.
@@ -277,56 +275,23 @@ def build_data(
         StorageError: no space or no permission for the packed file.
     """
     device = torch.device(device)
-    dataset_folder: Path = configuration.dataset_root() / (config.dataset_path or config.dataset_name)
-    find_or_make_dataset(config.dataset_name, dataset_folder, configuration.dataset_root())
-    packed, folders, problems = load_or_pack(
-        dataset_folder,
-        PixelFormat(config.image_height, config.image_width, config.image_channels, config.resize_filter),
-        num_workers=config.num_dataprovider_workers,
-        rebuild=config.reset_stored_filepaths,
-        skip_bad=config.on_bad_image == "skip",
-    )
-    classes, label_problems = group_into_classes(
-        folders,
-        dataset_folder,
-        config.indexes_of_folders_indicating_class,
-        config.sets_are_pre_split,
-        config.labels_as_int,
-    )
-    sets = split_into_sets(
-        classes, config.train_val_test_split, 0 if config.class_split_seed is None else config.class_split_seed
-    )
-    warn_of_shared_classes(sets)
-    problems += label_problems + find_shortages(
-        sets,
-        dataset_folder,
-        {
-            "train": config.training_shapes,
-            "val": (config.validation_shape,),
-            "test": config.test_shapes,
-        },
-        config.sets_are_pre_split,
-    )
-    if problems:
-        raise report_problems(dataset_folder, problems)
+    shapes = {"train": config.training_shapes, "val": (config.validation_shape,), "test": config.test_shapes}
+    dataset = find_classes(config, shapes)
+    images, meta_batches_ahead = place_images(dataset.packed, config.load_into_memory, device)
     data = FewShotData(
-        place_images(packed.read(config.load_into_memory), config.load_into_memory, device),
-        {split: {c.name: c.images for c in members} for split, members in sets.items()},
+        images,
+        {split: {c.name: c.images for c in members} for split, members in dataset.sets.items()},
         shape=config.validation_shape,
         seeds={"train": config.train_seed, "val": config.val_seed, "test": config.val_seed},
         n_train_tasks=config.number_of_train_tasks,
         class_rotation=config.class_rotation,
         normalisation=config.normalisation,
         reverse_channels=config.reverse_channels,
+        meta_batches_ahead=meta_batches_ahead,
         device=device,
         dtype=dtype,
-        image_path=packed.image_path,
-        source={
-            "dataset_name": config.dataset_name,
-            "dataset_folder": str(dataset_folder),
-            "packed_file": str(packed.data_file),
-            "content_sha256": packed.content_sha256,
-        },
+        image_path=dataset.packed.image_path,
+        source=dataset.source,
     )
     for split, counts in data.summary()["splits"].items():
         logger.info("%s: %d classes, %d images", split, counts["classes"], counts["images"])

@@ -7,6 +7,7 @@ import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,12 @@ from utils import epoch_records, final_test, model_selection, non_finite
 from utils.atomic_files import remove_or_warn
 from utils.checkpoints import epoch_path, list_epochs, load_checkpoint, save_checkpoint, unfinished_path
 from utils.diagnostics import Diagnostics
-from utils.episodes import EpisodeShape, training_shape
+from utils.episodes import EpisodeShape
 from utils.epoch_metrics import EpochMetrics
 from utils.errors import ConfigError, Interrupted, NonFiniteError
 from utils.logs import EpochProgress, JsonLines, write_csv, write_json
 from utils.observers import Observer
+from utils.prefetching import TrainingEpisodes
 from utils.random_state import random_state_tensors, restore_random_state, without_random_state
 from utils.run_folder import RunFolder
 from utils.split_evaluation import SplitEvaluation, evaluate_tasks
@@ -92,6 +94,9 @@ class ExperimentBuilder:
         self.stop, self.diagnostics = stop or StopSignals(), diagnostics
         self._under_way: EpochMetrics | None = None  # of the epoch that is being trained
         self._last_save = time.monotonic()
+        self._training_source = TrainingEpisodes(
+            data, settings.tasks_per_meta_batch, settings.training_shapes, settings.train_seed
+        )
         self._metrics_file = JsonLines(run_folder.logs / "metrics.jsonl")
 
     @property
@@ -115,7 +120,7 @@ class ExperimentBuilder:
             StorageError: nothing can be written, or no checkpoint is usable.
             Interrupted: a signal asked to stop; everything up to then is saved.
         """
-        with self.stop.deferred():
+        with self.stop.deferred(), closing(self._training_source):
             try:
                 self._run()
             finally:
@@ -236,10 +241,9 @@ class ExperimentBuilder:
         )  # fmt: skip
 
     def training_episodes(self, iteration: int) -> Any:
-        settings, n_tasks, start = self.settings, self.settings.tasks_per_meta_batch, time.perf_counter()
-        shapes = settings.training_shapes
-        shape = training_shape(shapes, settings.train_seed, iteration - 1) if shapes else None
-        episodes = self.data.episodes("train", range((iteration - 1) * n_tasks, iteration * n_tasks), shape)
+        """The meta-batch of an iteration, counted from 1; the time that it takes is counted."""
+        start = time.perf_counter()
+        episodes = self._training_source.of_iteration(iteration)
         if self._under_way is not None:
             self._under_way.data_time_s += time.perf_counter() - start
         return episodes

@@ -106,7 +106,8 @@ class DataSection(_Section):
     reverse_channels: bool = False
     """Turn RGB into BGR."""
     load_into_memory: bool = True
-    """Read the packed images into memory (a GPU's, where they fit) instead of mapping the file."""
+    """Read the packed images into memory: a GPU's, where they fit, else the machine's, up to 1 GiB. Larger ones, and all with
+    false, are mapped from the file, and a thread gathers the next meta-batches meanwhile."""
     num_dataprovider_workers: int = Field(4, ge=0)
     """Processes that decode images into the packed file, once; 0: the process itself."""
     on_bad_image: Literal["stop", "skip"] = "stop"

@@ -9,6 +9,7 @@ import hashlib
 import itertools
 import json
 import logging
+import math
 import os
 import queue
 import subprocess
@@ -53,6 +54,11 @@ class PackedImages:
     """Of all pixels in their order."""
     left_out: tuple[tuple[str, str], ...] = ()
     """(path in the dataset folder, reason) of every file that cannot be decoded."""
+
+    @property
+    def n_bytes(self) -> int:
+        """Size of the file."""
+        return math.prod(self.shape)
 
     def read(self, into_memory: bool) -> np.ndarray:
         """uint8 (images, C, H, W): read into memory, or mapped, in which case the file is read where it is touched."""
@@ -104,7 +110,7 @@ def _read_index(
             content_sha256=index["content_sha256"],
             left_out=tuple((file, reason) for file, reason in index.get("left_out", ())),
         )
-        if packed.data_file.stat().st_size != np.prod(packed.shape):
+        if packed.data_file.stat().st_size != packed.n_bytes:
             logger.info("%s: not complete, decoding again", packed.data_file)
             return None
         if packed.left_out and not skip_bad:

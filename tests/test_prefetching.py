@@ -1,0 +1,91 @@
+"""A thread that stays ahead: the same results, its errors where they belong, and an end."""
+
+import threading
+import time
+
+import pytest
+import torch
+from run_tools import TINY, tiny_data
+
+from utils.config import check_config
+from utils.prefetching import Prefetcher, TrainingEpisodes
+
+
+def prefetching_threads():
+    return [thread for thread in threading.enumerate() if thread.name.startswith("prefetching")]
+
+
+def test_results_are_those_of_their_numbers_in_any_order_and_computed_before_they_are_asked_for():
+    computed = []
+
+    def compute(number):
+        computed.append((number, threading.current_thread().name))
+        return 10 * number
+
+    prefetcher = Prefetcher(compute, ahead=2)
+    assert [prefetcher.get(number) for number in (0, 1, 2, 7, 8, 3)] == [0, 10, 20, 70, 80, 30]
+    prefetcher.close()
+    assert {name.split("_")[0] for _, name in computed} == {"prefetching"}
+    assert not prefetching_threads()
+
+
+def test_it_stays_ahead_by_as_much_as_it_is_told_and_no_more():
+    computed = []
+    prefetcher = Prefetcher(computed.append, ahead=2)
+    prefetcher.get(5)
+    deadline = time.monotonic() + 5
+    while len(computed) < 3 and time.monotonic() < deadline:
+        time.sleep(0.001)
+    time.sleep(0.02)
+    assert computed == [5, 6, 7]
+    prefetcher.close()
+
+
+def test_an_error_in_the_thread_is_raised_where_its_number_is_asked_for():
+    def compute(number):
+        if number == 2:
+            raise OSError("the disk is gone")
+        return number
+
+    prefetcher = Prefetcher(compute, ahead=3)
+    assert [prefetcher.get(0), prefetcher.get(1)] == [0, 1]
+    with pytest.raises(OSError, match="the disk is gone"):
+        prefetcher.get(2)
+    assert prefetcher.get(3) == 3
+    prefetcher.close()
+
+
+def test_closing_gives_up_what_waits_and_one_may_begin_again():
+    begun, leave = threading.Event(), threading.Event()
+
+    def compute(number):
+        if number == 1:
+            begun.set()
+            leave.wait(5)
+        return number
+
+    prefetcher = Prefetcher(compute, ahead=3)
+    prefetcher.get(0)
+    assert begun.wait(5)
+    threading.Timer(0.05, leave.set).start()
+    prefetcher.close()  # after number 1, without 2 and 3
+    assert not prefetching_threads()
+    assert prefetcher.get(4) == 4
+    prefetcher.close()
+
+
+@pytest.mark.parametrize("shots", [1, [1, 2, 3]])
+def test_episodes_gathered_ahead_are_the_same(shots):
+    config = check_config(TINY | {"num_samples_per_class": shots, "class_rotation": True}, "test")
+    plain, ahead = tiny_data(config), tiny_data(config)
+    ahead.meta_batches_ahead = 2
+    episodes = [TrainingEpisodes(data, 2, config.training_shapes, config.train_seed) for data in (plain, ahead)]
+    for iteration in (1, 2, 3, 9, 10, 4):
+        one, other = (source.of_iteration(iteration) for source in episodes)
+        assert one.indices == other.indices and one.split == other.split == "train"
+        for name in ("support_images", "support_labels", "query_images", "query_labels", "seeds"):
+            assert torch.equal(getattr(one, name), getattr(other, name))
+    assert len(prefetching_threads()) == 1
+    for source in episodes:
+        source.close()
+    assert not prefetching_threads()

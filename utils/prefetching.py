@@ -1,0 +1,81 @@
+"""Work that a thread does before it is asked for: the next meta-batches are gathered while one is trained on.
+
+What comes out is what would come out without the thread: a result depends on its number alone.
+"""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Generic, TypeVar
+
+from utils.episodes import EpisodeShape, training_shape
+
+Result = TypeVar("Result")
+
+
+class Prefetcher(Generic[Result]):
+    """Computes results by number, those of the next numbers in one thread while the caller does something else."""
+
+    def __init__(self, compute: Callable[[int], Result], ahead: int):
+        """Args:
+        compute: number -> result; called in the thread alone. What it raises is raised where its number is asked for.
+        ahead: results that are computed or waiting beside the one that is asked for, at least 1.
+        """
+        self._compute, self._ahead = compute, ahead
+        self._under_way: dict[int, Future[Result]] = {}
+        self._thread: ThreadPoolExecutor | None = None
+
+    def get(self, number: int) -> Result:
+        """The result of this number; begins with the next ones. Numbers may jump: what is under way is then given up."""
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1, thread_name_prefix="prefetching")
+        if number not in self._under_way:
+            self._give_up()
+        for wanted in range(number, number + 1 + self._ahead):
+            if wanted not in self._under_way:
+                self._under_way[wanted] = self._thread.submit(self._compute, wanted)
+        return self._under_way.pop(number).result()
+
+    def _give_up(self) -> None:
+        for future in self._under_way.values():
+            future.cancel()
+        self._under_way.clear()
+
+    def close(self) -> None:
+        """End the thread, after the result that it is at; `get` would start another one."""
+        self._give_up()
+        if self._thread is not None:
+            self._thread.shutdown(cancel_futures=True)
+            self._thread = None
+
+
+class TrainingEpisodes:
+    """The meta-batch of each training iteration, a pure function of its number."""
+
+    def __init__(self, data: Any, n_tasks: int, shapes: Sequence[EpisodeShape] = (), train_seed: int = 0):
+        """Args:
+        data: its `episodes` are asked for; where its `meta_batches_ahead` is more than 0, a thread calls its `prepare`
+            and the caller its `finish`.
+        n_tasks: B.
+        shapes: of which each meta-batch draws one; none: the shape that the data has of itself.
+        """
+        self._data, self._n_tasks, self._shapes, self._train_seed = data, n_tasks, tuple(shapes), train_seed
+        ahead = getattr(data, "meta_batches_ahead", 0)
+        self._prefetcher = Prefetcher(self._prepare, ahead) if ahead else None
+
+    def of_iteration(self, iteration: int) -> Any:
+        """The meta-batch of this iteration, counted from 1."""
+        if self._prefetcher is None:
+            return self._data.episodes(*self._request(iteration))
+        return self._data.finish(self._prefetcher.get(iteration))
+
+    def _prepare(self, iteration: int) -> Any:
+        return self._data.prepare(*self._request(iteration))
+
+    def _request(self, iteration: int) -> tuple[str, range, EpisodeShape | None]:
+        shape = training_shape(self._shapes, self._train_seed, iteration - 1) if self._shapes else None
+        return "train", range((iteration - 1) * self._n_tasks, iteration * self._n_tasks), shape
+
+    def close(self) -> None:
+        """End the thread, if there is one."""
+        if self._prefetcher is not None:
+            self._prefetcher.close()
