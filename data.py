@@ -6,7 +6,7 @@ once; there are no worker processes and no Python per image.
 
 import hashlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from utils.augmentation import Augmentation
 from utils.class_table import ClassTable
 from utils.dataset_classes import find_classes
-from utils.episodes import EpisodeIndices, EpisodeShape, draw_episodes
+from utils.episodes import QUERY_AUGMENTATION, SUPPORT_AUGMENTATION, EpisodeIndices, EpisodeShape, draw_episodes
 from utils.errors import ConfigError
 from utils.image_memory import place_images
 
@@ -78,6 +79,8 @@ class PreparedEpisodes:
     drawn: EpisodeIndices
     numbers: Tensor
     """int64, on the host: ranks of the images, quarter turns of the classes, seeds of the episodes."""
+    augmentation: dict[str, Tensor]
+    """"support" and "query", where they are augmented -> parameters, on the host."""
     images: Tensor | None
     """uint8 (B*N*(K+Q), C, H, W), on the host; None where they are gathered on the device."""
 
@@ -96,6 +99,7 @@ class FewShotData:
         normalisation: str = "none",
         reverse_channels: bool = False,
         n_train_tasks: int | None = None,
+        augmentation: Mapping[str, Sequence[str]] | None = None,
         meta_batches_ahead: int = 0,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
@@ -113,6 +117,7 @@ class FewShotData:
             normalisation: a name in NORMALISATIONS.
             reverse_channels: blue green red instead of red green blue.
             n_train_tasks: training episode i has the classes, images and rotations of episode i mod this; None: its own.
+            augmentation: "support" and "query" -> names of `utils.augmentation`, applied to training episodes.
             meta_batches_ahead: how many meta-batches of a training are worth calling `prepare` for before their time.
             image_path: rank of an image -> its path, for `task_list_digest`.
             source: JSON-able facts about where the images are from, for `summary`.
@@ -145,6 +150,9 @@ class FewShotData:
         self._mean = torch.tensor(mean, dtype=dtype, device=device).reshape(-1, 1, 1)
         self.device = self._mean.device  # with its index, which "cuda" alone leaves open
         self._std = torch.tensor(std, dtype=dtype, device=self.device).reshape(-1, 1, 1)
+        self._augmentations = {
+            role: Augmentation(names, height, width) for role, names in (augmentation or {}).items() if names
+        }
         self._normalise = normalisation != "none"
         self._labels: dict[tuple[int, int, int], Tensor] = {}
 
@@ -198,7 +206,20 @@ class FewShotData:
         ranks = self._ranks(split, drawn).reshape(-1)
         numbers = torch.from_numpy(np.concatenate([ranks, drawn.rotations.reshape(-1), drawn.seeds]))
         gathered = None if self._images.device.type != "cpu" else self._images[numbers[: ranks.size]]
-        return PreparedEpisodes(split, tuple(int(index) for index in indices), shape, drawn, numbers, gathered)
+        augmentation = self._draw_augmentation(indices, shape) if split == "train" else {}
+        return PreparedEpisodes(
+            split, tuple(int(index) for index in indices), shape, drawn, numbers, augmentation, gathered
+        )
+
+    def _draw_augmentation(self, indices: Sequence[int], shape: EpisodeShape) -> dict[str, Tensor]:
+        purposes = {"support": (SUPPORT_AUGMENTATION, shape.n_shot), "query": (QUERY_AUGMENTATION, shape.n_query)}
+        drawn = {}
+        for role, operations in self._augmentations.items():
+            purpose, per_class = purposes[role]
+            drawn[role] = torch.from_numpy(
+                operations.draw(self._seeds["train"], "train", indices, purpose, shape.n_way * per_class)
+            )
+        return drawn
 
     def finish(self, prepared: PreparedEpisodes) -> EpisodeBatch:
         """Bring prepared episodes to the device, turn and normalise them."""
@@ -213,9 +234,9 @@ class FewShotData:
             quarter_turns = numbers[n_ranks:-n_episodes].reshape(n_episodes, shape.n_way, 1, 1, 1, 1)
             images = rotate_by_quarter_turns(images, quarter_turns)
         return EpisodeBatch(
-            support_images=self._to_float(images[:, :, : shape.n_shot]),
+            support_images=self._to_float(images[:, :, : shape.n_shot], "support", prepared),
             support_labels=self._episode_labels(n_episodes, shape.n_way, shape.n_shot),
-            query_images=self._to_float(images[:, :, shape.n_shot :]),
+            query_images=self._to_float(images[:, :, shape.n_shot :], "query", prepared),
             query_labels=self._episode_labels(n_episodes, shape.n_way, shape.n_query),
             seeds=numbers[-n_episodes:],
             n_way=shape.n_way,
@@ -231,9 +252,12 @@ class FewShotData:
             return host.to(self.device)
         return host.pin_memory().to(self.device, non_blocking=True)
 
-    def _to_float(self, images: Tensor) -> Tensor:
-        """uint8 (B, N, n, C, H, W) to normalised float (B, N*n, C, H, W)."""
+    def _to_float(self, images: Tensor, role: str, prepared: PreparedEpisodes) -> Tensor:
+        """uint8 (B, N, n, C, H, W) to augmented and normalised float (B, N*n, C, H, W)."""
         images = images.flatten(1, 2).to(self.dtype).div_(255)
+        if role in prepared.augmentation:
+            parameters = self._to_device(prepared.augmentation[role])
+            images = self._augmentations[role].apply(images.flatten(0, 1), parameters).reshape(images.shape)
         return images.sub_(self._mean).div_(self._std) if self._normalise else images
 
     def as_pixels(self, images: Tensor) -> Tensor:
@@ -287,6 +311,7 @@ def build_data(
         class_rotation=config.class_rotation,
         normalisation=config.normalisation,
         reverse_channels=config.reverse_channels,
+        augmentation={"support": config.support_augmentation, "query": config.query_augmentation},
         meta_batches_ahead=meta_batches_ahead,
         device=device,
         dtype=dtype,

@@ -32,7 +32,9 @@ def tiny_data(config) -> FewShotData:
         for split, start in (("train", 0), ("val", 15), ("test", 30))
     }
     return FewShotData(
-        images, classes, shape=config.validation_shape, n_train_tasks=config.number_of_train_tasks, seeds=dict.fromkeys(classes, 0), class_rotation=config.class_rotation,
+        images, classes, shape=config.validation_shape, n_train_tasks=config.number_of_train_tasks,
+        seeds=dict.fromkeys(classes, 0), class_rotation=config.class_rotation,
+        augmentation={"support": config.support_augmentation, "query": config.query_augmentation},
         dtype=getattr(torch, config.precision),
     )  # fmt: skip
 

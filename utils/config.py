@@ -203,6 +203,8 @@ def _normalise_spelling(key: str, value: Any) -> Any:
         return ",".join(str(part) for part in parts) or "auto"
     if key == "allow_config_change" and isinstance(value, str):
         return [value]
+    if key in ("support_augmentation", "query_augmentation") and (value is None or isinstance(value, str)):
+        return [] if value in (None, "null") else [value]
     if key == "continue_from_epoch" and isinstance(value, int) and not isinstance(value, bool) and value < 0:
         return "latest"
     if isinstance(value, str) and value.lower() in ("true", "false"):

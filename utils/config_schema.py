@@ -10,6 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from utils.episodes import EpisodeShape, combinations
 
+AugmentationName = Literal[
+    "random_resized_crop", "pad_and_crop", "color_jitter", "flip", "enlarge", "resize", "crop", "color"
+]
 AtLeastOne = Annotated[int, Field(ge=1)]
 AtLeastTwo = Annotated[int, Field(ge=2)]
 BatchNormStatistics = Literal["transductive", "running", "support", "episodic"]
@@ -130,6 +133,11 @@ class EpisodeSection(_Section):
     """K, the shots: support images per class; a list as for the ways."""
     num_target_samples: int = Field(15, ge=1)
     """Q: query images per class."""
+    support_augmentation: tuple[AugmentationName, ...] = ()
+    """Random changes of the support images in training, in this order. resize: random_resized_crop and flip; crop: pad_and_crop and
+    flip; color: these with color_jitter between; enlarge is not random."""
+    query_augmentation: tuple[AugmentationName, ...] = ()
+    """The same for the query images in training; an empty list, or null, leaves them as they are."""
     number_of_train_tasks: int | None = Field(None, ge=1)
     """Fixed training tasks, which are met again and again; null: new ones for ever."""
 

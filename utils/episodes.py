@@ -10,7 +10,7 @@ from utils.reproducibility import below, random_words, sample_without_replacemen
 
 SPLITS = ("train", "val", "test")
 
-_CLASSES, _ROTATIONS, _IMAGES, _SEEDS, _SHAPE = range(5)
+_CLASSES, _ROTATIONS, _IMAGES, _SEEDS, _SHAPE, SUPPORT_AUGMENTATION, QUERY_AUGMENTATION = range(7)
 """Purposes of an episode's draws: asking for more images never changes the classes."""
 
 
