@@ -27,7 +27,8 @@ FLOOR = ("utils.errors", "utils.config", "utils.config_messages", "utils.config_
 WITHOUT_TORCH = (
     "utils.config", "utils.config_help", "utils.config_rules", "utils.config_schema", "utils.command_line", "utils.errors", "utils.episodes", "utils.archives", "utils.image_folders", "utils.packed_images", "utils.dataset_classes", "utils.prefetching",
     "utils.atomic_files", "script_generation_tools.generate_configs", "script_generation_tools.generate_scripts",
-    "script_generation_tools.generated_files",
+    "script_generation_tools.generated_files", "script_generation_tools.convert_config", "script_generation_tools.reference_configs",
+    "script_generation_tools.fmu2_configs",
 )  # fmt: skip
 
 
