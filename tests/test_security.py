@@ -13,6 +13,8 @@ FORBIDDEN_CALLS = {
     "eval", "exec", "compile", "__import__", "os.system", "os.popen", "subprocess.getoutput", "subprocess.getstatusoutput",
     "torch.load", "torch.save", "torch.hub.load", "np.load", "numpy.load", "np.save", "yaml.load",
 }  # fmt: skip
+READS_PICKLES = REPOSITORY_ROOT / "utils" / "prepare_dataset" / "restricted_unpickler.py"
+"""The one file that may import pickle; tests/test_restricted_unpickler.py holds it to what it admits."""
 SOURCES = sorted({*MODULES.values(), *REPOSITORY_ROOT.glob("benchmarks/*.py")})
 
 
@@ -57,7 +59,8 @@ def problems(source):
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(REPOSITORY_ROOT).as_posix())
 def test_no_source_runs_what_it_reads(path):
-    assert problems(path.read_text(encoding="utf-8")) == []
+    found = problems(path.read_text(encoding="utf-8"))
+    assert [what for _, what in found] == (["pickle"] if path == READS_PICKLES else [])
 
 
 @pytest.mark.parametrize(
