@@ -27,7 +27,7 @@ from utils.image_folders import printable
 
 logger = logging.getLogger(__name__)
 
-ARCHIVE_EXTENSIONS = (".tar.bz2", ".tbz2", ".pbzip2", ".pbzip", ".tar.gz", ".tar.xz", ".tar", ".zip")
+ARCHIVE_EXTENSIONS = (".tar.bz2", ".tbz2", ".pbzip2", ".pbzip", ".tar.gz", ".tgz", ".tar.xz", ".tar", ".zip")
 
 MOST_MEMBERS = 20_000_000
 SMALLEST_SIZE_LIMIT = 2**30
@@ -185,7 +185,7 @@ def _decompressed(archive: Path) -> Iterator[BinaryIO]:
             return
         opener = bz2.open
     else:
-        opener = {".gz": gzip.open, ".xz": lzma.open}.get(archive.suffix, open)
+        opener = {".gz": gzip.open, ".tgz": gzip.open, ".xz": lzma.open}.get(archive.suffix, open)
     with opener(archive, "rb") as stream:
         yield stream
 
