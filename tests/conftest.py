@@ -72,3 +72,37 @@ def shared_data() -> Callable[[str], Path]:
         return path
 
     return find
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """An empty folder for what a dataset is to be prepared from."""
+    folder = tmp_path / "source"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def prepare(tmp_path: Path, capsys: pytest.CaptureFixture) -> Callable[..., tuple[int, str, str]]:
+    """`prepare("cub", "--seed", 1)`: the preparation command with datasets in tmp_path / "datasets" -> (exit code, output, errors)."""
+    from utils.prepare_dataset.__main__ import main
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        code = main([*map(str, arguments), "--to", str(tmp_path / "datasets")])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def small_counts(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, object], None]:
+    """`small_counts("cub", Counts(...))`: what the preparation expects of a dataset whose test data are small."""
+    from dataclasses import replace
+
+    from utils.prepare_dataset import preparation
+
+    def expect(name: str, counts: object) -> None:
+        monkeypatch.setitem(preparation.KNOWN_DATASETS, name, replace(preparation.KNOWN_DATASETS[name], counts=counts))
+
+    return expect

@@ -12,6 +12,9 @@ from utils.atomic_files import storage_error
 
 logger = logging.getLogger(__name__)
 
+KEY_FILE = ".resume_key"
+"""In a temporary folder: what it is to become."""
+
 
 @contextlib.contextmanager
 def lock(path: Path) -> Iterator[None]:
@@ -39,7 +42,9 @@ def is_filled(folder: Path) -> bool:
     return folder.is_dir() and any(folder.iterdir())
 
 
-def make_folder(destination: Path, fill: Callable[[Path], Path | None]) -> None:
+def make_folder(
+    destination: Path, fill: Callable[[Path], Path | None], *, resume_key: str | None = None
+) -> None:
     """Make `destination` by filling a temporary folder beside it, then renaming that.
 
     Nothing that exists is replaced: a folder with something in it is left as it is (another process was faster). What
@@ -48,6 +53,8 @@ def make_folder(destination: Path, fill: Callable[[Path], Path | None]) -> None:
     Args:
         fill: writes into the folder it gets; returns the folder inside it that is to become `destination`, or None for
             the whole.
+        resume_key: says what is made. What was left behind under the same key is handed to `fill` to go on with, and an error
+            leaves what was written; `fill` must then tell what is whole.
     Raises:
         StorageError: no permission or no space.
     """
@@ -57,12 +64,26 @@ def make_folder(destination: Path, fill: Callable[[Path], Path | None]) -> None:
             if is_filled(destination):
                 return
             temporary = destination.parent / f".{destination.name}.unfinished"
-            shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir()
+            if resume_key is None or _key_of(temporary) != resume_key:
+                shutil.rmtree(temporary, ignore_errors=True)
+                temporary.mkdir()
+                if resume_key is not None:
+                    (temporary / KEY_FILE).write_text(resume_key)
+            finished = False
             try:
                 content = fill(temporary) or temporary
                 content.rename(destination)  # takes the place of an empty folder, never of a filled one
+                finished = True
+                (destination / KEY_FILE).unlink(missing_ok=True)
             finally:
-                shutil.rmtree(temporary, ignore_errors=True)
+                if finished or resume_key is None:
+                    shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
         raise storage_error(destination, error) from error
+
+
+def _key_of(temporary: Path) -> str | None:
+    try:
+        return (temporary / KEY_FILE).read_text()
+    except (OSError, ValueError):
+        return None

@@ -14,6 +14,8 @@ STREAMS = {
     "test": 2,
     "initialisation": 3,
     "synthetic_strokes": 4,
+    "prepared_samples": 5,
+    "prepared_splits": 6,
 }
 """Name -> number of every stream. Closed: numbers are never changed or used again, since old runs rest on them."""
 

@@ -7,6 +7,7 @@ from utils.archives import ARCHIVE_EXTENSIONS, find_archive, unpack_archive
 from utils.atomic_folders import is_filled
 from utils.errors import DataError
 from utils.image_folders import printable
+from utils.prepare_dataset.catalogue import command_for
 from utils.prepare_dataset.omniglot import fetch_omniglot
 from utils.prepare_dataset.synthetic_strokes import draw_synthetic_strokes
 
@@ -41,5 +42,5 @@ def find_or_make_dataset(dataset_name: str, dataset_folder: Path, dataset_root: 
         raise DataError(
             f'dataset "{printable(dataset_name)}" not found: neither the folder {printable(dataset_folder)} nor an'
             f" archive {printable(dataset_root / dataset_name)} with one of {' '.join(ARCHIVE_EXTENSIONS)}. Put one"
-            " there, or set DATASET_DIR to where it is."
+            " there, or set DATASET_DIR to where it is, or prepare it from what you have:\n  " + command_for(dataset_name)
         )

@@ -1,33 +1,101 @@
-"""`python -m utils.prepare_dataset <name>`: unpack, draw or fetch a dataset into DATASET_DIR."""
+"""`python -m utils.prepare_dataset <name>`: turn what there is of a dataset, on disk or at an address, into a dataset folder."""
 
 import argparse
 import logging
+import re
 import sys
 from pathlib import Path
 
 from utils.config import DATASET_ALIASES, dataset_root
-from utils.errors import UserError
-from utils.image_folders import scan
+from utils.episodes import SPLITS
+from utils.errors import ConfigError, UserError
+from utils.image_folders import printable, scan
 from utils.prepare_dataset import MAKERS, find_or_make_dataset
+from utils.prepare_dataset.catalogue import GENERIC, KNOWN_DATASETS, MostSamples
+from utils.prepare_dataset.preparation import Request, prepare
+
+
+def _parser() -> argparse.ArgumentParser:
+    forms = [f"  {name}: {known.forms}" for name, known in KNOWN_DATASETS.items()]
+    forms += [f"  {name}: {text}" for name, text in GENERIC.items()]
+    parser = argparse.ArgumentParser(
+        prog="python -m utils.prepare_dataset",
+        description="Make a dataset folder. Nothing that is there is changed; a killed run is gone on with; a second run verifies.",
+        epilog="what --from may be:\n" + "\n".join(forms),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    names = ", ".join([*KNOWN_DATASETS, *GENERIC, *(name for name in MAKERS if name not in DATASET_ALIASES.values())])
+    parser.add_argument("dataset", help=f"{names}, or the name of an archive in the dataset folder")
+    parser.add_argument("--from", dest="location", metavar="PATH|ADDRESS", help="folder, archive, or http address of one")
+    parser.add_argument("--sha256", metavar="HEX", help="digest that the file of --from must have")
+    parser.add_argument(
+        "--to", "--dataset_dir", dest="to", type=Path, default=dataset_root(), help="default: DATASET_DIR, else datasets/"
+    )
+    parser.add_argument("--splits", type=Path, metavar="FOLDER", help="folder of the split lists, if they are not beside the images")
+    parser.add_argument("--name", help="name of the dataset folder (default: the known one, or that of --from)")
+    parser.add_argument(
+        "--max_samples_per_class",
+        metavar="N",
+        help="draw at most N images per class, by seed; train=20,val=100,test=100 limits each split",
+    )
+    parser.add_argument("--seed", type=int, help="of that draw, of quickdraw's split (default 123) and of cub's")
+    parser.add_argument("--channels", choices=("auto", "rgb", "bgr"), default="auto", help="of tiered-ImageNet's arrays")
+    parser.add_argument("--accept_counts", action="store_true", help="accept other numbers of classes and images than published")
+    return parser
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Make one dataset; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m utils.prepare_dataset", description=main.__doc__)
-    parser.add_argument("name", help=f"{', '.join(MAKERS)}, or the name of an archive in the dataset folder")
-    parser.add_argument("--dataset_dir", type=Path, default=dataset_root(), help="default: DATASET_DIR, else datasets/")
-    options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    name = DATASET_ALIASES.get(options.name, options.name)
-    folder = options.dataset_dir / name
+    """Prepare one dataset; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     try:
-        find_or_make_dataset(name, folder, options.dataset_dir)
-        folders, _ = scan(folder)
+        print(_prepare(options))
     except UserError as error:
         print(error, file=sys.stderr)
         return error.exit_code
-    print(f"{folder}: {sum(len(f.files) for f in folders)} images in {len(folders)} folders")
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on where it was", file=sys.stderr)
+        return 130
     return 0
+
+
+def _prepare(options: argparse.Namespace) -> str:
+    if options.name is not None and not re.fullmatch(r"[A-Za-z0-9_+=,.\- ]{1,150}", options.name):
+        raise ConfigError(f"--name {printable(options.name)}: letters, digits, spaces and _ + = , . - make the name of a dataset.")
+    if options.seed is not None and not 0 <= options.seed < 2**32:
+        raise ConfigError(f"--seed {options.seed}: must be 0 to {2**32 - 1}.")
+    by_folder = {known.folder: name for name, known in KNOWN_DATASETS.items()}
+    dataset = by_folder.get(options.dataset, options.dataset)
+    if dataset in KNOWN_DATASETS or dataset in GENERIC:
+        request = Request(
+            dataset, options.to, options.location, options.sha256, options.splits, options.name,
+            parse_most_samples(options.max_samples_per_class), options.seed, options.channels, options.accept_counts,
+        )  # fmt: skip
+        return prepare(request)
+    if options.location is not None:
+        raise ConfigError(
+            f'"{printable(options.dataset)}" is not known here, so --from needs a form: '
+            f"{', '.join(GENERIC)}, with --name {printable(options.dataset)}."
+        )
+    folder = options.to / options.dataset
+    find_or_make_dataset(options.dataset, folder, options.to)
+    folders, _ = scan(folder)
+    return f"{printable(folder)}: {sum(len(f.files) for f in folders)} images in {len(folders)} folders"
+
+
+def parse_most_samples(text: str | None) -> MostSamples:
+    """"20" or "train=20,val=100,test=100" as split (None: each) -> number."""
+    if text is None:
+        return {}
+    most: dict[str | None, int] = {}
+    for part in text.split(","):
+        split, equals, count = part.rpartition("=")
+        if not count.isdigit() or int(count) < 1 or (equals and split not in SPLITS) or (split or None) in most:
+            raise ConfigError(f"--max_samples_per_class {text}: must be a number from 1 on, or such as train=20,val=100,test=100.")
+        most[split or None] = int(count)
+    if None in most and len(most) > 1:
+        raise ConfigError(f"--max_samples_per_class {text}: give one number, or one for each split.")
+    return most
 
 
 if __name__ == "__main__":

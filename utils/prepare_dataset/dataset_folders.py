@@ -1,0 +1,145 @@
+"""Write classes as a folder-format dataset, whole or not at all, and tell later whether it is still what was written.
+
+A dataset folder holds `.prepared.json`: what it was made from, its counts, and a digest of its files' names and sizes.
+"""
+
+import errno
+import hashlib
+import io
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tqdm
+from PIL import Image
+
+from utils.atomic_files import write_bytes_atomically
+from utils.atomic_folders import make_folder
+from utils.errors import DataError
+from utils.image_folders import printable, report_problems, scan
+from utils.prepare_dataset.class_sources import ImageContent, SourceClass
+
+RECORD_FILE = ".prepared.json"
+RECORD_VERSION = 1
+_BEGUN = ".begun"
+"""Ending of a class folder that is not whole yet."""
+
+
+def write_dataset(
+    destination: Path, classes: Sequence[SourceClass], facts: dict[str, Any], linkable: Path | None = None
+) -> None:
+    """Write all classes below `destination`, then the record; a killed run is gone on with, class by class.
+
+    Args:
+        facts: JSON-able, what the dataset is made from; with the classes it says whether a killed run was making the same.
+        linkable: image files in this folder are linked instead of copied; it is ours and will be removed.
+    Raises:
+        DataError: an image that cannot be read.
+        StorageError: no space or no permission.
+    """
+    listing = hashlib.sha256(json.dumps([RECORD_VERSION, facts], sort_keys=True, default=str).encode())
+    for c in classes:
+        listing.update(f"\n{c.folder}\t{len(c.files)}".encode("utf-8", "surrogateescape"))
+        listing.update("\t".join(c.files).encode("utf-8", "surrogateescape"))
+
+    def fill(folder: Path) -> None:
+        total = sum(len(c.files) for c in classes)
+        with tqdm.tqdm(total=total, desc=f"writing {destination.name}", unit="image", disable=None) as bar:
+            for c in classes:
+                _write_class(folder, c, linkable, bar)
+        record = {"version": RECORD_VERSION, **facts, **_count(folder)}
+        write_bytes_atomically(folder / RECORD_FILE, json.dumps(record, indent=1).encode())
+
+    make_folder(destination, fill, resume_key=listing.hexdigest())
+
+
+def _write_class(folder: Path, c: SourceClass, linkable: Path | None, bar: tqdm.tqdm) -> None:
+    whole = folder / c.folder
+    if whole.is_dir():
+        bar.update(len(c.files))
+        return
+    begun = whole.with_name(f".{whole.name}{_BEGUN}")
+    shutil.rmtree(begun, ignore_errors=True)
+    begun.mkdir(parents=True)
+    for place, file in enumerate(c.files):
+        _write_image(begun / file, c, place, linkable)
+        bar.update()
+    begun.rename(whole)
+
+
+def _write_image(path: Path, c: SourceClass, place: int, linkable: Path | None) -> None:
+    try:
+        content: ImageContent = c.read(place)
+        if isinstance(content, Path):
+            if linkable is not None and content.is_relative_to(linkable):
+                os.link(content, path)
+                return
+            with open(content, "rb"):
+                pass  # so that what cannot be read is told apart from what cannot be written
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise
+        raise DataError(f"{printable(error.filename or c.folder)}: cannot be read ({error.strerror or error}).") from error
+    if isinstance(content, Path):
+        shutil.copyfile(content, path)
+    else:
+        path.write_bytes(content if isinstance(content, bytes) else png_bytes(content))
+
+
+def png_bytes(pixels: np.ndarray) -> bytes:
+    """Pixels, uint8 (H, W) or (H, W, 3), as a PNG file; lightly compressed, which is several times faster."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG", compress_level=1)
+    return file.getvalue()
+
+
+def _count(folder: Path) -> dict[str, Any]:
+    """Images per class folder and a digest of names and sizes of a dataset's files."""
+    images: Counter[str] = Counter()
+    digest = hashlib.sha256()
+    for image_folder in scan(folder)[0]:
+        images[image_folder.path] += len(image_folder.files)
+        for file in image_folder.files:
+            path = image_folder.path_of(file)
+            size = (folder / path).stat().st_size
+            digest.update(f"{path}\t{size}\n".encode("utf-8", "surrogateescape"))
+    return {"images_per_class": dict(images), "names_and_sizes_sha256": digest.hexdigest()}
+
+
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """What was recorded when a dataset was prepared; None where it was not prepared here."""
+    try:
+        record = json.loads((folder / RECORD_FILE).read_text())
+    except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) and record.get("version") == RECORD_VERSION else None
+
+
+def verify_dataset(folder: Path) -> dict[str, Any] | None:
+    """Compare a prepared dataset with its record, by names and sizes of its files; returns the record, if there is one.
+
+    Raises:
+        DataError: classes or images are missing, added or of another size.
+    """
+    record = read_record(folder)
+    if record is None:
+        return None
+    now = _count(folder)
+    problems = [
+        f'class "{printable(c)}" has {now["images_per_class"].get(c, 0)} images, {record["images_per_class"].get(c, 0)} were written'
+        for c in sorted({*record["images_per_class"], *now["images_per_class"]})
+        if now["images_per_class"].get(c, 0) != record["images_per_class"].get(c, 0)
+    ]
+    if not problems and now["names_and_sizes_sha256"] != record["names_and_sizes_sha256"]:
+        problems = ["files have other names or sizes than when they were written"]
+    if problems:
+        error = report_problems(folder, problems)
+        raise DataError(
+            f"{error}\nIt is no longer what was prepared. Nothing is overwritten: move the folder away and run the command again."
+        )
+    return record

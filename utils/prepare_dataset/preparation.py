@@ -1,0 +1,158 @@
+"""From a request to a dataset folder: find the classes, check them, draw samples, write, tell."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from utils.archives import find_archive
+from utils.atomic_folders import is_filled
+from utils.errors import ConfigError, DataError
+from utils.image_folders import printable, scan
+from utils.prepare_dataset.array_files import find_cache_pickles, find_labelled_pickles, find_tiered
+from utils.prepare_dataset.catalogue import GENERIC, KNOWN_DATASETS, KnownDataset, MostSamples, folder_name
+from utils.prepare_dataset.cifar import find_cifar
+from utils.prepare_dataset.class_folders import find_class_folders, find_pre_split
+from utils.prepare_dataset.class_sources import FoundClasses, SourceClass, check_classes, check_counts, limit_samples
+from utils.prepare_dataset.csv_splits import find_csv
+from utils.prepare_dataset.cub import find_cub
+from utils.prepare_dataset.dataset_folders import verify_dataset, write_dataset
+from utils.prepare_dataset.omniglot import fetch_omniglot, find_omniglot
+from utils.prepare_dataset.quickdraw import PUBLISHED_SAMPLES, find_quickdraw
+from utils.prepare_dataset.workspace import Workspace
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to prepare."""
+
+    dataset: str
+    """A name in KNOWN_DATASETS or GENERIC."""
+    dataset_root: Path
+    """Where the dataset's folder is to be."""
+    location: str | None = None
+    """Path or address of the source; None: `<folder>.<archive>` in the dataset folder, else what the dataset is fetched from."""
+    sha256: str | None = None
+    splits: Path | None = None
+    """Folder with the lists that split the classes, where they are not beside the images."""
+    name: str | None = None
+    """Name of the dataset's folder instead of its usual one."""
+    most: MostSamples = field(default_factory=dict)
+    """Split (None: each) -> most images per class."""
+    seed: int | None = None
+    channels: str = "auto"
+    """Of tiered-ImageNet's arrays: rgb, bgr, or auto."""
+    accept_counts: bool = False
+
+
+def prepare(request: Request) -> str:
+    """Make a dataset folder, or verify the one that is there; returns a line that says which and what it holds.
+
+    Raises:
+        ConfigError: options that do not fit the dataset.
+        DataError: sources that are missing, damaged or not what the field knows under this name.
+        StorageError: no space or no permission.
+    """
+    known = KNOWN_DATASETS.get(request.dataset)
+    base, most, seed = _name_and_draw(request, known)
+    shown = folder_name(base, most, seed, names_seed=_names_seed(request, known, seed))
+    destination = request.dataset_root / shown
+    if known and known.terms:
+        logger.info(known.terms)
+    if is_filled(destination):
+        return _verified(destination, request, known, most)
+    workspace = Workspace(request.dataset_root)
+    source = _source(request, known, destination, workspace)
+    if request.dataset == "omniglot" and source is None:
+        source = request.dataset_root / ".sources" / "omniglot"
+        if not is_filled(source):
+            fetch_omniglot(source)
+        workspace.facts["source"] = "fetched with torchvision"
+    found = _find(request, source, most, seed, workspace)
+    logger.info("%s: %s", printable(source or "fetched"), found.form)
+    classes = limit_samples(found.classes, most, seed)
+    check_classes(source or request.dataset_root, classes)
+    deviations = check_counts(shown, classes, known.counts, most, accept=request.accept_counts) if known and known.counts else []
+    facts: dict[str, Any] = {"dataset": request.dataset, "form": found.form, **workspace.facts, "accepted_deviations": deviations}
+    if most:
+        facts |= {"max_samples_per_class": {split or "each split": count for split, count in most.items()}}
+    if most or (known and known.split_by_seed):
+        facts |= {"seed": seed}
+    write_dataset(destination, classes, facts, linkable=workspace.unpacked)
+    workspace.clean()
+    return f"{printable(destination)}: prepared, {_in_words(classes)}"
+
+
+def _name_and_draw(request: Request, known: KnownDataset | None) -> tuple[str, MostSamples, int]:
+    if known is None and request.name is None and request.location is None:
+        raise ConfigError(f"{request.dataset}: give --from ({GENERIC[request.dataset]}).")
+    base = request.name or (known.folder if known else Path(request.location).name.split(".")[0])
+    most, default_seed = request.most, known.seed if known else 0
+    if request.dataset == "quickdraw":
+        if set(most) - {None}:
+            raise ConfigError("--max_samples_per_class: quickdraw has one number for all splits, such as 100.")
+        most = most or {None: PUBLISHED_SAMPLES}
+    return base, most, default_seed if request.seed is None else request.seed
+
+
+def _names_seed(request: Request, known: KnownDataset | None, seed: int) -> bool:
+    return known is not None and known.split_by_seed and seed != known.seed
+
+
+def _source(request: Request, known: KnownDataset | None, destination: Path, workspace: Workspace) -> Path | None:
+    """The folder of the source; None where the dataset is to be fetched."""
+    if request.location is not None:
+        return workspace.open(request.location, request.sha256)
+    archive = find_archive(known.folder if known else destination.name, request.dataset_root)
+    if archive is not None:
+        return workspace.open(str(archive), request.sha256)
+    if request.dataset in ("omniglot", "cifar_fs", "fc100", "quickdraw"):
+        return None
+    raise DataError(
+        f"{request.dataset}: not in {printable(request.dataset_root)}. Say with --from where it is: "
+        f"{known.forms if known else GENERIC[request.dataset]}."
+    )
+
+
+def _find(request: Request, source: Path | None, most: MostSamples, seed: int, workspace: Workspace) -> FoundClasses:
+    finders: dict[str, Callable[[], FoundClasses | None]] = {
+        "omniglot": lambda: find_omniglot(source, workspace),
+        "mini_imagenet": lambda: (
+            find_cache_pickles(source) or find_labelled_pickles(source) or find_csv(source, request.splits) or find_pre_split(source)
+        ),
+        "tiered_imagenet": lambda: find_tiered(source, request.channels, workspace.unpacked) or find_pre_split(source),
+        "cifar_fs": lambda: find_cifar(source, request.splits, workspace),
+        "fc100": lambda: find_cifar(source, request.splits, workspace),
+        "cub": lambda: find_cub(source, request.splits, seed, workspace),
+        "quickdraw": lambda: find_quickdraw(source, most[None], seed, workspace, accept_counts=request.accept_counts),
+        "csv": lambda: find_csv(source, request.splits),
+        "folder": lambda: find_class_folders(source),
+    }
+    found = finders[request.dataset]()
+    if found is None:
+        known = KNOWN_DATASETS.get(request.dataset)
+        forms = known.forms if known else GENERIC[request.dataset]
+        raise DataError(f"{printable(source)}: no form of {request.dataset} that is known here: {forms}.")
+    return found
+
+
+def _verified(destination: Path, request: Request, known: KnownDataset | None, most: MostSamples) -> str:
+    record = verify_dataset(destination)
+    if record is not None:
+        images = record["images_per_class"]
+        return f"{printable(destination)}: is there and verified, {sum(images.values())} images in {len(images)} classes"
+    folders, _ = scan(destination)
+    if known and known.counts:
+        parts = [(f.path.split("/")[0].lower(), f) for f in folders]
+        classes = [SourceClass(s if s in known.counts.classes else None, f.path, f.files, str) for s, f in parts]
+        check_counts(f"{printable(destination)} (not written by this command)", classes, known.counts, most, accept=request.accept_counts)
+    return f"{printable(destination)}: is there, {sum(len(f.files) for f in folders)} images in {len(folders)} folders"
+
+
+def _in_words(classes: list[SourceClass]) -> str:
+    images = sum(len(c.files) for c in classes)
+    splits = [f"{split} {n}" for split in ("train", "val", "test") if (n := sum(c.split == split for c in classes))]
+    return f"{images} images in {len(classes)} classes" + (f" ({', '.join(splits)})" if splits else "")

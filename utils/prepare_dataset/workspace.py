@@ -1,0 +1,115 @@
+"""Where preparation keeps what it fetched and unpacked: `.sources` in the dataset folder. And how files are found in a source."""
+
+import hashlib
+import os
+import re
+import shutil
+import urllib.parse
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from utils.archives import ARCHIVE_EXTENSIONS, unpack_archive
+from utils.errors import DataError
+from utils.image_folders import printable
+from utils.prepare_dataset.downloads import fetch, file_digest, is_url
+
+DEEPEST_LOOK = 4
+_NOT_LOOKED_INTO = re.compile(r"\.|n\d{8}$|images$|__MACOSX")
+"""Folders that may hold a million images and no list of them."""
+
+
+@dataclass
+class Workspace:
+    """Files of ours beside the datasets. Downloads stay for the next time; what was unpacked goes once it has been used."""
+
+    dataset_root: Path
+    facts: dict[str, str] = field(default_factory=dict)
+    """Where the dataset came from, for its record."""
+
+    @property
+    def unpacked(self) -> Path:
+        """Folder of unpacked archives."""
+        return self.dataset_root / ".sources" / "unpacked"
+
+    def download(self, url: str, digest: str | None = None, algorithm: str = "sha256") -> Path:
+        """Path of a file that is fetched, or was before."""
+        name = re.sub(r"[^\w.+()\- ]", "_", urllib.parse.unquote(urllib.parse.urlsplit(url).path.rsplit("/", 1)[-1])) or "file"
+        folder = hashlib.sha256(url.encode()).hexdigest()[:8]
+        path = self.dataset_root / ".sources" / "downloads" / folder / name.lstrip(".")
+        return fetch(url, path, digest=digest, algorithm=algorithm)
+
+    def unpack(self, archive: Path) -> Path:
+        """Folder with the content of an archive; unpacked once, also over several runs."""
+        status = archive.stat()
+        text = f"{archive.resolve()}\0{status.st_size}\0{status.st_mtime_ns}"
+        folder = self.unpacked / hashlib.sha256(os.fsencode(text)).hexdigest()[:12]
+        unpack_archive(archive, folder)
+        return folder
+
+    def open(self, location: str, sha256: str | None) -> Path:
+        """Folder (or, for a file that is no archive, its folder) of what --from gives: a path or an address.
+
+        Raises:
+            DataError: not there, not fetched, or not of that digest.
+        """
+        self.facts["source"] = location
+        if is_url(location):
+            path = self.download(location, sha256)
+        else:
+            path = Path(location).expanduser()
+            if not path.exists():
+                raise DataError(f"{printable(path)}: not found. --from is a folder, an archive, a file in it, or an http address.")
+            if sha256 and path.is_dir():
+                raise DataError(f"{printable(path)}: --sha256 is of a file, but this is a folder. Leave it out.")
+            if sha256 and (found := file_digest(path, "sha256")) != sha256.lower():
+                raise DataError(f"{printable(path)}: wrong bytes: sha256 is {found}, expected {sha256.lower()}. Fetch it again.")
+        if sha256:
+            self.facts["source_sha256"] = sha256.lower()
+        if path.is_dir():
+            return path
+        return self.unpack(path) if is_archive(path) else path.parent
+
+    def clean(self) -> None:
+        """Remove what was unpacked."""
+        shutil.rmtree(self.unpacked, ignore_errors=True)
+
+
+def is_archive(path: Path) -> bool:
+    """Whether a file's name is that of an archive."""
+    return path.name.lower().endswith(ARCHIVE_EXTENSIONS)
+
+
+def folders_below(root: Path, skip: re.Pattern[str] = _NOT_LOOKED_INTO) -> Iterator[Path]:
+    """A folder and those below it, the upper ones first, without those that hold nothing but images."""
+    level = [root]
+    for _ in range(DEEPEST_LOOK + 1):
+        yield from level
+        try:
+            level = [
+                Path(entry.path)
+                for folder in level
+                for entry in sorted(os.scandir(folder), key=lambda e: e.name)
+                if entry.is_dir() and not skip.match(entry.name)
+            ]
+        except OSError as error:
+            raise DataError(f"{printable(error.filename)}: this folder cannot be read ({error.strerror}).") from error
+
+
+def find_folder(root: Path, is_it: Callable[[Path], bool]) -> Path | None:
+    """The uppermost folder for which `is_it` holds."""
+    return next((folder for folder in folders_below(root) if is_it(folder)), None)
+
+
+def find_split_files(root: Path, patterns: dict[str, tuple[str, ...]]) -> dict[str, Path] | None:
+    """The files of all splits in the uppermost folder that has them.
+
+    Args:
+        patterns: split -> names that its file may have; the n-th names of all splits belong together.
+    """
+    for folder in folders_below(root):
+        for names in zip(*patterns.values(), strict=True):
+            files = dict(zip(patterns, (folder / name for name in names), strict=True))
+            if all(path.is_file() for path in files.values()):
+                return files
+    return None
