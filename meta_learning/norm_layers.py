@@ -191,8 +191,7 @@ class MetaBatchNorm2d(_AffineNorm):
         if self.learnable_momentum and not evaluates:
             out, mean, var = self._normalise_with_moving_average(x, running_mean, running_var, weight, bias)
         else:
-            mean, var = running_mean, running_var  # copies, which take the statistics of this very batch
-            out = batch_norm(x, weight, bias, self.eps, mean, var)
+            out, mean, var = batch_norm(x, weight, bias, self.eps)
         self._leave(mean, var, n_tasks, mode, name)
         return out
 

@@ -12,7 +12,7 @@ def torchs(x, weight, bias):
 
 
 def ours(x, weight, bias):
-    return batch_norm(x, weight, bias, 1e-5)
+    return batch_norm(x, weight, bias, 1e-5)[0]
 
 
 def inputs(dtype=torch.float64, shape=(4, 3, 5, 6)):
@@ -24,8 +24,8 @@ def inputs(dtype=torch.float64, shape=(4, 3, 5, 6)):
 
 def test_the_forward_pass_and_its_statistics_are_torchs_bit_for_bit():
     x, weight, bias = (value.detach() for value in inputs(torch.float32))
-    mean, var = torch.zeros(3), torch.ones(3)
-    assert torch.equal(batch_norm(x, weight, bias, 1e-5, mean, var), torchs(x, weight, bias))
+    out, mean, var = batch_norm(x, weight, bias, 1e-5)
+    assert torch.equal(out, torchs(x, weight, bias))
     assert torch.allclose(mean, x.mean((0, 2, 3)), atol=1e-6) and torch.allclose(var, x.var((0, 2, 3)), rtol=1e-5)
 
 
@@ -58,3 +58,30 @@ def test_a_third_derivative_is_refused_instead_of_wrong():
     second = torch.autograd.grad(first.pow(2).sum(), tensors[0], create_graph=True)[0]
     with pytest.raises(RuntimeError, match="once_differentiable"):
         second.sum().backward()
+
+
+@pytest.mark.parametrize("in_dims", [(0, 0, 0), (2, None, 1), (None, 0, None)], ids=str)
+def test_inside_vmap_each_task_is_normalised_alone_and_twice_differentiable(in_dims):
+    """Against torch's own, task by task: value, statistics, first gradient and a function of it differentiated again."""
+    sides = (4, 3, 5, 6), (3,), (3,)
+    generator = torch.Generator().manual_seed(3)
+    tensors = []
+    for side, dim in zip(sides, in_dims, strict=True):
+        shape = side if dim is None else (*side[:dim], 2, *side[dim:])
+        tensors.append((torch.rand(shape, generator=generator, dtype=torch.float64) + 0.5).requires_grad_())
+
+    def of_task(task):
+        return [tensor if dim is None else tensor.select(dim, task) for tensor, dim in zip(tensors, in_dims, strict=True)]
+
+    out, mean, var = torch.vmap(lambda *task: batch_norm(*task, 1e-5), in_dims)(*tensors)
+    expected = torch.stack([torchs(*of_task(task)) for task in range(2)])
+    assert torch.allclose(out, expected, rtol=1e-12)
+    for task in range(2):
+        assert torch.allclose(mean[task], of_task(task)[0].mean((0, 2, 3))) and torch.allclose(var[task], of_task(task)[0].var((0, 2, 3)))
+    weights = torch.randn(out.shape, generator=generator, dtype=torch.float64)
+    second = []
+    for result in (out, expected):
+        first = torch.autograd.grad((result * weights).sum(), tensors, create_graph=True)
+        second.append([*first, *torch.autograd.grad(sum((g**2).sum() for g in first), tensors[:2])])
+    for mine, other in zip(*second, strict=True):
+        assert torch.allclose(mine, other, rtol=1e-9, atol=1e-9 * float(other.detach().abs().max() + 1))

@@ -21,34 +21,54 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 
-def batch_norm(
-    x: Tensor, weight: Tensor, bias: Tensor, eps: float, batch_mean: Tensor | None = None, batch_var: Tensor | None = None
-) -> Tensor:
+def batch_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     """Normalise each channel by its own batch statistics; equals `F.batch_norm(..., training=True)`.
+
+    Works inside `torch.vmap` too, where the tasks become further channels.
 
     Args:
         x: (n, C, H, W).
         weight, bias: (C,).
-        batch_mean, batch_var: (C,), overwritten with this batch's mean and unbiased variance.
+    Returns:
+        x normalised, and this batch's mean and unbiased variance, (C,) each, which are not differentiated.
     """
-    return _BatchNorm.apply(x, weight, bias, eps, batch_mean, batch_var)
+    return _BatchNorm.apply(x, weight, bias, eps)[:3]
 
 
 class _BatchNorm(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float, batch_mean: Tensor | None, batch_var: Tensor | None
-    ) -> Tensor:
+    def forward(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, ...]:
         # With momentum 1 torch leaves the statistics of this very batch in the two tensors.
+        batch_mean, batch_var = torch.zeros_like(bias), torch.ones_like(bias)
         out, mean, rstd = torch.native_batch_norm(x, weight, bias, batch_mean, batch_var, True, 1.0, eps)
-        ctx.save_for_backward(x, weight, mean, rstd)
-        ctx.eps = eps
-        return out
+        return out, batch_mean, batch_var, mean, rstd
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        x, weight, _, ctx.eps = inputs
+        _, *statistics = output
+        ctx.mark_non_differentiable(*statistics)
+        ctx.save_for_backward(x, weight, *statistics[2:])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, *_: None) -> tuple[Tensor | None, ...]:
         grad_x, grad_weight, grad_bias = _BatchNormBackward.apply(grad, *ctx.saved_tensors, ctx.eps)
-        return grad_x, grad_weight, grad_bias, None, None, None
+        return grad_x, grad_weight, grad_bias, None
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: tuple[int | None, ...], x: Tensor, weight: Tensor, bias: Tensor, eps: float
+    ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+        def tasks_at(place: int, tensor: Tensor, dim: int | None) -> Tensor:
+            if dim is None:
+                return tensor.unsqueeze(place).expand(*tensor.shape[:place], info.batch_size, *tensor.shape[place:])
+            return tensor.movedim(dim, place)
+
+        folded = tasks_at(1, x, in_dims[0]).flatten(1, 2)  # (n, B*C, H, W)
+        per_channel = [tasks_at(0, tensor, dim).flatten() for tensor, dim in ((weight, in_dims[1]), (bias, in_dims[2]))]
+        out, *statistics = _BatchNorm.apply(folded, *per_channel, eps)
+        unfolded = [tensor.unflatten(0, (info.batch_size, -1)) for tensor in statistics]
+        return (out.unflatten(1, (info.batch_size, -1)), *unfolded), (1, 0, 0, 0, 0)
 
 
 def _torchs_backward(
