@@ -9,12 +9,15 @@ import time
 
 import numpy as np
 import pytest
+import torch
 from conftest import draw_dataset
 from dataset_tools import pixels
 from PIL import Image
 
+from data import build_data
 from utils.atomic_folders import make_folder
-from utils.config import REPOSITORY_ROOT
+from utils.config import REPOSITORY_ROOT, load_config
+from utils.environment import describe_environment
 from utils.errors import ConfigError, DataError, StorageError
 from utils.prepare_dataset import find_or_make_dataset
 from utils.prepare_dataset.__main__ import parse_most_samples
@@ -370,3 +373,24 @@ def test_labels_that_are_no_whole_numbers_are_refused(tmp_path):
 
 def test_grey_and_black_and_white_images_keep_one_channel():
     assert to_pixels(Image.new("1", (4, 3), 1), "x").shape == (3, 4) and to_pixels(np.ones((1, 3, 4), bool), "x").max() == 255
+
+
+# In a run
+
+
+def test_a_prepared_dataset_is_ready_to_train_on_and_its_limit_is_in_the_records_of_the_run(tmp_path, prepare, monkeypatch):
+    source = draw_dataset(tmp_path / "birds", [f"{s}/{s}_{k}" for s in ("train", "val", "test") for k in range(3)], images_per_class=6)
+    assert prepare("folder", "--from", source, "--max_samples_per_class", 4, "--seed", 2)[0] == 0
+    monkeypatch.setenv("DATASET_DIR", str(tmp_path / "datasets"))
+    keys = {
+        "experiment_name": "x", "dataset_name": "birds_4_samples_seed2", "sets_are_pre_split": True, "image_height": 14, "image_width": 14,
+        "indexes_of_folders_indicating_class": [-3, -2], "num_classes_per_set": 2, "num_samples_per_class": 1, "num_target_samples": 3,
+        "num_stages": 2, "num_dataprovider_workers": 0,
+    }  # fmt: skip
+    data = build_data(load_config(None, keys), "cpu")
+    assert data.episodes("test", [0]).query_images.shape == (1, 6, 1, 14, 14)
+    summary = data.summary()
+    assert summary["splits"]["train"] == {"classes": 3, "images": 12}
+    facts = {"dataset": "folder", "form": "pre-split image folders", "max_samples_per_class": {"each split": 4}, "seed": 2}
+    recorded = describe_environment(torch.device("cpu"), summary)["data"]["prepared"]
+    assert recorded == facts | {"accepted_deviations": []}

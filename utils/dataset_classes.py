@@ -16,6 +16,7 @@ from utils.image_decoding import PixelFormat
 from utils.image_folders import ImageClass, find_shortages, group_into_classes, report_problems, split_into_sets
 from utils.packed_images import PackedImages, load_or_pack
 from utils.prepare_dataset import find_or_make_dataset
+from utils.prepare_dataset.dataset_folders import preparation_facts
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +39,7 @@ class DatasetClasses:
             "dataset_folder": str(self.folder),
             "packed_file": str(self.packed.data_file),
             "content_sha256": self.packed.content_sha256,
+            "prepared": preparation_facts(self.folder),
         }
 
 

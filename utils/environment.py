@@ -12,7 +12,7 @@ REPOSITORY_ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("torch", "torchvision", "numpy", "scipy", "pillow", "pydantic", "safetensors", "tqdm")
 
 
-DATA_FACTS = ("dataset_name", "content_sha256", "image_shape", "splits")
+DATA_FACTS = ("dataset_name", "content_sha256", "image_shape", "splits", "prepared")
 
 
 def describe_environment(device: Any, data_summary: Mapping[str, Any]) -> dict[str, Any]:

@@ -26,6 +26,8 @@ from utils.prepare_dataset.class_sources import ImageContent, SourceClass
 
 RECORD_FILE = ".prepared.json"
 RECORD_VERSION = 1
+FACTS_OF_A_RUN = ("dataset", "form", "max_samples_per_class", "seed", "accepted_deviations")
+"""What of the record goes into the records of a run: no paths."""
 _BEGUN = ".begun"
 """Ending of a class folder that is not whole yet."""
 
@@ -118,6 +120,12 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return record if isinstance(record, dict) and record.get("version") == RECORD_VERSION else None
+
+
+def preparation_facts(folder: Path) -> dict[str, Any] | None:
+    """How a dataset was prepared, for the records of a run: form, limit of samples, seed. None where it was not prepared here."""
+    record = read_record(folder)
+    return None if record is None else {key: record[key] for key in FACTS_OF_A_RUN if key in record}
 
 
 def verify_dataset(folder: Path) -> dict[str, Any] | None:
