@@ -4,10 +4,9 @@ The same number always gives the same episode. Images are gathered, rotated and 
 once; there are no worker processes and no Python per image.
 """
 
-import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,10 +15,15 @@ from torch import Tensor
 
 from utils.augmentation import Augmentation
 from utils.class_table import ClassTable
-from utils.dataset_classes import find_classes
+from utils.dataset_classes import DatasetClasses, describe_images, find_classes, other_dataset, packed_dataset
+from utils.episode_batches import EpisodeBatch, PreparedEpisodes, rotate_by_quarter_turns
 from utils.episodes import QUERY_AUGMENTATION, SUPPORT_AUGMENTATION, EpisodeIndices, EpisodeShape, draw_episodes
-from utils.errors import ConfigError
+from utils.errors import ConfigError, DataError
+from utils.image_folders import printable, report_problems
 from utils.image_memory import place_images
+from utils.prepare_dataset.tasks import all_runs_tasks
+from utils.task_lists import indexed_tasks, read_task_lists, tasks_digest
+from utils.task_sets import TaskSet, protocol_of, shape_protocols
 
 logger = logging.getLogger(__name__)
 
@@ -32,57 +36,6 @@ NORMALISATIONS = {
     "inaturalist": ((0.4905, 0.4961, 0.4330), (0.1737, 0.1713, 0.1779)),
 }
 """Name -> mean and standard deviation per channel, of values in 0..1; the names are those of the config's schema."""
-
-
-@dataclass(frozen=True)
-class EpisodeBatch:
-    """B episodes of N way, K shot, Q query; images in class order: the K (or Q) images of class 0 first."""
-
-    support_images: Tensor
-    """float (B, N*K, C, H, W), normalised, on the device."""
-    support_labels: Tensor
-    """int64 (B, N*K), 0..N-1."""
-    query_images: Tensor
-    """float (B, N*Q, C, H, W)."""
-    query_labels: Tensor
-    """int64 (B, N*Q)."""
-    seeds: Tensor
-    """int64 (B,) on the device: a number per episode that keys what else is random in it."""
-    n_way: int
-    n_shot: int
-    n_query: int
-    split: str
-    indices: tuple[int, ...]
-    """Episode numbers, on the host."""
-    class_ids: np.ndarray
-    """int64 (B, N), on the host: rank of each class in the split's list of classes."""
-
-
-def rotate_by_quarter_turns(images: Tensor, quarter_turns: Tensor) -> Tensor:
-    """Turn each image counter-clockwise by its own number of quarter turns, as numpy.rot90 does.
-
-    Args:
-        images: (..., H, W) with H = W.
-        quarter_turns: int64, values 0..3, broadcast against images.
-    """
-    images = torch.where(quarter_turns >= 2, images.flip(-2, -1), images)
-    return torch.where(quarter_turns % 2 == 1, images.transpose(-2, -1).flip(-2), images)
-
-
-@dataclass(frozen=True)
-class PreparedEpisodes:
-    """What can be made of an episode batch without the device, for `FewShotData.finish`."""
-
-    split: str
-    indices: tuple[int, ...]
-    shape: EpisodeShape
-    drawn: EpisodeIndices
-    numbers: Tensor
-    """int64, on the host: ranks of the images, quarter turns of the classes, seeds of the episodes."""
-    augmentation: dict[str, Tensor]
-    """"support" and "query", where they are augmented -> parameters, on the host."""
-    images: Tensor | None
-    """uint8 (B*N*(K+Q), C, H, W), on the host; None where they are gathered on the device."""
 
 
 class FewShotData:
@@ -100,6 +53,7 @@ class FewShotData:
         reverse_channels: bool = False,
         n_train_tasks: int | None = None,
         augmentation: Mapping[str, Sequence[str]] | None = None,
+        listed: Mapping[EpisodeShape, EpisodeIndices] | None = None,
         meta_batches_ahead: int = 0,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
@@ -118,6 +72,7 @@ class FewShotData:
             reverse_channels: blue green red instead of red green blue.
             n_train_tasks: training episode i has the classes, images and rotations of episode i mod this; None: its own.
             augmentation: "support" and "query" -> names of `utils.augmentation`, applied to training episodes.
+            listed: shape -> its episodes, which are then not drawn.
             meta_batches_ahead: how many meta-batches of a training are worth calling `prepare` for before their time.
             image_path: rank of an image -> its path, for `task_list_digest`.
             source: JSON-able facts about where the images are from, for `summary`.
@@ -139,6 +94,7 @@ class FewShotData:
         self.dtype = dtype
         self.shape = shape
         self.n_train_tasks = n_train_tasks
+        self._listed = listed
         self.meta_batches_ahead = meta_batches_ahead
         self.class_rotation = class_rotation
         self.reverse_channels = reverse_channels
@@ -174,6 +130,8 @@ class FewShotData:
 
     def draw(self, split: str, indices: Sequence[int], shape: EpisodeShape | None = None) -> EpisodeIndices:
         """Classes, images, rotations and seeds of these episodes; only training episodes are rotated."""
+        if self._listed is not None:
+            return self._listed[shape or self.shape].at(indices)
         in_training = split == "train"
         return draw_episodes(
             seed=self._seeds[split],
@@ -184,10 +142,6 @@ class FewShotData:
             rotate=self.class_rotation and in_training,
             n_tasks=self.n_train_tasks if in_training else None,
         )
-
-    def _ranks(self, split: str, drawn: EpisodeIndices) -> np.ndarray:
-        table = self._tables[split]
-        return table.images[table.starts[drawn.classes][:, :, None] + drawn.images]  # (B, N, K+Q)
 
     def episodes(self, split: str, indices: Sequence[int], shape: EpisodeShape | None = None) -> EpisodeBatch:
         """The episodes with these numbers, on the device.
@@ -203,7 +157,7 @@ class FewShotData:
         """Draw episodes and gather what lies on the host. Touches no device, so that a thread may do it meanwhile."""
         shape = shape or self.shape
         drawn = self.draw(split, indices, shape)
-        ranks = self._ranks(split, drawn).reshape(-1)
+        ranks = self._tables[split].ranks(drawn).reshape(-1)
         numbers = torch.from_numpy(np.concatenate([ranks, drawn.rotations.reshape(-1), drawn.seeds]))
         gathered = None if self._images.device.type != "cpu" else self._images[numbers[: ranks.size]]
         augmentation = self._draw_augmentation(indices, shape) if split == "train" else {}
@@ -277,20 +231,10 @@ class FewShotData:
         """sha256 of class and image names of these episodes: equal means the same tasks."""
         shape = shape or self.shape
         drawn = self.draw(split, indices, shape)
-        names = self._tables[split].names
-        lines = [f"{split} {shape}"]
-        for index, classes, ranks, turns in zip(
-            indices, drawn.classes, self._ranks(split, drawn), drawn.rotations, strict=True
-        ):
-            for class_rank, image_ranks, quarter_turns in zip(classes, ranks, turns, strict=True):
-                images = "\t".join(self._image_path(int(rank)) for rank in image_ranks)
-                lines.append(f"{index}\t{names[class_rank]}\t{quarter_turns}\t{images}")
-        return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
+        return tasks_digest(split, shape, indices, drawn, self._tables[split], self._image_path)
 
 
-def build_data(
-    config: Any, device: torch.device | str, dtype: torch.dtype = torch.float32
-) -> FewShotData:
+def build_data(config: Any, device: torch.device | str, dtype: torch.dtype = torch.float32) -> FewShotData:
     """The episodes of a config (`utils.config.ExperimentConfig`), once its dataset is found, packed and checked.
 
     Raises:
@@ -298,13 +242,24 @@ def build_data(
         DataError: dataset missing, or one list of all its problems.
         StorageError: no space or no permission for the packed file.
     """
-    device = torch.device(device)
     shapes = {"train": config.training_shapes, "val": (config.validation_shape,), "test": config.test_shapes}
     dataset = find_classes(config, shapes)
+    classes = {split: {c.name: c.images for c in members} for split, members in dataset.sets.items()}
+    data = _data_of(config, dataset, classes, device, dtype)
+    for split, counts in data.summary()["splits"].items():
+        logger.info("%s: %d classes, %d images", split, counts["classes"], counts["images"])
+    return data
+
+
+def _data_of(
+    config: Any, dataset: DatasetClasses, classes: Mapping[str, Mapping[str, Sequence[int]]], device: torch.device | str,
+    dtype: torch.dtype, **more: Any,
+) -> FewShotData:  # fmt: skip
+    device = torch.device(device)
     images, meta_batches_ahead = place_images(dataset.packed, config.load_into_memory, device)
-    data = FewShotData(
+    return FewShotData(
         images,
-        {split: {c.name: c.images for c in members} for split, members in dataset.sets.items()},
+        classes,
         shape=config.validation_shape,
         seeds={"train": config.train_seed, "val": config.val_seed, "test": config.val_seed},
         n_train_tasks=config.number_of_train_tasks,
@@ -317,7 +272,46 @@ def build_data(
         dtype=dtype,
         image_path=dataset.packed.image_path,
         source=dataset.source,
+        **more,
     )
-    for split, counts in data.summary()["splits"].items():
-        logger.info("%s: %d classes, %d images", split, counts["classes"], counts["images"])
-    return data
+
+
+def build_other_task_sets(config: Any, device: torch.device | str, dtype: torch.dtype = torch.float32) -> list[TaskSet]:
+    """What `test_dataset_name` or `task_list` of a config ask for, instead of the test tasks of the run's own dataset.
+
+    Images are brought to the size and channels that the run was trained with, and normalised as in training.
+
+    Raises:
+        ConfigError, DataError, StorageError: as `build_data`; a task list that does not fit its dataset.
+    """
+    if config.task_list:
+        return _listed_task_sets(config, Path(config.task_list), device, dtype)
+    task_sets = []
+    for name in config.test_dataset_name:
+        own = name == config.dataset_name
+        of_name = config if own else other_dataset(config, name)
+        dataset = find_classes(of_name, {"test": config.test_shapes})
+        members = dataset.sets["test"]
+        which = "test split" if own or of_name.sets_are_pre_split or len(members) < dataset.n_classes else "all of them"
+        facts = {"dataset": name, "classes": f"{len(members)} ({which})", "images": describe_images(of_name, dataset)}
+        logger.info("%s: %s classes; images %s", name, facts["classes"], facts["images"])
+        data = _data_of(of_name, dataset, {"test": {c.name: c.images for c in members}}, device, dtype)
+        task_sets += [TaskSet(data, shape, protocol | facts) for shape, protocol in shape_protocols(config)]
+    return task_sets
+
+
+def _listed_task_sets(config: Any, path: Path, device: torch.device | str, dtype: torch.dtype) -> list[TaskSet]:
+    task_lists = all_runs_tasks(path) if path.is_dir() or path.suffix == ".zip" else read_task_lists(path)
+    dataset = packed_dataset(config if task_lists.dataset == config.dataset_path else other_dataset(config, task_lists.dataset))
+    images = enumerate(dataset.packed.image_paths())
+    classes, listed, missing = indexed_tasks(task_lists.lists, {image: rank for rank, image in images})
+    if missing:
+        raise report_problems(dataset.folder, [f"{printable(image)}: in {printable(path)}, but not here" for image in missing])
+    data = _data_of(config, dataset, {"test": classes}, device, dtype, listed=listed)
+    task_sets = []
+    for one in task_lists.lists:
+        facts = {"tasks": len(one.tasks), "seed": one.seed, "dataset": task_lists.dataset, "task_list": path.name}
+        task_sets.append(TaskSet(data, one.shape, protocol_of(config, one.shape) | facts))
+        if one.digest and task_sets[-1].digest != one.digest:
+            raise DataError(f"{printable(path)}: the tasks of {one.shape} are not those of its digest; it was changed. Make it again.")
+    return task_sets

@@ -29,7 +29,7 @@ from utils.random_state import random_state_tensors, restore_random_state, witho
 from utils.run_folder import RunFolder
 from utils.split_evaluation import SplitEvaluation, evaluate_tasks
 from utils.stop_signals import StopSignals
-from utils.task_sets import TaskSet, build_task_sets, collect_results, protocols
+from utils.task_sets import TaskSet, build_task_sets, collect_results, curve_rows, evaluate_task_sets, protocols
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +58,7 @@ class ExperimentSettings:
     restart_schedule: bool = False
     evaluate_on_test_set_only: bool = False
     test_curve: bool = False
+    tested_elsewhere: str = ""
     tag: str = ""
     load_checkpoint: str = ""
 
@@ -425,7 +426,7 @@ class ExperimentBuilder:
         """
         settings = self.settings
         chosen = bool(settings.load_checkpoint) and settings.evaluate_on_test_set_only
-        suffix = final_test.result_suffix(settings.tag, settings.load_checkpoint if chosen else "")
+        suffix = final_test.result_suffix(settings.tag, settings.load_checkpoint if chosen else "", settings.tested_elsewhere)
         if settings.evaluate_on_test_set_only:
             summary_file = self.run_folder.logs / f"test_summary{suffix}.json"
             final_test.refuse_to_replace(summary_file, protocols(self.task_sets, settings.test_batch_norm_statistics))
@@ -458,14 +459,8 @@ class ExperimentBuilder:
 
     def _test_model(self, tensors: dict[str, Tensor]) -> list[SplitEvaluation]:
         self.learner.load_state_tensors(without_random_state(tensors), optimizer=False)
-        return [
-            evaluate_tasks(
-                self.learner, tasks.data, "test", n_tasks=tasks.n_tasks, shape=tasks.shape, statistics=statistics,
-                tasks_per_batch=self.settings.tasks_per_meta_batch, with_scores=True, before_each_batch=self.stop.check,
-            )
-            for tasks in self.task_sets
-            for statistics in self.settings.test_batch_norm_statistics
-        ]  # fmt: skip
+        kinds, n_tasks = self.settings.test_batch_norm_statistics, self.settings.tasks_per_meta_batch
+        return evaluate_task_sets(self.learner, self.task_sets, kinds, n_tasks, self.stop.check)
 
     def _models_to_test(self, chosen: bool) -> list[model_selection.Model]:
         settings, saved_models = self.settings, self.run_folder.saved_models
@@ -476,7 +471,7 @@ class ExperimentBuilder:
 
     def _write_test_curve(self, suffix: str, done: Mapping[int, list[SplitEvaluation]]) -> None:
         accuracy = {row["epoch"]: row["val_accuracy_mean"] for row in self.rows}
-        kinds, rows = protocols(self.task_sets, self.settings.test_batch_norm_statistics), []
+        rows = []
         for epoch, path in list_epochs(self.run_folder.saved_models).items():
             evaluations = done.get(epoch)
             if evaluations is None:
@@ -484,22 +479,21 @@ class ExperimentBuilder:
                 if tensors is None:
                     continue
                 evaluations = self._test_model(tensors)
-            for protocol, result in zip(kinds, evaluations, strict=True):
-                columns = final_test.accuracy_columns(result.scores, result.labels)
-                rows.append({"epoch": epoch, "val_accuracy_mean": accuracy.get(epoch)} | columns | protocol)
+            rows += curve_rows(self.task_sets, self.settings.test_batch_norm_statistics, epoch, accuracy.get(epoch), evaluations)
         write_csv(self.run_folder.logs / f"test_curve{suffix}.csv", rows)
 
 
 def build_experiment(
     config: Any, learner: Any, data: Any, observers: Sequence[Observer], run_folder: RunFolder, device: Any = "cpu",
-    stop: StopSignals | None = None,
+    stop: StopSignals | None = None, task_sets: Sequence[TaskSet] | None = None,
 ) -> ExperimentBuilder:  # fmt: skip
-    """Unpack the config; `run_folder` comes from `utils.run_folder.open_run_folder`."""
+    """Unpack the config; `run_folder` comes from `utils.run_folder.open_run_folder`; task_sets None: the test tasks of `data`."""
+    task_sets = build_task_sets(config, data) if task_sets is None else task_sets
     settings = ExperimentSettings(**{name: getattr(config, name) for name in ExperimentSettings.__dataclass_fields__})
     every_epochs = config.diagnostics_every_epochs
     examples_file = run_folder.logs / "validation_episodes.safetensors"
     diagnostics = Diagnostics(examples_file, config.tasks_per_meta_batch, every_epochs) if every_epochs else None
     return ExperimentBuilder(
-        learner, data, observers, run_folder, settings, build_task_sets(config, data), config.to_json_dict(), device,
+        learner, data, observers, run_folder, settings, task_sets, config.to_json_dict(), device,
         stop, diagnostics,
     )

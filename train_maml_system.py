@@ -34,7 +34,7 @@ from utils.host_tuning import tune_host
 from utils.logs import Console
 from utils.run_folder import RunFolder, add_start, open_run_folder
 from utils.stop_signals import StopSignals
-from utils.task_sets import protocols_of
+from utils.task_sets import build_task_sets, protocols_of
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +90,7 @@ def _train_and_test(config: Any, run_folder: RunFolder, stop: StopSignals) -> No
     tune_host()
     import torch
 
-    from data import build_data
+    from data import build_data, build_other_task_sets
     from experiment_builder import build_experiment
     from few_shot_learning_system import build_learner
     from utils.devices import choose_device, describe_device, make_deterministic
@@ -101,10 +101,16 @@ def _train_and_test(config: Any, run_folder: RunFolder, stop: StopSignals) -> No
     device = choose_device(config.gpu_to_use)
     log.info("%s: %s", config.experiment_name, describe_device(device))
     torch.manual_seed(config.initialisation_seed)  # PyTorch's own start differs between processes; checkpoints hold its state
-    data = build_data(config, device, dtype=getattr(torch, config.precision))
+    dtype = getattr(torch, config.precision)
+    if config.tested_elsewhere:
+        data, task_sets = None, build_other_task_sets(config, device, dtype)
+        summary = {tasks.protocol["dataset"]: tasks.data.summary() for tasks in task_sets}
+    else:
+        data = build_data(config, device, dtype)
+        task_sets, summary = build_task_sets(config, data), data.summary()
     learner = build_learner(config, device)
-    add_start(run_folder.path / "environment.json", describe_environment(device, data.summary()))
-    build_experiment(config, learner, data, [], run_folder, device, stop).run()
+    add_start(run_folder.path / "environment.json", describe_environment(device, summary))
+    build_experiment(config, learner, data, [], run_folder, device, stop, task_sets).run()
 
 
 def _experiment_of_file(json_path: Path | None) -> str | None:

@@ -1,9 +1,11 @@
 """The classes of a split as arrays, from which whole meta-batches are gathered at once."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+from utils.episodes import EpisodeIndices
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,7 @@ class ClassTable:
     """int64 (images of the split,), rank in the packed file."""
 
     @classmethod
-    def of(cls, images_by_class: dict[str, Sequence[int]]) -> "ClassTable":
+    def of(cls, images_by_class: Mapping[str, Sequence[int]]) -> "ClassTable":
         """From class name -> ranks of its images."""
         sizes = np.array([len(images) for images in images_by_class.values()], dtype=np.int64)
         return cls(
@@ -28,3 +30,7 @@ class ClassTable:
             starts=np.cumsum(sizes) - sizes,
             images=np.array([rank for images in images_by_class.values() for rank in images], dtype=np.int64),
         )
+
+    def ranks(self, drawn: EpisodeIndices) -> np.ndarray:
+        """Rank of each image of these episodes in the packed file: int64 (B, N, K+Q)."""
+        return self.images[self.starts[drawn.classes][:, :, None] + drawn.images]

@@ -203,6 +203,8 @@ def _normalise_spelling(key: str, value: Any) -> Any:
         return ",".join(str(part) for part in parts) or "auto"
     if key == "allow_config_change" and isinstance(value, str):
         return [value]
+    if key == "test_dataset_name" and isinstance(value, str | list):
+        return [DATASET_ALIASES.get(name, name) for name in ([value] if isinstance(value, str) else value)]
     if key in ("support_augmentation", "query_augmentation") and (value is None or isinstance(value, str)):
         return [] if value in (None, "null") else [value]
     if key == "continue_from_epoch" and isinstance(value, int) and not isinstance(value, bool) and value < 0:
@@ -230,6 +232,7 @@ def _resolve(config: ExperimentConfig, notes: list[str]) -> ExperimentConfig:
         | {key: values[0] for key, values in ways_and_shots.items() if len(values) == 1}
         | {
             "dataset_path": config.dataset_path or config.dataset_name,
+            "evaluate_on_test_set_only": config.evaluate_on_test_set_only or bool(config.tested_elsewhere),
             "number_of_evaluation_steps_per_iter": config.number_of_training_steps_per_iter
             if config.number_of_evaluation_steps_per_iter is None
             else config.number_of_evaluation_steps_per_iter,

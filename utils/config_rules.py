@@ -258,6 +258,13 @@ CONTRADICTIONS = (
         ),
     ),
     Contradiction(
+        ("test_dataset_name", "task_list"),
+        _unless(
+            lambda c: not (c.test_dataset_name and c.task_list),
+            '"test_dataset_name" and "task_list" {c.task_list!r} are two tests; a task list names its dataset itself. Give one of them',
+        ),
+    ),
+    Contradiction(
         ("tag", "evaluate_on_test_set_only"),
         _unless(
             lambda c: not c.tag or c.evaluate_on_test_set_only,

@@ -4,6 +4,7 @@
 """
 
 import json
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
@@ -281,6 +282,12 @@ class EvaluationSection(_Section):
     """Shots of the test, or a list of them; null: as in training."""
     test_num_target_samples: AtLeastOne | tuple[AtLeastOne, ...] | None = None
     """Query images per class of the test, or a list of them; null: as in training."""
+    test_dataset_name: tuple[str, ...] = ()
+    """Other datasets on which to test a run that has been trained, in one table; their images are brought to its size and
+    channels. Nothing is trained."""
+    task_list: str = ""
+    """File of fixed tasks, made by `python -m utils.prepare_dataset tasks` or Lake's all_runs.zip, on which to test a run that has
+    been trained. Nothing is trained."""
     test_curve: bool = False
     """After training, also test every kept epoch into `logs/test_curve.csv`; never used to select."""
 
@@ -337,6 +344,13 @@ class ExperimentConfig(
         )
 
     @property
+    def tested_elsewhere(self) -> str:
+        """What is tested on instead of the run's own dataset, as a part of a file name; empty for that one."""
+        if self.task_list:
+            return f"on_{Path(self.task_list).stem}"
+        return f"on_{'_'.join(self.test_dataset_name)}" if self.test_dataset_name else ""
+
+    @property
     def initialisation_seed(self) -> int:
         """Seed of the initial weights."""
         return self.train_seed if self.seed is None else self.seed
@@ -354,5 +368,6 @@ SECTIONS: tuple[type[_Section], ...] = (
 
 ONE_START_ONLY: dict[str, Any] = {
     "continue_from_epoch": "latest", "replay_iteration": 0, "allow_config_change": [], "restart_schedule": False,
+    "test_dataset_name": [], "task_list": "",
 }  # fmt: skip
 """Values, in what is stored, of keys that say what one start is to do."""

@@ -11,9 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from utils import config as configuration
-from utils.episodes import EpisodeShape
-from utils.image_decoding import PixelFormat
-from utils.image_folders import ImageClass, find_shortages, group_into_classes, report_problems, split_into_sets
+from utils.episodes import SPLITS, EpisodeShape
+from utils.image_decoding import PixelFormat, original_form
+from utils.image_folders import (
+    ImageClass,
+    ImageFolder,
+    find_shortages,
+    group_into_classes,
+    report_problems,
+    split_into_sets,
+)
 from utils.packed_images import PackedImages, load_or_pack
 from utils.prepare_dataset import find_or_make_dataset
 from utils.prepare_dataset.dataset_folders import preparation_facts
@@ -32,6 +39,11 @@ class DatasetClasses:
     """split -> its classes."""
 
     @property
+    def n_classes(self) -> int:
+        """In all splits together."""
+        return sum(map(len, self.sets.values()))
+
+    @property
     def source(self) -> dict[str, Any]:
         """JSON-able facts about where the images are from."""
         return {
@@ -48,21 +60,13 @@ def find_classes(config: Any, shapes: Mapping[str, Sequence[EpisodeShape]]) -> D
 
     Args:
         config: `utils.config.ExperimentConfig`.
-        shapes: split -> shapes of the episodes that are to be drawn from it.
+        shapes: split -> shapes of the episodes that are to be drawn from it; other splits may be empty.
     Raises:
         ConfigError: keys that cannot work together.
         DataError: dataset missing, or one list of all its problems.
         StorageError: no space or no permission for the packed file.
     """
-    folder = configuration.dataset_root() / (config.dataset_path or config.dataset_name)
-    find_or_make_dataset(config.dataset_name, folder, configuration.dataset_root())
-    packed, folders, problems = load_or_pack(
-        folder,
-        PixelFormat(config.image_height, config.image_width, config.image_channels, config.resize_filter),
-        num_workers=config.num_dataprovider_workers,
-        rebuild=config.reset_stored_filepaths,
-        skip_bad=config.on_bad_image == "skip",
-    )
+    folder, packed, folders, problems = _pack(config)
     classes, label_problems = group_into_classes(
         folders, folder, config.indexes_of_folders_indicating_class, config.sets_are_pre_split, config.labels_as_int
     )
@@ -74,6 +78,63 @@ def find_classes(config: Any, shapes: Mapping[str, Sequence[EpisodeShape]]) -> D
     if problems:
         raise report_problems(folder, problems)
     return DatasetClasses(config.dataset_name, folder, packed, sets)
+
+
+def packed_dataset(config: Any) -> DatasetClasses:
+    """The dataset of a config without a look at its classes. Raises as `find_classes`."""
+    folder, packed, _, problems = _pack(config)
+    if problems:
+        raise report_problems(folder, problems)
+    return DatasetClasses(config.dataset_name, folder, packed, {})
+
+
+def _pack(config: Any) -> tuple[Path, PackedImages | None, list[ImageFolder], list[str]]:
+    folder = configuration.dataset_root() / (config.dataset_path or config.dataset_name)
+    find_or_make_dataset(config.dataset_name, folder, configuration.dataset_root())
+    packed, folders, problems = load_or_pack(
+        folder,
+        PixelFormat(config.image_height, config.image_width, config.image_channels, config.resize_filter),
+        num_workers=config.num_dataprovider_workers,
+        rebuild=config.reset_stored_filepaths,
+        skip_bad=config.on_bad_image == "skip",
+    )
+    return folder, packed, folders, problems
+
+
+def other_dataset(config: Any, name: str) -> Any:
+    """The config with the data keys of another dataset, of which the test split is wanted at the size of this one's images.
+
+    Folders named train, val or test say the split. Where there are none, Omniglot has its published split, and of any other
+    dataset all classes are test classes, since none was trained on. Folders above an image, two at most, are its class.
+    """
+    folder = configuration.dataset_root() / name
+    find_or_make_dataset(name, folder, configuration.dataset_root())
+    published = type(config).model_fields["train_val_test_split"].default
+    return config.model_copy(
+        update={
+            "dataset_name": name,
+            "dataset_path": name,
+            "sets_are_pre_split": any(entry.is_dir() and entry.name.lower() in SPLITS for entry in folder.iterdir()),
+            "train_val_test_split": published if name == "omniglot_dataset" else (0.0, 0.0, 1.0),
+            "class_split_seed": None,
+            "indexes_of_folders_indicating_class": (-3, -2),
+            "labels_as_int": False,
+            "resize_filter": configuration.DATASET_DEFAULTS.get(name, configuration.OTHER_DATASETS)["resize_filter"],
+        }
+    )
+
+
+def describe_images(config: Any, dataset: DatasetClasses) -> str:
+    """What was done to the images, told from the first one of the test split."""
+    first = dataset.packed.image_path(dataset.sets["test"][0].images[0])
+    width, height, colour = original_form(dataset.folder / first)
+    wanted = "grey" if config.image_channels == 1 else "colour"
+    steps = []
+    if (width, height) != (config.image_width, config.image_height):
+        steps.append(f"resized from {width}x{height} to {config.image_width}x{config.image_height} ({config.resize_filter})")
+    if colour != wanted:
+        steps.append(f"{colour} made {wanted}")
+    return ", ".join(steps) or "as they are"
 
 
 def _warn_of_shared_classes(sets: Mapping[str, Sequence[ImageClass]]) -> None:

@@ -61,6 +61,11 @@ class EpisodeIndices:
     seeds: np.ndarray
     """int64 (B,), not negative: one number per episode for whatever else is random in it, such as dropout masks."""
 
+    def at(self, places: Sequence[int]) -> "EpisodeIndices":
+        """The episodes at these places."""
+        rows = np.asarray(places)
+        return EpisodeIndices(self.classes[rows], self.images[rows], self.rotations[rows], self.seeds[rows])
+
 
 def draw_episodes(
     *,

@@ -1,6 +1,7 @@
 """From the class scores of tested models to test_summary: ensemble, single models, intervals, protocol."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,10 +93,20 @@ def stored_result(
     return text
 
 
-def result_suffix(tag: str, checkpoint: str) -> str:
-    """What the names of a test's files end in: `_<tag>`, or `_epoch_<n>` and `_<file>` for chosen weights without a tag."""
+def result_suffix(tag: str, checkpoint: str, elsewhere: str = "") -> str:
+    """What the names of a test's files end in: `_<tag>`, or for chosen weights and other tasks without a tag what these are.
+
+    Args:
+        checkpoint: the key load_checkpoint, where it chooses the weights.
+        elsewhere: what is tested on instead of the run's own dataset.
+    """
     if tag:
         return f"_{tag}"
+    where = f"_{elsewhere}" if elsewhere else ""
+    return _weights_suffix(checkpoint) + re.sub(r"[^A-Za-z0-9_+=,.\-]", "_", where)[:120]
+
+
+def _weights_suffix(checkpoint: str) -> str:
     if not checkpoint:
         return ""
     return f"_epoch_{checkpoint}" if checkpoint.isdigit() else f"_{Path(checkpoint).stem}"
@@ -158,7 +169,7 @@ def result_text(summary: dict[str, Any], run_folder: Path) -> str:
         lines.append(
             f"  {protocol['ways']}-way {protocol['shots']}-shot, {protocol['queries']} queries per class, "
             f"{protocol['steps']} inner steps, {protocol['statistics']} batch-norm statistics, "
-            f"{protocol['dataset']}, test tasks of seed {protocol['seed']}"
+            f"{protocol['dataset']}, {_origin(protocol)}"
         )
         for model in result["models"] if n_models > 1 else ():
             val = "" if model["val_accuracy"] is None else f" (validation {100 * model['val_accuracy']:.2f} %)"
@@ -175,6 +186,11 @@ def result_text(summary: dict[str, Any], run_folder: Path) -> str:
 TABLE_COLUMNS = ("dataset", "ways", "shots", "queries", "statistics")
 
 
+def _origin(protocol: Mapping[str, Any]) -> str:
+    """Where the tasks come from."""
+    return f"tasks of {protocol['task_list']}" if "task_list" in protocol else f"test tasks of seed {protocol['seed']}"
+
+
 def _tasks_of(result: Mapping[str, Any]) -> tuple[Any, ...]:
     return tuple(result["protocol"][name] for name in TABLE_COLUMNS if name != "statistics")
 
@@ -188,7 +204,7 @@ def _table(results: Sequence[dict[str, Any]]) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         f"Test accuracy of {what} (95 % interval over {protocol['tasks']} tasks each), {protocol['steps']} inner steps, "
-        f"test tasks of seed {protocol['seed']}",
+        f"{_origin(protocol)}",
         *("  " + "  ".join(map(str.ljust, row, widths)).rstrip() for row in rows),
     ]
 

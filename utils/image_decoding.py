@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import PIL
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 DECODERS = ("PNG", "JPEG", "BMP", "WEBP")
 """The only decoders of Pillow that are used, whatever a file is called."""
@@ -100,6 +100,19 @@ def decode_image(path: Path, pixel_format: PixelFormat) -> np.ndarray:
         image = image.resize((pixel_format.width, pixel_format.height), RESIZE_FILTERS[pixel_format.resize_filter])
     pixels = np.asarray(image)
     return pixels[None] if pixel_format.channels == 1 else pixels.transpose(2, 0, 1)
+
+
+def original_form(path: Path) -> tuple[int, int, str]:
+    """Width, height, and grey or colour of an image as its file's head says it, turned as EXIF tells.
+
+    Raises:
+        One of DECODING_ERRORS.
+    """
+    with Image.open(path, formats=DECODERS) as opened:
+        grey = opened.mode in ("1", "L", "LA", "I", "I;16", "F")
+        turned = opened.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+        width, height = reversed(opened.size) if turned else opened.size
+    return width, height, "grey" if grey else "colour"
 
 
 def decode_into_file(

@@ -198,10 +198,11 @@ def find_shortages(
     """
     problems = []
     n_classes = sum(map(len, sets.values()))
-    for split, classes in sets.items():
+    for split in shapes:
+        classes = sets[split]
         n_way = max(shape.n_way for shape in shapes[split])
         largest = max(shapes[split], key=lambda shape: shape.n_images)
-        of_the_test = "" if split != "test" or set(shapes[split]) <= set(shapes["train"]) else "test_"
+        of_the_test = "test_" if split == "test" and not set(shapes[split]) <= set(shapes.get("train", shapes[split])) else ""
         fix = (
             f"Put class folders into {printable(dataset_folder / split)}"
             if pre_split

@@ -73,6 +73,10 @@ class PackedImages:
         folder = self.folders[folder_rank]
         return folder.path_of(folder.files[rank - self._starts[folder_rank]])
 
+    def image_paths(self) -> Iterator[str]:
+        """Paths of all images, in their order."""
+        return (folder.path_of(file) for folder in self.folders for file in folder.files)
+
     @functools.cached_property
     def _starts(self) -> list[int]:
         lengths = [len(folder.files) for folder in self.folders]

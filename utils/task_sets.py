@@ -1,6 +1,6 @@
 """What models are tested on: sets of fixed tasks, each of one shape, and how their results become one table."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -52,16 +52,18 @@ class TaskSet:
         return self.data.task_list_digest("test", range(self.n_tasks), self.shape)
 
 
+def protocol_of(config: Any, shape: EpisodeShape) -> dict[str, Any]:
+    """What a result of the test of a config (`utils.config.ExperimentConfig`) says about tasks of this shape."""
+    return {
+        "ways": shape.n_way, "shots": shape.n_shot, "queries": shape.n_query,
+        "steps": config.number_of_evaluation_steps_per_iter, "tasks": config.num_evaluation_tasks,
+        "seed": config.val_seed, "dataset": config.dataset_name,
+    }  # fmt: skip
+
+
 def shape_protocols(config: Any) -> list[tuple[EpisodeShape, dict[str, Any]]]:
-    """Every shape of the test of a config (`utils.config.ExperimentConfig`), and what a result says about it."""
-    return [
-        (shape, {
-            "ways": shape.n_way, "shots": shape.n_shot, "queries": shape.n_query,
-            "steps": config.number_of_evaluation_steps_per_iter, "tasks": config.num_evaluation_tasks,
-            "seed": config.val_seed, "dataset": config.dataset_name,
-        })
-        for shape in config.test_shapes
-    ]  # fmt: skip
+    """Every shape of the test of a config, and what a result says about it."""
+    return [(shape, protocol_of(config, shape)) for shape in config.test_shapes]
 
 
 def build_task_sets(config: Any, data: Any) -> list[TaskSet]:
@@ -81,6 +83,27 @@ def protocols_of(config: Any) -> list[dict[str, Any]]:
 
 Evaluations = Sequence["SplitEvaluation"]
 """Of one model: in the order of `protocols`."""
+
+
+def evaluate_task_sets(
+    learner: Any, task_sets: Sequence[TaskSet], statistics: Sequence[str], tasks_per_batch: int,
+    before_each_batch: Callable[[], None],
+) -> list["SplitEvaluation"]:  # fmt: skip
+    """Evaluate one model on every set with every kind of statistics, in the order of `protocols`.
+
+    Args:
+        before_each_batch: may raise to stop.
+    """
+    from utils.split_evaluation import evaluate_tasks
+
+    return [
+        evaluate_tasks(
+            learner, tasks.data, "test", n_tasks=tasks.n_tasks, tasks_per_batch=tasks_per_batch, statistics=kind,
+            with_scores=True, shape=tasks.shape, before_each_batch=before_each_batch,
+        )
+        for tasks in task_sets
+        for kind in statistics
+    ]  # fmt: skip
 
 
 def collect_results(
@@ -106,3 +129,13 @@ def collect_results(
         result = {"protocol": protocol, "task_list_digest": digests[place // len(statistics)]}
         results.append(result | final_test.score_models(scores, labels, models))
     return results, arrays
+
+
+def curve_rows(
+    task_sets: Sequence[TaskSet], statistics: Sequence[str], epoch: int, val_accuracy: float | None, evaluations: Evaluations
+) -> list[dict[str, Any]]:
+    """Rows of test_curve.csv of one epoch's model."""
+    return [
+        {"epoch": epoch, "val_accuracy_mean": val_accuracy} | final_test.accuracy_columns(result.scores, result.labels) | protocol
+        for protocol, result in zip(protocols(task_sets, statistics), evaluations, strict=True)
+    ]

@@ -10,7 +10,7 @@ from utils.config import DATASET_ALIASES, dataset_root
 from utils.episodes import SPLITS
 from utils.errors import ConfigError, UserError
 from utils.image_folders import printable, scan
-from utils.prepare_dataset import MAKERS, find_or_make_dataset
+from utils.prepare_dataset import MAKERS, find_or_make_dataset, tasks
 from utils.prepare_dataset.catalogue import GENERIC, KNOWN_DATASETS, MostSamples
 from utils.prepare_dataset.preparation import Request, prepare
 
@@ -21,7 +21,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m utils.prepare_dataset",
         description="Make a dataset folder. Nothing that is there is changed; a killed run is gone on with; a second run verifies.",
-        epilog="what --from may be:\n" + "\n".join(forms),
+        epilog="what --from may be:\n" + "\n".join(forms) + "\n\n`tasks` as the dataset writes fixed test tasks; see: tasks --help",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     names = ", ".join([*KNOWN_DATASETS, *GENERIC, *(name for name in MAKERS if name not in DATASET_ALIASES.values())])
@@ -45,7 +45,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Prepare one dataset; returns the exit code."""
+    """Prepare one dataset, or write the test tasks of one with `tasks`; returns the exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["tasks"]:
+        return tasks.main(arguments[1:])
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     try:
