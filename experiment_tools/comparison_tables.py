@@ -1,0 +1,202 @@
+"""A comparison as Markdown, LaTeX, CSV and HTML. Pure functions from a `Comparison` to text."""
+
+import csv
+import html
+import io
+from collections.abc import Sequence
+
+from experiment_tools.comparison import Cell, Comparison, Difference
+
+Table = list[list[str]]
+"""Rows of text, the heading first."""
+
+
+def accuracy_table(comparison: Comparison) -> Table:
+    """One row per method; per column of the comparison the accuracy and, where one is known, the published value."""
+    published = {column: any(c.published for (_, k), c in comparison.cells.items() if k == column) for column in comparison.columns}
+    heading = ["method"]
+    for column in comparison.columns:
+        heading += [str(column), "published"] if published[column] else [str(column)]
+    table = [heading]
+    for row in comparison.rows:
+        cells = [row]
+        for column in comparison.columns:
+            cell = comparison.cells.get((row, column))
+            cells.append("" if cell is None else cell_text(cell))
+            if published[column]:
+                cells.append("" if cell is None or cell.published is None else cell.published.text())
+        table.append(cells)
+    return table
+
+
+def cell_text(cell: Cell) -> str:
+    """'95.93 ± 0.97 (3 seeds)' in percent."""
+    summary = cell.summary
+    interval = "" if summary.ci95 is None else f" ± {100 * summary.ci95:.2f}"
+    return f"{100 * summary.mean:.2f}{interval} ({cell.interval_is_over})"
+
+
+def difference_table(comparison: Comparison) -> Table:
+    """One row per pair of methods in a column."""
+    if not comparison.differences:
+        return []
+    with_seeds = any(d.p_over_seeds is not None for d in comparison.differences)
+    heading = ["tasks", "pair", "difference", "95 % interval", "p", "p (Holm)", *(["p over seeds"] if with_seeds else []), "test"]
+    return [heading, *(_difference_row(d, with_seeds) for d in comparison.differences)]
+
+
+def _difference_row(d: Difference, with_seeds: bool) -> list[str]:
+    numbers = ["", "", "", ""]
+    if d.mean is not None:
+        numbers = [f"{100 * d.mean:+.2f}", f"{100 * d.low:+.2f} to {100 * d.high:+.2f}", p_text(d.p), p_text(d.p_holm)]
+    seeds = ["" if d.p_over_seeds is None else p_text(d.p_over_seeds)] if with_seeds else []
+    return [str(d.column), f"{d.first} - {d.second}", *numbers, *seeds, d.test + (f": {d.note}" if d.note else "")]
+
+
+def p_text(p: float | None) -> str:
+    """'0.013', '< 0.0001'."""
+    if p is None:
+        return ""
+    return "< 0.0001" if p < 1e-4 else f"{p:.4f}" if p < 0.01 else f"{p:.3f}"
+
+
+def caption(comparison: Comparison) -> str:
+    """How to read the table of accuracies."""
+    return (
+        "Test accuracy in percent: mean and 95 % interval, over runs of different seeds where there are several (Student's t), else "
+        "over test tasks."
+    )
+
+
+def sources(comparison: Comparison) -> list[str]:
+    """Where the published values in the table are from."""
+    found = [cell.published for cell in comparison.cells.values() if cell.published]
+    lines = dict.fromkeys(f"{result.method}: {result.source}" for result in found)
+    if any(not result.is_confirmed for result in found):
+        lines["(?): quoted elsewhere, not read in the source itself"] = None
+    return list(lines)
+
+
+DIFFERENCE_CAPTION = (
+    "Differences in points, over test tasks. They speak of these trained models; p over seeds asks whether training again would tell "
+    "the methods apart."
+)
+
+
+# --- formats ----------------------------------------------------------------------------------------------------------
+
+
+def markdown(comparison: Comparison) -> str:
+    """The tables with their notes."""
+    parts = [_markdown_table(accuracy_table(comparison)), caption(comparison)]
+    if comparison.differences:
+        parts += [_markdown_table(difference_table(comparison)), DIFFERENCE_CAPTION]
+    lines = [f"- {line}" for line in (*comparison.notes, *(f"published, {line}" for line in sources(comparison)))]
+    return "\n\n".join([*parts, "\n".join(lines)]).rstrip() + "\n"
+
+
+def _markdown_table(table: Table) -> str:
+    escaped = [[cell.replace("|", "\\|") for cell in row] for row in table]
+    widths = [max(3, *(len(row[place]) for row in escaped)) for place in range(len(table[0]))]
+    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in escaped]
+    return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
+
+
+def latex(comparison: Comparison) -> str:
+    """Two tabulars with the rules of the package booktabs."""
+    parts = [f"% {_one_line(caption(comparison))}", _latex_table(accuracy_table(comparison))]
+    if comparison.differences:
+        parts += [f"% {_one_line(DIFFERENCE_CAPTION)}", _latex_table(difference_table(comparison))]
+    parts += [f"% {_one_line(line)}" for line in (*comparison.notes, *sources(comparison))]
+    return "\n".join(parts) + "\n"
+
+
+def _latex_table(table: Table) -> str:
+    lines = [" & ".join(_latex_text(cell) for cell in row) + r" \\" for row in table]
+    columns = "l" + "r" * (len(table[0]) - 1)
+    return "\n".join([rf"\begin{{tabular}}{{{columns}}}", r"\toprule", lines[0], r"\midrule", *lines[1:], r"\bottomrule", r"\end{tabular}"])
+
+
+def _latex_text(text: str) -> str:
+    replaced = {"\\": r"\textbackslash{}", "±": r"$\pm$", "<": "$<$", ">": "$>$", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    replaced |= {letter: f"\\{letter}" for letter in "&%$#_{}"}
+    return "".join(replaced.get(letter, letter) for letter in text)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def csv_text(comparison: Comparison) -> str:
+    """One row per method and column, numbers in full: shares between 0 and 1, published values too."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(
+        ["method", "dataset", "ways", "shots", "queries", "test_accuracy_mean", "test_accuracy_ci95", "interval_over", "runs",
+         "published_accuracy", "published_plus_minus", "published_source"]
+    )  # fmt: skip
+    for (row, column), cell in comparison.cells.items():
+        summary, published = cell.summary, cell.published
+        known = ["", "", ""]
+        if published:
+            interval = "" if published.plus_minus is None else round(published.plus_minus / 100, 6)
+            known = [round(published.accuracy / 100, 6), interval, published.source]
+        interval = "" if summary.ci95 is None else summary.ci95
+        names = " ".join(run.name for run in cell.runs)
+        writer.writerow([row, *column, summary.mean, interval, cell.interval_is_over, names, *known])
+    return text.getvalue()
+
+
+STYLE = """
+:root { color-scheme: light dark; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 0 auto; padding: 1rem; }
+h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 0.92rem; }
+th, td { padding: 0.35rem 0.8rem; text-align: left; white-space: nowrap; border-bottom: 1px solid #8886; }
+th { border-bottom: 2px solid #888a; vertical-align: bottom; }
+.note { font-size: 0.88rem; opacity: 0.8; max-width: 48rem; }
+figure { margin: 1rem 0; } figure svg { width: 100%; max-width: 46rem; height: auto; background: #fff; border-radius: 6px; }
+"""
+
+
+def html_page(comparison: Comparison, figures: Sequence[tuple[str, str]]) -> str:
+    """One self-contained page.
+
+    Args:
+        figures: (caption, inline SVG) each.
+    """
+    parts = [f"<h2>Accuracy</h2>{_html_table(accuracy_table(comparison))}{_html_note(caption(comparison))}"]
+    if comparison.differences:
+        parts.append(f"<h2>Differences</h2>{_html_table(difference_table(comparison))}{_html_note(DIFFERENCE_CAPTION)}")
+    if figures:
+        parts.append("<h2>Curves</h2>")
+        parts += [f"<figure>{svg}<figcaption class=note>{html.escape(text)}</figcaption></figure>" for text, svg in figures]
+    lines = "".join(f"<li>{html.escape(line)}</li>" for line in comparison.notes)
+    lines += "".join(f"<li>published, {html.escape(line)}</li>" for line in sources(comparison))
+    parts.append(f"<h2>Notes</h2><ul class=note>{lines}</ul>")
+    return page("Comparison of runs", "".join(parts))
+
+
+def page(title: str, body: str) -> str:
+    """A whole HTML document; `body` is HTML already."""
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
+        '<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">'
+        f"<style>{STYLE}</style></head><body><h1>{html.escape(title)}</h1>{body}</body></html>\n"
+    )
+
+
+def _html_table(table: Table) -> str:
+    return html_table(table[0], table[1:])
+
+
+def html_table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table that scrolls sideways on a narrow screen."""
+    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in heading)
+    body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    return f"<div class=wide><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+
+
+def _html_note(text: str) -> str:
+    return f"<p class=note>{html.escape(text)}</p>"

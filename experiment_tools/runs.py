@@ -1,0 +1,91 @@
+"""List runs: python -m experiment_tools.runs [FOLDER] [--sort name|state|val|test|disk|changed]
+
+State, progress, best validation accuracy, test accuracy and disk use of every run below a folder (default EXPERIMENTS_DIR).
+"""
+
+import argparse
+import math
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from experiment_tools.run_reading import Run, list_runs, read_run
+from utils.config import experiments_root
+from utils.metrics import Summary, percent
+
+HEADING = ("run", "state", "epochs", "best val", "test", "disk", "changed")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """List the runs of a command line; return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m experiment_tools.runs", description="List runs and what they have reached.")
+    parser.add_argument("folder", nargs="?", type=Path, help="folder of run folders (default: EXPERIMENTS_DIR, else experiments/)")
+    parser.add_argument("--sort", choices=["name", "state", "val", "test", "disk", "changed"], default="name")
+    options = parser.parse_args(arguments)
+    folder = (options.folder or experiments_root()).expanduser()
+    if not folder.is_dir():
+        print(f"{folder}: no such folder. Give the folder of the runs, or set EXPERIMENTS_DIR.", file=sys.stderr)
+        return 1
+    runs = [read_run(path) for path in list_runs(folder)]
+    if not runs:
+        print(f"{folder}: no runs yet")
+        return 0
+    print(table(runs, folder, options.sort))
+    return 0
+
+
+def table(runs: Sequence[Run], folder: Path, sort: str = "name") -> str:
+    """One line per run under a heading, and what is damaged below."""
+    sizes = {run.path: run.disk_use_bytes() for run in runs}
+    changed = {run.path: _last_change(run) for run in runs}
+    keys = {
+        "name": lambda run: str(run.path),
+        "state": lambda run: (run.state, str(run.path)),
+        "val": lambda run: -(run.best_val or 0.0),
+        "test": lambda run: -(_test(run) or Summary(0.0, 0.0, None, 0)).mean,
+        "disk": lambda run: -sizes[run.path],
+        "changed": lambda run: -changed[run.path],
+    }
+    ordered = sorted(runs, key=keys[sort])
+    rows = [HEADING, *(_row(run, folder, sizes[run.path], changed[run.path]) for run in ordered)]
+    widths = [max(len(row[place]) for row in rows) for place in range(len(HEADING))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines.append(f"{len(runs)} runs, {size_text(sum(sizes.values()))}")
+    lines += [f"{run.path}: {run.problem}" for run in ordered if run.state in ("damaged", "empty")]
+    return "\n".join(lines)
+
+
+def _row(run: Run, folder: Path, n_bytes: int, changed: float) -> tuple[str, ...]:
+    best, test = run.best_val, _test(run)
+    return (
+        str(run.path.relative_to(folder)) if run.path != folder else run.name,
+        run.state,
+        run.epochs_text,
+        "" if best is None else f"{100 * best:.2f} %",
+        "" if test is None else percent(test),
+        size_text(n_bytes),
+        time.strftime("%Y-%m-%d %H:%M", time.localtime(changed)),
+    )
+
+
+def _test(run: Run) -> Summary | None:
+    summary = run.summary
+    if summary is None:
+        return None
+    return Summary(summary["test_accuracy_mean"], summary["test_accuracy_std"], summary["test_accuracy_ci95"], 0)
+
+
+def _last_change(run: Run) -> float:
+    return max((path.lstat().st_mtime for path in run.path.rglob("*")), default=run.path.stat().st_mtime)
+
+
+def size_text(n_bytes: float) -> str:
+    """'12.3 MiB'."""
+    units = ("B", "KiB", "MiB", "GiB", "TiB")
+    power = min(int(math.log(max(n_bytes, 1), 1024)), len(units) - 1)
+    return f"{n_bytes / 1024**power:.{1 if power else 0}f} {units[power]}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
