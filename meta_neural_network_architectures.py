@@ -10,12 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from meta_learning.convolutional_networks import Conv4
+from meta_learning.dropout import drop
 from meta_learning.layers import EpisodeHead, MetaConv2d, MetaLinear, Parameters, below, fold_tasks, unfold_features
-from meta_learning.networks import MetaNetwork
+from meta_learning.networks import MetaNetwork, make_head
 from meta_learning.norm_layers import BatchStatistics, MetaBatchNorm2d, MetaLayerNorm, MetaNorm, NormChoice, Pass
+from meta_learning.residual_networks import RESIDUAL_NETWORKS, ResidualNetwork
 from utils.config_rules import feature_size
 from utils.errors import ConfigError
-from utils.hashed_noise import hashed_uniform
 
 __all__ = [
     "BACKBONES", "BatchStatistics", "EpisodeHead", "MetaBatchNorm2d", "MetaConv2d", "MetaConvBlock", "MetaLayerNorm", "MetaLinear", "MetaNetwork",
@@ -39,16 +41,7 @@ class MetaConvBlock(nn.Module):
             # Leaky ReLU is increasing, so it commutes with the maximum: the same result from a quarter of the pixels.
             x = F.max_pool2d(x, 2)
         x = F.leaky_relu(x)
-        if self.dropout and mode.dropout_seeds is not None:
-            x = self._drop(x, n_tasks, mode)
-        return x
-
-    def _drop(self, x: Tensor, n_tasks: int, mode: Pass) -> Tensor:
-        stream = (mode.step * 2 + int(mode.is_query)) * 1024 + self.index
-        per_task = x.unflatten(1, (n_tasks, -1))  # (n, B, F, H, W)
-        uniform = hashed_uniform(mode.dropout_seeds, stream, (x.shape[0], *per_task.shape[2:]))  # (B, n, F, H, W)
-        keep = (uniform >= self.dropout).transpose(0, 1).to(x.dtype) / (1 - self.dropout)
-        return (per_task * keep).flatten(1, 2)
+        return drop(x, self.dropout, mode, self.index, n_tasks)
 
 
 class VGGReLUNormNetwork(MetaNetwork):
@@ -84,7 +77,7 @@ class VGGReLUNormNetwork(MetaNetwork):
             self.add_module(name, block)
             channels = n_filters
         n_features = n_filters * (1 if self.global_average else height * width)
-        self.head = EpisodeHead(n_features) if n_way is None else MetaLinear(n_features, n_way)
+        self.head = make_head(n_features, n_way)
 
     def features(self, images: Tensor, params: Parameters | None = None, mode: Pass | None = None) -> Tensor:
         """Return features (B, n, D) of images (B, n, C, H, W)."""
@@ -106,8 +99,22 @@ def build_vgg(config: Any, image_shape: tuple[int, int, int], n_way: int | None,
     )  # fmt: skip
 
 
-BACKBONES: dict[str, Callable[[Any, tuple[int, int, int], int | None, NormChoice], MetaNetwork]] = {"vgg": build_vgg}
-"""Value of the key `backbone` -> function of (config, (C, H, W), N or None, norm) that builds it."""
+def build_conv4(config: Any, image_shape: tuple[int, int, int], n_way: int | None, norm: NormChoice) -> MetaNetwork:
+    """Build conv4 from the keys of a config."""
+    return Conv4(image_shape, n_way, n_filters=config.cnn_num_filters, norm=norm, dropout=config.dropout_rate_value)
+
+
+def build_residual(config: Any, image_shape: tuple[int, int, int], n_way: int | None, norm: NormChoice) -> MetaNetwork:
+    """Build the residual network that a config names."""
+    return ResidualNetwork(image_shape, n_way, norm=norm, dropout=config.dropout_rate_value, **RESIDUAL_NETWORKS[config.backbone])
+
+
+BACKBONES: dict[str, Callable[[Any, tuple[int, int, int], int | None, NormChoice], MetaNetwork]] = {
+    "vgg": build_vgg,
+    "conv4": build_conv4,
+    **dict.fromkeys(RESIDUAL_NETWORKS, build_residual),
+}
+"""Value of the key `backbone` -> function of (config, (C, H, W), N or None, norm) that builds it; `utils.registry` has the names."""
 
 
 def build_network(config: Any) -> MetaNetwork:
@@ -139,4 +146,4 @@ def choose_statistics_per_stage(network: MetaNetwork, statistics: tuple[str, ...
         )
     of_stage = dict(zip(network.stage_names, statistics, strict=True))
     for name, layer in network.norm_layers().items():
-        layer.own_statistics = of_stage[name.split(".")[0]]
+        layer.own_statistics = next(value for stage, value in of_stage.items() if f"{name}.".startswith(f"{stage}."))

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from meta_learning.layers import Parameters, given_or_own
 from utils.batch_norm import batch_norm
+from utils.errors import ConfigError
 
 
 @dataclass
@@ -339,12 +340,18 @@ class NormChoice:
     n_groups: int = 8
 
     def build(self, shape: tuple[int, int, int]) -> MetaNorm:
-        """Build the norm layer of a feature map (F, H, W)."""
+        """Build the norm layer of a feature map (F, H, W).
+
+        Raises:
+            ConfigError: the groups of a group norm do not divide the filters.
+        """
         affine = {"learn_weight": self.learn_weight, "learn_bias": self.learn_bias}
         n_parameter_rows = self.n_rows if self.n_parameter_rows is None else self.n_parameter_rows
         if self.layer == "layer_norm":
             return MetaLayerNorm(shape, learn_bias=self.learn_bias)
         if self.layer == "group_norm":
+            if shape[0] % self.n_groups:
+                raise ConfigError(f'"norm_groups" {self.n_groups} does not divide the {shape[0]} filters of a layer; choose a divisor')
             return MetaGroupNorm(self.n_groups, shape[0], n_parameter_rows=n_parameter_rows, **affine)
         if self.layer == "task_norm":
             return MetaTaskNorm2d(shape[0], n_parameter_rows=n_parameter_rows, **affine)

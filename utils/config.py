@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from utils.config_messages import expected, place_of, unknown_key
-from utils.config_rules import CONTRADICTIONS
+from utils.config_rules import CONTRADICTIONS, keys_without_effect
 from utils.config_schema import ExperimentConfig, as_list
 from utils.errors import ConfigError
 
@@ -224,6 +224,9 @@ def _resolve(config: ExperimentConfig, notes: list[str]) -> ExperimentConfig:
     split = config.train_val_test_split
     if not config.sets_are_pre_split and len(split) == 3 and abs(sum(split) - 1) > 1e-6:
         notes.append(f'"train_val_test_split" sums to {sum(split):.4f}; test gets the classes that train and val leave')
+    if idle := keys_without_effect(config):
+        listed = ", ".join(f'"{key}" {json.dumps(getattr(config, key))}' for key in idle)
+        notes.append(f'{listed} without effect: "backbone" {config.backbone} has a form of its own')
     trained = config.batch_norm_statistics if isinstance(config.batch_norm_statistics, str) else "mixed"
     statistics = config.test_batch_norm_statistics or trained
     ways_and_shots = {key: as_list(getattr(config, key)) for key in ("num_classes_per_set", "num_samples_per_class")}

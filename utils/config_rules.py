@@ -6,6 +6,8 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from utils.registry import BUILT_IN_BACKBONES, VGG_KEYS, unknown_backbone
+
 
 class Contradiction(NamedTuple):
     """A combination of values that cannot work: the keys it looks at, and what is wrong (None: nothing)."""
@@ -27,6 +29,8 @@ def feature_size(size: int, num_stages: int, blocks_per_stage: int, padding: boo
 
 
 def _image_vanishes(config: Any) -> str | None:
+    if config.backbone != "vgg":
+        return None
     sides = (config.image_height, config.image_width)
     arguments = (config.num_stages, config.cnn_blocks_per_stage, config.conv_padding, config.max_pooling)
     if min(feature_size(side, *arguments) for side in sides) > 0:
@@ -84,7 +88,8 @@ def _statistics_of_norm_layer(config: Any) -> str | None:
 
 
 def _groups(config: Any) -> str | None:
-    if config.norm_layer != "group_norm" or config.cnn_num_filters % config.norm_groups == 0:
+    reads_filters = "cnn_num_filters" in BUILT_IN_BACKBONES.get(config.backbone, ())  # of other networks, NormChoice asks
+    if config.norm_layer != "group_norm" or not reads_filters or config.cnn_num_filters % config.norm_groups == 0:
         return None
     return f'"norm_groups" {config.norm_groups} does not divide "cnn_num_filters" {config.cnn_num_filters}; choose a divisor'
 
@@ -107,9 +112,17 @@ def _zero_steps(config: Any) -> str | None:
     )
 
 
+def keys_without_effect(config: Any) -> list[str]:
+    """Return the keys of the reference's network that are not at their defaults and that the config's backbone does not read."""
+    reads = BUILT_IN_BACKBONES.get(config.backbone, VGG_KEYS)  # a plugin's network may read any
+    defaults = type(config).model_fields
+    return [key for key in sorted(VGG_KEYS - reads) if getattr(config, key) != defaults[key].default]
+
+
 CONTRADICTIONS = (
+    Contradiction(("backbone",), lambda config: unknown_backbone(config.backbone)),
     Contradiction(("train_val_test_split",), _split_fractions),
-    Contradiction(("image_height", "image_width", "num_stages", "cnn_blocks_per_stage", "conv_padding", "max_pooling"), _image_vanishes),
+    Contradiction(("backbone", "image_height", "image_width", "num_stages", "cnn_blocks_per_stage", "conv_padding", "max_pooling"), _image_vanishes),
     Contradiction(
         ("min_learning_rate", "meta_learning_rate"),
         _unless(
@@ -179,7 +192,7 @@ CONTRADICTIONS = (
         ),
     ),
     Contradiction(("norm_layer", "batch_norm_statistics"), _statistics_of_norm_layer),
-    Contradiction(("norm_layer", "norm_groups", "cnn_num_filters"), _groups),
+    Contradiction(("backbone", "norm_layer", "norm_groups", "cnn_num_filters"), _groups),
     Contradiction(
         ("batch_norm_statistics", "test_batch_norm_statistics"),
         _unless(

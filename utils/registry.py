@@ -1,0 +1,85 @@
+"""What a config may name: the project's own backbones, and the backbones and datasets that a plugin file registers. No torch."""
+
+import difflib
+import re
+from collections.abc import Callable
+from typing import Any
+
+from utils.errors import ConfigError
+
+VGG_KEYS = frozenset({"num_stages", "cnn_blocks_per_stage", "cnn_num_filters", "conv_padding", "max_pooling"})
+
+BUILT_IN_BACKBONES: dict[str, frozenset[str]] = {
+    "vgg": VGG_KEYS,
+    "conv4": frozenset({"cnn_num_filters"}),
+    **dict.fromkeys(("resnet10", "resnet10_wide", "resnet12", "resnet12_wide", "resnet18", "resnet34", "resnet50"), frozenset()),
+}
+"""Name -> which of `VGG_KEYS` it reads. `meta_neural_network_architectures.BACKBONES` builds them."""
+
+_backbones: dict[str, Callable[..., Any]] = {}
+_datasets: dict[str, Callable[..., Any]] = {}
+_NAME = re.compile(r"[A-Za-z0-9_+=,.\-]{1,80}")
+
+
+def register_backbone(name: str, build: Callable[..., Any]) -> None:
+    """Make a network known as a value of the key `backbone`; for plugin files (docs/backbones.md).
+
+    Args:
+        build: called as build(config, image_shape, n_way), with image_shape = (C, H, W); returns any `torch.nn.Module` that
+            turns images (n, C, H, W) into logits (n, n_way), its last operation being a linear layer.
+    Raises:
+        ConfigError: the name is taken or has other characters, or `build` cannot be called.
+    """
+    _register(_backbones, "backbone", name, build, taken=BUILT_IN_BACKBONES)
+
+
+def register_dataset(name: str, build: Callable[..., Any]) -> None:
+    """Make a dataset known as a value of the key `dataset_name`; for plugin files (docs/backbones.md).
+
+    Args:
+        build: called as build(config); returns {"train": {class name: images}, "val": ..., "test": ...}, the images of a class
+            a uint8 array (n, H, W) or (n, H, W, C) of the size that the config says.
+    Raises:
+        ConfigError: the name is taken or has other characters, or `build` cannot be called.
+    """
+    _register(_datasets, "dataset", name, build)
+
+
+def _register(
+    table: dict[str, Callable[..., Any]], kind: str, name: str, build: Callable[..., Any], taken: Any = ()
+) -> None:
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise ConfigError(f"register_{kind}: the name is {name!r}, but must be 1 to 80 letters, digits and _ + = , . -")
+    if not callable(build):
+        raise ConfigError(f'register_{kind}("{name}", ...): the second argument must be a function, not a {type(build).__name__}')
+    if name in table or name in taken:
+        raise ConfigError(f'register_{kind}: there is a {kind} "{name}" already; give yours another name')
+    table[name] = build
+
+
+def registered_backbone(name: str) -> Callable[..., Any] | None:
+    """Return the `build` of a plugin's backbone."""
+    return _backbones.get(name)
+
+
+def registered_dataset(name: str) -> Callable[..., Any] | None:
+    """Return the `build` of a plugin's dataset."""
+    return _datasets.get(name)
+
+
+def n_registered() -> int:
+    """Count what plugins have registered."""
+    return len(_backbones) + len(_datasets)
+
+
+def unknown_backbone(name: str) -> str | None:
+    """Say that there is no such backbone, and which one is meant; None: there is."""
+    known = [*BUILT_IN_BACKBONES, *_backbones]
+    if name in known:
+        return None
+    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    advice = f'did you mean "{nearest[0]}"? ' if nearest else ""
+    return (
+        f'"backbone" is "{name}", but must be one of {", ".join(known)}; {advice}A network of your own comes with '
+        "--plugin FILE.py on the command line (docs/backbones.md)"
+    )
