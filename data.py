@@ -117,6 +117,11 @@ class FewShotData:
         """split -> names of its classes, in the order of their ranks."""
         return {split: list(table.names) for split, table in self._tables.items()}
 
+    def class_sizes(self, split: str) -> dict[str, int]:
+        """Name -> number of images of the classes of a split, in the order of their ranks."""
+        table = self._tables[split]
+        return dict(zip(table.names, table.sizes.tolist(), strict=True))
+
     def example_shape(self) -> tuple[int, int, int]:
         """(C, H, W)."""
         return tuple(self._images.shape[1:])
