@@ -184,7 +184,7 @@ def tiered(source, form, channels):
         content = {"label_specific": labels, "label_general": labels * 0, "label_specific_str": words, "label_general_str": ["x"]}
         (source / f"{split}_labels.pkl").write_bytes(pickle.dumps(content, 2))
         for label, word in enumerate(words):
-            folder = f"{label:03}_{word.split(',')[0].replace(' ', '_')}"
+            folder = f"{split}_{label:03}_{word.split(',')[0].replace(' ', '_')}"
             numbers[f"{split}/{folder}"] = ranks[4 * label : 4 * label + 4]
     return numbers
 
@@ -206,8 +206,8 @@ def test_the_order_of_channels_can_be_given(source, prepare, tmp_path, small_cou
     small_counts("tiered_imagenet", Counts({"train": 3, "val": 2, "test": 2}))
     numbers = tiered(source, "npz", "rgb")
     assert prepare("tiered_imagenet", "--from", source, "--channels", "bgr")[0] == 0
-    first = tmp_path / "datasets/tiered_imagenet/train/000_Tibetan_terrier/0000000.png"
-    assert np.array_equal(read(first), pixels(numbers["train/000_Tibetan_terrier"][0])[..., ::-1])
+    first = tmp_path / "datasets/tiered_imagenet/train/train_000_Tibetan_terrier/0000000.png"
+    assert np.array_equal(read(first), pixels(numbers["train/train_000_Tibetan_terrier"][0])[..., ::-1])
 
 
 def test_tiered_imagenet_with_labels_alone(source, prepare, tmp_path, small_counts):
@@ -274,7 +274,9 @@ def test_a_class_in_two_splits_is_named(source, prepare):
     mini_csv(source)
     write_csvs(source, rows)
     code, _, err = prepare("csv", "--from", source)
-    assert code == 2 and 'class "n01532829" is in train and test' in err
+    assert code == 2 and 'class "n01532829" is in train and test' in err and "classes never seen in training" in err
+    code, out, _ = prepare("csv", "--from", source, "--accept_counts")
+    assert code == 0 and "28 images in 8 classes (train 3, val 2, test 3)" in out
 
 
 @pytest.mark.parametrize("row", ["../../etc/passwd,a", "/etc/passwd,a"])

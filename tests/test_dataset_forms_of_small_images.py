@@ -181,6 +181,22 @@ def test_an_omniglot_zip_with_other_bytes_is_refused(source, prepare, monkeypatc
     assert code == 2 and "images_evaluation.zip: wrong bytes: md5 is " in err
 
 
+def test_omniglot_without_a_source_is_fetched_with_torchvision(prepare, tmp_path, small_counts, monkeypatch):
+    import torchvision.datasets
+
+    small_counts("omniglot", Counts({None: 2}, 20))
+
+    def fetch(root, background, download):
+        folder = Path(root) / "omniglot-py" / ("images_background" if background else "images_evaluation") / "Greek" / "character01"
+        for i in range(20):
+            write_image(folder / f"{i:02}.png", pixels(i, 8))
+
+    monkeypatch.setattr(torchvision.datasets, "Omniglot", fetch)
+    code, out, err = prepare("omniglot")
+    assert (code, err) == (0, "") and "omniglot_dataset: prepared, 40 images in 2 classes" in out
+    assert not list((tmp_path / "datasets" / ".sources").iterdir())
+
+
 def test_the_counts_of_real_omniglot_are_those_that_are_expected(shared_data, tmp_path, prepare):
     shared_data("omniglot_dataset.tar.bz2")
     known = KNOWN_DATASETS["omniglot"].counts

@@ -2,7 +2,6 @@
 
 import argparse
 import logging
-import re
 import sys
 from pathlib import Path
 
@@ -13,6 +12,10 @@ from utils.image_folders import printable, scan
 from utils.prepare_dataset import MAKERS, find_or_make_dataset, tasks
 from utils.prepare_dataset.catalogue import GENERIC, KNOWN_DATASETS, MostSamples
 from utils.prepare_dataset.preparation import Request, prepare
+
+
+def _path(text: str) -> Path:
+    return Path(text).expanduser()
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -29,9 +32,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--from", dest="location", metavar="PATH|ADDRESS", help="folder, archive, or http address of one")
     parser.add_argument("--sha256", metavar="HEX", help="digest that the file of --from must have")
     parser.add_argument(
-        "--to", "--dataset_dir", dest="to", type=Path, default=dataset_root(), help="default: DATASET_DIR, else datasets/"
+        "--to", "--dataset_dir", dest="to", type=_path, default=dataset_root(), help="default: DATASET_DIR, else datasets/"
     )
-    parser.add_argument("--splits", type=Path, metavar="FOLDER", help="folder of the split lists, if they are not beside the images")
+    parser.add_argument("--splits", type=_path, metavar="FOLDER", help="folder of the split lists, if they are not beside the images")
     parser.add_argument("--name", help="name of the dataset folder (default: the known one, or that of --from)")
     parser.add_argument(
         "--max_samples_per_class",
@@ -63,8 +66,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _prepare(options: argparse.Namespace) -> str:
-    if options.name is not None and not re.fullmatch(r"[A-Za-z0-9_+=,.\- ]{1,150}", options.name):
-        raise ConfigError(f"--name {printable(options.name)}: letters, digits, spaces and _ + = , . - make the name of a dataset.")
     if options.seed is not None and not 0 <= options.seed < 2**32:
         raise ConfigError(f"--seed {options.seed}: must be 0 to {2**32 - 1}.")
     by_folder = {known.folder: name for name, known in KNOWN_DATASETS.items()}

@@ -129,7 +129,7 @@ def find_tiered(root: Path, channels: str, unpacked: Path) -> FoundClasses | Non
             n_images, read, pixels = len(encoded), encoded.__getitem__, _decoder(path, encoded)
         if order == "auto":  # the splits were made by one program
             order = channel_order(n_images, pixels)
-        labels, names = _tiered_labels(path.with_name(f"{split}_labels.pkl"), n_images)
+        labels, names = _tiered_labels(path.with_name(f"{split}_labels.pkl"), split, n_images)
         classes += classes_by_label(split, labels, _flipped(pixels, path.suffix) if order == "bgr" else read, names)
     noticed = ", channels in the order blue green red, which is mended" if order == "bgr" else ""
     return FoundClasses(form + noticed, classes)
@@ -148,7 +148,7 @@ def channel_order(n_images: int, pixels: Callable[[int], np.ndarray]) -> str:
     return "bgr" if means[0] < means[2] else "rgb"
 
 
-def _tiered_labels(path: Path, n_images: int) -> tuple[np.ndarray, list[str] | None]:
+def _tiered_labels(path: Path, split: str, n_images: int) -> tuple[np.ndarray, list[str] | None]:
     if not path.is_file():
         raise DataError(f"{printable(path)}: not there, but it holds the labels of the images beside it.")
     content = load_restricted(path)
@@ -159,7 +159,8 @@ def _tiered_labels(path: Path, n_images: int) -> tuple[np.ndarray, list[str] | N
     if not isinstance(texts, list | np.ndarray) or len(texts) <= labels.max():
         return labels, None
     words = [text.decode("latin1") if isinstance(text, bytes) else str(text) for text in texts]
-    return labels, [f"{label:03}_{safe_name(word.split(',')[0])}" for label, word in enumerate(words)]
+    # Words are not unique (there are two cranes), and numbers begin anew in each split.
+    return labels, [f"{split}_{label:03}_{safe_name(word.split(',')[0])}" for label, word in enumerate(words)]
 
 
 def _checked_pngs(path: Path) -> Sequence[bytes]:

@@ -104,8 +104,11 @@ def _number_of(text: str) -> int:
     return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()[:8], "big") >> 2
 
 
-def check_classes(source: Path | str, classes: Sequence[SourceClass]) -> None:
-    """Raise one DataError with every class that cannot be written: none at all, twice the same, without images."""
+def check_classes(source: Path | str, classes: Sequence[SourceClass], *, accept_shared: bool = False) -> None:
+    """Raise one DataError with every class that cannot be written: none at all, twice the same, without images.
+
+    A class in two splits is one too, unless that is accepted: few-shot accuracy is meant for classes never seen in training.
+    """
     problems = []
     if not classes:
         problems.append("no class found")
@@ -119,11 +122,10 @@ def check_classes(source: Path | str, classes: Sequence[SourceClass]) -> None:
             problems.append(f'class "{printable(c.folder)}" has no image')
         elif len({file.casefold() for file in c.files}) < len(c.files):
             problems.append(f'class "{printable(c.folder)}" has two images of one name')
-    problems += [
-        f'class "{printable(name)}" is in {" and ".join(s for s in SPLITS if s in found)}'
-        for name, found in splits.items()
-        if len(found) > 1
-    ]
+    shared = {name: [s for s in SPLITS if s in found] for name, found in splits.items() if len(found) > 1}
+    if shared and not accept_shared:
+        problems += [f'class "{printable(name)}" is in {" and ".join(found)}' for name, found in shared.items()]
+        problems.append("few-shot accuracy is meant for classes never seen in training (the command's --accept_counts takes them as they are)")
     if problems:
         raise report_problems(Path(source), problems)
 

@@ -26,6 +26,8 @@ from utils.prepare_dataset.class_sources import ImageContent, SourceClass
 
 RECORD_FILE = ".prepared.json"
 RECORD_VERSION = 1
+MOST_PROBLEMS = 100
+"""Images that cannot be read are listed together; after so many the rest is not tried."""
 FACTS_OF_A_RUN = ("dataset", "form", "max_samples_per_class", "seed", "accepted_deviations")
 """What of the record goes into the records of a run: no paths."""
 _BEGUN = ".begun"
@@ -51,27 +53,41 @@ def write_dataset(
 
     def fill(folder: Path) -> None:
         total = sum(len(c.files) for c in classes)
+        problems: list[str] = []
         with tqdm.tqdm(total=total, desc=f"writing {destination.name}", unit="image", disable=None) as bar:
             for c in classes:
-                _write_class(folder, c, linkable, bar)
+                problems += _write_class(folder, c, linkable, bar)
+                if len(problems) >= MOST_PROBLEMS:
+                    break
+        if problems:
+            raise report_problems(destination, problems)
         record = {"version": RECORD_VERSION, **facts, **_count(folder)}
         write_bytes_atomically(folder / RECORD_FILE, json.dumps(record, indent=1).encode())
 
     make_folder(destination, fill, resume_key=listing.hexdigest())
 
 
-def _write_class(folder: Path, c: SourceClass, linkable: Path | None, bar: tqdm.tqdm) -> None:
+def _write_class(folder: Path, c: SourceClass, linkable: Path | None, bar: tqdm.tqdm) -> list[str]:
+    """Write one class, unless it is there; returns what cannot be read, in which case the class does not get its name."""
     whole = folder / c.folder
     if whole.is_dir():
         bar.update(len(c.files))
-        return
+        return []
+    problems: list[str] = []
     begun = whole.with_name(f".{whole.name}{_BEGUN}")
     shutil.rmtree(begun, ignore_errors=True)
     begun.mkdir(parents=True)
     for place, file in enumerate(c.files):
-        _write_image(begun / file, c, place, linkable)
+        try:
+            _write_image(begun / file, c, place, linkable)
+        except DataError as error:
+            problems.append(str(error))
+            if len(problems) >= MOST_PROBLEMS:
+                break
         bar.update()
-    begun.rename(whole)
+    if not problems:
+        begun.rename(whole)
+    return problems
 
 
 def _write_image(path: Path, c: SourceClass, place: int, linkable: Path | None) -> None:

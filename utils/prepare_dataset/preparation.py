@@ -1,6 +1,8 @@
 """From a request to a dataset folder: find the classes, check them, draw samples, write, tell."""
 
 import logging
+import re
+import urllib.parse
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +20,7 @@ from utils.prepare_dataset.class_sources import FoundClasses, SourceClass, check
 from utils.prepare_dataset.csv_splits import find_csv
 from utils.prepare_dataset.cub import find_cub
 from utils.prepare_dataset.dataset_folders import verify_dataset, write_dataset
+from utils.prepare_dataset.downloads import is_url
 from utils.prepare_dataset.omniglot import fetch_omniglot, find_omniglot
 from utils.prepare_dataset.quickdraw import PUBLISHED_SAMPLES, find_quickdraw
 from utils.prepare_dataset.workspace import Workspace
@@ -67,14 +70,13 @@ def prepare(request: Request) -> str:
     workspace = Workspace(request.dataset_root)
     source = _source(request, known, destination, workspace)
     if request.dataset == "omniglot" and source is None:
-        source = request.dataset_root / ".sources" / "omniglot"
-        if not is_filled(source):
-            fetch_omniglot(source)
+        source = workspace.folder_for("omniglot")
+        fetch_omniglot(source)
         workspace.facts["source"] = "fetched with torchvision"
     found = _find(request, source, most, seed, workspace)
     logger.info("%s: %s", printable(source or "fetched"), found.form)
     classes = limit_samples(found.classes, most, seed)
-    check_classes(source or request.dataset_root, classes)
+    check_classes(source or request.dataset_root, classes, accept_shared=request.accept_counts)
     deviations = check_counts(shown, classes, known.counts, most, accept=request.accept_counts) if known and known.counts else []
     facts: dict[str, Any] = {"dataset": request.dataset, "form": found.form, **workspace.facts, "accepted_deviations": deviations}
     if most:
@@ -89,13 +91,22 @@ def prepare(request: Request) -> str:
 def _name_and_draw(request: Request, known: KnownDataset | None) -> tuple[str, MostSamples, int]:
     if known is None and request.name is None and request.location is None:
         raise ConfigError(f"{request.dataset}: give --from ({GENERIC[request.dataset]}).")
-    base = request.name or (known.folder if known else Path(request.location).name.split(".")[0])
+    base = request.name or (known.folder if known else _name_of(request.location))
+    if not re.fullmatch(r"[A-Za-z0-9_+=,.\- ]{1,150}", base) or base.startswith("."):
+        raise ConfigError(
+            f'"{printable(base)}" cannot be the name of a dataset: letters, digits, spaces and _ + = , . - can. Give another one with --name.'
+        )
     most, default_seed = request.most, known.seed if known else 0
     if request.dataset == "quickdraw":
         if set(most) - {None}:
             raise ConfigError("--max_samples_per_class: quickdraw has one number for all splits, such as 100.")
         most = most or {None: PUBLISHED_SAMPLES}
     return base, most, default_seed if request.seed is None else request.seed
+
+
+def _name_of(location: str) -> str:
+    path = urllib.parse.urlsplit(location).path if is_url(location) else location
+    return Path(path).name.split(".")[0]
 
 
 def _names_seed(request: Request, known: KnownDataset | None, seed: int) -> bool:
@@ -123,7 +134,7 @@ def _find(request: Request, source: Path | None, most: MostSamples, seed: int, w
         "mini_imagenet": lambda: (
             find_cache_pickles(source) or find_labelled_pickles(source) or find_csv(source, request.splits) or find_pre_split(source)
         ),
-        "tiered_imagenet": lambda: find_tiered(source, request.channels, workspace.unpacked) or find_pre_split(source),
+        "tiered_imagenet": lambda: find_tiered(source, request.channels, workspace.folder_for("arrays")) or find_pre_split(source),
         "cifar_fs": lambda: find_cifar(source, request.splits, workspace),
         "fc100": lambda: find_cifar(source, request.splits, workspace),
         "cub": lambda: find_cub(source, request.splits, seed, workspace),

@@ -1,5 +1,6 @@
 """Where preparation keeps what it fetched and unpacked: `.sources` in the dataset folder. And how files are found in a source."""
 
+import contextlib
 import hashlib
 import os
 import re
@@ -27,10 +28,17 @@ class Workspace:
     facts: dict[str, str] = field(default_factory=dict)
     """Where the dataset came from, for its record."""
 
+    _used: list[Path] = field(default_factory=list)
+
     @property
     def unpacked(self) -> Path:
-        """Folder of unpacked archives."""
+        """Where unpacked archives are."""
         return self.dataset_root / ".sources" / "unpacked"
+
+    def folder_for(self, name: str) -> Path:
+        """A folder of ours of this name, which `clean` removes; it may hold what a killed run left."""
+        self._used.append(self.unpacked / name)
+        return self._used[-1]
 
     def download(self, url: str, digest: str | None = None, algorithm: str = "sha256") -> Path:
         """Path of a file that is fetched, or was before."""
@@ -43,7 +51,7 @@ class Workspace:
         """Folder with the content of an archive; unpacked once, also over several runs."""
         status = archive.stat()
         text = f"{archive.resolve()}\0{status.st_size}\0{status.st_mtime_ns}"
-        folder = self.unpacked / hashlib.sha256(os.fsencode(text)).hexdigest()[:12]
+        folder = self.folder_for(hashlib.sha256(os.fsencode(text)).hexdigest()[:12])
         unpack_archive(archive, folder)
         return folder
 
@@ -71,8 +79,11 @@ class Workspace:
         return self.unpack(path) if is_archive(path) else path.parent
 
     def clean(self) -> None:
-        """Remove what was unpacked."""
-        shutil.rmtree(self.unpacked, ignore_errors=True)
+        """Remove what was unpacked for this dataset; other processes may be at others."""
+        for folder in self._used:
+            shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(OSError):  # not there, or another process has something in it
+            self.unpacked.rmdir()
 
 
 def is_archive(path: Path) -> bool:
