@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import pytest
 import torch
-from conftest import draw_image
+from conftest import draw_dataset, draw_image
 from PIL import Image
 
 from data import NORMALISATIONS, FewShotData, build_data, rotate_by_quarter_turns
@@ -278,7 +278,7 @@ def test_a_missing_dataset_is_a_data_error(tiny_dataset):
 
 def test_classes_in_two_splits_are_mentioned(tiny_dataset, caplog):
     folder = tiny_dataset(pre_split=True)
-    shutil.copytree(folder / "train/character_00", folder / "val/character_00")
+    draw_dataset(folder, ["val/character_00"], side=9)
     build_data(config(sets_are_pre_split=True), "cpu")
     assert "1 class names are in train and in val, such as character_00" in caplog.text
 

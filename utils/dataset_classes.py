@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from utils import config as configuration
+from utils.duplicate_images import find_leaks, leak_text, without_leaks
 from utils.episodes import SPLITS, EpisodeShape
 from utils.image_decoding import PixelFormat, original_form
 from utils.image_folders import (
@@ -18,11 +19,13 @@ from utils.image_folders import (
     ImageFolder,
     find_shortages,
     group_into_classes,
+    printable,
     report_problems,
     split_into_sets,
 )
 from utils.packed_images import PackedImages, load_or_pack
 from utils.prepare_dataset import find_or_make_dataset
+from utils.prepare_dataset.catalogue import KNOWN_DATASETS
 from utils.prepare_dataset.dataset_folders import preparation_facts
 
 logger = logging.getLogger(__name__)
@@ -74,10 +77,50 @@ def find_classes(config: Any, shapes: Mapping[str, Sequence[EpisodeShape]]) -> D
         classes, config.train_val_test_split, 0 if config.class_split_seed is None else config.class_split_seed
     )
     _warn_of_shared_classes(sets)
-    problems += label_problems + find_shortages(sets, folder, shapes, config.sets_are_pre_split)
+    problems += label_problems + _count_problems(config, folder, sets)
+    if packed is not None:
+        sets, leaks = _leave_leaks_out(config, folder, packed, sets)
+        problems += leaks
+    problems += find_shortages(sets, folder, shapes, config.sets_are_pre_split)
     if problems:
         raise report_problems(folder, problems)
     return DatasetClasses(config.dataset_name, folder, packed, sets)
+
+
+def _leave_leaks_out(
+    config: Any, folder: Path, packed: PackedImages, sets: Mapping[str, Sequence[ImageClass]]
+) -> tuple[Mapping[str, Sequence[ImageClass]], list[str]]:
+    """Images in two splits: problems, or left in the last of them alone with `on_bad_image` skip."""
+    leaks, again = find_leaks(sets, packed.identical)
+    if again:
+        logger.info("%d images are there more than once within a split", again)
+    if leaks and config.on_bad_image == "skip":
+        sets, n_left_out = without_leaks(sets, leaks)
+        logger.warning("on_bad_image skip: %d images that are in a later split, too, are left out", n_left_out)
+        return sets, []
+    return sets, [leak_text(folder, [packed.image_path(rank) for _, rank in places], places) for places in leaks]
+
+
+def _count_problems(config: Any, folder: Path, sets: Mapping[str, Sequence[ImageClass]]) -> list[str]:
+    """Another number of classes than a dataset of the field has, unless it was prepared so, or `on_bad_image` says skip."""
+    known = {known.folder: (name, known.counts) for name, known in KNOWN_DATASETS.items()}
+    name, counts = known.get(config.dataset_name, ("", None))
+    if counts is None or (preparation_facts(folder) or {}).get("accepted_deviations"):
+        return []
+    found = {split: len(classes) for split, classes in sets.items()}
+    expected = dict(counts.classes)
+    if not (config.sets_are_pre_split and expected.keys() == found.keys()):
+        found, expected = {"": sum(found.values())}, {"": sum(expected.values())}
+    problems = [
+        f"{f'split {split}: ' if split else ''}{found[split]} classes found, {expected[split]} expected. Run: python -m "
+        f"utils.prepare_dataset {name}; or give data of your own another dataset_name; or take it as it is: --on_bad_image skip"
+        for split in expected
+        if found[split] != expected[split]
+    ]
+    if problems and config.on_bad_image == "skip":
+        logger.warning("on_bad_image skip: %s: %s", printable(folder), "; ".join(problem.split(". ")[0] for problem in problems))
+        return []
+    return problems
 
 
 def packed_dataset(config: Any) -> DatasetClasses:

@@ -27,6 +27,7 @@ import tqdm
 from utils import image_decoding
 from utils.atomic_files import storage_error, write_bytes_atomically
 from utils.atomic_folders import lock
+from utils.duplicate_images import content_digest, identical_files
 from utils.errors import StorageError
 from utils.image_decoding import DECODER_VERSION, PixelFormat
 from utils.image_folders import ImageFolder, printable, scan
@@ -54,6 +55,8 @@ class PackedImages:
     """Of all pixels in their order."""
     left_out: tuple[tuple[str, str], ...] = ()
     """(path in the dataset folder, reason) of every file that cannot be decoded."""
+    identical: tuple[tuple[int, ...], ...] = ()
+    """Ranks of images whose files are equal byte by byte."""
 
     @property
     def n_bytes(self) -> int:
@@ -113,6 +116,7 @@ def _read_index(
             folders=tuple(ImageFolder(path, tuple(files)) for path, files in index["image_folders"]),
             content_sha256=index["content_sha256"],
             left_out=tuple((file, reason) for file, reason in index.get("left_out", ())),
+            identical=tuple(map(tuple, index.get("identical", ()))),
         )
         if packed.data_file.stat().st_size != packed.n_bytes:
             logger.info("%s: not complete, decoding again", packed.data_file)
@@ -250,8 +254,9 @@ def _pack(
             bad = {file for file, _ in broken}
             _close_gaps(temporary, shape, [rank for rank, file in enumerate(files) if file in bad])
             folders, shape = _without(folders, bad), (len(files) - len(bad), *shape[1:])
-        with open(temporary, "rb") as data:
-            content_sha256 = hashlib.file_digest(data, "sha256").hexdigest()
+            files = [file for file in files if file not in bad]
+        content_sha256, same_pixels = content_digest(temporary, len(files), math.prod(shape[1:]))
+        identical = identical_files(dataset_folder, files, same_pixels)
         data_file = index_file.with_suffix(f".{content_sha256[:12]}.uint8")
         temporary.rename(data_file)
         _write_index(
@@ -265,13 +270,16 @@ def _pack(
                 "image_folders": [[folder.path, folder.files] for folder in folders],
                 "all_folders": all_folders,
                 "left_out": broken,
+                "identical": identical,
             },
         )
     finally:
         temporary.unlink(missing_ok=True)
     seconds = time.perf_counter() - started
     logger.info("packed %d images into %s in %.1f s", shape[0], data_file, seconds)
-    packed = PackedImages(data_file, shape, tuple(folders), content_sha256, tuple(broken))
+    packed = PackedImages(
+        data_file, shape, tuple(folders), content_sha256, tuple(broken), tuple(map(tuple, identical))
+    )
     return _tell_what_is_left_out(packed, dataset_folder), folders, []
 
 
