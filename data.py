@@ -15,6 +15,7 @@ from torch import Tensor
 
 from utils.augmentation import Augmentation
 from utils.class_table import ClassTable
+from utils.config import SINUSOID
 from utils.dataset_classes import DatasetClasses, describe_images, find_classes, other_dataset, packed_dataset
 from utils.episode_batches import EpisodeBatch, PreparedEpisodes, rotate_by_quarter_turns
 from utils.episodes import QUERY_AUGMENTATION, SUPPORT_AUGMENTATION, EpisodeIndices, EpisodeShape, draw_episodes
@@ -22,6 +23,7 @@ from utils.errors import ConfigError, DataError
 from utils.image_folders import printable, report_problems
 from utils.image_memory import place_images
 from utils.prepare_dataset.tasks import all_runs_tasks
+from utils.sinusoid import SinusoidData, build_sinusoid_data
 from utils.task_lists import indexed_tasks, read_task_lists, tasks_digest
 from utils.task_sets import TaskSet, protocol_of, shape_protocols
 
@@ -239,7 +241,7 @@ class FewShotData:
         return tasks_digest(split, shape, indices, drawn, self._tables[split], self._image_path)
 
 
-def build_data(config: Any, device: torch.device | str, dtype: torch.dtype = torch.float32) -> FewShotData:
+def build_data(config: Any, device: torch.device | str, dtype: torch.dtype = torch.float32) -> FewShotData | SinusoidData:
     """The episodes of a config (`utils.config.ExperimentConfig`), once its dataset is found, packed and checked.
 
     Raises:
@@ -247,6 +249,8 @@ def build_data(config: Any, device: torch.device | str, dtype: torch.dtype = tor
         DataError: dataset missing, or one list of all its problems.
         StorageError: no space or no permission for the packed file.
     """
+    if config.dataset_name == SINUSOID:
+        return build_sinusoid_data(config, device, dtype)
     shapes = {"train": config.training_shapes, "val": (config.validation_shape,), "test": config.test_shapes}
     dataset = find_classes(config, shapes)
     classes = {split: {c.name: c.images for c in members} for split, members in dataset.sets.items()}

@@ -18,11 +18,12 @@ from torch import Tensor
 from utils import epoch_records, final_test, model_selection, non_finite
 from utils.atomic_files import remove_or_warn
 from utils.checkpoints import epoch_path, list_epochs, load_checkpoint, save_checkpoint, unfinished_path
-from utils.diagnostics import Diagnostics
+from utils.diagnostics import Diagnostics, build_diagnostics
 from utils.episodes import EpisodeShape
 from utils.epoch_metrics import EpochMetrics
 from utils.errors import ConfigError, Interrupted, NonFiniteError
 from utils.logs import EpochProgress, JsonLines, write_csv, write_json
+from utils.metrics import score_of
 from utils.observers import Observer
 from utils.prefetching import TrainingEpisodes
 from utils.random_state import random_state_tensors, restore_random_state, without_random_state
@@ -48,6 +49,7 @@ class ExperimentSettings:
     validate_every_epochs: int = 1
     total_epochs_before_pause: int = 0
     early_stopping_patience: int = 0
+    is_regression: bool = False
     max_models_to_save: int = 5
     number_of_ensemble_models: int = 5
     test_batch_norm_statistics: tuple[str, ...] = ("transductive",)
@@ -88,6 +90,7 @@ class ExperimentBuilder:
         self.learner, self.data, self.observers = learner, data, list(observers)
         self.run_folder, self.settings = run_folder, settings
         self.task_sets, self.config, self.device = list(task_sets), dict(config), torch.device(device)
+        self.score = score_of(settings.is_regression)
         self.rows: list[dict[str, Any]] = []
         self.curves: list[dict[str, Any]] = []
         self.iteration = 0
@@ -168,7 +171,7 @@ class ExperimentBuilder:
         last_iteration = under_way.first_iteration + settings.total_iter_per_epoch
         with EpochProgress(
             epoch + 1, settings.total_epochs, settings.total_iter_per_epoch, n_tasks,
-            done=self.iteration - under_way.first_iteration,
+            done=self.iteration - under_way.first_iteration, score=self.score,
         ) as progress:  # fmt: skip
             while self.iteration < last_iteration:
                 self._save_if_due(under_way)
@@ -215,7 +218,7 @@ class ExperimentBuilder:
         look = self.diagnostics.look(self.learner, self.data, epoch, is_last=is_last) if self.diagnostics else {}
         entry = epoch_records.curves_entry(
             row, iteration=self.iteration, train=train, val=val, multi_step_loss_weights=weights,
-            snapshot=self.learner.snapshot() | look,
+            snapshot=self.learner.snapshot() | look, score=self.score,
         )  # fmt: skip
         if val and row["val_accuracy_mean"] is None:
             log.warning("epoch %d: the validation gave numbers that are not finite.", epoch + 1)
@@ -223,10 +226,10 @@ class ExperimentBuilder:
         self.curves.append(entry)
         self._under_way = None
         self._save(epoch_path(self.run_folder.saved_models, self.epochs_done), {})
-        self._remove_unfinished()
+        remove_or_warn(unfinished_path(self.run_folder.saved_models))
         self._write_logs()
         self._remove_old_checkpoints()
-        log.info(epoch_records.epoch_text(row, settings.total_epochs))
+        log.info(epoch_records.epoch_text(row, settings.total_epochs, self.score))
         for observer in self.observers:
             observer.on_epoch(dict(row), dict(entry))
 
@@ -333,9 +336,6 @@ class ExperimentBuilder:
         self._look_for_non_finite(under_way)
         self._save(unfinished_path(self.run_folder.saved_models), {"under_way": under_way.state()})
 
-    def _remove_unfinished(self) -> None:
-        remove_or_warn(unfinished_path(self.run_folder.saved_models))
-
     def _save(self, path: Path, more_state: Mapping[str, Any]) -> None:
         state = {
             "epoch": self.epochs_done,
@@ -361,7 +361,7 @@ class ExperimentBuilder:
             path, _ = newest
             metrics_jsonl_bytes = self._load(path)["metrics_jsonl_bytes"]
             if self._under_way is None and not only_testing:
-                self._remove_unfinished()  # older than the epoch's own file
+                remove_or_warn(unfinished_path(self.run_folder.saved_models))  # older than the epoch's own file
             if self.settings.load_checkpoint and not only_testing:
                 log.info("load_checkpoint %s: without effect, this run has started.", self.settings.load_checkpoint)
             if not self.is_trained and not only_testing:
@@ -490,10 +490,7 @@ def build_experiment(
     """Unpack the config; `run_folder` comes from `utils.run_folder.open_run_folder`; task_sets None: the test tasks of `data`."""
     task_sets = build_task_sets(config, data) if task_sets is None else task_sets
     settings = ExperimentSettings(**{name: getattr(config, name) for name in ExperimentSettings.__dataclass_fields__})
-    every_epochs = config.diagnostics_every_epochs
-    examples_file = run_folder.logs / "validation_episodes.safetensors"
-    diagnostics = Diagnostics(examples_file, config.tasks_per_meta_batch, every_epochs) if every_epochs else None
     return ExperimentBuilder(
         learner, data, observers, run_folder, settings, task_sets, config.to_json_dict(), device,
-        stop, diagnostics,
+        stop, build_diagnostics(config, run_folder.logs),
     )

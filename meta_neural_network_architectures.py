@@ -3,7 +3,8 @@
 Letters: B tasks, n images per task, C channels, H x W pixels, F filters, N way, D features.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from utils.config_rules import feature_size
 from utils.errors import ConfigError
 
 __all__ = [
-    "BACKBONES", "BatchStatistics", "EpisodeHead", "MetaBatchNorm2d", "MetaConv2d", "MetaConvBlock", "MetaLayerNorm", "MetaLinear", "MetaNetwork",
+    "BACKBONES", "BatchStatistics", "EpisodeHead", "MetaBatchNorm2d", "MetaConv2d", "MetaConvBlock", "MetaLayerNorm", "MetaLinear", "MetaNetwork", "MultilayerPerceptron",
     "NormChoice", "Pass", "VGGReLUNormNetwork", "below", "build_network", "fold_tasks", "unfold_features",
 ]  # fmt: skip
 
@@ -109,9 +110,44 @@ def build_residual(config: Any, image_shape: tuple[int, int, int], n_way: int | 
     return ResidualNetwork(image_shape, n_way, norm=norm, dropout=config.dropout_rate_value, **RESIDUAL_NETWORKS[config.backbone])
 
 
+class MultilayerPerceptron(MetaNetwork):
+    """Fully connected layers with ReLU between them, for B tasks at once; images are taken as vectors.
+
+    Parameter names: layer<i>.weight, layer<i>.bias, head.weight, head.bias.
+
+    Args:
+        image_shape: C, H, W of an image.
+        n_outputs: of the head, classes or numbers to predict; None: each episode brings its head.
+        hidden_sizes: units of each hidden layer.
+    Source: Finn et al. 2017, section 5.1 (two layers of 40).
+    """
+
+    def __init__(self, image_shape: tuple[int, int, int], n_outputs: int | None, hidden_sizes: Sequence[int]) -> None:
+        super().__init__()
+        size = math.prod(image_shape)
+        self.stage_names = [f"layer{i}" for i in range(len(hidden_sizes))]
+        for name, next_size in zip(self.stage_names, hidden_sizes, strict=True):
+            self.add_module(name, MetaLinear(size, next_size))
+            size = next_size
+        self.head = EpisodeHead(size) if n_outputs is None else MetaLinear(size, n_outputs)
+
+    def features(self, images: Tensor, params: Parameters | None = None, mode: Pass | None = None) -> Tensor:
+        """Return features (B, n, D) of images (B, n, C, H, W)."""
+        x = images.flatten(2)
+        for name in self.stage_names:
+            x = F.relu(getattr(self, name)(x, below(params, name), x.shape[0]))
+        return x
+
+
+def build_mlp(config: Any, image_shape: tuple[int, int, int], n_way: int | None, norm: NormChoice) -> MetaNetwork:
+    """Build a multilayer perceptron from the keys of a config."""
+    return MultilayerPerceptron(image_shape, n_way, config.mlp_hidden_sizes)
+
+
 BACKBONES: dict[str, Callable[[Any, tuple[int, int, int], int | None, NormChoice], MetaNetwork]] = {
     "vgg": build_vgg,
     "conv4": build_conv4,
+    "mlp": build_mlp,
     **dict.fromkeys(RESIDUAL_NETWORKS, build_residual),
 }
 """Value of the key `backbone` -> function of (config, (C, H, W), N or None, norm) that builds it; `utils.registry` has the names."""
@@ -125,8 +161,8 @@ def build_network(config: Any) -> MetaNetwork:
         config.learnable_bn_beta, config.batch_norm_momentum, config.learnable_batch_norm_momentum, config.norm_groups,
     )  # fmt: skip
     image_shape = (config.image_channels, config.image_height, config.image_width)
-    n_way = config.num_classes_per_set if config.head == "learned" else None
-    network = BACKBONES[config.backbone](config, image_shape, n_way, norm)
+    n_outputs = config.num_regression_outputs if config.is_regression else config.validation_shape.n_way
+    network = BACKBONES[config.backbone](config, image_shape, n_outputs if config.head == "learned" else None, norm)
     network.initialise(torch.Generator().manual_seed(config.initialisation_seed))
     if not isinstance(config.batch_norm_statistics, str):
         choose_statistics_per_stage(network, config.batch_norm_statistics)

@@ -4,11 +4,12 @@ from pathlib import Path
 
 import torch
 
-from data import FewShotData
+from data import FewShotData, build_data
 from experiment_builder import build_experiment
 from few_shot_learning_system import build_learner
 from utils.config import check_config
 from utils.run_folder import open_run_folder
+from utils.sinusoid import SinusoidData
 
 TINY = {
     "experiment_name": "tiny", "image_height": 10, "image_width": 10, "num_stages": 2, "cnn_num_filters": 3,
@@ -20,10 +21,17 @@ PLUS_PLUS = {
     "use_multi_step_loss_optimization": True, "multi_step_loss_num_epochs": 1, "per_step_bn_statistics": True,
     "learnable_per_layer_per_step_inner_loop_learning_rate": True,
 }  # fmt: skip
+SINUSOID = {
+    "experiment_name": "tiny", "dataset_name": "sinusoid", "loss": "mean_squared_error", "backbone": "mlp", "mlp_hidden_sizes": [8, 6],
+    "image_height": 1, "image_width": 1, "num_samples_per_class": 5, "num_target_samples": 4,
+}  # fmt: skip
+"""On top of TINY, or alone."""
 
 
-def tiny_data(config) -> FewShotData:
-    """Nine classes of five random images, three per split."""
+def tiny_data(config) -> FewShotData | SinusoidData:
+    """Nine classes of five random images, three per split; or waves."""
+    if config.dataset_name == "sinusoid":
+        return build_data(config, "cpu", getattr(torch, config.precision))
     generator = torch.Generator().manual_seed(3)
     shape = (45, config.image_channels, config.image_height, config.image_width)
     images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)

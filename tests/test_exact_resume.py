@@ -7,7 +7,7 @@ import signal
 
 import pytest
 import torch
-from run_tools import PLUS_PLUS, run_tiny
+from run_tools import PLUS_PLUS, SINUSOID, run_tiny
 
 from utils.checkpoints import read_checkpoint_state, unfinished_path
 from utils.errors import Interrupted
@@ -20,6 +20,7 @@ VARIANTS = {
     "multi-step loss": PLUS_PLUS,
     "augmentation": {"class_rotation": True, "first_order_to_second_order_epoch": 0},
     "momentum": {"meta_optimizer": "sgd", "meta_momentum": 0.9, "gradient_clip_norm": 1.0, "meta_learning_rate_schedule": "one_cycle"},
+    "regression": SINUSOID,
     "early stopping": {"total_epochs": 5, "total_iter_per_epoch": 2, "early_stopping_patience": 1},
     "chunks": PLUS_PLUS | {"task_chunk_size": 1, "log_every_iterations": 100},
 }

@@ -20,7 +20,7 @@ TEMPLATES = REPOSITORY_ROOT / "experiment_template_config"
 CONFIGS = REPOSITORY_ROOT / "experiment_config"
 SHIPPED_TEMPLATES = (
     "mini_imagenet_maml", "mini_imagenet_maml++", "mini_imagenet_maml_2017", "omniglot_maml", "omniglot_maml++",
-    "omniglot_maml_2017", "omniglot_maml_ablation", "quickstart", "synthetic_strokes_maml", "synthetic_strokes_maml++",
+    "omniglot_maml_2017", "omniglot_maml_ablation", "quickstart", "sinusoid_maml", "sinusoid_maml++", "synthetic_strokes_maml", "synthetic_strokes_maml++",
     "tiered_imagenet_maml", "tiered_imagenet_maml++", "cifar_fs_maml", "cifar_fs_maml++", "fc100_maml", "fc100_maml++",
     "cub_maml", "cub_maml++", "quickdraw_maml", "quickdraw_maml++",
 )  # fmt: skip
@@ -60,6 +60,7 @@ def promised_names() -> set[str]:
         for shots in (1, 5, 10)
         for samples in (20, 100)
     }
+    names |= {f"sinusoid_{method}_10shot_seed0" for method in ("maml", "maml++")}
     return names | {"quickstart"}
 
 
@@ -136,7 +137,7 @@ def test_every_dataset_of_a_committed_config_has_a_command_that_prepares_it():
     for name in promised_names():
         config = load_config(CONFIGS / f"{name}.json")
         command = command_for(config.dataset_name)
-        assert "folder --from" not in command or config.dataset_name == "synthetic_strokes", command
+        assert "folder --from" not in command or config.dataset_name in ("synthetic_strokes", "sinusoid"), command
 
 
 @pytest.mark.parametrize(
@@ -290,7 +291,7 @@ def names_of(template: str) -> str:
     if template == "quickstart":
         return "quickstart"
     part = r"_(?!2017)[a-z_]+" if template.endswith("_ablation") else ""
-    return re.escape(template.removesuffix("_ablation")) + part + r"_\d+way_.*"
+    return re.escape(template.removesuffix("_ablation")) + part + r"_\d+(way|shot)_.*"
 
 
 def test_own_values_stand_over_inherited_ones_and_their_settings(folders):

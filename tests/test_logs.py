@@ -6,6 +6,7 @@ import pytest
 
 from utils.errors import StorageError
 from utils.logs import Console, EpochProgress, JsonLines, write_csv, write_json
+from utils.metrics import MINUS_SQUARED_ERROR
 
 
 @pytest.fixture
@@ -91,6 +92,14 @@ def test_plain_progress_lines_without_a_terminal(monkeypatch, caplog):
     (line,) = caplog.messages
     assert line.startswith("epoch 2/10, iteration 2/4: loss 1.5000, accuracy 25.0 %, ")
     assert line.endswith(" s left")
+
+
+def test_progress_of_a_regression_shows_its_error(monkeypatch, caplog):
+    monkeypatch.setattr("utils.logs.SECONDS_BETWEEN_PLAIN_LINES", 0.0)
+    progress = EpochProgress(2, 10, n_iterations=4, tasks_per_iteration=8, score=MINUS_SQUARED_ERROR)
+    with caplog.at_level(logging.INFO), progress:
+        progress.advance(2, 1.5, -1.5)
+    assert "loss 1.5000, mean squared error 1.5000, " in caplog.text
 
 
 def test_a_bar_on_a_terminal(monkeypatch, capsys):

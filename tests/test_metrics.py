@@ -4,7 +4,17 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from utils.metrics import MetricSums, RunningStatistics, finite_or_none, percent, student_t_quantile, summarise
+from utils.metrics import (
+    ACCURACY,
+    MINUS_SQUARED_ERROR,
+    MetricSums,
+    RunningStatistics,
+    finite_or_none,
+    percent,
+    score_of,
+    student_t_quantile,
+    summarise,
+)
 
 
 @pytest.mark.parametrize(
@@ -50,6 +60,15 @@ def test_no_tasks_is_an_error():
 
 def test_percent_names_the_interval():
     assert percent(summarise([0.9, 0.9, 0.9])) == "90.00 % +- 0.00"
+
+
+def test_an_error_is_shown_as_an_error_and_not_in_per_cent():
+    summary = summarise([-0.5, -0.25])
+    assert MINUS_SQUARED_ERROR.text(summary) == "0.3750 +- 1.5883"
+    assert MINUS_SQUARED_ERROR.text(summarise([-0.5])) == "0.5000"
+    assert (MINUS_SQUARED_ERROR.short_text(-1.5), ACCURACY.short_text(0.5)) == ("1.5000", "50.0 %")
+    assert ACCURACY.text(summarise([0.5])) == percent(summarise([0.5]))
+    assert score_of(True) is MINUS_SQUARED_ERROR and score_of(False) is ACCURACY
 
 
 def test_running_statistics_equal_numpy():

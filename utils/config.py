@@ -22,8 +22,11 @@ REPOSITORY_ROOT = Path(__file__).resolve().parent.parent
 
 Problems = list[tuple[tuple[str, ...], str]]  # the keys it is about, and what is wrong
 
+SINUSOID = "sinusoid"
+"""The name of the dataset that is drawn task by task (`utils.sinusoid`)."""
 DATASET_ALIASES = {"omniglot": "omniglot_dataset", "mini_imagenet": "mini_imagenet_full_size"}
 DATASET_DEFAULTS: dict[str, dict[str, Any]] = {
+    SINUSOID: {"class_rotation": False, "normalisation": "none", "gradient_clamp": 0.0, "resize_filter": "nearest"},
     "omniglot_dataset": {"class_rotation": True, "normalisation": "none", "gradient_clamp": 0.0, "resize_filter": "nearest"},
     "mini_imagenet_full_size": {"class_rotation": False, "normalisation": "imagenet", "gradient_clamp": 10.0, "resize_filter": "bicubic"},
 }  # fmt: skip

@@ -3,6 +3,7 @@
 `config` is a `utils.config.ExperimentConfig`; this file does not know its class, so that the schema can import the table.
 """
 
+import json
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -59,6 +60,41 @@ def _ways_of_a_learned_head(config: Any) -> str | None:
     if others:
         return f'"test_num_classes_per_set" has {others}, but the learned head has {min(ways)} classes; {fix} or test with {min(ways)}'
     return None
+
+
+OF_WAVES = {
+    "loss": "mean_squared_error", "num_regression_outputs": 1, "image_height": 1, "image_width": 1, "image_channels": 1,
+    "support_augmentation": (), "query_augmentation": (), "test_dataset_name": (), "task_list": "",
+}  # fmt: skip
+"""Key -> the value that the points of a wave need."""
+
+
+def _as_json(value: Any) -> str:
+    return json.dumps(list(value) if isinstance(value, tuple) else value)
+
+
+def _regression(config: Any) -> str | None:
+    if config.dataset_name == "sinusoid":
+        wrong = [f'"{key}" {_as_json(value)}, not {_as_json(getattr(config, key))}' for key, value in OF_WAVES.items() if getattr(config, key) != value]
+        if wrong:
+            return f'"dataset_name" sinusoid, points of a wave, needs {"; ".join(wrong)}'
+    if config.is_regression and config.head != "learned":
+        return f'"head" {config.head} is made for classes, but "loss" mean_squared_error has none; set "head" to "learned"'
+    return None
+
+
+MLP_HAS_NONE = {
+    "dropout_rate_value": 0.0, "per_step_bn_statistics": False, "batch_norm_statistics": "transductive",
+    "learnable_batch_norm_momentum": False, "enable_inner_loop_optimizable_bn_params": False,
+}  # fmt: skip
+"""Key -> the value at which it asks for nothing."""
+
+
+def _mlp(config: Any) -> str | None:
+    if config.backbone != "mlp":
+        return None
+    wrong = [f'"{key}" to {_as_json(value)}' for key, value in MLP_HAS_NONE.items() if getattr(config, key) != value]
+    return f'"backbone" mlp has neither norm layers nor dropout; set {" and ".join(wrong)}' if wrong else None
 
 
 def _milestones(config: Any) -> str | None:
@@ -138,6 +174,8 @@ CONTRADICTIONS = (
             '"meta_momentum" {c.meta_momentum} is of "meta_optimizer" sgd and rmsprop, not of {c.meta_optimizer}; set it to 0',
         ),
     ),
+    Contradiction(("dataset_name", "head", *OF_WAVES), _regression),
+    Contradiction(("backbone", *MLP_HAS_NONE), _mlp),
     Contradiction(("meta_learning_rate_milestones", "meta_learning_rate_schedule"), _milestones),
     Contradiction(
         ("label_smoothing", "loss"),

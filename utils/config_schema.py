@@ -148,10 +148,14 @@ class BackboneSection(_Section):
     """The network."""
 
     backbone: str = "vgg"
-    """`vgg`: the reference's network; the other names are in docs/backbones.md."""
+    """`vgg`: the reference's network; `mlp`: fully connected layers, without norm; the other names are in docs/backbones.md."""
     head: Literal["learned", "zero", "prototypes"] = "learned"
     """Where the last layer starts in each episode: `learned` weights for one number of ways; `zero`; or the class means of
     the support features (`prototypes`: ProtoMAML; with zero inner steps ProtoNet). The last two work for any number of ways."""
+    mlp_hidden_sizes: tuple[AtLeastOne, ...] = (40, 40)
+    """Units of each hidden layer of the `backbone` mlp."""
+    num_regression_outputs: int = Field(1, ge=1)
+    """D, numbers to predict for each image, with `loss` mean_squared_error."""
     num_stages: int = Field(4, ge=1)
     """Stages, each ending in a 2x2 max-pooling or a stride of 2."""
     cnn_blocks_per_stage: int = Field(1, ge=1)
@@ -325,9 +329,14 @@ class ExperimentConfig(
         return self.batch_size * self.samples_per_iter
 
     @property
+    def is_regression(self) -> bool:
+        """Whether labels are real numbers; there are no classes then, and images are counted as those of one class."""
+        return self.loss == "mean_squared_error"
+
+    @property
     def training_shapes(self) -> tuple[EpisodeShape, ...]:
         """Every way and shot of the training episodes."""
-        ways, shots = as_list(self.num_classes_per_set), as_list(self.num_samples_per_class)
+        ways, shots = (1,) if self.is_regression else as_list(self.num_classes_per_set), as_list(self.num_samples_per_class)
         return combinations(ways, shots, (self.num_target_samples,))
 
     @property
@@ -339,7 +348,7 @@ class ExperimentConfig(
     def test_shapes(self) -> tuple[EpisodeShape, ...]:
         """Every way, shot and number of query images of the test."""
         return combinations(
-            as_list(self.test_num_classes_per_set or self.num_classes_per_set),
+            (1,) if self.is_regression else as_list(self.test_num_classes_per_set or self.num_classes_per_set),
             as_list(self.test_num_samples_per_class or self.num_samples_per_class),
             as_list(self.test_num_target_samples or self.num_target_samples),
         )

@@ -23,6 +23,7 @@ from torch.overrides import TorchFunctionMode
 from utils.atomic_files import write_bytes_atomically
 from utils.checkpoints import checkpoint_bytes
 from utils.metrics import finite_or_none
+from utils.task_scores import is_regression
 
 LARGEST_SIDE = 48
 """Pixels; larger example images are reduced."""
@@ -61,6 +62,12 @@ class Diagnostics:
         finite = None not in look["norms"].values()
         updates = {"updates": look_at_update(learner, gradients, epoch)} if finite else {}
         return {"gradients": look, **updates, "peak_memory_mib": peak_memory_mib(learner)}
+
+
+def build_diagnostics(config: Any, logs: Path) -> Diagnostics | None:
+    """Unpack a config (`utils.config.ExperimentConfig`); None where the run asks for no look."""
+    every_epochs = config.diagnostics_every_epochs
+    return Diagnostics(logs / "validation_episodes.safetensors", config.tasks_per_meta_batch, every_epochs) if every_epochs else None
 
 
 def look_at_gradients(learner: Any, episodes: Any, epoch: int) -> tuple[Any, dict[str, Any]]:
@@ -177,7 +184,7 @@ def peak_memory_mib(learner: Any) -> float:
 def write_examples(path: Path, learner: Any, data: Any, epoch: int) -> None:
     """Write the first validation episodes with the learner's answers, before and after adaptation, to one verified file.
 
-    Tensors: support_images uint8 (E, N, K, C, h, w), query_images uint8 (E, N, Q, C, h, w); predictions_before, predictions
+    Nothing in a regression, whose points are nothing to look at. Tensors: support_images uint8 (E, N, K, C, h, w), query_images uint8 (E, N, Q, C, h, w); predictions_before, predictions
     int64 (E, N, Q); confidence float32 (E, N, Q), the probability of the prediction; and all of a task's query
     images counted: right_before, right int64 (E,). State: epoch (from 1), class_names of each episode, queries in a task.
 
@@ -188,6 +195,8 @@ def write_examples(path: Path, learner: Any, data: Any, epoch: int) -> None:
     shown = min(n_shot, MOST_IMAGES_OF_A_CLASS), min(n_query, MOST_IMAGES_OF_A_CLASS)
     n_episodes = max(1, min(EXAMPLE_EPISODES, MOST_IMAGES // (n_way * sum(shown))))
     episodes = data.episodes("val", range(n_episodes))
+    if is_regression(episodes.query_labels):
+        return
     tensors: dict[str, Tensor] = {}
     for role, n_images, n_shown in (("support", n_shot, shown[0]), ("query", n_query, shown[1])):
         pixels = data.as_pixels(getattr(episodes, f"{role}_images")).cpu()

@@ -11,16 +11,19 @@ from utils.episodes import EpisodeIndices, EpisodeShape
 
 @dataclass(frozen=True)
 class EpisodeBatch:
-    """B episodes of N way, K shot, Q query; images in class order: the K (or Q) images of class 0 first."""
+    """B episodes of N way, K shot, Q query; images in class order: the K (or Q) images of class 0 first.
+
+    In a regression there are no classes: N is 1, K and Q count points, and labels are real numbers.
+    """
 
     support_images: Tensor
     """float (B, N*K, C, H, W), normalised, on the device."""
     support_labels: Tensor
-    """int64 (B, N*K), 0..N-1."""
+    """int64 (B, N*K), 0..N-1; float (B, K, D) in a regression."""
     query_images: Tensor
     """float (B, N*Q, C, H, W)."""
     query_labels: Tensor
-    """int64 (B, N*Q)."""
+    """int64 (B, N*Q); float (B, Q, D) in a regression."""
     seeds: Tensor
     """int64 (B,) on the device: a number per episode that keys what else is random in it."""
     n_way: int

@@ -6,7 +6,7 @@ Columns of the reference come first, with its names. A value that was not comput
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from utils.metrics import Summary, finite_or_none, percent, summarise
+from utils.metrics import ACCURACY, Score, Summary, finite_or_none, summarise
 
 Row = dict[str, Any]
 STEP_METRICS = ("support_loss", "support_accuracy", "query_loss", "query_accuracy")
@@ -68,6 +68,7 @@ def curves_entry(
     val: Mapping[str, Sequence[Sequence[float]]] | None,
     multi_step_loss_weights: Sequence[float],
     snapshot: Mapping[str, Any],
+    score: Score = ACCURACY,
 ) -> dict[str, Any]:
     """The entry of one epoch in curves.json: lists over inner steps, and the snapshot of the learner."""
     mean_over_tasks = {
@@ -82,7 +83,7 @@ def curves_entry(
         "train": {name: [mean for mean, _ in train[name]] for name in STEP_METRICS if name in train},
         "train_first_step": FIRST_STEP,
         "val": mean_over_tasks if val else None,
-        "val_accuracy_histogram": accuracy_histogram(val["query_accuracy"][-1]) if val else None,
+        "val_accuracy_histogram": accuracy_histogram(val["query_accuracy"][-1]) if val and score is ACCURACY else None,
         "gradient_norm": {"mean": row["gradient_norm_mean"], "std": row["gradient_norm_std"]},
         **snapshot,
         "time": {name: row[name] for name in ("epoch_run_time", "train_time_s", "data_time_s", "val_time_s", "train_tasks_per_s")},
@@ -147,16 +148,16 @@ def columns_as_lists(rows: Sequence[Row]) -> dict[str, list[Any]]:
     return {name: [row.get(name) for row in rows] for name in names}
 
 
-def epoch_text(row: Row, total_epochs: int) -> str:
+def epoch_text(row: Row, total_epochs: int, score: Score = ACCURACY) -> str:
     """One line for people about an epoch."""
     text = f"epoch {row['epoch']}/{total_epochs}: train loss {row['train_loss_mean']:.4f}"
-    text += f", accuracy {100 * row['train_accuracy_mean']:.1f} %"
+    text += f", {score.name} {score.short_text(row['train_accuracy_mean'])}"
     if row["val_accuracy_mean"] is not None:
-        accuracy = Summary(
+        val = Summary(
             row["val_accuracy_mean"], row["val_accuracy_std"], row["val_accuracy_ci95"], row["val_tasks"]
         )
         loss = "not finite" if row["val_loss_mean"] is None else f"{row['val_loss_mean']:.4f}"
-        text += f"; val loss {loss}, accuracy {percent(accuracy)} ({row['val_tasks']} tasks)"
+        text += f"; val loss {loss}, {score.name} {score.text(val)} ({row['val_tasks']} tasks)"
     speed = f", {row['train_tasks_per_s']:.1f} tasks/s" if row["train_tasks_per_s"] else ""
     return f"{text}; {row['epoch_run_time']:.1f} s{speed}"
 

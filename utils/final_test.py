@@ -10,8 +10,9 @@ from utils.atomic_files import write_bytes_atomically
 from utils.checkpoints import checkpoint_bytes
 from utils.epoch_records import early_stop
 from utils.errors import ConfigError
-from utils.metrics import Summary, percent, summarise
+from utils.metrics import ACCURACY, MINUS_SQUARED_ERROR, Score, Summary, score_of, summarise
 from utils.run_folder import RunFolder
+from utils.task_scores import is_regression, task_scores
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,37 +20,30 @@ if TYPE_CHECKING:
 BEST_MODELS = "best validation accuracy"
 
 
-def task_accuracies(scores: "Tensor", labels: "Tensor") -> list[float]:
-    """Share of right predictions in each task.
+def score_models(outputs: "Tensor", labels: "Tensor", models: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Score over tasks of the models' mean outputs and of each model.
 
     Args:
-        scores: (tasks, queries, classes), higher is better.
-        labels: int64 (tasks, queries).
+        outputs: (models, tasks, queries, classes), class scores, higher is better; (models, tasks, points, D) in a regression.
+        labels: int64 (tasks, queries); float (tasks, points, D) in a regression.
+        models: what is known of each (epoch, file, validation score).
     """
-    import torch
-
-    return (scores.argmax(dim=-1) == labels).to(torch.float64).mean(dim=-1).tolist()
-
-
-def score_models(scores: "Tensor", labels: "Tensor", models: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Accuracy over tasks of the models' mean scores and of each model.
-
-    Args:
-        scores: (models, tasks, queries, classes).
-        models: what is known of each (epoch, file, validation accuracy).
-    """
-    ensemble = summarise(task_accuracies(scores.mean(dim=0), labels))
-    single = [summarise(task_accuracies(model_scores, labels)) for model_scores in scores]
+    ensemble, *single = (summarise(_task_scores(some, labels)) for some in (outputs.mean(dim=0), *outputs))
     return {
+        "score": score_of(is_regression(labels)).key,
         **_columns(ensemble),
         "ensemble": {"models": len(models), "epochs": [model["epoch"] for model in models], **_columns(ensemble)},
         "models": [model | _columns(summary) for model, summary in zip(models, single, strict=True)],
     }
 
 
-def accuracy_columns(scores: "Tensor", labels: "Tensor") -> dict[str, Any]:
-    """test_accuracy_mean, _std and _ci95 over tasks of one model; shapes as in `task_accuracies`."""
-    return _columns(summarise(task_accuracies(scores, labels)))
+def accuracy_columns(outputs: "Tensor", labels: "Tensor") -> dict[str, Any]:
+    """test_accuracy_mean, _std and _ci95 over tasks of one model's outputs (tasks, queries, classes or D)."""
+    return _columns(summarise(_task_scores(outputs, labels)))
+
+
+def _task_scores(outputs: "Tensor", labels: "Tensor") -> list[float]:
+    return task_scores(outputs.double(), labels).tolist()
 
 
 def write_predictions(path: Path, tensors: "dict[str, Tensor]", state: dict[str, Any]) -> None:
@@ -150,6 +144,7 @@ def summary_rows(summary: dict[str, Any]) -> list[dict[str, Any]]:
         {name: result[name] for name in ("test_accuracy_mean", "test_accuracy_std", "test_accuracy_ci95")}
         | result["protocol"]
         | {
+            "score": _score(result).key,
             "ensemble_epochs": " ".join(str(epoch) for epoch in result["ensemble"]["epochs"]),
             "epochs_trained": summary["epochs_trained"],
         }
@@ -158,22 +153,26 @@ def summary_rows(summary: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def result_text(summary: dict[str, Any], run_folder: Path) -> str:
-    """The result for people: accuracy with interval, protocol, single models, and where everything was written."""
+    """The result for people: score with interval, protocol, single models, and where everything was written."""
     results = summary["results"]
     lines = _table(results) if len({_tasks_of(result) for result in results}) > 1 else []
     for result in () if lines else results:
         protocol, ensemble = result["protocol"], result["ensemble"]
         n_models = ensemble["models"]
         what = f"the ensemble of {n_models} models" if n_models > 1 else "the model"
-        lines.append(f"Test accuracy of {what}: {_percent(ensemble)} (95 % interval over {protocol['tasks']} tasks)")
+        score = _score(result)
+        lines.append(f"Test {score.name} of {what}: {_text(score, ensemble)} (95 % interval over {protocol['tasks']} tasks)")
+        shape = f"{protocol['ways']}-way {protocol['shots']}-shot, {protocol['queries']} queries per class"
+        if score is not ACCURACY:
+            shape = f"{protocol['shots']} points to adapt to, {protocol['queries']} to predict"
         lines.append(
-            f"  {protocol['ways']}-way {protocol['shots']}-shot, {protocol['queries']} queries per class, "
-            f"{protocol['steps']} inner steps, {protocol['statistics']} batch-norm statistics, "
+            f"  {shape}, {protocol['steps']} inner steps, {protocol['statistics']} batch-norm statistics, "
             f"{protocol['dataset']}, {_origin(protocol)}"
         )
         for model in result["models"] if n_models > 1 else ():
-            val = "" if model["val_accuracy"] is None else f" (validation {100 * model['val_accuracy']:.2f} %)"
-            lines.append(f"  epoch {model['epoch']} alone: {_percent(model)}{val}")
+            val = model["val_accuracy"]
+            val = "" if val is None else f" (validation {score.text(Summary(val, 0.0, None, 1))})"
+            lines.append(f"  epoch {model['epoch']} alone: {_text(score, model)}{val}")
     if summary.get("stopped_early"):
         lines.append(summary["stopped_early"])
     lines.append(f"Everything was written to {run_folder}")
@@ -199,18 +198,23 @@ def _table(results: Sequence[dict[str, Any]]) -> list[str]:
     """One line per set of tasks and kind of statistics, under one heading."""
     protocol, n_models = results[0]["protocol"], results[0]["ensemble"]["models"]
     what = f"the ensemble of {n_models} models" if n_models > 1 else "the model"
-    rows = [[*TABLE_COLUMNS, "accuracy"]]
-    rows += [[*(str(r["protocol"][name]) for name in TABLE_COLUMNS), _percent(r["ensemble"])] for r in results]
+    score = _score(results[0])
+    rows = [[*TABLE_COLUMNS, score.name]]
+    rows += [[*(str(r["protocol"][name]) for name in TABLE_COLUMNS), _text(score, r["ensemble"])] for r in results]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
-        f"Test accuracy of {what} (95 % interval over {protocol['tasks']} tasks each), {protocol['steps']} inner steps, "
+        f"Test {score.name} of {what} (95 % interval over {protocol['tasks']} tasks each), {protocol['steps']} inner steps, "
         f"{_origin(protocol)}",
         *("  " + "  ".join(map(str.ljust, row, widths)).rstrip() for row in rows),
     ]
 
 
-def _percent(columns: dict[str, Any]) -> str:
-    return percent(
+def _score(result: Mapping[str, Any]) -> Score:
+    return score_of(result.get("score") == MINUS_SQUARED_ERROR.key)
+
+
+def _text(score: Score, columns: dict[str, Any]) -> str:
+    return score.text(
         Summary(columns["test_accuracy_mean"], columns["test_accuracy_std"], columns["test_accuracy_ci95"], 0)
     )
 

@@ -19,6 +19,7 @@ from typing import Any, TextIO
 from tqdm import tqdm
 
 from utils.atomic_files import storage_error, write_bytes_atomically
+from utils.metrics import ACCURACY, Score
 
 SECONDS_BETWEEN_PLAIN_LINES = 15.0
 
@@ -93,8 +94,9 @@ class Console:
 class EpochProgress:
     """One tqdm bar per epoch on a terminal; else a plain line now and then. A context manager."""
 
-    def __init__(self, epoch: int, total_epochs: int, n_iterations: int, tasks_per_iteration: int, done: int = 0):
+    def __init__(self, epoch: int, total_epochs: int, n_iterations: int, tasks_per_iteration: int, done: int = 0, score: Score = ACCURACY):
         """`done`: iterations of the epoch that another process has done."""
+        self._score = score
         self._title = f"epoch {epoch}/{total_epochs}"
         self._n_iterations, self._tasks_per_iteration = n_iterations, tasks_per_iteration
         self._done, self._done_before, self._start = done, done, time.perf_counter()
@@ -105,13 +107,13 @@ class EpochProgress:
             size = {"dynamic_ncols": True} if _has_size(sys.stderr) else {"ncols": 100, "nrows": 24}
             self._bar = tqdm(total=n_iterations, initial=done, desc=self._title, unit="it", leave=False, **size)
 
-    def advance(self, n_iterations: int, loss: float, accuracy: float) -> None:
-        """Show that n more iterations are done, with their mean loss and accuracy."""
+    def advance(self, n_iterations: int, loss: float, score: float) -> None:
+        """Show that n more iterations are done, with their mean loss and score."""
         self._done += n_iterations
         now = time.perf_counter()
         done_here = self._done - self._done_before
         tasks_per_s = done_here * self._tasks_per_iteration / max(now - self._start, 1e-9)
-        text = f"loss {loss:.4f}, accuracy {100 * accuracy:.1f} %, {tasks_per_s:.1f} tasks/s"
+        text = f"loss {loss:.4f}, {self._score.name} {self._score.short_text(score)}, {tasks_per_s:.1f} tasks/s"
         if self._bar is not None:
             self._bar.set_postfix_str(text, refresh=False)
             self._bar.update(n_iterations)

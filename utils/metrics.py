@@ -46,6 +46,35 @@ def percent(summary: Summary) -> str:
     return f"{100 * summary.mean:.2f} %{interval}"
 
 
+@dataclass(frozen=True)
+class Score:
+    """What the score of a task is, which is higher the better, and how people are told of it."""
+
+    key: str
+    """In test_summary.json."""
+    name: str
+    """Of the number that `text` shows."""
+
+    def text(self, summary: Summary) -> str:
+        """'93.80 % +- 0.41' of an accuracy; '0.3512 +- 0.0120' of a mean squared error, whose score is minus it."""
+        if self is ACCURACY:
+            return percent(summary)
+        return f"{-summary.mean:.4f}" + ("" if summary.ci95 is None else f" +- {summary.ci95:.4f}")
+
+    def short_text(self, mean: float) -> str:
+        """'93.8 %', or '0.3512'."""
+        return f"{100 * mean:.1f} %" if self is ACCURACY else f"{-mean:.4f}"
+
+
+ACCURACY = Score("accuracy", "accuracy")
+MINUS_SQUARED_ERROR = Score("minus_mean_squared_error", "mean squared error")
+
+
+def score_of(is_regression: bool) -> Score:
+    """The score of tasks whose labels are real numbers, or classes."""
+    return MINUS_SQUARED_ERROR if is_regression else ACCURACY
+
+
 def finite_or_none(value: float) -> float | None:
     """A number as it goes into JSON and CSV: None where it was not computed or is not finite."""
     return float(value) if math.isfinite(value) else None

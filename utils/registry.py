@@ -12,6 +12,7 @@ VGG_KEYS = frozenset({"num_stages", "cnn_blocks_per_stage", "cnn_num_filters", "
 BUILT_IN_BACKBONES: dict[str, frozenset[str]] = {
     "vgg": VGG_KEYS,
     "conv4": frozenset({"cnn_num_filters"}),
+    "mlp": frozenset(),
     **dict.fromkeys(("resnet10", "resnet10_wide", "resnet12", "resnet12_wide", "resnet18", "resnet34", "resnet50"), frozenset()),
 }
 """Name -> which of `VGG_KEYS` it reads. `meta_neural_network_architectures.BACKBONES` builds them."""

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from utils.episodes import EpisodeShape
 from utils.epoch_records import STEP_METRICS
+from utils.task_scores import is_regression
 
 
 @dataclass(frozen=True)
@@ -16,8 +17,8 @@ class SplitEvaluation:
     """Evaluation of one model on T fixed tasks: metric -> (S+1, T) numbers; class scores and labels where asked for."""
 
     metrics: dict[str, list[list[float]]]
-    scores: Tensor | None  # (T, N*Q, N), on the host
-    labels: Tensor | None  # (T, N*Q), on the host
+    scores: Tensor | None  # (T, N*Q, N), on the host; outputs (T, Q, D) in a regression
+    labels: Tensor | None  # (T, N*Q), on the host; (T, Q, D) in a regression
 
 
 def evaluate_tasks(
@@ -38,15 +39,16 @@ def evaluate_tasks(
         evaluation = learner.evaluate(episodes, statistics=statistics)
         for name, tensors in parts.items():
             tensors.append(getattr(evaluation, name).detach())  # (S+1, B)
-        hits.append((evaluation.query_logits.argmax(dim=-1) == episodes.query_labels).sum(dim=-1))  # (B,)
-        n_query = episodes.query_labels.shape[1]
+        if not is_regression(episodes.query_labels):
+            hits.append((evaluation.query_logits.argmax(dim=-1) == episodes.query_labels).sum(dim=-1))  # (B,)
+            n_query = episodes.query_labels.shape[1]
         if with_scores:
             scores.append(evaluation.query_logits.detach().cpu())
             labels.append(episodes.query_labels.cpu())
     together = torch.stack([torch.cat(tensors, dim=1) for tensors in parts.values()]).tolist()  # (4, S+1, T)
     metrics = dict(zip(parts, together, strict=True))
-    # From whole numbers, so that models with equally many hits tie exactly.
-    metrics["query_accuracy"][-1] = [n_hits / n_query for n_hits in torch.cat(hits).tolist()]
+    if hits:  # from whole numbers, so that models with equally many hits tie exactly
+        metrics["query_accuracy"][-1] = [n_hits / n_query for n_hits in torch.cat(hits).tolist()]
     return SplitEvaluation(
         metrics,
         torch.cat(scores) if with_scores else None,
