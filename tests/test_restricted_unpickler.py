@@ -185,6 +185,16 @@ def test_an_object_that_is_named_often_is_looked_at_once(load):
     assert found[0] is found[1]
 
 
+def test_a_small_file_cannot_make_large_ones_of_one_text(load):
+    """A text of 1,000 letters is named by two bytes; encoding it is six more. Honest files encode each text once."""
+    text = b"X" + struct.pack("<i", 1000) + b"a" * 1000 + b"q\x000"  # memo 0, then taken off the stack
+    encode = b"c_codecs\nencode\nq\x010" + b"X\x06\x00\x00\x00latin1q\x020"  # memo 1 and 2
+    call = b"h\x01h\x00h\x02\x86R"
+    assert load(b"\x80\x02" + text + encode + b"(" + call * 2 + b"l.") == [b"a" * 1000] * 2
+    with pytest.raises(DataError, match="it makes more bytes than it holds"):
+        load(b"\x80\x02" + text + encode + b"(" + call * 50 + b"l.")
+
+
 def test_a_file_beyond_the_limit_is_not_opened(tmp_path, monkeypatch):
     path = tmp_path / "large.pkl"
     path.write_bytes(pickle.dumps([1, 2, 3]))

@@ -5,6 +5,7 @@ arrays from bytes; whatever else it asks for is refused by name before it is loo
 bytes, str, numbers, lists, tuples and dicts.
 """
 
+import functools
 import math
 import pickle  # the standard library's machine that steps through the file; see find_class
 import pickletools
@@ -53,7 +54,7 @@ def load_restricted(path: Path) -> Any:
         with open(path, "rb") as file:
             _check_opcodes(file)
             file.seek(0)
-            return _plain(_RestrictedUnpickler(file, encoding="latin1").load(), {}, 0)
+            return _plain(_RestrictedUnpickler(file, size).load(), {}, 0)
     except _Refusal as refusal:
         raise DataError(
             f"{printable(path)}: refused, because {refusal}. Only numpy arrays, bytes, text, numbers, lists and dicts are read"
@@ -88,14 +89,30 @@ class _StandIn:
         raise _Refusal("it changes a function")
 
 
+class _Encoder:
+    """Text to bytes, as Python 3 writes bytes for Python 2, until more has been made than an honest file needs."""
+
+    def __init__(self, file_size: int):
+        self._remaining = 2 * file_size
+
+    def __call__(self, text: str, encoding: str = "latin1") -> bytes:
+        if encoding != "latin1":
+            raise _Refusal(f"it encodes text as {encoding!r}")
+        self._remaining -= len(text)
+        if self._remaining < 0:  # the same text again and again
+            raise _Refusal("it makes more bytes than it holds")
+        return text.encode("latin1")
+
+
 class _Dtype:
     """Stands for a numpy dtype while reading."""
 
-    __slots__ = ("text",)
+    __slots__ = ("_encode", "text")
 
-    def __init__(self, text: Any, *_: Any):
+    def __init__(self, encode: _Encoder, text: Any, *_: Any):
         if not isinstance(text, str) or not _DTYPE.fullmatch(text):
             raise _Refusal(f"it holds an array of {str(text)[:40]!r}, which is neither numbers nor text")
+        self._encode = encode
         self.text = text
 
     def __setstate__(self, state: tuple) -> None:
@@ -106,7 +123,7 @@ class _Dtype:
     def array(self, data: Any, shape: Any, order: str) -> np.ndarray:
         """The bytes as an array; they must be exactly as many as the shape says."""
         dtype = np.dtype(self.text)
-        data = data.encode("latin1") if isinstance(data, str) else data
+        data = self._encode(data) if isinstance(data, str) else data
         shape = tuple(shape)
         if any(not isinstance(side, int) or side < 0 for side in shape) or math.prod(shape) * dtype.itemsize != len(data):
             raise _Refusal(f"an array of shape {shape} does not have its {len(data)} bytes")
@@ -138,42 +155,42 @@ def _scalar(dtype: _Dtype, data: bytes | str) -> Any:
     return dtype.array(data, (), "C").item()
 
 
-def _encode(text: str, encoding: str) -> bytes:
-    """Bytes as Python 3 writes them for Python 2."""
-    if encoding != "latin1":
-        raise _Refusal(f"it encodes text as {encoding!r}")
-    return text.encode("latin1")
-
-
 def _empty_bytes(*arguments: Any) -> bytes:
     if arguments:
         raise _Refusal("it makes bytes out of something else")
     return b""
 
 
-_NDARRAY = _StandIn(_Array)
-_ADMITTED = {
-    ("numpy", "ndarray"): _NDARRAY,
-    ("numpy", "dtype"): _StandIn(_Dtype),
-    ("_codecs", "encode"): _StandIn(_encode),
-    ("__builtin__", "bytes"): _StandIn(_empty_bytes),
-    ("builtins", "bytes"): _StandIn(_empty_bytes),
-}
-for _core in ("numpy.core", "numpy._core"):
-    _ADMITTED |= {
-        (f"{_core}.multiarray", "_reconstruct"): _NDARRAY,
-        (f"{_core}.multiarray", "scalar"): _StandIn(_scalar),
-        (f"{_core}.numeric", "_frombuffer"): _StandIn(_from_buffer),
+def _admitted(encode: _Encoder) -> dict[tuple[str, str], _StandIn]:
+    """(module, name) -> what is called in its place; numpy has moved its modules once."""
+    array = _StandIn(_Array)
+    table = {
+        ("numpy", "ndarray"): array,
+        ("numpy", "dtype"): _StandIn(functools.partial(_Dtype, encode)),
+        ("_codecs", "encode"): _StandIn(encode),
+        ("__builtin__", "bytes"): _StandIn(_empty_bytes),
+        ("builtins", "bytes"): _StandIn(_empty_bytes),
     }
+    for core in ("numpy.core", "numpy._core"):
+        table |= {
+            (f"{core}.multiarray", "_reconstruct"): array,
+            (f"{core}.multiarray", "scalar"): _StandIn(_scalar),
+            (f"{core}.numeric", "_frombuffer"): _StandIn(_from_buffer),
+        }
+    return table
 
 
 class _RestrictedUnpickler(pickle.Unpickler):
     """Everything that a pickle names goes through find_class; here that is a look into a closed table."""
 
+    def __init__(self, file: BinaryIO, size: int):
+        super().__init__(file, encoding="latin1")
+        self._table = _admitted(_Encoder(size))
+
     def find_class(self, module: str, name: str) -> _StandIn:
-        if (module, name) not in _ADMITTED:
+        if (module, name) not in self._table:
             raise _Refusal(f"it asks for {printable(module)[:80]}.{printable(name)[:80]}")
-        return _ADMITTED[module, name]
+        return self._table[module, name]
 
 
 def _plain(value: Any, done: dict[int, Any], depth: int) -> Any:
