@@ -43,9 +43,15 @@ class Handler(BaseHTTPRequestHandler):
             self.send_response(200)
         if server.etag:
             self.send_header("ETag", server.etag)
-        self.send_header("Content-Length", str(len(content) - start))
-        self.end_headers()
         sent = content[start:]
+        if server.chunked:  # the length is not announced
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            self.wfile.write(b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in (sent[:1000], sent[1000:])))
+            self.wfile.write(b"" if server.breaks and server.breaks.pop() else b"0\r\n\r\n")
+            return
+        self.send_header("Content-Length", str(len(sent)))
+        self.end_headers()
         if server.breaks:
             sent = sent[: server.breaks.pop(0)]
         self.wfile.write(sent)
@@ -61,6 +67,7 @@ def server(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.files, server.requests, server.breaks, server.status = {"/data.bin": CONTENT}, [], [], []
+    server.chunked = False
     server.ranges, server.etag = True, '"one"'
     server.address = f"http://127.0.0.1:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
@@ -110,6 +117,13 @@ def test_a_part_of_another_file_is_never_continued(server, tmp_path, change):
     server.ranges = change != "no ranges"
     fetch(f"{server.address}/data.bin", tmp_path / "data.bin")
     assert (tmp_path / "data.bin").read_bytes() == server.files["/data.bin"]
+
+
+def test_an_end_without_the_last_chunk_is_a_broken_connection(server, tmp_path):
+    server.chunked, server.breaks, server.ranges = True, [True] * 3, False
+    with pytest.raises(DataError, match=r"cannot be fetched \(IncompleteRead"):
+        fetch(f"{server.address}/data.bin", tmp_path / "data.bin")
+    assert fetch(f"{server.address}/data.bin", tmp_path / "data.bin").read_bytes() == CONTENT
 
 
 def test_a_part_that_is_already_the_whole_is_recognised(server, tmp_path):

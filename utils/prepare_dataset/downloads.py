@@ -153,21 +153,13 @@ def _fetch_once(url: str, partial: Path) -> None:
 
 
 def _copy(response: http.client.HTTPResponse, partial: Path, start: int, length: int | None) -> None:
-    with open(partial, "r+b" if start else "wb") as file:
-        file.seek(start)
+    with open(partial, "ab" if start else "wb") as file:
         name = partial.name.removesuffix(".partial")
         with tqdm.tqdm(total=length, initial=start, desc=f"fetching {name}", unit="B", unit_scale=True, disable=None) as bar:
-            while True:
-                try:
-                    block = response.read1(_CHUNK_BYTES)
-                except http.client.IncompleteRead as error:
-                    block = error.partial
-                if not block:
-                    break
+            while block := response.read1(_CHUNK_BYTES):  # raises IncompleteRead only where no length was announced
                 file.write(block)
                 bar.update(len(block))
         end = file.tell()
-        file.truncate()
     if length is not None and end != length:
         raise _BrokenOff(f"the connection broke off after {end} of {length} bytes")
 
