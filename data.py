@@ -102,8 +102,8 @@ class FewShotData:
         self.reverse_channels = reverse_channels
         self._images = images
         self._seeds = dict(seeds)
-        self._tables = {split: ClassTable.of(by_class) for split, by_class in classes.items()}
-        self._image_path = image_path
+        self.tables = {split: ClassTable.of(by_class) for split, by_class in classes.items()}
+        self.image_path = image_path
         self._source = dict(source or {})
         self._mean = torch.tensor(mean, dtype=dtype, device=device).reshape(-1, 1, 1)
         self.device = self._mean.device  # with its index, which "cuda" alone leaves open
@@ -117,11 +117,11 @@ class FewShotData:
     @property
     def class_names(self) -> dict[str, list[str]]:
         """split -> names of its classes, in the order of their ranks."""
-        return {split: list(table.names) for split, table in self._tables.items()}
+        return {split: list(table.names) for split, table in self.tables.items()}
 
     def class_sizes(self, split: str) -> dict[str, int]:
         """Name -> number of images of the classes of a split, in the order of their ranks."""
-        table = self._tables[split]
+        table = self.tables[split]
         return dict(zip(table.names, table.sizes.tolist(), strict=True))
 
     def example_shape(self) -> tuple[int, int, int]:
@@ -131,7 +131,7 @@ class FewShotData:
     def summary(self) -> dict:
         """JSON-able: classes and images per split, and where they are from."""
         splits = {
-            split: {"classes": len(table.names), "images": len(table.images)} for split, table in self._tables.items()
+            split: {"classes": len(table.names), "images": len(table.images)} for split, table in self.tables.items()
         }
         return {**self._source, "image_shape": list(self.example_shape()), "splits": splits}
 
@@ -144,7 +144,7 @@ class FewShotData:
             seed=self._seeds[split],
             split=split,
             indices=indices,
-            class_sizes=self._tables[split].sizes,
+            class_sizes=self.tables[split].sizes,
             shape=shape or self.shape,
             rotate=self.class_rotation and in_training,
             n_tasks=self.n_train_tasks if in_training else None,
@@ -164,7 +164,7 @@ class FewShotData:
         """Draw episodes and gather what lies on the host. Touches no device, so that a thread may do it meanwhile."""
         shape = shape or self.shape
         drawn = self.draw(split, indices, shape)
-        ranks = self._tables[split].ranks(drawn).reshape(-1)
+        ranks = self.tables[split].ranks(drawn).reshape(-1)
         numbers = torch.from_numpy(np.concatenate([ranks, drawn.rotations.reshape(-1), drawn.seeds]))
         gathered = None if self._images.device.type != "cpu" else self._images[numbers[: ranks.size]]
         augmentation = self._draw_augmentation(indices, shape) if split == "train" else {}
@@ -238,7 +238,7 @@ class FewShotData:
         """sha256 of class and image names of these episodes: equal means the same tasks."""
         shape = shape or self.shape
         drawn = self.draw(split, indices, shape)
-        return tasks_digest(split, shape, indices, drawn, self._tables[split], self._image_path)
+        return tasks_digest(split, shape, indices, drawn, self.tables[split], self.image_path)
 
 
 def build_data(config: Any, device: torch.device | str, dtype: torch.dtype = torch.float32) -> FewShotData | SinusoidData:

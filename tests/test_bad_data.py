@@ -132,9 +132,9 @@ def test_other_kinds_of_pixels_become_the_grey_ones_that_they_show(folder, kind,
     path = folder / "train" / "character_00" / ("kind.jpg" if kind == "cmyk" else "kind.png")
     make(pixels).save(path, **({"quality": 100} if kind == "cmyk" else {}))
     data = build()
-    table, row = data._tables["train"], data.class_names["train"].index("character_00")
+    table, row = data.tables["train"], data.class_names["train"].index("character_00")
     rank = table.images[table.starts[row] + table.sizes[row] - 1]
-    assert data._image_path(rank).endswith(path.name)
+    assert data.image_path(rank).endswith(path.name)
     assert np.abs(data._images[rank, 0].numpy().astype(int) - pixels).max() <= 2
 
 

@@ -8,7 +8,7 @@ import torch
 from run_tools import TINY, tiny_data
 
 from utils.config import check_config
-from utils.prefetching import Prefetcher, TrainingEpisodes
+from utils.prefetching import Prefetcher, TrainingEpisodes, episodes_in_turn
 
 
 def prefetching_threads():
@@ -55,6 +55,14 @@ def test_an_error_in_the_thread_is_raised_where_its_number_is_asked_for():
     prefetcher.close()
 
 
+def test_nothing_is_computed_from_the_end_on():
+    computed = []
+    prefetcher = Prefetcher(lambda number: computed.append(number) or number, ahead=3, end=2)
+    assert [prefetcher.get(0), prefetcher.get(1), prefetcher.get(7)] == [0, 1, 7]
+    prefetcher.close()
+    assert computed == [0, 1, 7]
+
+
 def test_closing_gives_up_what_waits_and_one_may_begin_again():
     begun, leave = threading.Event(), threading.Event()
 
@@ -72,6 +80,26 @@ def test_closing_gives_up_what_waits_and_one_may_begin_again():
     assert not prefetching_threads()
     assert prefetcher.get(4) == 4
     prefetcher.close()
+
+
+def test_tasks_of_an_evaluation_are_the_same_and_the_thread_ends_with_them_or_with_a_signal():
+    config = check_config(TINY, "test")
+    plain, ahead = tiny_data(config), tiny_data(config)
+    ahead.meta_batches_ahead = 1
+    batches = [range(2), range(2, 4), range(4, 5)]
+    found = [list(episodes_in_turn(data, "val", batches, None, lambda: None)) for data in (plain, ahead)]
+    assert [batch.indices for batch in found[1]] == [(0, 1), (2, 3), (4,)]
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one.query_images, other.query_images) and torch.equal(one.query_labels, other.query_labels)
+    assert not prefetching_threads()
+
+    def stop():
+        if prefetching_threads():
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        list(episodes_in_turn(ahead, "val", batches, None, stop))
+    assert not prefetching_threads()
 
 
 @pytest.mark.parametrize("shots", [1, [1, 2, 3]])

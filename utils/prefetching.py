@@ -3,7 +3,7 @@
 What comes out is what would come out without the thread: a result depends on its number alone.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Generic, TypeVar
 
@@ -15,12 +15,13 @@ Result = TypeVar("Result")
 class Prefetcher(Generic[Result]):
     """Computes results by number, those of the next numbers in one thread while the caller does something else."""
 
-    def __init__(self, compute: Callable[[int], Result], ahead: int):
+    def __init__(self, compute: Callable[[int], Result], ahead: int, end: int | None = None):
         """Args:
         compute: number -> result; called in the thread alone. What it raises is raised where its number is asked for.
         ahead: results that are computed or waiting beside the one that is asked for, at least 1.
+        end: no number from this one on is computed before it is asked for; None: there is no end.
         """
-        self._compute, self._ahead = compute, ahead
+        self._compute, self._ahead, self._end = compute, ahead, end
         self._under_way: dict[int, Future[Result]] = {}
         self._thread: ThreadPoolExecutor | None = None
 
@@ -31,7 +32,8 @@ class Prefetcher(Generic[Result]):
         if number not in self._under_way:
             self._give_up()
         for wanted in range(number, number + 1 + self._ahead):
-            if wanted not in self._under_way:
+            beyond = self._end is not None and wanted >= self._end and wanted != number
+            if wanted not in self._under_way and not beyond:
                 self._under_way[wanted] = self._thread.submit(self._compute, wanted)
         return self._under_way.pop(number).result()
 
@@ -46,6 +48,29 @@ class Prefetcher(Generic[Result]):
         if self._thread is not None:
             self._thread.shutdown(cancel_futures=True)
             self._thread = None
+
+
+def episodes_in_turn(
+    data: Any, split: str, batches: Sequence[Sequence[int]], shape: EpisodeShape | None, before_each: Callable[[], None]
+) -> Iterator[Any]:
+    """The episodes of each batch of numbers, prepared ahead where `TrainingEpisodes` would.
+
+    Args:
+        before_each: called before each batch; may raise to stop.
+    """
+    ahead = getattr(data, "meta_batches_ahead", 0)
+    if not ahead:
+        for indices in batches:
+            before_each()
+            yield data.episodes(split, indices, shape)
+        return
+    prefetcher = Prefetcher(lambda place: data.prepare(split, batches[place], shape), ahead, len(batches))
+    try:
+        for place in range(len(batches)):
+            before_each()
+            yield data.finish(prefetcher.get(place))
+    finally:
+        prefetcher.close()
 
 
 class TrainingEpisodes:

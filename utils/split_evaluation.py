@@ -9,6 +9,7 @@ from torch import Tensor
 
 from utils.episodes import EpisodeShape
 from utils.epoch_records import STEP_METRICS
+from utils.prefetching import episodes_in_turn
 from utils.task_scores import is_regression
 
 
@@ -33,9 +34,8 @@ def evaluate_tasks(
     """
     parts: dict[str, list[Tensor]] = {name: [] for name in STEP_METRICS}
     hits, scores, labels = [], [], []
-    for first in range(0, n_tasks, tasks_per_batch):
-        before_each_batch()
-        episodes = data.episodes(split, range(first, min(first + tasks_per_batch, n_tasks)), shape)
+    batches = [range(first, min(first + tasks_per_batch, n_tasks)) for first in range(0, n_tasks, tasks_per_batch)]
+    for episodes in episodes_in_turn(data, split, batches, shape, before_each_batch):
         evaluation = learner.evaluate(episodes, statistics=statistics)
         for name, tensors in parts.items():
             tensors.append(getattr(evaluation, name).detach())  # (S+1, B)
