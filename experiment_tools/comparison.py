@@ -11,7 +11,7 @@ import numpy as np
 from experiment_tools.methods import row_labels
 from experiment_tools.published_results import PublishedResult, published_result
 from experiment_tools.run_reading import Result, Run, results_of
-from utils.metrics import Summary, summarise
+from utils.metrics import Score, Summary, summarise
 
 
 class Column(NamedTuple):
@@ -42,6 +42,11 @@ class Cell:
             result = self.results[0]
             return Summary(result.mean, 0.0, result.ci95, result.protocol["tasks"])
         return summarise([result.mean for result in self.results])
+
+    @property
+    def score(self) -> Score:
+        """What the numbers are."""
+        return self.results[0].score
 
     @property
     def interval_is_over(self) -> str:

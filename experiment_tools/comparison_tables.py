@@ -6,6 +6,7 @@ import io
 from collections.abc import Sequence
 
 from experiment_tools.comparison import Cell, Comparison, Difference
+from utils.metrics import ACCURACY, Score
 
 Table = list[list[str]]
 """Rows of text, the heading first."""
@@ -30,8 +31,10 @@ def accuracy_table(comparison: Comparison) -> Table:
 
 
 def cell_text(cell: Cell) -> str:
-    """'95.93 ± 0.97 (3 seeds)' in percent."""
+    """'95.93 ± 0.97 (3 seeds)' in percent, '0.3423 ± 0.0189 (3 seeds)' of a mean squared error."""
     summary = cell.summary
+    if cell.score is not ACCURACY:
+        return f"{cell.score.text(summary).replace('+-', '±')} ({cell.interval_is_over})"
     interval = "" if summary.ci95 is None else f" ± {100 * summary.ci95:.2f}"
     return f"{100 * summary.mean:.2f}{interval} ({cell.interval_is_over})"
 
@@ -42,13 +45,16 @@ def difference_table(comparison: Comparison) -> Table:
         return []
     with_seeds = any(d.p_over_seeds is not None for d in comparison.differences)
     heading = ["tasks", "pair", "difference", "95 % interval", "p", "p (Holm)", *(["p over seeds"] if with_seeds else []), "test"]
-    return [heading, *(_difference_row(d, with_seeds) for d in comparison.differences)]
+    scores = {column: cell.score for (_, column), cell in comparison.cells.items()}
+    return [heading, *(_difference_row(d, with_seeds, scores[d.column]) for d in comparison.differences)]
 
 
-def _difference_row(d: Difference, with_seeds: bool) -> list[str]:
+def _difference_row(d: Difference, with_seeds: bool, score: Score) -> list[str]:
     numbers = ["", "", "", ""]
     if d.mean is not None:
         numbers = [f"{100 * d.mean:+.2f}", f"{100 * d.low:+.2f} to {100 * d.high:+.2f}", p_text(d.p), p_text(d.p_holm)]
+        if score is not ACCURACY:  # of the errors, whose scores are minus them
+            numbers[:2] = f"{-d.mean:+.4f}", f"{-d.high:+.4f} to {-d.low:+.4f}"
     seeds = ["" if d.p_over_seeds is None else p_text(d.p_over_seeds)] if with_seeds else []
     return [str(d.column), f"{d.first} - {d.second}", *numbers, *seeds, d.test + (f": {d.note}" if d.note else "")]
 
@@ -62,8 +68,10 @@ def p_text(p: float | None) -> str:
 
 def caption(comparison: Comparison) -> str:
     """How to read the table of accuracies."""
+    found = dict.fromkeys(cell.score for cell in comparison.cells.values())
+    names = " or ".join("accuracy in percent" if score is ACCURACY else score.name for score in found) or "accuracy in percent"
     return (
-        "Test accuracy in percent: mean and 95 % interval, over runs of different seeds where there are several (Student's t), else "
+        f"Test {names}: mean and 95 % interval, over runs of different seeds where there are several (Student's t), else "
         "over test tasks."
     )
 
@@ -78,7 +86,7 @@ def sources(comparison: Comparison) -> list[str]:
 
 
 DIFFERENCE_CAPTION = (
-    "Differences in points, over test tasks. They speak of these trained models; p over seeds asks whether training again would tell "
+    "Differences in points (of errors: as they are), over test tasks. They speak of these trained models; p over seeds asks whether training again would tell "
     "the methods apart."
 )
 

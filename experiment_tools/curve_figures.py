@@ -45,13 +45,20 @@ def mean_curve(runs: Sequence[Run], name: str) -> Curve:
     return Curve(epochs, [statistics.fmean(values[epoch]) for epoch in epochs], deviation, len(runs))
 
 
+def _score_axis(groups: Mapping[str, Sequence[Run]]) -> tuple[float, str]:
+    """Factor and name of what is called accuracy in the rows of these runs, which are all of one kind."""
+    is_regression = any((run.config or {}).get("loss") == "mean_squared_error" for runs in groups.values() for run in runs)
+    return (-1.0, "Mean squared error") if is_regression else (100.0, "Accuracy in %")
+
+
 def validation_figure(groups: Mapping[str, Sequence[Run]], title: str) -> "Figure":
     """Validation accuracy over epochs, a line per group with a band of one deviation over its runs."""
     figure = _figure(7.0, 4.2)
     axes = figure.subplots()
+    scale, name = _score_axis(groups)
     for (label, runs), colour in zip(groups.items(), _colours(len(groups)), strict=True):
-        _draw(axes, mean_curve(runs, "val_accuracy_mean"), _with_seeds(label, len(runs)), colour, scale=100)
-    _dress(axes, "Validation accuracy in %", title)
+        _draw(axes, mean_curve(runs, "val_accuracy_mean"), _with_seeds(label, len(runs)), colour, scale)
+    _dress(axes, f"Validation {name[0].lower()}{name[1:]}", title)
     axes.legend(frameon=False, fontsize=9)
     return figure
 
@@ -64,14 +71,15 @@ def four_panels(groups: Mapping[str, Sequence[Run]], test_points: Mapping[str, M
         test_points: label -> "loss" and "accuracy" -> (epoch, value), drawn into the panels of the validation.
     """
     figure = _figure(10.0, 7.0)
+    score_scale, score_name = _score_axis(groups)
     for (split, metric), axes in zip(PANELS, figure.subplots(2, 2).flat, strict=True):
-        scale = 100 if metric == "accuracy" else 1
+        scale = score_scale if metric == "accuracy" else 1
         for (label, runs), colour in zip(groups.items(), _colours(len(groups)), strict=True):
             _draw(axes, mean_curve(runs, f"{split}_{metric}_mean"), _with_seeds(label, len(runs)), colour, scale)
             if split == "val" and metric in test_points.get(label, {}):
                 epoch, value = test_points[label][metric]
                 axes.plot([epoch], [scale * value], "o", color=colour, markeredgecolor="black", markersize=7, zorder=3)
-        _dress(axes, "Accuracy in %" if metric == "accuracy" else "Loss", f"{SPLIT_NAMES[split]} {metric}")
+        _dress(axes, score_name if metric == "accuracy" else "Loss", f"{SPLIT_NAMES[split]} {metric}")
         if split == "val" and test_points:
             axes.plot([], [], "o", color="white", markeredgecolor="black", label="test")
         axes.legend(frameon=False, fontsize=9)

@@ -15,6 +15,7 @@ import numpy as np
 from utils.checkpoints import read_checkpoint_state
 from utils.config import experiments_root
 from utils.errors import ConfigError, StorageError
+from utils.metrics import ACCURACY, Score, score_named
 
 FLOCK_FORMAT = "qqihh" if sys.platform == "darwin" else "hhqqi4x"
 """struct flock of fcntl(2)."""
@@ -181,6 +182,7 @@ class Result:
     """Mean of the cross-entropy (or squared error) of the ensemble's mean scores."""
     problem: str = ""
     """Why scores and loss are missing."""
+    score: Score = ACCURACY
 
 
 def results_of(run: Run, statistics: str | None = None) -> list[Result]:
@@ -209,6 +211,7 @@ def results_of(run: Run, statistics: str | None = None) -> list[Result]:
             Result(
                 protocol, result["test_accuracy_mean"], result["test_accuracy_ci95"], result["ensemble"]["models"],
                 result.get("task_list_digest") or run.summary.get("task_list_digest"), scores, loss, problem,
+                score_named(result.get("score")),
             )
         )  # fmt: skip
     return found

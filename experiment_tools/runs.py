@@ -12,7 +12,7 @@ from pathlib import Path
 
 from experiment_tools.run_reading import Run, list_runs, read_run
 from utils.config import experiments_root
-from utils.metrics import Summary, percent
+from utils.metrics import ACCURACY, Summary, score_of
 
 HEADING = ("run", "state", "epochs", "best val", "test", "disk", "changed")
 
@@ -58,12 +58,14 @@ def table(runs: Sequence[Run], folder: Path, sort: str = "name") -> str:
 
 def _row(run: Run, folder: Path, n_bytes: int, changed: float) -> tuple[str, ...]:
     best, test = run.best_val, _test(run)
+    score = score_of((run.config or {}).get("loss") == "mean_squared_error")
+    unit = "" if score is ACCURACY else " mse"
     return (
         str(run.path.relative_to(folder)) if run.path != folder else run.name,
         run.state,
         run.epochs_text,
-        "" if best is None else f"{100 * best:.2f} %",
-        "" if test is None else percent(test),
+        "" if best is None else score.text(Summary(best, 0.0, None, 1)) + unit,
+        "" if test is None else score.text(test) + unit,
         size_text(n_bytes),
         time.strftime("%Y-%m-%d %H:%M", time.localtime(changed)),
     )

@@ -11,6 +11,11 @@ import torch
 from run_tools import SINUSOID, run_tiny, tiny_data
 from torch import nn
 
+from experiment_tools import runs
+from experiment_tools.comparison import compare_runs
+from experiment_tools.comparison_tables import accuracy_table, caption, difference_table
+from experiment_tools.curve_figures import validation_figure
+from experiment_tools.run_reading import read_run
 from few_shot_learning_system import build_learner
 from utils.checkpoints import list_epochs, load_checkpoint
 from utils.config import check_config
@@ -177,3 +182,23 @@ def test_one_table_over_several_numbers_of_points(tmp_path, caplog):
     table = caplog.text[caplog.text.index("  dataset  ") :].splitlines()
     assert table[0].split()[-3:] == ["mean", "squared", "error"]
     assert [line.split()[:4] for line in table[1:3]] == [["sinusoid", "1", "5", "4"], ["sinusoid", "1", "20", "4"]]
+
+
+def test_lists_and_comparisons_of_runs_show_errors(tmp_path, capsys):
+    folders = [run_tiny(tmp_path, **SINUSOID | {"experiment_name": name, "meta_learning_rate": rate}) for name, rate in (("slow", 0.0001), ("fast", 0.1))]
+    errors = [-json.loads((folder / "logs" / "test_summary.json").read_text())["test_accuracy_mean"] for folder in folders]
+    assert runs.main([str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for folder, error in zip(folders, errors, strict=True):
+        assert f"{error:.4f} +- " in next(line for line in lines if line.startswith(folder.name)) and "%" not in "".join(lines)
+    comparison = compare_runs([read_run(folder) for folder in folders])
+    cells = [cell for row in accuracy_table(comparison)[1:] for cell in row[1:]]
+    assert sorted(cell.split()[0] for cell in cells) == sorted(f"{error:.4f}" for error in errors)
+    (difference,) = difference_table(comparison)[1:]
+    first, second = (next(e for e, row in zip(errors, comparison.labels.values(), strict=True) if row == name) for name in difference[1].split(" - "))
+    assert float(difference[2]) == pytest.approx(first - second, abs=1e-4)
+    low, high = (float(bound) for bound in difference[3].split(" to "))
+    assert low <= float(difference[2]) <= high
+    assert caption(comparison).startswith("Test mean squared error: mean and")
+    axes = validation_figure({"slow": [read_run(folders[0])]}, "title").axes[0]
+    assert axes.get_ylabel() == "Validation mean squared error" and axes.get_lines()[0].get_ydata()[0] > 0

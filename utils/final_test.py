@@ -10,7 +10,7 @@ from utils.atomic_files import write_bytes_atomically
 from utils.checkpoints import checkpoint_bytes
 from utils.epoch_records import early_stop
 from utils.errors import ConfigError
-from utils.metrics import ACCURACY, MINUS_SQUARED_ERROR, Score, Summary, score_of, summarise
+from utils.metrics import ACCURACY, Score, Summary, score_named, score_of, summarise
 from utils.run_folder import RunFolder
 from utils.task_scores import is_regression, task_scores
 
@@ -210,7 +210,7 @@ def _table(results: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _score(result: Mapping[str, Any]) -> Score:
-    return score_of(result.get("score") == MINUS_SQUARED_ERROR.key)
+    return score_named(result.get("score"))
 
 
 def _text(score: Score, columns: dict[str, Any]) -> str:

@@ -70,6 +70,11 @@ ACCURACY = Score("accuracy", "accuracy")
 MINUS_SQUARED_ERROR = Score("minus_mean_squared_error", "mean squared error")
 
 
+def score_named(key: str | None) -> Score:
+    """The score that a test_summary.json names; earlier releases named none and had accuracies alone."""
+    return MINUS_SQUARED_ERROR if key == MINUS_SQUARED_ERROR.key else ACCURACY
+
+
 def score_of(is_regression: bool) -> Score:
     """The score of tasks whose labels are real numbers, or classes."""
     return MINUS_SQUARED_ERROR if is_regression else ACCURACY
