@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 
 from utils.atomic_files import storage_error
 from utils.command_line import parse_command_line
-from utils.config import load_config
+from utils.config import SINUSOID, load_config
 from utils.episodes import SPLITS, EpisodeShape
 from utils.errors import ConfigError
 from utils.failures import report_failure
@@ -139,6 +139,8 @@ def show_data(config: Any, folder: Path, n_episodes: int) -> None:
 
     from data import build_data
 
+    if config.dataset_name == SINUSOID:
+        raise ConfigError('"dataset_name" sinusoid: points of waves are no pictures; docs/regression.md has what they are')
     _refuse_what_is_not_ours(folder)
     data = build_data(config, "cpu", getattr(torch, config.precision))
     rows = class_rows(data)

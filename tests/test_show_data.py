@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
+from run_tools import SINUSOID
 
 from data import build_data
 from experiment_tools.show_data import GAP, HEADING, MARGIN, TEXT_WIDTH, main
@@ -89,6 +90,11 @@ def test_mistakes_have_their_exit_codes(show):
     assert code == 2 and "needs 32" in shown
     code, shown = show({}, "--to")
     assert code == 1 and "--to needs one folder" in shown
+
+
+def test_a_regression_has_nothing_to_show(show):
+    code, text = show(SINUSOID | {"class_rotation": False})
+    assert code == 1 and "points of waves are no pictures" in text
 
 
 def test_many_query_images_and_odd_names_fit(show, tiny_dataset, tmp_path):
