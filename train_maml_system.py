@@ -9,19 +9,23 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-try:
-    import numpy  # noqa: F401
-    import pydantic  # noqa: F401
-    import safetensors  # noqa: F401
-except ImportError as error:
+if missing := [
+    name for name in ("torch", "numpy", "tqdm", "PIL", "scipy", "pydantic", "safetensors") if find_spec(name) is None
+]:
     root = Path(__file__).resolve().parent
     sys.exit(
-        f"The package {error.name} is missing in {sys.executable}. Run once: bash {root}/install.sh; then start with the "
+        f"The package {missing[0]} is missing in {sys.executable}. Run once: bash {root}/install.sh; then start with the "
         f"Python that bash {root}/install.sh --print-python names, in most cases {root}/.venv/bin/python"
     )
+
+from utils import stop_signals
+
+if __name__ == "__main__":
+    stop_signals.guard_process()  # before the imports below, which take a second or two
 
 from utils.command_line import parse_command_line
 from utils.config import experiments_root, load_config
@@ -33,7 +37,6 @@ from utils.final_test import stored_result
 from utils.host_tuning import tune_host
 from utils.logs import Console
 from utils.run_folder import RunFolder, add_start, open_run_folder
-from utils.stop_signals import StopSignals
 from utils.task_sets import build_task_sets, protocols_of
 
 log = logging.getLogger(__name__)
@@ -48,15 +51,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except BrokenPipeError:  # the reader, say `head`, has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    with Console() as console, StopSignals() as stop:
+    with Console() as console, stop_signals.StopSignals() as stop:
         try:
-            run(arguments, console, stop)
+            try:
+                run(arguments, console, stop)
+            finally:
+                stop.defer_from_now_on()
         except (Exception, Interrupted) as error:  # noqa: BLE001 -- the last resort, which shows the traceback
             return report_failure(error)
     return 0
 
 
-def run(arguments: list[str], console: Console, stop: StopSignals) -> None:
+def run(arguments: list[str], console: Console, stop: stop_signals.StopSignals) -> None:
     """Train and test the experiment of these arguments, or show the result of one that is finished."""
     json_path, overrides = parse_command_line(arguments)
     if json_path is None and "experiment_name" not in overrides:
@@ -86,21 +92,22 @@ def run(arguments: list[str], console: Console, stop: StopSignals) -> None:
         run_folder.unlock()
 
 
-def _train_and_test(config: Any, run_folder: RunFolder, stop: StopSignals) -> None:
+def _train_and_test(config: Any, run_folder: RunFolder, stop: stop_signals.StopSignals) -> None:
     tune_host()
-    import torch
+    with stop.at_once():  # an exception that comes up in torch's imports, some of them late, can abort the process
+        import torch
 
-    from data import build_data, build_other_task_sets
-    from experiment_builder import build_experiment
-    from few_shot_learning_system import build_learner
-    from utils.devices import choose_device, describe_device, make_deterministic
-    from utils.environment import describe_environment
+        from data import build_data, build_other_task_sets
+        from experiment_builder import build_experiment
+        from few_shot_learning_system import build_learner
+        from utils.devices import choose_device, describe_device, make_deterministic
+        from utils.environment import describe_environment
 
-    if config.deterministic:
-        make_deterministic()
-    device = choose_device(config.gpu_to_use)
-    log.info("%s: %s", config.experiment_name, describe_device(device))
-    torch.manual_seed(config.initialisation_seed)  # PyTorch's own start differs between processes; checkpoints hold its state
+        if config.deterministic:
+            make_deterministic()
+        device = choose_device(config.gpu_to_use)
+        log.info("%s: %s", config.experiment_name, describe_device(device))
+        torch.manual_seed(config.initialisation_seed)  # PyTorch's own start differs between processes; checkpoints hold its state
     dtype = getattr(torch, config.precision)
     if config.tested_elsewhere:
         data, task_sets = None, build_other_task_sets(config, device, dtype)
@@ -108,9 +115,11 @@ def _train_and_test(config: Any, run_folder: RunFolder, stop: StopSignals) -> No
     else:
         data = build_data(config, device, dtype)
         task_sets, summary = build_task_sets(config, data), data.summary()
-    learner = build_learner(config, device)
-    add_start(run_folder.path / "environment.json", describe_environment(device, summary))
-    build_experiment(config, learner, data, [], run_folder, device, stop, task_sets).run()
+    with stop.at_once():
+        learner = build_learner(config, device)
+        add_start(run_folder.path / "environment.json", describe_environment(device, summary))
+        experiment = build_experiment(config, learner, data, [], run_folder, device, stop, task_sets)
+    experiment.run()
 
 
 def _experiment_of_file(json_path: Path | None) -> str | None:
@@ -118,4 +127,4 @@ def _experiment_of_file(json_path: Path | None) -> str | None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    stop_signals.end_process(main())

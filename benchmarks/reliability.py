@@ -1,199 +1,119 @@
 """Kill, stop, damage and attack real runs, and write what came of it into RELIABILITY.md.
 
-    python benchmarks/reliability.py            about 4 minutes on two cores
-    python benchmarks/reliability.py --soak     about an hour: 200 kills, each signal 25 times
-    python benchmarks/reliability.py --kills 3 --signals 1 --output other.md
+    python benchmarks/reliability.py                a few minutes on two cores
+    python benchmarks/reliability.py --soak         an hour or more: 200 kills, each signal 25 times
+    python benchmarks/reliability.py --only-costs   measure only times again, on a quiet machine, and put them into the report
 
-A history is a run of experiment_scripts/quickstart.sh, shortened by flags, with everything below a folder of its own: its
-dataset is ready, or still has to be drawn, or to be unpacked from an archive. It is interrupted at random times, started
-again until it ends, and its whole folder is compared with that of a run that was never interrupted.
+How scripts are interrupted is in `interrupted_scripts.py`. With --progress FILE every history is written down as it ends, and
+the same command goes on after the last one.
 """
 
 import argparse
+import json
 import logging
-import os
 import random
-import shutil
 import signal
 import statistics
-import subprocess
 import sys
 import tarfile
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.interrupted_scripts import EXIT_CODES, PHASES, Histories, Interruption
 from utils.checkpoints import read_checkpoint_state
 from utils.config import REPOSITORY_ROOT, check_config
 from utils.errors import StorageError, UserError
-from utils.run_comparison import differences
 
-FLAGS = {
-    "total_epochs": 2, "total_iter_per_epoch": 12, "batch_size": 2, "num_evaluation_tasks": 40, "cnn_num_filters": 8,
-    "log_every_iterations": 3, "checkpoint_every_s": 0.05, "gpu_to_use": "cpu",
-}  # fmt: skip
-EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 0}
-DATASET = "synthetic_strokes"
-FINISHED = "finished before it came"
-STARTS = ("ready", "drawn", "unpacked")
+BUSY = 0.15
+"""Share of the processors that other programs use from which on times are marked."""
+ROW_OF_SAVING = "a save of the Omniglot network in epoch 100"
 
 
-def with_default_signals() -> None:
-    """In a child: a run in the background may have been started with SIGINT ignored."""
-    for number in EXIT_CODES:
-        signal.signal(number, signal.SIG_DFL)
+@dataclass
+class Tally:
+    """What came of all histories with one kind of signal."""
+
+    histories: int = 0
+    equal: int = 0
+    interruptions: list[Interruption] = field(default_factory=list)
+
+    def row(self, number: signal.Signals) -> list[str]:
+        """Rows of the report about this signal, without times."""
+        count, codes = len(self.interruptions), ""
+        phases = Counter(answer.phase for answer in self.interruptions)
+        where = ", ".join(f"{phase} {phases[phase]}" for phase in PHASES if phases[phase])
+        if number in EXIT_CODES:
+            right = sum(answer.code_is_right for answer in self.interruptions)
+            codes = f"exit code {EXIT_CODES[number]}, or 0 of a finished run, {right} of {count} times; "
+        return [
+            f"| {number.name} to a running script | {count} times in {self.histories} runs | "
+            f"{codes}{self.equal} of {self.histories} runs ended with every bit equal |",
+            f"| {number.name} came during | | {where} |",
+        ]
 
 
-class ScriptRun:
-    """Starts of experiment_scripts/quickstart.sh with datasets and experiments below one folder."""
-
-    def __init__(self, folder: Path, **flags: object):
-        self.folder = folder
-        self.datasets, self.run_folder = folder / "datasets", folder / "experiments" / "quickstart"
-        self.datasets.mkdir(parents=True, exist_ok=True)
-        self._arguments = [text for key, value in (FLAGS | flags).items() for text in (f"--{key}", str(value))]
-        self._environment = os.environ | {
-            "DATASET_DIR": str(self.datasets), "EXPERIMENTS_DIR": str(folder / "experiments"), "VIRTUAL_ENV": sys.prefix,
-            "OMP_NUM_THREADS": "1",
-        }  # fmt: skip
-
-    def start(self) -> subprocess.Popen:
-        """A new process; its output goes to a file."""
-        with open(self.folder / "output.txt", "wb") as output:
-            return subprocess.Popen(
-                ["bash", REPOSITORY_ROOT / "experiment_scripts" / "quickstart.sh", *self._arguments],
-                env=self._environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
-                start_new_session=True, preexec_fn=with_default_signals,  # noqa: PLW1509 -- no threads here
-            )  # fmt: skip
-
-    def output(self) -> str:
-        """What the last process printed."""
-        return (self.folder / "output.txt").read_text(errors="replace")
-
-    def finish(self) -> float:
-        """Run to the end; returns the seconds that it took."""
-        begin = time.monotonic()
-        code = self.start().wait(timeout=600)
-        if code != 0:
-            raise RuntimeError(f"{self.folder}: exit code {code}\n{self.output()}")
-        return time.monotonic() - begin
-
-    def interrupt(self, after_s: float, number: int) -> tuple[int, float, str]:
-        """Start, send a signal after some seconds, wait: (exit code, seconds from signal to end, where it was).
-
-        SIGKILL may come at any time; the other signals after the first line of output, before which bash is still looking
-        for Python and the system's own action would end it.
-        """
-        process = self.start()
-        while number != signal.SIGKILL and not self.output() and process.poll() is None:
-            time.sleep(0.005)
-        deadline = time.monotonic() + after_s
-        while time.monotonic() < deadline and process.poll() is None:
-            time.sleep(0.005)
-        place = self.place()
-        begin = time.monotonic()
-        process.send_signal(number)
-        code = process.wait(timeout=120)
-        return code, time.monotonic() - begin, FINISHED if code == 0 and number != signal.SIGUSR1 else place
-
-    def place(self) -> str:
-        """What the run is doing, as its files show it."""
-        if list(self.datasets.glob(f".{DATASET}.unfinished")):
-            return "dataset being unpacked or drawn"
-        if list(self.datasets.glob(".packed/*.unfinished")):
-            return "images being packed"
-        log = self.run_folder / "logs" / "run.log"
-        lines = log.read_text().splitlines() if log.exists() else []
-        if not lines:
-            return "start"
-        text = lines[-1]
-        if "Testing" in text or "Test accuracy" in text:
-            return "test"
-        metrics = self.run_folder / "logs" / "metrics.jsonl"
-        if not metrics.exists() or not metrics.stat().st_size:
-            return "start"
-        iteration = metrics.read_text().count("\n") * FLAGS["log_every_iterations"]
-        return "training" if iteration % FLAGS["total_iter_per_epoch"] else "validation or a save"
+def interrupt_scripts(
+    histories: Histories, number: signal.Signals, count: int, in_a_history: int, progress: Path | None
+) -> Tally:
+    """Interrupt real scripts `count` times, up to so many times in a history; goes on after what `progress` holds."""
+    tally = Tally()
+    for line in progress.read_text().splitlines() if progress and progress.exists() else ():
+        entry = json.loads(line)
+        if entry["number"] == number:
+            tally.histories += 1
+            tally.equal += entry["equal"]
+            tally.interruptions += [Interruption(**answer) for answer in entry["interruptions"]]
+    while (left := count - len(tally.interruptions)) > 0:
+        n_signals = min(1 + tally.histories % in_a_history, left)
+        answers, is_equal = histories.interrupted([number] * n_signals, 1000 * number + tally.histories)
+        tally.histories += 1
+        tally.equal += is_equal
+        tally.interruptions += answers
+        if progress:
+            entry = {"number": number, "equal": is_equal, "interruptions": [asdict(answer) for answer in answers]}
+            with progress.open("a") as file:
+                file.write(json.dumps(entry) + "\n")
+        for answer in answers:
+            if number in EXIT_CODES and not answer.code_is_right:
+                logging.error("%s in %s: exit code %d", number.name, answer.phase, answer.code)
+        print(f"{number.name}: {len(tally.interruptions)} of {count}, {tally.equal} of {tally.histories} runs equal", flush=True)
+    return tally
 
 
-class Histories:
-    """Many interrupted runs, all compared with the same whole one."""
+def share_of_others(seconds: float = 0.5) -> float:
+    """Share of the processors that other programs use, measured while this one sleeps; 0 where the system does not tell."""
 
-    def __init__(self, folder: Path, seed: int):
-        self.folder, self.random = folder, random.Random(seed)
-        self.whole = ScriptRun(folder / "whole")
-        self.seconds = {"drawn": self.whole.finish()}
-        self.archive = folder / f"{DATASET}.tar.gz"
-        with tarfile.open(self.archive, "w:gz") as tar:
-            tar.add(self.whole.datasets / DATASET, arcname=DATASET)
-        self.seconds["ready"] = self.make("ready").finish()
-        self.seconds["unpacked"] = self.seconds["drawn"]
-        self.made = self.equal = 0
+    def times() -> list[int]:
+        try:
+            return [int(text) for text in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
+        except (OSError, ValueError):
+            return [0] * 8
 
-    def make(self, start: str) -> ScriptRun:
-        """A run whose dataset is ready, or an archive, or still to be drawn."""
-        run = ScriptRun(Path(tempfile.mkdtemp(dir=self.folder)))
-        if start == "unpacked":
-            shutil.copy(self.archive, run.datasets)
-        elif start == "ready":
-            for name in (DATASET, ".packed"):
-                shutil.copytree(self.whole.datasets / name, run.datasets / name, copy_function=shutil.copy2)
-        return run
-
-    def interrupted(self, numbers: list[int]) -> list[tuple[int, float, str]]:
-        """One history with these signals, run to its end and compared."""
-        start = self.random.choice(STARTS)
-        run = self.make(start)
-        answers = []
-        for number in numbers:
-            answers.append(run.interrupt(self.random.uniform(0.2, 1.0) * self.seconds[start], number))
-            start = "ready"
-        run.finish()
-        found = differences(run.run_folder, self.whole.run_folder)
-        leftovers = [path for path in run.datasets.rglob("*") if ".unfinished" in path.name]
-        self.made += 1
-        self.equal += not found and not leftovers
-        if found or leftovers:
-            logging.error("%s: %s %s", run.folder, found, leftovers)
-        else:
-            shutil.rmtree(run.folder)
-        return answers
+    before = times()
+    time.sleep(seconds)
+    used = [now - then for now, then in zip(times(), before, strict=True)]
+    return 1 - (used[3] + used[4]) / sum(used) if sum(used) else 0.0
 
 
-def measure_kills(histories: Histories, count: int) -> list[str]:
-    """SIGKILL at random times, up to three in a history."""
-    places: Counter[str] = Counter()
-    before = histories.made, histories.equal
-    while places.total() < count:
-        n_kills = min(histories.random.randint(1, 3), count - places.total())
-        places.update(place for _, _, place in histories.interrupted([signal.SIGKILL] * n_kills))
-    made, equal = histories.made - before[0], histories.equal - before[1]
-    where = ", ".join(f"{place} {number}" for place, number in places.most_common())
-    return [
-        f"| SIGKILL to a running script | {places.total()} kills in {made} runs | {equal} of {made} runs ended with every bit equal |",
-        f"| where the kills came | {where} | |",
-    ]
+def mark(shares: Sequence[float]) -> str:
+    """What a row says about the machine on which its times were measured."""
+    share = statistics.mean(shares)
+    return f" (while other programs used {100 * share:.0f} % of the processors)" if share > BUSY else ""
 
 
-def measure_signals(histories: Histories, count: int) -> list[str]:
-    """Each signal so often at random times, two in a history: exit codes and the time until the process has ended."""
-    lines = []
-    for number, expected in EXIT_CODES.items():
-        answers = []
-        before = histories.made, histories.equal
-        while len(answers) < count:
-            answers += histories.interrupted([number] * min(2, count - len(answers)))
-        right = sum(code == expected or place == FINISHED for code, _, place in answers)
-        latencies = [latency for _, latency, _ in answers]
-        made, equal = histories.made - before[0], histories.equal - before[1]
-        lines.append(
-            f"| {number.name} | {count} times | exit code right {right} times; end after {statistics.median(latencies):.2f} s "
-            f"(median), {max(latencies):.2f} s (most); {equal} of {made} runs ended with every bit equal |"
-        )
-    return lines
+def latency_row(number: signal.Signals, interruptions: Sequence[Interruption], shares: Sequence[float]) -> str:
+    """The row with the times from a signal to the end of the process."""
+    times = [answer.latency_s for answer in interruptions]
+    return (
+        f"| from {number.name} to the end of the process | {len(times)} | {statistics.median(times):.2f} s (median), "
+        f"{max(times):.2f} s (most){mark(shares)} |"
+    )
 
 
 def measure_damage(checkpoint: Path, flips: int, truncations: int) -> list[str]:
@@ -268,8 +188,8 @@ def measure_hostile_files(folder: Path) -> list[str]:
     return [f"| hostile archives and checkpoints | {tried} | {refused} refused, nothing written elsewhere, nothing run |"]
 
 
-def measure_save(folder: Path, repetitions: int) -> list[str]:
-    """Time a whole save of the Omniglot network as the paper has it, with Adam's moments."""
+def time_saves(folder: Path, repetitions: int) -> tuple[list[float], int]:
+    """Seconds of whole saves of the Omniglot network as the paper has it, with Adam's moments; and bytes of the file."""
     from few_shot_learning_system import build_learner
     from utils.checkpoints import save_checkpoint
 
@@ -290,12 +210,63 @@ def measure_save(folder: Path, repetitions: int) -> list[str]:
         begin = time.perf_counter()
         save_checkpoint(folder / "timed.safetensors", tensors, {"iteration": 50000, "rows": rows})
         times.append(time.perf_counter() - begin)
-    size = (folder / "timed.safetensors").stat().st_size / 2**20
+    return times, (folder / "timed.safetensors").stat().st_size
+
+
+def measure_save(folder: Path, repetitions: int) -> str:
+    """The row about what saving costs."""
+    shares = [share_of_others()]
+    times, size = time_saves(folder, repetitions)
+    shares.append(share_of_others())
     median = statistics.median(times)
-    return [
-        f"| a save of the Omniglot network in epoch 100 ({size:.1f} MiB) | {repetitions} | {1e3 * median:.0f} ms (median), "
-        f"{1e3 * max(times):.0f} ms (most): {100 * median / 60:.2f} % of the minute between two saves |"
-    ]
+    return (
+        f"| {ROW_OF_SAVING} ({size / 2**20:.1f} MiB) | {repetitions} | {1e3 * median:.0f} ms (median), "
+        f"{1e3 * max(times):.0f} ms (most): {100 * median / 60:.2f} % of the minute between two saves{mark(shares)} |"
+    )
+
+
+def measure_costs(histories: Histories, count: int) -> list[str]:
+    """The rows with times, measured anew."""
+    rows = []
+    for number in EXIT_CODES:
+        shares = [share_of_others()]
+        tally = interrupt_scripts(histories, number, count, 2, None)
+        rows.append(latency_row(number, tally.interruptions, [*shares, share_of_others()]))
+    return [*rows, measure_save(histories.folder, 50)]
+
+
+def replace_rows(report: str, rows: Sequence[str]) -> str:
+    """The report with these rows in the place of those that begin with the same words.
+
+    Raises:
+        ValueError: a row is not in the report yet.
+    """
+    lines = report.splitlines()
+    for row in rows:
+        label = ROW_OF_SAVING if ROW_OF_SAVING in row else row.split("|")[1].strip()
+        lines[[line.startswith(f"| {label}") for line in lines].index(True)] = row
+    return "\n".join(lines) + "\n"
+
+
+def report(arguments: str, minutes: float, rows: Sequence[str]) -> str:
+    """The text of RELIABILITY.md."""
+    import torch
+
+    from utils.environment import describe_environment
+
+    versions = describe_environment(torch.device("cpu"), {})["packages"]
+    return (
+        "# Reliability, measured\n\n"
+        f"Written by `python benchmarks/reliability.py {arguments}` in {minutes:.0f} minutes, on a CPU with torch {versions['torch']}.\n"
+        "A run is `bash experiment_scripts/quickstart.sh`, shortened by flags, whose dataset is ready, or an archive, or still to be\n"
+        "drawn. Signals come at random moments of its whole life, up to three in a run; then it is started until it ends. Equal means:\n"
+        "its whole folder and its packed images are those of a run that nothing interrupted, times aside.\n\n"
+        "| what | tried | came of it |\n| --- | --- | --- |\n" + "\n".join(rows) + "\n\n"
+        "Exit codes are those that a shell shows: before Python is there, SIGINT and SIGTERM end bash itself. In the first hundredth of\n"
+        "a second, while bash has not read the script's first line yet, SIGUSR1 ends it with 138 instead of 0.\n\n"
+        "Not covered: power loss (the order of fsync and rename is tested, not the disk), object stores, file systems without\n"
+        "locks. Bits are equal for equal versions, machine type and thread count; on CUDA with `deterministic` true.\n"
+    )
 
 
 def main() -> None:
@@ -305,34 +276,32 @@ def main() -> None:
     parser.add_argument("--kills", type=int, help="default 16")
     parser.add_argument("--signals", type=int, help="of each kind, default 2")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--progress", type=Path, help="a file to write every history to, and to go on from")
+    parser.add_argument("--only-costs", action="store_true", help="measure times again and replace their rows")
     parser.add_argument("--output", type=Path, default=REPOSITORY_ROOT / "RELIABILITY.md")
     options = parser.parse_args()
     kills = options.kills if options.kills is not None else 200 if options.soak else 16
     signals = options.signals if options.signals is not None else 25 if options.soak else 2
     begin = time.monotonic()
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        histories = Histories(folder, options.seed)
-        lines = measure_kills(histories, kills) + measure_signals(histories, signals)
-        checkpoint = histories.whole.run_folder / "saved_models" / "train_model_2.safetensors"
-        lines += measure_damage(checkpoint, 1000, 200)
-        lines += measure_hostile_files(folder / "hostile")
-        lines += measure_save(folder, 50)
-    minutes = (time.monotonic() - begin) / 60
-    import torch
-
-    from utils.environment import describe_environment
-
-    versions = describe_environment(torch.device("cpu"), {})["packages"]
-    options.output.write_text(
-        "# Reliability, measured\n\n"
-        f"Written by `python benchmarks/reliability.py --kills {kills} --signals {signals} --seed {options.seed}` in "
-        f"{minutes:.0f} minutes, on a CPU with torch {versions['torch']}.\n"
-        "A run is `bash experiment_scripts/quickstart.sh`, shortened by flags; its whole folder is compared, times aside.\n\n"
-        "| what | tried | came of it |\n| --- | --- | --- |\n" + "\n".join(lines) + "\n\n"
-        "Not covered: power loss (the order of fsync and rename is tested, not the disk), object stores, file systems without\n"
-        "locks. Bits are equal for equal versions, machine type and thread count; on CUDA with `deterministic` true.\n"
-    )
+        histories = Histories(Path(name), options.seed)
+        if options.only_costs:
+            rows = measure_costs(histories, options.signals or 6)
+            options.output.write_text(replace_rows(options.output.read_text(), rows))
+        else:
+            rows = interrupt_scripts(histories, signal.SIGKILL, kills, 3, options.progress).row(signal.SIGKILL)
+            latencies = []
+            for number in EXIT_CODES:
+                shares = [share_of_others()]
+                tally = interrupt_scripts(histories, number, signals, 2, options.progress)
+                rows += tally.row(number)
+                latencies.append(latency_row(number, tally.interruptions, [*shares, share_of_others()]))
+            checkpoint = histories.whole.run_folder / "saved_models" / "train_model_2.safetensors"
+            rows += latencies + measure_damage(checkpoint, 1000, 200) + measure_hostile_files(histories.folder / "hostile")
+            rows.append(measure_save(histories.folder, 50))
+            minutes = (time.monotonic() - begin) / 60
+            arguments = f"--kills {kills} --signals {signals} --seed {options.seed}"
+            options.output.write_text(report(arguments, minutes, rows))
     print(options.output.read_text())
 
 

@@ -7,6 +7,8 @@
 # Everything from the first argument that begins with "-" on overrides keys of the config.
 # DATASET_DIR and EXPERIMENTS_DIR (default: datasets/ and experiments/ of this checkout) are read by the program.
 set -euo pipefail
+# Until Python is there nothing is under way: SIGINT and SIGTERM end this script by themselves (130 and 143), SIGUSR1 so:
+trap 'exit 0' USR1
 unset CDPATH
 root="$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)"
 program="$1"
@@ -30,4 +32,7 @@ ids="${ids#,}"
 ids="${ids%,}"
 
 python="$(bash "$root/install.sh" --print-python)"
-exec "$python" "$root/$program" --name_of_args_json_file "$root/$config" ${ids:+--gpu_to_use "$ids"} "$@"
+# While the interpreter starts, signals wait, where `env` can make them (coreutils 8.31); PROGRAM has to let them in.
+waiting=()
+if env --block-signal=INT,TERM,USR1 true 2>/dev/null; then waiting=(env --block-signal=INT,TERM,USR1); fi
+exec ${waiting[@]+"${waiting[@]}"} "$python" "$root/$program" --name_of_args_json_file "$root/$config" ${ids:+--gpu_to_use "$ids"} "$@"

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from benchmarks.reliability import DATASET, ScriptRun
+from benchmarks.interrupted_scripts import DATASET, ScriptRun
 from utils.run_comparison import differences
 
 

@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 
 import pytest
@@ -124,7 +125,9 @@ def test_the_programs_exit_code_is_the_scripts(checkout):
 def test_signals_reach_the_program(checkout):
     """The script becomes the program: same process, so SIGTERM meets no shell in between."""
     (checkout / "python stub").write_text(
-        "#!/usr/bin/env bash\ntrap 'exit 143' TERM\necho ready\nwhile :; do sleep 0.05; done\n"
+        f"#!{sys.executable}\nimport signal, sys, time\n"
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))\n"
+        "signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])\nprint('ready', flush=True)\ntime.sleep(30)\n"
     )
     process = subprocess.Popen(
         ["bash", checkout / "experiment_scripts" / "small++.sh"], stdout=subprocess.PIPE, text=True

@@ -29,7 +29,8 @@ def dotted(node):
 
 
 def is_forbidden(module):
-    return module.split(".")[0] in FORBIDDEN_IMPORTS and module != "importlib.metadata"  # which tells versions
+    harmless = ("importlib.metadata", "importlib.util.find_spec")  # they tell versions, and whether a package is there
+    return module.split(".")[0] in FORBIDDEN_IMPORTS and not f"{module}.".startswith(tuple(f"{name}." for name in harmless))
 
 
 def reads_weights_only(call):
@@ -45,9 +46,10 @@ def problems(source):
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             found += [(node.lineno, a.name) for a in node.names if is_forbidden(a.name)]
-        elif isinstance(node, ast.ImportFrom) and is_forbidden(node.module or ""):
-            only_the_error = {alias.name for alias in node.names} == {"UnpicklingError"}  # it reads nothing; torch raises it
-            found += [] if only_the_error else [(node.lineno, node.module)]
+        elif isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            # An error type reads nothing; torch raises it.
+            found += [(node.lineno, name) for name in names if is_forbidden(name) and name != "pickle.UnpicklingError"]
         elif isinstance(node, ast.Call):
             if dotted(node.func) in FORBIDDEN_CALLS and not reads_weights_only(node):
                 found.append((node.lineno, dotted(node.func)))

@@ -25,6 +25,12 @@ CONFIG = {
 }  # fmt: skip
 
 
+def default_signals():
+    """In a child: a test run in the background may have been started with SIGINT ignored."""
+    for number in HANDLED:
+        signal.signal(number, signal.SIG_DFL)
+
+
 @pytest.fixture(autouse=True)
 def nothing_is_left_installed():
     before = [signal.getsignal(number) for number in HANDLED]
@@ -82,13 +88,104 @@ def test_a_second_ctrl_c_leaves_at_once():
     assert "Stopped at once." in done.stderr
 
 
+# --- the whole life of a process ---------------------------------------------------------------------------------------
+
+SCRIPT = REPOSITORY_ROOT / "train_maml_system.py"
+SIGNAL_ITSELF = "import os, sys\nos.kill(os.getpid(), {number:d})\n"
+CAN_BLOCK = subprocess.run(["env", "--block-signal=TERM", "true"], capture_output=True, check=False).returncode == 0
+
+
+def run_command(command, folder=None, **more):
+    """A finished process that looks for modules in `folder` first."""
+    environment = os.environ | {"VIRTUAL_ENV": sys.prefix, "PYTHONPATH": str(folder or "")}
+    return subprocess.run(
+        command, cwd=REPOSITORY_ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False,
+        preexec_fn=default_signals, **more,
+    )  # fmt: skip
+
+
+@pytest.mark.skipif(not CAN_BLOCK, reason="this env has no --block-signal")
+@pytest.mark.parametrize("number", HANDLED)
+def test_a_signal_while_the_interpreter_starts_waits_for_the_program(tmp_path, number):
+    text = "import sys\nif any('train_maml_system' in word for word in sys.orig_argv): import signal_itself\n"
+    (tmp_path / "sitecustomize.py").write_text(text)
+    (tmp_path / "signal_itself.py").write_text(SIGNAL_ITSELF.format(number=number))
+    done = run_command(["bash", "experiment_scripts/quickstart.sh"], tmp_path)
+    assert (done.returncode, done.stdout) == (EXIT_CODES[number], "")
+    assert done.stderr == f"{number.name}: nothing is lost, run the same command to go on\n"
+
+
+@pytest.mark.parametrize("number", HANDLED)
+def test_a_signal_during_the_imports(tmp_path, number):
+    (tmp_path / "pydantic.py").write_text(SIGNAL_ITSELF.format(number=number) + "sys.exit(99)\n")
+    done = run_command([sys.executable, SCRIPT, "--name_of_args_json_file", "x.json"], tmp_path)
+    assert (done.returncode, done.stdout) == (EXIT_CODES[number], "")
+    assert done.stderr == f"{number.name}: nothing is lost, run the same command to go on\n"
+
+
+SHUT_DOWN = """
+import atexit, os, sys, threading
+from utils.stop_signals import end_process, guard_process
+guard_process()
+signal_itself = lambda: os.kill(os.getpid(), {number:d})
+class Late:
+    def __del__(self):
+        signal_itself()
+late = sys.modules["late"] = Late()
+if {in_callback}:
+    atexit.register(signal_itself)
+atexit.register(print, "callbacks run")
+threading.Thread(target=lambda: print("threads end")).start()
+end_process(3)
+"""
+
+
+@pytest.mark.parametrize("number", HANDLED)
+@pytest.mark.parametrize("in_callback", [True, False])
+def test_a_signal_during_the_shut_down_does_not_change_the_exit_code(number, in_callback):
+    done = run_command([sys.executable, "-c", SHUT_DOWN.format(number=number, in_callback=in_callback)])
+    assert (done.returncode, done.stderr) == (3, "")
+    assert in_callback or done.stdout == "threads end\ncallbacks run\n"
+
+
+def test_the_program_leaves_by_that_way(tmp_path):
+    """A callback registered before the program began would run last; that late the interpreter has no handlers any more."""
+    (tmp_path / "sitecustomize.py").write_text("import atexit, os\natexit.register(os.kill, os.getpid(), 15)\n")
+    done = run_command([sys.executable, SCRIPT, "--help"], tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+WHILE_IT_IS_TOLD = """
+import os, sys, train_maml_system
+from utils.errors import ConfigError
+def run(*_):
+    raise ConfigError("wrong key")
+def report_failure(error):
+    os.kill(os.getpid(), 15)
+    return error.exit_code
+train_maml_system.run, train_maml_system.report_failure = run, report_failure
+sys.exit(train_maml_system.main([]))
+"""
+
+
+def test_a_signal_while_an_error_is_told_does_not_hide_it():
+    done = run_command([sys.executable, "-c", WHILE_IT_IS_TOLD])
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+@pytest.mark.parametrize("number", HANDLED)
+def test_at_once_raises_nothing_through_foreign_code(number):
+    text = (
+        "import os\nfrom utils.stop_signals import StopSignals\nwith StopSignals() as stop, stop.at_once():\n"
+        f"    try:\n        os.kill(os.getpid(), {number:d})\n    except BaseException:\n        os._exit(99)\n"
+    )
+    done = run_command([sys.executable, "-c", text])
+    assert (done.returncode, done.stderr) == (
+        EXIT_CODES[number], f"{number.name}: nothing is lost, run the same command to go on\n",
+    )  # fmt: skip
+
+
 # --- real runs --------------------------------------------------------------------------------------------------------
-
-
-def default_signals():
-    """In a child: a test run in the background may have been started with SIGINT ignored."""
-    for number in HANDLED:
-        signal.signal(number, signal.SIG_DFL)
 
 
 class Run:

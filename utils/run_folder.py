@@ -154,8 +154,8 @@ def open_run_folder(
     try:
         if continue_from_epoch == "from_scratch":
             run_folder = _start_over(run_folder)
-        remove_temporary_files(run_folder.saved_models)
-        remove_temporary_files(run_folder.logs)
+        for folder in (run_folder.path, run_folder.saved_models, run_folder.logs):
+            remove_temporary_files(folder)
         if isinstance(continue_from_epoch, int):
             _go_on_from(run_folder, root, continue_from_epoch, source_experiment)
         newest = run_folder.newest_good_checkpoint()

@@ -1,18 +1,67 @@
-"""SIGINT, SIGTERM and SIGUSR1 as requests to stop: save first, then leave.
+"""SIGINT, SIGTERM and SIGUSR1 as requests to stop: save first, then leave with the promised exit code.
 
-While a run is set up there is nothing to save, so a signal ends it there and then. While it trains, validates or tests,
+While the process starts, imports and shuts down there is nothing to save: a signal ends it there and then. While its data
+are unpacked, drawn and decoded, a signal is raised, so that half-made files are removed. While it trains, validates or tests,
 the handler only takes a note, which is looked at between iterations and between batches of evaluation tasks.
 """
 
+import atexit
 import contextlib
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 
 from utils.errors import Interrupted
 
 HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+_settled_code: list[int] = []
+"""The exit code, once the process has nothing left to do but to end."""
+
+
+def guard_process() -> None:
+    """Give these signals their exit codes from here to the last instruction of the process. Call it before slow imports.
+
+    What was blocked by the launcher, so that nothing comes while the interpreter starts, is let in now. What the process
+    was started to ignore stays ignored.
+    """
+    _handle_all(_leave_at_once)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
+    atexit.register(_skip_the_rest)  # what is registered first runs last
+
+
+def end_process(code: int) -> None:
+    """Leave with this exit code; a signal on the way (a logger that uploads, threads that end) only makes it quicker."""
+    _settled_code.append(code)
+    _handle_all(lambda *_: os._exit(code))
+    sys.exit(code)
+
+
+def _skip_the_rest() -> None:
+    """Leave after threads have ended and exit callbacks have run.
+
+    The interpreter would only free memory, object by object, for most of a second with torch; and without its handlers, so
+    that a signal would make a killed run out of a finished one.
+    """
+    if _settled_code:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(_settled_code[0])
+
+
+def _handle_all(handler: object) -> None:
+    for number in HANDLED:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+
+def _leave_at_once(number: int, _frame: object = None) -> None:
+    error = Interrupted(signal.Signals(number))
+    with contextlib.suppress(OSError):
+        os.write(2, f"{error}\n".encode())
+    os._exit(error.exit_code)
 
 
 class StopSignals:
@@ -24,7 +73,7 @@ class StopSignals:
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
-        self._is_deferred = False
+        self._answer = self._raise
         self._previous: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> "StopSignals":
@@ -42,21 +91,39 @@ class StopSignals:
     def _handle(self, number: int, _frame: object) -> None:
         if self.received is not None:
             if number == signal.SIGINT:
-                os.write(2, b"\nStopped at once.\n")
+                with contextlib.suppress(OSError):
+                    os.write(2, b"\nStopped at once.\n")
                 os._exit(Interrupted(signal.SIGINT).exit_code)
             return
         self.received = signal.Signals(number)
-        if not self._is_deferred:
-            raise Interrupted(self.received)
+        self._answer(number)
+
+    def _raise(self, number: int) -> None:
+        raise Interrupted(signal.Signals(number))
 
     @contextlib.contextmanager
     def deferred(self) -> Iterator[None]:
         """Inside, a signal is only noted; `check` is where it ends the run."""
-        self._is_deferred = True
+        with self._answering(lambda _: None):
+            yield
+
+    @contextlib.contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Inside, a signal ends the process there and then: for foreign code in which an exception must not come up."""
+        with self._answering(_leave_at_once):
+            yield
+
+    @contextlib.contextmanager
+    def _answering(self, answer: object) -> Iterator[None]:
+        before, self._answer = self._answer, answer
         try:
             yield
         finally:
-            self._is_deferred = False
+            self._answer = before
+
+    def defer_from_now_on(self) -> None:
+        """What the run comes to is settled: only note what still comes, so that it is told undisturbed."""
+        self._answer = lambda _: None
 
     def check(self) -> None:
         """Raises Interrupted when a signal has come."""
