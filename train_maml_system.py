@@ -31,7 +31,7 @@ from utils.command_line import parse_command_line
 from utils.config import experiments_root, load_config
 from utils.config_help import USAGE, help_text
 from utils.devices import check_gpu_ids
-from utils.errors import ConfigError, Interrupted
+from utils.errors import ConfigError, Interrupted, UserError
 from utils.failures import report_failure
 from utils.final_test import stored_result
 from utils.host_tuning import tune_host
@@ -88,6 +88,9 @@ def run(arguments: list[str], console: Console, stop: stop_signals.StopSignals) 
             log.info(result)
             return
         _train_and_test(config, run_folder, stop)
+    except (UserError, Interrupted):
+        run_folder.remove_failed_start()
+        raise
     finally:
         run_folder.unlock()
 

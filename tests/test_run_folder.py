@@ -1,3 +1,4 @@
+import fcntl
 import json
 import logging
 import os
@@ -72,6 +73,55 @@ def test_a_place_for_experiments_that_cannot_be_made_names_the_variable(tmp_path
         opened(tmp_path / place, "run")
     assert f"Set EXPERIMENTS_DIR, which is {tmp_path / place}, to a folder that you can write to." in str(raised.value)
     assert "MiB" not in str(raised.value)
+
+
+# --- starts that fail -------------------------------------------------------------------------------------------------
+
+
+def test_a_start_that_fails_leaves_no_folder(root, opened):
+    with pytest.raises(ConfigError, match="no checkpoint to test yet"):
+        opened(root, "run", config=config_of("run", evaluate_on_test_set_only=True), only_testing=True)
+    assert os.listdir(root) == []
+    folder = opened(root, "run")
+    (folder.logs / "run.log").write_text("what was said\n")
+    folder.remove_failed_start()
+    assert os.listdir(root) == []
+
+
+@pytest.mark.parametrize("file", ["notes.txt", "logs/metrics.jsonl", "saved_models/train_model_1.safetensors", "visual_outputs/a.png"])
+def test_a_file_of_anybody_else_keeps_everything(root, opened, file):
+    folder = opened(root, "run")
+    (folder.path / file).write_text("mine")
+    before = sorted(root.rglob("*"))
+    folder.remove_failed_start()
+    assert sorted(root.rglob("*")) == before
+
+
+def test_a_folder_that_was_there_before_stays(root, opened):
+    (root / "run").mkdir(parents=True)
+    opened(root, "run").remove_failed_start()
+    assert (root / "run" / "config.json").exists()
+    opened(root, "other").unlock()
+    opened(root, "other").remove_failed_start()  # a second start; the first one did not fail
+    assert (root / "other" / "config.json").exists()
+
+
+def test_a_lock_whose_folder_was_taken_away_meanwhile_is_not_taken_for_ours(root, opened, monkeypatch):
+    """Between our opening of the lock and our holding it, the start that held it fails and removes its folder."""
+    first = opened(root, "run")
+    lockf = fcntl.lockf
+
+    def late(*arguments):
+        if (root / "run").exists():
+            first.remove_failed_start()
+            first.unlock()
+        monkeypatch.setattr(fcntl, "lockf", lockf)
+        lockf(*arguments)
+
+    monkeypatch.setattr(fcntl, "lockf", late)
+    second = opened(root, "run")
+    assert sorted(os.listdir(second.path)) == [".lock", "config.json", "logs", "saved_models", "visual_outputs"]
+    assert f"process {os.getpid()} on " in (second.path / ".lock").read_text()
 
 
 # --- config changes ---------------------------------------------------------------------------------------------------

@@ -268,11 +268,12 @@ def test_a_changed_key_is_exit_code_1_and_names_both_values(main):
         (["--num_samples_per_class", "5"], "num_samples_per_class 5"),
     ],
 )
-def test_bad_data_is_exit_code_2(main, arguments, message):
+def test_bad_data_is_exit_code_2_and_leaves_no_run_folder(main, workplace, arguments, message):
     code, _, err = main(*arguments)
     assert code == 2
     assert message in err
     assert "Traceback" not in err
+    assert os.listdir(workplace / "experiments") == []
 
 
 def test_a_corrupt_image_is_exit_code_2_and_named(main, workplace):

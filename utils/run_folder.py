@@ -6,6 +6,7 @@
 Nothing here needs torch: a folder that cannot be written or a key that must not change is found in the first second.
 """
 
+import contextlib
 import fcntl
 import json
 import logging
@@ -27,6 +28,11 @@ log = logging.getLogger(__name__)
 START_OVER = "To start over: --continue_from_epoch from_scratch (this folder is renamed, not deleted)."
 
 
+LOCK_NAME = ".lock"
+FILES_OF_A_START = {LOCK_NAME, "config.json", "environment.json", "logs/run.log"}
+"""What there is before the first iteration."""
+
+
 class RunFolder:
     """The paths of one experiment, and the lock on them. `open_run_folder` makes it ready."""
 
@@ -36,6 +42,7 @@ class RunFolder:
         self.logs = path / "logs"
         self.visual_outputs = path / "visual_outputs"
         self._lock: int | None = None
+        self._is_new = False  # made by this process
 
     def create(self) -> None:
         """Make the folders that are missing.
@@ -43,6 +50,7 @@ class RunFolder:
         Raises:
             StorageError: no permission, no space, or a file in the way.
         """
+        self._is_new |= not self.path.exists()
         for folder in (self.saved_models, self.logs, self.visual_outputs):
             try:
                 folder.mkdir(parents=True, exist_ok=True)
@@ -60,29 +68,54 @@ class RunFolder:
         Raises:
             ExperimentInUseError: another process holds it.
         """
-        path = self.path / ".lock"
-        try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError as error:
-            raise storage_error(path, error) from error
-        try:
-            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(descriptor)
-            raise ExperimentInUseError(
-                f"{self.path}: in use by {path.read_text() or 'another process'}. "
-                "Wait for it or stop it, or give this run another --experiment_name."
-            ) from error
+        path = self.path / LOCK_NAME
+        while True:
+            try:
+                descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+            except FileNotFoundError:  # a start that failed has just taken its folder away
+                self.create()
+                continue
+            except OSError as error:
+                raise storage_error(path, error) from error
+            try:
+                fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                os.close(descriptor)
+                raise ExperimentInUseError(
+                    f"{self.path}: in use by {_holder(path) or 'another process'}. "
+                    "Wait for it or stop it, or give this run another --experiment_name."
+                ) from error
+            if _is_at(path, descriptor):
+                break
+            os.close(descriptor)  # it was taken away, or its folder renamed, before we held it
         started = time.strftime("%Y-%m-%d %H:%M:%S")
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}, started {started}".encode(), 0)
         self._lock = descriptor
+        self.create()  # a failed start may have removed folders while we waited for its lock
 
     def unlock(self) -> None:
         """Let the folder go; also safe when it is not held."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+    def remove_failed_start(self) -> None:
+        """Take away what this process has made when nothing came of it: no checkpoint, no result, no file of anybody else.
+
+        Only the files that every start writes and empty folders go; the rest stays, and so do the folders around it.
+        """
+        files = [path for path in self.path.rglob("*") if not path.is_dir()]
+        if not self._is_new or not {path.relative_to(self.path).as_posix() for path in files} <= FILES_OF_A_START:
+            return
+        with contextlib.suppress(OSError):  # what cannot be removed does no harm
+            for path in files:
+                if path.name != LOCK_NAME:
+                    path.unlink()
+            for folder in (self.saved_models, self.logs, self.visual_outputs):
+                folder.rmdir()
+            (self.path / LOCK_NAME).unlink()
+            self.path.rmdir()
 
     def newest_good_checkpoint(self, before_iteration: int | None = None) -> tuple[Path, dict[str, Any]] | None:
         """Path and state of the newest checkpoint that verifies, an epoch's file or that of an epoch under way.
@@ -112,6 +145,20 @@ class RunFolder:
                 f"Put the checkpoints back. {START_OVER}"
             )
         return None
+
+
+def _holder(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
 
 
 def _verified(path: Path) -> tuple[Path, dict[str, Any]] | None:
@@ -174,6 +221,7 @@ def open_run_folder(
         if not (only_testing or keeps_config) or not (run_folder.path / "config.json").exists():
             write_json(run_folder.path / "config.json", config)
     except BaseException:
+        run_folder.remove_failed_start()
         run_folder.unlock()
         raise
     return run_folder
