@@ -132,6 +132,17 @@ def test_pre_split_without_split_folders_is_a_problem():
     assert "names no class folder below the split" in problems[1]
 
 
+def test_a_split_folder_by_another_name_is_told_once_with_the_name_to_give_it():
+    names_given = ("Validation/wren", "Validation/robin", "images/training/jay", "odd/magpie", "odd/rook")
+    _, problems = group([ImageFolder(name, ("1",)) for name in names_given], [-2], pre_split=True)
+    told = "sets_are_pre_split is true, but no folder above these images is named train, val or test"
+    assert problems == [
+        f"birds/Validation: {told} (2 folders). Rename Validation to val.",
+        f"birds/images/training: {told}. Rename training to train.",
+        f"birds/odd: {told} (2 folders)",
+    ]
+
+
 def test_whole_number_labels_are_sorted_as_numbers():
     folders = [ImageFolder(name, ("1",)) for name in ("10", "9", "ten")]
     classes, problems = group(folders, [-2], labels_as_int=True)
@@ -164,6 +175,28 @@ def test_the_largest_shape_counts_and_a_shape_of_the_test_alone_blames_its_own_k
     assert find_shortages(sets, Path("birds"), shapes(1, test=[(1, 1), (5, 2), (2, 2)]), pre_split=False) == [
         'class "test" (test) has 6 images, but test_num_samples_per_class 5 + test_num_target_samples 2 needs 7: birds/test.'
         " Add images, lower test_num_target_samples or take the folder out."
+    ]
+
+
+def test_folders_are_named_as_they_are_spelled(tmp_path):
+    (tmp_path / "TEST").mkdir()
+    sets = {"train": [], "val": [ImageClass("wren", "val", (0, 1, 2), ("Val/wren",))], "test": []}
+    problems = find_shortages(sets, tmp_path, shapes(2), pre_split=True)
+    assert [line.split("Put class folders into ")[1] for line in problems] == [
+        f"{tmp_path}/train.", f"{tmp_path}/Val or lower num_classes_per_set.", f"{tmp_path}/TEST.",
+    ]  # fmt: skip
+
+
+def test_many_classes_that_are_too_small_are_one_problem():
+    train = [ImageClass(f"c{i:02}", None, tuple(range(4 + i % 2)), (f"c{i:02}",)) for i in range(12)]
+    val = [ImageClass(f"v{i}", None, tuple(range(9 if i < 2 else 3)), (f"v{i}",)) for i in range(6)]
+    large = {split: [EpisodeShape(5, 1, 8)] for split in ("train", "val")}
+    problems = find_shortages({"train": train, "val": val}, Path("birds"), large, pre_split=False)
+    needed = "but num_samples_per_class 1 + num_target_samples 8 needs 9. Add images, lower num_target_samples or take these"
+    named = ", ".join(f"c{i:02} ({4 + i % 2})" for i in range(10))
+    assert problems == [
+        f"split train: 12 of its 12 classes have only 4 to 5 images, {needed} folders out: {named} and 2 more.",
+        f"split val: 4 of its 6 classes have only 3 images, {needed} folders out: v2 (3), v3 (3), v4 (3), v5 (3).",
     ]
 
 

@@ -5,6 +5,7 @@ into train, val and test already. Paths are POSIX and relative to the dataset fo
 """
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,14 @@ from utils.errors import ConfigError, DataError
 
 IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 MOST_PROBLEMS_SHOWN = 1000
+MOST_ALIKE = 3
+"""Classes of a split that are too small are told one by one up to this number, beyond it in one problem."""
+MOST_NAMED = 10
+"""Of the classes in such a problem."""
+MEANT_SPLITS = {
+    "training": "train", "validation": "val", "valid": "val", "dev": "val", "testing": "test",
+}  # fmt: skip
+"""Folder name, in small letters -> how that split's folder is called here."""
 
 
 @dataclass(frozen=True)
@@ -128,6 +137,7 @@ def group_into_classes(
             " the image file itself, -2 the folder it is in. Use e.g. [-2] or [-3, -2]."
         )
     problems: list[str] = []
+    outside_of_splits: list[str] = []
     images: dict[tuple[str | None, str], list[int]] = {}
     paths: dict[tuple[str | None, str], list[str]] = {}
     start = 0
@@ -147,10 +157,7 @@ def group_into_classes(
         if sets_are_pre_split:
             at = next((i for i, part in enumerate(parts[1:-1], start=1) if part.lower() in SPLITS), None)
             if at is None:
-                problems.append(
-                    f"{printable(dataset_folder / folder.path)}: sets_are_pre_split is true, but no folder above these"
-                    " images is named train, val or test"
-                )
+                outside_of_splits.append(folder.path)
                 continue
             split = parts[at].lower()
             positions = [position for position in positions if position != at]
@@ -173,7 +180,23 @@ def group_into_classes(
         images.setdefault((split, name), []).extend(ranks)
         paths.setdefault((split, name), []).append(folder.path)
     classes = [ImageClass(name, split, tuple(images[split, name]), tuple(paths[split, name])) for split, name in images]
+    problems = _name_outsiders(dataset_folder, outside_of_splits) + problems
     return sorted(classes, key=lambda c: (c.split or "", int(c.name) if labels_as_int else 0, c.name)), problems
+
+
+def _name_outsiders(dataset_folder: Path, folders: Sequence[str]) -> list[str]:
+    """One problem per folder that should have been a split, or holds none: the one named nearly so, else the uppermost."""
+    counts: Counter[tuple[str, str]] = Counter()
+    for folder in folders:
+        parts = folder.split("/")
+        at = next((i for i, part in enumerate(parts) if part.lower() in MEANT_SPLITS), None)
+        counts["/".join(parts[: (at or 0) + 1]), "" if at is None else MEANT_SPLITS[parts[at].lower()]] += 1
+    return [
+        f"{printable(dataset_folder / path)}: sets_are_pre_split is true, but no folder above these images is named train,"
+        f" val or test{f' ({count} folders)' if count > 1 else ''}"
+        + (f". Rename {printable(path.split('/')[-1])} to {meant}." if meant else "")
+        for (path, meant), count in counts.items()
+    ]
 
 
 def split_into_sets(
@@ -204,7 +227,7 @@ def find_shortages(
         largest = max(shapes[split], key=lambda shape: shape.n_images)
         of_the_test = "test_" if split == "test" and not set(shapes[split]) <= set(shapes.get("train", shapes[split])) else ""
         fix = (
-            f"Put class folders into {printable(dataset_folder / split)}"
+            f"Put class folders into {printable(_split_folder(dataset_folder, split, classes))}"
             if pre_split
             else f"Raise its fraction in train_val_test_split (there are {n_classes} classes)"
         )
@@ -215,12 +238,41 @@ def find_shortages(
                 f"split {split} has {len(classes)} classes, but {of_the_test}num_classes_per_set is {n_way}."
                 f" {fix} or lower {of_the_test}num_classes_per_set."
             )
-        for c in classes:
-            if len(c.images) < largest.n_images:
-                problems.append(
-                    f'class "{printable(c.name)}" ({split}) has {len(c.images)} images, but {of_the_test}num_samples_per_class'
-                    f" {largest.n_shot} + {of_the_test}num_target_samples {largest.n_query} needs {largest.n_images}:"
-                    f" {printable(dataset_folder / c.folders[0])}."
-                    f" Add images, lower {of_the_test}num_target_samples or take the folder out."
-                )
+        problems += _small_classes(split, classes, dataset_folder, largest, of_the_test)
     return problems
+
+
+def _small_classes(
+    split: str, classes: Sequence[ImageClass], dataset_folder: Path, shape: EpisodeShape, of_the_test: str
+) -> list[str]:
+    """One problem per class with too few images for K shot + Q query, or one for all where they are many."""
+    needed = f"{of_the_test}num_samples_per_class {shape.n_shot} + {of_the_test}num_target_samples {shape.n_query} needs"
+    needed += f" {shape.n_images}"
+    fix = f"Add images, lower {of_the_test}num_target_samples or take"
+    small = [c for c in classes if len(c.images) < shape.n_images]
+    if len(small) <= MOST_ALIKE:
+        return [
+            f'class "{printable(c.name)}" ({split}) has {len(c.images)} images, but {needed}:'
+            f" {printable(dataset_folder / c.folders[0])}. {fix} the folder out."
+            for c in small
+        ]
+    sizes = sorted({len(c.images) for c in small})
+    named = ", ".join(f"{printable(c.folders[0])} ({len(c.images)})" for c in small[:MOST_NAMED])
+    return [
+        f"split {split}: {len(small)} of its {len(classes)} classes have only {sizes[0]}"
+        f"{f' to {sizes[-1]}' if len(sizes) > 1 else ''} images, but {needed}. {fix} these folders out: {named}"
+        + (f" and {len(small) - MOST_NAMED} more." if len(small) > MOST_NAMED else ".")
+    ]
+
+
+def _split_folder(dataset_folder: Path, split: str, classes: Sequence[ImageClass]) -> Path:
+    """The folder of a split as it is spelled on disk."""
+    if classes:
+        parts = classes[0].folders[0].split("/")
+        at = next((i for i, part in enumerate(parts) if part.lower() == split), 0)
+        return dataset_folder.joinpath(*parts[: at + 1])
+    try:
+        names = sorted(entry.name for entry in dataset_folder.iterdir() if entry.name.lower() == split and entry.is_dir())
+    except OSError:
+        names = []
+    return dataset_folder / (names[0] if names else split)

@@ -102,13 +102,14 @@ def _fingerprint(dataset_folder: Path, all_folders: Sequence[str], pixel_format:
 
 
 def _read_index(
-    index_file: Path, dataset_folder: Path, pixel_format: PixelFormat, skip_bad: bool
+    index_file: Path, dataset_folder: Path, pixel_format: PixelFormat, skip_bad: bool, level: int = logging.INFO
 ) -> PackedImages | None:
-    """The packed images, if there are any and they are still those of the dataset folder."""
+    """The packed images, if there are any and they are still those of the dataset folder; else why not, at a log level."""
     try:
         index = json.loads(index_file.read_text())
         if index["fingerprint"] != _fingerprint(dataset_folder, index["all_folders"], pixel_format):
-            logger.info("%s: the dataset or the decoder has changed, decoding again", printable(dataset_folder))
+            text = "%s: the dataset or the decoder has changed, decoding again"
+            logger.log(level, text, printable(dataset_folder))
             return None
         packed = PackedImages(
             data_file=index_file.parent / index["data_file"],
@@ -119,16 +120,16 @@ def _read_index(
             identical=tuple(map(tuple, index.get("identical", ()))),
         )
         if packed.data_file.stat().st_size != packed.n_bytes:
-            logger.info("%s: not complete, decoding again", packed.data_file)
+            logger.log(level, "%s: not complete, decoding again", packed.data_file)
             return None
         if packed.left_out and not skip_bad:
-            logger.info("%s: %d images are left out, decoding again", packed.data_file, len(packed.left_out))
+            logger.log(level, "%s: %d images are left out, decoding again", packed.data_file, len(packed.left_out))
             return None
         return packed
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (PermissionError, ValueError, KeyError, TypeError) as error:
-        logger.info("%s: not readable (%s), decoding again", index_file, error)
+        logger.log(level, "%s: not readable (%s), decoding again", index_file, error)
         return None
 
 
@@ -190,7 +191,7 @@ def load_or_pack(
     index_file = _writable_folder(dataset_folder) / f"{stem}.json"
     try:
         with lock(index_file.with_suffix(".lock")):
-            packed = None if rebuild else _read_index(index_file, dataset_folder, pixel_format, skip_bad)
+            packed = None if rebuild else _read_index(index_file, dataset_folder, pixel_format, skip_bad, logging.DEBUG)
             if packed is not None:  # another process was faster
                 return _tell_what_is_left_out(packed, dataset_folder), list(packed.folders), []
             return _pack(dataset_folder, pixel_format, num_workers, index_file, skip_bad)
