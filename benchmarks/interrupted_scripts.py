@@ -124,7 +124,7 @@ class ScriptRun:
         if process.poll() is not None:
             return None
         process.send_signal(number)
-        code = process.wait(timeout=120)
+        code = process.wait(timeout=300)
         latency_s = time.monotonic() - begin
         return Interruption(number, phase, code if code >= 0 else 128 - code, latency_s, self.is_finished())
 

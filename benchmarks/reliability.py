@@ -230,7 +230,7 @@ def measure_costs(histories: Histories, count: int) -> list[str]:
     rows = []
     for number in EXIT_CODES:
         shares = [share_of_others()]
-        tally = interrupt_scripts(histories, number, count, 2, None)
+        tally = interrupt_scripts(histories, number, count, 4, None)
         rows.append(latency_row(number, tally.interruptions, [*shares, share_of_others()]))
     return [*rows, measure_save(histories.folder, 50)]
 
@@ -259,7 +259,7 @@ def report(arguments: str, minutes: float, rows: Sequence[str]) -> str:
         "# Reliability, measured\n\n"
         f"Written by `python benchmarks/reliability.py {arguments}` in {minutes:.0f} minutes, on a CPU with torch {versions['torch']}.\n"
         "A run is `bash experiment_scripts/quickstart.sh`, shortened by flags, whose dataset is ready, or an archive, or still to be\n"
-        "drawn. Signals come at random moments of its whole life, up to three in a run; then it is started until it ends. Equal means:\n"
+        "drawn. Signals come at random moments of its whole life, up to eight in a run; then it is started until it ends. Equal means:\n"
         "its whole folder and its packed images are those of a run that nothing interrupted, times aside.\n\n"
         "| what | tried | came of it |\n| --- | --- | --- |\n" + "\n".join(rows) + "\n\n"
         "Exit codes are those that a shell shows: before Python is there, SIGINT and SIGTERM end bash itself. In the first hundredth of\n"
@@ -289,13 +289,13 @@ def main() -> None:
             rows = measure_costs(histories, options.signals or 6)
             options.output.write_text(replace_rows(options.output.read_text(), rows))
         else:
-            rows = interrupt_scripts(histories, signal.SIGKILL, kills, 3, options.progress).row(signal.SIGKILL)
-            latencies = []
+            rows, latencies = [], []
             for number in EXIT_CODES:
                 shares = [share_of_others()]
-                tally = interrupt_scripts(histories, number, signals, 2, options.progress)
+                tally = interrupt_scripts(histories, number, signals, 4, options.progress)
                 rows += tally.row(number)
                 latencies.append(latency_row(number, tally.interruptions, [*shares, share_of_others()]))
+            rows = interrupt_scripts(histories, signal.SIGKILL, kills, 8, options.progress).row(signal.SIGKILL) + rows
             checkpoint = histories.whole.run_folder / "saved_models" / "train_model_2.safetensors"
             rows += latencies + measure_damage(checkpoint, 1000, 200) + measure_hostile_files(histories.folder / "hostile")
             rows.append(measure_save(histories.folder, 50))
