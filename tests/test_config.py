@@ -81,7 +81,7 @@ def test_an_unknown_key_names_the_nearest_one():
         ({"tag": "x"}, "add --evaluate_on_test_set_only true"),
         ({"weight_decay": -0.1}, '"meta_weight_decay" is -0.1, but must be: greater than or equal to 0'),
         ({"dataset_name": "sinusoid"}, '"dataset_name" sinusoid, points of a wave, needs "loss" "mean_squared_error", not "cross_entropy"; "image_height" 1, not 28'),
-        ({"loss": "mean_squared_error", "head": "prototypes"}, '"head" prototypes is made for classes, but "loss" mean_squared_error has none; set'),
+        ({"loss": "mean_squared_error", "head": "prototypes"}, '"head" prototypes is made of classes, which regression does not have; set "head" to "learned"'),
         ({"backbone": "mlp", "dropout_rate_value": 0.5, "per_step_bn_statistics": True}, 'mlp has neither norm layers nor dropout; set "dropout_rate_value" to 0.0 and "per_step_bn_statistics" to false'),
         ({"meta_momentum": 0.9}, '"meta_momentum" 0.9 is of "meta_optimizer" sgd and rmsprop, not of adam; set it to 0'),
         ({"meta_learning_rate_schedule": "step"}, '"meta_learning_rate_milestones" [] must be epochs from 1 on'),

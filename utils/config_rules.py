@@ -73,13 +73,11 @@ def _as_json(value: Any) -> str:
     return json.dumps(list(value) if isinstance(value, tuple) else value)
 
 
-def _regression(config: Any) -> str | None:
+def _sinusoid(config: Any) -> str | None:
     if config.dataset_name == "sinusoid":
         wrong = [f'"{key}" {_as_json(value)}, not {_as_json(getattr(config, key))}' for key, value in OF_WAVES.items() if getattr(config, key) != value]
         if wrong:
             return f'"dataset_name" sinusoid, points of a wave, needs {"; ".join(wrong)}'
-    if config.is_regression and config.head != "learned":
-        return f'"head" {config.head} is made for classes, but "loss" mean_squared_error has none; set "head" to "learned"'
     return None
 
 
@@ -174,7 +172,7 @@ CONTRADICTIONS = (
             '"meta_momentum" {c.meta_momentum} is of "meta_optimizer" sgd and rmsprop, not of {c.meta_optimizer}; set it to 0',
         ),
     ),
-    Contradiction(("dataset_name", "head", *OF_WAVES), _regression),
+    Contradiction(("dataset_name", *OF_WAVES), _sinusoid),
     Contradiction(("backbone", *MLP_HAS_NONE), _mlp),
     Contradiction(("meta_learning_rate_milestones", "meta_learning_rate_schedule"), _milestones),
     Contradiction(
