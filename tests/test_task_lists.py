@@ -11,7 +11,7 @@ import torch
 from conftest import draw_dataset, draw_image
 
 from data import build_data, build_other_task_sets
-from utils.config import check_config
+from utils.config import REPOSITORY_ROOT, check_config
 from utils.episodes import EpisodeShape
 from utils.errors import DataError
 from utils.prepare_dataset.__main__ import main as prepare_dataset
@@ -96,6 +96,13 @@ def test_an_image_that_is_gone_and_a_list_that_was_changed_are_named(written):
     path.write_text(json.dumps(content))
     with pytest.raises(DataError, match=r"alphabet_0/nowhere.png: in .*tasks.json, but not here"):
         build_other_task_sets(config(task_list=str(path)), "cpu")
+
+
+def test_a_problem_without_images_has_no_tasks_to_list(tmp_path, capsys):
+    path = REPOSITORY_ROOT / "experiment_config" / "sinusoid_maml_10shot_seed0.json"
+    assert main(["--config", str(path), "--to", str(tmp_path / "x.json")]) == 1
+    assert '"dataset_name" is sinusoid: its tasks are drawn and have no images to list' in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -79,3 +79,15 @@ def test_each_meta_batch_of_the_training_has_the_shape_of_its_number(tmp_path):
     shots = [run.training_episodes(iteration).n_shot for iteration in range(1, 21)]
     assert set(shots) == {1, 2, 3}
     assert shots == [training_shape(config.training_shapes, 4, number).n_shot for number in range(20)]
+
+
+@pytest.mark.parametrize("head", ["prototypes"])
+def test_a_head_made_for_each_task_trains_and_tests_on_any_number_of_ways(tmp_path, head):
+    changes = {"head": head, "num_classes_per_set": [2, 3], "test_num_classes_per_set": [2, 3], "num_samples_per_class": [1, 2], "train_seed": 2}
+    config = check_config(TINY | changes, "test")
+    folder = run_tiny(tmp_path, **changes, total_epochs=1, number_of_ensemble_models=1)
+    results = json.loads((folder / "logs" / "test_summary.json").read_text())["results"]
+    assert [(r["protocol"]["ways"], r["protocol"]["shots"]) for r in results] == [(2, 1), (2, 2), (3, 1), (3, 2)]
+    tensors, _ = load_checkpoint(folder / "logs" / "test_predictions.safetensors")
+    assert tensors["scores.transductive.omniglot_dataset.2way_1shot_2query"].shape == (1, 3, 4, 2)
+    assert {training_shape(config.training_shapes, 2, number).n_way for number in range(5)} == {2, 3}

@@ -29,8 +29,11 @@ def test_tasks(config: Any) -> TaskLists:
     """The test tasks of a config (`utils.config.ExperimentConfig`), a list per shape: those that a run of it is tested on.
 
     Raises:
+        ConfigError: a dataset without images.
         DataError, StorageError: as `find_classes`.
     """
+    if config.is_regression:
+        raise ConfigError(f'"dataset_name" is {config.dataset_name}: its tasks are drawn and have no images to list.')
     dataset = find_classes(config, {"test": config.test_shapes})
     table = ClassTable.of({c.name: c.images for c in dataset.sets["test"]})
     indices = range(config.num_evaluation_tasks)
