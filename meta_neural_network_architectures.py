@@ -13,12 +13,15 @@ from torch import Tensor, nn
 
 from meta_learning.convolutional_networks import Conv4
 from meta_learning.dropout import drop
+from meta_learning.foreign_modules import foreign_network
 from meta_learning.layers import EpisodeHead, MetaConv2d, MetaLinear, Parameters, below, fold_tasks, unfold_features
 from meta_learning.networks import MetaNetwork, make_head
 from meta_learning.norm_layers import BatchStatistics, MetaBatchNorm2d, MetaLayerNorm, MetaNorm, NormChoice, Pass
 from meta_learning.residual_networks import RESIDUAL_NETWORKS, ResidualNetwork
 from utils.config_rules import feature_size
 from utils.errors import ConfigError
+from utils.plugins import user_code
+from utils.registry import registered_backbone
 
 __all__ = [
     "BACKBONES", "BatchStatistics", "EpisodeHead", "MetaBatchNorm2d", "MetaConv2d", "MetaConvBlock", "MetaLayerNorm", "MetaLinear", "MetaNetwork", "MultilayerPerceptron",
@@ -153,6 +156,24 @@ BACKBONES: dict[str, Callable[[Any, tuple[int, int, int], int | None, NormChoice
 """Value of the key `backbone` -> function of (config, (C, H, W), N or None, norm) that builds it; `utils.registry` has the names."""
 
 
+def build_registered(config: Any, image_shape: tuple[int, int, int], n_way: int | None, norm: NormChoice) -> MetaNetwork:
+    """Build the network that a plugin registered under the config's `backbone`; the seed of the config decides its weights.
+
+    Raises:
+        ConfigError: building it fails, or it is nothing that the learner can use.
+    """
+    who, build = f'backbone "{config.backbone}"', registered_backbone(config.backbone)
+    assert build is not None, "the config was checked"
+    with torch.random.fork_rng(devices=[]), user_code(f"{who}: building it"):
+        torch.manual_seed(config.initialisation_seed)
+        module = build(config, image_shape, n_way or config.training_shapes[0].n_way)
+    if isinstance(module, MetaNetwork):
+        return module
+    return foreign_network(
+        module, image_shape, n_way, norm, head_name=config.head_name, task_batching=config.task_batching, second_order=config.second_order, who=who
+    )
+
+
 def build_network(config: Any) -> MetaNetwork:
     """Build and initialise the backbone of a config (`utils.config.ExperimentConfig`), on the CPU in float32."""
     n_rows = max(config.number_of_training_steps_per_iter, 1) if config.per_step_bn_statistics else 1
@@ -162,7 +183,7 @@ def build_network(config: Any) -> MetaNetwork:
     )  # fmt: skip
     image_shape = (config.image_channels, config.image_height, config.image_width)
     n_outputs = config.num_regression_outputs if config.is_regression else config.validation_shape.n_way
-    network = BACKBONES[config.backbone](config, image_shape, n_outputs if config.head == "learned" else None, norm)
+    network = BACKBONES.get(config.backbone, build_registered)(config, image_shape, n_outputs if config.head == "learned" else None, norm)
     network.initialise(torch.Generator().manual_seed(config.initialisation_seed))
     if not isinstance(config.batch_norm_statistics, str):
         choose_statistics_per_stage(network, config.batch_norm_statistics)

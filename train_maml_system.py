@@ -36,6 +36,7 @@ from utils.failures import report_failure
 from utils.final_test import stored_result
 from utils.host_tuning import tune_host
 from utils.logs import Console
+from utils.plugins import load_plugins
 from utils.run_folder import RunFolder, add_start, open_run_folder
 from utils.task_sets import build_task_sets, protocols_of
 
@@ -65,6 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(arguments: list[str], console: Console, stop: stop_signals.StopSignals) -> None:
     """Train and test the experiment of these arguments, or show the result of one that is finished."""
     json_path, overrides = parse_command_line(arguments)
+    overrides = load_plugins(overrides)
     if json_path is None and "experiment_name" not in overrides:
         raise ConfigError(f"command line: --name_of_args_json_file is missing, the path of a config\n{USAGE}\n--help lists the keys")
     config = load_config(json_path, overrides)

@@ -56,6 +56,8 @@ class MetaLinear(nn.Linear):
     def forward(self, x: Tensor, params: Parameters | None = None, n_tasks: int = 1) -> Tensor:
         """Return x w^T + b for x (B, n, D), "weight" (B, N, D) and "bias" (B, N): (B, n, N)."""
         weight = given_or_own(self, params, "weight", n_tasks)
+        if self.bias is None:
+            return torch.bmm(x, weight.transpose(1, 2))
         bias = given_or_own(self, params, "bias", n_tasks)
         return torch.baddbmm(bias.unsqueeze(1), x, weight.transpose(1, 2))
 

@@ -25,7 +25,7 @@ ROOMS = {
 
 FLOOR = ("utils.errors", "utils.config", "utils.config_messages", "utils.config_rules", "utils.config_schema", "utils.episodes", "utils.metrics", "utils.registry", "utils.reproducibility")
 WITHOUT_TORCH = (
-    "utils.config", "utils.config_help", "utils.config_rules", "utils.config_schema", "utils.command_line", "utils.registry", "utils.errors", "utils.episodes", "utils.archives", "utils.image_folders", "utils.packed_images", "utils.dataset_classes", "utils.prefetching",
+    "utils.config", "utils.config_help", "utils.config_rules", "utils.config_schema", "utils.command_line", "utils.plugins", "utils.registry", "utils.errors", "utils.episodes", "utils.archives", "utils.image_folders", "utils.packed_images", "utils.dataset_classes", "utils.prefetching",
     "utils.atomic_files", "utils.prepare_dataset", "utils.prepare_dataset.preparation", "utils.prepare_dataset.from_dataset",
     "script_generation_tools.generate_configs", "script_generation_tools.generate_scripts",
     "script_generation_tools.generated_files", "script_generation_tools.convert_config", "script_generation_tools.reference_configs",

@@ -92,6 +92,8 @@ def load_config(json_path: Path | str | None, overrides: Mapping[str, Any] | Non
                 f'{json_path}: "continue_from_epoch": "from_scratch" would start anew at every rerun; '
                 "give it on the command line: --continue_from_epoch from_scratch"
             )
+        if "plugin" in values:
+            raise ConfigError(f'{json_path}: "plugin" is for the command line alone (--plugin FILE.py): a config executes no file')
     merged = _without_overridden(values, overrides or {})
     return check_config(merged, str(json_path or "command line"), overridden=overrides or ())
 

@@ -59,8 +59,7 @@ def check_config_changes(
     refused = [key for key in changed if key not in allowed]
     if refused:
         lines = [f"  {key}: {stored[key]!r} before, {new[key]!r} now" for key in refused]
-        same = " ".join(f"--{key} {_as_argument(stored[key])}" for key in refused)
-        advice = f"To go on with the run, give the same overrides as at its first start: {same}."
+        advice = _how_to_go_on({key: stored[key] for key in refused})
         advice += " Else give the changed experiment its own --experiment_name, or start over with --continue_from_epoch"
         advice += " from_scratch (the old folder is renamed, not deleted)."
         advice += f" To change it all the same: --allow_config_change {' '.join(refused)}."
@@ -72,6 +71,16 @@ def check_config_changes(
             + f"\n{advice}"
         )
     return changed
+
+
+def _how_to_go_on(before: Mapping[str, Any]) -> str:
+    same = " ".join(f"--{key} {_as_argument(value)}" for key, value in before.items() if key != "plugin_sha256")
+    advice = f"To go on with the run, give the same overrides as at its first start: {same}." if same else "To go on with the run,"
+    if "plugin_sha256" not in before:
+        return advice
+    advice = f"{advice} And give" if same else f"{advice} give"
+    names = [entry.partition(":")[0] for entry in before["plugin_sha256"]]
+    return f"{advice} --plugin {' '.join(names)}, unchanged." if names else f"{advice} no --plugin."
 
 
 def _as_argument(value: Any) -> str:

@@ -14,7 +14,8 @@ from utils.config_schema import SECTIONS
 
 USAGE = """usage: bash experiment_scripts/NAME.sh [GPU ids, or all] [--key value ...]
        python train_maml_system.py --name_of_args_json_file CONFIG.json [--key value ...]
-GPU ids are numbers separated by spaces or commas; without them: the first GPU, else the CPU; --gpu_to_use cpu: the CPU."""
+GPU ids are numbers separated by spaces or commas; without them: the first GPU, else the CPU; --gpu_to_use cpu: the CPU.
+--plugin FILE.py executes a file of yours first, which registers backbones or datasets (docs/backbones.md)."""
 
 
 def type_text(annotation: Any) -> str:

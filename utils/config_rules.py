@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from utils.registry import BUILT_IN_BACKBONES, VGG_KEYS, unknown_backbone
+from utils.registry import BUILT_IN_BACKBONES, VGG_KEYS, loaded_plugins, unknown_backbone
 
 
 class Contradiction(NamedTuple):
@@ -146,6 +146,13 @@ def _zero_steps(config: Any) -> str | None:
     )
 
 
+def _plugins_that_are_missing(config: Any) -> str | None:
+    missing = [entry for entry in config.plugin_sha256 if entry not in loaded_plugins()]
+    if not missing:
+        return None
+    return f'"plugin_sha256" names {", ".join(missing)}, which no config can load; give that file on the command line: --plugin FILE.py'
+
+
 def keys_without_effect(config: Any) -> list[str]:
     """Return the keys of the reference's network that are not at their defaults and that the config's backbone does not read."""
     reads = BUILT_IN_BACKBONES.get(config.backbone, VGG_KEYS)  # a plugin's network may read any
@@ -154,7 +161,15 @@ def keys_without_effect(config: Any) -> list[str]:
 
 
 CONTRADICTIONS = (
+    Contradiction(("plugin_sha256",), _plugins_that_are_missing),
     Contradiction(("backbone",), lambda config: unknown_backbone(config.backbone)),
+    Contradiction(
+        ("backbone", "head_name", "task_batching"),
+        _unless(
+            lambda c: c.backbone not in BUILT_IN_BACKBONES or (not c.head_name and c.task_batching == "auto"),
+            '"head_name" and "task_batching" are of networks that a plugin brings, not of "backbone" {c.backbone}; leave them out',
+        ),
+    ),
     Contradiction(("train_val_test_split",), _split_fractions),
     Contradiction(("backbone", "image_height", "image_width", "num_stages", "cnn_blocks_per_stage", "conv_padding", "max_pooling"), _image_vanishes),
     Contradiction(

@@ -59,6 +59,8 @@ class ExperimentSection(_Section):
     """Epoch number or path of a checkpoint: the weights to test, or to start a new run from."""
     tag: str = Field("", pattern=r"^[A-Za-z0-9_+=,.\-]{0,80}$")
     """With `evaluate_on_test_set_only`: suffix of the result files, e.g. `test_summary_<tag>.csv`."""
+    plugin_sha256: tuple[str, ...] = ()
+    """Written by the program: name and digest of each file given with `--plugin`. A run goes on with the same ones alone."""
     max_models_to_save: int = Field(5, ge=1)
     """Checkpoints kept by validation accuracy, beside the newest two."""
     number_of_ensemble_models: int | None = Field(None, ge=1)
@@ -148,7 +150,11 @@ class BackboneSection(_Section):
     """The network."""
 
     backbone: str = "vgg"
-    """`vgg`: the reference's network; `mlp`: fully connected layers, without norm; the other names are in docs/backbones.md."""
+    """`vgg`: the reference's network; `mlp`: fully connected layers, without norm; the other names, and how to bring a network of your own, are in docs/backbones.md."""
+    head_name: str = ""
+    """Of a plugin's network, the name of the linear layer that is its head; empty: the last one."""
+    task_batching: Literal["auto", "batched", "loop"] = "auto"
+    """Of a plugin's network: compute all tasks `batched` by one vmap, or one after the other (`loop`); auto: batched where it can be."""
     head: Literal["learned", "zero", "prototypes"] = "learned"
     """Where the last layer starts in each episode: `learned` weights for one number of ways; `zero`; or the class means of
     the support features (`prototypes`: ProtoMAML; with zero inner steps ProtoNet). The last two work for any number of ways."""

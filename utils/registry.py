@@ -19,6 +19,7 @@ BUILT_IN_BACKBONES: dict[str, frozenset[str]] = {
 
 _backbones: dict[str, Callable[..., Any]] = {}
 _datasets: dict[str, Callable[..., Any]] = {}
+_plugins: dict[str, str] = {}  # "name.py:sha256" -> path of the files that this process has executed
 _NAME = re.compile(r"[A-Za-z0-9_+=,.\-]{1,80}")
 
 
@@ -71,6 +72,16 @@ def registered_dataset(name: str) -> Callable[..., Any] | None:
 def n_registered() -> int:
     """Count what plugins have registered."""
     return len(_backbones) + len(_datasets)
+
+
+def add_plugin(digest: str, path: str) -> None:
+    """Remember that a plugin file, "name.py:sha256", was executed."""
+    _plugins[digest] = path
+
+
+def loaded_plugins() -> tuple[str, ...]:
+    """Return "name.py:sha256" of the plugin files that this process has executed."""
+    return tuple(_plugins)
 
 
 def unknown_backbone(name: str) -> str | None:
