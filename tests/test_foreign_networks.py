@@ -336,6 +336,7 @@ def test_keys_of_a_users_network_are_refused_with_another():
             small_config(**changes)
 
 
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
 def test_what_cannot_be_differentiated_twice_says_so():
     make = with_between(lambda self, x: F.embedding_bag(torch.arange(len(x))[:, None], x.tanh(), mode="sum"))
     with pytest.raises(ConfigError, match=r'cannot be differentiated twice: .*not implemented.*; "second_order" false needs one derivative'):

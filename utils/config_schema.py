@@ -150,7 +150,8 @@ class BackboneSection(_Section):
     """The network."""
 
     backbone: str = "vgg"
-    """`vgg`: the reference's network; `mlp`: fully connected layers, without norm; the other names, and how to bring a network of your own, are in docs/backbones.md."""
+    """`vgg`: the reference's network; `mlp`: fully connected layers, without norm; the other names, and how to bring a network of
+    your own, are in docs/backbones.md."""
     head_name: str = ""
     """Of a plugin's network, the name of the linear layer that is its head; empty: the last one."""
     task_batching: Literal["auto", "batched", "loop"] = "auto"
