@@ -86,7 +86,7 @@ def test_a_run_that_has_no_model_yet_cannot_be_tested(main):
 
 def test_classes_that_are_too_few_are_named(workplace):
     config = check_config(CONFIG | {"test_dataset_name": ["split"], "num_target_samples": 3}, "test")
-    with pytest.raises(DataError, match=r'class "c0" \(test\) has 3 images, but num_samples_per_class 1 \+ num_target_samples 3 needs 4'):
+    with pytest.raises(DataError, match=r"have only 3 images, but num_samples_per_class 1 \+ num_target_samples 3 needs 4"):
         build_other_task_sets(config, "cpu")
     with pytest.raises(DataError, match='dataset "birds" not found'):
         build_other_task_sets(check_config(CONFIG | {"test_dataset_name": ["birds"]}, "test"), "cpu")
@@ -108,6 +108,11 @@ def test_images_that_exif_turns_are_described_as_they_are_seen(workplace):
     (folder / "a" / "00.png").unlink()
     (tasks,) = build_other_task_sets(check_config(CONFIG | {"test_dataset_name": ["turned"]}, "test"), "cpu")
     assert tasks.protocol["images"] == "resized from 10x40 to 14x14 (bicubic), colour made grey"
+
+
+def test_names_lead_nowhere_else():
+    with pytest.raises(ConfigError, match=r'"test_dataset_name" is .* but must be: names of datasets'):
+        check_config(CONFIG | {"test_dataset_name": ["../secrets"]}, "test")
 
 
 def test_both_at_once_and_a_tag():

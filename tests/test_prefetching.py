@@ -4,11 +4,13 @@ import threading
 import time
 
 import pytest
+import run_tools
 import torch
 from run_tools import TINY, tiny_data
 
 from utils.config import check_config
 from utils.prefetching import Prefetcher, TrainingEpisodes, episodes_in_turn
+from utils.run_comparison import differences
 
 
 def prefetching_threads():
@@ -99,6 +101,20 @@ def test_tasks_of_an_evaluation_are_the_same_and_the_thread_ends_with_them_or_wi
 
     with pytest.raises(KeyboardInterrupt):
         list(episodes_in_turn(ahead, "val", batches, None, stop))
+    assert not prefetching_threads()
+
+
+def test_a_whole_run_ends_with_the_same_bits(tmp_path, monkeypatch):
+    folders = []
+    for ahead in (0, 2):
+        def data(config, ahead=ahead):
+            made = tiny_data(config)
+            made.meta_batches_ahead = ahead
+            return made
+
+        monkeypatch.setattr(run_tools, "tiny_data", data)
+        folders.append(run_tools.run_tiny(tmp_path / str(ahead), total_epochs=1))
+    assert differences(*folders) == []
     assert not prefetching_threads()
 
 

@@ -18,6 +18,7 @@ USUAL_NAMES = {
 PATTERNS = {
     "experiment_name": "1 to 200 characters out of letters a-z and A-Z, digits, spaces and _ + = , . ( ) -",
     "dataset_name": "1 to 200 characters out of letters a-z and A-Z, digits, spaces and _ + = , . -",
+    "test_dataset_name": "names of datasets, each of 1 to 200 letters a-z and A-Z, digits, spaces and _ + = , . -",
     "tag": "at most 80 characters out of letters a-z and A-Z, digits and _ + = , . - (no spaces)",
     "gpu_to_use": "GPU ids separated by commas, such as 0 or 0,1, or all, cpu or auto",
 }

@@ -14,6 +14,7 @@ from utils.episodes import EpisodeShape, combinations
 AugmentationName = Literal[
     "random_resized_crop", "pad_and_crop", "color_jitter", "flip", "enlarge", "resize", "crop", "color"
 ]
+DatasetName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_+=,.\- ]{1,200}$")]
 AtLeastOne = Annotated[int, Field(ge=1)]
 AtLeastTwo = Annotated[int, Field(ge=2)]
 BatchNormStatistics = Literal["transductive", "running", "support", "episodic"]
@@ -81,7 +82,7 @@ class ExperimentSection(_Section):
 class DataSection(_Section):
     """From files on disk to packed images."""
 
-    dataset_name: str = Field("omniglot_dataset", pattern=r"^[A-Za-z0-9_+=,.\- ]{1,200}$")
+    dataset_name: DatasetName = "omniglot_dataset"
     """Any name. `omniglot` means `omniglot_dataset`, `mini_imagenet` means `mini_imagenet_full_size`."""
     dataset_path: str = ""
     """Folder of the dataset under `DATASET_DIR` (default `datasets/`); empty: `dataset_name`."""
@@ -294,7 +295,7 @@ class EvaluationSection(_Section):
     """Shots of the test, or a list of them; null: as in training."""
     test_num_target_samples: AtLeastOne | tuple[AtLeastOne, ...] | None = None
     """Query images per class of the test, or a list of them; null: as in training."""
-    test_dataset_name: tuple[str, ...] = ()
+    test_dataset_name: tuple[DatasetName, ...] = ()
     """Other datasets on which to test a run that has been trained, in one table; their images are brought to its size and
     channels. Nothing is trained."""
     task_list: str = ""
