@@ -158,7 +158,7 @@ class FewShotLearner(nn.Module):
 
     # Adaptation, for training and evaluation alike.
 
-    def _start(self, episodes: Any, mode: Pass) -> Adapted:
+    def start(self, episodes: Any, mode: Pass) -> Adapted:
         """Every task starts from the meta-parameters, with the head that its episode brings where none is learned.
 
         Raises:
@@ -254,7 +254,7 @@ class FewShotLearner(nn.Module):
         mode = Pass(statistics=self.batch_norm_statistics, collected=collected, dropout_seeds=seeds)
         losses, metrics = [], {name: [] for name in STEP_METRICS}
 
-        adapted = self._start(episodes, mode)
+        adapted = self.start(episodes, mode)
         for step, weight in enumerate(weights):
             if self.outer_loop.displacement:
                 adapted = adapted.detached()
@@ -295,7 +295,7 @@ class FewShotLearner(nn.Module):
         if weight == 0.0:
             return adapted, torch.zeros_like(not_computed), metrics
         with torch.set_grad_enabled(not self.outer_loop.displacement):
-            logits = self._outputs("query", episodes, adapted, mode)
+            logits = self._outputs("query", episodes, adapted, replace(mode, episode=adapted.moving))
             query_loss = self.loss.per_task_loss(logits, episodes.query_labels).mean()
         metrics["query_loss"] = query_loss.detach()
         metrics["query_accuracy"] = self.loss.per_task_score(logits, episodes.query_labels).mean()
@@ -369,6 +369,22 @@ class FewShotLearner(nn.Module):
         logits = torch.cat([part[0] for part in parts])
         return Evaluation(logits, *(torch.cat(rows, dim=1) for rows in zip(*(part[1:] for part in parts), strict=True)))
 
+    def adapt(self, episodes: Any, n_steps: int | None = None, statistics: str | None = None) -> Adapted:
+        """Adapt to the support set of each task; the learner stays exactly as it was, and nothing keeps a graph.
+
+        theta[s+1] = theta[s] - alpha[s] * direction of grad L(theta[s], support)   (Finn et al. 2017, Algorithm 1, lines 5-6)
+
+        Args:
+            n_steps, statistics: as for `evaluate`.
+        """
+        mode = Pass(statistics=statistics or self.batch_norm_statistics)
+        self._check_running_statistics(mode)
+        with torch.no_grad():
+            adapted = self.start(episodes, mode)
+        for step in range(self.n_evaluation_steps if n_steps is None else n_steps):
+            adapted, _, _ = self._inner_step(episodes, adapted.detached(), replace(mode, step=step), create_graph=False)
+        return adapted.detached()
+
     def _check_running_statistics(self, mode: Pass) -> None:
         for name, layer in self._batch_norm_layers().items():
             if layer.statistics_of(mode) == "running" and not layer.has_running_statistics():
@@ -381,7 +397,7 @@ class FewShotLearner(nn.Module):
         rows: dict[str, list[Tensor]] = {name: [] for name in STEP_METRICS}
         logits = torch.empty(0)
         with torch.no_grad():
-            adapted = self._start(episodes, mode)
+            adapted = self.start(episodes, mode)
         for step in range(n_steps + 1):
             # Nothing is differentiated across steps, so no graph is kept between them.
             adapted = adapted.detached()

@@ -18,9 +18,12 @@ HEADS = ("learned", "zero", "prototypes")
 
 
 def zero_head(features: Tensor, n_way: int) -> dict[str, Tensor]:
-    """Return "head.weight" (B, N, D) and "head.bias" (B, N) of zeros, like features (B, n, D)."""
+    """Return "head.weight" (B, N, D) and "head.bias" (B, N) of zeros, like features (B, n, D), ready to be adapted."""
     n_tasks, _, n_features = features.shape
-    return {"head.weight": features.new_zeros(n_tasks, n_way, n_features), "head.bias": features.new_zeros(n_tasks, n_way)}
+    return {
+        "head.weight": features.new_zeros(n_tasks, n_way, n_features).requires_grad_(),
+        "head.bias": features.new_zeros(n_tasks, n_way).requires_grad_(),
+    }
 
 
 def prototype_head(features: Tensor, labels: Tensor, n_way: int) -> dict[str, Tensor]:

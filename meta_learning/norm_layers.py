@@ -175,7 +175,7 @@ class MetaBatchNorm2d(_AffineNorm):
             parts = (support, support_mode), (query, query_mode)
             return torch.cat([self._normalise_one_set(part, weight, bias, n_tasks, its_mode, name) for part, its_mode in parts])
         var, mean = torch.var_mean(support, dim=(0, 2, 3), correction=0)
-        self._leave(mean, var * _unbiased(support), n_tasks, mode, name)
+        self.leave_statistics(mean, var * _unbiased(support), n_tasks, mode, name)
         return _normalise(x, mean, var, weight, bias, self.eps)
 
     def _normalise_one_set(self, x: Tensor, weight: Tensor, bias: Tensor, n_tasks: int, mode: Pass, name: str) -> Tensor:
@@ -193,10 +193,10 @@ class MetaBatchNorm2d(_AffineNorm):
             out, mean, var = self._normalise_with_moving_average(x, running_mean, running_var, weight, bias)
         else:
             out, mean, var = batch_norm(x, weight, bias, self.eps)
-        self._leave(mean, var, n_tasks, mode, name)
+        self.leave_statistics(mean, var, n_tasks, mode, name)
         return out
 
-    def _leave(self, mean: Tensor, var: Tensor, n_tasks: int, mode: Pass, name: str) -> None:
+    def leave_statistics(self, mean: Tensor, var: Tensor, n_tasks: int, mode: Pass, name: str) -> None:
         """Leave a pass's mean and unbiased variance, (B*F,), where the pass wants them."""
         mean, var = mean.detach(), var.detach()
         if mode.episode is not None and not mode.is_query:
