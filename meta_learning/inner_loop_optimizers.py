@@ -105,7 +105,7 @@ class InnerLoopOptimizer(nn.Module):
         if self.clamp:
             gradients = [gradient.clamp(-self.clamp, self.clamp) for gradient in gradients]
         if self.clip_norm:
-            squares = torch.stack([gradient.flatten(1).square().sum(1) for gradient in gradients]).sum(0)  # (B,)
+            squares = torch.stack([gradient.reshape(len(gradient), -1).square().sum(1) for gradient in gradients]).sum(0)  # (B,)
             scale = (self.clip_norm / (_square_root(squares) + 1e-6)).clamp(max=1.0)  # torch.nn.utils.clip_grad_norm_'s constant
             gradients = [gradient * scale.view(-1, *[1] * (gradient.dim() - 1)) for gradient in gradients]
         return gradients
