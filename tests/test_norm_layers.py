@@ -97,7 +97,7 @@ def test_each_block_can_have_statistics_of_its_own():
 
 def test_running_statistics_that_were_never_collected_are_an_error():
     learner, episodes = small_learner(), random_episodes(small_config())
-    with pytest.raises(ConfigError, match='"running" were never collected .*block0.norm.*train first'):
+    with pytest.raises(ConfigError, match=r'"running" were never collected .*block0.norm.*train first'):
         learner.evaluate(episodes, statistics="running")
     learner.meta_update(learner.meta_gradients(episodes, 0), 0)
     learner.evaluate(episodes, statistics="running")
