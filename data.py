@@ -166,7 +166,7 @@ class FewShotData:
         drawn = self.draw(split, indices, shape)
         ranks = self.tables[split].ranks(drawn).reshape(-1)
         numbers = torch.from_numpy(np.concatenate([ranks, drawn.rotations.reshape(-1), drawn.seeds]))
-        gathered = None if self._images.device.type != "cpu" else self._images[numbers[: ranks.size]]
+        gathered = None if self._images.device.type != "cpu" else self._images.index_select(0, numbers[: ranks.size])
         augmentation = self._draw_augmentation(indices, shape) if split == "train" else {}
         return PreparedEpisodes(
             split, tuple(int(index) for index in indices), shape, drawn, numbers, augmentation, gathered
@@ -187,7 +187,7 @@ class FewShotData:
         split, shape, n_episodes = prepared.split, prepared.shape, len(prepared.indices)
         numbers = self._to_device(prepared.numbers)  # one copy per meta-batch
         n_ranks = n_episodes * shape.n_way * shape.n_images
-        images = self._images[numbers[:n_ranks]] if prepared.images is None else self._to_device(prepared.images)
+        images = self._images.index_select(0, numbers[:n_ranks]) if prepared.images is None else self._to_device(prepared.images)
         images = images.reshape(n_episodes, shape.n_way, shape.n_images, *self.example_shape())
         if self.reverse_channels:
             images = images.flip(3)
