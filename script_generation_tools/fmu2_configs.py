@@ -41,7 +41,7 @@ SET_DEFAULTS = {
     "n_episode": 4, "n_way": 5, "n_shot": 1, "n_query": 15,
 }  # fmt: skip
 READ = {"dataset", "train", "val", "encoder", "encoder_args", "classifier", "classifier_args", "inner_args", "optimizer", "optimizer_args", "epoch"}
-AUGMENTED = ("resize", "crop", "color", "flip", "enlarge")
+AUGMENTATIONS = ("resize", "crop", "color", "flip", "enlarge")
 
 
 def convert_fmu2_config(train: Mapping[str, Any], test: Mapping[str, Any] | None, experiment_name: str) -> Conversion:
@@ -89,14 +89,19 @@ def _data(config: Mapping[str, Any], findings: list[str]) -> dict[str, Any]:
         findings.append(f'"train.split": {json.dumps(episodes["split"])} trained on other classes than meta-train; here training is on the train folder')
     if episodes["normalization"] is False and _episodes(config, "val")["normalization"] is not False:
         findings.append("training images were not normalised there and validation images were; here neither are")
-    for role in ("train", "val"):
-        for key in ("transform", "val_transform"):
-            augmentation = _episodes(config, role)[key]
-            if augmentation is not None:
-                _known(dict.fromkeys(AUGMENTED), f"{role}.{key}", augmentation)
-                findings.append(f'"{role}.{key}": {json.dumps(augmentation)} is not carried over: choose an augmentation of your own here')
+    augmentation = {}
+    for key, name in (("transform", "support_augmentation"), ("val_transform", "query_augmentation")):
+        for role in ("train", "val"):
+            operation = _episodes(config, role)[key]
+            if operation is None:
+                continue
+            _known(dict.fromkeys(AUGMENTATIONS), f"{role}.{key}", operation)
+            if role == "train":
+                augmentation[name] = [operation]
+            else:
+                findings.append(f'"val.{key}": {json.dumps(operation)} changed images at validation (and test); here training images alone')
     size = episodes["image_size"]
-    return {
+    return augmentation | {
         "dataset_name": folder, "dataset_path": folder, "image_height": size, "image_width": size, "image_channels": 3,
         "sets_are_pre_split": True, "resize_filter": "bilinear", "class_rotation": False,
         "normalisation": "none" if episodes["normalization"] is False else normalisation,
