@@ -82,7 +82,7 @@ class ExperimentBuilder:
         diagnostics: Diagnostics | None = None,
     ):
         """Args:
-        task_sets: what the models are tested on.
+        task_sets: what the models are tested on; none: a run ends with its training.
         config: the resolved config as a dict, stored in every checkpoint.
         stop: asked between iterations and between batches of evaluation tasks.
         diagnostics: what looks at the learner between epochs, for people; None: nothing does.
@@ -157,7 +157,8 @@ class ExperimentBuilder:
             self._metrics_file.close()
         if self.stopped_early:
             log.info(self.stopped_early)
-        self.test()
+        if self.task_sets:
+            self.test()
 
     # --- training -----------------------------------------------------------------------------------------------------
 

@@ -9,10 +9,11 @@ from utils.config import REPOSITORY_ROOT
 
 ROOMS = {
     "train_maml_system": {"experiment_tools", "experiment_builder", "few_shot_learning_system", "data", "utils"},
-    "experiment_tools": {"experiment_builder", "few_shot_learning_system", "data", "meta_learning",
-                         "meta_neural_network_architectures", "utils"},
-    "few_shot_classifier": {"few_shot_learning_system", "data", "meta_learning", "meta_neural_network_architectures",
-                            "utils"},
+    "experiment_tools": {"few_shot_classifier", "python_datasets", "experiment_builder", "few_shot_learning_system", "data",
+                         "meta_learning", "meta_neural_network_architectures", "utils"},
+    "few_shot_classifier": {"python_datasets", "experiment_builder", "few_shot_learning_system", "data", "meta_learning",
+                            "meta_neural_network_architectures", "utils"},
+    "python_datasets": {"data", "utils"},
     "experiment_builder": {"utils"},
     "few_shot_learning_system": {"meta_learning", "meta_neural_network_architectures", "utils"},
     "data": {"utils"},
@@ -29,7 +30,7 @@ WITHOUT_TORCH = (
     "utils.atomic_files", "utils.prepare_dataset", "utils.prepare_dataset.preparation", "utils.prepare_dataset.from_dataset",
     "script_generation_tools.generate_configs", "script_generation_tools.generate_scripts",
     "script_generation_tools.generated_files", "script_generation_tools.convert_config", "script_generation_tools.reference_configs",
-    "script_generation_tools.fmu2_configs",
+    "script_generation_tools.fmu2_configs", "utils.estimator",
 )  # fmt: skip
 
 

@@ -1,0 +1,169 @@
+"""Images and labels as people hold them in Python, checked and brought into one form.
+
+Letters: n images of C x H x W pixels.
+"""
+
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from utils.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+CHANNELS = (1, 3)
+
+
+class InputError(ConfigError, ValueError):
+    """Images or labels that cannot work. A ValueError too, as users of scikit-learn expect."""
+
+
+class Images(NamedTuple):
+    """Images in one form, and how they were given: numbers per image, and whether flat."""
+
+    pixels: np.ndarray
+    """(n, C, H, W): uint8 from 0 to 255, or float32 as given, which is 0 to 1 for photographs."""
+    n_features: int
+    flat: bool
+
+
+def image_arrays(images: Any, *, channels: int | None = None, image_shape: Sequence[int] | None = None) -> Images:
+    """Check images and bring them to (n, C, H, W).
+
+    Args:
+        images: array, tensor or list of images: (n, H, W), (n, H, W, C), (n, C, H, W), or flat (n, C*H*W).
+        channels: C, where it is known; else 1 or 3 by the shape.
+        image_shape: C, H, W of flat images; one of them may be -1.
+    Raises:
+        InputError: no images, a shape that cannot be read, values that are not finite.
+        TypeError: not numbers.
+    """
+    array = _numbers(images)
+    flat = array.ndim == 2
+    if flat:
+        array, n_features = _unflattened(array, image_shape), array.shape[1]
+    else:
+        n_features = int(np.prod(array.shape[1:]))
+        array = _channels_first(array, channels, channels_last=not _is_tensor(images))
+    if len(array) == 0:
+        raise InputError(f"Found array with 0 sample(s) (shape={array.shape}) while a minimum of 1 is required.")
+    if channels is not None and array.shape[1] != channels:
+        raise InputError(f"images have {array.shape[1]} channels, but the network takes {channels}; convert them to grey or RGB first")
+    if array.dtype != np.uint8:
+        array = array.astype(np.float32)
+        if not np.isfinite(array).all():
+            raise InputError("images hold NaN or values that are infinite (inf) or too large for float32; replace or leave out such images")
+    return Images(array, n_features, flat)
+
+
+def _numbers(images: Any) -> np.ndarray:
+    if hasattr(images, "toarray"):
+        raise TypeError("images are a sparse matrix; give a dense array: images.toarray()")
+    if _is_tensor(images):
+        array = images.detach().cpu().numpy()
+    elif isinstance(images, (list, tuple)):
+        try:
+            array = np.stack([np.asarray(image) for image in images]) if images else np.empty((0, 1, 1))
+        except ValueError as error:
+            shapes = sorted({np.shape(image) for image in images})
+            raise InputError(f"images have several shapes, such as {shapes[:3]}; bring them to one size first") from error
+    else:
+        array = np.asarray(images)
+    if np.iscomplexobj(array):
+        raise InputError("Complex data not supported: images are real numbers")
+    if array.ndim not in (2, 3, 4):
+        advice = "Reshape your data to (1, C, H, W) if it is one image." if array.ndim < 2 else ""
+        raise InputError(f"images have {array.ndim} axes; they must be (n, H, W), (n, H, W, C), (n, C, H, W) or flat (n, C*H*W). {advice}")
+    return array.astype(np.uint8) if array.dtype == bool else array if array.dtype == np.uint8 else array.astype(np.float64)
+
+
+def _is_tensor(images: Any) -> bool:
+    return type(images).__module__.split(".")[0] == "torch"
+
+
+def _unflattened(array: np.ndarray, image_shape: Sequence[int] | None) -> np.ndarray:
+    n, n_features = array.shape
+    if n_features == 0:
+        raise InputError(f"Found array with 0 feature(s) (shape={array.shape}) while a minimum of 1 is required.")
+    if image_shape is None:
+        raise InputError(f"images are flat, {n_features} numbers each; say what they are: image_shape=(C, H, W)")
+    known = int(np.prod([side for side in image_shape if side != -1]))
+    open_sides = sum(side == -1 for side in image_shape)
+    if len(image_shape) != 3 or open_sides > 1 or n_features % known or (not open_sides and n_features != known):
+        raise InputError(f"image_shape is {tuple(image_shape)}, but images are flat with {n_features} numbers each; C * H * W must be that")
+    return array.reshape(n, *image_shape)
+
+
+def _channels_first(array: np.ndarray, channels: int | None, *, channels_last: bool) -> np.ndarray:
+    """(n, H, W), (n, H, W, C) or (n, C, H, W) to the last; where both could be meant, arrays are the former, tensors the latter."""
+    if array.ndim == 3:
+        return array[:, None]
+    axes = array.shape[1], array.shape[3]
+    allowed = (channels,) if channels in axes else CHANNELS
+    first, last = (side in allowed for side in axes)
+    if not (first or last):
+        raise InputError(f"images have the shape {array.shape[1:]}, but neither the first nor the last of its axes is 1 or 3 channels")
+    return array.transpose(0, 3, 1, 2) if last and (channels_last or not first) else array
+
+
+def class_labels(labels: Any, n_images: int) -> np.ndarray:
+    """Check labels, of any type that can be sorted, and bring them to (n,).
+
+    Raises:
+        InputError: not one per image, or not classes.
+    """
+    if labels is None:
+        raise InputError("This estimator requires y to be passed, but the target y is None: give one label per image")
+    array = labels.detach().cpu().numpy() if _is_tensor(labels) else np.asarray(labels)
+    if array.ndim == 2 and array.shape[1] == 1:
+        _warn_of_column()
+        array = array.ravel()
+    if array.ndim != 1:
+        raise InputError(f"Unknown label type: labels have {array.ndim} axes; give one label per image, (n,)")
+    if len(array) != n_images:
+        raise InputError(f"{n_images} images, but {len(array)} labels; inconsistent numbers of samples")
+    if array.dtype.kind == "c":
+        raise InputError("Unknown label type: complex numbers")
+    if array.dtype.kind == "f":
+        if not np.isfinite(array).all():
+            raise InputError("Input y contains NaN or infinity; labels name classes")
+        if (array != np.round(array)).any():
+            raise InputError("Unknown label type: continuous; labels name classes, regression is for configs with mean_squared_error")
+    return array
+
+
+def _warn_of_column() -> None:
+    try:
+        from sklearn.exceptions import DataConversionWarning as Category
+    except ModuleNotFoundError:
+        Category = UserWarning
+    warnings.warn("A column-vector y was passed when a 1d array was expected: labels (n, 1) are taken as (n,)", Category, stacklevel=4)
+
+
+def resized(pixels: np.ndarray, height: int, width: int, what: str = "images") -> np.ndarray:
+    """Bring (n, C, h, w) to (n, C, H, W), with a warning where that changes anything; keeps the type."""
+    if pixels.shape[2:] == (height, width):
+        return pixels
+    import torch
+    import torch.nn.functional as F
+
+    h, w = pixels.shape[2:]
+    warnings.warn(f"{what} of {h} x {w} pixels are resized to the network's {height} x {width}", UserWarning, stacklevel=3)
+    out = F.interpolate(torch.from_numpy(np.array(pixels, dtype=np.float32)), (height, width), mode="bilinear", antialias=True)
+    return out.round().clamp(0, 255).numpy().astype(np.uint8) if pixels.dtype == np.uint8 else out.numpy()
+
+
+def as_input(pixels: np.ndarray, normalise: "tuple[Sequence[float], Sequence[float]]", *, reverse_channels: bool = False) -> "Tensor":
+    """Pixels (n, C, H, W) as a network takes them: 0 to 1, minus the mean, over the deviation of each channel; float32."""
+    import torch
+
+    images = torch.from_numpy(np.array(pixels, dtype=np.float32))
+    if pixels.dtype == np.uint8:
+        images /= 255
+    if reverse_channels:
+        images = images.flip(1)
+    mean, deviation = (torch.tensor(values, dtype=torch.float32).reshape(-1, 1, 1) for values in normalise)
+    return (images - mean) / deviation
