@@ -1,0 +1,187 @@
+"""Adapt a trained run to a few images of new classes, and classify others.
+
+    python -m experiment_tools.adapt --experiment NAME --support FOLDER --query FOLDER
+
+--support holds a folder of images per class; --query images, anywhere below it. Writes predictions.csv and contact_sheet.html.
+"""
+
+import argparse
+import base64
+import csv
+import html
+import io
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from few_shot_classifier import FewShotClassifier
+from utils.atomic_files import storage_error, write_bytes_atomically
+from utils.errors import ConfigError, DataError
+from utils.failures import report_failure
+from utils.image_decoding import DECODING_ERRORS, PixelFormat, decode_image
+from utils.image_folders import printable
+from utils.logs import Console
+
+log = logging.getLogger(__name__)
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+LARGEST_SIDE = 96
+"""Pixels, in the contact sheet."""
+
+
+def images_below(folder: Path) -> list[Path]:
+    """Image files anywhere below a folder, sorted, as paths inside it.
+
+    Raises:
+        DataError: there are none, or it is no folder.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder")
+    files = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    if not files:
+        raise DataError(f"{folder}: no images ({', '.join(SUFFIXES)}) below it")
+    return files
+
+
+def read_images(folder: Path, files: Sequence[Path], pixel_format: PixelFormat) -> np.ndarray:
+    """Decode files to uint8 (n, C, H, W), exactly as images are packed for training.
+
+    Raises:
+        DataError: a list of all that cannot be decoded.
+    """
+    images, problems = [], []
+    for file in files:
+        try:
+            images.append(decode_image(folder / file, pixel_format))
+        except DECODING_ERRORS as error:
+            problems.append(f"  {printable(file)}: {str(error) or type(error).__name__}")
+    if problems:
+        raise DataError(f"{folder}: {len(problems)} images cannot be decoded; repair or remove them\n" + "\n".join(problems))
+    return np.stack(images)
+
+
+def adapt(classifier: FewShotClassifier, support: Path, query: Path) -> dict[str, Any]:
+    """Adapt to the class folders of `support` and classify the images below `query`.
+
+    Returns:
+        classes; support_files, support_labels, support_images; query_files, query_images, probabilities (n, N), predictions; and
+        labels, the class whose folder a query image lies in (None: none of them).
+    Raises:
+        DataError, ConfigError: folders that cannot work, or a number of classes that the head has no outputs for.
+    """
+    config = classifier.meta_config_
+    pixel_format = PixelFormat(config["image_height"], config["image_width"], config["image_channels"], config["resize_filter"])
+    support_files, query_files = images_below(support), images_below(query)
+    outside = [file for file in support_files if len(file.parts) < 2]
+    if outside:
+        raise DataError(f"{support}: {printable(outside[0])} lies in no class folder; --support is one folder per class, with images inside")
+    support_images = read_images(support, support_files, pixel_format)
+    query_images = read_images(query, query_files, pixel_format)
+    support_labels = [file.parts[0] for file in support_files]
+    classifier.fit(support_images, support_labels)
+    probabilities = classifier.predict_proba(query_images)
+    classes = [str(name) for name in classifier.classes_]
+    return {
+        "classes": classes,
+        "support_files": support_files, "support_labels": support_labels, "support_images": support_images,
+        "query_files": query_files, "query_images": query_images, "probabilities": probabilities,
+        "predictions": [classes[rank] for rank in probabilities.argmax(axis=1)],
+        "labels": [next((part for part in reversed(file.parts[:-1]) if part in classes), None) for file in query_files],
+    }  # fmt: skip
+
+
+def accuracy_text(result: Mapping[str, Any]) -> str:
+    """'7 of 10 right' for the query images whose class their folder tells; empty without any."""
+    known = [(label, predicted) for label, predicted in zip(result["labels"], result["predictions"], strict=True) if label is not None]
+    right = sum(label == predicted for label, predicted in known)
+    return f"{right} of {len(known)} right, {100 * right / len(known):.2f} %" if known else ""
+
+
+def predictions_csv(result: Mapping[str, Any]) -> str:
+    """A row per query image: file, prediction, its probability, the folder's class, a probability per class."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["file", "prediction", "probability", "folder", *(f"p({name})" for name in result["classes"])])
+    rows = zip(result["query_files"], result["predictions"], result["labels"], result["probabilities"], strict=True)
+    for file, predicted, label, probabilities in rows:
+        writer.writerow([printable(file.as_posix()), predicted, f"{probabilities.max():.6f}", label or "", *(f"{p:.6f}" for p in probabilities)])
+    return text.getvalue()
+
+
+def contact_sheet(result: Mapping[str, Any], title: str) -> str:
+    """One HTML file without anything outside of it: the examples of each class, then every query image with its probabilities."""
+    parts = [
+        f"<!doctype html><meta charset='utf-8'><title>{html.escape(title)}</title><style>body{{font:14px sans-serif;margin:2em}}"
+        "figure{display:inline-block;margin:4px;vertical-align:top;max-width:180px}figcaption{font-size:12px;overflow-wrap:anywhere}"
+        "img{image-rendering:pixelated;border:1px solid #888}.wrong img{border:2px solid #c00}meter{width:90px}</style>",
+        f"<h1>{html.escape(title)}</h1><p>{html.escape(accuracy_text(result))}</p><h2>Examples</h2>",
+    ]
+    for name in result["classes"]:
+        own = [image for image, label in zip(result["support_images"], result["support_labels"], strict=True) if label == name]
+        parts.append(f"<h3>{html.escape(name)}</h3>" + "".join(f"<figure>{_picture(image)}</figure>" for image in own))
+    parts.append("<h2>Predictions</h2>")
+    for place, file in enumerate(result["query_files"]):
+        predicted, label, probabilities = result["predictions"][place], result["labels"][place], result["probabilities"][place]
+        bars = "".join(
+            f"<br><meter value='{p:.4f}'></meter> {100 * p:.1f} % {html.escape(name)}"
+            for p, name in sorted(zip(probabilities, result["classes"], strict=True), reverse=True)[:5]
+        )
+        wrong = " class='wrong'" if label not in (None, predicted) else ""
+        caption = f"<b>{html.escape(predicted)}</b><br>{html.escape(printable(file.as_posix()))}{bars}"
+        parts.append(f"<figure{wrong}>{_picture(result['query_images'][place])}<figcaption>{caption}</figcaption></figure>")
+    return "\n".join(parts) + "\n"
+
+
+def _picture(pixels: np.ndarray) -> str:
+    image = Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
+    image.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
+    data = io.BytesIO()
+    image.save(data, "PNG")
+    return f"<img width='{max(image.width, 64)}' alt='' src='data:image/png;base64,{base64.b64encode(data.getvalue()).decode()}'>"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--experiment", required=True, help="name of the run, or the path of its folder")
+    parser.add_argument("--support", required=True, type=Path, help="a folder per class, with a few images each")
+    parser.add_argument("--query", required=True, type=Path, help="images to classify")
+    parser.add_argument("--output", type=Path, help="folder for the results; default adapted_<experiment>. Files that exist stay as they are")
+    parser.add_argument("--checkpoint", default="best", help="epoch or file; default: the best by validation")
+    parser.add_argument("--steps", type=int, help="inner steps; default: the run's")
+    parser.add_argument("--statistics", help="batch-norm statistics: transductive (query images are normalised together), support, running, episodic")
+    options = parser.parse_args(arguments)
+    changes = {"number_of_evaluation_steps_per_iter": options.steps, "batch_norm_statistics": options.statistics}
+    with Console():
+        try:
+            output = options.output or Path(f"adapted_{Path(options.experiment).name}")
+            targets = [output / "predictions.csv", output / "contact_sheet.html"]
+            for path in targets:
+                if path.exists():
+                    raise ConfigError(f"{path}: exists already and stays as it is; give another --output")
+            classifier = FewShotClassifier.from_experiment(
+                options.experiment, options.checkpoint, **{name: value for name, value in changes.items() if value is not None}
+            )
+            result = adapt(classifier, options.support, options.query)
+            try:
+                output.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise storage_error(output, error) from error
+            write_bytes_atomically(targets[0], predictions_csv(result).encode())
+            write_bytes_atomically(targets[1], contact_sheet(result, f"{options.experiment} adapted to {options.support}").encode())
+            n_images = ", ".join(f"{name}: {result['support_labels'].count(name)}" for name in result["classes"])
+            log.info("adapted to %d classes (%s images)", len(result["classes"]), n_images)
+            log.info("%d images classified%s", len(result["query_files"]), f"; {accuracy_text(result)}" if accuracy_text(result) else "")
+            log.info("%s\n%s", *targets)
+        except Exception as error:  # noqa: BLE001 -- the last resort, which shows the traceback
+            return report_failure(error)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
