@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 
 import pytest
@@ -191,13 +192,13 @@ def test_at_once_raises_nothing_through_foreign_code(number):
 class Run:
     """Real processes of CONFIG in a folder of their own."""
 
-    def __init__(self, folder, datasets):
+    def __init__(self, folder, datasets, **changes):
         self.folder = folder
         self.environment = {
             **os.environ, "OMP_NUM_THREADS": "1", "EXPERIMENTS_DIR": str(folder / "experiments"), "DATASET_DIR": str(datasets),
         }  # fmt: skip
         folder.mkdir(exist_ok=True)
-        (folder / "config.json").write_text(json.dumps(CONFIG))
+        (folder / "config.json").write_text(json.dumps(CONFIG | changes))
         self.run_folder = folder / "experiments" / "stopped"
 
     def start(self, *arguments):
@@ -262,13 +263,44 @@ def test_each_signal_in_training_validation_and_test(workplace):
     assert differences(run.run_folder, whole.run_folder) == []
 
 
-def test_a_signal_while_images_are_decoded(tmp_path):
+SAYS_WHAT_TO_DO = "{}: nothing is lost, run the same command to go on"
+
+
+def test_signals_while_an_archive_is_unpacked_and_while_its_images_are_decoded(tmp_path):
+    datasets = tmp_path / "datasets"
     names = [f"alphabet_{c % 3}/character_{c:02}" for c in range(12)]
-    draw_dataset(tmp_path / "datasets" / "tiny", names, images_per_class=100)
-    run = Run(tmp_path / "run", tmp_path / "datasets")
-    packed = tmp_path / "datasets" / ".packed"
-    code, error, _ = run.stop_when(lambda: packed.exists() and any(packed.glob("*.unfinished")), signal.SIGTERM)
-    assert (code, "SIGTERM: nothing is lost, run the same command to go on" in error) == (143, True)
-    assert "Traceback" not in error
-    assert not list(packed.glob("*.unfinished"))
+    drawn = draw_dataset(tmp_path / "drawn", names, images_per_class=100)
+    datasets.mkdir()
+    with tarfile.open(datasets / "tiny.tar.gz", "w:gz") as tar:
+        tar.add(drawn, "tiny")
+    archive = (datasets / "tiny.tar.gz").read_bytes()
+    run = Run(tmp_path / "run", datasets)
+
+    code, error, latency_s = run.stop_when((datasets / ".tiny.unfinished").exists, signal.SIGINT)
+    assert (code, SAYS_WHAT_TO_DO.format("SIGINT") in error, "Traceback" in error) == (130, True, False)
+    assert latency_s < 3.0
+    assert os.listdir(datasets) == ["tiny.tar.gz"] and (datasets / "tiny.tar.gz").read_bytes() == archive
+    assert os.listdir(run.run_folder.parent) == []  # nothing had begun
+
+    packed = datasets / ".packed"
+    code, error, latency_s = run.stop_when(lambda: list(packed.glob("*.unfinished")), signal.SIGTERM)
+    assert (code, SAYS_WHAT_TO_DO.format("SIGTERM") in error, "Traceback" in error) == (143, True, False)
+    assert latency_s < 3.0
+    assert all(path.suffix == ".lock" for path in packed.iterdir())
+
     assert "Test accuracy" in run.finish()
+    unpacked = {path.relative_to(datasets / "tiny"): path.read_bytes() for path in (datasets / "tiny").rglob("*.png")}
+    assert unpacked == {path.relative_to(drawn): path.read_bytes() for path in drawn.rglob("*.png")}
+
+
+def test_a_signal_while_a_dataset_is_drawn(tmp_path):
+    datasets = tmp_path / "datasets"
+    run = Run(tmp_path / "run", datasets, dataset_name="synthetic_strokes")
+    being_drawn = datasets / ".synthetic_strokes.unfinished"
+    code, error, latency_s = run.stop_when(lambda: list(being_drawn.rglob("*.png")), signal.SIGUSR1)
+    assert (code, SAYS_WHAT_TO_DO.format("SIGUSR1") in error, "Traceback" in error) == (0, True, False)
+    assert latency_s < 3.0
+    assert os.listdir(datasets) == []
+    prepare = [sys.executable, "-m", "utils.prepare_dataset", "synthetic_strokes", "--to", datasets]
+    again = subprocess.run(prepare, cwd=REPOSITORY_ROOT, capture_output=True, text=True, timeout=120, check=True)
+    assert f"{datasets / 'synthetic_strokes'}: 4800 images in 240 folders" in again.stdout
