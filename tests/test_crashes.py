@@ -12,6 +12,7 @@ import time
 import pytest
 import torch
 
+from benchmarks.reliability import time_saves
 from utils.atomic_files import remove_temporary_files
 from utils.checkpoints import checkpoint_bytes, epoch_path, read_checkpoint_state, save_checkpoint, unfinished_path
 from utils.errors import ExperimentInUseError, StorageError
@@ -220,3 +221,10 @@ def test_a_failing_call_keeps_the_old_file_and_says_why(folder, monkeypatch, cal
     assert ("MiB free on that disk" in str(raised.value)) == (number in (errno.ENOSPC, errno.EDQUOT))
     assert read_checkpoint_state(path)["iteration"] == 1
     assert os.listdir(folder.saved_models) == [path.name]
+
+
+def test_saving_costs_less_than_one_percent_of_a_minute(tmp_path):
+    """The Omniglot network with Adam's moments, and a history of 100 epochs; once a minute."""
+    times, size = time_saves(tmp_path, 5)
+    assert size > 2**20
+    assert min(times) < 0.01 * 60

@@ -18,12 +18,15 @@ VARIANTS = {
     "second order": {"batch_norm_statistics": "running"},
     "first order": {"second_order": False, "dropout_rate_value": 0.3},
     "multi-step loss": PLUS_PLUS,
-    "augmentation": {"class_rotation": True, "first_order_to_second_order_epoch": 0},
+    "augmentation": {
+        "class_rotation": True, "first_order_to_second_order_epoch": 0, "support_augmentation": ["crop"],
+        "query_augmentation": ["resize"], "num_samples_per_class": [1, 2],
+    },
     "momentum": {"meta_optimizer": "sgd", "meta_momentum": 0.9, "gradient_clip_norm": 1.0, "meta_learning_rate_schedule": "one_cycle"},
     "regression": SINUSOID,
     "early stopping": {"total_epochs": 5, "total_iter_per_epoch": 2, "early_stopping_patience": 1},
     "chunks": PLUS_PLUS | {"task_chunk_size": 1, "log_every_iterations": 100},
-}
+}  # fmt: skip
 
 
 class Killed(BaseException):

@@ -2,6 +2,8 @@
 
 import json
 import os
+import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +13,7 @@ import time
 import pytest
 from conftest import draw_dataset
 
+from benchmarks.interrupted_scripts import ScriptRun
 from utils.config import REPOSITORY_ROOT
 from utils.errors import Interrupted
 from utils.run_comparison import differences
@@ -304,3 +307,18 @@ def test_a_signal_while_a_dataset_is_drawn(tmp_path):
     prepare = [sys.executable, "-m", "utils.prepare_dataset", "synthetic_strokes", "--to", datasets]
     again = subprocess.run(prepare, cwd=REPOSITORY_ROOT, capture_output=True, text=True, timeout=120, check=True)
     assert f"{datasets / 'synthetic_strokes'}: 4800 images in 240 folders" in again.stdout
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("number", HANDLED)
+def test_signals_at_random_moments_of_a_real_script(tmp_path, number):
+    """From the first instruction of bash on: 130 and 143 are then its own end by the signal, as a shell shows it."""
+    run = ScriptRun(tmp_path)
+    seconds = sum(run.finish().values())
+    shutil.rmtree(run.run_folder)
+    generator = random.Random(number)
+    for _ in range(8):
+        answer = run.interrupt(number, "start", 0.05 + generator.uniform(0, seconds))
+        assert answer is None or answer.code_is_right, (answer, run.output())
+        assert "Traceback" not in run.output()
+    run.finish()
