@@ -115,7 +115,7 @@ def test_a_run_leaves_its_files_and_a_second_start_shows_the_result_again(main, 
         ".lock", "config.json", "environment.json", "logs/curves.json", "logs/metrics.jsonl", "logs/run.log",
         "logs/summary_statistics.csv", "logs/summary_statistics.json", "logs/test_predictions.safetensors",
         "logs/test_summary.csv", "logs/test_summary.json", "saved_models/train_model_1.safetensors",
-        "saved_models/train_model_2.safetensors",
+        "saved_models/train_model_2.safetensors", "logs/validation_episodes.safetensors",
     }  # fmt: skip
     environment = (logs_of(workplace).parent / "environment.json").read_text()
     assert str(workplace) not in environment
