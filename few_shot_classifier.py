@@ -8,10 +8,12 @@
 docs/from_python.md shows more. Letters: n images, N classes, S inner steps, C x H x W pixels.
 """
 
+import copy
 import json
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +37,7 @@ from utils.estimator import Estimator, NotFittedError, with_parameters
 from utils.image_arrays import InputError, as_input, class_labels, image_arrays, resized
 from utils.metrics import percent, summarise
 from utils.model_selection import chosen_checkpoint
+from utils.registry import register_backbone
 from utils.run_folder import RunFolder, open_run_folder
 from utils.split_evaluation import evaluate_tasks
 
@@ -42,7 +45,7 @@ __all__ = ["Accuracy", "FewShotClassifier", "InputError", "NotFittedError"]
 
 OF_SCRIPTS_ALONE = {
     *config_schema.ONE_START_ONLY, "evaluate_on_test_set_only", "load_checkpoint", "tag", "test_curve", "dataset_name", "dataset_path",
-    "total_epochs_before_pause",
+    "total_epochs_before_pause", "plugin_sha256",
 }  # fmt: skip
 """Config keys that are no parameters: `meta_fit` is given the dataset, `accuracy` tests, `load` loads."""
 IMAGE_SIDES = ("image_channels", "image_height", "image_width")
@@ -55,11 +58,23 @@ PARAMETERS: dict[str, Any] = {
     },
     "diagnostics_every_epochs": 0,
 }  # fmt: skip
-"""Parameter -> default. `network`: a `torch.nn.Module`, the name of a backbone, or None for the key `backbone`. `image_shape`: C, H, W of
-flat images. None for the size of images: that of the first ones. `loss` may also be a function of (logits (n, N), labels (n,))."""
+"""Parameter -> default. `network`: a `torch.nn.Module`, a function of (config, (C, H, W), N) that makes one, the name of a backbone, or
+None for the key `backbone`. `image_shape`: C, H, W of flat images. None for the size of images: that of the first ones. `loss` may also be a function of (logits (n, N), labels (n,))."""
 IMAGES_AT_ONCE = 256
 """Where an image's prediction does not depend on the other images."""
 FIT_PREFIX = "fit."
+GIVEN_NETWORK = "given_network"
+"""What the key `backbone` says where the parameter `network` is an object."""
+
+_network: ContextVar[Any] = ContextVar("network of the classifier that builds its learner")
+
+
+def _copy_of_given_network(config: Any, image_shape: tuple[int, int, int], n_way: int) -> nn.Module:
+    network = _network.get()
+    return copy.deepcopy(network) if isinstance(network, nn.Module) else network(config, image_shape, n_way)
+
+
+register_backbone(GIVEN_NETWORK, _copy_of_given_network)
 
 
 @dataclass(frozen=True)
@@ -144,8 +159,8 @@ class FewShotClassifier(Estimator):
         values["experiment_name"] = values["experiment_name"] or "few_shot_classifier"
         values["dataset_name"] = "images"
         values["loss"] = "cross_entropy" if callable(self.loss) else self.loss
-        if isinstance(self.network, str):
-            values["backbone"] = self.network
+        if self.network is not None:
+            values["backbone"] = self.network if isinstance(self.network, str) else GIVEN_NETWORK
         for place, name in enumerate(IMAGE_SIDES):
             if values[name] is None:
                 if meta_learned:
@@ -163,7 +178,11 @@ class FewShotClassifier(Estimator):
 
     def _build(self, config: Any, initialisation: dict[str, Tensor] | None) -> FewShotLearner:
         """The learner of a config, with an initialisation that was meta-learned."""
-        learner = build_learner(config, choose_device(config.gpu_to_use))
+        token = _network.set(self.network)
+        try:
+            learner = build_learner(config, choose_device(config.gpu_to_use))
+        finally:
+            _network.reset(token)
         if callable(self.loss):
             learner.loss = _FunctionLoss(self.loss)
         if initialisation is not None:

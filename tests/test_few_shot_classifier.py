@@ -150,6 +150,51 @@ def test_a_loss_of_ones_own_that_is_cross_entropy_changes_nothing():
     assert any(not torch.allclose(other.initialisation_[name], value) for name, value in built_in.initialisation_.items())
 
 
+def own_network(n_outputs=3):
+    torch.manual_seed(3)
+    layers = torch.nn.Conv2d(1, 4, 3, stride=2), torch.nn.BatchNorm2d(4), torch.nn.Tanh(), torch.nn.Flatten(), torch.nn.Linear(64, n_outputs)
+    return torch.nn.Sequential(*layers)
+
+
+def test_a_network_of_ones_own_adapts_as_plain_torch_does():
+    """Two steps of torch.optim.SGD on everything but the norm, whose statistics are those of the batch in training mode."""
+    module = own_network()
+    expected = copy.deepcopy(module).train()
+    optimizer = torch.optim.SGD([value for name, value in expected.named_parameters() if not name.startswith("1.")], lr=0.1)
+    task = _OneTask()
+    for _ in range(2):
+        optimizer.zero_grad()
+        F.cross_entropy(expected(task.support_images[0]), task.support_labels[0]).backward()
+        optimizer.step()
+    probabilities = F.softmax(expected(task.query_images[0]), -1).detach().numpy()
+    fitted = classifier(network=module).fit(IMAGES, LABELS)
+    np.testing.assert_allclose(fitted.predict_proba(QUERIES), probabilities, atol=1e-5)
+
+
+def test_a_network_of_ones_own_is_meta_learned_saved_and_cloned(tmp_path):
+    module = own_network()
+    before = copy.deepcopy(module.state_dict())
+    learned = meta_fitted(network=module).fit(IMAGES, LABELS)
+    assert all(torch.equal(module.state_dict()[name], value) for name, value in before.items())  # it is copied
+    learned.save(tmp_path / "a")
+    with pytest.raises(ConfigError, match=r"was saved with a network of its own; give it: load\(path, network=...\)"):
+        FewShotClassifier.load(tmp_path / "a")
+    for other in (FewShotClassifier.load(tmp_path / "a", network=own_network()), learned.clone().fit(IMAGES, LABELS)):
+        np.testing.assert_allclose(other.predict_proba(QUERIES), learned.predict_proba(QUERIES), atol=1e-6)
+
+
+def test_a_function_makes_the_network_for_the_number_of_classes():
+    fitted = classifier(network=lambda config, image_shape, n_way: own_network(n_way)).fit(IMAGES, ["a", "b", "c", "d", "a", "b"])
+    assert fitted.predict_proba(QUERIES).shape == (4, 4)
+
+
+def test_a_backbone_is_named_by_network_as_by_its_key():
+    larger = np.pad(IMAGES, ((0, 0), (3, 3), (3, 3)))
+    shared = {"num_classes_per_set": 3, "cnn_num_filters": 4}
+    by_network, by_key = (FewShotClassifier(**{key: "conv4"}, **shared).fit(larger, LABELS).predict_proba(larger) for key in ("network", "backbone"))
+    np.testing.assert_array_equal(by_network, by_key)
+
+
 def test_meta_fit_is_the_run_of_the_scripts(tmp_path, monkeypatch):
     """The same data and keys through `train_maml_system`'s parts give the same weights."""
     config = check_config(TINY, "test")
