@@ -5,6 +5,7 @@ Letters: B tasks, n images per task, C channels, H x W pixels, F filters, N way,
 
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from meta_learning.convolutional_networks import Conv4
 from meta_learning.dropout import drop
 from meta_learning.foreign_modules import foreign_network
+from meta_learning.initial_weights import load_initial_weights
 from meta_learning.layers import EpisodeHead, MetaConv2d, MetaLinear, Parameters, below, fold_tasks, unfold_features
 from meta_learning.networks import MetaNetwork, make_head
 from meta_learning.norm_layers import BatchStatistics, MetaBatchNorm2d, MetaLayerNorm, MetaNorm, NormChoice, Pass
@@ -185,6 +187,8 @@ def build_network(config: Any) -> MetaNetwork:
     n_outputs = config.num_regression_outputs if config.is_regression else config.validation_shape.n_way
     network = BACKBONES.get(config.backbone, build_registered)(config, image_shape, n_outputs if config.head == "learned" else None, norm)
     network.initialise(torch.Generator().manual_seed(config.initialisation_seed))
+    if config.initial_weights:
+        load_initial_weights(network, Path(config.initial_weights).expanduser())
     if not isinstance(config.batch_norm_statistics, str):
         choose_statistics_per_stage(network, config.batch_norm_statistics)
     return network

@@ -70,8 +70,6 @@ class ExperimentSection(_Section):
     """Iterations between two readings of the training metrics from the device."""
     diagnostics_every_epochs: int = Field(1, ge=0)
     """Epochs between two looks at gradients, updates and a few validation episodes for the report; 0: never."""
-    report_every_s: float = Field(60.0, ge=0.0)
-    """Least seconds between two versions of `visual_outputs/report.html` while the run goes on; 0: no report."""
     checkpoint_every_s: float = Field(60.0, ge=0.0)
     """Seconds between two saves inside an epoch (`unfinished.safetensors`); 0: at every reading of the metrics."""
     skip_non_finite_iterations: int = Field(0, ge=0)
@@ -159,6 +157,9 @@ class BackboneSection(_Section):
     """Of a plugin's network, the name of the linear layer that is its head; empty: the last one."""
     task_batching: Literal["auto", "batched", "loop"] = "auto"
     """Of a plugin's network: compute all tasks `batched` by one vmap, or one after the other (`loop`); auto: batched where it can be."""
+    initial_weights: str = ""
+    """Path of a safetensors file whose weights the body starts from, e.g. a pretrained ResNet of torchvision; the head starts as
+    ever."""
     head: Literal["learned", "zero", "prototypes"] = "learned"
     """Where the last layer starts in each episode: `learned` weights for one number of ways; `zero`; or the class means of
     the support features (`prototypes`: ProtoMAML; with zero inner steps ProtoNet). The last two work for any number of ways."""

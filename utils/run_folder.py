@@ -117,6 +117,10 @@ class RunFolder:
             (self.path / LOCK_NAME).unlink()
             self.path.rmdir()
 
+    def has_checkpoints(self) -> bool:
+        """Tell whether a run has been saved here; nothing is verified."""
+        return bool(list_epochs(self.saved_models)) or unfinished_path(self.saved_models).exists()
+
     def newest_good_checkpoint(self, before_iteration: int | None = None) -> tuple[Path, dict[str, Any]] | None:
         """Path and state of the newest checkpoint that verifies, an epoch's file or that of an epoch under way.
 
