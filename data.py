@@ -23,6 +23,7 @@ from utils.errors import ConfigError, DataError
 from utils.image_folders import printable, report_problems
 from utils.image_memory import place_images
 from utils.prepare_dataset.tasks import all_runs_tasks
+from utils.registered_datasets import RegisteredDataset, make_registered_dataset
 from utils.sinusoid import SinusoidData, build_sinusoid_data
 from utils.task_lists import indexed_tasks, read_task_lists, tasks_digest
 from utils.task_sets import TaskSet, protocol_of, shape_protocols
@@ -252,8 +253,12 @@ def build_data(config: Any, device: torch.device | str, dtype: torch.dtype = tor
     if config.dataset_name == SINUSOID:
         return build_sinusoid_data(config, device, dtype)
     shapes = {"train": config.training_shapes, "val": (config.validation_shape,), "test": config.test_shapes}
-    dataset = find_classes(config, shapes)
-    classes = {split: {c.name: c.images for c in members} for split, members in dataset.sets.items()}
+    dataset = make_registered_dataset(config, config.dataset_name, shapes)
+    if dataset is not None:
+        classes = dataset.classes
+    else:
+        dataset = find_classes(config, shapes)
+        classes = {split: {c.name: c.images for c in members} for split, members in dataset.sets.items()}
     data = _data_of(config, dataset, classes, device, dtype)
     for split, counts in data.summary()["splits"].items():
         logger.info("%s: %d classes, %d images", split, counts["classes"], counts["images"])
@@ -261,7 +266,7 @@ def build_data(config: Any, device: torch.device | str, dtype: torch.dtype = tor
 
 
 def _data_of(
-    config: Any, dataset: DatasetClasses, classes: Mapping[str, Mapping[str, Sequence[int]]], device: torch.device | str,
+    config: Any, dataset: DatasetClasses | RegisteredDataset, classes: Mapping[str, Mapping[str, Sequence[int]]], device: torch.device | str,
     dtype: torch.dtype, **more: Any,
 ) -> FewShotData:  # fmt: skip
     device = torch.device(device)
@@ -297,6 +302,12 @@ def build_other_task_sets(config: Any, device: torch.device | str, dtype: torch.
         return _listed_task_sets(config, Path(config.task_list), device, dtype)
     task_sets = []
     for name in config.test_dataset_name:
+        registered = make_registered_dataset(config, name, {"test": config.test_shapes})
+        if registered is not None:
+            facts = {"dataset": name, "classes": f"{len(registered.classes['test'])} (test split)", "images": "as the plugin makes them"}
+            data = _data_of(config, registered, {"test": registered.classes["test"]}, device, dtype)
+            task_sets += [TaskSet(data, shape, protocol | facts) for shape, protocol in shape_protocols(config)]
+            continue
         own = name == config.dataset_name
         of_name = config if own else other_dataset(config, name)
         dataset = find_classes(of_name, {"test": config.test_shapes})

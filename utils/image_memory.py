@@ -4,6 +4,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from utils.packed_images import PackedImages
+from utils.registered_datasets import ArrayImages
 
 if TYPE_CHECKING:
     import torch
@@ -18,7 +19,7 @@ LARGEST_READ_INTO_MEMORY = 2**30
 """Bytes. A larger file is mapped: reading it would take seconds, and once read it stays in the system's cache anyway."""
 
 
-def place_images(packed: PackedImages, load_into_memory: bool, device: "torch.device") -> "tuple[Tensor, int]":
+def place_images(packed: PackedImages | ArrayImages, load_into_memory: bool, device: "torch.device") -> "tuple[Tensor, int]":
     """The images as one uint8 tensor, and how many meta-batches are worth preparing ahead.
 
     With `load_into_memory` on a CUDA device with room for them, else in memory unless they are large, else mapped.
