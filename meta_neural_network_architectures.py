@@ -166,14 +166,16 @@ def build_registered(config: Any, image_shape: tuple[int, int, int], n_way: int 
     """
     who, build = f'backbone "{config.backbone}"', registered_backbone(config.backbone)
     assert build is not None, "the config was checked"
-    with torch.random.fork_rng(devices=[]), user_code(f"{who}: building it"):
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.initialisation_seed)
-        module = build(config, image_shape, n_way or config.training_shapes[0].n_way)
-    if isinstance(module, MetaNetwork):
-        return module
-    return foreign_network(
-        module, image_shape, n_way, norm, head_name=config.head_name, task_batching=config.task_batching, second_order=config.second_order, who=who
-    )
+        with user_code(f"{who}: building it"):
+            module = build(config, image_shape, n_way or config.training_shapes[0].n_way)
+        if isinstance(module, MetaNetwork):
+            return module
+        return foreign_network(  # which also draws the weights of lazy layers
+            module, image_shape, n_way, norm, head_name=config.head_name, task_batching=config.task_batching,
+            second_order=config.second_order, who=who,
+        )  # fmt: skip
 
 
 def build_network(config: Any) -> MetaNetwork:

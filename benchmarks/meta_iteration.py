@@ -18,6 +18,7 @@ from utils.command_line import parse_command_line
 from utils.config import ExperimentConfig, load_config
 from utils.errors import ConfigError, UserError
 from utils.host_tuning import tune_host
+from utils.plugins import load_plugins
 
 
 def random_episodes(config: ExperimentConfig, device, dtype):
@@ -102,6 +103,7 @@ def main(arguments: list[str]) -> int:
         return 0
     try:
         path, overrides = parse_command_line(arguments)
+        overrides = load_plugins(overrides)
         iterations, epoch = whole_number(overrides, "iterations", 20, 1), whole_number(overrides, "epoch", 0, 0)
         config = load_config(path, overrides)
         result = time_iterations(config, iterations, epoch)

@@ -11,6 +11,7 @@ from typing import Any
 from utils.command_line import parse_command_line
 from utils.config import load_config
 from utils.errors import ConfigError, UserError
+from utils.plugins import load_plugins
 
 SMALL = {"batch_size": 2, "samples_per_iter": 1, "number_of_training_steps_per_iter": 2, "number_of_evaluation_steps_per_iter": None,
          "cnn_num_filters": 4, "num_classes_per_set": 3, "num_samples_per_class": 2, "num_target_samples": 2,
@@ -84,7 +85,7 @@ def main(arguments: list[str] | None = None) -> int:
         json_path, overrides = parse_command_line([argument for argument in arguments if argument != "--full_size"])
         if json_path is None:
             raise ConfigError("command line: --name_of_args_json_file is missing, the path of a config")
-        checks = check_config_gradients(json_path, overrides, full_size=full_size)
+        checks = check_config_gradients(json_path, load_plugins(overrides), full_size=full_size)
     except UserError as error:
         print(error, file=sys.stderr)
         return error.exit_code

@@ -23,6 +23,7 @@ from utils.errors import ConfigError
 from utils.failures import report_failure
 from utils.image_folders import printable
 from utils.logs import Console, write_csv
+from utils.plugins import load_plugins
 
 log = logging.getLogger(__name__)
 
@@ -173,6 +174,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if not arguments[0].startswith("--"):
                 arguments[:1] = ["--name_of_args_json_file", arguments[0]]
             path, overrides = parse_command_line(arguments)
+            overrides = load_plugins(overrides)
             folder, n_episodes = overrides.pop("to", None), overrides.pop("episodes", 2)
             if not isinstance(n_episodes, int) or not 1 <= n_episodes <= 100:
                 raise ConfigError(f"command line: --episodes is {n_episodes}, but must be 1 to 100; {USAGE}")

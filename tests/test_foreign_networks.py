@@ -148,6 +148,15 @@ def test_the_users_own_initialisation_follows_from_the_seed(user):
     assert torch.equal(Plain().block0.conv.weight.double(), states[0]["block0.conv.weight"])
 
 
+def test_lazy_layers_are_made_and_drawn_under_the_seed_too(user):
+    user(lambda n_way: nn.Sequential(nn.LazyConv2d(2, 3), nn.LazyBatchNorm2d(), nn.Flatten(), nn.LazyLinear(n_way)))
+    states = []
+    for global_seed in (1, 2):
+        torch.manual_seed(global_seed)
+        states.append(build_learner(small_config(backbone="mine"), "cpu").network.state_dict())
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items()) and states[0]["3.weight"].shape == (3, 200)
+
+
 def test_norms_inside_sequentials_of_one_dimension_and_of_two_are_replaced(caplog):
     def make():
         torch.manual_seed(0)
