@@ -314,7 +314,7 @@ def build_other_task_sets(config: Any, device: torch.device | str, dtype: torch.
         members = dataset.sets["test"]
         which = "test split" if own or of_name.sets_are_pre_split or len(members) < dataset.n_classes else "all of them"
         facts = {"dataset": name, "classes": f"{len(members)} ({which})", "images": describe_images(of_name, dataset)}
-        logger.info("%s: %s classes; images %s", name, facts["classes"], facts["images"])
+        logger.info("%s: classes: %s; images: %s", name, facts["classes"], facts["images"])
         data = _data_of(of_name, dataset, {"test": {c.name: c.images for c in members}}, device, dtype)
         task_sets += [TaskSet(data, shape, protocol | facts) for shape, protocol in shape_protocols(config)]
     return task_sets

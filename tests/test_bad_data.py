@@ -96,8 +96,8 @@ def test_an_image_in_two_splits_is_named_with_both_paths_or_left_in_the_later_on
     assert f"the same image in two splits: {stolen} (train), {second} (val), {original} (test). Take it out of one" in text
     caplog.set_level(logging.INFO)
     data = build(on_bad_image="skip")
-    assert "1 images are there more than once within a split" in caplog.text
-    assert "on_bad_image skip: 2 images that are in a later split, too, are left out" in caplog.text
+    assert "images that are there more than once within a split: 1" in caplog.text
+    assert "on_bad_image skip: images left out that are in a later split, too: 2" in caplog.text
     assert data.class_sizes("train")["character_00"] == 6 and data.class_sizes("val")["character_01"] == 6
     assert data.class_sizes("test")["character_02"] == 7
 

@@ -62,8 +62,9 @@ def test_several_datasets_give_one_grid_and_leave_the_runs_own_result_alone(work
     assert [rows[i]["images"] for i in (0, 2, 4)] == [
         "resized from 30x30 to 14x14 (bicubic), colour made grey", "as they are", "as they are",
     ]  # fmt: skip
-    assert "photos: 5 (all of them) classes; images resized from 30x30 to 14x14" in shown
-    assert "photos" in shown.splitlines()[-9] and "95 % interval over 4 tasks each" in shown
+    assert "photos: classes: 5 (all of them); images: resized from 30x30 to 14x14" in shown
+    table = shown[shown.index("95 % interval over 4 tasks each") :].splitlines()
+    assert [line.split()[0] for line in table[1:8]] == ["dataset", *("photos", "photos", "split", "split", "tiny", "tiny")]
     assert (logs / "test_summary.json").read_bytes() == before
     own = json.loads(before)
     again = json.loads((logs / "test_summary_on_photos_split_tiny.json").read_text())["results"][-1]

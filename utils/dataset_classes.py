@@ -93,10 +93,10 @@ def _leave_leaks_out(
     """Images in two splits: problems, or left in the last of them alone with `on_bad_image` skip."""
     leaks, again = find_leaks(sets, packed.identical)
     if again:
-        logger.info("%d images are there more than once within a split", again)
+        logger.info("images that are there more than once within a split: %d", again)
     if leaks and config.on_bad_image == "skip":
         sets, n_left_out = without_leaks(sets, leaks)
-        logger.warning("on_bad_image skip: %d images that are in a later split, too, are left out", n_left_out)
+        logger.warning("on_bad_image skip: images left out that are in a later split, too: %d", n_left_out)
         return sets, []
     return sets, [leak_text(folder, [packed.image_path(rank) for _, rank in places], places) for places in leaks]
 
