@@ -6,15 +6,17 @@ optimiser, weights of the outer loss over steps, batch-norm statistics.
 Letters: B tasks, N way, K shot, Q query images per class, S inner steps.
 """
 
-from dataclasses import dataclass, field, replace
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from meta_learning.adaptation import Adaptation, Adapted
 from meta_learning.execution import choose_task_chunk_size, mean_over_chunks, task_chunks
-from meta_learning.heads import prototype_head, zero_head
 from meta_learning.inner_loop_optimizers import InnerLoopOptimizer, build_inner_loop
 from meta_learning.meta_optimizer import MetaOptimizer, OuterUpdate, build_outer_update
 from meta_learning.networks import MetaNetwork
@@ -27,10 +29,12 @@ from meta_learning.outer_losses import (
 )
 from meta_neural_network_architectures import build_network
 from utils.errors import ConfigError
+from utils.failures import is_out_of_memory
 
 OPTIMIZER_PREFIX = "optimizer."
 """What the names of the outer optimiser's tensors begin with in a checkpoint."""
 DEFAULT_UPDATE = OuterUpdate()
+log = logging.getLogger(__name__)
 STEP_METRICS = ("support_loss", "support_accuracy", "query_loss", "query_accuracy")
 
 
@@ -67,28 +71,6 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
-class Adapted:
-    """The learners of B tasks somewhere in their inner loops."""
-
-    params: dict[str, Tensor]
-    """What the inner loop adapts, name -> (B, ...)."""
-    fixed: dict[str, Tensor] = field(default_factory=dict)
-    """What was made for the episode and stays, name -> (B, ...)."""
-    state: dict[str, Any] = field(default_factory=dict)
-    """Of the inner-loop optimiser."""
-    moving: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
-    """Moving batch-norm statistics of the episode."""
-    features: dict[str, Tensor] | None = None
-    """Features of support and query images where no step changes them; None: every step does."""
-
-    def detached(self) -> "Adapted":
-        """The same learners without a history."""
-        params = {name: value.detach().requires_grad_() for name, value in self.params.items()}
-        state = {key: [value.detach() for value in values] for key, values in self.state.items()}
-        return replace(self, params=params, state=state)
-
-
-@dataclass(frozen=True)
 class OuterLoop:
     """Choices of the outer loss; the meanings are those of the config keys."""
 
@@ -113,22 +95,26 @@ class FewShotLearner(nn.Module):
         n_evaluation_steps: inner steps of `evaluate`, unless it is told otherwise.
         batch_norm_statistics: a value of `meta_learning.norm_layers`.
         task_chunk_size: tasks computed at once; None: all.
-        chosen_automatically: whether the chunk size was chosen by the machine, so that a resumed run reuses it.
+        chosen_automatically: whether the chunk size was chosen by the machine: a resumed run reuses it, and it is halved where
+            memory runs out.
+        gradient_checkpointing: recompute inner steps, for the memory of one of them.
     """
 
     def __init__(
         self, network: MetaNetwork, inner_loop: InnerLoopOptimizer, outer_loop: OuterLoop, *, head: str = "learned",
         outer_update: OuterUpdate = DEFAULT_UPDATE, loss: TaskLoss = CROSS_ENTROPY, n_evaluation_steps: int | None = None,
         batch_norm_statistics: str = "transductive", task_chunk_size: int | None = None, chosen_automatically: bool = False,
+        gradient_checkpointing: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
         self.network, self.inner_loop, self.outer_loop, self.loss = network, inner_loop, outer_loop, loss
-        self.head = head
+        self.adaptation = Adaptation(network, inner_loop, head, loss)
         self.n_steps = inner_loop.n_steps
         self.n_evaluation_steps = self.n_steps if n_evaluation_steps is None else n_evaluation_steps
         self.batch_norm_statistics = batch_norm_statistics
         self.task_chunk_size = task_chunk_size
         self.chosen_automatically = chosen_automatically
+        self.gradient_checkpointing = gradient_checkpointing
         self.meta_optimizer = MetaOptimizer(self.meta_parameters(), outer_update)
 
     # Schedules: everything that changes with the epoch.
@@ -156,72 +142,6 @@ class FewShotLearner(nn.Module):
         """Tell whether `epoch` differentiates through the inner gradients."""
         return self.outer_loop.second_order and epoch > self.outer_loop.first_order_to_second_order_epoch
 
-    # Adaptation, for training and evaluation alike.
-
-    def start(self, episodes: Any, mode: Pass) -> Adapted:
-        """Every task starts from the meta-parameters, with the head that its episode brings where none is learned.
-
-        Raises:
-            ConfigError: a learned head and episodes of another number of ways.
-        """
-        n_tasks, names = len(episodes.support_labels), self.inner_loop.names
-        own = dict(self.network.named_parameters())
-        params = {name: own[name].expand(n_tasks, *own[name].shape) for name in names if name in own}
-        adapted = Adapted(params, moving={}, features={} if self._body_stays(mode) else None)
-        if self.head == "learned":
-            self._check_ways(episodes)
-        elif self.head == "zero":
-            features = episodes.support_images.new_empty(n_tasks, 0, self.network.head.in_features)
-            adapted.fixed.update(zero_head(features, episodes.n_way))
-        else:
-            # With the network's own parameters: to the inner gradients the head is a parameter, not a function of the body.
-            mode = replace(mode, episode=adapted.moving)
-            features = self._features("support", episodes, replace(adapted, params={}), mode)
-            adapted.fixed.update(prototype_head(features, episodes.support_labels, episodes.n_way))
-        everything = adapted.params | adapted.fixed
-        adapted = replace(
-            adapted, params={name: everything[name] for name in names},
-            fixed={name: value for name, value in adapted.fixed.items() if name not in names},
-        )  # fmt: skip
-        return replace(adapted, state=self.inner_loop.init(adapted.params))
-
-    def _check_ways(self, episodes: Any) -> None:
-        n_outputs = self.network.head.out_features
-        if not self.loss.is_regression and episodes.n_way != n_outputs:
-            raise ConfigError(
-                f'the learned head has {n_outputs} outputs, but the episodes have {episodes.n_way} ways; set "head" to "zero" or '
-                f'"prototypes" for any number of ways, or "num_classes_per_set" to {episodes.n_way}'
-            )
-
-    def _body_stays(self, mode: Pass) -> bool:
-        """Tell whether adaptation leaves all features as they are, so that one pass through the body serves all steps."""
-        layers = self.network.norm_layers().values()
-        return (
-            all(name.startswith("head.") for name in self.inner_loop.names)
-            and all(value.dim() < 2 for layer in layers for value in (*layer.parameters(), *layer.buffers()) if not isinstance(layer, nn.LayerNorm))
-            and not any(layer.statistics_of(mode) == "episodic" for layer in layers)
-            and mode.dropout_seeds is None
-        )
-
-    def _features(self, role: str, episodes: Any, adapted: Adapted, mode: Pass) -> Tensor:
-        """Features (B, n, D) of the support or query images at the adapted parameters."""
-        if adapted.features is not None and role in adapted.features:
-            return adapted.features[role]
-        images, n_support = episodes.support_images, 0
-        if role == "query":
-            mode, images = replace(mode, is_query=True), episodes.query_images
-            if self.network.needs_support(mode):
-                n_support = episodes.support_images.shape[1]
-                mode, images = replace(mode, n_support=n_support), torch.cat([episodes.support_images, images], dim=1)
-        features = self.network.features(images, adapted.params, mode)[:, n_support:]
-        if adapted.features is not None:
-            adapted.features[role] = features
-        return features
-
-    def _outputs(self, role: str, episodes: Any, adapted: Adapted, mode: Pass) -> Tensor:
-        """Logits (B, n, N) of the support or query images at the adapted parameters."""
-        return self.network.classify(self._features(role, episodes, adapted, mode), adapted.params | adapted.fixed)
-
     # Training.
 
     def meta_parameters(self) -> dict[str, nn.Parameter]:
@@ -239,44 +159,102 @@ class FewShotLearner(nn.Module):
             episodes: support_images (B, N*K, C, H, W), support_labels (B, N*K), query_images, query_labels, seeds (B,), n_way.
             epoch: from 0; decides derivative order and the weights v.
         """
-        chunk_size = self.task_chunk_size or len(episodes.support_labels)
-        means = mean_over_chunks(lambda chunk: self._chunk_meta_gradients(chunk, epoch), episodes, chunk_size)
+        means = self._in_fitting_chunks(
+            lambda size: mean_over_chunks(lambda chunk: self._chunk_meta_gradients(chunk, epoch), episodes, size), episodes
+        )
         gradients, metrics = means["gradients"], means["metrics"]
         metrics["gradient_norm"] = torch.linalg.vector_norm(
             torch.stack([torch.linalg.vector_norm(gradient) for gradient in gradients.values()])
         )
         return MetaGradients(gradients, means["statistics"], metrics)
 
+    def _in_fitting_chunks(self, compute: Callable[[int], Any], episodes: Any) -> Any:
+        """Return `compute(tasks at once)`; where memory runs out and the size is the machine's choice, with half as many from now on."""
+        n_tasks = len(episodes.support_labels)
+        while True:
+            size = min(self.task_chunk_size or n_tasks, n_tasks)
+            try:
+                return compute(size)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error) or size == 1 or not self.chosen_automatically:
+                    raise
+            self.task_chunk_size = (size + 1) // 2
+            log.warning("Out of memory with %d tasks at once; going on with %d, which changes no result.", size, self.task_chunk_size)
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+
     def _chunk_meta_gradients(self, episodes: Any, epoch: int) -> dict[str, dict[str, Tensor]]:
         weights = self.multi_step_loss_weights(epoch)
         collected = BatchStatistics()
         seeds = episodes.seeds if self.network.uses_dropout else None
         mode = Pass(statistics=self.batch_norm_statistics, collected=collected, dropout_seeds=seeds)
-        losses, metrics = [], {name: [] for name in STEP_METRICS}
-
-        adapted = self.start(episodes, mode)
-        for step, weight in enumerate(weights):
-            if self.outer_loop.displacement:
-                adapted = adapted.detached()
-            adapted, outer_loss, step_metrics = self._training_step(
-                episodes, adapted, replace(mode, step=step), weight, create_graph=self.is_second_order(epoch)
-            )
-            losses.append(outer_loss)
-            for name, value in step_metrics.items():
-                metrics[name].append(value)
-        outer_loss = torch.stack(losses).sum()
+        adapted = self.adaptation.start(episodes, mode)
+        create_graph = self.is_second_order(epoch)
         if self.outer_loop.displacement:
-            gradients = self._displacement(adapted)
+            gradients, losses, metrics = self._displacement(episodes, adapted, mode, weights)
+        elif self.gradient_checkpointing and adapted.features is None and self.n_steps > 0:
+            gradients, losses, metrics = self._recomputed_gradient(episodes, adapted, mode, weights, create_graph)
         else:
-            meta_parameters = self.meta_parameters()
-            values = torch.autograd.grad(outer_loss, list(meta_parameters.values()), allow_unused=True, materialize_grads=True)
-            gradients = dict(zip(meta_parameters, values, strict=True))
-        per_step = {name: torch.stack(values) for name, values in metrics.items()}
+            gradients, losses, metrics = self._unrolled_gradient(episodes, adapted, mode, weights, create_graph)
+        outer_loss = torch.stack(losses).sum().detach()
+        per_step = {
+            name: torch.stack([step[name] for step in metrics]) if self.n_steps or name.startswith("query_") else outer_loss.new_empty(0)
+            for name in STEP_METRICS
+        }
         return {
             "gradients": gradients,
             "statistics": collected.means(),
-            "metrics": {"loss": outer_loss.detach(), "accuracy": per_step["query_accuracy"][-1], **per_step},
+            "metrics": {"loss": outer_loss, "accuracy": per_step["query_accuracy"][-1], **per_step},
         }
+
+    def _unrolled_gradient(
+        self, episodes: Any, adapted: Adapted, mode: Pass, weights: list[float], create_graph: bool
+    ) -> tuple[dict[str, Tensor], list[Tensor], list[dict[str, Tensor]]]:
+        """Keep the graph of all inner steps and differentiate once. Returns gradients, and per step loss and metrics."""
+        losses, metrics = [], []
+        for step, weight in enumerate(weights):
+            adapted, loss, step_metrics = self._training_step(
+                episodes, adapted, replace(mode, step=step), weight, create_graph=create_graph
+            )
+            losses.append(loss)
+            metrics.append(step_metrics)
+        meta_parameters = self.meta_parameters()
+        values = torch.autograd.grad(
+            torch.stack(losses).sum(), list(meta_parameters.values()), allow_unused=True, materialize_grads=True
+        )
+        return dict(zip(meta_parameters, values, strict=True)), losses, metrics
+
+    def _recomputed_gradient(
+        self, episodes: Any, start: Adapted, mode: Pass, weights: list[float], create_graph: bool
+    ) -> tuple[dict[str, Tensor], list[Tensor], list[dict[str, Tensor]]]:
+        """Keep only the adapted parameters of each step, and rebuild one step's graph at a time, the last one first.
+
+            adjoint[s] = (d step_s / d theta[s])^T adjoint[s+1] + v[s] d L(theta[s+1], query) / d theta[s]
+
+        The same gradient as `_unrolled_gradient` up to rounding, with the memory of one step.
+        """
+        path = [start.as_leaves()]
+        for step in range(len(weights) - 1):
+            unseen = replace(mode, step=step, collected=BatchStatistics())  # the second time counts
+            adapted, _, _ = self.adaptation.step(episodes, path[-1], unseen, create_graph=False)
+            path.append(adapted.as_leaves())
+        meta_parameters = self.meta_parameters()
+        totals = [torch.zeros_like(parameter) for parameter in meta_parameters.values()]
+        adjoint: list[Tensor] = []
+        losses, metrics = [], []
+        for step in reversed(range(len(weights))):
+            adapted = path.pop()
+            after, loss, step_metrics = self._training_step(
+                episodes, adapted, replace(mode, step=step), weights[step], create_graph=create_graph
+            )
+            values = _gradients_of([loss, *after.tensors()], [torch.ones_like(loss), *adjoint], [*adapted.tensors(), *meta_parameters.values()])
+            adjoint = values[: len(adapted.tensors())]
+            totals = [total + value for total, value in zip(totals, values[len(adjoint) :], strict=True)]
+            losses.append(loss.detach())
+            metrics.append(step_metrics)
+        values = _gradients_of(start.tensors(), adjoint, list(meta_parameters.values()))
+        gradients = {name: total + value for name, total, value in zip(meta_parameters, totals, values, strict=True)}
+        return gradients, losses[::-1], metrics[::-1]
 
     def _training_step(
         self, episodes: Any, adapted: Adapted, mode: Pass, weight: float, *, create_graph: bool
@@ -289,38 +267,35 @@ class FewShotLearner(nn.Module):
         not_computed = torch.full((), float("nan"), device=episodes.support_images.device, dtype=episodes.support_images.dtype)
         metrics = dict.fromkeys(STEP_METRICS, not_computed)
         if self.n_steps:
-            adapted, logits, support_loss = self._inner_step(episodes, adapted, mode, create_graph=create_graph)
+            adapted, logits, support_loss = self.adaptation.step(episodes, adapted, mode, create_graph=create_graph)
             metrics["support_loss"] = support_loss.detach().mean()
             metrics["support_accuracy"] = self.loss.per_task_score(logits, episodes.support_labels).mean()
         if weight == 0.0:
             return adapted, torch.zeros_like(not_computed), metrics
         with torch.set_grad_enabled(not self.outer_loop.displacement):
-            logits = self._outputs("query", episodes, adapted, replace(mode, episode=adapted.moving))
+            logits = self.adaptation.outputs("query", episodes, adapted, replace(mode, episode=adapted.moving))
             query_loss = self.loss.per_task_loss(logits, episodes.query_labels).mean()
         metrics["query_loss"] = query_loss.detach()
         metrics["query_accuracy"] = self.loss.per_task_score(logits, episodes.query_labels).mean()
         return adapted, weight * query_loss, metrics
 
-    def _inner_step(
-        self, episodes: Any, adapted: Adapted, mode: Pass, *, create_graph: bool
-    ) -> tuple[Adapted, Tensor, Tensor]:
-        """Return the learners after one step on the support set, and logits and loss (B,) before it."""
-        moving = dict(adapted.moving)
-        logits = self._outputs("support", episodes, adapted, replace(mode, episode=moving))
-        loss = self.loss.per_task_loss(logits, episodes.support_labels)
-        # Features that serve all steps keep their graph for the next one.
-        gradients = torch.autograd.grad(loss.sum(), list(adapted.params.values()), create_graph=create_graph)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and mode.collected is not None):
-            params, state = self.inner_loop.update(adapted.params, gradients, adapted.state, mode.step)
-        return replace(adapted, params=params, state=state, moving=moving), logits, loss
-
-    def _displacement(self, adapted: Adapted) -> dict[str, Tensor]:
+    def _displacement(
+        self, episodes: Any, adapted: Adapted, mode: Pass, weights: list[float]
+    ) -> tuple[dict[str, Tensor], list[Tensor], list[dict[str, Tensor]]]:
         """Return theta[0] - mean over tasks of theta[S], zero for what is not adapted (Nichol et al. 2018, Algorithm 2)."""
+        losses, metrics = [], []
+        for step, weight in enumerate(weights):
+            adapted, loss, step_metrics = self._training_step(
+                episodes, adapted.detached(), replace(mode, step=step), weight, create_graph=False
+            )
+            losses.append(loss)
+            metrics.append(step_metrics)
         after = {f"network.{name}": value.detach().mean(0) for name, value in adapted.params.items()}
-        return {
+        gradients = {
             name: parameter.detach() - after[name] if name in after else torch.zeros_like(parameter)
             for name, parameter in self.meta_parameters().items()
         }
+        return gradients, losses, metrics
 
     @torch.no_grad()
     def meta_update(self, meta_gradients: MetaGradients, epoch: int) -> Tensor:
@@ -364,8 +339,9 @@ class FewShotLearner(nn.Module):
         n_steps = self.n_evaluation_steps if n_steps is None else n_steps
         mode = Pass(statistics=statistics or self.batch_norm_statistics)
         self._check_running_statistics(mode)
-        chunk_size = self.task_chunk_size or len(episodes.support_labels)
-        parts = [self._evaluate_chunk(chunk, n_steps, mode) for chunk in task_chunks(episodes, chunk_size)]
+        parts = self._in_fitting_chunks(
+            lambda size: [self._evaluate_chunk(chunk, n_steps, mode) for chunk in task_chunks(episodes, size)], episodes
+        )
         logits = torch.cat([part[0] for part in parts])
         return Evaluation(logits, *(torch.cat(rows, dim=1) for rows in zip(*(part[1:] for part in parts), strict=True)))
 
@@ -380,9 +356,9 @@ class FewShotLearner(nn.Module):
         mode = Pass(statistics=statistics or self.batch_norm_statistics)
         self._check_running_statistics(mode)
         with torch.no_grad():
-            adapted = self.start(episodes, mode)
+            adapted = self.adaptation.start(episodes, mode)
         for step in range(self.n_evaluation_steps if n_steps is None else n_steps):
-            adapted, _, _ = self._inner_step(episodes, adapted.detached(), replace(mode, step=step), create_graph=False)
+            adapted, _, _ = self.adaptation.step(episodes, adapted.detached(), replace(mode, step=step), create_graph=False)
         return adapted.detached()
 
     def _check_running_statistics(self, mode: Pass) -> None:
@@ -397,21 +373,21 @@ class FewShotLearner(nn.Module):
         rows: dict[str, list[Tensor]] = {name: [] for name in STEP_METRICS}
         logits = torch.empty(0)
         with torch.no_grad():
-            adapted = self.start(episodes, mode)
+            adapted = self.adaptation.start(episodes, mode)
         for step in range(n_steps + 1):
             # Nothing is differentiated across steps, so no graph is kept between them.
             adapted = adapted.detached()
             with torch.no_grad():
                 after = replace(mode, step=max(step - 1, 0), episode=adapted.moving)
-                logits = self._outputs("query", episodes, adapted, after)
+                logits = self.adaptation.outputs("query", episodes, adapted, after)
                 rows["query_loss"].append(self.loss.per_task_loss(logits, episodes.query_labels))
                 rows["query_accuracy"].append(self.loss.per_task_score(logits, episodes.query_labels))
             before = replace(mode, step=step)
             if step < n_steps:
-                adapted, support_logits, support_loss = self._inner_step(episodes, adapted, before, create_graph=False)
+                adapted, support_logits, support_loss = self.adaptation.step(episodes, adapted, before, create_graph=False)
             else:
                 with torch.no_grad():
-                    support_logits = self._outputs("support", episodes, adapted, before)
+                    support_logits = self.adaptation.outputs("support", episodes, adapted, before)
                     support_loss = self.loss.per_task_loss(support_logits, episodes.support_labels)
             rows["support_loss"].append(support_loss.detach())
             rows["support_accuracy"].append(self.loss.per_task_score(support_logits, episodes.support_labels))
@@ -476,6 +452,15 @@ class FewShotLearner(nn.Module):
             summary = {key: torch.atleast_2d(value).mean(dim=1).cpu().tolist() for key, value in values.items()}
             layers[name] = summary | {"momentum": float(layer.momentum)}
         return {"learned_rates": self.inner_loop.mean_rates(), "batch_norm": layers}
+
+
+def _gradients_of(outputs: list[Tensor], weights: list[Tensor], inputs: list[Tensor]) -> list[Tensor]:
+    """Return the gradient of sum(weights * outputs), zero where nothing leads to an input; missing weights are zero."""
+    pairs = [(output, weight) for output, weight in zip(outputs, weights, strict=False) if output.requires_grad]
+    if not pairs:
+        return [torch.zeros_like(value) for value in inputs]
+    outputs, weights = map(list, zip(*pairs, strict=True))
+    return list(torch.autograd.grad(outputs, inputs, weights, allow_unused=True, materialize_grads=True))
 
 
 def adapted_shapes(network: MetaNetwork, config: Any) -> dict[str, tuple[int, ...]]:
@@ -543,4 +528,5 @@ def build_learner(config: Any, device: torch.device | str) -> FewShotLearner:
         batch_norm_statistics=config.batch_norm_statistics if isinstance(config.batch_norm_statistics, str) else "mixed",
         task_chunk_size=choose_task_chunk_size(device, image_shape, n_tasks) if automatic else config.task_chunk_size,
         chosen_automatically=automatic,
+        gradient_checkpointing=config.gradient_checkpointing,
     )

@@ -140,7 +140,7 @@ def adapted_by_torch(learner: FewShotLearner, episodes: EpisodeBatch, *, trainin
         if training:
             seeds = task.seeds if learner.network.uses_dropout else None
             mode = replace(mode, collected=BatchStatistics(), dropout_seeds=seeds)
-        started = learner.start(task, mode)  # with the head that the episode brings
+        started = learner.adaptation.start(task, mode)  # with the head that the episode brings
         values = {name: value[0].detach().clone().requires_grad_() for name, value in started.params.items()}
         inner, optimizer = learner.inner_loop, _torch_optimizer(learner.inner_loop, values)
         for step in range(learner.n_steps):

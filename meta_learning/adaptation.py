@@ -1,81 +1,152 @@
-"""A learner adapted to one task, kept after every inner step to classify any images later.
+"""Adaptation to the support sets of B tasks at once, for training and evaluation alike.
 
-Letters: n images of C x H x W pixels, N classes, S inner steps, step s from 0.
+Letters: B tasks, N way, K shot, Q query images per class, D features.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from meta_learning.heads import prototype_head, zero_head
+from meta_learning.inner_loop_optimizers import InnerLoopOptimizer
+from meta_learning.networks import MetaNetwork
 from meta_learning.norm_layers import Pass
+from meta_learning.outer_losses import TaskLoss
+from utils.errors import ConfigError
 
 
 @dataclass(frozen=True)
-class Task:
-    """One task as the learner reads it: a batch of one."""
+class Adapted:
+    """The learners of B tasks somewhere in their inner loops."""
 
-    support_images: Tensor
-    support_labels: Tensor
-    query_images: Tensor
-    n_way: int
+    params: dict[str, Tensor]
+    """What the inner loop adapts, name -> (B, ...)."""
+    fixed: dict[str, Tensor] = field(default_factory=dict)
+    """What was made for the episode and stays, name -> (B, ...)."""
+    state: dict[str, Any] = field(default_factory=dict)
+    """Of the inner-loop optimiser."""
+    moving: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    """Moving batch-norm statistics of the episode."""
+    features: dict[str, Tensor] | None = None
+    """Features of support and query images where no step changes them; None: every step does."""
+
+    def detached(self) -> "Adapted":
+        """The same learners without a history."""
+        params = {name: value.detach().requires_grad_() for name, value in self.params.items()}
+        state = {key: [value.detach() for value in values] for key, values in self.state.items()}
+        return replace(self, params=params, state=state)
+
+    def tensors(self) -> list[Tensor]:
+        """Everything that a step hands on to the next one and that can be differentiated."""
+        return [*self.params.values(), *self.fixed.values(), *(value for values in self.state.values() for value in values)]
+
+    def as_leaves(self) -> "Adapted":
+        """The same learners with `tensors` that begin a graph of their own."""
+
+        def leaf(value: Tensor) -> Tensor:
+            return value.detach().requires_grad_()
+
+        return replace(
+            self, params={name: leaf(value) for name, value in self.params.items()},
+            fixed={name: leaf(value) for name, value in self.fixed.items()},
+            state={key: [leaf(value) for value in values] for key, values in self.state.items()},
+        )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class AdaptedLearner:
-    """What `adapt` returns."""
-
-    learner: Any
-    task: Task
-    path: Sequence[Any]
-    """The learner's state after 0, 1, ... S inner steps."""
-
-    @property
-    def statistics(self) -> str:
-        """Batch-norm statistics: a value of `meta_learning.norm_layers`."""
-        return _pass(self.learner).statistics
-
-    @property
-    def depends_on_other_images(self) -> bool:
-        """Whether the images of one `logits` are normalised together."""
-        return self.statistics in ("transductive", "mixed")
-
-    @torch.no_grad()
-    def logits(self, images: Tensor, step: int) -> Tensor:
-        """Return logits (n, N) of images (n, C, H, W) after `step` inner steps, 0 to S."""
-        state, support = self.path[step], self.task.support_images
-        mode = replace(_pass(self.learner), step=max(step - 1, 0), episode=state.moving)
-        task = replace(self.task, query_images=images.to(support.device, support.dtype)[None])
-        return self.learner._outputs("query", task, replace(state, features=None), mode)[0]
-
-
-def adapt(learner: Any, images: Tensor, labels: Tensor, n_way: int) -> AdaptedLearner:
-    """Take a learner's inner steps of evaluation on one support set; the learner stays as it was.
+class Adaptation:
+    """The inner loop: where each task starts, what a step does, and what the learners of the tasks answer.
 
     Args:
-        learner: `few_shot_learning_system.FewShotLearner`.
-        images: float (n, C, H, W), normalised.
-        labels: int64 (n,), 0..N-1.
-    Raises:
-        ConfigError: the learned head has another number of outputs, or running statistics were never collected.
+        network: body and head.
+        optimizer: rates and update rule; its `names` are the adapted parameters.
+        head: "learned", "zero" or "prototypes", see `meta_learning.heads`.
+        loss: of the support images.
     """
-    own = next(learner.network.parameters())
-    images = images.to(own.device, own.dtype)[None]
-    task = Task(images, labels.to(own.device)[None], images[:, :0], n_way)
-    mode = _pass(learner)
-    learner._check_running_statistics(mode)
-    with torch.no_grad():
-        state = learner.start(task, mode).detached()
-    path = [state]
-    for step in range(learner.n_evaluation_steps):
-        state, _, _ = learner._inner_step(task, state, replace(mode, step=step), create_graph=False)
-        state = state.detached()
-        path.append(state)
-    return AdaptedLearner(learner, task, path)
 
+    def __init__(self, network: MetaNetwork, optimizer: InnerLoopOptimizer, head: str, loss: TaskLoss) -> None:
+        self.network, self.optimizer, self.head, self.loss = network, optimizer, head, loss
 
-def _pass(learner: Any) -> Pass:
-    statistics = learner.batch_norm_statistics
-    return Pass(statistics=statistics if isinstance(statistics, str) else "mixed")
+    def start(self, episodes: Any, mode: Pass) -> Adapted:
+        """Every task starts from the meta-parameters, with the head that its episode brings where none is learned.
+
+        Raises:
+            ConfigError: a learned head and episodes of another number of ways.
+        """
+        n_tasks, names = len(episodes.support_labels), self.optimizer.names
+        own = dict(self.network.named_parameters())
+        params = {name: own[name].expand(n_tasks, *own[name].shape) for name in names if name in own}
+        adapted = Adapted(params, moving={}, features={} if self._body_stays(mode) else None)
+        if self.head == "learned":
+            self._check_ways(episodes)
+        elif self.head == "zero":
+            features = episodes.support_images.new_empty(n_tasks, 0, self.network.head.in_features)
+            adapted.fixed.update(zero_head(features, episodes.n_way))
+        else:
+            # With the network's own parameters: to the inner gradients the head is a parameter, not a function of the body.
+            mode = replace(mode, episode=adapted.moving)
+            features = self._features("support", episodes, replace(adapted, params={}), mode)
+            adapted.fixed.update(prototype_head(features, episodes.support_labels, episodes.n_way))
+        everything = adapted.params | adapted.fixed
+        adapted = replace(
+            adapted, params={name: everything[name] for name in names},
+            fixed={name: value for name, value in adapted.fixed.items() if name not in names},
+        )  # fmt: skip
+        return replace(adapted, state=self.optimizer.init(adapted.params))
+
+    def _check_ways(self, episodes: Any) -> None:
+        n_outputs = self.network.head.out_features
+        if not self.loss.is_regression and episodes.n_way != n_outputs:
+            raise ConfigError(
+                f'the learned head has {n_outputs} outputs, but the episodes have {episodes.n_way} ways; set "head" to "zero" or '
+                f'"prototypes" for any number of ways, or "num_classes_per_set" to {episodes.n_way}'
+            )
+
+    def _body_stays(self, mode: Pass) -> bool:
+        """Tell whether adaptation leaves all features as they are, so that one pass through the body serves all steps."""
+        layers = self.network.norm_layers().values()
+        return (
+            all(name.startswith("head.") for name in self.optimizer.names)
+            and all(value.dim() < 2 for layer in layers for value in (*layer.parameters(), *layer.buffers()) if not isinstance(layer, nn.LayerNorm))
+            and not any(layer.statistics_of(mode) == "episodic" for layer in layers)
+            and mode.dropout_seeds is None
+        )
+
+    def _features(self, role: str, episodes: Any, adapted: Adapted, mode: Pass) -> Tensor:
+        """Features (B, n, D) of the support or query images at the adapted parameters."""
+        if adapted.features is not None and role in adapted.features:
+            return adapted.features[role]
+        images, n_support = episodes.support_images, 0
+        if role == "query":
+            mode, images = replace(mode, is_query=True), episodes.query_images
+            if self.network.needs_support(mode):
+                n_support = episodes.support_images.shape[1]
+                mode, images = replace(mode, n_support=n_support), torch.cat([episodes.support_images, images], dim=1)
+        features = self.network.features(images, adapted.params, mode)[:, n_support:]
+        if adapted.features is not None:
+            adapted.features[role] = features
+        return features
+
+    def outputs(self, role: str, episodes: Any, adapted: Adapted, mode: Pass) -> Tensor:
+        """Logits (B, n, N) of the support or query images at the adapted parameters."""
+        return self.network.classify(self._features(role, episodes, adapted, mode), adapted.params | adapted.fixed)
+
+    def step(
+        self, episodes: Any, adapted: Adapted, mode: Pass, *, create_graph: bool
+    ) -> tuple[Adapted, Tensor, Tensor]:
+        """Return the learners after one step on the support set, and logits and loss (B,) before it.
+
+            theta[s+1] = theta[s] - alpha[s] * direction of grad L(theta[s], support)
+
+        Args:
+            create_graph: make the inner gradients differentiable, for second order.
+        """
+        moving = dict(adapted.moving)
+        logits = self.outputs("support", episodes, adapted, replace(mode, episode=moving))
+        loss = self.loss.per_task_loss(logits, episodes.support_labels)
+        # Features that serve all steps keep their graph for the next one.
+        gradients = torch.autograd.grad(loss.sum(), list(adapted.params.values()), create_graph=create_graph)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and mode.collected is not None):
+            params, state = self.optimizer.update(adapted.params, gradients, adapted.state, mode.step)
+        return replace(adapted, params=params, state=state, moving=moving), logits, loss

@@ -317,6 +317,9 @@ class MachineSection(_Section):
     """Number format; float64 is for checks."""
     task_chunk_size: int | Literal["auto"] = "auto"
     """Tasks computed at once; the others of the meta-batch follow. auto: by device and image size."""
+    gradient_checkpointing: bool = False
+    """Compute each inner step a second time instead of keeping its activations: the same gradients with the memory of one step, in
+    up to half as much time again."""
     deterministic: bool = False
     """On CUDA: only operations that give the same bits every time."""
 

@@ -14,6 +14,11 @@ FIRST_STEP = {"support_loss": 0, "support_accuracy": 0, "query_loss": 1, "query_
 """Inner steps done at the first entry of a training metric: the support set is seen before a step, the query set after."""
 
 
+def first_steps(train: Mapping[str, Sequence[Any]]) -> dict[str, int]:
+    """`FIRST_STEP`, or where nothing is adapted (ProtoNet, no support metrics) zero for the query set, too."""
+    return FIRST_STEP if train.get("support_loss", True) else dict.fromkeys(FIRST_STEP, 0)
+
+
 def epoch_row(
     *,
     epoch: int,
@@ -53,7 +58,7 @@ def epoch_row(
     row["gradient_norm_mean"], row["gradient_norm_std"] = train["gradient_norm"][0]
     for name in STEP_METRICS:
         for index, (mean, _) in enumerate(train.get(name, ())):
-            row[f"train_{name}_after_{index + FIRST_STEP[name]}_steps"] = mean
+            row[f"train_{name}_after_{index + first_steps(train)[name]}_steps"] = mean
     for name in STEP_METRICS:
         for index, values in enumerate(val[name] if val else ()):
             row[f"val_{name}_after_{index}_steps"] = finite_or_none(sum(values) / len(values))
@@ -81,7 +86,7 @@ def curves_entry(
         "meta_learning_rate": row["train_learning_rate_mean"],
         "multi_step_loss_weights": list(multi_step_loss_weights),
         "train": {name: [mean for mean, _ in train[name]] for name in STEP_METRICS if name in train},
-        "train_first_step": FIRST_STEP,
+        "train_first_step": first_steps(train),
         "val": mean_over_tasks if val else None,
         "val_accuracy_histogram": accuracy_histogram(val["query_accuracy"][-1]) if val and score is ACCURACY else None,
         "gradient_norm": {"mean": row["gradient_norm_mean"], "std": row["gradient_norm_std"]},

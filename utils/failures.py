@@ -25,7 +25,8 @@ def report_failure(error: BaseException) -> int:
     if is_out_of_memory(error):
         reason = str(error).strip().splitlines() or ["no memory left"]
         log.error(
-            "Out of memory: %s\nLower one of these keys (task_chunk_size changes no result): %s. "
+            "Out of memory: %s\nSet gradient_checkpointing to true or lower one of these keys (neither it nor task_chunk_size changes a "
+            "result): %s. "
             "Finished epochs are saved.",
             reason[0], ", ".join(KEYS_TO_LOWER),
         )  # fmt: skip
