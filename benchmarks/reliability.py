@@ -42,6 +42,17 @@ class Tally:
     histories: int = 0
     equal: int = 0
     interruptions: list[Interruption] = field(default_factory=list)
+    seconds: float = 0.0
+    shares: list[float] = field(default_factory=list)
+    """Of the processors, used by other programs before each history."""
+
+    def add(self, entry: dict) -> None:
+        """Count one history."""
+        self.histories += 1
+        self.equal += entry["equal"]
+        self.interruptions += [Interruption(**answer) for answer in entry["interruptions"]]
+        self.seconds += entry["seconds"]
+        self.shares.append(entry["share_of_others"])
 
     def row(self, number: signal.Signals) -> list[str]:
         """Rows of the report about this signal, without times."""
@@ -66,23 +77,24 @@ def interrupt_scripts(
     for line in progress.read_text().splitlines() if progress and progress.exists() else ():
         entry = json.loads(line)
         if entry["number"] == number:
-            tally.histories += 1
-            tally.equal += entry["equal"]
-            tally.interruptions += [Interruption(**answer) for answer in entry["interruptions"]]
+            tally.add(entry)
     while (left := count - len(tally.interruptions)) > 0:
+        begin, share = time.monotonic(), share_of_others()
         n_signals = min(1 + tally.histories % in_a_history, left)
         answers, is_equal = histories.interrupted([number] * n_signals, 1000 * number + tally.histories)
-        tally.histories += 1
-        tally.equal += is_equal
-        tally.interruptions += answers
+        entry = {
+            "number": number, "equal": is_equal, "interruptions": [asdict(answer) for answer in answers],
+            "seconds": time.monotonic() - begin, "share_of_others": share,
+        }  # fmt: skip
+        tally.add(entry)
         if progress:
-            entry = {"number": number, "equal": is_equal, "interruptions": [asdict(answer) for answer in answers]}
             with progress.open("a") as file:
                 file.write(json.dumps(entry) + "\n")
         for answer in answers:
             if number in EXIT_CODES and not answer.code_is_right:
                 logging.error("%s in %s: exit code %d", number.name, answer.phase, answer.code)
-        print(f"{number.name}: {len(tally.interruptions)} of {count}, {tally.equal} of {tally.histories} runs equal", flush=True)
+        done = f"{len(tally.interruptions)} of {count}, {tally.equal} of {tally.histories} runs equal"
+        print(f"{number.name}: {done}", flush=True)
     return tally
 
 
@@ -103,16 +115,15 @@ def share_of_others(seconds: float = 0.5) -> float:
 
 def mark(shares: Sequence[float]) -> str:
     """What a row says about the machine on which its times were measured."""
-    share = statistics.mean(shares)
-    return f" (while other programs used {100 * share:.0f} % of the processors)" if share > BUSY else ""
+    return " (while other programs ran; more than on a quiet machine)" if statistics.mean(shares) > BUSY else ""
 
 
-def latency_row(number: signal.Signals, interruptions: Sequence[Interruption], shares: Sequence[float]) -> str:
+def latency_row(number: signal.Signals, tally: Tally) -> str:
     """The row with the times from a signal to the end of the process."""
-    times = [answer.latency_s for answer in interruptions]
+    times = [answer.latency_s for answer in tally.interruptions]
     return (
         f"| from {number.name} to the end of the process | {len(times)} | {statistics.median(times):.2f} s (median), "
-        f"{max(times):.2f} s (most){mark(shares)} |"
+        f"{max(times):.2f} s (most){mark(tally.shares)} |"
     )
 
 
@@ -227,11 +238,7 @@ def measure_save(folder: Path, repetitions: int) -> str:
 
 def measure_costs(histories: Histories, count: int) -> list[str]:
     """The rows with times, measured anew."""
-    rows = []
-    for number in EXIT_CODES:
-        shares = [share_of_others()]
-        tally = interrupt_scripts(histories, number, count, 4, None)
-        rows.append(latency_row(number, tally.interruptions, [*shares, share_of_others()]))
+    rows = [latency_row(number, interrupt_scripts(histories, number, count, 4, None)) for number in EXIT_CODES]
     return [*rows, measure_save(histories.folder, 50)]
 
 
@@ -257,7 +264,7 @@ def report(arguments: str, minutes: float, rows: Sequence[str]) -> str:
     versions = describe_environment(torch.device("cpu"), {})["packages"]
     return (
         "# Reliability, measured\n\n"
-        f"Written by `python benchmarks/reliability.py {arguments}` in {minutes:.0f} minutes, on a CPU with torch {versions['torch']}.\n"
+        f"Written by `python benchmarks/reliability.py {arguments}` (histories: {minutes:.0f} minutes) on a CPU with torch {versions['torch']}.\n"
         "A run is `bash experiment_scripts/quickstart.sh`, shortened by flags, whose dataset is ready, or an archive, or still to be\n"
         "drawn. Signals come at random moments of its whole life, up to eight in a run; then it is started until it ends. Equal means:\n"
         "its whole folder and its packed images are those of a run that nothing interrupted, times aside.\n\n"
@@ -282,24 +289,20 @@ def main() -> None:
     options = parser.parse_args()
     kills = options.kills if options.kills is not None else 200 if options.soak else 16
     signals = options.signals if options.signals is not None else 25 if options.soak else 2
-    begin = time.monotonic()
     with tempfile.TemporaryDirectory() as name:
         histories = Histories(Path(name), options.seed)
         if options.only_costs:
             rows = measure_costs(histories, options.signals or 6)
             options.output.write_text(replace_rows(options.output.read_text(), rows))
         else:
-            rows, latencies = [], []
-            for number in EXIT_CODES:
-                shares = [share_of_others()]
-                tally = interrupt_scripts(histories, number, signals, 4, options.progress)
-                rows += tally.row(number)
-                latencies.append(latency_row(number, tally.interruptions, [*shares, share_of_others()]))
-            rows = interrupt_scripts(histories, signal.SIGKILL, kills, 8, options.progress).row(signal.SIGKILL) + rows
+            tallies = {number: interrupt_scripts(histories, number, signals, 4, options.progress) for number in EXIT_CODES}
+            tallies[signal.SIGKILL] = interrupt_scripts(histories, signal.SIGKILL, kills, 8, options.progress)
+            rows = [row for number in (signal.SIGKILL, *EXIT_CODES) for row in tallies[number].row(number)]
+            rows += [latency_row(number, tallies[number]) for number in EXIT_CODES]
             checkpoint = histories.whole.run_folder / "saved_models" / "train_model_2.safetensors"
-            rows += latencies + measure_damage(checkpoint, 1000, 200) + measure_hostile_files(histories.folder / "hostile")
+            rows += measure_damage(checkpoint, 1000, 200) + measure_hostile_files(histories.folder / "hostile")
             rows.append(measure_save(histories.folder, 50))
-            minutes = (time.monotonic() - begin) / 60
+            minutes = sum(tally.seconds for tally in tallies.values()) / 60
             arguments = f"--kills {kills} --signals {signals} --seed {options.seed}"
             options.output.write_text(report(arguments, minutes, rows))
     print(options.output.read_text())
