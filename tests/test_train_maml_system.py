@@ -98,6 +98,17 @@ def test_the_benchmark_refuses_a_count_that_is_none(count):
     assert result.stderr.startswith("command line: --iterations is ") and len(result.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize("package", ["torch", "numpy", "tqdm", "PIL", "scipy", "pydantic", "safetensors"])
+def test_a_single_package_that_is_missing_is_named(tmp_path, package):
+    hide = f"import importlib.util as u\nfind = u.find_spec\nu.find_spec = lambda n, *a: None if n == {package!r} else find(n, *a)\n"
+    (tmp_path / "sitecustomize.py").write_text(hide)
+    command = [sys.executable, str(REPOSITORY_ROOT / "train_maml_system.py"), "--help"]
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr.startswith(f"The package {package} is missing in {sys.executable}. Run once: bash ")
+
+
 # --- whole runs -------------------------------------------------------------------------------------------------------
 
 
