@@ -270,7 +270,7 @@ def report(arguments: str, minutes: float, rows: Sequence[str]) -> str:
         "its whole folder and its packed images are those of a run that nothing interrupted, times aside.\n\n"
         "| what | tried | came of it |\n| --- | --- | --- |\n" + "\n".join(rows) + "\n\n"
         "Exit codes are those that a shell shows: before Python is there, SIGINT and SIGTERM end bash itself. In the first hundredth of\n"
-        "a second, while bash has not read the script's first line yet, SIGUSR1 ends it with 138 instead of 0.\n\n"
+        "a second, while bash has not read the script's first line yet, SIGUSR1 can end it with 138 instead of 0.\n\n"
         "Not covered: power loss (the order of fsync and rename is tested, not the disk), object stores, file systems without\n"
         "locks. Bits are equal for equal versions, machine type and thread count; on CUDA with `deterministic` true.\n"
     )
