@@ -36,7 +36,7 @@ def test_every_script_that_is_named_exists(script):
     assert (REPOSITORY_ROOT / script).exists()
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/results.md", "docs/performance.md", "docs/datasets.md", "CHANGELOG.md"])
+@pytest.mark.parametrize("document", ["README.md", "docs/results.md", "docs/performance.md", "docs/datasets.md", "docs/methods.md", "CHANGELOG.md"])
 def test_no_placeholder_is_left(document):
     text = (REPOSITORY_ROOT / document).read_text(encoding="utf-8")
     assert not re.findall(r"\b[A-Z]+_OUTPUT\b|\bPLACEHOLDER\b|\bTODO\b|^[A-Z]{6,}$", text, flags=re.MULTILINE)
