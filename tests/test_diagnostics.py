@@ -100,7 +100,7 @@ def test_the_examples_are_the_episodes_and_the_learners_answers(tmp_path, normal
         assert torch.equal(tensors[f"predictions{suffix}"].flatten(1), evaluation.query_logits.argmax(-1))
         assert (tensors[f"right{suffix}"] / 9).tolist() == pytest.approx(evaluation.query_accuracy[-1].tolist())
     drawn = data.draw("val", [0])
-    pixels = data._images[data._tables["val"].ranks(drawn)[0]]  # (N, K+Q, C, H, W), as stored
+    pixels = data._images[data.tables["val"].ranks(drawn)[0]]  # (N, K+Q, C, H, W), as stored
     assert torch.equal(tensors["support_images"][0], pixels[:, :1])
     assert torch.equal(tensors["query_images"][0], pixels[:, 1:])
 

@@ -112,6 +112,8 @@ def test_a_users_network_has_the_meta_gradients_and_statistics_of_the_same_netwo
         {"head": "prototypes"},
         {"head": "prototypes", "learnable_inner_loop_learning_rates": "per_element"},
         {"gradient_clip_norm": 0.1, "inner_loop_optimizer": "adam"},
+        {"head": "zero", "learnable_inner_loop_learning_rates": "per_element"},
+        {"gradient_checkpointing": True, "rate": 0.4, "batch_norm_statistics": "episodic"},
     ],
     ids=str,
 )

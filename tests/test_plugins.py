@@ -111,7 +111,7 @@ def test_the_example_of_the_docs_runs_and_learns(tmp_path):
     environment = {**os.environ, "EXPERIMENTS_DIR": str(tmp_path), "VIRTUAL_ENV": sys.prefix, "OMP_NUM_THREADS": "1"}
     environment["PATH"] = f"{os.path.dirname(sys.executable)}:{environment['PATH']}"
     result = subprocess.run(
-        ["bash", EXAMPLE / "small_network.sh", "--total_epochs", "1", "--total_iter_per_epoch", "40", "--num_evaluation_tasks", "30", "--gpu_to_use", "cpu"],
+        ["bash", EXAMPLE / "small_network.sh", "--total_epochs", "1", "--total_iter_per_epoch", "20", "--num_evaluation_tasks", "20", "--gpu_to_use", "cpu"],
         cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
