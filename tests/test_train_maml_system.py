@@ -126,7 +126,7 @@ def test_a_run_leaves_its_files_and_a_second_start_shows_the_result_again(main, 
         ".lock", "config.json", "environment.json", "logs/curves.json", "logs/metrics.jsonl", "logs/run.log",
         "logs/summary_statistics.csv", "logs/summary_statistics.json", "logs/test_predictions.safetensors",
         "logs/test_summary.csv", "logs/test_summary.json", "saved_models/train_model_1.safetensors",
-        "saved_models/train_model_2.safetensors", "logs/validation_episodes.safetensors",
+        "saved_models/train_model_2.safetensors", "logs/validation_episodes.safetensors", "visual_outputs/report.html",
     }  # fmt: skip
     environment = (logs_of(workplace).parent / "environment.json").read_text()
     assert str(workplace) not in environment
@@ -137,7 +137,9 @@ def test_a_run_leaves_its_files_and_a_second_start_shows_the_result_again(main, 
     code, again, err = main()
     assert (code, err) == (0, "")
     assert "This experiment is finished (2 epochs). Its result:" in again
-    assert again.endswith(out[out.index("Test accuracy") :])
+    result, report = out[out.index("Test accuracy") :].split("Report: ")
+    assert again.endswith(result)
+    assert report == f"{logs_of(workplace).parent / 'visual_outputs/report.html'}\n"
     assert before == {path.name: path.read_bytes() for path in logs_of(workplace).iterdir() if path.name != "run.log"}
 
 

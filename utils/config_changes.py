@@ -11,7 +11,7 @@ FREE_KEYS = frozenset(
     {  # how long, where and how visibly a run goes; what is done with its models afterwards
         "experiment_name", "continue_from_epoch", "total_epochs", "total_epochs_before_pause", "early_stopping_patience", "gpu_to_use",
         "dataset_path", "num_dataprovider_workers", "load_into_memory", "reset_stored_filepaths",
-        "log_every_iterations", "diagnostics_every_epochs", "checkpoint_every_s", "max_models_to_save",
+        "log_every_iterations", "diagnostics_every_epochs", "report_every_s", "checkpoint_every_s", "max_models_to_save",
         "skip_non_finite_iterations", "replay_iteration", "allow_config_change", "restart_schedule", "number_of_ensemble_models", "test_batch_norm_statistics",
         "test_dataset_name", "task_list", "test_num_classes_per_set", "test_num_samples_per_class", "test_num_target_samples",
         "evaluate_on_test_set_only", "test_curve", "tag", "load_checkpoint", "task_chunk_size", "deterministic",
@@ -74,7 +74,7 @@ def check_config_changes(
 
 
 def _how_to_go_on(before: Mapping[str, Any]) -> str:
-    same = " ".join(f"--{key} {_as_argument(value)}" for key, value in before.items() if key != "plugin_sha256")
+    same = " ".join(f"--{key} {as_argument(value)}" for key, value in before.items() if key != "plugin_sha256")
     advice = f"To go on with the run, give the same overrides as at its first start: {same}." if same else "To go on with the run,"
     if "plugin_sha256" not in before:
         return advice
@@ -83,8 +83,8 @@ def _how_to_go_on(before: Mapping[str, Any]) -> str:
     return f"{advice} --plugin {' '.join(names)}, unchanged." if names else f"{advice} no --plugin."
 
 
-def _as_argument(value: Any) -> str:
+def as_argument(value: Any) -> str:
     """A value as it is written on the command line."""
     if isinstance(value, list | tuple) and len(value) > 1:
-        return " ".join(_as_argument(part) for part in value)
+        return " ".join(as_argument(part) for part in value)
     return shlex.quote(value if isinstance(value, str) else json.dumps(value))

@@ -70,6 +70,8 @@ class ExperimentSection(_Section):
     """Iterations between two readings of the training metrics from the device."""
     diagnostics_every_epochs: int = Field(1, ge=0)
     """Epochs between two looks at gradients, updates and a few validation episodes for the report; 0: never."""
+    report_every_s: float = Field(60.0, ge=0.0)
+    """Least seconds between two versions of `visual_outputs/report.html` while the run goes on; 0: no report."""
     checkpoint_every_s: float = Field(60.0, ge=0.0)
     """Seconds between two saves inside an epoch (`unfinished.safetensors`); 0: at every reading of the metrics."""
     skip_non_finite_iterations: int = Field(0, ge=0)

@@ -56,12 +56,13 @@ class Diagnostics:
         """
         if (epoch + 1) % self.every_epochs and not is_last:
             return {}
-        write_examples(self.examples_file, learner, data, epoch)
         episodes = data.episodes("val", range(self.tasks_per_meta_batch))
+        right = write_examples(self.examples_file, learner, data, epoch)
+        examples = {"examples_right": right} if right else {}
         gradients, look = look_at_gradients(learner, episodes, epoch)
         finite = None not in look["norms"].values()
         updates = {"updates": look_at_update(learner, gradients, epoch)} if finite else {}
-        return {"gradients": look, **updates, "peak_memory_mib": peak_memory_mib(learner)}
+        return {"gradients": look, **updates, **examples, "peak_memory_mib": peak_memory_mib(learner)}
 
 
 def build_diagnostics(config: Any, logs: Path) -> Diagnostics | None:
@@ -182,10 +183,12 @@ def peak_memory_mib(learner: Any) -> float:
 # --- example episodes -------------------------------------------------------------------------------------------------
 
 
-def write_examples(path: Path, learner: Any, data: Any, epoch: int) -> None:
+def write_examples(path: Path, learner: Any, data: Any, epoch: int) -> list[int]:
     """Write the first validation episodes with the learner's answers, before and after adaptation, to one verified file.
 
-    Nothing in a regression, whose points are nothing to look at. Tensors: support_images uint8 (E, N, K, C, h, w), query_images uint8 (E, N, Q, C, h, w); predictions_before, predictions
+    Nothing in a regression, whose points are nothing to look at. Returns the number of right answers in each of them, after adaptation.
+
+    Tensors: support_images uint8 (E, N, K, C, h, w), query_images uint8 (E, N, Q, C, h, w); predictions_before, predictions
     int64 (E, N, Q); confidence float32 (E, N, Q), the probability of the prediction; and all of a task's query
     images counted: right_before, right int64 (E,). State: epoch (from 1), class_names of each episode, queries in a task.
 
@@ -197,7 +200,7 @@ def write_examples(path: Path, learner: Any, data: Any, epoch: int) -> None:
     n_episodes = max(1, min(EXAMPLE_EPISODES, MOST_IMAGES // (n_way * sum(shown))))
     episodes = data.episodes("val", range(n_episodes))
     if is_regression(episodes.query_labels):
-        return
+        return []
     tensors: dict[str, Tensor] = {}
     for role, n_images, n_shown in (("support", n_shot, shown[0]), ("query", n_query, shown[1])):
         pixels = data.as_pixels(getattr(episodes, f"{role}_images")).cpu()
@@ -217,6 +220,7 @@ def write_examples(path: Path, learner: Any, data: Any, epoch: int) -> None:
         "queries_per_task": n_way * n_query,
     }
     write_bytes_atomically(path, checkpoint_bytes(tensors, state))
+    return tensors["right"].tolist()
 
 
 def _reduced_size(height: int, width: int) -> tuple[int, int]:

@@ -111,10 +111,10 @@ def iteration_record(
 
 
 def accuracy_histogram(accuracies: Sequence[float], n_bins: int = 20) -> list[int]:
-    """Tasks by accuracy: bin b counts b / n_bins <= accuracy < (b + 1) / n_bins, the last also 1."""
+    """Tasks by accuracy: bin b counts b / n_bins <= accuracy < (b + 1) / n_bins, the last also 1; other scores count nowhere."""
     counts = [0] * n_bins
     for accuracy in accuracies:
-        if finite_or_none(accuracy) is not None:
+        if 0.0 <= accuracy <= 1.0:
             counts[min(int(accuracy * n_bins + 1e-9), n_bins - 1)] += 1
     return counts
 

@@ -1,0 +1,323 @@
+"""Charts as inline SVG: sizes in one place, colours as CSS variables of the page, every text escaped.
+
+A chart is drawn for a width of 360 units, so that its text stays readable on a phone and two or three fit side by side elsewhere.
+"""
+
+import html
+import json
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+WIDTH, HEIGHT = 360, 214
+LEFT, RIGHT, TOP, BOTTOM = 42, 12, 12, 34
+MOST_TOOLTIPS = 160
+
+Point = tuple[float, float | None]
+
+
+class Markup(str):
+    """Text that is already HTML: what a template must not escape again."""
+
+    def __html__(self) -> str:
+        return self
+
+
+def element(name: str, content: str = "", /, **attributes: object) -> str:
+    """Return `<name attributes>content</name>`; attribute values are escaped, content is not. `class_` is class, `_` is `-`."""
+    words = [name]
+    for key, value in attributes.items():
+        if value is not None:
+            text = f"{value:.2f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
+            words.append(f'{key.rstrip("_").replace("_", "-")}="{html.escape(text)}"')
+    return f"<{' '.join(words)}>{content}</{name}>"
+
+
+@dataclass(frozen=True)
+class Series:
+    """A line: its points (None: a gap), how it looks and, where given, a band around it.
+
+    Attributes:
+        colour: a CSS colour, such as var(--val).
+        look: "solid", "dashed", or "faint" for what stands behind the others; faint lines have no tooltips.
+        dots: draw the points as well.
+    """
+
+    name: str
+    points: Sequence[Point]
+    colour: str
+    look: str = "solid"
+    dots: bool = False
+    band: Sequence[tuple[float, float, float]] = ()
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A vertical line with a word at it."""
+
+    x: float
+    text: str
+    colour: str = "var(--ink)"
+
+
+@dataclass(frozen=True)
+class Axes:
+    """How numbers become places and words.
+
+    Attributes:
+        y_text: of a value, in ticks and tooltips.
+        y_range: fixed limits; None: those of the data.
+        from_zero: begin at zero.
+        whole_x: ticks at whole numbers only.
+        x_title: what precedes a whole x in tooltips.
+        shades: (from x, to x, CSS colour) of the background.
+    """
+
+    x_label: str
+    y_text: Callable[[float], str]
+    x_title: str = ""
+    y_range: tuple[float | None, float | None] = (None, None)
+    from_zero: bool = False
+    log_y: bool = False
+    whole_x: bool = True
+    diagonal: bool = False
+    shades: Sequence[tuple[float, float, str]] = field(default_factory=tuple)
+
+
+def line_chart(series: Sequence[Series], axes: Axes, label: str, marks: Sequence[Mark] = ()) -> Markup | None:
+    """Draw lines over a common x; None where there is no point at all.
+
+    Args:
+        label: what the chart shows, for those who cannot see it.
+    """
+    series = [line for line in series if any(_drawable(y, axes) for _, y in line.points)]
+    if not series:
+        return None
+    xs = sorted({x for line in series for x, y in line.points if _drawable(y, axes)})
+    ys = [y for line in series for _, y in line.points if _drawable(y, axes)]
+    ys += [edge for line in series for _, low, high in line.band for edge in (low, high) if _drawable(edge, axes)]
+    place_x = _scale(xs[0], xs[-1], LEFT + 4, WIDTH - RIGHT - 4)
+    low, high = _limits(ys, axes)
+    place_y = _scale(*((math.log10(low), math.log10(high)) if axes.log_y else (low, high)), HEIGHT - BOTTOM, TOP)
+
+    def at(x: float, y: float) -> str:
+        return f"{place_x(x):.1f},{place_y(math.log10(y) if axes.log_y else y):.1f}"
+
+    parts = [
+        element("rect", x=place_x(max(a, xs[0])), y=TOP, width=max(0.0, place_x(min(b, xs[-1])) - place_x(max(a, xs[0]))),
+                height=HEIGHT - TOP - BOTTOM, fill=colour, class_="shade")
+        for a, b, colour in axes.shades if a < xs[-1] and b > xs[0]
+    ]  # fmt: skip
+    for value in _log_ticks(low, high) if axes.log_y else ticks(low, high, 4):
+        y = place_y(math.log10(value) if axes.log_y else value)
+        parts.append(element("line", x1=LEFT, x2=WIDTH - RIGHT, y1=y, y2=y, class_="rule"))
+        parts.append(element("text", html.escape(axes.y_text(value)), x=LEFT - 6, y=y + 3.5, class_="tick", text_anchor="end"))
+    for value in ticks(xs[0], xs[-1], 5, whole=axes.whole_x):
+        parts.append(
+            element("text", _number(value), x=place_x(value), y=HEIGHT - BOTTOM + 14, class_="tick", text_anchor="middle")
+        )
+    parts.append(
+        element("text", html.escape(axes.x_label), x=(LEFT + WIDTH - RIGHT) / 2, y=HEIGHT - 4, class_="axis", text_anchor="middle")
+    )
+    if axes.diagonal:
+        start, end = max(low, xs[0]), min(high, xs[-1])
+        parts.append(element("path", d=f"M{at(start, start)} L{at(end, end)}", class_="diagonal"))
+    for line in series:
+        if line.band:
+            band = [(x, max(a, low), min(b, high)) for x, a, b in line.band]
+            outline = [at(x, b) for x, _, b in band] + [at(x, a) for x, a, _ in reversed(band)]
+            parts.append(element("path", d="M" + " L".join(outline) + " Z", fill=line.colour, class_="band"))
+    for line in series:
+        for stretch in _stretches(line.points, axes):
+            clipped = [(x, min(max(y, low), high)) for x, y in stretch]
+            path = "M" + " L".join(at(x, y) for x, y in clipped)
+            if len(clipped) > 1:
+                parts.append(element("path", d=path, stroke=line.colour, class_=f"line {line.look}"))
+            if line.dots or len(clipped) == 1:
+                dots = (at(x, y).split(",") for x, y in clipped)
+                parts += [element("circle", cx=x, cy=y, r=2.6, fill=line.colour, class_="dot") for x, y in dots]
+    for mark in marks:
+        x = place_x(mark.x)
+        anchor, shift = ("end", -5) if x > WIDTH / 2 else ("start", 5)
+        parts.append(element("line", x1=x, x2=x, y1=TOP, y2=HEIGHT - BOTTOM, stroke=mark.colour, class_="mark"))
+        parts.append(
+            element("text", html.escape(mark.text), x=x + shift, y=TOP + 9, style=f"fill:{mark.colour}", class_="marktext", text_anchor=anchor)
+        )
+    return _svg(parts, label, _tooltips(series, axes, place_x))
+
+
+def area_chart(names: Sequence[str], rows: Sequence[tuple[float, Sequence[float]]], colours: Sequence[str], axes: Axes,
+               label: str) -> Markup | None:  # fmt: skip
+    """Draw shares stacked from 0 to 1 over x.
+
+    Args:
+        rows: (x, the share of each name).
+    """
+    if not rows:
+        return None
+    if len(rows) == 1:  # a stripe as wide as the chart
+        rows = [(rows[0][0] - 0.5, rows[0][1]), (rows[0][0] + 0.5, rows[0][1])]
+    place_x = _scale(rows[0][0], rows[-1][0], LEFT + 4, WIDTH - RIGHT - 4)
+    place_y = _scale(0.0, 1.0, HEIGHT - BOTTOM, TOP)
+    parts, below = [], [0.0] * len(rows)
+    for index, colour in enumerate(colours):
+        above = [low + row[1][index] for low, row in zip(below, rows, strict=True)]
+        upper = [f"{place_x(x):.1f},{place_y(y):.1f}" for (x, _), y in zip(rows, above, strict=True)]
+        lower = [f"{place_x(x):.1f},{place_y(y):.1f}" for (x, _), y in zip(rows, below, strict=True)]
+        parts.append(element("path", d="M" + " L".join(upper + lower[::-1]) + " Z", fill=colour, class_="area"))
+        below = above
+    for value in (0.0, 0.25, 0.5, 0.75, 1.0):
+        parts.append(element("text", axes.y_text(value), x=LEFT - 6, y=place_y(value) + 3.5, class_="tick", text_anchor="end"))
+    for value in ticks(rows[0][0], rows[-1][0], 5, whole=True):
+        parts.append(
+            element("text", _number(value), x=place_x(value), y=HEIGHT - BOTTOM + 14, class_="tick", text_anchor="middle")
+        )
+    parts.append(
+        element("text", html.escape(axes.x_label), x=(LEFT + WIDTH - RIGHT) / 2, y=HEIGHT - 4, class_="axis", text_anchor="middle")
+    )
+    series = [
+        Series(name, [(x, shares[index]) for x, shares in rows], colours[index]) for index, name in enumerate(names)
+    ]
+    return _svg(parts, label, _tooltips(series, axes, place_x))
+
+
+def bar_chart(bars: Sequence[tuple[str, float, str]], x_label: str, label: str, colour: str, mark: tuple[float, str] | None = None) -> Markup:
+    """Draw upright bars over an axis from 0 to 1.
+
+    Args:
+        bars: (text of the tooltip, height, tick below or ""), equally wide.
+        mark: (share of the width, word) of a vertical line.
+    """
+    most = max((height for _, height, _ in bars), default=0) or 1
+    place_y = _scale(0.0, float(most), HEIGHT - BOTTOM, TOP + 6)
+    place_x = _scale(0.0, float(len(bars)), LEFT, WIDTH - RIGHT)
+    parts = []
+    for value in ticks(0.0, float(most), 4, whole=True):
+        y = place_y(value)
+        parts.append(element("line", x1=LEFT, x2=WIDTH - RIGHT, y1=y, y2=y, class_="rule"))
+        parts.append(element("text", _number(value), x=LEFT - 6, y=y + 3.5, class_="tick", text_anchor="end"))
+    for index, (text, height, tick) in enumerate(bars):
+        x, y = place_x(float(index)), place_y(float(height))
+        bar = element("title", html.escape(text))
+        width = place_x(1.0) - place_x(0.0) - 1.5
+        parts.append(element("rect", bar, x=x + 0.75, y=y, width=width, height=HEIGHT - BOTTOM - y, rx=1.5, fill=colour, class_="bar"))
+        if tick:
+            parts.append(element("text", html.escape(tick), x=x, y=HEIGHT - BOTTOM + 14, class_="tick", text_anchor="middle"))
+    if mark is not None:
+        x = place_x(mark[0] * len(bars))
+        anchor, shift = ("end", -5) if mark[0] > 0.5 else ("start", 5)
+        parts.append(element("line", x1=x, x2=x, y1=TOP - 4, y2=HEIGHT - BOTTOM, stroke="var(--ink)", class_="mark"))
+        parts.append(element("text", html.escape(mark[1]), x=x + shift, y=TOP + 3, style="fill:var(--ink)", class_="marktext", text_anchor=anchor))
+    parts.append(
+        element("text", html.escape(x_label), x=(LEFT + WIDTH - RIGHT) / 2, y=HEIGHT - 4, class_="axis", text_anchor="middle")
+    )
+    return _svg(parts, label, None)
+
+
+def sparkline(values: Sequence[float | None], label: str) -> Markup:
+    """Draw a line without axes, as wide as its place; it begins and ends at its own lowest and highest value."""
+    known = [(index, value) for index, value in enumerate(values) if value is not None]
+    if len(known) < 2:
+        return Markup("")
+    low, high = min(value for _, value in known), max(value for _, value in known)
+    if high - low < 1e-3 * max(abs(low), abs(high)):  # rounding and the like
+        low, high = low - 1.0, high + 1.0
+    place_x, place_y = _scale(0.0, float(len(values) - 1), 1.0, 59.0), _scale(low, high, 15.0, 2.0)
+    points = " ".join(f"{place_x(index):.1f},{place_y(value):.1f}" for index, value in known)
+    line = element("polyline", points=points, class_="spark")
+    return Markup(element("svg", line, viewBox="0 0 60 17", preserveAspectRatio="none", class_="sparkline", role="img", aria_label=label))
+
+
+def strip(cells: Sequence[tuple[str, str]], label: str) -> Markup:
+    """Draw cells in a row, as wide as their place: (CSS colour, text of the tooltip)."""
+    rects = [
+        element("rect", element("title", html.escape(text)), x=index, y=0, width=1.02, height=1, fill=colour)
+        for index, (colour, text) in enumerate(cells)
+    ]
+    box = f"0 0 {len(cells)} 1"
+    return Markup(element("svg", "".join(rects), viewBox=box, preserveAspectRatio="none", class_="strip", role="img", aria_label=label))
+
+
+def ramp(index: int, count: int) -> str:
+    """Return the CSS colour of the index-th of `count` ordered things."""
+    share = 100 * index / max(count - 1, 1)
+    return f"color-mix(in oklch, var(--ramp-end) {share:.0f}%, var(--ramp-start))"
+
+
+def ticks(low: float, high: float, count: int, *, whole: bool = False) -> list[float]:
+    """Return about `count` round numbers from low to high."""
+    if high <= low:
+        return [low]
+    raw = (high - low) / count
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= raw * 0.999)
+    if whole:
+        step = max(1.0, float(round(step)))
+    first = math.ceil(low / step - 1e-9)
+    return [number * step for number in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def _log_ticks(low: float, high: float) -> list[float]:
+    powers = range(math.ceil(math.log10(low) - 1e-9), math.floor(math.log10(high) + 1e-9) + 1)
+    decades = [10.0**power for power in powers][:: max(1, len(powers) // 4)]
+    return decades if len(decades) > 1 else [value for value in ticks(low, high, 3) if value > 0]
+
+
+def _limits(ys: Sequence[float], axes: Axes) -> tuple[float, float]:
+    low, high = min(ys), max(ys)
+    if axes.log_y:
+        low, high = low / 1.15, high * 1.15
+    else:
+        margin = 0.06 * (high - low) or abs(high) * 0.1 or 1.0
+        low, high = low - margin, high + margin
+    if axes.from_zero:
+        low = 0.0
+    wanted_low, wanted_high = axes.y_range
+    low = low if wanted_low is None else max(low, wanted_low)
+    high = high if wanted_high is None else min(high, wanted_high)
+    return (low, high) if high > low else (low - 0.5, high + 0.5)
+
+
+def _drawable(y: float | None, axes: Axes) -> bool:
+    return y is not None and math.isfinite(y) and (y > 0 or not axes.log_y)
+
+
+def _stretches(points: Iterable[Point], axes: Axes) -> list[list[tuple[float, float]]]:
+    stretches: list[list[tuple[float, float]]] = [[]]
+    for x, y in points:
+        if _drawable(y, axes):
+            stretches[-1].append((x, y))
+        elif stretches[-1]:
+            stretches.append([])
+    return [stretch for stretch in stretches if stretch]
+
+
+def _scale(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
+    if high == low:
+        return lambda _: (start + end) / 2
+    return lambda value: start + (value - low) / (high - low) * (end - start)
+
+
+def _number(value: float) -> str:
+    return f"{value:.0f}" if value == round(value) else f"{value:g}"
+
+
+def _tooltips(series: Sequence[Series], axes: Axes, place_x: Callable[[float], float]) -> str | None:
+    named = [line for line in series if line.look != "faint"]
+    at = {line.name: dict(line.points) for line in named}
+    xs = sorted({x for line in named for x, _ in line.points})
+    if not xs or len(xs) > MOST_TOOLTIPS:
+        return None
+    rows = [
+        [round(place_x(x), 1), f"{axes.x_title} {_number(x)}".strip(),
+         [[line.name, line.colour, axes.y_text(y)] for line in named if _drawable(y := at[line.name].get(x), axes)]]
+        for x in xs
+    ]  # fmt: skip
+    return json.dumps(rows, separators=(",", ":"))
+
+
+def _svg(parts: Sequence[str], label: str, tooltips: str | None) -> Markup:
+    box = f"0 0 {WIDTH} {HEIGHT}"
+    return Markup(
+        element("svg", "".join(parts), viewBox=box, class_="chart", role="img", aria_label=label, data_tips=tooltips)
+    )
