@@ -192,7 +192,7 @@ def _frozen(frozen: list[str], encoder: str, findings: list[str]) -> dict[str, A
         values["adapted_parameters"] = "body"
     rest = [text for text in frozen if text != "bn" and text not in "classifier.linear." and any(text in name for name in names)]
     if rest:
-        values["frozen_layers"] = [f"*{_here(text, encoder)}*" for text in rest]
+        values["frozen_layers"] = [_pattern(text, encoder) for text in rest]
         findings.append(f'"inner_args.frozen": {rest} is written as "frozen_layers" {values["frozen_layers"]}')
     return values
 
@@ -211,9 +211,14 @@ def _is_norm(name: str) -> bool:
     return ".bn" in name
 
 
-def _here(text: str, encoder: str) -> str:
+def _pattern(text: str, encoder: str) -> str:
+    """A pattern of `frozen_layers` for what a text froze there."""
     blocks = BLOCKS[encoder.removeprefix("wide-")]
-    return f"block{blocks.index(text)}." if "convnet4" in encoder and text in blocks else text.replace("linear", "head")
+    if "convnet4" in encoder and text in blocks:
+        return f"block{blocks.index(text)}.*"
+    if text == "layer0":
+        return "conv1.*"  # the stem
+    return f"*{text.replace('linear', 'head')}*"
 
 
 def _outer_loop(config: Mapping[str, Any], findings: list[str]) -> dict[str, Any]:

@@ -4,8 +4,9 @@ import copy
 
 import pytest
 
+from few_shot_learning_system import build_learner
 from script_generation_tools.convert_config import convert_files
-from script_generation_tools.fmu2_configs import convert_fmu2_config
+from script_generation_tools.fmu2_configs import BLOCKS, convert_fmu2_config
 from utils.config import check_config
 from utils.errors import ConfigError
 
@@ -83,7 +84,7 @@ def test_its_inductive_template():
         ({"seed": 3}, "train_seed", 0, '"seed": 3 had no effect'),
         ({"inner_args__frozen": ["bn", "encoder"]}, "adapted_parameters", "head", "every run there had seed 0"),
         ({"inner_args__frozen": ["bn", "classifier"]}, "adapted_parameters", "body", "every run there had seed 0"),
-        ({"inner_args__frozen": ["bn", "conv1"]}, "frozen_layers", ("*block0.*",), 'is written as "frozen_layers"'),
+        ({"inner_args__frozen": ["bn", "conv1"]}, "frozen_layers", ("block0.*",), 'is written as "frozen_layers"'),
         ({"inner_args__frozen": ["bn", "layer9"]}, "frozen_layers", (), '"layer9" had no effect'),
         ({"inner_args__first_order": True}, "second_order", False, "every run there had seed 0"),
         ({"encoder": "resnet18"}, "backbone", "resnet10", "one block per stage, which is a ResNet-10"),
@@ -107,6 +108,18 @@ def test_values_that_differed_are_named(changes, key, value, words):
     config, findings = converted(changed(REPRODUCE, **changes))
     assert getattr(config, key) == value
     assert said(findings, words), findings
+
+
+@pytest.mark.parametrize("encoder", ["convnet4", "wide-convnet4", "resnet12", "wide-resnet12", "resnet18", "wide-resnet18"])
+def test_every_encoder_is_built_and_its_frozen_blocks_are_the_same(encoder):
+    """Of the parameters that stay out of the inner loop, all and only those of the block and the norms."""
+    for block in BLOCKS[encoder.removeprefix("wide-")]:
+        config, _ = converted(changed(REPRODUCE, encoder=encoder, inner_args__frozen=["bn", block], train__image_size=32))
+        learner = build_learner(config, "cpu")
+        norms = set(learner.network.norm_layers())
+        frozen = {n for n, _ in learner.network.named_parameters() if n not in learner.inner_loop.names and n.rsplit(".", 1)[0] not in norms}
+        here = {"conv1": "block0", "conv2": "block1", "conv3": "block2", "conv4": "block3", "layer0": "conv1"}.get(block, block)
+        assert frozen == {n for n, _ in learner.network.named_parameters() if n.startswith(f"{here}.") and n.rsplit(".", 1)[0] not in norms} != set()
 
 
 def test_what_does_not_exist_is_an_error_with_what_does():
