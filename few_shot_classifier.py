@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from data import NORMALISATIONS
 from experiment_builder import build_experiment
 from few_shot_learning_system import OPTIMIZER_PREFIX, FewShotLearner, build_learner
-from meta_learning.adaptation import adapt
+from meta_learning.adapted_task import adapt
 from meta_learning.outer_losses import TaskLoss
 from python_datasets import evaluation_data, first_image_shape, training_data
 from utils import config_schema, model_selection
@@ -184,7 +184,7 @@ class FewShotClassifier(Estimator):
         finally:
             _network.reset(token)
         if callable(self.loss):
-            learner.loss = _FunctionLoss(self.loss)
+            learner.loss = learner.adaptation.loss = _FunctionLoss(self.loss)
         if initialisation is not None:
             own = learner.state_tensors()
             learned = config.learnable_per_layer_per_step_inner_loop_learning_rate or config.learnable_inner_loop_learning_rates != "none"
