@@ -1,12 +1,16 @@
 """A body starts from the tensors of a file, strictly; the head does not."""
 
+import json
+
 import pytest
 import torch
 from safetensors.torch import save_file
 
+import train_maml_system
 from meta_neural_network_architectures import build_network
 from tests.learner_tools import small_config
 from tests.run_tools import run_tiny
+from tests.test_train_maml_system import CONFIG
 from utils.errors import ConfigError
 
 
@@ -70,3 +74,23 @@ def test_a_file_that_cannot_be_read_says_what_to_give(tmp_path, content):
         path.write_bytes(content)
     with pytest.raises(ConfigError, match=r"weights.pth cannot be read \(.*\); give a safetensors file, which torch tensors become by"):
         build_network(small_config(initial_weights=str(path)))
+
+
+def test_a_run_that_was_saved_does_not_need_the_file_any_more(tmp_path, tiny_dataset, monkeypatch, capsys):
+    tiny_dataset("tiny", n_classes=12)
+    monkeypatch.setenv("EXPERIMENTS_DIR", str(tmp_path / "experiments"))
+    path = saved(tmp_path, build_network(small_config(cnn_num_filters=4, image_height=14, image_width=14)).state_dict())
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG | {"initial_weights": path, "per_step_bn_statistics": False}))
+
+    def main(*arguments):
+        code = train_maml_system.main(["--name_of_args_json_file", str(tmp_path / "config.json"), *arguments])
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
+
+    code, out, err = main("--total_epochs", "1")
+    assert code == 0 and f"initial_weights {path}: 12 tensors of the body; the head starts as ever" in out, err
+    (tmp_path / "body.safetensors").unlink()
+    code, out, err = main("--total_epochs", "2")
+    assert code == 0 and "epoch 2/2" in out and "initial_weights" not in out, err
+    code, _, err = main("--experiment_name", "another")
+    assert code == 1 and f'"initial_weights" {path} cannot be read' in err
