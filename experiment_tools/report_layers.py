@@ -163,7 +163,7 @@ def gradients(run: RunFiles) -> Section:
         legend=_ends([Legend(line.name, line.colour) for line in ratio]), note="Norm of one meta-update relative to the weight's own. Around 0.001 is usual.",
     )  # fmt: skip
     section.add("Gradient norm by parameter, over epochs", norm_strips(looked), kind="strips", size="wide",
-                note="Darker is larger, on a logarithmic scale. Parameters with next to no gradient are left out, such as biases before a norm layer.")  # fmt: skip
+                note="The stronger the colour, the larger, on a logarithmic scale. Parameters with next to no gradient are left out, such as biases before a norm layer.")  # fmt: skip
     return section
 
 
