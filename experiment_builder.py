@@ -24,7 +24,7 @@ from utils.epoch_metrics import EpochMetrics
 from utils.errors import ConfigError, Interrupted, NonFiniteError
 from utils.logs import EpochProgress, JsonLines, write_csv, write_json
 from utils.metrics import score_of
-from utils.observers import Observer
+from utils.observers import Observer, Observers
 from utils.prefetching import TrainingEpisodes
 from utils.random_state import random_state_tensors, restore_random_state, without_random_state
 from utils.run_folder import RunFolder
@@ -87,7 +87,7 @@ class ExperimentBuilder:
         stop: asked between iterations and between batches of evaluation tasks.
         diagnostics: what looks at the learner between epochs, for people; None: nothing does.
         """
-        self.learner, self.data, self.observers = learner, data, list(observers)
+        self.learner, self.data, self.observers = learner, data, Observers(observers)
         self.run_folder, self.settings = run_folder, settings
         self.task_sets, self.config, self.device = list(task_sets), dict(config), torch.device(device)
         self.score = score_of(settings.is_regression)
@@ -128,8 +128,7 @@ class ExperimentBuilder:
             try:
                 self._run()
             finally:
-                for observer in self.observers:
-                    observer.on_end()
+                self.observers.on_end()
 
     def _run(self) -> None:
         settings = self.settings
@@ -137,8 +136,7 @@ class ExperimentBuilder:
             self.replay(settings.replay_iteration)
             return
         self._resume()
-        for observer in self.observers:
-            observer.on_start(self.run_folder.path, dict(self.config), list(self.rows))
+        self.observers.on_start(self.run_folder.path, dict(self.config), list(self.rows))
         if settings.evaluate_on_test_set_only:
             self.test()
             return
@@ -194,8 +192,8 @@ class ExperimentBuilder:
                 )  # fmt: skip
                 self._metrics_file.append([record])
                 under_way.end_interval()
-                for observer in self.observers:
-                    observer.on_iteration_metrics(record)
+                self.observers.on_iteration_metrics(record)
+                self.observers.on_gradients(self.iteration, meta_gradients.gradients)
                 progress.advance(len(interval), record["loss"], record["accuracy"])
                 if settings.checkpoint_every_s == 0:
                     self._save_unfinished(under_way)
@@ -231,8 +229,7 @@ class ExperimentBuilder:
         self._write_logs()
         self._remove_old_checkpoints()
         log.info(epoch_records.epoch_text(row, settings.total_epochs, self.score))
-        for observer in self.observers:
-            observer.on_epoch(dict(row), dict(entry))
+        self.observers.on_epoch(dict(row), dict(entry))
 
     def validate(self) -> SplitEvaluation:
         """Evaluate the learner as it is on the fixed validation tasks.
@@ -352,6 +349,7 @@ class ExperimentBuilder:
         }
         save_checkpoint(path, self.learner.state_tensors() | random_state_tensors(self.device), state)
         self._last_save = time.monotonic()
+        self.observers.on_save(self.iteration)
 
     def _resume(self) -> None:
         """Stand where the newest good checkpoint stands, and make the files in logs/ agree with it."""
@@ -454,8 +452,7 @@ class ExperimentBuilder:
             done = {model["epoch"]: evaluation for model, evaluation in zip(models, evaluations, strict=True)}
             self._write_test_curve(suffix, done)
         log.info(final_test.result_text(summary, self.run_folder.path))
-        for observer in self.observers:
-            observer.on_test(summary)
+        self.observers.on_test(summary)
         return summary
 
     def _test_model(self, tensors: dict[str, Tensor]) -> list[SplitEvaluation]:

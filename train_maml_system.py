@@ -105,6 +105,7 @@ def _train_and_test(config: Any, run_folder: RunFolder, stop: stop_signals.StopS
         from data import build_data, build_other_task_sets
         from experiment_builder import build_experiment
         from experiment_tools.report_observer import build_report_observer
+        from experiment_tools.trackers import build_trackers
         from few_shot_learning_system import build_learner
         from utils.devices import choose_device, describe_device, make_deterministic
         from utils.environment import describe_environment
@@ -125,7 +126,8 @@ def _train_and_test(config: Any, run_folder: RunFolder, stop: stop_signals.StopS
         resumes = run_folder.has_checkpoints() and not config.replay_iteration  # it needs no file of initial weights any more
         learner = build_learner(config.model_copy(update={"initial_weights": ""}) if resumes else config, device)
         add_start(run_folder.path / "environment.json", describe_environment(device, summary))
-        experiment = build_experiment(config, learner, data, build_report_observer(config), run_folder, device, stop, task_sets)
+        observers = [*build_report_observer(config), *build_trackers(config)]
+        experiment = build_experiment(config, learner, data, observers, run_folder, device, stop, task_sets)
     experiment.run()
 
 

@@ -47,12 +47,13 @@ def tiny_data(config) -> FewShotData | SinusoidData:
     )  # fmt: skip
 
 
-def run_tiny(root: Path, stop=None, *, learner_changes=None, **changes) -> Path:
+def run_tiny(root: Path, stop=None, *, learner_changes=None, observers=(), **changes) -> Path:
     """One start of the experiment of TINY and `changes` below `root`, as the program makes it; returns its folder.
 
     Args:
         stop: signals that are asked between iterations, e.g. one of `interruptions`.
         learner_changes: called with the learner before the run.
+        observers: those who watch it.
     """
     torch.manual_seed(0)  # the state that a fresh process has
     config = check_config(TINY | changes, "test")
@@ -63,7 +64,7 @@ def run_tiny(root: Path, stop=None, *, learner_changes=None, **changes) -> Path:
         learner = build_learner(config, "cpu")
         if learner_changes is not None:
             learner_changes(learner)
-        build_experiment(config, learner, tiny_data(config), [], run_folder, "cpu", stop).run()
+        build_experiment(config, learner, tiny_data(config), observers, run_folder, "cpu", stop).run()
     finally:
         run_folder.unlock()
     return run_folder.path

@@ -206,7 +206,7 @@ def _normalise_spelling(key: str, value: Any) -> Any:
     if key == "gpu_to_use":
         parts = value if isinstance(value, list) else str(value).split()
         return ",".join(str(part) for part in parts) or "auto"
-    if key == "allow_config_change" and isinstance(value, str):
+    if key in ("allow_config_change", "trackers") and isinstance(value, str):
         return [value]
     if key == "test_dataset_name" and isinstance(value, str | list):
         return [DATASET_ALIASES.get(name, name) for name in ([value] if isinstance(value, str) else value)]

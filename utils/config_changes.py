@@ -11,6 +11,7 @@ FREE_KEYS = frozenset(
     {  # how long, where and how visibly a run goes; what is done with its models afterwards
         "experiment_name", "continue_from_epoch", "total_epochs", "total_epochs_before_pause", "early_stopping_patience", "gpu_to_use",
         "dataset_path", "num_dataprovider_workers", "load_into_memory", "reset_stored_filepaths",
+        "trackers", "track_grad_norm", "wandb_project", "wandb_mode",
         "log_every_iterations", "diagnostics_every_epochs", "report_every_s", "checkpoint_every_s", "max_models_to_save",
         "skip_non_finite_iterations", "replay_iteration", "allow_config_change", "restart_schedule", "number_of_ensemble_models", "test_batch_norm_statistics",
         "test_dataset_name", "task_list", "test_num_classes_per_set", "test_num_samples_per_class", "test_num_target_samples",

@@ -310,6 +310,19 @@ class EvaluationSection(_Section):
     """After training, also test every kept epoch into `logs/test_curve.csv`; never used to select."""
 
 
+class TrackingSection(_Section):
+    """Where else the curves go."""
+
+    trackers: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    """Trackers beside the CSV and JSON-lines files, which are always written: `tensorboard` (logs/tensorboard), `wandb` (logs/wandb)."""
+    track_grad_norm: bool = False
+    """Send the norm and a histogram of each parameter's meta-gradient to the trackers with every line of the metrics."""
+    wandb_project: str = Field("few-shot", min_length=1, max_length=128)
+    """Project of Weights & Biases."""
+    wandb_mode: Literal["offline", "online"] = "offline"
+    """offline: into files, for `wandb sync`; online: to the server, as the run goes."""
+
+
 class MachineSection(_Section):
     """How it is computed."""
 
@@ -328,7 +341,7 @@ class MachineSection(_Section):
 
 class ExperimentConfig(
     ExperimentSection, DataSection, EpisodeSection, BackboneSection, InnerLoopSection, OuterLoopSection,
-    EvaluationSection, MachineSection,
+    EvaluationSection, TrackingSection, MachineSection,
 ):  # fmt: skip
     """A whole config, flat as its JSON. Made by `load_config` or `check_config`, which also resolve `auto` and null."""
 
@@ -389,7 +402,7 @@ class ExperimentConfig(
 
 SECTIONS: tuple[type[_Section], ...] = (
     ExperimentSection, DataSection, EpisodeSection, BackboneSection, InnerLoopSection, OuterLoopSection,
-    EvaluationSection, MachineSection,
+    EvaluationSection, TrackingSection, MachineSection,
 )  # fmt: skip
 
 ONE_START_ONLY: dict[str, Any] = {

@@ -1,17 +1,30 @@
 """What an experiment tells those who watch it: reports, trackers, tests."""
 
+import logging
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+log = logging.getLogger(__name__)
 
 
 class Observer:
     """Base of all observers: does nothing. Observers see copies of what is written, and change nothing."""
 
     def on_start(self, run_folder: Path, config: dict[str, Any], rows: list[dict[str, Any]]) -> None:
-        """Once per process, with the rows of the epochs that are already done."""
+        """Once per process, with the rows of the epochs that are already done; the files in logs/ stand where the run stands."""
 
     def on_iteration_metrics(self, record: dict[str, Any]) -> None:
         """Each line of metrics.jsonl."""
+
+    def on_gradients(self, iteration: int, gradients: "Mapping[str, Tensor]") -> None:
+        """The meta-gradient of an iteration of which a line was just written, on the device; not to be changed."""
+
+    def on_save(self, iteration: int) -> None:
+        """A checkpoint holds the run up to this iteration: what was told up to it will not be told again."""
 
     def on_epoch(self, row: dict[str, Any], curves: dict[str, Any]) -> None:
         """After each epoch, when its checkpoint and files are written."""
@@ -21,3 +34,40 @@ class Observer:
 
     def on_end(self) -> None:
         """Once per process, however the run ends: finished, paused, stopped or failed."""
+
+
+class Observers(Observer):
+    """Several as one. One that fails is dropped with one warning: watching never stops a run."""
+
+    def __init__(self, observers: Iterable[Observer]):
+        self._observers = list(observers)
+
+    def on_start(self, run_folder: Path, config: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+        self._tell("on_start", run_folder, config, rows)
+
+    def on_iteration_metrics(self, record: dict[str, Any]) -> None:
+        self._tell("on_iteration_metrics", record)
+
+    def on_gradients(self, iteration: int, gradients: "Mapping[str, Tensor]") -> None:
+        self._tell("on_gradients", iteration, gradients)
+
+    def on_save(self, iteration: int) -> None:
+        self._tell("on_save", iteration)
+
+    def on_epoch(self, row: dict[str, Any], curves: dict[str, Any]) -> None:
+        self._tell("on_epoch", row, curves)
+
+    def on_test(self, summary: dict[str, Any]) -> None:
+        self._tell("on_test", summary)
+
+    def on_end(self) -> None:
+        self._tell("on_end")
+
+    def _tell(self, event: str, *arguments: Any) -> None:
+        for observer in list(self._observers):
+            try:
+                getattr(observer, event)(*arguments)
+            except Exception as error:  # noqa: BLE001 -- whatever a tracker's library raises
+                reason = str(error).strip() or type(error).__name__
+                log.warning("%s stops watching, the run goes on: %s", type(observer).__name__, reason)
+                self._observers.remove(observer)

@@ -1,0 +1,35 @@
+"""Where else the curves of a run go, by the key `trackers`: TensorBoard, Weights & Biases. CSV and JSON-lines are always written."""
+
+import logging
+from importlib.util import find_spec
+from typing import Any
+
+from utils.observers import Observer
+
+log = logging.getLogger(__name__)
+
+
+def build_trackers(config: Any) -> list[Observer]:
+    """The trackers that a config names. One whose package is missing is left out with a warning that says how to get it."""
+    return [_tracker(name, config) for name in config.trackers if _is_installed(name)]
+
+
+def _is_installed(package: str) -> bool:
+    if find_spec(package) is not None:
+        return True
+    log.warning(
+        "trackers: the package %s is not installed, so nothing is sent to it; the run goes on. Install it: "
+        "python -m pip install -r requirements-extras.txt",
+        package,
+    )
+    return False
+
+
+def _tracker(name: str, config: Any) -> Observer:
+    if name == "tensorboard":
+        from experiment_tools.trackers.tensorboard_tracker import TensorBoardTracker
+
+        return TensorBoardTracker(track_gradients=config.track_grad_norm)
+    from experiment_tools.trackers.wandb_tracker import WandbTracker
+
+    return WandbTracker(project=config.wandb_project, mode=config.wandb_mode, track_gradients=config.track_grad_norm)
