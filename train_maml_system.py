@@ -31,6 +31,7 @@ from utils.command_line import parse_command_line
 from utils.config import experiments_root, load_config
 from utils.config_help import USAGE, help_text
 from utils.devices import check_gpu_ids
+from utils.dry_run import dry_run
 from utils.errors import ConfigError, Interrupted, UserError
 from utils.failures import report_failure
 from utils.final_test import stored_result
@@ -71,12 +72,23 @@ def run(arguments: list[str], console: Console, stop: stop_signals.StopSignals) 
         raise ConfigError(f"command line: --name_of_args_json_file is missing, the path of a config\n{USAGE}\n--help lists the keys")
     config = load_config(json_path, overrides)
     check_gpu_ids(config.gpu_to_use)
+    if config.dry_run:
+        with dry_run(config) as (limited, folder):
+            run_experiment(limited, folder, console, stop)
+        return
+    source = _experiment_of_file(json_path) if "experiment_name" in overrides else None
+    run_experiment(config, experiments_root(), console, stop, source)
+
+
+def run_experiment(
+    config: Any, folder: Path, console: Console, stop: stop_signals.StopSignals, source_experiment: str | None = None
+) -> None:
+    """Open the run folder of a config below `folder` and run what is left to do in it."""
     run_folder = open_run_folder(
-        experiments_root(), config.experiment_name, config.to_json_dict(),
+        folder, config.experiment_name, config.to_json_dict(),
         continue_from_epoch=config.continue_from_epoch, only_testing=config.evaluate_on_test_set_only,
         keeps_config=bool(config.replay_iteration),
-        source_experiment=_experiment_of_file(json_path) if "experiment_name" in overrides else None,
-        allowed_changes=config.allow_config_change,
+        source_experiment=source_experiment, allowed_changes=config.allow_config_change,
     )  # fmt: skip
     try:
         console.open_run_log(run_folder.logs / "run.log")

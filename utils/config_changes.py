@@ -9,7 +9,7 @@ from utils.errors import ConfigError
 
 FREE_KEYS = frozenset(
     {  # how long, where and how visibly a run goes; what is done with its models afterwards
-        "experiment_name", "continue_from_epoch", "total_epochs", "total_epochs_before_pause", "early_stopping_patience", "gpu_to_use",
+        "experiment_name", "continue_from_epoch", "dry_run", "total_epochs", "total_epochs_before_pause", "early_stopping_patience", "gpu_to_use",
         "dataset_path", "num_dataprovider_workers", "load_into_memory", "reset_stored_filepaths",
         "trackers", "track_grad_norm", "wandb_project", "wandb_mode",
         "log_every_iterations", "diagnostics_every_epochs", "report_every_s", "checkpoint_every_s", "max_models_to_save",

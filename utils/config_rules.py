@@ -329,6 +329,15 @@ CONTRADICTIONS = (
         ),
     ),
     Contradiction(
+        ("dry_run", "evaluate_on_test_set_only", "replay_iteration", "continue_from_epoch"),
+        _unless(
+            lambda c: not c.dry_run
+            or not (c.evaluate_on_test_set_only or c.replay_iteration or c.continue_from_epoch != "latest"),
+            '"dry_run" starts a run of its own and touches no other; leave out "evaluate_on_test_set_only", '
+            '"replay_iteration" and "continue_from_epoch"',
+        ),
+    ),
+    Contradiction(
         ("tag", "evaluate_on_test_set_only"),
         _unless(
             lambda c: not c.tag or c.evaluate_on_test_set_only,

@@ -54,6 +54,9 @@ class ExperimentSection(_Section):
     (command line only): rename the old run folder and start anew."""
     allow_config_change: tuple[str, ...] = ()
     """Keys that this start may change although the run has started with other values; the results are then of no one config."""
+    dry_run: bool = False
+    """Only see whether it works: one training iteration, one validation task and one test task in a temporary folder, which is
+    removed."""
     evaluate_on_test_set_only: bool = False
     """Skip training and test the best models of the run so far."""
     load_checkpoint: str = ""
@@ -407,6 +410,6 @@ SECTIONS: tuple[type[_Section], ...] = (
 
 ONE_START_ONLY: dict[str, Any] = {
     "continue_from_epoch": "latest", "replay_iteration": 0, "allow_config_change": [], "restart_schedule": False,
-    "test_dataset_name": [], "task_list": "",
+    "test_dataset_name": [], "task_list": "", "dry_run": False,
 }  # fmt: skip
 """Values, in what is stored, of keys that say what one start is to do."""
