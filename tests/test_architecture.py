@@ -10,7 +10,7 @@ from utils.config import REPOSITORY_ROOT
 ROOMS = {
     "train_maml_system": {"experiment_tools", "experiment_builder", "few_shot_learning_system", "data", "utils"},
     "experiment_tools": {"few_shot_classifier", "python_datasets", "experiment_builder", "few_shot_learning_system", "data",
-                         "meta_learning", "meta_neural_network_architectures", "utils"},
+                         "meta_learning", "meta_neural_network_architectures", "script_generation_tools", "utils"},
     "few_shot_classifier": {"python_datasets", "experiment_builder", "few_shot_learning_system", "data", "meta_learning",
                             "meta_neural_network_architectures", "utils"},
     "python_datasets": {"data", "utils"},

@@ -7,6 +7,7 @@ is missing in W&B's own files, and sent again.
 
 import json
 import logging
+import os
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
@@ -68,7 +69,7 @@ class WandbTracker(Observer):
             memory = json.loads(self._memory.read_text(encoding="utf-8"))
             return {"id": str(memory["id"]), "iteration": int(memory["iteration"])}
         except (OSError, ValueError, KeyError, TypeError):
-            return {"id": secrets.token_hex(4), "iteration": 0}
+            return {"id": os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4), "iteration": 0}  # an agent gives it
 
     def _arrived(self, folder: Path) -> int:
         """The last step that W&B has."""
