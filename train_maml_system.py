@@ -99,7 +99,9 @@ def run_experiment(
             patience=config.early_stopping_patience,
         )  # fmt: skip
         if result is not None and not (config.evaluate_on_test_set_only or config.replay_iteration):
-            log.info(result)
+            from experiment_tools.terminal_texts import next_command
+
+            log.info("%s\n%s", result, next_command(run_folder.path))
             return
         _train_and_test(config, run_folder, stop)
     except (UserError, Interrupted):
@@ -117,6 +119,7 @@ def _train_and_test(config: Any, run_folder: RunFolder, stop: stop_signals.StopS
         from data import build_data, build_other_task_sets
         from experiment_builder import build_experiment
         from experiment_tools.report_observer import build_report_observer
+        from experiment_tools.terminal_texts import next_command, start_banner
         from experiment_tools.trackers import build_trackers
         from few_shot_learning_system import build_learner
         from utils.devices import choose_device, describe_device, make_deterministic
@@ -139,8 +142,11 @@ def _train_and_test(config: Any, run_folder: RunFolder, stop: stop_signals.StopS
         learner = build_learner(config.model_copy(update={"initial_weights": ""}) if resumes else config, device)
         add_start(run_folder.path / "environment.json", describe_environment(device, summary))
         observers = [*build_report_observer(config), *build_trackers(config)]
+        log.info(start_banner(config, learner.description()))
         experiment = build_experiment(config, learner, data, observers, run_folder, device, stop, task_sets)
     experiment.run()
+    if run_folder.logs.joinpath("test_summary.json").exists() and not config.dry_run:
+        log.info(next_command(run_folder.path))
 
 
 def _experiment_of_file(json_path: Path | None) -> str | None:

@@ -122,7 +122,9 @@ def parallel_coordinates(sweep: Sweep, trials: Sequence[Trial]) -> "Figure":
 def place(parameter: Choice | Range, value: Any) -> float:
     """Height of a value on its axis, 0 to 1."""
     if isinstance(parameter, Choice):
-        return 0.5 if len(parameter.values) == 1 else parameter.values.index(value) / (len(parameter.values) - 1)
+        is_numbers = all(type(entry) in (int, float) for entry in parameter.values)
+        values = sorted(parameter.values) if is_numbers else list(parameter.values)
+        return 0.5 if len(values) == 1 else values.index(value) / (len(values) - 1)
     if parameter.log:
         return math.log(value / parameter.low) / math.log(parameter.high / parameter.low)
     return (value - parameter.low) / (parameter.high - parameter.low)

@@ -102,12 +102,12 @@ def test_progress_of_a_regression_shows_its_error(monkeypatch, caplog):
     assert "loss 1.5000, mean squared error 1.5000, " in caplog.text
 
 
-def test_a_bar_on_a_terminal(monkeypatch, capsys):
+def test_a_bar_for_the_run_and_one_for_the_epoch_on_a_terminal(monkeypatch, capsys):
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
-    with EpochProgress(1, 3, n_iterations=4, tasks_per_iteration=8) as progress:
-        progress.advance(4, 1.25, 0.5)
+    with EpochProgress(2, 3, n_iterations=4, tasks_per_iteration=8, done=1) as progress:
+        progress.advance(3, 1.25, 0.5)
         progress.phase("validation on 600 tasks")
     shown = capsys.readouterr().err
-    assert "epoch 1/3" in shown
-    assert "4/4" in shown
+    assert "run      :  42%" in shown and "5/12" in shown
+    assert "epoch 2/3:  25%" in shown and "4/4" in shown
     assert "validation on 600 tasks" in shown

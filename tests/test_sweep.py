@@ -309,7 +309,8 @@ def test_when_every_trial_fails_the_exit_code_says_so(program, write, capsys):
 def test_axes_go_from_the_lowest_value_to_the_highest():
     assert [place(Range(1e-4, 1e-2, log=True), value) for value in (1e-4, 1e-3, 1e-2)] == pytest.approx([0, 0.5, 1])
     assert [place(Range(1, 5), value) for value in (1, 2, 5)] == [0, 0.25, 1]
-    assert [place(Choice(("a", "b", "c")), value) for value in "abc"] == [0, 0.5, 1]
+    assert [place(Choice(("b", "a", "c")), value) for value in "bac"] == [0, 0.5, 1]
+    assert [place(Choice((0.3, 0.1, 0.2)), value) for value in (0.1, 0.2, 0.3)] == [0, 0.5, 1]
 
 
 def test_the_picture_has_a_line_for_each_trial_with_an_accuracy(write):

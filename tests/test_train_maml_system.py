@@ -137,9 +137,11 @@ def test_a_run_leaves_its_files_and_a_second_start_shows_the_result_again(main, 
     code, again, err = main()
     assert (code, err) == (0, "")
     assert "This experiment is finished (2 epochs). Its result:" in again
-    result, report = out[out.index("Test accuracy") :].split("Report: ")
-    assert again.endswith(result)
-    assert report == f"{logs_of(workplace).parent / 'visual_outputs/report.html'}\n"
+    result, rest = out[out.index("Test accuracy") :].split("Report: ")
+    report, next_command = rest.splitlines()
+    assert again.endswith(f"{result}{next_command}\n")
+    assert report == str(logs_of(workplace).parent / "visual_outputs/report.html")
+    assert next_command == "Next: python -m experiment_tools.adapt --experiment 'tiny run' --support FOLDER --query FOLDER"
     assert before == {path.name: path.read_bytes() for path in logs_of(workplace).iterdir() if path.name != "run.log"}
 
 
@@ -318,7 +320,7 @@ def test_an_unwritable_output_folder_is_exit_code_4_before_anything_slow(main, w
         (
             torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 3 GiB.\nmore"),
             6,
-            "Tried to allocate 3 GiB.\nLower one",
+            "Tried to allocate 3 GiB.\nSet gradient_checkpointing to true or lower one",
         ),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: 3 bytes"), 6, "batch_size, task_chunk_size"),
         (MemoryError(), 6, "Out of memory: no memory left"),

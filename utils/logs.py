@@ -92,7 +92,7 @@ class Console:
 
 
 class EpochProgress:
-    """One tqdm bar per epoch on a terminal; else a plain line now and then. A context manager."""
+    """On a terminal a tqdm bar for the run and one for the epoch; else a plain line now and then. A context manager."""
 
     def __init__(self, epoch: int, total_epochs: int, n_iterations: int, tasks_per_iteration: int, done: int = 0, score: Score = ACCURACY):
         """`done`: iterations of the epoch that another process has done."""
@@ -101,11 +101,16 @@ class EpochProgress:
         self._n_iterations, self._tasks_per_iteration = n_iterations, tasks_per_iteration
         self._done, self._done_before, self._start = done, done, time.perf_counter()
         self._last_line = self._start
-        self._bar = None
+        self._bar = self._run_bar = None
         if sys.stderr.isatty():
             # A terminal that says 0 x 0 (containers) would get no bar at all.
             size = {"dynamic_ncols": True} if _has_size(sys.stderr) else {"ncols": 100, "nrows": 24}
-            self._bar = tqdm(total=n_iterations, initial=done, desc=self._title, unit="it", leave=False, **size)
+            titles = f"{'run':<{len(self._title)}}", self._title
+            totals, before = (total_epochs * n_iterations, n_iterations), ((epoch - 1) * n_iterations + done, done)
+            self._run_bar, self._bar = (
+                tqdm(total=totals[place], initial=before[place], desc=titles[place], unit="it", leave=False, position=place, **size)
+                for place in range(2)
+            )
 
     def advance(self, n_iterations: int, loss: float, score: float) -> None:
         """Show that n more iterations are done, with their mean loss and score."""
@@ -117,6 +122,7 @@ class EpochProgress:
         if self._bar is not None:
             self._bar.set_postfix_str(text, refresh=False)
             self._bar.update(n_iterations)
+            self._run_bar.update(n_iterations)
         elif now - self._last_line >= SECONDS_BETWEEN_PLAIN_LINES and self._done < self._n_iterations:
             self._last_line = now
             left_s = (now - self._start) * (self._n_iterations - self._done) / done_here
@@ -133,8 +139,9 @@ class EpochProgress:
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
+        for bar in (self._bar, self._run_bar):
+            if bar is not None:
+                bar.close()
 
 
 def _has_size(terminal: TextIO) -> bool:

@@ -1,0 +1,78 @@
+"""What a run says at its start and at its end: how it is set up, on one screen, and what to do next. Pure functions."""
+
+import json
+import math
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from experiment_tools.methods import method_name
+from experiment_tools.report_machine import nearest_config
+from utils.config_changes import FREE_KEYS
+
+MOST_LAYERS, MOST_DIFFERENCES = 14, 8
+"""Rows, so that the banner fits on one screen."""
+
+
+def start_banner(config: Any, description: Mapping[str, Any]) -> str:
+    """Method, tasks, schedule, what differs from the template's config, and the parameters by layer.
+
+    Args:
+        config: a `utils.config.ExperimentConfig`.
+        description: of the learner.
+    """
+    values = config.to_json_dict()
+    shape = config.validation_shape
+    heading = f"{method_name(values)}, {shape.n_way}-way {shape.n_shot}-shot, "
+    heading += f"{shape.n_query} {'query' if shape.n_query == 1 else 'queries'} per class, "
+    heading += f"{config.number_of_training_steps_per_iter} inner steps"
+    plan = f"{config.total_epochs} epochs x {config.total_iter_per_epoch} iterations x {config.tasks_per_meta_batch} tasks; "
+    plan += f"validation and test on {config.num_evaluation_tasks} tasks; the best {config.number_of_ensemble_models} models are tested"
+    return "\n".join([heading, f"  {plan}", *(f"  {line}" for line in [*_differences(values), *parameter_table(description)])])
+
+
+def _differences(values: Mapping[str, Any]) -> list[str]:
+    nearest = nearest_config(values)
+    if nearest is None:
+        return []
+    name, changed = nearest
+    changed = {key: pair for key, pair in changed.items() if key not in FREE_KEYS or key == "total_epochs"}
+    if not changed:
+        return [f"settings of experiment_config/{name}.json"]
+    shown = [f"{key} {json.dumps(here)} ({json.dumps(there)})" for key, (there, here) in list(changed.items())[:MOST_DIFFERENCES]]
+    more = f" and {len(changed) - len(shown)} more" if len(changed) > len(shown) else ""
+    return [f"differs from experiment_config/{name}.json: {', '.join(shown)}{more}"]
+
+
+def parameter_table(description: Mapping[str, Any]) -> list[str]:
+    """One line per layer: parameters, shapes, and which the inner loop adapts."""
+    adapted = set(description["adapted_parameters"])
+    layers: dict[str, dict[str, Sequence[int]]] = {}
+    for name, shape in description["meta_parameters"].items():
+        layer, _, rest = name.removeprefix("network.").partition(".")
+        layers.setdefault(layer, {})[rest] = shape
+    rows = [("layer", "parameters", "adapted", "shapes")]
+    for layer, shapes in layers.items():
+        counts = {rest: math.prod(shape) for rest, shape in shapes.items()}
+        n_adapted = sum(count for rest, count in counts.items() if f"{layer}.{rest}" in adapted)
+        text = ", ".join(f"{rest} {'x'.join(map(str, shape)) or '1'}" for rest, shape in list(shapes.items())[:4])
+        rows.append((layer, f"{sum(counts.values()):,}", f"{n_adapted:,}" if n_adapted else "no", text + (", ..." if len(shapes) > 4 else "")))
+    if len(rows) > MOST_LAYERS + 1:
+        left_out = len(rows) - MOST_LAYERS
+        rows[MOST_LAYERS:] = [(f"{left_out} more", "", "", "")]
+    rows.append(("all", f"{description['n_meta_parameters']:,}", "", ""))
+    widths = [max(len(row[place]) for row in rows) for place in range(4)]
+    return [
+        f"{layer:<{widths[0]}}  {count:>{widths[1]}}  {inner:>{widths[2]}}  {shapes}".rstrip() for layer, count, inner, shapes in rows
+    ]
+
+
+def next_command(run_folder: Path) -> str:
+    """The next useful command: a comparison with the newest other result, or one's own images."""
+    name = run_folder.name
+    others = [path for path in run_folder.parent.glob("*/logs/test_summary.json") if path.parent.parent.name != name]
+    if others:
+        other = max(others, key=lambda path: path.stat().st_mtime).parent.parent.name
+        return f"Next: python -m experiment_tools.compare {shlex.quote(name)} {shlex.quote(other)}"
+    return f"Next: python -m experiment_tools.adapt --experiment {shlex.quote(name)} --support FOLDER --query FOLDER"
