@@ -146,7 +146,7 @@ def _run_trials(sweep: Sweep, folder: Path, trials: list[Trial], slots: list[str
                     free.append(entry.slot)
                     _finish(folder, entry)
                     save_trials(folder, trials)
-                    print(trial_text(entry.trial, best_trial(trials)), flush=True)
+                    print(trial_text(sweep, entry.trial, best_trial(trials)), flush=True)
     finally:
         for entry in running:
             entry.process.send_signal(signal.SIGTERM)

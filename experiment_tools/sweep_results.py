@@ -14,6 +14,7 @@ from experiment_tools.curve_figures import svg_text, write_png
 from experiment_tools.sweep_file import Choice, Range, Sweep
 from experiment_tools.sweep_trials import Trial, best_trial
 from utils.atomic_files import write_bytes_atomically
+from utils.metrics import Summary, score_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -48,7 +49,7 @@ def table(sweep: Sweep, trials: Sequence[Trial]) -> tuple[list[str], list[list[s
     heading = ["trial", "best val", "state", "epochs", *sweep.parameters, "note"]
     rows = [
         [
-            str(trial.number), "" if trial.value is None else f"{100 * trial.value:.2f} %", trial.state,
+            str(trial.number), "" if trial.value is None else score_text(sweep, trial.value), trial.state,
             str(max(trial.accuracies, default=0)), *(value_text(trial.point[name]) for name in sweep.parameters), trial.note,
         ]
         for trial in ordered
@@ -61,12 +62,17 @@ def value_text(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value)
 
 
-def trial_text(trial: Trial, best: Trial | None) -> str:
+def score_text(sweep: Sweep, value: float) -> str:
+    """'93.80 %', or the mean squared error of a regression, whose score is minus it."""
+    return score_of(sweep.config.get("loss") == "mean_squared_error").text(Summary(value, 0.0, None, 1))
+
+
+def trial_text(sweep: Sweep, trial: Trial, best: Trial | None) -> str:
     """A line for people about a trial that has ended."""
     values = ", ".join(f"{name} {value_text(value)}" for name, value in trial.point.items())
-    value = "" if trial.value is None else f" {100 * trial.value:.2f} % on validation"
+    value = "" if trial.value is None else f" {score_text(sweep, trial.value)} on validation"
     note = f" ({trial.note})" if trial.note else ""
-    leader = "" if best is None else f"; best {100 * best.value:.2f} % (trial {best.number})"
+    leader = "" if best is None else f"; best {score_text(sweep, best.value)} (trial {best.number})"
     return f"trial {trial.number} {trial.state}:{value}{note}, {values}{leader}"
 
 
@@ -91,7 +97,7 @@ def parallel_coordinates(sweep: Sweep, trials: Sequence[Trial]) -> "Figure":
 
     shown = [trial for trial in trials if trial.value is not None]
     low, high = min(trial.value for trial in shown), max(trial.value for trial in shown)
-    names = [*sweep.parameters, "validation accuracy"]
+    names = [*sweep.parameters, f"validation {score_of(sweep.config.get('loss') == 'mean_squared_error').name}"]
     figure = Figure(figsize=(max(6.0, 2.1 * len(names)), 4.6), layout="constrained")
     axes = figure.subplots()
     best = best_trial(trials)
@@ -104,7 +110,7 @@ def parallel_coordinates(sweep: Sweep, trials: Sequence[Trial]) -> "Figure":
     for position, name in enumerate(names):
         axes.axvline(position, color="black", linewidth=0.8)
         parameter = sweep.parameters.get(name)
-        ticks = _ticks(parameter) if parameter else [(0.0, f"{100 * low:.1f} %"), (1.0, f"{100 * high:.1f} %")]
+        ticks = _ticks(parameter) if parameter else [(0.0, score_text(sweep, low)), (1.0, score_text(sweep, high))]
         for height, text in ticks:
             axes.annotate(text, (position, height), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8,
                           bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.8}, zorder=4)  # fmt: skip

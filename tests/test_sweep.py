@@ -7,6 +7,7 @@ import statistics
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ import yaml
 from experiment_tools import sweep as sweep_command
 from experiment_tools.run_reading import list_runs
 from experiment_tools.sweep_file import Choice, Range, read_sweep, trial_config, wandb_yaml
-from experiment_tools.sweep_results import parallel_coordinates, place, table
+from experiment_tools.sweep_results import parallel_coordinates, place, score_text, table
 from experiment_tools.sweep_trials import Trial, best_trial, is_hopeless, load_trials, next_point, save_trials
 from utils.config import REPOSITORY_ROOT, check_config
 from utils.errors import ConfigError, ExperimentInUseError, Interrupted
@@ -323,6 +324,12 @@ def test_the_picture_has_a_line_for_each_trial_with_an_accuracy(write):
     assert lines[-1].get_linewidth() > 3
     heading, rows = table(sweep, trials)
     assert heading[:4] == ["trial", "best val", "state", "epochs"] and [row[0] for row in rows] == ["3", "2", "1", "0"]
+
+
+def test_a_regression_shows_its_error(write):
+    sweep = read_sweep(write())
+    assert score_text(sweep, 0.9375) == "93.75 %"
+    assert score_text(replace(sweep, config=sweep.config | {"loss": "mean_squared_error"}), -0.25) == "0.2500"
 
 
 # --- Weights & Biases -------------------------------------------------------------------------------------------------
