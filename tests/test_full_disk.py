@@ -14,7 +14,7 @@ from utils.errors import StorageError
 from utils.failures import report_failure
 from utils.run_comparison import differences
 
-CHANGES = {"log_every_iterations": 1, "total_iter_per_epoch": 12, "total_epochs_before_pause": 1, "checkpoint_every_s": 1e-9}
+CHANGES = {"log_every_iterations": 1, "total_iter_per_epoch": 24, "total_epochs_before_pause": 1, "checkpoint_every_s": 1e-9}
 
 
 @contextmanager
