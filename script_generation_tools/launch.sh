@@ -34,5 +34,5 @@ ids="${ids%,}"
 python="$(bash "$root/install.sh" --print-python)"
 # While the interpreter starts, signals wait, where `env` can make them (coreutils 8.31); PROGRAM has to let them in.
 waiting=()
-if env --block-signal=INT,TERM,USR1 true 2>/dev/null; then waiting=(env --block-signal=INT,TERM,USR1); fi
+if env --block-signal=INT,TERM,USR1 true 2>/dev/null; then waiting=(env "--block-signal=INT,TERM,USR1"); fi
 exec ${waiting[@]+"${waiting[@]}"} "$python" "$root/$program" --name_of_args_json_file "$root/$config" ${ids:+--gpu_to_use "$ids"} "$@"
