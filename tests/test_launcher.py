@@ -124,8 +124,10 @@ def test_the_programs_exit_code_is_the_scripts(checkout):
 
 def test_signals_reach_the_program(checkout):
     """The script becomes the program: same process, so SIGTERM meets no shell in between."""
-    (checkout / "python stub").write_text(
-        f"#!{sys.executable}\nimport signal, sys, time\n"
+    # Not named by the stub's first line: the interpreter's path may hold a space.
+    (checkout / "python stub").write_text(f'#!/usr/bin/env bash\nexec "{sys.executable}" "{checkout}/program.py"\n')
+    (checkout / "program.py").write_text(
+        "import signal, sys, time\n"
         "signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))\n"
         "signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])\nprint('ready', flush=True)\ntime.sleep(30)\n"
     )
