@@ -149,7 +149,7 @@ def test_the_command_checks_a_config_and_says_what_it_did(capsys):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("template", sorted({path.stem.rsplit("_seed", 1)[0] for path in (REPOSITORY_ROOT / "experiment_config").glob("*.json")}))
+@pytest.mark.parametrize("template", sorted({path.stem.rsplit("_seed", 1)[0] for path in (REPOSITORY_ROOT / "experiment_config").glob("[!.]*.json")}))
 def test_every_generated_config_keeps_the_laws(template):
     path = next((REPOSITORY_ROOT / "experiment_config").glob(f"{template}*.json"))
     assert not [check for check in check_config_gradients(path, {}) if not check.passed]
