@@ -6,10 +6,14 @@ State that is passed around can be differentiated, and nothing is left behind be
 """
 
 from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from meta_learning.networks import MetaNetwork
+from utils.errors import ConfigError
 
 State = dict[str, Any]
 
@@ -190,6 +194,46 @@ def _square_root(values: Tensor) -> Tensor:
     """sqrt with derivative 0, not infinity, at 0."""
     positive = values > 0
     return torch.where(positive, torch.sqrt(torch.where(positive, values, torch.ones_like(values))), torch.zeros_like(values))
+
+
+def adapted_shapes(network: MetaNetwork, config: Any) -> dict[str, tuple[int, ...]]:
+    """Return name -> shape of what the inner loop adapts; the rates of a head made per episode are shared over classes.
+
+    Raises:
+        ConfigError: a pattern of `frozen_layers` matches nothing, or nothing is left to adapt.
+    """
+    norm_names = {f"{name}.{key}" for name, layer in network.norm_layers().items() for key, _ in layer.named_parameters()}
+    adapted_in_norms = ("weight", "bias") if config.enable_inner_loop_optimizable_bn_params else ()
+    shapes = {
+        name: tuple(parameter.shape)
+        for name, parameter in network.named_parameters()
+        if parameter.requires_grad and (name not in norm_names or name.rsplit(".", 1)[1] in adapted_in_norms)
+    }
+    if config.head != "learned":
+        shapes |= {"head.weight": (network.head.in_features,), "head.bias": ()}
+    every_name = [*dict(network.named_parameters()), *shapes]
+    for pattern in config.frozen_layers:
+        if not any(_matches(pattern, name) for name in every_name):
+            raise ConfigError(
+                f'"frozen_layers": "{pattern}" matches no parameter; layers and parameters are, for example, '
+                f"{', '.join(dict.fromkeys(part for name in every_name for part in (name.split('.')[0], name)))}"
+            )
+    kept = {
+        name: shape
+        for name, shape in shapes.items()
+        if config.adapted_parameters in ("all", "head" if name.startswith("head.") else "body")
+        and not any(_matches(pattern, name) for pattern in config.frozen_layers)
+    }
+    if config.number_of_training_steps_per_iter == 0:
+        return {}
+    if not kept:
+        raise ConfigError('"frozen_layers" and "adapted_parameters" leave nothing for the inner loop to adapt; free some layers')
+    return kept
+
+
+def _matches(pattern: str, name: str) -> bool:
+    """Tell whether a pattern is the name, one or several whole parts of it, or matches it with * and ?."""
+    return f".{pattern}." in f".{name}." or fnmatchcase(name, pattern)
 
 
 def build_inner_loop(config: Any, shapes: Mapping[str, Sequence[int]]) -> InnerLoopOptimizer:
