@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from meta_learning.convolutional_networks import Conv4
 from meta_learning.dropout import drop
 from meta_learning.foreign_modules import foreign_network
+from meta_learning.image_patches import ImagePatches, can_use_patches, convolve_patches, cut_patches, fold_images
 from meta_learning.initial_weights import load_initial_weights
 from meta_learning.layers import EpisodeHead, MetaConv2d, MetaLinear, Parameters, below, fold_tasks, unfold_features
 from meta_learning.networks import MetaNetwork, make_head
@@ -22,6 +23,7 @@ from meta_learning.norm_layers import BatchStatistics, MetaBatchNorm2d, MetaLaye
 from meta_learning.residual_networks import RESIDUAL_NETWORKS, ResidualNetwork
 from utils.config_rules import feature_size
 from utils.errors import ConfigError
+from utils.max_pooling import max_pool
 from utils.plugins import user_code
 from utils.registry import registered_backbone
 
@@ -29,6 +31,10 @@ __all__ = [
     "BACKBONES", "BatchStatistics", "EpisodeHead", "MetaBatchNorm2d", "MetaConv2d", "MetaConvBlock", "MetaLayerNorm", "MetaLinear", "MetaNetwork", "MultilayerPerceptron",
     "NormChoice", "Pass", "VGGReLUNormNetwork", "below", "build_network", "fold_tasks", "unfold_features",
 ]  # fmt: skip
+
+
+LEAKY_RELU_SLOPE = 0.01
+"""For negative values, as in the reference."""
 
 
 class MetaConvBlock(nn.Module):
@@ -39,14 +45,17 @@ class MetaConvBlock(nn.Module):
         self.conv, self.norm = conv, norm
         self.pool, self.dropout, self.index = pool, dropout, index
 
-    def forward(self, x: Tensor, params: Parameters | None, n_tasks: int, mode: Pass, name: str) -> Tensor:
-        """Return (n, B*F, H', W') for x (n, B*C, H, W)."""
-        x = self.conv(x, below(params, "conv"), n_tasks)
-        x = self.norm(x, below(params, "norm"), n_tasks, mode, f"{name}.norm")
-        if self.pool:
-            # Leaky ReLU is increasing, so it commutes with the maximum: the same result from a quarter of the pixels.
-            x = F.max_pool2d(x, 2)
-        x = F.leaky_relu(x)
+    def forward(self, x: Tensor | ImagePatches, params: Parameters | None, n_tasks: int, mode: Pass, name: str) -> Tensor:
+        """Return (n, B*F, H', W') for x (n, B*C, H, W), or for the patches of the first block's images."""
+        of_conv, of_norm, norm_name = below(params, "conv"), below(params, "norm"), f"{name}.norm"
+        if isinstance(x, ImagePatches):
+            x = convolve_patches(x, self.conv, self.norm, (of_conv, of_norm), LEAKY_RELU_SLOPE, mode, norm_name)
+        else:
+            x = self.norm(self.conv(x, of_conv, n_tasks), of_norm, n_tasks, mode, norm_name)
+            if self.pool:
+                # Leaky ReLU is increasing, so it commutes with the maximum: the same result from a quarter of the pixels.
+                x = max_pool(x, (2, 2))
+            x = F.leaky_relu(x, LEAKY_RELU_SLOPE)
         return drop(x, self.dropout, mode, self.index, n_tasks)
 
 
@@ -85,11 +94,17 @@ class VGGReLUNormNetwork(MetaNetwork):
         n_features = n_filters * (1 if self.global_average else height * width)
         self.head = make_head(n_features, n_way)
 
-    def features(self, images: Tensor, params: Parameters | None = None, mode: Pass | None = None) -> Tensor:
-        """Return features (B, n, D) of images (B, n, C, H, W)."""
+    def prepare(self, images: Tensor) -> Tensor | ImagePatches:
+        """Return the patches of the images, where the first block can take them."""
+        block = getattr(self, self.stage_names[0])
+        if not can_use_patches(block.conv, block.norm, images):
+            return images
+        return cut_patches(images, block.conv, (2, 2) if block.pool else (1, 1))
+
+    def features(self, images: Tensor | ImagePatches, params: Parameters | None = None, mode: Pass | None = None) -> Tensor:
+        """Return features (B, n, D) of images (B, n, C, H, W), or of what `prepare` made of them."""
         mode = mode or Pass()
-        n_tasks = images.shape[0]
-        x = fold_tasks(images)
+        x, n_tasks = fold_images(images)
         for name in self.stage_names:
             x = getattr(self, name)(x, below(params, name), n_tasks, mode, name)
         if self.global_average:

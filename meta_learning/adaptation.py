@@ -29,6 +29,8 @@ class Adapted:
     """Of the inner-loop optimiser."""
     moving: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     """Moving batch-norm statistics of the episode."""
+    images: dict[str, tuple[Tensor, Any]] = field(default_factory=dict)
+    """Support and query images, and the same in the form in which the network takes them, which serves all steps."""
     features: dict[str, Tensor] | None = None
     """Features of support and query images where no step changes them; None: every step does."""
 
@@ -117,16 +119,29 @@ class Adaptation:
         """Features (B, n, D) of the support or query images at the adapted parameters."""
         if adapted.features is not None and role in adapted.features:
             return adapted.features[role]
-        images, n_support = episodes.support_images, 0
+        n_support, images = 0, self._prepared(role, episodes, adapted)
         if role == "query":
-            mode, images = replace(mode, is_query=True), episodes.query_images
+            mode = replace(mode, is_query=True)
             if self.network.needs_support(mode):
                 n_support = episodes.support_images.shape[1]
-                mode, images = replace(mode, n_support=n_support), torch.cat([episodes.support_images, images], dim=1)
+                mode, images = replace(mode, n_support=n_support), self._prepared("both", episodes, adapted)
         features = self.network.features(images, adapted.params, mode)[:, n_support:]
         if adapted.features is not None:
             adapted.features[role] = features
         return features
+
+    def _prepared(self, role: str, episodes: Any, adapted: Adapted) -> Any:
+        """Support, query or both images in the form in which the network takes them."""
+        if role == "both":
+            support, query = (self._prepared(one, episodes, adapted) for one in ("support", "query"))
+            return torch.cat([support, query], dim=1) if isinstance(support, Tensor) else support.followed_by(query)
+        images = getattr(episodes, f"{role}_images")
+        of_images, prepared = adapted.images.get(role, (None, None))
+        if of_images is not images:  # learners that stay may be asked about other images later
+            with torch.no_grad():
+                prepared = self.network.prepare(images)
+            adapted.images[role] = images, prepared
+        return prepared
 
     def outputs(self, role: str, episodes: Any, adapted: Adapted, mode: Pass) -> Tensor:
         """Logits (B, n, N) of the support or query images at the adapted parameters."""

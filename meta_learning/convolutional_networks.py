@@ -8,16 +8,23 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from meta_learning.dropout import drop
-from meta_learning.layers import MetaConv2d, Parameters, below, fold_tasks, unfold_features
+from meta_learning.image_patches import ImagePatches, can_use_patches, convolve_patches, cut_patches, fold_images
+from meta_learning.layers import MetaConv2d, Parameters, below, unfold_features
 from meta_learning.networks import MetaNetwork, initialise_kaiming, make_head
 from meta_learning.norm_layers import NormChoice, Pass
+from utils.max_pooling import max_pool
 
 N_BLOCKS = 4
 
 
+def pooling_window(height: int, width: int) -> tuple[int, int]:
+    """2 x 2 pixels; a side of one pixel stays as it is, so that no image is too small."""
+    return min(2, height), min(2, width)
+
+
 def pool(x: Tensor) -> Tensor:
-    """Max-pooling over 2 x 2 pixels; a side of one pixel stays as it is, so that no image is too small."""
-    return F.max_pool2d(x, (min(2, x.shape[2]), min(2, x.shape[3])))
+    """Max-pooling over `pooling_window`."""
+    return max_pool(x, pooling_window(*x.shape[2:]))
 
 
 def pooled(side: int) -> int:
@@ -32,8 +39,11 @@ class Conv4Block(nn.Module):
         super().__init__()
         self.conv, self.norm = MetaConv2d(channels, shape[0], 3, padding=1), norm.build(shape)
 
-    def forward(self, x: Tensor, params: Parameters | None, n_tasks: int, mode: Pass, name: str) -> Tensor:
-        """Return (n, B*F, H', W') for x (n, B*C, H, W)."""
+    def forward(self, x: Tensor | ImagePatches, params: Parameters | None, n_tasks: int, mode: Pass, name: str) -> Tensor:
+        """Return (n, B*F, H', W') for x (n, B*C, H, W), or for the patches of the first block's images."""
+        if isinstance(x, ImagePatches):
+            given = below(params, "conv"), below(params, "norm")
+            return convolve_patches(x, self.conv, self.norm, given, 0.0, mode, f"{name}.norm")
         x = self.conv(x, below(params, "conv"), n_tasks)
         return F.relu(pool(self.norm(x, below(params, "norm"), n_tasks, mode, f"{name}.norm")))
 
@@ -61,9 +71,17 @@ class Conv4(MetaNetwork):
             channels, height, width = n_filters, pooled(height), pooled(width)
         self.head = make_head(n_filters * height * width, n_way)
 
-    def features(self, images: Tensor, params: Parameters | None = None, mode: Pass | None = None) -> Tensor:
-        """Return features (B, n, D) of images (B, n, C, H, W)."""
-        mode, n_tasks, x = mode or Pass(), images.shape[0], fold_tasks(images)
+    def prepare(self, images: Tensor) -> Tensor | ImagePatches:
+        """Return the patches of the images, where the first block can take them."""
+        block = self.block0
+        if not can_use_patches(block.conv, block.norm, images):
+            return images
+        return cut_patches(images, block.conv, pooling_window(*images.shape[3:]))
+
+    def features(self, images: Tensor | ImagePatches, params: Parameters | None = None, mode: Pass | None = None) -> Tensor:
+        """Return features (B, n, D) of images (B, n, C, H, W), or of what `prepare` made of them."""
+        mode = mode or Pass()
+        x, n_tasks = fold_images(images)
         for index, name in enumerate(self.stage_names):
             x = getattr(self, name)(x, below(params, name), n_tasks, mode, name)
             x = drop(x, self.dropout, mode, index, n_tasks)

@@ -34,8 +34,12 @@ class MetaNetwork(nn.Module):
         self.register_state_dict_post_hook(_to_plain_names)
         self.register_load_state_dict_pre_hook(_from_plain_names)
 
-    def features(self, images: Tensor, params: Parameters | None = None, mode: Pass | None = None) -> Tensor:
-        """Return features (B, n, D) of images (B, n, C, H, W)."""
+    def prepare(self, images: Tensor) -> Any:
+        """Return the images (B, n, C, H, W) in the form in which `features` takes them fastest, for many passes over the same ones."""
+        return images
+
+    def features(self, images: Any, params: Parameters | None = None, mode: Pass | None = None) -> Tensor:
+        """Return features (B, n, D) of images (B, n, C, H, W), or of what `prepare` made of them."""
         raise NotImplementedError
 
     def classify(self, features: Tensor, params: Parameters | None = None) -> Tensor:

@@ -12,6 +12,7 @@ Which images the statistics of batch norm come from is a choice of the pass:
     mixed          each layer has a choice of its own among these
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -74,6 +75,23 @@ class Pass:
     """Moving mean and variance (B*F,) per layer of this episode, written by support passes; for `episodic`."""
     dropout_seeds: Tensor | None = None
     """int64 (B,), one seed per episode; None: no dropout (evaluation)."""
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Of the values that a norm layer sees in one set of images, per channel."""
+
+    mean: Tensor
+    """(B*F,)."""
+    var: Tensor
+    """(B*F,), biased."""
+    count: int
+    """Values of a channel."""
+
+    @property
+    def unbiased_var(self) -> Tensor:
+        """(B*F,)."""
+        return self.var * (self.count / max(self.count - 1, 1))
 
 
 class MetaNorm(nn.Module):
@@ -169,32 +187,68 @@ class MetaBatchNorm2d(_AffineNorm):
             return self._normalise_one_set(x, weight, bias, n_tasks, mode, name)
         support, query = x[: mode.n_support], x[mode.n_support :]
         if statistics != "support":
-            # The support images are here for another layer's sake, and not for a second time in the episode's average.
-            support_mode = replace(mode, n_support=0, is_query=False, episode=None)
-            query_mode = replace(mode, n_support=0, is_query=True)
-            parts = (support, support_mode), (query, query_mode)
+            parts = zip((support, query), _modes_of_parts(mode), strict=True)
             return torch.cat([self._normalise_one_set(part, weight, bias, n_tasks, its_mode, name) for part, its_mode in parts])
-        var, mean = torch.var_mean(support, dim=(0, 2, 3), correction=0)
-        self.leave_statistics(mean, var * _unbiased(support), n_tasks, mode, name)
-        return _normalise(x, mean, var, weight, bias, self.eps)
+        moments = _moments(support)
+        self.leave_statistics(moments.mean, moments.unbiased_var, n_tasks, mode, name)
+        return _normalise(x, *_scale_and_shift(moments.mean, moments.var, weight, bias, self.eps))
+
+    def scales_and_shifts(
+        self, sets: Sequence[Moments], params: Parameters | None, n_tasks: int, mode: Pass, name: str
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Return s and t (B*F,) for each set of images, of y = s x + t, the norm of x, whose moments are given instead of x.
+
+        Args:
+            sets: of the images of the pass; of support and query images where both are there.
+        """
+        weight, bias = self.affine(params, mode.step, n_tasks)
+        if len(sets) > 1 and self.statistics_of(mode) == "support":
+            self.leave_statistics(sets[0].mean, sets[0].unbiased_var, n_tasks, mode, name)
+            return [_scale_and_shift(sets[0].mean, sets[0].var, weight, bias, self.eps)] * len(sets)
+        modes = _modes_of_parts(mode) if len(sets) > 1 else (mode,)
+        results = []
+        for moments, its_mode in zip(sets, modes, strict=True):
+            fixed = self._fixed_statistics(n_tasks, its_mode, name)
+            if fixed is None:
+                mean, var = self._of_batch(moments, n_tasks, its_mode)
+                self.leave_statistics(moments.mean, moments.unbiased_var, n_tasks, its_mode, name)
+            else:
+                mean, var = fixed
+            results.append(_scale_and_shift(mean, var, weight, bias, self.eps))
+        return results
 
     def _normalise_one_set(self, x: Tensor, weight: Tensor, bias: Tensor, n_tasks: int, mode: Pass, name: str) -> Tensor:
-        statistics, evaluates = self.statistics_of(mode), mode.collected is None
-        running_mean = _row(self.running_mean, mode.step).repeat(n_tasks)
-        running_var = _row(self.running_var, mode.step).repeat(n_tasks)
-        assert not (statistics == "support" and mode.is_query), "query images must come together with the support images"
-        if statistics == "running" and evaluates:
-            return F.batch_norm(x, running_mean, running_var, weight, bias, training=False, eps=self.eps)
-        if statistics == "episodic" and mode.is_query:
-            start = torch.zeros_like(running_mean), torch.ones_like(running_var)
-            mean, var = (mode.episode or {}).get(name, start)
-            return F.batch_norm(x, mean, var, weight, bias, training=False, eps=self.eps)
-        if self.learnable_momentum and not evaluates:
-            out, mean, var = self._normalise_with_moving_average(x, running_mean, running_var, weight, bias)
+        fixed = self._fixed_statistics(n_tasks, mode, name)
+        if fixed is not None:
+            return F.batch_norm(x, *fixed, weight, bias, training=False, eps=self.eps)
+        if self.learnable_momentum and mode.collected is not None:
+            moments = _moments(x)
+            mean, var = moments.mean, moments.unbiased_var
+            out = _normalise(x, *_scale_and_shift(*self._of_batch(moments, n_tasks, mode), weight, bias, self.eps))
         else:
             out, mean, var = batch_norm(x, weight, bias, self.eps)
         self.leave_statistics(mean, var, n_tasks, mode, name)
         return out
+
+    def _fixed_statistics(self, n_tasks: int, mode: Pass, name: str) -> tuple[Tensor, Tensor] | None:
+        """Mean and variance (B*F,) of a pass that does not look at its own images; None: it does."""
+        statistics, evaluates = self.statistics_of(mode), mode.collected is None
+        assert not (statistics == "support" and mode.is_query), "query images must come together with the support images"
+        running = _row(self.running_mean, mode.step).repeat(n_tasks), _row(self.running_var, mode.step).repeat(n_tasks)
+        if statistics == "running" and evaluates:
+            return running
+        if statistics == "episodic" and mode.is_query:
+            start = torch.zeros_like(running[0]), torch.ones_like(running[1])
+            return (mode.episode or {}).get(name, start)
+        return None
+
+    def _of_batch(self, moments: Moments, n_tasks: int, mode: Pass) -> tuple[Tensor, Tensor]:
+        """Mean and variance (B*F,) of a pass that looks at its own images."""
+        if not self.learnable_momentum or mode.collected is None:
+            return moments.mean, moments.var
+        momentum = self.momentum.clamp(0.0, 1.0)
+        mean, var = (_row(values, mode.step).repeat(n_tasks) for values in (self.running_mean, self.running_var))
+        return (1 - momentum) * mean + momentum * moments.mean, (1 - momentum) * var + momentum * moments.var
 
     def leave_statistics(self, mean: Tensor, var: Tensor, n_tasks: int, mode: Pass, name: str) -> None:
         """Leave a pass's mean and unbiased variance, (B*F,), where the pass wants them."""
@@ -208,15 +262,6 @@ class MetaBatchNorm2d(_AffineNorm):
             for statistic, value in (("running_mean", mean), ("running_var", var)):
                 mode.collected.add(f"{name}.{statistic}", row, self.n_rows, value.view(n_tasks, -1).mean(0))
 
-    def _normalise_with_moving_average(
-        self, x: Tensor, running_mean: Tensor, running_var: Tensor, weight: Tensor, bias: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        var, mean = torch.var_mean(x, dim=(0, 2, 3), correction=0)
-        momentum = self.momentum.clamp(0.0, 1.0)
-        blended_mean = (1 - momentum) * running_mean + momentum * mean
-        blended_var = (1 - momentum) * running_var + momentum * var
-        return _normalise(x, blended_mean, blended_var, weight, bias, self.eps), mean, var * _unbiased(x)
-
     @torch.no_grad()
     def update_running_statistics(self, batch_mean: Tensor, batch_var: Tensor) -> None:
         """Move each row towards this iteration's statistics: running <- (1 - m) running + m batch."""
@@ -229,14 +274,24 @@ class MetaBatchNorm2d(_AffineNorm):
         return bool((self.running_mean != 0).any() or (self.running_var != 1).any())
 
 
-def _normalise(x: Tensor, mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+def _modes_of_parts(mode: Pass) -> tuple[Pass, Pass]:
+    """For a layer with statistics of its own in a pass of support and query images: support images, query images."""
+    # The support images are here for another layer's sake, and not for a second time in the episode's average.
+    return replace(mode, n_support=0, is_query=False, episode=None), replace(mode, n_support=0, is_query=True)
+
+
+def _moments(x: Tensor) -> Moments:
+    var, mean = torch.var_mean(x, dim=(0, 2, 3), correction=0)
+    return Moments(mean, var, x.numel() // x.shape[1])
+
+
+def _scale_and_shift(mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     scale = weight * torch.rsqrt(var + eps)
-    return x * scale[:, None, None] + (bias - mean * scale)[:, None, None]
+    return scale, bias - mean * scale
 
 
-def _unbiased(x: Tensor) -> float:
-    count = x.numel() // x.shape[1]
-    return count / max(count - 1, 1)
+def _normalise(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    return x * scale[:, None, None] + shift[:, None, None]
 
 
 class MetaTaskNorm2d(_AffineNorm):

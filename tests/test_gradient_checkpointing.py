@@ -5,6 +5,7 @@ import logging
 import pytest
 import torch
 
+from meta_learning.image_patches import fold_images
 from tests.learner_tools import PLUS_PLUS, random_episodes, small_config, small_learner, worst_difference
 from utils.errors import ConfigError
 
@@ -62,7 +63,7 @@ class _Held:
 def test_recomputation_holds_the_activations_of_one_step_only():
     episodes = random_episodes(small_config())
     held = {
-        (steps, on): saved_bytes(small_learner(number_of_training_steps_per_iter=steps, gradient_checkpointing=on), episodes)
+        (steps, on): saved_bytes(small_learner(cnn_num_filters=16, number_of_training_steps_per_iter=steps, gradient_checkpointing=on), episodes)
         for steps in (3, 9) for on in (False, True)
     }  # fmt: skip
     assert held[9, False] > 2.5 * held[3, False]
@@ -77,7 +78,7 @@ class OutOfMemoryAbove:
         self.features, self.n_tasks = network.features, n_tasks
 
     def __call__(self, images, *arguments):
-        if len(images) > self.n_tasks:
+        if fold_images(images)[1] > self.n_tasks:
             raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes.")
         return self.features(images, *arguments)
 

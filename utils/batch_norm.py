@@ -74,8 +74,9 @@ class _BatchNorm(torch.autograd.Function):
 def _torchs_backward(
     grad: Tensor, x: Tensor, weight: Tensor, mean: Tensor, rstd: Tensor, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
+    same_format = grad.contiguous(memory_format=torch.channels_last if x.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format)
     return torch.ops.aten.native_batch_norm_backward(
-        grad.contiguous(), x, weight, None, None, mean, rstd, True, eps, [True, True, True]
+        same_format, x, weight, None, None, mean, rstd, True, eps, [True, True, True]
     )
 
 

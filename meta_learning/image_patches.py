@@ -1,0 +1,201 @@
+"""The first block of a network from patches of its images: convolution, batch norm, max-pooling and activation at once.
+
+The images of an episode stay the same through all inner steps and nothing is differentiated with respect to them. So their
+patches p, what the kernel sees at each pixel, are cut once per episode. Then batch norm needs no pass over the feature map, the
+largest of the network, because the map's statistics follow from those of the patches,
+
+    x = W p + b,   mean(x) = W mean(p) + b,   var(x) = diag(W cov(p) W^T)
+
+and norm and convolution together are one linear map of patches, whose maxima over the pooling windows are all that is kept:
+
+    out = f(max over the pixels of a window of (A p + c)),   A = s W,  c = s b + t,   y = s x + t the norm
+
+Given which pixel of a window wins and on which side of zero it lies, `out` is linear in (A, c): the backward and the double
+backward are products of small matrices too.
+
+Letters: B tasks, n images per task, C channels, k x k kernel, K = C k^2, F filters, L windows per image.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from meta_learning.layers import MetaConv2d, Parameters, fold_tasks, given_or_own, in_best_format
+from meta_learning.norm_layers import MetaBatchNorm2d, Moments, Pass
+
+MOST_CHANNELS = 3
+"""Of images whose patches take less memory than the feature maps that they replace."""
+
+
+@dataclass(frozen=True)
+class PatchSet:
+    """The patches of one set of images of each task, less their mean over the set."""
+
+    windows: tuple[Tensor, ...]
+    """For each pixel of a pooling window (n*B, L, K + 1), the last column being ones."""
+    mean: Tensor
+    """(B, K) over all patches of the set, also those that no window covers."""
+    covariance: Tensor
+    """(B, K, K)."""
+    n_patches: int
+    """Of each task."""
+
+
+@dataclass(frozen=True)
+class ImagePatches:
+    """Images (B, n, C, H, W) as the first block of a network sees them; support before query images where both are there."""
+
+    sets: tuple[PatchSet, ...]
+    n_tasks: int
+    sides: tuple[int, int]
+    """H, W of the block's output."""
+
+    def followed_by(self, other: "ImagePatches") -> "ImagePatches":
+        """These images and then the others."""
+        return replace(self, sets=self.sets + other.sets)
+
+
+def cut_patches(images: Tensor, conv: MetaConv2d, window: tuple[int, int]) -> ImagePatches:
+    """Cut the patches of images (B, n, C, H, W) for a convolution and the pooling windows (h, w) after it."""
+    n_tasks, n_images = images.shape[:2]
+    folded = images.transpose(0, 1).flatten(0, 1)  # (n*B, C, H, W)
+    height, width = (
+        (side + 2 * padding - kernel) // stride + 1
+        for side, padding, kernel, stride in zip(images.shape[-2:], conv.padding, conv.kernel_size, conv.stride, strict=True)
+    )
+    patches = F.unfold(folded, conv.kernel_size, padding=conv.padding, stride=conv.stride)  # (n*B, K, H'*W')
+    n_positions = patches.shape[2]
+    of_tasks = patches.view(n_images, n_tasks, -1, n_positions)
+    mean = of_tasks.mean(dim=(0, 3))  # (B, K)
+    of_tasks -= mean[None, :, :, None]
+    products = torch.bmm(patches, patches.transpose(1, 2)).view(n_images, n_tasks, *[patches.shape[1]] * 2)
+    covariance = products.mean(0) / n_positions
+    with_ones = F.pad(patches.transpose(1, 2), (0, 1), value=1.0).unflatten(1, (height, width))
+    rows, columns = height // window[0], width // window[1]
+    windows = tuple(
+        with_ones[:, top : rows * window[0] : window[0], left : columns * window[1] : window[1]].flatten(1, 2).contiguous()
+        for top, left in product(range(window[0]), range(window[1]))
+    )
+    return ImagePatches((PatchSet(windows, mean, covariance, n_images * n_positions),), n_tasks, (rows, columns))
+
+
+def fold_images(images: Tensor | ImagePatches) -> tuple[Tensor | ImagePatches, int]:
+    """Return what the first block takes, patches or (n, B*C, H, W), and the number of tasks."""
+    if isinstance(images, ImagePatches):
+        return images, images.n_tasks
+    return fold_tasks(images), images.shape[0]
+
+
+def can_use_patches(conv: MetaConv2d, norm: Any, images: Tensor) -> bool:
+    """Tell whether `convolve_patches` can take the place of a first block."""
+    plain = conv.groups == 1 and conv.dilation == (1, 1) and conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
+    return plain and type(norm) is MetaBatchNorm2d and images.shape[2] <= MOST_CHANNELS and not images.requires_grad
+
+
+def convolve_patches(
+    patches: ImagePatches, conv: MetaConv2d, norm: MetaBatchNorm2d, params: tuple[Parameters | None, Parameters | None],
+    negative_slope: float, mode: Pass, name: str,
+) -> Tensor:  # fmt: skip
+    """Return f(max over windows of norm(conv(images))), f a leaky ReLU, (n, B*F, H', W').
+
+    Args:
+        params: of the convolution and of the norm.
+        name: of the norm layer, under which it leaves its statistics.
+    """
+    n_tasks = patches.n_tasks
+    weight = given_or_own(conv, params[0], "weight", n_tasks).flatten(2)  # (B, F, K)
+    moments = []
+    for images in patches.sets:
+        mean = torch.bmm(weight, images.mean.unsqueeze(2)).squeeze(2)  # (B, F)
+        if conv.bias is not None:
+            mean = mean + given_or_own(conv, params[0], "bias", n_tasks)
+        var = (torch.bmm(weight, images.covariance) * weight).sum(2)
+        moments.append(Moments(mean.flatten(), var.flatten(), images.n_patches))
+    outputs = []
+    for images, its, (scale, shift) in zip(
+        patches.sets, moments, norm.scales_and_shifts(moments, params[1], n_tasks, mode, name), strict=True
+    ):
+        constant = scale * its.mean + shift  # the patches have lost their mean
+        linear = torch.cat([scale.view(n_tasks, -1, 1) * weight, constant.view(n_tasks, -1, 1)], dim=2)
+        outputs.append(_WindowMaxima.apply(linear, negative_slope, *images.windows))
+    out = outputs[0] if len(outputs) == 1 else torch.cat(outputs)  # (n, B, L, F)
+    pixels_first = out.transpose(1, 2).flatten(2)  # (n, L, B*F)
+    return in_best_format(pixels_first.unflatten(1, patches.sides).permute(0, 3, 1, 2))
+
+
+def _to_images(linear: Tensor, windows: Tensor) -> Tensor:
+    """(B, F, K) as (n*B, K, F)."""
+    n_images = windows.shape[0] // linear.shape[0]
+    transposed = linear.transpose(1, 2)
+    return transposed.expand(n_images, *transposed.shape).flatten(0, 1)
+
+
+class _WindowMaxima(torch.autograd.Function):
+    """linear (B, F, K + 1) -> f(max over q of windows[q] linear^T), (n, B, L, F)."""
+
+    @staticmethod
+    def forward(ctx: Any, linear: Tensor, negative_slope: float, *windows: Tensor) -> Tensor:
+        matrices = _to_images(linear, windows[0])
+        maxima, is_new = torch.bmm(windows[0], matrices), []
+        values = torch.empty_like(maxima)
+        for window in windows[1:]:
+            torch.bmm(window, matrices, out=values)
+            if ctx.needs_input_grad[0]:
+                is_new.append(torch.gt(values, maxima, out=torch.empty_like(values)))
+            torch.maximum(maxima, values, out=maxima)
+        if ctx.needs_input_grad[0]:
+            ctx.save_for_backward(*_slopes(maxima, is_new, negative_slope), *windows)
+        F.leaky_relu_(maxima, negative_slope)
+        return maxima.unflatten(0, (-1, linear.shape[0]))
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        n_windows = len(ctx.saved_tensors) // 2
+        return _WindowMaximaBackward.apply(grad, *ctx.saved_tensors), None, *[None] * n_windows
+
+
+def _slopes(maxima: Tensor, is_new: Sequence[Tensor], negative_slope: float) -> list[Tensor]:
+    """For each pixel of the windows the derivative of the output: that of f where it is the first one with the maximum, else 0."""
+    slope = torch.empty_like(maxima).fill_(1.0)
+    slope = torch.ops.aten.leaky_relu_backward(slope, maxima, negative_slope, False)
+    slopes = []
+    for new in reversed(is_new):
+        slopes.append(new.mul_(slope))
+        slope = slope - new
+    return [slope, *reversed(slopes)]
+
+
+class _WindowMaximaBackward(torch.autograd.Function):
+    """grad (n, B, L, F) -> sum over images and q of (slopes[q] grad)^T windows[q], (B, F, K + 1)."""
+
+    @staticmethod
+    def forward(ctx: Any, grad: Tensor, *slopes_and_windows: Tensor) -> Tensor:
+        ctx.save_for_backward(*slopes_and_windows)
+        ctx.n_tasks = grad.shape[1]
+        slopes, windows = _halves(slopes_and_windows)
+        grad = grad.flatten(0, 1)
+        total, values = grad.new_zeros(len(grad), windows[0].shape[2], grad.shape[2]), torch.empty_like(grad)
+        for slope, window in zip(slopes, windows, strict=True):
+            total.baddbmm_(window.transpose(1, 2), torch.mul(slope, grad, out=values))
+        return total.unflatten(0, (-1, ctx.n_tasks)).sum(0).transpose(1, 2)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
+        slopes, windows = _halves(ctx.saved_tensors)
+        matrices = _to_images(cotangent, windows[0])
+        total = torch.bmm(windows[0], matrices).mul_(slopes[0])
+        values = torch.empty_like(total)
+        for slope, window in zip(slopes[1:], windows[1:], strict=True):
+            total.addcmul_(torch.bmm(window, matrices, out=values), slope)
+        return total.unflatten(0, (-1, ctx.n_tasks)), *[None] * len(ctx.saved_tensors)
+
+
+def _halves(tensors: Sequence[Tensor]) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+    return tensors[: len(tensors) // 2], tensors[len(tensors) // 2 :]

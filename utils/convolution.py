@@ -1,0 +1,100 @@
+"""2-d convolution whose double backward is two forward passes and one backward pass, grouped or not.
+
+torch's own double backward walks through the groups one by one; with a task in each group that is the loop over tasks again.
+
+The forward pass is bilinear in input x and weights w, so with I(g, w) and W(g, x) for the gradients with respect to x and w:
+
+    forward           y = x * w + b
+    backward          I(g, w),   W(g, x),   sum(g)
+    double backward   for cotangents v of I, u of W and c of sum(g):
+        with respect to g          v * w + x * u + c
+        with respect to x and w    I(g, u) and W(g, v): one backward pass with v for the input and u for the weights
+
+The double backward itself cannot be differentiated again: MAML needs second order, not third.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+
+class Geometry(NamedTuple):
+    """How the kernel moves."""
+
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
+    groups: int
+
+
+def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
+    """Convolve as `F.conv2d` does, for second order.
+
+    Args:
+        x: (n, C, H, W).
+        weight: (F, C / groups, k, k).
+        bias: (F,).
+    Returns:
+        (n, F, H', W').
+    """
+    return _Convolution.apply(x, weight, bias, geometry)
+
+
+def _backward(grad: Tensor, x: Tensor, weight: Tensor, geometry: Geometry, wanted: tuple[bool, bool, bool]) -> tuple[Tensor, ...]:
+    stride, padding, dilation, groups = geometry
+    return torch.ops.aten.convolution_backward(
+        grad, x, weight, [weight.shape[0]], stride, padding, dilation, False, [0, 0], groups, list(wanted)
+    )
+
+
+class _Convolution(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.geometry = geometry
+        return F.conv2d(x, weight, bias, *geometry)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        wanted = tuple(ctx.needs_input_grad[:3])
+        return *_ConvolutionBackward.apply(grad, *ctx.saved_tensors, ctx.geometry, wanted), None
+
+
+class _ConvolutionBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, grad: Tensor, x: Tensor, weight: Tensor, geometry: Geometry, wanted: tuple[bool, bool, bool]
+    ) -> tuple[Tensor | None, ...]:
+        ctx.save_for_backward(grad, x, weight)
+        ctx.geometry = geometry
+        ctx.set_materialize_grads(False)
+        return tuple(_backward(grad, x, weight, geometry, wanted))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, v: Tensor | None, u: Tensor | None, c: Tensor | None) -> tuple[Tensor | None, ...]:
+        grad, x, weight = ctx.saved_tensors
+        for_grad = for_x = for_weight = None
+        if ctx.needs_input_grad[0]:
+            for_grad = _for_grad(grad, x, weight, v, u, c, ctx.geometry)
+        wanted = ctx.needs_input_grad[1] and u is not None, ctx.needs_input_grad[2] and v is not None, False
+        if any(wanted):
+            for_x, for_weight, _ = _backward(grad, x if v is None else v, weight if u is None else u, ctx.geometry, wanted)
+        return for_grad, for_x, for_weight, None, None
+
+
+def _for_grad(
+    grad: Tensor, x: Tensor, weight: Tensor, v: Tensor | None, u: Tensor | None, c: Tensor | None, geometry: Geometry
+) -> Tensor:
+    """v * w + x * u + c, of which any may be missing."""
+    total = None
+    for images, kernels in ((v, weight), (x, u)):
+        if images is not None and kernels is not None:
+            part = F.conv2d(images, kernels, c if total is None else None, *geometry)
+            total = part if total is None else total.add_(part)
+    if total is not None:
+        return total
+    return torch.zeros_like(grad) if c is None else c.view(-1, 1, 1).expand_as(grad)
