@@ -219,6 +219,8 @@ class FewShotClassifier(Estimator):
         Args:
             X, y: as for `fit`; may hold new classes where the head allows them.
             classes: all classes that there will be, as scikit-learn has it: labels of others are refused.
+        Raises:
+            InputError: as `fit`; a label that is not among `classes`. The classifier is then as it was.
         """
         given = image_arrays(X, channels=self._channels(), image_shape=self.image_shape)
         labels = class_labels(y, len(given.pixels))
@@ -237,7 +239,10 @@ class FewShotClassifier(Estimator):
         return self._adapt(config, support, ranks, all_classes, self.n_features_in_)
 
     def predict(self, X: Any, *, every_step: bool = False) -> np.ndarray:
-        """Return the most probable label of each image, (n,); with `every_step` (S+1, n), row s after s inner steps."""
+        """Return the most probable label of each image, (n,); with `every_step` (S+1, n), row s after s inner steps.
+
+        Images `X` as for `fit`. Raises: NotFittedError before `fit`; InputError for images that cannot work.
+        """
         probabilities = self.predict_proba(X, every_step=every_step)
         return self.classes_[probabilities.argmax(axis=-1)]
 
@@ -261,7 +266,7 @@ class FewShotClassifier(Estimator):
         return probabilities if every_step else probabilities[0]
 
     def score(self, X: Any, y: Any) -> float:
-        """Return the accuracy on labelled images."""
+        """Return the accuracy, a share from 0 to 1, on images and labels (n,) as for `fit`."""
         predicted = self.predict(X)
         return float(np.mean(predicted == class_labels(y, len(predicted))))
 
@@ -310,8 +315,11 @@ class FewShotClassifier(Estimator):
         Args:
             test_dataset: as for `meta_fit`; of a folder, its test classes. Tasks have the ways, shots and queries of the parameters
                 `test_num_classes_per_set`, `test_num_samples_per_class`, `test_num_target_samples`, or those of training.
+            n_tasks: how many; of a list of tasks at most those that there are.
             n_steps: inner steps; None: `number_of_evaluation_steps_per_iter`.
             statistics: batch-norm statistics; None: those of training.
+        Raises:
+            NotFittedError: nothing was meta-learned. ConfigError, DataError, InputError: parameters or data that cannot work.
         """
         self._check_meta_fitted("accuracy")
         changes = {} if n_steps is None else {"number_of_evaluation_steps_per_iter": n_steps}
@@ -402,7 +410,10 @@ class FewShotClassifier(Estimator):
         """Read what `save` wrote, or any checkpoint of a run.
 
         Args:
+            path: of the file.
             network, loss: the same as when it was saved, where they were objects: files hold numbers, not code.
+        Raises:
+            ConfigError: an object is asked for and not given. StorageError: the file is damaged, or cannot be read.
         """
         state = read_checkpoint_state(Path(path))
         if "classifier" not in state:

@@ -301,7 +301,7 @@ class FewShotLearner(nn.Module):
         """Apply a meta-batch: a step of the outer optimiser at the epoch's learning rate, and one moving-average step of the statistics.
 
         Returns:
-            bool (), on the device: false where loss, gradients or statistics are not finite; see `MetaOptimizer.update`.
+            bool of shape (), on the device: false where loss, gradients or statistics are not finite; see `MetaOptimizer.update`.
         """
         metrics, statistics = meta_gradients.metrics, meta_gradients.statistics
         evidence = [metrics["loss"], metrics["gradient_norm"], *statistics.values()]
@@ -330,6 +330,7 @@ class FewShotLearner(nn.Module):
         """Adapt to each task and classify its query images; the learner stays exactly as it was.
 
         Args:
+            episodes: B of them, as for `meta_gradients`.
             n_steps: inner steps; those beyond S reuse the last step's rates and norm rows.
             statistics: a value of `meta_learning.norm_layers`; None: as in training.
         Raises:
@@ -395,7 +396,7 @@ class FewShotLearner(nn.Module):
     # State.
 
     def state_tensors(self) -> dict[str, Tensor]:
-        """Return everything that training changes, by name: network, inner learning rates, the optimiser's moments and steps."""
+        """Return name -> tensor, of any shape, of all that training changes: network, inner learning rates, the optimiser's moments and steps."""
         tensors = {name: value.detach() for name, value in self.state_dict().items()}
         return tensors | {OPTIMIZER_PREFIX + name: value for name, value in self.meta_optimizer.state_tensors().items()}
 

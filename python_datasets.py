@@ -211,7 +211,7 @@ class SplitData:
         return self.sources[split].episodes(split, indices, shape)
 
     def as_pixels(self, images: Tensor) -> Tensor:
-        """Images of an episode, for people to look at."""
+        """Normalised images (..., C, H, W) of an episode as uint8, for people to look at."""
         return self.sources["val"].as_pixels(images)
 
 

@@ -45,7 +45,14 @@ log = logging.getLogger(__name__)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one experiment from command-line arguments and return the exit code (0, or see `utils.errors`)."""
+    """Run one experiment, as the scripts do; call it from Python with the arguments that a script would be given.
+
+    Args:
+        arguments: for example ["--name_of_args_json_file", "experiment_config/quickstart.json", "--total_epochs", "2"]; None: those of
+            the command line.
+    Returns:
+        the exit code: 0 finished or paused, otherwise see `utils.errors`. What went wrong is printed, not raised.
+    """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if {"-h", "--help"}.intersection(arguments):
         try:
@@ -65,7 +72,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run(arguments: list[str], console: Console, stop: stop_signals.StopSignals) -> None:
-    """Train and test the experiment of these arguments, or show the result of one that is finished."""
+    """Train and test the experiment of these arguments, or show the result of one that is finished.
+
+    Raises:
+        ConfigError: no config, or one that cannot work. Other UserError of `utils.errors`: bad data, no space, ...
+        Interrupted: a signal came; everything is saved.
+    """
     json_path, overrides = parse_command_line(arguments)
     overrides = load_plugins(overrides)
     if json_path is None and "experiment_name" not in overrides:

@@ -81,6 +81,7 @@ def run_sweep(sweep: Sweep, folder: Path, slots: list[str], stop: StopSignals) -
         slots: a value of gpu_to_use for each trial that may run at a time.
     Raises:
         ConfigError: the sweep has started with another sweep file.
+        StorageError: its folder cannot be made.
         Interrupted: a signal has come; the trials under way have saved.
     """
     try:
