@@ -7,7 +7,7 @@ Letters: B tasks, N way, K shot, Q query images per class, S inner steps.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,17 +15,20 @@ import torch
 from torch import Tensor, nn
 
 from meta_learning.adaptation import Adaptation, Adapted
-from meta_learning.execution import choose_task_chunk_size, mean_over_chunks, task_chunks
+from meta_learning.cuda_graphs import GraphedComputation, recorder_for
+from meta_learning.execution import choose_task_chunk_size, gradients_of, mean_over_chunks, task_chunks, tensors_of
 from meta_learning.inner_loop_optimizers import InnerLoopOptimizer, adapted_shapes, build_inner_loop
 from meta_learning.meta_optimizer import MetaOptimizer, OuterUpdate, build_outer_update
 from meta_learning.networks import MetaNetwork
 from meta_learning.norm_layers import BatchStatistics, MetaBatchNorm2d, Pass
 from meta_learning.outer_losses import (
     CROSS_ENTROPY,
+    OuterLoop,
     TaskLoss,
     last_step_weights,
     multi_step_loss_weights,
 )
+from meta_learning.precision import ConvolutionPrecision
 from meta_neural_network_architectures import build_network
 from utils.errors import ConfigError
 from utils.failures import is_out_of_memory
@@ -69,18 +72,6 @@ class Evaluation:
     query_accuracy: Tensor
 
 
-@dataclass(frozen=True)
-class OuterLoop:
-    """Choices of the outer loss; the meanings are those of the config keys."""
-
-    displacement: bool = False
-    """The meta-update follows theta[0] - theta[S] (Reptile); there is no outer loss to differentiate."""
-    second_order: bool = True
-    first_order_to_second_order_epoch: int = -1
-    multi_step_loss: bool = False
-    multi_step_loss_epochs: int = 10
-
-
 class FewShotLearner(nn.Module):
     """MAML and its relatives.
 
@@ -97,13 +88,15 @@ class FewShotLearner(nn.Module):
         chosen_automatically: whether the chunk size was chosen by the machine: a resumed run reuses it, and it is halved where
             memory runs out.
         gradient_checkpointing: recompute inner steps, for the memory of one of them.
+        precision: number format of the convolutions; None: that of the parameters.
+        use_cuda_graphs: record the meta-gradient's kernels once and replay them, where there is CUDA.
     """
 
     def __init__(
         self, network: MetaNetwork, inner_loop: InnerLoopOptimizer, outer_loop: OuterLoop, *, head: str = "learned",
         outer_update: OuterUpdate = DEFAULT_UPDATE, loss: TaskLoss = CROSS_ENTROPY, n_evaluation_steps: int | None = None,
         batch_norm_statistics: str = "transductive", task_chunk_size: int | None = None, chosen_automatically: bool = False,
-        gradient_checkpointing: bool = False,
+        gradient_checkpointing: bool = False, precision: ConvolutionPrecision | None = None, use_cuda_graphs: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
         self.network, self.inner_loop, self.outer_loop, self.loss = network, inner_loop, outer_loop, loss
@@ -114,6 +107,9 @@ class FewShotLearner(nn.Module):
         self.task_chunk_size = task_chunk_size
         self.chosen_automatically = chosen_automatically
         self.gradient_checkpointing = gradient_checkpointing
+        self.precision = precision or ConvolutionPrecision(network)
+        self.replayed = GraphedComputation(recorder_for(next(network.parameters()).device, use_cuda_graphs))
+        self._weights_on_device: tuple[int, Tensor] | None = None
         self.meta_optimizer = MetaOptimizer(self.meta_parameters(), outer_update)
 
     # Schedules: everything that changes with the epoch.
@@ -158,14 +154,35 @@ class FewShotLearner(nn.Module):
             episodes: support_images (B, N*K, C, H, W), support_labels (B, N*K), query_images, query_labels, seeds (B,), n_way.
             epoch: from 0; decides derivative order and the weights v.
         """
+        self.precision.check(lambda: self._meta_gradients(episodes, epoch).gradients, epoch)
+        return self._meta_gradients(episodes, epoch)
+
+    def _meta_gradients(self, episodes: Any, epoch: int) -> MetaGradients:
+        counts = tuple(weight != 0 for weight in self.multi_step_loss_weights(epoch))
+        second_order = self.is_second_order(epoch)
+        inputs = tensors_of(episodes) | {"weights": self._weights_of(epoch, episodes.support_images)}
+
+        def compute(inputs: Mapping[str, Tensor], size: int) -> dict[str, dict[str, Tensor]]:
+            given = dict(inputs)
+            weights = [weight if counted else None for weight, counted in zip(given.pop("weights"), counts, strict=True)]
+            results = mean_over_chunks(
+                lambda chunk: self._chunk_meta_gradients(chunk, weights, second_order), replace(episodes, **given), size
+            )
+            norms = [torch.linalg.vector_norm(gradient) for gradient in results["gradients"].values()]
+            results["metrics"]["gradient_norm"] = torch.linalg.vector_norm(torch.stack(norms))
+            return results
+
+        phase = second_order, counts, episodes.n_way, self.precision.current
         means = self._in_fitting_chunks(
-            lambda size: mean_over_chunks(lambda chunk: self._chunk_meta_gradients(chunk, epoch), episodes, size), episodes
+            lambda size: self.replayed(lambda values: compute(values, size), inputs, (phase, size)), episodes
         )
-        gradients, metrics = means["gradients"], means["metrics"]
-        metrics["gradient_norm"] = torch.linalg.vector_norm(
-            torch.stack([torch.linalg.vector_norm(gradient) for gradient in gradients.values()])
-        )
-        return MetaGradients(gradients, means["statistics"], metrics)
+        return MetaGradients(means["gradients"], means.get("statistics", {}), means["metrics"])
+
+    def _weights_of(self, epoch: int, like: Tensor) -> Tensor:
+        """The multi-step loss weights of an epoch on the device, (S,), copied there once."""
+        if self._weights_on_device is None or self._weights_on_device[0] != epoch:
+            self._weights_on_device = epoch, torch.tensor(self.multi_step_loss_weights(epoch), dtype=like.dtype, device=like.device)
+        return self._weights_on_device[1]
 
     def _in_fitting_chunks(self, compute: Callable[[int], Any], episodes: Any) -> Any:
         """Return `compute(tasks at once)`; where memory runs out and the size is the machine's choice, with half as many from now on."""
@@ -182,13 +199,13 @@ class FewShotLearner(nn.Module):
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
 
-    def _chunk_meta_gradients(self, episodes: Any, epoch: int) -> dict[str, dict[str, Tensor]]:
-        weights = self.multi_step_loss_weights(epoch)
+    def _chunk_meta_gradients(
+        self, episodes: Any, weights: Sequence[Tensor | None], create_graph: bool
+    ) -> dict[str, dict[str, Tensor]]:
         collected = BatchStatistics()
         seeds = episodes.seeds if self.network.uses_dropout else None
         mode = Pass(statistics=self.batch_norm_statistics, collected=collected, dropout_seeds=seeds)
         adapted = self.adaptation.start(episodes, mode)
-        create_graph = self.is_second_order(epoch)
         if self.outer_loop.displacement:
             gradients, losses, metrics = self._displacement(episodes, adapted, mode, weights)
         elif self.gradient_checkpointing and adapted.features is None and self.n_steps > 0:
@@ -207,7 +224,7 @@ class FewShotLearner(nn.Module):
         }
 
     def _unrolled_gradient(
-        self, episodes: Any, adapted: Adapted, mode: Pass, weights: list[float], create_graph: bool
+        self, episodes: Any, adapted: Adapted, mode: Pass, weights: Sequence[Tensor | None], create_graph: bool
     ) -> tuple[dict[str, Tensor], list[Tensor], list[dict[str, Tensor]]]:
         """Keep the graph of all inner steps and differentiate once. Returns gradients, and per step loss and metrics."""
         losses, metrics = [], []
@@ -224,7 +241,7 @@ class FewShotLearner(nn.Module):
         return dict(zip(meta_parameters, values, strict=True)), losses, metrics
 
     def _recomputed_gradient(
-        self, episodes: Any, start: Adapted, mode: Pass, weights: list[float], create_graph: bool
+        self, episodes: Any, start: Adapted, mode: Pass, weights: Sequence[Tensor | None], create_graph: bool
     ) -> tuple[dict[str, Tensor], list[Tensor], list[dict[str, Tensor]]]:
         """Keep only the adapted parameters of each step, and rebuild one step's graph at a time, the last one first.
 
@@ -246,17 +263,17 @@ class FewShotLearner(nn.Module):
             after, loss, step_metrics = self._training_step(
                 episodes, adapted, replace(mode, step=step), weights[step], create_graph=create_graph
             )
-            values = _gradients_of([loss, *after.tensors()], [torch.ones_like(loss), *adjoint], [*adapted.tensors(), *meta_parameters.values()])
+            values = gradients_of([loss, *after.tensors()], [torch.ones_like(loss), *adjoint], [*adapted.tensors(), *meta_parameters.values()])
             adjoint = values[: len(adapted.tensors())]
             totals = [total + value for total, value in zip(totals, values[len(adjoint) :], strict=True)]
             losses.append(loss.detach())
             metrics.append(step_metrics)
-        values = _gradients_of(start.tensors(), adjoint, list(meta_parameters.values()))
+        values = gradients_of(start.tensors(), adjoint, list(meta_parameters.values()))
         gradients = {name: total + value for name, total, value in zip(meta_parameters, totals, values, strict=True)}
         return gradients, losses[::-1], metrics[::-1]
 
     def _training_step(
-        self, episodes: Any, adapted: Adapted, mode: Pass, weight: float, *, create_graph: bool
+        self, episodes: Any, adapted: Adapted, mode: Pass, weight: Tensor | None, *, create_graph: bool
     ) -> tuple[Adapted, Tensor, dict[str, Tensor]]:
         """Take an inner step on the support images, then look at the query images where their loss counts.
 
@@ -269,7 +286,7 @@ class FewShotLearner(nn.Module):
             adapted, logits, support_loss = self.adaptation.step(episodes, adapted, mode, create_graph=create_graph)
             metrics["support_loss"] = support_loss.detach().mean()
             metrics["support_accuracy"] = self.loss.per_task_score(logits, episodes.support_labels).mean()
-        if weight == 0.0:
+        if weight is None:
             return adapted, torch.zeros_like(not_computed), metrics
         with torch.set_grad_enabled(not self.outer_loop.displacement):
             logits = self.adaptation.outputs("query", episodes, adapted, replace(mode, episode=adapted.moving))
@@ -279,7 +296,7 @@ class FewShotLearner(nn.Module):
         return adapted, weight * query_loss, metrics
 
     def _displacement(
-        self, episodes: Any, adapted: Adapted, mode: Pass, weights: list[float]
+        self, episodes: Any, adapted: Adapted, mode: Pass, weights: Sequence[Tensor | None]
     ) -> tuple[dict[str, Tensor], list[Tensor], list[dict[str, Tensor]]]:
         """Return theta[0] - mean over tasks of theta[S], zero for what is not adapted (Nichol et al. 2018, Algorithm 2)."""
         losses, metrics = [], []
@@ -454,15 +471,6 @@ class FewShotLearner(nn.Module):
         return {"learned_rates": self.inner_loop.mean_rates(), "batch_norm": layers}
 
 
-def _gradients_of(outputs: list[Tensor], weights: list[Tensor], inputs: list[Tensor]) -> list[Tensor]:
-    """Return the gradient of sum(weights * outputs), zero where nothing leads to an input; missing weights are zero."""
-    pairs = [(output, weight) for output, weight in zip(outputs, weights, strict=False) if output.requires_grad]
-    if not pairs:
-        return [torch.zeros_like(value) for value in inputs]
-    outputs, weights = map(list, zip(*pairs, strict=True))
-    return list(torch.autograd.grad(outputs, inputs, weights, allow_unused=True, materialize_grads=True))
-
-
 def build_learner(config: Any, device: torch.device | str) -> FewShotLearner:
     """Build the learner of a config (`utils.config.ExperimentConfig`) on `device`."""
     device = torch.device(device)
@@ -478,7 +486,7 @@ def build_learner(config: Any, device: torch.device | str) -> FewShotLearner:
     n_tasks = config.tasks_per_meta_batch
     automatic = config.task_chunk_size == "auto"
     return FewShotLearner(
-        network.to(device=device, dtype=getattr(torch, config.precision)),
+        network.to(device=device, dtype=getattr(torch, config.parameter_format)),
         build_inner_loop(config, adapted_shapes(network, config)).to(device=device),
         outer_loop,
         outer_update=build_outer_update(config),
@@ -489,4 +497,6 @@ def build_learner(config: Any, device: torch.device | str) -> FewShotLearner:
         task_chunk_size=choose_task_chunk_size(device, image_shape, n_tasks) if automatic else config.task_chunk_size,
         chosen_automatically=automatic,
         gradient_checkpointing=config.gradient_checkpointing,
+        precision=ConvolutionPrecision(network, torch.bfloat16 if config.precision == "bfloat16" else None, config.precision_error_limit),
+        use_cuda_graphs=config.use_cuda_graphs,
     )

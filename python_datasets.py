@@ -120,7 +120,7 @@ def training_data(dataset: Any, val: Any, config: Any, device: torch.device, ima
     if is_folder(dataset):
         if val is not None:
             raise InputError("a folder is split into train, val and test by itself (train_val_test_split, sets_are_pre_split); give val=None")
-        return build_data(_with_folder(config, dataset), device, getattr(torch, config.precision))
+        return build_data(_with_folder(config, dataset), device, getattr(torch, config.parameter_format))
     if _holds_tasks(dataset):
         train, kept = (dataset, val) if val is not None else _keep_tasks(dataset, config.num_evaluation_tasks)
         return TaskEpisodes({"train": train, "val": kept}, config, device)
@@ -153,7 +153,7 @@ def evaluation_data(dataset: Any, config: Any, device: torch.device, image_shape
     if hasattr(dataset, "episodes"):
         return dataset
     if is_folder(dataset):
-        return build_data(_with_folder(config, dataset), device, getattr(torch, config.precision))
+        return build_data(_with_folder(config, dataset), device, getattr(torch, config.parameter_format))
     if _holds_tasks(dataset):
         return TaskEpisodes({"test": dataset}, config, device)
     return _few_shot_data({"test": labelled_images(dataset, config, image_shape)}, config, device)
@@ -175,7 +175,7 @@ def _few_shot_data(splits: Mapping[str, LabelledImages], config: Any, device: to
         shape=config.test_shapes[0] if "test" in splits else config.validation_shape,
         seeds={"train": config.train_seed, "val": config.val_seed, "test": config.val_seed},
         class_rotation=config.class_rotation, normalisation=config.normalisation, reverse_channels=config.reverse_channels,
-        n_train_tasks=config.number_of_train_tasks, device=device, dtype=getattr(torch, config.precision),
+        n_train_tasks=config.number_of_train_tasks, device=device, dtype=getattr(torch, config.parameter_format),
         augmentation={"support": config.support_augmentation, "query": config.query_augmentation},
     )  # fmt: skip
 
@@ -286,7 +286,7 @@ class TaskEpisodes:
             for images in (support_images, query_images):
                 pixels = resized(image_arrays(images, channels=config.image_channels).pixels, config.image_height, config.image_width)
                 tensors.append(
-                    as_input(pixels, NORMALISATIONS[config.normalisation], reverse_channels=config.reverse_channels).to(getattr(torch, config.precision))
+                    as_input(pixels, NORMALISATIONS[config.normalisation], reverse_channels=config.reverse_channels).to(getattr(torch, config.parameter_format))
                 )
             support_names, query_names = class_labels(support_names, len(tensors[0])), class_labels(query_names, len(tensors[1]))
         except (ValueError, TypeError) as error:

@@ -142,7 +142,7 @@ def _train_and_test(config: Any, run_folder: RunFolder, stop: stop_signals.StopS
         device = choose_device(config.gpu_to_use)
         log.info("%s: %s", config.experiment_name, describe_device(device))
         torch.manual_seed(config.initialisation_seed)  # PyTorch's own start differs between processes; checkpoints hold its state
-    dtype = getattr(torch, config.precision)
+    dtype = getattr(torch, config.parameter_format)
     if config.tested_elsewhere:
         data, task_sets = None, build_other_task_sets(config, device, dtype)
         summary = {tasks.protocol["dataset"]: tasks.data.summary() for tasks in task_sets}

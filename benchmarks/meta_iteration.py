@@ -53,7 +53,7 @@ def time_iterations(config: ExperimentConfig, iterations: int, epoch: int, warm_
     from few_shot_learning_system import build_learner
     from utils.devices import choose_device
     device = choose_device(config.gpu_to_use)
-    dtype = getattr(torch, config.precision)
+    dtype = getattr(torch, config.parameter_format)
     learner = build_learner(config, device)
     episodes = random_episodes(config, device, dtype)
     on_gpu = device.type == "cuda"

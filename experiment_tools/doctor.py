@@ -178,7 +178,7 @@ def check_run(config: ExperimentConfig) -> Iterator[Finding]:
         device = choose_device(config.gpu_to_use)
         yield Finding(OK, f"device of the run: {describe_device(device)}")
         start = time.perf_counter()
-        data = build_data(config, device, getattr(torch, config.precision))
+        data = build_data(config, device, getattr(torch, config.parameter_format))
         splits = ", ".join(f"{name} {n['classes']} classes with {n['images']} images" for name, n in data.summary()["splits"].items())
         yield Finding(OK, f"data {config.dataset_name}: {splits}; ready in {time.perf_counter() - start:.1f} s")
         with tempfile.TemporaryDirectory(prefix="doctor_") as folder:

@@ -143,7 +143,7 @@ def show_data(config: Any, folder: Path, n_episodes: int) -> None:
     if config.dataset_name == SINUSOID:
         raise ConfigError('"dataset_name" sinusoid: points of waves are no pictures; docs/regression.md has what they are')
     _refuse_what_is_not_ours(folder)
-    data = build_data(config, "cpu", getattr(torch, config.precision))
+    data = build_data(config, "cpu", getattr(torch, config.parameter_format))
     rows = class_rows(data)
     shapes = {"train": config.validation_shape, "val": config.validation_shape, "test": config.test_shapes[0]}
     try:

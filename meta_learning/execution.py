@@ -19,13 +19,18 @@ def choose_task_chunk_size(device: torch.device, image_shape: tuple[int, int, in
     return 1 if device.type == "cpu" and height * width > 42 * 42 else n_tasks
 
 
+def tensors_of(episodes: Any) -> dict[str, Tensor]:
+    """The fields of a dataclass that are tensors, by name."""
+    return {item.name: value for item in fields(episodes) if isinstance(value := getattr(episodes, item.name), Tensor)}
+
+
 def task_chunks(episodes: Any, chunk_size: int) -> Iterator[Any]:
     """Cut a dataclass of tensors with a leading task axis into pieces of at most `chunk_size` tasks."""
     n_tasks = len(episodes.support_labels)
     if n_tasks <= chunk_size:
         yield episodes
         return
-    tensors = {item.name: value for item in fields(episodes) if isinstance(value := getattr(episodes, item.name), Tensor)}
+    tensors = tensors_of(episodes)
     for start in range(0, n_tasks, chunk_size):
         yield replace(episodes, **{name: value[start : start + chunk_size] for name, value in tensors.items()})
 
@@ -49,6 +54,15 @@ def mean_over_chunks(
             for name, tensor in tensors.items():
                 sums[name] = tensor * share if name not in sums else sums[name] + tensor * share
     return total
+
+
+def gradients_of(outputs: list[Tensor], weights: list[Tensor], inputs: list[Tensor]) -> list[Tensor]:
+    """Return the gradient of sum(weights * outputs), zero where nothing leads to an input; missing weights are zero."""
+    pairs = [(output, weight) for output, weight in zip(outputs, weights, strict=False) if output.requires_grad]
+    if not pairs:
+        return [torch.zeros_like(value) for value in inputs]
+    outputs, weights = map(list, zip(*pairs, strict=True))
+    return list(torch.autograd.grad(outputs, inputs, weights, allow_unused=True, materialize_grads=True))
 
 
 class UpdateGuard:

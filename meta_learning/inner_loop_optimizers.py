@@ -244,7 +244,7 @@ def build_inner_loop(config: Any, shapes: Mapping[str, Sequence[int]]) -> InnerL
         "weight_decay": config.inner_loop_weight_decay,
         "clip_norm": config.inner_loop_gradient_clip_norm,
         "clamp": config.inner_loop_gradient_clamp,
-        "dtype": getattr(torch, config.precision),
+        "dtype": getattr(torch, config.parameter_format),
     }
     start, n_steps = config.init_inner_loop_learning_rate, config.number_of_training_steps_per_iter
     if config.inner_loop_optimizer == "adam":

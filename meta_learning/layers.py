@@ -35,7 +35,13 @@ def given_or_own(layer: nn.Module, params: Parameters | None, name: str, n_tasks
 
 
 class MetaConv2d(nn.Conv2d):
-    """`nn.Conv2d` over B tasks at once, each with its own weights."""
+    """`nn.Conv2d` over B tasks at once, each with its own weights.
+
+    Attributes:
+        compute_dtype: of its products, where that is not the dtype of the images.
+    """
+
+    compute_dtype: torch.dtype | None = None
 
     def forward(self, x: Tensor, params: Parameters | None = None, n_tasks: int = 1) -> Tensor:
         """Convolve.
@@ -48,7 +54,7 @@ class MetaConv2d(nn.Conv2d):
         """
         weight = given_or_own(self, params, "weight", n_tasks).flatten(0, 1)
         bias = given_or_own(self, params, "bias", n_tasks).flatten() if self.bias is not None else None
-        return convolve(x, weight, bias, Geometry(self.stride, self.padding, self.dilation, n_tasks))
+        return convolve(x, weight, bias, Geometry(self.stride, self.padding, self.dilation, n_tasks), self.compute_dtype)
 
 
 class MetaLinear(nn.Linear):

@@ -10,6 +10,18 @@ from utils.task_scores import is_regression, task_scores
 
 
 @dataclass(frozen=True)
+class OuterLoop:
+    """Choices of the outer loss; the meanings are those of the config keys."""
+
+    displacement: bool = False
+    """The meta-update follows theta[0] - theta[S] (Reptile); there is no outer loss to differentiate."""
+    second_order: bool = True
+    first_order_to_second_order_epoch: int = -1
+    multi_step_loss: bool = False
+    multi_step_loss_epochs: int = 10
+
+
+@dataclass(frozen=True)
 class TaskLoss:
     """The loss of inner and outer loop, and the score of a task: higher is better.
 

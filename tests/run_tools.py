@@ -31,7 +31,7 @@ SINUSOID = {
 def tiny_data(config) -> FewShotData | SinusoidData:
     """Nine classes of five random images, three per split; or waves."""
     if config.dataset_name == "sinusoid":
-        return build_data(config, "cpu", getattr(torch, config.precision))
+        return build_data(config, "cpu", getattr(torch, config.parameter_format))
     generator = torch.Generator().manual_seed(3)
     shape = (45, config.image_channels, config.image_height, config.image_width)
     images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
@@ -43,7 +43,7 @@ def tiny_data(config) -> FewShotData | SinusoidData:
         images, classes, shape=config.validation_shape, n_train_tasks=config.number_of_train_tasks,
         seeds=dict.fromkeys(classes, 0), class_rotation=config.class_rotation,
         augmentation={"support": config.support_augmentation, "query": config.query_augmentation},
-        dtype=getattr(torch, config.precision),
+        dtype=getattr(torch, config.parameter_format),
     )  # fmt: skip
 
 

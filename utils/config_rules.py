@@ -187,6 +187,14 @@ CONTRADICTIONS = (
             '"meta_momentum" {c.meta_momentum} is of "meta_optimizer" sgd and rmsprop, not of {c.meta_optimizer}; set it to 0',
         ),
     ),
+    Contradiction(
+        ("precision", "backbone"),
+        _unless(
+            lambda c: c.precision != "bfloat16" or (c.backbone in BUILT_IN_BACKBONES and c.backbone != "mlp"),
+            '"precision" bfloat16 concerns the convolutions of the built-in networks, and "backbone" {c.backbone} has none of those; '
+            'set "precision" to float32',
+        ),
+    ),
     Contradiction(("dataset_name", *OF_WAVES), _sinusoid),
     Contradiction(("backbone", *MLP_HAS_NONE), _mlp),
     Contradiction(("meta_learning_rate_milestones", "meta_learning_rate_schedule"), _milestones),

@@ -331,8 +331,13 @@ class MachineSection(_Section):
 
     gpu_to_use: str = Field("auto", pattern=r"^(auto|all|cpu|\d+(,\d+)*)$")
     """GPU ids separated by commas, `all`, `cpu`, or auto: the first GPU there is, else the CPU."""
-    precision: Literal["float32", "float64"] = "float32"
-    """Number format; float64 is for checks."""
+    precision: Literal["float32", "bfloat16", "float64"] = "float32"
+    """Number format. float32: on a GPU convolutions use TF32. bfloat16: the products of convolutions, all else stays float32; the
+    meta-gradient is compared with float32's once an epoch. float64 is for checks."""
+    precision_error_limit: float = Field(0.25, gt=0)
+    """Relative error of the meta-gradient in bfloat16 above which training stops."""
+    use_cuda_graphs: bool = True
+    """Where there is CUDA: record the kernels of the meta-gradient once and replay them, instead of launching each of thousands."""
     task_chunk_size: int | Literal["auto"] = "auto"
     """Tasks computed at once; the others of the meta-batch follow. auto: by device and image size."""
     gradient_checkpointing: bool = False
@@ -359,6 +364,11 @@ class ExperimentConfig(
     def tasks_per_meta_batch(self) -> int:
         """B, tasks of one meta-update."""
         return self.batch_size * self.samples_per_iter
+
+    @property
+    def parameter_format(self) -> str:
+        """Number format of parameters and images."""
+        return "float32" if self.precision == "bfloat16" else self.precision
 
     @property
     def is_regression(self) -> bool:

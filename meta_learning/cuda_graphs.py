@@ -1,0 +1,110 @@
+"""A computation recorded once as a CUDA graph and replayed, because launching thousands of small kernels takes longer than running them."""
+
+import logging
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from utils.failures import is_out_of_memory
+
+log = logging.getLogger(__name__)
+WARM_UPS = 2
+"""Runs before the recording, in which libraries choose algorithms and make their workspaces."""
+
+Tensors = Mapping[str, Tensor]
+Nested = dict[str, dict[str, Tensor]]
+
+
+class Recording(Protocol):
+    """What replays."""
+
+    def replay(self) -> None:
+        """Compute again from what the inputs hold now, into the same outputs."""
+
+
+def record_cuda_graph(function: Callable[[], Tensor]) -> tuple[Recording, Tensor]:
+    """Return a CUDA graph of a function and the tensor that each replay writes its result to.
+
+    Warm-up and recording compute from the same inputs and keep nothing but the result: the function must change nothing.
+    """
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(WARM_UPS):
+            function()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    # Another thread prepares the next episodes meanwhile; its allocations are none of this graph's business.
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        result = function()
+    return graph, result
+
+
+class GraphedComputation:
+    """Runs a pure function of tensors from recordings, one for each key and each set of shapes.
+
+    Every result is that of a replay, also the first, so that a run that was resumed replays the same. What comes back is the caller's: the
+    next replay does not touch it. Where recording fails, one line says so and the function runs as it is from then on.
+
+    Args:
+        record: None: nothing is recorded.
+    """
+
+    def __init__(self, record: Callable[[Callable[[], Tensor]], tuple[Recording, Tensor]] | None) -> None:
+        self._record = record
+        self._recordings: dict[Hashable, tuple[Recording, Tensor, dict[str, Tensor], list[tuple[str, str, torch.Size]]]] = {}
+
+    def __call__(self, function: Callable[[Tensors], Nested], inputs: Tensors, key: Hashable) -> Nested:
+        """Return `function(inputs)`.
+
+        Args:
+            function: gives two levels of dicts of tensors of one dtype; must not wait for the device.
+            inputs: may have other values at each call.
+            key: of everything else that the result depends on, values on the device apart.
+        """
+        if self._record is None:
+            return function(inputs)
+        full_key = key, tuple((name, value.shape, value.dtype) for name, value in inputs.items())
+        if full_key not in self._recordings:
+            try:
+                self._recordings[full_key] = self._recorded(function, inputs)
+            except RuntimeError as error:
+                if is_out_of_memory(error):
+                    raise
+                log.warning("CUDA graphs are off: this computation cannot be recorded (%s).", str(error).strip().partition("\n")[0])
+                self._record = None
+                return function(inputs)
+        recording, flat, places, layout = self._recordings[full_key]
+        for name, value in inputs.items():
+            places[name].copy_(value, non_blocking=True)
+        recording.replay()
+        return _unflatten(flat.clone(), layout)
+
+    def _recorded(
+        self, function: Callable[[Tensors], Nested], inputs: Tensors
+    ) -> tuple[Recording, Tensor, dict[str, Tensor], list[tuple[str, str, torch.Size]]]:
+        assert self._record is not None
+        places = {name: value.clone() for name, value in inputs.items()}
+        layout: list[tuple[str, str, torch.Size]] = []
+
+        def flat_result() -> Tensor:
+            results = function(places)
+            layout[:] = [(group, name, value.shape) for group, values in results.items() for name, value in values.items()]
+            return torch.cat([value.detach().reshape(-1) for values in results.values() for value in values.values()])
+
+        recording, flat = self._record(flat_result)
+        return recording, flat, places, layout
+
+
+def _unflatten(flat: Tensor, layout: list[tuple[str, str, torch.Size]]) -> Nested:
+    results: Nested = {}
+    for (group, name, shape), values in zip(layout, flat.split([shape.numel() for _, _, shape in layout]), strict=True):
+        results.setdefault(group, {})[name] = values.view(shape)
+    return results
+
+
+def recorder_for(device: torch.device, wanted: bool) -> Any:
+    """Return `record_cuda_graph` where it can run and is wanted, else None."""
+    return record_cuda_graph if wanted and device.type == "cuda" else None

@@ -1,0 +1,100 @@
+"""Recording and replaying, with a stand-in for CUDA's recorder; the real one needs a GPU."""
+
+import logging
+
+import pytest
+import torch
+
+from meta_learning.cuda_graphs import GraphedComputation, recorder_for
+from tests.learner_tools import PLUS_PLUS, random_episodes, small_config, small_learner, worst_difference
+
+
+class StandIn:
+    """Records like CUDA: the function runs once more at each replay, from the same places into the same places."""
+
+    def __init__(self):
+        self.n_recordings = self.n_replays = 0
+
+    def __call__(self, function):
+        self.n_recordings += 1
+        result = function()
+        recorder, place = self, result.clone()
+
+        class Recording:
+            def replay(self):
+                recorder.n_replays += 1
+                place.copy_(function())
+
+        place.fill_(float("nan"))  # CUDA computes nothing while it records
+        return Recording(), place
+
+
+def doubled(inputs):
+    """Two levels of results."""
+    return {"a": {"x": inputs["x"] * 2, "sum": inputs["x"].sum()}, "b": {"y": inputs["y"] + 1}}
+
+
+def test_every_result_is_that_of_a_replay_from_the_values_of_the_call():
+    recorder = StandIn()
+    computation = GraphedComputation(recorder)
+    first = computation(doubled, {"x": torch.tensor([1.0, 2.0]), "y": torch.tensor(5.0)}, "key")
+    second = computation(doubled, {"x": torch.tensor([3.0, 4.0]), "y": torch.tensor(6.0)}, "key")
+    assert (recorder.n_recordings, recorder.n_replays) == (1, 2)
+    assert first["a"]["x"].tolist() == [2.0, 4.0], "a later replay does not touch an earlier result"
+    assert float(first["a"]["sum"]) == 3.0
+    assert second["a"]["x"].tolist() == [6.0, 8.0]
+    assert float(second["b"]["y"]) == 7.0
+
+
+def test_other_shapes_and_other_keys_are_recorded_apart():
+    recorder = StandIn()
+    computation = GraphedComputation(recorder)
+    for size, key in ((2, "a"), (3, "a"), (2, "b"), (3, "a"), (2, "a")):
+        assert computation(doubled, {"x": torch.ones(size), "y": torch.tensor(0.0)}, key)["a"]["x"].shape == (size,)
+    assert (recorder.n_recordings, recorder.n_replays) == (3, 5)
+
+
+def test_what_cannot_be_recorded_runs_as_it_is_and_says_so_once(caplog):
+    def fails(function):
+        raise RuntimeError("operation not permitted when stream is capturing\nmore")
+
+    computation, inputs = GraphedComputation(fails), {"x": torch.ones(1), "y": torch.tensor(0.0)}
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            assert float(computation(doubled, inputs, "key")["b"]["y"]) == 1.0
+    assert [record.message for record in caplog.records] == [
+        "CUDA graphs are off: this computation cannot be recorded (operation not permitted when stream is capturing)."
+    ]
+
+
+def test_running_out_of_memory_is_for_the_caller():
+    def fails(function):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        GraphedComputation(fails)(doubled, {"x": torch.ones(1), "y": torch.tensor(0.0)}, "key")
+
+
+def test_only_cuda_records():
+    assert recorder_for(torch.device("cpu"), wanted=True) is None
+    assert recorder_for(torch.device("cuda"), wanted=False) is None
+    assert recorder_for(torch.device("cuda"), wanted=True) is not None
+
+
+@pytest.mark.parametrize("chunk_size", ["auto", 3])
+def test_a_learner_records_once_for_each_phase_of_its_schedules_and_gets_the_same_gradients(chunk_size):
+    changes = PLUS_PLUS | {"multi_step_loss_num_epochs": 3, "first_order_to_second_order_epoch": 1, "task_chunk_size": chunk_size}
+    plain, graphed = small_learner(**changes), small_learner(**changes)
+    recorder = StandIn()
+    graphed.replayed = GraphedComputation(recorder)
+    for epoch in range(6):
+        episodes = random_episodes(small_config(), seed=epoch)
+        ours, theirs = graphed.meta_gradients(episodes, epoch), plain.meta_gradients(episodes, epoch)
+        assert worst_difference(ours.gradients, theirs.gradients) <= 1e-12
+        assert all(torch.equal(ours.statistics[name], value) for name, value in theirs.statistics.items())
+        assert ours.metrics.keys() == theirs.metrics.keys()
+        torch.testing.assert_close(ours.metrics, theirs.metrics, equal_nan=True)
+        for learner in (plain, graphed):
+            learner.meta_update(theirs, epoch)
+    # First order; second order with all query losses; second order with the last one: new weights and rates record nothing.
+    assert (recorder.n_recordings, recorder.n_replays) == (3, 6)
