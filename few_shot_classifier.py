@@ -44,7 +44,7 @@ from utils.split_evaluation import evaluate_tasks
 __all__ = ["Accuracy", "FewShotClassifier", "InputError", "NotFittedError"]
 
 OF_SCRIPTS_ALONE = {
-    *config_schema.ONE_START_ONLY, "evaluate_on_test_set_only", "load_checkpoint", "tag", "test_curve", "dataset_name", "dataset_path",
+    *config_schema.ONE_START_ONLY, "test_after_training", "evaluate_on_test_set_only", "load_checkpoint", "tag", "test_curve", "dataset_name", "dataset_path",
     "total_epochs_before_pause", "plugin_sha256",
 }  # fmt: skip
 """Config keys that are no parameters: `meta_fit` is given the dataset, `accuracy` tests, `load` loads."""

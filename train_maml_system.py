@@ -159,6 +159,8 @@ def _train_and_test(config: Any, run_folder: RunFolder, stop: stop_signals.StopS
     experiment.run()
     if run_folder.logs.joinpath("test_summary.json").exists() and not config.dry_run:
         log.info(next_command(run_folder.path))
+    elif experiment.is_trained and not config.test_after_training:
+        log.info("Trained and not tested, as test_after_training is false. To test it: the same command with --test_after_training true")
 
 
 def _experiment_of_file(json_path: Path | None) -> str | None:

@@ -1,7 +1,7 @@
-"""Try values of config keys: python -m experiment_tools.sweep SWEEP.toml [--gpus ID ...] [--workers N] [--wandb_yaml FILE]
+"""Try values of config keys: python -m experiment_tools.sweep SWEEP.toml [--gpus ID ...] [--workers N] [--test] [--wandb_yaml FILE]
 
-The sweep file stands beside a template (docs/sweeps.md). Every trial is an ordinary run in EXPERIMENTS_DIR/sweep_<name>/, of which the best
-validation accuracy counts; the test is never looked at. Killed? The same command goes on where it was.
+The sweep file stands beside a template (docs/sweeps.md). Every trial is a run in EXPERIMENTS_DIR/sweep_<name>/ that ends with its last
+validation, whose best accuracy counts; with --test the best trial alone is tested, at the end. Killed? The same command goes on where it was.
 """
 
 import argparse
@@ -42,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("file", type=Path, metavar="SWEEP.toml")
     parser.add_argument("--gpus", nargs="+", metavar="ID", help="GPU ids; one trial at a time on each")
     parser.add_argument("--workers", type=int, default=1, help="without --gpus: trials at a time (default 1)")
+    parser.add_argument("--test", action="store_true", help="when all trials are done, test the best one; no other meets the test set")
     parser.add_argument("--wandb_yaml", type=Path, metavar="FILE", help="write the same sweep for `wandb sweep`, and leave")
     parser.add_argument("--trial", action="store_true", help="run one trial with the --key=value that follow, for `wandb agent`")
     options, rest = parser.parse_known_args(arguments)
@@ -57,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         slots = [*(options.gpus or ["auto"] * max(1, options.workers))]
         with StopSignals() as stop:
-            return run_sweep(sweep, experiments_root() / f"sweep_{sweep.name}", slots, stop)
+            return run_sweep(sweep, experiments_root() / f"sweep_{sweep.name}", slots, stop, with_test=options.test)
     except UserError as error:
         print(error, file=sys.stderr)
         return error.exit_code
@@ -74,11 +75,12 @@ class _Running:
     is_pruned: bool = False
 
 
-def run_sweep(sweep: Sweep, folder: Path, slots: list[str], stop: StopSignals) -> int:
-    """Run what is left of a sweep.
+def run_sweep(sweep: Sweep, folder: Path, slots: list[str], stop: StopSignals, *, with_test: bool = False) -> int:
+    """Run what is left of a sweep; return the exit code.
 
     Args:
         slots: a value of gpu_to_use for each trial that may run at a time.
+        with_test: test the best trial, or show its result again.
     Raises:
         ConfigError: the sweep has started with another sweep file.
         StorageError: its folder cannot be made.
@@ -98,7 +100,11 @@ def run_sweep(sweep: Sweep, folder: Path, slots: list[str], stop: StopSignals) -
     if best is None:
         print(f"Every trial failed; see {folder / 'output'}", file=sys.stderr)
         return 1
-    print(f"Best: trial {best.number}. Its config: {_config_path(folder, best)}\nNext: python -m experiment_tools.runs {folder}")
+    print(f"Best: trial {best.number}. Its config: {_config_path(folder, best)}", flush=True)
+    if with_test:
+        with stop.deferred():
+            return _test(folder, best, slots[0], stop)
+    print("Next: the same command with --test, which tests this trial alone")
     return 0
 
 
@@ -147,6 +153,7 @@ def _run_trials(sweep: Sweep, folder: Path, trials: list[Trial], slots: list[str
                     free.append(entry.slot)
                     _finish(folder, entry)
                     save_trials(folder, trials)
+                    write_results(folder, sweep, trials)
                     print(trial_text(sweep, entry.trial, best_trial(trials)), flush=True)
     finally:
         for entry in running:
@@ -162,14 +169,16 @@ def _start(sweep: Sweep, folder: Path, trial: Trial, slot: str) -> _Running:
     (folder / "output").mkdir(exist_ok=True)
     write_json(config, trial_config(sweep, trial.name, trial.point))
     trial.state = "running"
-    command = [sys.executable, str(PROGRAM), "--name_of_args_json_file", str(config), "--gpu_to_use", slot]
     with _output_path(folder, trial).open("ab") as output:
-        # In a session of its own: Ctrl-C reaches the sweep alone, which asks its trials to save.
-        process = subprocess.Popen(
-            command, env=os.environ | {"EXPERIMENTS_DIR": str(folder)}, stdin=subprocess.DEVNULL, stdout=output,
-            stderr=subprocess.STDOUT, start_new_session=True,
-        )  # fmt: skip
-    return _Running(trial, process, slot)
+        return _Running(trial, _run_of(folder, trial, slot, stdout=output, stderr=subprocess.STDOUT), slot)
+
+
+def _run_of(folder: Path, trial: Trial, slot: str, *overrides: str, **streams: Any) -> subprocess.Popen:
+    command = [sys.executable, str(PROGRAM), "--name_of_args_json_file", str(_config_path(folder, trial)), "--gpu_to_use", slot, *overrides]
+    # In a session of its own: Ctrl-C reaches the sweep alone, which asks its trials to save.
+    return subprocess.Popen(
+        command, env=os.environ | {"EXPERIMENTS_DIR": str(folder)}, stdin=subprocess.DEVNULL, start_new_session=True, **streams
+    )
 
 
 def _look(sweep: Sweep, folder: Path, entry: _Running, trials: Sequence[Trial]) -> None:
@@ -179,6 +188,20 @@ def _look(sweep: Sweep, folder: Path, entry: _Running, trials: Sequence[Trial]) 
     if entry.process.poll() is None and not entry.is_pruned and is_hopeless(entry.trial, trials, sweep.prune_after_epochs):
         entry.is_pruned = True
         entry.process.send_signal(signal.SIGTERM)
+
+
+def _test(folder: Path, trial: Trial, slot: str, stop: StopSignals) -> int:
+    """Run the final test of a trained trial and show it; one that was tested shows its result. Returns the exit code."""
+    process = _run_of(folder, trial, slot, "--test_after_training", "true")
+    try:
+        while process.poll() is None:
+            stop.check()
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            process.wait()
+    return process.returncode
 
 
 def _finish(folder: Path, entry: _Running) -> None:

@@ -36,7 +36,7 @@ METHODS = ("grid", "random", "tpe")
 KEYS = ("template", "method", "trials", "seed", "prune_after_epochs", "fixed", "parameters")
 RANGE_KEYS = {"low", "high", "log"}
 DEFAULT_TRIALS = 20
-OWN_KEYS = ("experiment_name", "gpu_to_use", "continue_from_epoch")
+OWN_KEYS = ("experiment_name", "gpu_to_use", "continue_from_epoch", "test_after_training")
 """Config keys that the sweep itself sets."""
 
 
@@ -213,8 +213,8 @@ def _check_value(path: Path, config: dict[str, Any], name: str, value: Any) -> N
 
 
 def trial_config(sweep: Sweep, name: str, point: Mapping[str, Any]) -> dict[str, Any]:
-    """The config of one trial."""
-    return _displaced(sweep.config, point) | {"experiment_name": name}
+    """The config of one trial, which ends with its last validation."""
+    return _displaced(sweep.config, point) | {"experiment_name": name, "test_after_training": False}
 
 
 # --- for Weights & Biases ---------------------------------------------------------------------------------------------

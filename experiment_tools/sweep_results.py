@@ -40,7 +40,7 @@ def write_results(folder: Path, sweep: Sweep, trials: Sequence[Trial]) -> str:
 
 
 def _caption(sweep: Sweep) -> str:
-    return f"{sweep.method}, {sweep.trials} trials, by the best validation accuracy of each. The test was not looked at."
+    return f"{sweep.method}, {sweep.trials} trials, by the best validation accuracy of each. No trial was tested to choose."
 
 
 def table(sweep: Sweep, trials: Sequence[Trial]) -> tuple[list[str], list[list[str]]]:

@@ -79,6 +79,7 @@ def test_an_unknown_key_names_the_nearest_one():
         ({"norm_layer": "layer_norm", "per_step_bn_statistics": True}, 'needs "norm_layer" batch_norm, not layer_norm'),
         ({"train_val_test_split": [0.9, 0.3]}, '"train_val_test_split" is [0.9, 0.3]; the fractions for train and val'),
         ({"tag": "x"}, "add --evaluate_on_test_set_only true"),
+        ({"test_after_training": False, "test_curve": True}, '"test_curve" is made after training, but "test_after_training" is false'),
         ({"weight_decay": -0.1}, '"meta_weight_decay" is -0.1, but must be: greater than or equal to 0'),
         ({"dataset_name": "sinusoid"}, '"dataset_name" sinusoid, points of a wave, needs "loss" "mean_squared_error", not "cross_entropy"; "image_height" 1, not 28'),
         ({"loss": "mean_squared_error", "head": "prototypes"}, '"head" prototypes is made of classes, which regression does not have; set "head" to "learned"'),

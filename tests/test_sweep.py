@@ -57,6 +57,7 @@ def write(tmp_path):
 def test_a_sweep_takes_its_template_with_what_is_fixed(write):
     sweep = read_sweep(write())
     config = check_config(trial_config(sweep, "trial_000", {"meta_learning_rate": 0.005}), "test")
+    assert not config.test_after_training
     assert (config.experiment_name, config.num_samples_per_class, config.total_epochs) == ("trial_000", 5, 4)
     assert (config.meta_learning_rate, sweep.name, sweep.trials) == (0.005, "search", 20)
 
@@ -187,6 +188,9 @@ folder = Path(os.environ["EXPERIMENTS_DIR"]) / config["experiment_name"]
 (folder / "config.json").write_text(json.dumps(config))
 with (folder / "starts.txt").open("a") as file:
     file.write(arguments["--gpu_to_use"] + "\\n")
+if "--test_after_training" in arguments:
+    (folder / "tested.txt").write_text(arguments["--test_after_training"])
+    sys.exit(0)
 table = folder / "logs" / "summary_statistics.json"
 rows = json.loads(table.read_text()) if table.exists() else {"epoch": [], "val_accuracy_mean": []}
 while len(rows["epoch"]) < config["total_epochs"]:
@@ -234,6 +238,18 @@ def test_a_grid_runs_on_all_gpus_and_ends_in_a_table_a_page_and_a_picture(progra
     assert page.count("<tr>") == 7 and page.count("<svg") == 1
     assert (folder / "parallel_coordinates.png").stat().st_size > 5000
     assert len(list_runs(tmp_path / "experiments")) == 4
+
+
+def test_the_best_trial_alone_is_tested_and_only_when_asked(program, write, tmp_path, capsys):
+    path = write("grid", rate="[0.1, 0.3, 0.2]", steps="[1]")
+    folder = tmp_path / "experiments" / "sweep_search"
+    assert sweep_command.main([str(path)]) == 0
+    assert "Next: the same command with --test, which tests this trial alone" in capsys.readouterr().out
+    assert not list(folder.glob("trial_*/tested.txt"))
+    assert all(json.loads(config.read_text())["test_after_training"] is False for config in folder.glob("configs/*.json"))
+    assert sweep_command.main([str(path), "--test"]) == 0
+    (tested,) = folder.glob("trial_*/tested.txt")
+    assert (tested.parent.name, tested.read_text()) == ("trial_001", "true")
 
 
 class StopsAfter(StopSignals):

@@ -50,3 +50,5 @@ def test_the_end_names_a_comparison_with_the_newest_other_result_or_else_one_s_o
         (folder / "logs" / "test_summary.json").write_text("{}")
         os.utime(folder / "logs" / "test_summary.json", (number, number))
     assert next_command(run) == "Next: python -m experiment_tools.compare 'my run' new"
+    (tmp_path / "new" / "logs" / "test_summary.json").write_text('{"protocol": {"dataset": "another"}}')
+    assert next_command(run) == "Next: python -m experiment_tools.compare 'my run' old"

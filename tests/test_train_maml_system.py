@@ -145,6 +145,16 @@ def test_a_run_leaves_its_files_and_a_second_start_shows_the_result_again(main, 
     assert before == {path.name: path.read_bytes() for path in logs_of(workplace).iterdir() if path.name != "run.log"}
 
 
+def test_a_run_may_leave_the_test_for_later(main, workplace):
+    code, out, _ = main("--test_after_training", "false")
+    assert code == 0 and "Testing" not in out and not (logs_of(workplace) / "test_summary.json").exists()
+    last = "Trained and not tested, as test_after_training is false. To test it: the same command with --test_after_training true"
+    assert out.rstrip().endswith(last)
+    code, out, _ = main()
+    assert code == 0 and "Test accuracy of" in out and epochs_in_csv(workplace) == [1, 2]
+    assert (logs_of(workplace) / "test_summary.json").exists()
+
+
 def test_a_paused_run_ends_as_one_that_was_not(main, workplace):
     code, out, _ = main("--total_epochs_before_pause", "1")
     assert code == 0

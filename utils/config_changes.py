@@ -15,7 +15,7 @@ FREE_KEYS = frozenset(
         "log_every_iterations", "diagnostics_every_epochs", "report_every_s", "checkpoint_every_s", "max_models_to_save",
         "skip_non_finite_iterations", "replay_iteration", "allow_config_change", "restart_schedule", "number_of_ensemble_models", "test_batch_norm_statistics",
         "test_dataset_name", "task_list", "test_num_classes_per_set", "test_num_samples_per_class", "test_num_target_samples",
-        "evaluate_on_test_set_only", "test_curve", "tag", "load_checkpoint", "task_chunk_size", "deterministic", "precision_error_limit", "use_cuda_graphs",
+        "test_after_training", "evaluate_on_test_set_only", "test_curve", "tag", "load_checkpoint", "task_chunk_size", "deterministic", "precision_error_limit", "use_cuda_graphs",
     }
 )  # fmt: skip
 

@@ -346,6 +346,13 @@ CONTRADICTIONS = (
         ),
     ),
     Contradiction(
+        ("test_after_training", "test_curve", "evaluate_on_test_set_only"),
+        _unless(
+            lambda c: c.test_after_training or not c.test_curve or c.evaluate_on_test_set_only,
+            '"test_curve" is made after training, but "test_after_training" is false; leave out one of them',
+        ),
+    ),
+    Contradiction(
         ("tag", "evaluate_on_test_set_only"),
         _unless(
             lambda c: not c.tag or c.evaluate_on_test_set_only,

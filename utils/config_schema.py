@@ -57,6 +57,9 @@ class ExperimentSection(_Section):
     dry_run: bool = False
     """Only see whether it works: one training iteration, one validation task and one test task in a temporary folder, which is
     removed."""
+    test_after_training: bool = True
+    """false: the run ends with its last validation and leaves the test set alone, as the trials of a sweep do; the same command with
+    true tests it."""
     evaluate_on_test_set_only: bool = False
     """Skip training and test the best models of the run so far."""
     load_checkpoint: str = ""

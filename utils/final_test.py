@@ -162,7 +162,7 @@ def result_text(summary: dict[str, Any], run_folder: Path) -> str:
         what = f"the ensemble of {n_models} models" if n_models > 1 else "the model"
         score = _score(result)
         lines.append(f"Test {score.name} of {what}: {_text(score, ensemble)} (95 % interval over {protocol['tasks']} tasks)")
-        shape = f"{protocol['ways']}-way {protocol['shots']}-shot, {protocol['queries']} queries per class"
+        shape = f"{protocol['ways']}-way {protocol['shots']}-shot, {protocol['queries']} {'query' if protocol['queries'] == 1 else 'queries'} per class"
         if score is not ACCURACY:
             shape = f"{protocol['shots']} points to adapt to, {protocol['queries']} to predict"
         lines.append(

@@ -67,7 +67,9 @@ def shape_protocols(config: Any) -> list[tuple[EpisodeShape, dict[str, Any]]]:
 
 
 def build_task_sets(config: Any, data: Any) -> list[TaskSet]:
-    """The sets that a config (`utils.config.ExperimentConfig`) tests on: one per shape."""
+    """The sets that a config (`utils.config.ExperimentConfig`) tests on: one per shape; none where it leaves the test for later."""
+    if not (config.test_after_training or config.evaluate_on_test_set_only):
+        return []
     return [TaskSet(data, shape, protocol) for shape, protocol in shape_protocols(config)]
 
 
