@@ -462,13 +462,14 @@ class FewShotLearner(nn.Module):
         }
 
     def snapshot(self) -> dict[str, Any]:
-        """Return inner learning rates, name -> [S], and per layer and norm row the mean of weights, biases and statistics."""
+        """Return inner learning rates, name -> [S], of Meta-SGD also their quantiles, and per layer and norm row the mean of weights, biases and statistics."""
         layers = {}
         for name, layer in self._batch_norm_layers().items():
             values = {key: getattr(layer, key).detach() for key in ("weight", "bias", "running_mean", "running_var")}
             summary = {key: torch.atleast_2d(value).mean(dim=1).cpu().tolist() for key, value in values.items()}
             layers[name] = summary | {"momentum": float(layer.momentum)}
-        return {"learned_rates": self.inner_loop.mean_rates(), "batch_norm": layers}
+        quantiles = self.inner_loop.rate_quantiles()
+        return {"learned_rates": self.inner_loop.mean_rates(), "batch_norm": layers} | ({"rate_quantiles": quantiles} if quantiles else {})
 
 
 def build_learner(config: Any, device: torch.device | str) -> FewShotLearner:

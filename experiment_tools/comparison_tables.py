@@ -52,9 +52,12 @@ def difference_table(comparison: Comparison) -> Table:
 def _difference_row(d: Difference, with_seeds: bool, score: Score) -> list[str]:
     numbers = ["", "", "", ""]
     if d.mean is not None:
-        numbers = [f"{100 * d.mean:+.2f}", f"{100 * d.low:+.2f} to {100 * d.high:+.2f}", p_text(d.p), p_text(d.p_holm)]
+        mean, low, high = (100 * share for share in (d.mean, d.low, d.high))
+        digits = 2
         if score is not ACCURACY:  # of the errors, whose scores are minus them
-            numbers[:2] = f"{-d.mean:+.4f}", f"{-d.high:+.4f} to {-d.low:+.4f}"
+            mean, low, high, digits = -d.mean, -d.high, -d.low, 4
+        mean, low, high = (f"{round(value, digits) + 0.0:+.{digits}f}" for value in (mean, low, high))  # never -0.00
+        numbers = [mean, f"{low} to {high}", p_text(d.p), p_text(d.p_holm)]
     seeds = ["" if d.p_over_seeds is None else p_text(d.p_over_seeds)] if with_seeds else []
     return [str(d.column), f"{d.first} - {d.second}", *numbers, *seeds, d.test + (f": {d.note}" if d.note else "")]
 
@@ -110,6 +113,9 @@ def _markdown_table(table: Table) -> str:
     return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
 
 
+TEXT_COLUMNS = ("method", "tasks", "pair", "test")
+
+
 def latex(comparison: Comparison) -> str:
     """Two tabulars with the rules of the package booktabs."""
     parts = [f"% {_one_line(caption(comparison))}", _latex_table(accuracy_table(comparison))]
@@ -121,7 +127,7 @@ def latex(comparison: Comparison) -> str:
 
 def _latex_table(table: Table) -> str:
     lines = [" & ".join(_latex_text(cell) for cell in row) + r" \\" for row in table]
-    columns = "l" + "r" * (len(table[0]) - 1)
+    columns = "".join("l" if heading in TEXT_COLUMNS else "r" for heading in table[0])
     return "\n".join([rf"\begin{{tabular}}{{{columns}}}", r"\toprule", lines[0], r"\midrule", *lines[1:], r"\bottomrule", r"\end{tabular}"])
 
 
@@ -161,7 +167,8 @@ body { font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 0 auto; p
 h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 0.92rem; }
-th, td { padding: 0.35rem 0.8rem; text-align: left; white-space: nowrap; border-bottom: 1px solid #8886; }
+th, td { padding: 0.35rem 0.8rem; text-align: left; white-space: nowrap; border-bottom: 1px solid #8886; vertical-align: top; }
+td.text { white-space: normal; min-width: 8rem; overflow-wrap: anywhere; }
 th { border-bottom: 2px solid #888a; vertical-align: bottom; }
 .note { font-size: 0.88rem; opacity: 0.8; max-width: 48rem; }
 figure { margin: 1rem 0; } figure svg { width: 100%; max-width: 46rem; height: auto; background: #fff; border-radius: 6px; }
@@ -202,7 +209,10 @@ def _html_table(table: Table) -> str:
 def html_table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table that scrolls sideways on a narrow screen."""
     head = "".join(f"<th>{html.escape(cell)}</th>" for cell in heading)
-    body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    kinds = ["<td class=text>" if name in TEXT_COLUMNS else "<td>" for name in heading]
+    body = "".join(
+        "<tr>" + "".join(f"{kind}{html.escape(cell)}</td>" for kind, cell in zip(kinds, row, strict=True)) + "</tr>" for row in rows
+    )
     return f"<div class=wide><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
 
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from experiment_tools import report_layers, report_learning, report_machine, report_results
-from experiment_tools.report_sections import Section
+from experiment_tools.report_sections import Section, breakable
 from experiment_tools.run_files import RunFiles, read_run
 from experiment_tools.run_reading import find_run
 from experiment_tools.svg import Markup
@@ -64,6 +64,7 @@ def report_html(run: RunFiles) -> str:
         raise ConfigError(f"the report needs jinja2, which {sys.executable} lacks. Run: bash install.sh") from error
     loader = jinja2.FileSystemLoader(FOLDER)
     environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["breakable"] = breakable
     script = (FOLDER / "report.js").read_text(encoding="utf-8")
     try:
         head = report_results.headline(run)

@@ -12,6 +12,7 @@ from experiment_tools.svg import Axes, Mark, Markup, Series, line_chart, ramp, s
 MOST_STRIP_CELLS = 80
 MOST_SPARK_POINTS = 60
 MOST_LEGENDS = 6
+MOST_WEIGHTS = 12
 NO_GRADIENT = 1e-5
 """Of the largest gradient: what is left is rounding."""
 Entry = Mapping[str, Any]
@@ -19,7 +20,7 @@ Rates = Mapping[str, Sequence[float]]
 
 
 def inner_rates(run: RunFiles) -> Section:
-    """Learned inner learning rates: layer x step, with their way over epochs in each cell."""
+    """Learned inner learning rates: layer x step, with their way over epochs in each cell; of Meta-SGD how they are spread."""
     section = Section(
         "inner-rates", "Inner learning rates",
         "One learning rate per parameter and inner step. Colour compares with where they started; the line in a cell is its way over epochs.", "Inner rates",
@@ -28,17 +29,22 @@ def inner_rates(run: RunFiles) -> Section:
     if not history:
         section.missing.append("No epoch in logs/curves.json holds inner learning rates (one number per parameter and step).")
         return section
-    start = run.config.get("init_inner_loop_learning_rate") or 0.1
-    newest, n_steps = history[-1], len(next(iter(history[-1].values())))
+    starts = {name: start_of(run.config, name) for name in history[-1]}
+    newest, n_columns = history[-1], len(next(iter(history[-1].values())))
     thin = thinned(history, MOST_SPARK_POINTS)
     moved = any(rates[name] != newest[name] for rates in history for name in newest if name in rates)
-    learned = moved or any(abs(rate - start) > 1e-6 * abs(start) for row in newest.values() for rate in row)
+    learned = moved or any(abs(rate - starts[name]) > 1e-6 * abs(starts[name]) for name, row in newest.items() for rate in row)
+    form = run.config.get("learnable_inner_loop_learning_rates", "none")
+    if form == "per_element":
+        section.lead = "One learning rate per element of each parameter: their mean, and below how they are spread. Colour compares with where they started."
+    heads = {"per_layer": ["all steps"], "per_element": ["mean, all steps"]}.get(form) or [f"step {step + 1}" for step in range(n_columns)]
     rows = [
-        {"name": name, "cells": [_rate_cell(rate, start, [_at(rates, name, step) for rates in thin], f"{name}, step {step + 1}")
-                                 for step, rate in enumerate(newest[name])]}
+        {"name": name, "cells": [_rate_cell(rate, starts[name], [_at(rates, name, step) for rates in thin], f"{name}, {head}")
+                                 for step, (rate, head) in enumerate(zip(newest[name], heads, strict=True))]}
         for name in newest
     ]  # fmt: skip
-    section.add("Layer × step", {"steps": n_steps, "rows": rows, "start": short(start)}, kind="rates", size="two-thirds" if learned else "wide",
+    start = " and ".join(short(value) for value in sorted(set(starts.values())))
+    section.add("Layer × step", {"heads": heads, "rows": rows, "start": start}, kind="rates", size="two-thirds" if learned else "wide",
                 note="" if learned else "These rates are not learned in this run: all stay where they started.")  # fmt: skip
     if learned:
         weights = [name for name in newest if name.endswith("weight")]
@@ -52,7 +58,33 @@ def inner_rates(run: RunFiles) -> Section:
             line_chart(lines, Axes("epoch", short, "epoch"), "Mean inner learning rate of each weight over epochs"),
             legend=_ends([Legend(line.name, line.colour) for line in lines]), note="Mean over inner steps, weights only.",
         )  # fmt: skip
+    for name, chart in element_rates(run.epochs, starts):
+        section.add(f"Rates in {name}", chart, legend=[Legend("median", "var(--accent)"), Legend("start", "var(--muted)", "dashed")],
+                    note="Band: half of its elements; faint lines: 5 and 95 % of them.")  # fmt: skip
     return section
+
+
+def start_of(config: Mapping[str, Any], name: str) -> float:
+    """Where a parameter's inner rate begins."""
+    start = config.get("init_inner_loop_learning_rate") or 0.1
+    return (config.get("init_head_inner_loop_learning_rate") or start) if name.startswith("head.") else start
+
+
+def element_rates(epochs: Sequence[Entry], starts: Mapping[str, float]) -> list[tuple[str, Markup | None]]:
+    """(weight, how the rates of its elements are spread over epochs) of Meta-SGD, which has one per element."""
+    looked = [entry for entry in epochs if entry.get("rate_quantiles")]
+    names = [name for name in looked[-1]["rate_quantiles"] if name.endswith("weight")][:MOST_WEIGHTS] if looked else []
+    charts = []
+    for name in names:
+        rows = [(entry["epoch"], *entry["rate_quantiles"][name][1:6]) for entry in looked if name in entry["rate_quantiles"]]
+        lines = [
+            Series("start", [(row[0], starts.get(name)) for row in rows], "var(--muted)", "dashed"),
+            Series("5 %", [(row[0], row[1]) for row in rows], "var(--accent)", "faint"),
+            Series("95 %", [(row[0], row[5]) for row in rows], "var(--accent)", "faint"),
+            Series("median", [(row[0], row[3]) for row in rows], "var(--accent)", dots=len(rows) < 30, band=[(row[0], row[2], row[4]) for row in rows]),
+        ]
+        charts.append((name, line_chart(lines, Axes("epoch", short, "epoch"), f"Inner learning rates of the elements of {name} over epochs")))
+    return charts
 
 
 def rates_of(entry: Entry) -> dict[str, list[float]]:
@@ -74,7 +106,7 @@ def _rate_cell(rate: float, start: float, history: Sequence[float | None], name:
     share = round(min(abs(doublings) / 2, 1.0) * 100)
     hue = "--hot" if doublings > 0 else "--cold"
     return {
-        "text": short(rate),
+        "text": f"{rate:.3g}" if abs(rate) >= 1e-3 else short(rate),
         "colour": f"color-mix(in oklab, var({hue}) {share}%, var(--cell))",
         "spark": sparkline(history, f"{name} over epochs"),
     }
@@ -150,7 +182,7 @@ def gradients(run: RunFiles) -> Section:
     section.add(
         "Angle between first and second order", angle_chart(looked),
         "this run is of first order throughout, so the second was never computed.",
-        note="Both gradients of the same validation tasks. 0° would mean that the second order changes nothing but the length.",
+        note=f"Both gradients of the same validation tasks. {_angle_at_switch(looked)}0° would mean that the second order changes nothing but the length.",
     )
     updates = [entry for entry in run.epochs if entry.get("updates")]
     weights = [n for n in updates[-1]["updates"] if n.endswith("weight") and ".norm." not in n] if updates else []
@@ -162,20 +194,36 @@ def gradients(run: RunFiles) -> Section:
         "Update / weight", line_chart(ratio, Axes("epoch", short, "epoch", log_y=True), "Norm of an update over norm of the weight, over epochs"),
         legend=_ends([Legend(line.name, line.colour) for line in ratio]), note="Norm of one meta-update relative to the weight's own. Around 0.001 is usual.",
     )  # fmt: skip
-    section.add("Gradient norm by parameter, over epochs", norm_strips(looked), kind="strips", size="wide",
-                note="The stronger the colour, the larger, on a logarithmic scale. Parameters with next to no gradient are left out, such as biases before a norm layer.")  # fmt: skip
+    norms = [(entry["epoch"], entry["gradients"]["norms"]) for entry in looked]
+    section.add("Gradient norm by parameter, over epochs", norm_strips(norms, "Gradient norm"), kind="strips", size="half",
+                note="The stronger the colour, the larger, on a logarithmic scale; the number is the newest. "
+                     "Parameters with next to no gradient are left out, such as biases before a norm layer.")  # fmt: skip
+    norms = [(entry["epoch"], {name: update.get("update_norm") for name, update in entry["updates"].items()}) for entry in updates]
+    section.add("Update norm by parameter, over epochs", norm_strips(norms, "Update norm"), "no update was looked at.", kind="strips", size="half",
+                note="Of one meta-update, the next one after the epoch.")  # fmt: skip
     return section
 
 
 def angle_chart(looked: Sequence[Entry]) -> Markup | None:
     """Angle over epochs; the background and a mark tell where the derivative order changes."""
     angles = [(entry["epoch"], entry["gradients"].get("angle_degrees")) for entry in looked]
-    orders = [(entry["epoch"], entry["gradients"].get("order")) for entry in looked]
-    switch = next((epoch for (_, before), (epoch, now) in itertools.pairwise(orders) if (before, now) == ("first", "second")), None)
+    switch = _switch(looked)
     axes = Axes("epoch", lambda degrees: f"{degrees:.3g}°", "epoch", (0.0, None), shades=() if switch is None else [(0, switch - 0.5, "var(--shade)")])
     marks = [] if switch is None else [Mark(switch - 0.5, "second order from here", "var(--ink)")]
     return line_chart([Series("angle", angles, "var(--accent)", dots=len(angles) < 30)], axes,
                       "Angle between first- and second-order meta-gradients over epochs", marks)  # fmt: skip
+
+
+def _switch(looked: Sequence[Entry]) -> int | None:
+    """The first epoch of second order after one of first order."""
+    orders = [(entry["epoch"], entry["gradients"].get("order")) for entry in looked]
+    return next((epoch for (_, before), (epoch, now) in itertools.pairwise(orders) if (before, now) == ("first", "second")), None)
+
+
+def _angle_at_switch(looked: Sequence[Entry]) -> str:
+    switch = _switch(looked)
+    angle = next((entry["gradients"].get("angle_degrees") for entry in looked if entry["epoch"] == switch), None)
+    return "" if angle is None else f"In epoch {switch}, the first of second order, they are {angle:.1f}° apart. "
 
 
 def _ratio(update: Mapping[str, float | None] | None) -> float | None:
@@ -184,13 +232,20 @@ def _ratio(update: Mapping[str, float | None] | None) -> float | None:
     return update["update_norm"] / update["norm"]
 
 
-def norm_strips(looked: Sequence[Entry]) -> list[dict[str, Any]]:
-    """One strip of cells per parameter, layer by layer."""
-    shown = thinned(list(looked), MOST_STRIP_CELLS)
-    names = list(shown[-1]["gradients"]["norms"])
-    largest = {name: max((entry["gradients"]["norms"].get(name) or 0.0 for entry in shown), default=0.0) for name in names}
+def norm_strips(looks: Sequence[tuple[int, Mapping[str, float | None]]], what: str) -> list[dict[str, Any]]:
+    """One strip of cells per parameter, layer by layer.
+
+    Args:
+        looks: (epoch, name -> norm).
+        what: is measured.
+    """
+    if not looks:
+        return []
+    shown = thinned(list(looks), MOST_STRIP_CELLS)
+    names = list(shown[-1][1])
+    largest = {name: max((norms.get(name) or 0.0 for _, norms in shown), default=0.0) for name in names}
     names = [name for name in names if largest[name] > NO_GRADIENT * max(largest.values())]
-    known = [v for entry in shown for name in names if (v := entry["gradients"]["norms"].get(name))]
+    known = [norm for _, norms in shown for name in names if (norm := norms.get(name))]
     if not known:
         return []
     high = math.log10(max(known))
@@ -198,10 +253,10 @@ def norm_strips(looked: Sequence[Entry]) -> list[dict[str, Any]]:
     order = {layer: rank for rank, layer in enumerate(layer_order(names))}
     rows = []
     for name in sorted(names, key=lambda name: order[name.rpartition(".")[0]]):
-        norms = [(entry["epoch"], entry["gradients"]["norms"].get(name)) for entry in shown]
-        cells = [(_strip_colour(norm, low, high), f"{name}, epoch {epoch}: {'–' if norm is None else short(norm)}") for epoch, norm in norms]
-        last = norms[-1][1]
-        rows.append({"name": name, "strip": strip(cells, f"Gradient norm of {name} over epochs"), "last": "–" if last is None else short(last)})
+        row = [(epoch, norms.get(name)) for epoch, norms in shown]
+        cells = [(_strip_colour(norm, low, high), f"{name}, epoch {epoch}: {'–' if norm is None else short(norm)}") for epoch, norm in row]
+        last = row[-1][1]
+        rows.append({"name": name, "strip": strip(cells, f"{what} of {name} over epochs"), "last": "–" if last is None else f"{last:.3g}"})
     return rows
 
 

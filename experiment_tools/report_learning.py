@@ -28,26 +28,29 @@ def learning(run: RunFiles) -> Section:
     section = Section("learning", "Learning curves", "Loss and accuracy over epochs. The band is the 95 % interval over validation tasks.", "Learning")
     validated = [row for row in run.rows if row.get("val_accuracy_mean") is not None]
     best = best_row(validated) if validated else None
-    words = short if best and best["val_accuracy_mean"] < 0 else percent
-    marks = [Mark(best["epoch"], f"best: epoch {best['epoch']}, {words(best['val_accuracy_mean'])}", VAL)] if best else []
+    words = short if run.is_regression else percent
+    names = (("accuracy", "Mean squared error", (0.0, None)) if run.is_regression else ("accuracy", "Accuracy", (0.0, 1.0)), ("loss", "Loss", (0.0, None)))
     legend = [Legend("training", TRAIN), Legend("validation", VAL), Legend("single iterations", TRAIN, "faint")]
-    for name, title, y_range in (("accuracy", "Accuracy", (0.0, 1.0)), ("loss", "Loss", (0.0, None))):
-        shares = name == "accuracy"
-        if shares and any((row["val_accuracy_mean"] or 0) < 0 for row in validated):  # a score of regression
-            shares, y_range = False, (None, None)
-        axes = Axes("epoch", percent_tick if shares else short, "epoch", y_range)
-        band = [
-            (row["epoch"], row[f"val_{name}_mean"] - row[f"val_{name}_ci95"], row[f"val_{name}_mean"] + row[f"val_{name}_ci95"])
-            for row in validated
-            if row.get(f"val_{name}_ci95") is not None
-        ]
+    for name, title, y_range in names:
+        is_score = name == "accuracy"
+        axes = Axes("epoch", percent_tick if title == "Accuracy" else short, "epoch", y_range)
+
+        def points(values: Sequence[tuple[float, float | None]], is_score: bool = is_score) -> list[tuple[float, float | None]]:
+            return [(x, run.shown(y) if is_score else y) for x, y in values]
+
+        middle = dict(points(series_of(validated, f"val_{name}_mean")))
+        half = {row["epoch"]: row.get(f"val_{name}_ci95") for row in validated}
+        band = [(epoch, middle[epoch] - width, middle[epoch] + width) for epoch, width in half.items() if width is not None]
         lines = [
-            Series("single iterations", _trace(run, name), TRAIN, "faint"),
-            Series("training", series_of(run.rows, f"train_{name}_mean"), TRAIN, dots=len(run.rows) < 30),
-            Series("validation", series_of(run.rows, f"val_{name}_mean"), VAL, dots=len(run.rows) < 30, band=band),
+            Series("single iterations", points(_trace(run, name)), TRAIN, "faint"),
+            Series("training", points(series_of(run.rows, f"train_{name}_mean")), TRAIN, dots=len(run.rows) < 30),
+            Series("validation", points(series_of(run.rows, f"val_{name}_mean")), VAL, dots=len(run.rows) < 30, band=band),
         ]
+        text = f", {words(run.shown(best['val_accuracy_mean']))}" if best and is_score else ""
+        marks = [Mark(best["epoch"], f"best: epoch {best['epoch']}{text}", VAL)] if best else []
         chart = line_chart(lines, axes, f"{title} of training and validation over epochs", marks)
-        section.add(title, chart, NOT_YET, legend=legend, size="half", note="Query images after the last inner step." if shares else "")
+        section.add(title, chart, NOT_YET, legend=legend, size="half",
+                    note=f"Query {'points' if run.is_regression else 'images'} after the last inner step." if is_score else "What the outer loop lowers.")  # fmt: skip
     return section
 
 
@@ -72,34 +75,35 @@ def adaptation(run: RunFiles) -> Section:
     rows = [row for row in run.rows if row.get("val_accuracy_mean") is not None]
     best_epoch = best_row(rows)["epoch"] if rows else entries[-1]["epoch"]
     chosen = next((entry for entry in entries if entry["epoch"] == best_epoch), entries[-1])
-    regression = any((accuracy or 0) < 0 for accuracy in chosen["val"]["query_accuracy"])
+    regression = run.is_regression
+    score, score_axes = ("Mean squared error", (short, True, (None, None))) if regression else ("Accuracy", (percent_tick, False, (0.0, 1.0)))
     legend = [
         Legend("validation, query", VAL), Legend("validation, support", VAL, "dashed"),
         Legend("training, query", TRAIN), Legend("training, support", TRAIN, "dashed"),
     ]  # fmt: skip
     for name, title, axes in (
-        ("accuracy", "Accuracy", Axes("inner steps done", short if regression else percent_tick, "after step", (None, None) if regression else (0.0, 1.0))),
-        ("loss", "Loss", Axes("inner steps done", short, "after step", log_y=not regression)),
+        ("accuracy", score, Axes("inner steps done", score_axes[0], "after step", score_axes[2], log_y=score_axes[1])),
+        ("loss", "Loss", Axes("inner steps done", short, "after step", log_y=True)),
     ):
+        shown = run.shown if name == "accuracy" else (lambda value: value)
         lines = [
-            Series("training, support", _steps(chosen, "train", f"support_{name}"), TRAIN, "dashed"),
-            Series("training, query", _steps(chosen, "train", f"query_{name}"), TRAIN, dots=True),
-            Series("validation, support", _steps(chosen, "val", f"support_{name}"), VAL, "dashed"),
-            Series("validation, query", _steps(chosen, "val", f"query_{name}"), VAL, dots=True),
-        ]
+            Series(f"{words}, {part}", [(x, shown(y)) for x, y in _steps(chosen, split, f"{part}_{name}")], colour,
+                   "dashed" if part == "support" else "solid", dots=part == "query")
+            for split, words, colour in (("train", "training", TRAIN), ("val", "validation", VAL)) for part in ("support", "query")
+        ]  # fmt: skip
         chart = line_chart(lines, axes, f"{title} after each inner step in epoch {chosen['epoch']}")
         note = f"Epoch {chosen['epoch']}, the best one." if chosen["epoch"] == best_epoch else f"Epoch {chosen['epoch']}."
         section.add(f"{title} per inner step", chart, legend=legend, note=note)
     n_rows = len(entries[-1]["val"]["query_accuracy"])
     lines = [
-        Series(_after(step), [(entry["epoch"], entry["val"]["query_accuracy"][step]) for entry in entries], ramp(step, n_rows))
+        Series(_after(step), [(entry["epoch"], run.shown(entry["val"]["query_accuracy"][step])) for entry in entries], ramp(step, n_rows))
         for step in range(n_rows)
     ]
     section.add(
         "Before and after, over epochs",
-        line_chart(lines, Axes("epoch", short if regression else percent_tick, "epoch", (None, None) if regression else (0.0, 1.0)), "Validation accuracy over epochs, by inner steps done"),
+        line_chart(lines, Axes("epoch", score_axes[0], "epoch", score_axes[2], log_y=score_axes[1]), f"Validation {score.lower()} over epochs, by inner steps done"),
         legend=[Legend(line.name, line.colour) for line in (lines if n_rows <= 6 else (lines[0], lines[1], lines[-1]))],
-        note="Validation query accuracy. The distance between the lowest and the highest line is what adaptation gains.",
+        note=f"Validation, query, {score.lower()}. The distance between the lowest and the highest line is what adaptation gains.",
     )
     return section
 

@@ -6,7 +6,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from experiment_tools.report_sections import TRAIN, VAL, Legend, Section, Table, duration, percent, series_of, short
+from experiment_tools.report_sections import (
+    TEST,
+    TRAIN,
+    VAL,
+    Legend,
+    Section,
+    Table,
+    duration,
+    duration_tick,
+    percent,
+    series_of,
+    short,
+)
 from experiment_tools.run_files import RunFiles
 from experiment_tools.svg import Axes, Series, line_chart
 from utils.config import REPOSITORY_ROOT, load_config
@@ -15,7 +27,7 @@ from utils.config_schema import SECTIONS
 from utils.errors import ConfigError
 
 PARTS = (
-    ("waiting for data", "var(--muted)"), ("inner loop", "var(--accent)"), ("outer loop", TRAIN), ("evaluation", VAL),
+    ("waiting for data", "var(--muted)"), ("inner loop", "var(--accent)"), ("outer loop", TRAIN), ("evaluation", VAL), ("looks for this page", TEST),
 )  # fmt: skip
 START_KEYS = ("started", "device", "python", "system", "cuda", "cudnn", "threads", "commit", "uncommitted_changes")
 
@@ -49,7 +61,7 @@ def time_and_memory(run: RunFiles) -> Section:
     section.add("Time of an epoch", line_chart(
         [Series("training", series_of(run.rows, "train_time_s"), TRAIN, dots=len(seconds) < 30),
          Series("validation", series_of(run.rows, "val_time_s"), VAL, dots=len(seconds) < 30)],
-        Axes("epoch", duration, "epoch", from_zero=True), "Seconds of training and validation over epochs",
+        Axes("epoch", duration_tick, "epoch", from_zero=True), "Seconds of training and validation over epochs",
     ), legend=[Legend("training", TRAIN), Legend("validation", VAL)])  # fmt: skip
     return section
 
@@ -64,11 +76,13 @@ def time_split(run: RunFiles) -> dict[str, float]:
     looks = [entry["gradients"] for entry in run.epochs if entry.get("gradients")]
     inner, outer = (sum(look.get(f"time_{loop}_s") or 0.0 for look in looks) for loop in ("inner", "outer"))
     computing = max(train - data, 0.0)
+    looking = sum(entry.get("look_time_s") or 0.0 for entry in run.epochs)
     if inner + outer <= 0:
-        return {"waiting for data": data, "outer loop": computing, "evaluation": evaluation}
+        return {"waiting for data": data, "outer loop": computing, "evaluation": evaluation, "looks for this page": looking}
     share = inner / (inner + outer)
     return {
         "waiting for data": data, "inner loop": computing * share, "outer loop": computing * (1 - share), "evaluation": evaluation,
+        "looks for this page": looking,
     }  # fmt: skip
 
 

@@ -16,14 +16,17 @@ from experiment_tools.answers import (
     confusion,
     hardest_classes,
     hardest_task,
+    task_errors_of_test,
 )
-from experiment_tools.report_sections import TEST, VAL, Legend, Section, percent, percent_tick, short
+from experiment_tools.report_sections import TEST, VAL, Legend, Section, percent, percent_tick, queries_per_class, short
 from experiment_tools.run_files import RunFiles
 from experiment_tools.svg import Axes, Markup, Series, bar_chart, line_chart
 from experiment_tools.verdict import best_row
+from utils.metrics import score_named, score_of
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 LARGEST_MATRIX = 20
+NOT_TESTED = "Not tested, as test_after_training is false. To test it: the same command with --test_after_training true."
 
 
 def headline(run: RunFiles) -> dict[str, Any]:
@@ -38,43 +41,54 @@ def headline(run: RunFiles) -> dict[str, Any]:
         is_over = not total or done >= total or run.test.get("stopped_early")
         head |= {"state": "finished", "finished": True} if is_over else {"state": f"tested, {head['state']}"}
         head |= _score(run.test["test_accuracy_mean"], run.test.get("test_accuracy_ci95"))
-        measure = "accuracy" if run.test["test_accuracy_mean"] >= 0 else "score (minus the mean squared error)"
+        measure = score_named(run.test.get("score")).name
         head["what"] = f"test {measure} of {f'the ensemble of {n_models} models' if n_models > 1 else 'the model'}"
-        head["protocol"] = _protocol(run.test["protocol"])
+        head["protocol"] = _protocol(run.test["protocol"], is_regression=run.is_regression)
     elif best:
         head |= _score(best["val_accuracy_mean"], best.get("val_accuracy_ci95"))
-        head["what"] = f"best validation accuracy so far, in epoch {best['epoch']}"
+        head["what"] = f"best validation {score_of(run.is_regression).name} so far, in epoch {best['epoch']}"
     if "protocol" not in head:
-        head["protocol"] = _protocol_of_config(run.config)
+        head["protocol"] = _protocol_of_config(run.config, is_regression=run.is_regression)
     tiles = []
     if best:
         tiles.append(("best validation", _score(best["val_accuracy_mean"], None)["value"], f"epoch {best['epoch']}"))
     gain = next((entry["val"]["query_accuracy"] for entry in reversed(run.epochs) if entry.get("val")), None)
-    if gain and gain[0] is not None and gain[-1] is not None and min(gain[0], gain[-1]) >= 0:
-        tiles.append(("adaptation", f"{percent(gain[0], 0)} → {percent(gain[-1], 0)}", f"in {len(gain) - 1} inner steps"))
-    if run.rows and run.rows[-1].get("train_tasks_per_s"):
-        tiles.append(("speed", f"{short(run.rows[-1]['train_tasks_per_s'])}", "training tasks per second"))
+    if gain and gain[0] is not None and gain[-1] is not None:
+        before, after = (f"{run.shown(score):.3g}" if run.is_regression else percent(score, 0) for score in (gain[0], gain[-1]))
+        tiles.append(("adaptation", f"{before} → {after}", f"in {len(gain) - 1} inner steps"))
+    if run.rows and (speed := run.rows[-1].get("train_tasks_per_s")):
+        tiles.append(("speed", f"{speed:.3g}" if speed < 100 else f"{speed:,.0f}", "training tasks per second"))
     return head | {"tiles": tiles}
 
 
 def _score(mean: float, interval: float | None) -> dict[str, str]:
     if mean < 0:  # minus the mean squared error of regression
-        return {"value": short(mean), "interval": "" if interval is None else f"± {short(interval)}"}
+        return {"value": short(-mean), "interval": "" if interval is None else f"± {short(interval)}"}
     return {"value": f"{100 * mean:.2f} %", "interval": "" if interval is None else f"± {100 * interval:.2f}"}
 
 
-def _protocol(protocol: Mapping[str, Any]) -> list[str]:
+def _protocol(protocol: Mapping[str, Any], *, is_regression: bool) -> list[str]:
+    if is_regression:
+        return [
+            f"{protocol['shots']} points to adapt to", f"{protocol['queries']} points to predict", f"{protocol['steps']} inner steps",
+            f"{protocol['tasks']} tasks of {protocol['dataset']}", f"task seed {protocol['seed']}", "95 % interval over tasks",
+        ]  # fmt: skip
     return [
-        f"{protocol['ways']}-way {protocol['shots']}-shot", f"{protocol['queries']} queries per class", f"{protocol['steps']} inner steps",
+        f"{protocol['ways']}-way {protocol['shots']}-shot", queries_per_class(protocol["queries"]), f"{protocol['steps']} inner steps",
         f"{protocol['statistics']} batch norm", f"{protocol['tasks']} tasks of {protocol['dataset']}", f"task seed {protocol['seed']}",
         "95 % interval over tasks",
     ]  # fmt: skip
 
 
-def _protocol_of_config(config: Mapping[str, Any]) -> list[str]:
-    keys = {"num_classes_per_set": "{}-way", "num_samples_per_class": "{}-shot", "num_target_samples": "{} queries per class",
-            "number_of_evaluation_steps_per_iter": "{} inner steps", "num_evaluation_tasks": "{} tasks", "dataset_name": "{}"}  # fmt: skip
-    return [text.format(config[key]) for key, text in keys.items() if config.get(key) is not None]
+def _protocol_of_config(config: Mapping[str, Any], *, is_regression: bool) -> list[str]:
+    shapes = {"num_classes_per_set": "{}-way".format, "num_samples_per_class": "{}-shot".format, "num_target_samples": queries_per_class}
+    if is_regression:
+        shapes = {"num_samples_per_class": "{} points to adapt to".format, "num_target_samples": "{} points to predict".format}
+    words = shapes | {
+        "number_of_evaluation_steps_per_iter": "{} inner steps".format, "num_evaluation_tasks": "{} tasks".format,
+        "dataset_name": str,
+    }  # fmt: skip
+    return [text(config[key]) for key, text in words.items() if config.get(key) is not None]
 
 
 # --- validation episodes ----------------------------------------------------------------------------------------------
@@ -88,6 +102,9 @@ def episodes(run: RunFiles) -> Section:
         "letter of the class it was taken for.", "Episodes",
     )  # fmt: skip
     arrays, state = run.examples
+    if run.is_regression:
+        section.missing.append("A regression has points, which are nothing to look at one by one.")
+        return section
     if not arrays:
         section.missing.append("logs/validation_episodes.safetensors is not there: no epoch is finished, or diagnostics_every_epochs is 0.")
         return section
@@ -100,7 +117,7 @@ def episodes(run: RunFiles) -> Section:
         content = {"rows": rows, "before": before, "after": after, "queries": n_queries}
         note = f"Epoch {state['epoch']}: {after} of {n_queries} right, {before} before adaptation."
         if history and len(history[-1]) > index:
-            note += f" Over epochs: {' '.join(str(right[index]) for right in history[-12:])}."
+            note += f" Right over epochs: {', '.join(str(right[index]) for right in history[-12:])}."
         section.add(f"Task {index + 1}", content, kind="episodes", size="quarter" if arrays["predictions"].shape[2] <= 3 and arrays["support_images"].shape[2] <= 1 else "half", note=note)
     return section
 
@@ -148,9 +165,12 @@ def test_answers(run: RunFiles) -> Section:
     if run.test:
         section.add("All results", _result_rows(run.test), kind="models", size="wide" if len(run.test["results"]) > 1 else "third",
                     note="The ensemble takes the mean scores of the best models by validation accuracy. Whiskers: 95 % intervals over tasks.")  # fmt: skip
+    if run.is_regression and run.scores[0]:
+        _add_errors(section, task_errors_of_test(*run.scores))
+        return section
     answers = answers_of_test(*run.scores) if run.scores[0] else None
     if answers is None:
-        section.missing.append("No test yet: it follows the last epoch.")
+        section.missing.append("No test yet: it follows the last epoch." if run.config.get("test_after_training", True) else NOT_TESTED)
         histogram = next((entry for entry in reversed(run.epochs) if entry.get("val_accuracy_histogram")), None)
         if histogram:
             section.add(f"Accuracy over validation tasks, epoch {histogram['epoch']}", _histogram(histogram["val_accuracy_histogram"], VAL))
@@ -170,11 +190,26 @@ def test_answers(run: RunFiles) -> Section:
         bars = [{"name": name, "share": share, "text": f"{percent(share, 0)} of {count}"} for name, share, count in hardest_classes(answers)]
         section.add("Hardest classes", bars, kind="bars", note="Share of their query images that were recognised, over all test tasks.")
         pairs = [
-            {"one": one, "other": other, "text": f"{times} of {together}"} for one, other, times, together in confused_pairs(answers)
+            {"one": one, "other": other, "text": f"{times} of {together}"} for one, other, times, together in confused_pairs(answers) if times > 1
         ]
-        section.add("Most confused", pairs, kind="pairs", note="Of the query images of the first class in tasks that had both.")
+        section.add("Most confused", pairs, "no class was taken for the same other one twice.", kind="pairs", note="Of the query images of the first class in tasks that had both.")
     _add_confusion(section, answers)
     return section
+
+
+def _add_errors(section: Section, errors: np.ndarray) -> None:
+    """How the mean squared error is spread over the test tasks of a regression; the last bar holds all that is larger."""
+    most = float(np.quantile(errors, 0.98)) or 1.0
+    counts = np.histogram(np.minimum(errors, most), bins=20, range=(0.0, most))[0].tolist()
+    bars = [
+        (f"{short(most * index / 20)} to {short(most * (index + 1) / 20)}{' and more' if index == 19 else ''}: {count} tasks", float(count),
+         f"{most * index / 20:.2g}" if index % 4 == 0 else "")
+        for index, count in enumerate(counts)
+    ]  # fmt: skip
+    mean = float(errors.mean())
+    chart = bar_chart(bars, "mean squared error of a task", "Number of tasks by their error", TEST, (min(mean / most, 1.0), f"mean {short(mean)}"))
+    low, middle, high = (float(np.quantile(errors, share)) for share in (0.25, 0.5, 0.75))
+    section.add("Error over tasks", chart, note=f"{len(errors)} tasks: half of them lie between {low:.3g} and {high:.3g}, the median is {middle:.3g}.")
 
 
 def _histogram(counts: Sequence[int], colour: str, mean: float | None = None) -> Markup:

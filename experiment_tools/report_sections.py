@@ -1,8 +1,12 @@
 """What the parts of a report are made of, and words for numbers. The template `report.html.jinja` lays them out."""
 
+import html
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from experiment_tools.svg import Markup
 
 TRAIN, VAL, TEST = "var(--train)", "var(--val)", "var(--test)"
 
@@ -65,6 +69,11 @@ class Section:
             self.figures.append(Figure(title, content, **more))
 
 
+def breakable(name: str) -> Markup:
+    """A parameter's name, escaped, that may go on in the next line after a dot or underscore."""
+    return Markup(re.sub(r"([._/])", r"\1<wbr>", html.escape(name)))
+
+
 def percent(share: float | None, digits: int = 1) -> str:
     """'78.3 %' of 0.783."""
     return "–" if share is None else f"{100 * share:.{digits}f} %"
@@ -96,6 +105,19 @@ def duration(seconds: float | None) -> str:
         return f"{minutes} min {rest:02} s"
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02} min" if hours < 24 else f"{hours // 24} d {hours % 24:02} h"
+
+
+def duration_tick(seconds: float) -> str:
+    """'40 s', '1.5 min', '2 h': short enough for an axis."""
+    for unit, length in (("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.3g} {unit}"
+    return f"{seconds:.3g} s"
+
+
+def queries_per_class(count: int | str) -> str:
+    """'1 query per class', '15 queries per class'."""
+    return f"{count} {'query' if count == 1 else 'queries'} per class"
 
 
 def thinned(values: Sequence[Any], most: int) -> list[Any]:

@@ -49,6 +49,15 @@ class RunFiles:
         """Of the experiment."""
         return str(self.config.get("experiment_name") or self.path.name)
 
+    @property
+    def is_regression(self) -> bool:
+        """Whether what is written as accuracy is minus the mean squared error."""
+        return self.config.get("loss") == "mean_squared_error" or any((row.get("val_accuracy_mean") or 0.0) < 0 for row in self.rows)
+
+    def shown(self, score: float | None) -> float | None:
+        """A score as people read it: the accuracy, or the mean squared error."""
+        return -score if self.is_regression and score is not None else score
+
 
 def read_run(path: Path) -> RunFiles:
     """Read a run folder.

@@ -260,7 +260,11 @@ def ticks(low: float, high: float, count: int, *, whole: bool = False) -> list[f
 def _log_ticks(low: float, high: float) -> list[float]:
     powers = range(math.ceil(math.log10(low) - 1e-9), math.floor(math.log10(high) + 1e-9) + 1)
     decades = [10.0**power for power in powers][:: max(1, len(powers) // 4)]
-    return decades if len(decades) > 1 else [value for value in ticks(low, high, 3) if value > 0]
+    if len(decades) > 2:
+        return decades
+    between = [factor * 10.0**power for power in range(powers.start - 1, powers.stop) for factor in (1, 2, 5)]
+    between = [value for value in between if low <= value <= high]
+    return between if len(between) > 1 else [value for value in ticks(low, high, 3) if value > 0]
 
 
 def _limits(ys: Sequence[float], axes: Axes) -> tuple[float, float]:

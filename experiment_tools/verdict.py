@@ -33,15 +33,9 @@ def findings(rows: Entries, curves: Entries, config: Mapping[str, Any]) -> list[
     if not validated:
         return [Finding(NOTE, "No epoch has been validated yet: there is nothing to judge.")]
     if any(row["val_accuracy_mean"] < 0 for row in validated):  # a regression: the score is minus the mean squared error
-        best = best_row(validated)
-        found = [Finding(NOTE, f"The lowest mean squared error came in epoch {best['epoch']}: {-best['val_accuracy_mean']:.4g}.")]
-        return sorted([*found, *_gradients(rows, curves)], key=lambda finding: finding.kind, reverse=True)
-    found = [
-        *_learning(validated, config),
-        *_overfitting(validated),
-        *_gradients(rows, curves),
-        *_adaptation(curves),
-    ]
+        found = [*_regression(validated), *_gradients(rows, curves), *_adaptation_to_points(curves)]
+    else:
+        found = [*_learning(validated, config), *_overfitting(validated), *_gradients(rows, curves), *_adaptation(curves)]
     order = (WARNING, NOTE, GOOD)
     return sorted(found, key=lambda finding: order.index(finding.kind))
 
@@ -152,3 +146,43 @@ def _adaptation(curves: Entries) -> list[Finding]:
         )
         return [Finding(NOTE, text)]
     return [Finding(GOOD, text)]
+
+
+# --- regression: the score is minus the mean squared error ------------------------------------------------------------
+
+
+def _regression(validated: Entries) -> list[Finding]:
+    """Is the error falling, and does the training error part from it?"""
+    best, last = best_row(validated), validated[-1]
+    error, interval = -best["val_accuracy_mean"], best.get("val_accuracy_ci95") or 0.0
+    found = []
+    if best is last and len(validated) > 1:
+        found.append(Finding(GOOD, f"Still improving: the newest mean squared error is the lowest, {error:.3g}. More epochs may help."))
+    else:
+        found.append(Finding(GOOD, f"Learning: the lowest mean squared error came in epoch {best['epoch']}: {error:.3g}."))
+    newest = -last["val_accuracy_mean"]
+    train_falls = (last.get("train_loss_mean") or 0.0) < (best.get("train_loss_mean") or 0.0)
+    if best is not last and train_falls and newest - error > interval:
+        text = f"Overfitting: since epoch {best['epoch']} the validation error rose from {error:.3g} to {newest:.3g} while the training loss fell."
+        return [*found, Finding(WARNING, f"{text} The test uses the best epochs, not the last.")]
+    train = -best["train_accuracy_mean"] if best.get("train_accuracy_mean") is not None else error
+    if error > 1.5 * train and error - train > 2 * interval:
+        text = f"A gap between training and validation error at the best epoch: {train:.3g} against {error:.3g}. More training tasks may help."
+        return [*found, Finding(NOTE, text)]
+    return [*found, Finding(GOOD, "No overfitting seen: validation follows training.")]
+
+
+def _adaptation_to_points(curves: Entries) -> list[Finding]:
+    """Whether the inner steps lower the error of new tasks."""
+    newest = next((entry for entry in reversed(curves) if entry.get("val")), None)
+    errors = [-score for score in newest["val"]["query_accuracy"] if score is not None] if newest else []
+    if len(errors) < 2:
+        return []
+    before, after, steps = errors[0], errors[-1], len(errors) - 1
+    best_step = min(range(steps + 1), key=lambda step: errors[step])
+    if after > 0.95 * before and best_step == 0:
+        return [Finding(WARNING, f"Adaptation does not help: mean squared error {before:.3g} before and {after:.3g} after {steps} inner steps. "
+                        "Look at the inner learning rate.")]  # fmt: skip
+    if errors[best_step] < 0.8 * after:
+        return [Finding(NOTE, f"Too many inner steps: after {best_step} the error is {errors[best_step]:.3g}, after {steps} {after:.3g}.")]
+    return [Finding(GOOD, f"Adaptation works: {steps} inner step{'s' if steps > 1 else ''} lower the error of new tasks from {before:.3g} to {after:.3g}.")]

@@ -18,6 +18,8 @@ from utils.errors import ConfigError
 State = dict[str, Any]
 
 LEARNING_RATES = ("fixed", "per_layer_per_step", "per_layer", "per_element")
+RATE_QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
+"""Shares of a parameter's elements whose rates are not above: what is shown of Meta-SGD's rates."""
 
 
 class InnerLoopOptimizer(nn.Module):
@@ -70,6 +72,17 @@ class InnerLoopOptimizer(nn.Module):
         if self.form == "per_element":
             return [self.element_rates[name.replace(".", "/")] for name in self.names]
         return list(self.learning_rates[:, min(step, self.learning_rates.shape[1] - 1)].unbind())
+
+    def rate_quantiles(self) -> dict[str, list[float]]:
+        """Return name -> the RATE_QUANTILES of its elements' rates, where each element has its own; else nothing."""
+        if self.form != "per_element":
+            return {}
+        found = {}
+        for name in self.names:
+            ordered = self.element_rates[name.replace(".", "/")].detach().flatten().sort().values
+            places = [round(share * (len(ordered) - 1)) for share in RATE_QUANTILES]
+            found[name] = ordered[places].cpu().tolist()
+        return found
 
     def mean_rates(self) -> dict[str, list[float]]:
         """Return name -> mean rate at each step, for people to look at."""

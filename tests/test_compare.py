@@ -174,7 +174,7 @@ def test_every_format_holds_the_same_numbers(two_methods):
     accuracy = f"{100 * A.mean():.2f}"
     assert f"| MAML   | {accuracy} ± " in markdown(two_methods)
     assert rf"MAML & {accuracy} $\pm$ " in latex(two_methods)
-    assert f"<td>MAML</td><td>{accuracy} ± " in html_page(two_methods, [])
+    assert f"<td class=text>MAML</td><td>{accuracy} ± " in html_page(two_methods, [])
     rows = list(csv.DictReader(io.StringIO(csv_text(two_methods))))
     assert [row["method"] for row in rows] == ["MAML", "MAML++"]
     assert float(rows[0]["test_accuracy_mean"]) == pytest.approx(A.mean())

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from meta_learning.inner_loop_optimizers import Adam, GradientDescent, RMSprop
+from meta_learning.inner_loop_optimizers import RATE_QUANTILES, Adam, GradientDescent, RMSprop
 from tests.learner_tools import random_episodes, small_config, small_learner
 from utils.errors import ConfigError
 
@@ -61,6 +61,17 @@ def test_a_gradient_of_zero_leaves_the_weight_and_a_finite_meta_gradient(kind):
     assert torch.isfinite(torch.autograd.grad(after, before)[0]).all()
     before, after = run(optimizer, 0.0, 3, lambda w: w**3)  # gradient and curvature are zero at the start
     assert torch.isfinite(torch.autograd.grad(after, before)[0]).all()
+
+
+def test_the_spread_of_meta_sgd_s_rates_is_that_of_its_elements():
+    optimizer = GradientDescent({"a.weight": (7, 3), "b": ()}, 0.1, 3, learning_rates="per_element", **DOUBLE)
+    with torch.no_grad():
+        optimizer.element_rates["a/weight"].copy_(torch.arange(21, dtype=torch.float64).flip(0).reshape(7, 3) / 20)
+    quantiles = optimizer.rate_quantiles()
+    expected = torch.quantile(torch.linspace(0, 1, 21, dtype=torch.float64), torch.tensor(RATE_QUANTILES, dtype=torch.float64))
+    assert quantiles["a.weight"] == pytest.approx(expected.tolist(), abs=1e-12)
+    assert quantiles["b"] == [pytest.approx(0.1)] * len(RATE_QUANTILES)
+    assert GradientDescent({"b": ()}, 0.1, 3, **DOUBLE).rate_quantiles() == {}
 
 
 @pytest.mark.parametrize("kind", [Adam, RMSprop])

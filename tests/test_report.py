@@ -22,6 +22,7 @@ from experiment_tools.answers import (
     confusion,
     hardest_classes,
     hardest_task,
+    task_errors_of_test,
 )
 from experiment_tools.report import LARGEST_BYTES, REPORT, SECTIONS, write_report
 from experiment_tools.report_sections import duration, short, thinned
@@ -61,7 +62,7 @@ def test_a_finished_run_has_every_section_and_nothing_is_missing(folder):
     assert titles >= {
         "Accuracy", "Loss", "Accuracy per inner step", "Before and after, over epochs", "Task 1", "All results", "Accuracy over tasks",
         "Calibration", "Hardest classes", "Confusions in the hardest task", "Layer × step", "Angle between first and second order",
-        "Update / weight", "Gradient norm by parameter, over epochs", "Running variance", "Multi-step loss weights", "Time split", "Peak memory",
+        "Update / weight", "Gradient norm by parameter, over epochs", "Update norm by parameter, over epochs", "Running variance", "Multi-step loss weights", "Time split", "Peak memory",
     }  # fmt: skip
     assert write_report(folder).stat().st_size < LARGEST_BYTES
 
@@ -77,6 +78,9 @@ def test_the_head_tells_result_interval_protocol_and_command(folder):
 def test_the_switch_of_the_derivative_order_is_marked(finished):
     chart = report_layers.angle_chart(read_run(finished).epochs)
     assert "second order from here" in chart and "shade" in chart
+    angle = next(entry["gradients"]["angle_degrees"] for entry in read_run(finished).epochs if entry["epoch"] == 2)
+    (figure,) = [figure for figure in report_layers.gradients(read_run(finished)).figures if figure.title.startswith("Angle")]
+    assert f"In epoch 2, the first of second order, they are {angle:.1f}° apart." in figure.note
 
 
 def test_a_report_needs_no_torch(folder):
@@ -252,21 +256,58 @@ def test_the_verdict_on_adaptation(accuracies, text):
 def test_a_regression_is_judged_by_its_error(folder):
     """Scores below zero are minus the mean squared error: no per cent, and no talk of chance."""
     rows = history((1.0, -1.0, 1.0, -1.0), (0.5, -0.5, 0.6, -0.6))
-    assert texts(rows).startswith("The lowest mean squared error came in epoch 2: 0.6.")
+    assert "Still improving: the newest mean squared error is the lowest, 0.6." in texts(rows)
+    parting = history((1.0, -1.0, 1.0, -1.0), (0.5, -0.5, 0.6, -0.6), (0.1, -0.1, 2.0, -2.0))
+    assert "Overfitting: since epoch 2 the validation error rose from 0.6 to 2 while" in texts(parting)
+    assert "A gap between training and validation error at the best epoch: 0.1 against 0.6." in texts(history((0.1, -0.1, 0.6, -0.6)))
+    for scores, text in (([-4.0, -1.0, -0.5], "2 inner steps lower the error of new tasks from 4 to 0.5"), ([-4.0, -4.1], "Adaptation does not help"),
+                         ([-4.0, -0.5, -1.0], "Too many inner steps: after 1 the error is 0.5, after 2 1.")):  # fmt: skip
+        assert text in texts(rows, [{"epoch": 1, "val": {"query_accuracy": scores}}])
+    assert not re.search("chance|%", texts(rows) + texts(parting))
     columns = json.loads((folder / "logs/summary_statistics.json").read_text())
     columns["val_accuracy_mean"] = [-1.0, -0.5, -0.25]
     (folder / "logs/summary_statistics.json").write_text(json.dumps(columns))
     (folder / "logs/test_summary.json").unlink()
+    curves = json.loads((folder / "logs/curves.json").read_text())["epochs"]
+    for entry in curves:
+        entry["val"] |= {name: [-1.0, -0.5, -0.25, -0.2] for name in ("support_accuracy", "query_accuracy")}
+    (folder / "logs/curves.json").write_text(json.dumps({"epochs": curves}))
     page = page_of(folder)
-    assert '<p class="value">-0.25' in page and "best: epoch 3, -0.25" in page
+    assert '<p class="value">0.25' in page and "best: epoch 3, 0.25" in page and "best validation mean squared error so far, in epoch 3" in page
+    assert "Mean squared error per inner step" in page and "Accuracy per inner step" not in page
+
+
+def test_the_errors_of_a_regression_s_test_are_those_of_the_mean_output():
+    """Two models, two tasks of two points: the mean outputs are 1 and 3 beside 0 and 0, then 1 and 1 beside 1 and 1."""
+    outputs = np.array([[[[0.0], [2.0]], [[1.0], [0.0]]], [[[2.0], [4.0]], [[1.0], [2.0]]]], dtype=np.float32)
+    arrays = {"scores.transductive": outputs, "query_labels": np.array([[[0.0], [0.0]], [[1.0], [1.0]]], dtype=np.float32)}
+    errors = task_errors_of_test(arrays, {"protocol": {"statistics": "transductive"}})
+    assert errors.tolist() == [5.0, 0.0]
+
+
+def test_the_rates_of_meta_sgd_are_drawn_by_their_spread(finished):
+    epochs = [{"epoch": n, "rate_quantiles": {"head.weight": [0.0, 0.05, 0.1 * n, 0.2, 0.3, 0.4, 0.5], "head.bias": [0.1] * 7}} for n in (1, 2)]
+    ((name, chart),) = report_layers.element_rates(epochs, {"head.weight": 0.1})
+    assert name == "head.weight" and chart.count('class="band"') == 1 and chart.count('class="line faint"') == 2
+    assert report_layers.element_rates(read_run(finished).epochs, {}) == []
+
+
+def test_a_run_without_a_test_says_how_to_test_it(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"test_after_training": False}))
+    for name in ("test_summary.json", "test_predictions.safetensors"):
+        (folder / "logs" / name).unlink()
+    assert "the same command with --test_after_training true" in page_of(folder)
 
 
 def test_the_time_split_adds_up():
     run = read_run_of(
         rows=[{"epoch": 1, "train_time_s": 10.0, "data_time_s": 2.0, "val_time_s": 5.0}],
-        epochs=[{"epoch": 1, "gradients": {"time_inner_s": 3.0, "time_outer_s": 1.0}}],
+        epochs=[{"epoch": 1, "gradients": {"time_inner_s": 3.0, "time_outer_s": 1.0}, "look_time_s": 0.5}],
     )
-    assert report_machine.time_split(run) == {"waiting for data": 2.0, "inner loop": 6.0, "outer loop": 2.0, "evaluation": 5.0}
+    assert report_machine.time_split(run) == {
+        "waiting for data": 2.0, "inner loop": 6.0, "outer loop": 2.0, "evaluation": 5.0, "looks for this page": 0.5,
+    }  # fmt: skip
 
 
 def read_run_of(**values):

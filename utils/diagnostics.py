@@ -56,13 +56,15 @@ class Diagnostics:
         """
         if (epoch + 1) % self.every_epochs and not is_last:
             return {}
+        start = time.perf_counter()
         episodes = data.episodes("val", range(self.tasks_per_meta_batch))
         right = write_examples(self.examples_file, learner, data, epoch)
         examples = {"examples_right": right} if right else {}
         gradients, look = look_at_gradients(learner, episodes, epoch)
         finite = None not in look["norms"].values()
         updates = {"updates": look_at_update(learner, gradients, epoch)} if finite else {}
-        return {"gradients": look, **updates, **examples, "peak_memory_mib": peak_memory_mib(learner)}
+        found = {"gradients": look, **updates, **examples, "peak_memory_mib": peak_memory_mib(learner)}
+        return found | {"look_time_s": time.perf_counter() - start}
 
 
 def build_diagnostics(config: Any, logs: Path) -> Diagnostics | None:
