@@ -11,9 +11,10 @@ import time
 
 import pytest
 
+from benchmarks.observation_cost import table
 from experiment_tools.report import REPORT
 from experiment_tools.report_observer import ReportObserver, build_report_observer
-from utils.config import REPOSITORY_ROOT, check_config
+from utils.config import REPOSITORY_ROOT, check_config, load_config
 
 
 @pytest.fixture
@@ -144,3 +145,13 @@ def test_the_key_turns_it_off():
     config = check_config({"experiment_name": "x"}, "test")
     assert [type(observer) for observer in build_report_observer(config)] == [ReportObserver]
     assert build_report_observer(check_config({"experiment_name": "x", "report_every_s": 0}, "test")) == []
+
+
+def test_the_measurement_of_the_cost_says_whether_training_is_blocked_too_long():
+    """An epoch of the quickstart: 60 iterations of 0.1 s and ceil(300 / 8) = 38 validations of 0.05 s are 7.9 s."""
+    config = load_config(REPOSITORY_ROOT / "experiment_config" / "quickstart.json")
+    measured = {"order a report": [1e-4, 2e-4], "a look": [0.158], "a training iteration": [0.1], "a meta-batch of validation": [0.05]}
+    text = table(config, measured)
+    assert "Training is blocked for 0.200 ms per report at most (less than 1 ms)." in text
+    assert "takes about 7.90 s; a look after each adds 2.00 %, after every fifth 0.40 %." in text
+    assert "(not less than 1 ms)" in table(config, measured | {"order a report": [2e-3]})

@@ -1,0 +1,124 @@
+"""What it costs to watch a run: how long training stands still for a report, and how long a look between epochs takes.
+
+    python benchmarks/observation_cost.py [CONFIG.json] [--key value ...]
+
+Default: the quickstart. Trains two short epochs in a temporary folder, then prints a table: the calls by which a training process starts the
+report's process, orders a report and takes leave of it; a report itself, which another process of the lowest priority makes; and the look at
+gradients, updates and example episodes (diagnostics_every_epochs), beside an epoch of the config. Run it when nothing else runs.
+"""
+
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from utils.command_line import parse_command_line
+from utils.config import REPOSITORY_ROOT, load_config
+from utils.errors import UserError
+from utils.host_tuning import tune_host
+
+ORDERS, TIMED = 50, 5
+LONGEST_ORDER_MS = 1.0
+"""What training may be blocked for per report."""
+
+
+def measure(config: Any) -> dict[str, list[float]]:
+    """Name -> seconds of each of its repetitions; leaves nothing behind."""
+    import torch
+
+    from data import build_data
+    from experiment_builder import build_experiment
+    from experiment_tools.report import write_report
+    from experiment_tools.report_observer import ReportObserver
+    from few_shot_learning_system import build_learner
+    from utils.devices import choose_device
+    from utils.diagnostics import Diagnostics
+    from utils.run_folder import open_run_folder
+
+    device = choose_device(config.gpu_to_use)
+    data = build_data(config, device, getattr(torch, config.precision))
+    n_tasks = config.tasks_per_meta_batch
+    short = config.model_copy(update={"total_epochs": 2, "total_iter_per_epoch": TIMED, "num_evaluation_tasks": n_tasks})
+
+    def seconds(step: Callable[[], Any]) -> float:
+        start = time.perf_counter()
+        step()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter() - start
+
+    with tempfile.TemporaryDirectory(prefix="observation_cost_") as folder:
+        run_folder = open_run_folder(Path(folder), config.experiment_name, short.to_json_dict())
+        learner = build_learner(config, device)
+        build_experiment(short, learner, data, [], run_folder, device).run()
+        run_folder.unlock()
+        observer = ReportObserver(every_s=1e-9)
+        started = seconds(lambda: observer.on_start(run_folder.path, {}, []))
+        orders = []
+        for _ in range(ORDERS):
+            orders.append(seconds(lambda: observer.on_epoch({}, {})))
+            time.sleep(0.1)
+        ended = seconds(observer.on_end)
+        epoch = config.total_epochs - 1  # of the heaviest derivative order
+        look = Diagnostics(run_folder.logs / "validation_episodes.safetensors", n_tasks).look
+        return {
+            "start the report's process": [started],
+            "order a report": orders,
+            "wait for the last report": [ended],
+            "a report": [seconds(lambda: write_report(run_folder.path)) for _ in range(TIMED)],
+            "a look": [seconds(lambda: look(learner, data, epoch, is_last=False)) for _ in range(TIMED)],
+            "a training iteration": [
+                seconds(lambda i=i: learner.meta_update(learner.meta_gradients(data.episodes("train", range(i * n_tasks, (i + 1) * n_tasks)), epoch), epoch))
+                for i in range(TIMED)
+            ],
+            "a meta-batch of validation": [
+                seconds(lambda i=i: learner.evaluate(data.episodes("val", range(i * n_tasks, (i + 1) * n_tasks))).query_logits.sum().item())
+                for i in range(TIMED)
+            ],
+        }  # fmt: skip
+
+
+def table(config: Any, measured: dict[str, list[float]]) -> str:
+    """The measurements and what follows from them."""
+    lines = [f"{'':<30}{'median':>12}{'longest':>12}{'repeated':>10}"]
+    lines += [f"{name:<30}{_text(statistics.median(row)):>12}{_text(max(row)):>12}{len(row):>10}" for name, row in measured.items()]
+    median = {name: statistics.median(row) for name, row in measured.items()}
+    epoch_s = config.total_iter_per_epoch * median["a training iteration"]
+    epoch_s += -(-config.num_evaluation_tasks // config.tasks_per_meta_batch) * median["a meta-batch of validation"]
+    share = median["a look"] / epoch_s
+    longest_ms = 1000 * max(measured["order a report"])
+    return "\n".join(
+        [
+            *lines,
+            f"Training is blocked for {longest_ms:.3f} ms per report at most ({'less' if longest_ms < LONGEST_ORDER_MS else 'not less'} than {LONGEST_ORDER_MS:g} ms).",
+            f"An epoch of {config.experiment_name} takes about {_text(epoch_s)}; a look after each adds {100 * share:.2f} %, "
+            f"after every fifth {20 * share:.2f} %.",
+        ]
+    )
+
+
+def _text(seconds: float) -> str:
+    return f"{seconds:.2f} s" if seconds >= 1 else f"{1000 * seconds:.3f} ms"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Command line; returns the exit code."""
+    words = list(arguments)
+    path = Path(words.pop(0)) if words and not words[0].startswith("-") else REPOSITORY_ROOT / "experiment_config" / "quickstart.json"
+    try:
+        config = load_config(path, parse_command_line(words)[1])
+        tune_host()
+        print(table(config, measure(config)))
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
