@@ -468,8 +468,7 @@ class FewShotLearner(nn.Module):
             values = {key: getattr(layer, key).detach() for key in ("weight", "bias", "running_mean", "running_var")}
             summary = {key: torch.atleast_2d(value).mean(dim=1).cpu().tolist() for key, value in values.items()}
             layers[name] = summary | {"momentum": float(layer.momentum)}
-        quantiles = self.inner_loop.rate_quantiles()
-        return {"learned_rates": self.inner_loop.mean_rates(), "batch_norm": layers} | ({"rate_quantiles": quantiles} if quantiles else {})
+        return self.inner_loop.snapshot() | {"batch_norm": layers}
 
 
 def build_learner(config: Any, device: torch.device | str) -> FewShotLearner:

@@ -73,6 +73,11 @@ class InnerLoopOptimizer(nn.Module):
             return [self.element_rates[name.replace(".", "/")] for name in self.names]
         return list(self.learning_rates[:, min(step, self.learning_rates.shape[1] - 1)].unbind())
 
+    def snapshot(self) -> dict[str, Any]:
+        """Return the rates for people to look at: `mean_rates` and, of Meta-SGD, `rate_quantiles`."""
+        quantiles = self.rate_quantiles()
+        return {"learned_rates": self.mean_rates()} | ({"rate_quantiles": quantiles} if quantiles else {})
+
     def rate_quantiles(self) -> dict[str, list[float]]:
         """Return name -> the RATE_QUANTILES of its elements' rates, where each element has its own; else nothing."""
         if self.form != "per_element":
