@@ -1,5 +1,6 @@
-"""Time meta-iterations of any config on random data.
+"""Time meta-iterations of the standard settings in one table, or of any config, on random data.
 
+    .venv/bin/python benchmarks/meta_iteration.py [--settings NAME ...] [--iterations N] [--key value ...]
     .venv/bin/python benchmarks/meta_iteration.py --name_of_args_json_file CFG [--key value ...] --iterations N [--epoch E]
 
 An iteration is meta-gradient plus meta-update, as in training, without data and logging. Another environment works too. The last line is one JSON object.
@@ -14,6 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.standard_settings import SETTINGS, print_table
 from utils.command_line import parse_command_line
 from utils.config import ExperimentConfig, load_config
 from utils.errors import ConfigError, UserError
@@ -68,7 +70,6 @@ def time_iterations(config: ExperimentConfig, iterations: int, epoch: int, warm_
         if iteration >= 0:
             seconds.append(time.perf_counter() - start)
     median = statistics.median(seconds)
-    peak = torch.cuda.max_memory_allocated() if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return {
         "ms_per_iteration_median": 1000 * median,
         "ms_per_iteration_fastest": 1000 * min(seconds),
@@ -76,12 +77,35 @@ def time_iterations(config: ExperimentConfig, iterations: int, epoch: int, warm_
         "iterations": iterations,
         "epoch": epoch,
         "tasks_per_s": config.tasks_per_meta_batch / median,
-        "peak_memory_bytes": peak,
+        "peak_memory_bytes": peak_memory_bytes(device),
         "device": torch.cuda.get_device_name() if on_gpu else "cpu",
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "experiment_name": config.experiment_name,
     }
+
+
+def peak_memory_bytes(device) -> int:
+    """Most memory so far: of torch's allocator on a GPU, else of this process."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def chosen_settings(overrides: dict) -> list[str]:
+    """Take the names of standard settings out of the overrides; without any, all.
+
+    Raises:
+        ConfigError: an unknown name.
+    """
+    names = overrides.pop("settings", list(SETTINGS))
+    names = [names] if isinstance(names, str) else names
+    for name in names:
+        if name not in SETTINGS:
+            raise ConfigError(f"command line: --settings: there is no {json.dumps(name)}; there are: {', '.join(map(json.dumps, SETTINGS))}")
+    return names
 
 
 def whole_number(overrides: dict, key: str, default: int, least: int) -> int:
@@ -104,6 +128,12 @@ def main(arguments: list[str]) -> int:
     try:
         path, overrides = parse_command_line(arguments)
         overrides = load_plugins(overrides)
+        if path is None and "experiment_name" not in overrides:
+            iterations = whole_number(overrides, "iterations", 0, 1) if "iterations" in overrides else None
+            names = chosen_settings(overrides)
+            load_config(None, {"experiment_name": "benchmark", **overrides})  # what is wrong with them is said once
+            print_table(names, iterations, overrides)
+            return 0
         iterations, epoch = whole_number(overrides, "iterations", 20, 1), whole_number(overrides, "epoch", 0, 0)
         config = load_config(path, overrides)
         result = time_iterations(config, iterations, epoch)
