@@ -54,7 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(finding, flush=True)
         levels.append(finding.level)
     n_errors, n_warnings = levels.count(ERROR), levels.count(WARNING)
-    print(f"\n{n_errors} errors, {n_warnings} warnings" if n_errors or n_warnings else "\neverything is in order")
+    counts = [f"{n} {kind}{'' if n == 1 else 's'}" for n, kind in ((n_errors, "error"), (n_warnings, "warning"))]
+    print(f"\n{counts[0]}, {counts[1]}" if n_errors or n_warnings else "\neverything is in order")
     return 1 if n_errors else 0
 
 

@@ -3,6 +3,8 @@
 import json
 import math
 import shlex
+import shutil
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,25 +13,36 @@ from experiment_tools.methods import method_name
 from experiment_tools.report_machine import nearest_config
 from utils.config_changes import FREE_KEYS
 
-MOST_LAYERS, MOST_DIFFERENCES = 14, 8
-"""Rows, so that the banner fits on one screen."""
+MOST_LAYERS, MOST_DIFFERENCES = 8, 8
+"""So that the banner fits on one screen of 24 rows, with what is said of device, data and resuming."""
 
 
-def start_banner(config: Any, description: Mapping[str, Any]) -> str:
+def start_banner(config: Any, description: Mapping[str, Any], width: int | None = None) -> str:
     """Method, tasks, schedule, what differs from the template's config, and the parameters by layer.
 
     Args:
         config: a `utils.config.ExperimentConfig`.
         description: of the learner.
+        width: of a line; None: the terminal's, 80 where there is none.
     """
+    width = width or shutil.get_terminal_size().columns
     values = config.to_json_dict()
     shape = config.validation_shape
     heading = f"{method_name(values)}, {shape.n_way}-way {shape.n_shot}-shot, "
     heading += f"{shape.n_query} {'query' if shape.n_query == 1 else 'queries'} per class, "
     heading += f"{config.number_of_training_steps_per_iter} inner steps"
     plan = f"{config.total_epochs} epochs x {config.total_iter_per_epoch} iterations x {config.tasks_per_meta_batch} tasks; "
-    plan += f"validation and test on {config.num_evaluation_tasks} tasks; the best {config.number_of_ensemble_models} models are tested"
-    return "\n".join([heading, f"  {plan}", *(f"  {line}" for line in [*_differences(values), *parameter_table(description)])])
+    if config.test_after_training:
+        n_models = min(config.number_of_ensemble_models, config.total_epochs)
+        tested = f"the best {n_models} models are tested" if n_models > 1 else "the best model is tested"
+        plan += f"validation and test on {config.num_evaluation_tasks} tasks; {tested}"
+    else:
+        plan += f"validation on {config.num_evaluation_tasks} tasks; no test (test_after_training)"
+    texts = [
+        line for text in (heading, f"  {plan}", *(f"  {line}" for line in _differences(values)))
+        for line in textwrap.wrap(text, width, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
+    ]  # fmt: skip
+    return "\n".join([*texts, *(f"  {line}" for line in parameter_table(description, width - 2))])
 
 
 def _differences(values: Mapping[str, Any]) -> list[str]:
@@ -45,27 +58,38 @@ def _differences(values: Mapping[str, Any]) -> list[str]:
     return [f"differs from experiment_config/{name}.json: {', '.join(shown)}{more}"]
 
 
-def parameter_table(description: Mapping[str, Any]) -> list[str]:
-    """One line per layer: parameters, shapes, and which the inner loop adapts."""
+def parameter_table(description: Mapping[str, Any], width: int = 120) -> list[str]:
+    """One line per layer: parameters, shapes, and which the inner loop adapts. Shapes that do not fit into the width are left out."""
     adapted = set(description["adapted_parameters"])
     layers: dict[str, dict[str, Sequence[int]]] = {}
     for name, shape in description["meta_parameters"].items():
         layer, _, rest = name.removeprefix("network.").partition(".")
         layers.setdefault(layer, {})[rest] = shape
-    rows = [("layer", "parameters", "adapted", "shapes")]
+    rows: list[tuple[str, str, str, list[str]]] = [("layer", "parameters", "adapted", ["shapes"])]
     for layer, shapes in layers.items():
         counts = {rest: math.prod(shape) for rest, shape in shapes.items()}
         n_adapted = sum(count for rest, count in counts.items() if f"{layer}.{rest}" in adapted)
-        text = ", ".join(f"{rest} {'x'.join(map(str, shape)) or '1'}" for rest, shape in list(shapes.items())[:4])
-        rows.append((layer, f"{sum(counts.values()):,}", f"{n_adapted:,}" if n_adapted else "no", text + (", ..." if len(shapes) > 4 else "")))
+        texts = [f"{rest} {'x'.join(map(str, shape)) or '1'}" for rest, shape in shapes.items()]
+        rows.append((layer, f"{sum(counts.values()):,}", f"{n_adapted:,}" if n_adapted else "no", texts))
     if len(rows) > MOST_LAYERS + 1:
         left_out = len(rows) - MOST_LAYERS
-        rows[MOST_LAYERS:] = [(f"{left_out} more", "", "", "")]
-    rows.append(("all", f"{description['n_meta_parameters']:,}", "", ""))
-    widths = [max(len(row[place]) for row in rows) for place in range(4)]
+        rows[MOST_LAYERS:] = [(f"{left_out} more", "", "", [])]
+    rows.append(("all", f"{description['n_meta_parameters']:,}", "", []))
+    widths = [max(len(row[place]) for row in rows) for place in range(3)]
+    room = width - sum(widths) - 6
     return [
-        f"{layer:<{widths[0]}}  {count:>{widths[1]}}  {inner:>{widths[2]}}  {shapes}".rstrip() for layer, count, inner, shapes in rows
+        f"{layer:<{widths[0]}}  {count:>{widths[1]}}  {inner:>{widths[2]}}  {_fitting(shapes, room)}".rstrip()
+        for layer, count, inner, shapes in rows
     ]
+
+
+def _fitting(shapes: Sequence[str], room: int) -> str:
+    """As many of them as there is room for."""
+    for count in range(len(shapes), 0, -1):
+        text = ", ".join([*shapes[:count], *(["..."] if count < len(shapes) else [])])
+        if len(text) <= room:
+            return text
+    return ""
 
 
 def next_command(run_folder: Path) -> str:

@@ -60,7 +60,7 @@ def test_a_wrong_key_and_a_missing_dataset_are_errors_with_what_to_do(workplace,
     shutil.rmtree(workplace / "datasets" / "tiny")
     assert doctor.main([str(workplace / "config.json")]) == 1
     shown = capsys.readouterr().out
-    assert re.search(r"error    .*datasets/tiny", shown) and "1 errors, 0 warnings" in shown
+    assert re.search(r"error    .*datasets/tiny", shown) and "1 error, 0 warnings" in shown
     assert leftovers(workplace) == []
 
 

@@ -12,11 +12,16 @@ from utils.config import REPOSITORY_ROOT, check_config, load_config
 
 def test_the_banner_fits_on_one_screen_and_says_how_the_run_is_set_up():
     config = load_config(REPOSITORY_ROOT / "experiment_config" / "quickstart.json", {"cnn_num_filters": 8, "gpu_to_use": "cpu"})
-    lines = start_banner(config, build_learner(config, "cpu").description()).splitlines()
+    description = build_learner(config, "cpu").description()
+    narrow = start_banner(config, description, width=80).splitlines()
+    assert len(narrow) <= 14 and all(len(line) <= 80 for line in narrow)
+    lines = start_banner(config, description, width=120).splitlines()
     assert lines[0] == "MAML++, 5-way 1-shot, 1 query per class, 3 inner steps"
     assert lines[1].startswith("  5 epochs x 60 iterations x 8 tasks; validation and test on 300 tasks; the best 5 models are tested")
     assert lines[2] == "  differs from experiment_config/quickstart.json: cnn_num_filters 8 (32)"
-    assert len(lines) <= 20 and all(len(line) < 130 for line in lines)
+    assert len(lines) <= 14 and all(len(line) <= 120 for line in lines)
+    untested = config.model_copy(update={"test_after_training": False})
+    assert "validation on 300 tasks; no test (test_after_training)" in start_banner(untested, description, width=120)
 
 
 def test_a_config_as_it_was_generated_says_so():
@@ -39,7 +44,7 @@ def test_the_table_counts_every_parameter_and_what_is_adapted(choices):
 def test_a_large_network_is_cut_to_one_screen():
     layers = {f"network.layer{number}.weight": [2, 3] for number in range(40)}
     lines = parameter_table({"meta_parameters": layers, "adapted_parameters": [], "n_meta_parameters": 240})
-    assert len(lines) == MOST_LAYERS + 2 and lines[-2].startswith("27 more") and lines[-1].startswith("all")
+    assert len(lines) == MOST_LAYERS + 2 and lines[-2].startswith(f"{len(layers) - MOST_LAYERS + 1} more") and lines[-1].startswith("all")
 
 
 def test_the_end_names_a_comparison_with_the_newest_other_result_or_else_one_s_own_images(tmp_path):
