@@ -138,6 +138,13 @@ def all_commands() -> list[Command]:
     return [command for block in all_blocks() if block.language in SHELL for command in commands_of(block)]
 
 
+def commands_in_sentences(page: str) -> list[Command]:
+    """Commands within sentences, between backticks; those with a <placeholder> are left out."""
+    text = re.sub(r"^ *```.*?^ *```", "", (REPOSITORY_ROOT / page).read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    spans = [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", text)]
+    return [Command(Block(page, 0, "bash", span, ()), span) for span in spans if re.match(r"(bash|python) ", span) and "<" not in span]
+
+
 def problems_of_marks(block: Block) -> Iterator[str]:
     """Yield what is wrong with the comments above a block."""
     commands = [command.text for command in commands_of(block)] if block.language in SHELL else [block.text]

@@ -13,6 +13,7 @@ from documented_commands import (
     all_blocks,
     all_commands,
     blocks_of,
+    commands_in_sentences,
     commands_of,
     pages,
     problem_of_command,
@@ -77,8 +78,8 @@ def test_each_command_has_exactly_one_status(page):
 
 @pytest.mark.parametrize("page", PAGES)
 def test_what_commands_name_is_there(page):
-    """Scripts, options and config keys; also of the commands that are not run."""
-    commands = [command for command in all_commands() if command.block.page == page]
+    """Scripts, options and config keys; also of the commands that are not run, and of those within sentences."""
+    commands = [command for command in all_commands() if command.block.page == page] + commands_in_sentences(page)
     assert [problem for command in commands if (problem := problem_of_command(command))] == []
 
 
