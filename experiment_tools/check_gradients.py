@@ -1,6 +1,6 @@
-"""`python -m experiment_tools.check_gradients --name_of_args_json_file CONFIG.json [--full_size] [--key value ...]`.
+"""Check the meta-gradient of a config: python -m experiment_tools.check_gradients --name_of_args_json_file CONFIG.json [--full_size] [--key value ...]
 
-Checks the meta-gradient of a config against finite differences and `torch.optim`, in float64 on the CPU, on random images.
+Against finite differences and `torch.optim`, in float64 on the CPU, on random images.
 Sizes shrink (2 tasks, 2 inner steps, few filters, small images) unless --full_size is given. Needs no dataset.
 Exit code 0: every law holds; 1: one does not, or the config is wrong.
 """

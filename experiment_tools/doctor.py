@@ -202,7 +202,7 @@ def _short_run(config: ExperimentConfig, data: Any, device: Any, root: Path) -> 
     from utils.run_folder import open_run_folder
 
     heaviest = {"first_order_to_second_order_epoch": -1} if config.second_order else {}
-    limits = {"total_epochs": 2, "total_iter_per_epoch": 1, "num_evaluation_tasks": 1, "load_checkpoint": "", "trackers": ()}
+    limits = {"total_epochs": 2, "total_iter_per_epoch": 1, "num_evaluation_tasks": 1, "load_checkpoint": "", "trackers": (), "test_after_training": True}
     small = config.model_copy(update=limits | heaviest)
 
     def start(epochs_before_pause: int) -> Any:
@@ -261,7 +261,7 @@ def _estimate(config: ExperimentConfig, learner: Any, data: Any) -> Finding:
     iteration_s, evaluation_s = _timed(iteration, learner), _timed(evaluation, learner)
     batches = math.ceil(config.num_evaluation_tasks / n_tasks)
     validations = math.ceil(config.total_epochs / config.validate_every_epochs)
-    tests = config.number_of_ensemble_models * len(config.test_shapes) * len(config.test_batch_norm_statistics)
+    tests = config.number_of_ensemble_models * len(config.test_shapes) * len(config.test_batch_norm_statistics) * config.test_after_training
     training_s = config.total_epochs * config.total_iter_per_epoch * iteration_s
     total_s = training_s + (validations + tests) * batches * evaluation_s
     return Finding(

@@ -2,6 +2,8 @@
 
 import json
 import multiprocessing
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from finished_runs import finished_run, hold_lock
 from experiment_tools import runs
 from experiment_tools.run_reading import is_in_use, list_runs, read_run
 from experiment_tools.runs import size_text
+from utils.config import REPOSITORY_ROOT
 
 RIGHT = np.array([[1, 1, 0, 1], [1, 0, 1, 1]])
 
@@ -95,3 +98,12 @@ def test_the_reader_reads_what_json_says(tmp_path):
     path = finished_run(tmp_path, "a", RIGHT)
     rows = json.loads((path / "logs" / "summary_statistics.json").read_text())
     assert [row["val_accuracy_mean"] for row in read_run(path).rows] == rows["val_accuracy_mean"]
+
+
+def test_the_tools_are_listed_with_what_they_do():
+    command = [sys.executable, "-m", "experiment_tools"]
+    shown = subprocess.run(command, cwd=REPOSITORY_ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    names = [line.split()[2].removeprefix("experiment_tools.") for line in shown]
+    assert {"adapt", "check_gradients", "compare", "doctor", "report", "runs", "show_data", "sweep"} <= set(names)
+    assert all((REPOSITORY_ROOT / "experiment_tools" / f"{name}.py").is_file() for name in names)
+    assert all(len(line.split(maxsplit=3)[3]) > 8 and "python" not in line.split(maxsplit=3)[3] for line in shown)
