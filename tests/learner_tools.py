@@ -84,9 +84,9 @@ def random_episodes(config, seed: int = 0) -> Episodes:
 class PlainBlock(nn.Module):
     """Convolution, norm, leaky ReLU, max-pooling: the reference's order, in plain torch layers."""
 
-    def __init__(self, channels: int, filters: int) -> None:
+    def __init__(self, channels: int, filters: int, padding: int = 1) -> None:
         super().__init__()
-        self.conv, self.norm = nn.Conv2d(channels, filters, 3, padding=1), nn.BatchNorm2d(filters)
+        self.conv, self.norm = nn.Conv2d(channels, filters, 3, padding=padding), nn.BatchNorm2d(filters)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the block's output."""
@@ -94,15 +94,23 @@ class PlainBlock(nn.Module):
 
 
 class PlainNetwork(nn.Module):
-    """The network that SMALL describes, as anybody would write it; its parameter names are the project's."""
+    """The network that a config describes, SMALL if none is given, as anybody would write it; its parameter names are the project's."""
 
-    def __init__(self) -> None:
+    def __init__(self, config=None) -> None:
         super().__init__()
-        self.block0, self.block1, self.head = PlainBlock(1, 3), PlainBlock(3, 3), nn.Linear(3 * 3 * 3, 3)
+        config = config or small_config()
+        channels, sides = config.image_channels, (config.image_height, config.image_width)
+        self.n_blocks = config.num_stages
+        for index in range(self.n_blocks):
+            self.add_module(f"block{index}", PlainBlock(channels, config.cnn_num_filters, padding=int(config.conv_padding)))
+            channels, sides = config.cnn_num_filters, [(side if config.conv_padding else side - 2) // 2 for side in sides]
+        self.head = nn.Linear(channels * sides[0] * sides[1], config.num_classes_per_set)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits."""
-        return self.head(self.block1(self.block0(x)).flatten(1))
+        for index in range(self.n_blocks):
+            x = getattr(self, f"block{index}")(x)
+        return self.head(x.flatten(1))
 
 
 def plain_network(learner: FewShotLearner) -> PlainNetwork:
@@ -121,18 +129,18 @@ def row_of(parameters: dict[str, Tensor], step: int) -> dict[str, Tensor]:
 
 def plain_outer_loss(
     parameters: dict[str, Tensor], rates: Tensor, episodes: Episodes, weights: list[float], *, second_order: bool,
-    inner_gradients: list[list[list[Tensor]]] | None = None,
+    inner_gradients: list[list[list[Tensor]]] | None = None, network: nn.Module | None = None,
 ) -> Tensor:  # fmt: skip
-    """Return MAML's outer loss task by task, without any of the project's code.
+    """Return MAML's outer loss task by task, without any of the project's code, in the dtype of the images.
 
     `inner_gradients[task][step]`, where given, are used as constants in place of the gradients.
     """
-    network = PlainNetwork().double()
+    network = network or PlainNetwork().double()
     adapted_names = [name for name in parameters if ".norm." not in name]
     task_losses = []
     for task in range(len(episodes.support_labels)):
         fast = dict(parameters)
-        loss = torch.zeros((), dtype=torch.float64)
+        loss = torch.zeros((), dtype=episodes.support_images.dtype)
         for step, weight in enumerate(weights):
             if inner_gradients is None:
                 logits = torch.func.functional_call(network, row_of(fast, step), (episodes.support_images[task],))
