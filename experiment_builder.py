@@ -228,7 +228,7 @@ class ExperimentBuilder:
         remove_or_warn(unfinished_path(self.run_folder.saved_models))
         self._write_logs()
         self._remove_old_checkpoints()
-        log.info(epoch_records.epoch_text(row, settings.total_epochs, self.score))
+        log.info(epoch_records.epoch_text(row, settings.total_epochs, self.score, look.get("peak_memory_mib")))
         self.observers.on_epoch(dict(row), dict(entry))
 
     def validate(self) -> SplitEvaluation:

@@ -6,8 +6,7 @@ optimiser, weights of the outer loss over steps, batch-norm statistics.
 Letters: B tasks, N way, K shot, Q query images per class, S inner steps.
 """
 
-import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,22 +20,15 @@ from meta_learning.inner_loop_optimizers import InnerLoopOptimizer, adapted_shap
 from meta_learning.meta_optimizer import MetaOptimizer, OuterUpdate, build_outer_update
 from meta_learning.networks import MetaNetwork
 from meta_learning.norm_layers import BatchStatistics, MetaBatchNorm2d, Pass
-from meta_learning.outer_losses import (
-    CROSS_ENTROPY,
-    OuterLoop,
-    TaskLoss,
-    last_step_weights,
-    multi_step_loss_weights,
-)
+from meta_learning.outer_losses import CROSS_ENTROPY, OuterLoop, TaskLoss, last_step_weights, multi_step_loss_weights
 from meta_learning.precision import ConvolutionPrecision
+from meta_learning.task_chunks import TaskChunks
 from meta_neural_network_architectures import build_network
 from utils.errors import ConfigError
-from utils.failures import is_out_of_memory
 
 OPTIMIZER_PREFIX = "optimizer."
 """What the names of the outer optimiser's tensors begin with in a checkpoint."""
 DEFAULT_UPDATE = OuterUpdate()
-log = logging.getLogger(__name__)
 STEP_METRICS = ("support_loss", "support_accuracy", "query_loss", "query_accuracy")
 
 
@@ -104,13 +96,13 @@ class FewShotLearner(nn.Module):
         self.n_steps = inner_loop.n_steps
         self.n_evaluation_steps = self.n_steps if n_evaluation_steps is None else n_evaluation_steps
         self.batch_norm_statistics = batch_norm_statistics
-        self.task_chunk_size = task_chunk_size
-        self.chosen_automatically = chosen_automatically
         self.gradient_checkpointing = gradient_checkpointing
         self.precision = precision or ConvolutionPrecision(network)
         self.replayed = GraphedComputation(recorder_for(next(network.parameters()).device, use_cuda_graphs))
         self._weights_on_device: tuple[int, Tensor] | None = None
         self.meta_optimizer = MetaOptimizer(self.meta_parameters(), outer_update)
+        parameter_bytes = sum(value.numel() * value.element_size() for value in self.meta_parameters().values())
+        self.chunks = TaskChunks(task_chunk_size, automatic=chosen_automatically, parameter_bytes=parameter_bytes)
 
     # Schedules: everything that changes with the epoch.
 
@@ -158,13 +150,17 @@ class FewShotLearner(nn.Module):
         return self._meta_gradients(episodes, epoch)
 
     def _meta_gradients(self, episodes: Any, epoch: int) -> MetaGradients:
+        n_tasks, device = len(episodes.support_labels), episodes.support_images.device
         counts = tuple(weight != 0 for weight in self.multi_step_loss_weights(epoch))
         second_order = self.is_second_order(epoch)
         inputs = tensors_of(episodes) | {"weights": self._weights_of(epoch, episodes.support_images)}
 
+        def counted(weights: Tensor) -> list[Tensor | None]:
+            return [weight if counts_here else None for weight, counts_here in zip(weights, counts, strict=True)]
+
         def compute(inputs: Mapping[str, Tensor], size: int) -> dict[str, dict[str, Tensor]]:
             given = dict(inputs)
-            weights = [weight if counted else None for weight, counted in zip(given.pop("weights"), counts, strict=True)]
+            weights = counted(given.pop("weights"))
             results = mean_over_chunks(
                 lambda chunk: self._chunk_meta_gradients(chunk, weights, second_order), replace(episodes, **given), size
             )
@@ -173,8 +169,13 @@ class FewShotLearner(nn.Module):
             return results
 
         phase = second_order, counts, episodes.n_way, self.precision.current
-        means = self._in_fitting_chunks(
-            lambda size: self.replayed(lambda values: compute(values, size), inputs, (phase, size)), episodes
+
+        def of_one_task() -> Any:
+            return self._chunk_meta_gradients(next(task_chunks(episodes, 1)), counted(inputs["weights"]), self.outer_loop.second_order)
+
+        self.chunks.choose(n_tasks, device, of_one_task)
+        means = self.chunks.run(
+            lambda size: self.replayed(lambda values: compute(values, size), inputs, (phase, size)), n_tasks, device, of_one_task
         )
         return MetaGradients(means["gradients"], means.get("statistics", {}), means["metrics"])
 
@@ -183,21 +184,6 @@ class FewShotLearner(nn.Module):
         if self._weights_on_device is None or self._weights_on_device[0] != epoch:
             self._weights_on_device = epoch, torch.tensor(self.multi_step_loss_weights(epoch), dtype=like.dtype, device=like.device)
         return self._weights_on_device[1]
-
-    def _in_fitting_chunks(self, compute: Callable[[int], Any], episodes: Any) -> Any:
-        """Return `compute(tasks at once)`; where memory runs out and the size is the machine's choice, with half as many from now on."""
-        n_tasks = len(episodes.support_labels)
-        while True:
-            size = min(self.task_chunk_size or n_tasks, n_tasks)
-            try:
-                return compute(size)
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error) or size == 1 or not self.chosen_automatically:
-                    raise
-            self.task_chunk_size = (size + 1) // 2
-            log.warning("Out of memory with %d tasks at once; going on with %d, which changes no result.", size, self.task_chunk_size)
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
 
     def _chunk_meta_gradients(
         self, episodes: Any, weights: Sequence[Tensor | None], create_graph: bool
@@ -356,9 +342,11 @@ class FewShotLearner(nn.Module):
         n_steps = self.n_evaluation_steps if n_steps is None else n_steps
         mode = Pass(statistics=statistics or self.batch_norm_statistics)
         self._check_running_statistics(mode)
-        parts = self._in_fitting_chunks(
-            lambda size: [self._evaluate_chunk(chunk, n_steps, mode) for chunk in task_chunks(episodes, size)], episodes
-        )
+        parts = self.chunks.run(
+            lambda size: [self._evaluate_chunk(chunk, n_steps, mode) for chunk in task_chunks(episodes, size)],
+            len(episodes.support_labels), episodes.support_images.device,
+            lambda: self._evaluate_chunk(next(task_chunks(episodes, 1)), n_steps, mode),
+        )  # fmt: skip
         logits = torch.cat([part[0] for part in parts])
         return Evaluation(logits, *(torch.cat(rows, dim=1) for rows in zip(*(part[1:] for part in parts), strict=True)))
 
@@ -443,12 +431,11 @@ class FewShotLearner(nn.Module):
     @property
     def automatic_choices(self) -> dict[str, Any]:
         """Choices made by the machine at the start; a resumed run reuses them, so that it computes in the same order."""
-        return {"task_chunk_size": self.task_chunk_size} if self.chosen_automatically else {}
+        return {"task_chunk_size": self.chunks.size} if self.chunks.automatic else {}
 
     def reuse_choices(self, choices: dict[str, Any]) -> None:
         """Take over the `automatic_choices` of the run that is resumed, where the config leaves the choice open."""
-        if self.chosen_automatically:
-            self.task_chunk_size = choices.get("task_chunk_size", self.task_chunk_size)
+        self.chunks.reuse(choices.get("task_chunk_size"))
 
     # What people look at.
 
@@ -462,13 +449,15 @@ class FewShotLearner(nn.Module):
         }
 
     def snapshot(self) -> dict[str, Any]:
-        """Return inner learning rates, name -> [S], of Meta-SGD also their quantiles, and per layer and norm row the mean of weights, biases and statistics."""
+        """Return inner learning rates, name -> [S], of Meta-SGD also their quantiles; per layer and norm row the mean of weights, biases
+        and statistics; and the memory of a task.
+        """
         layers = {}
         for name, layer in self._batch_norm_layers().items():
             values = {key: getattr(layer, key).detach() for key in ("weight", "bias", "running_mean", "running_var")}
             summary = {key: torch.atleast_2d(value).mean(dim=1).cpu().tolist() for key, value in values.items()}
             layers[name] = summary | {"momentum": float(layer.momentum)}
-        return self.inner_loop.snapshot() | {"batch_norm": layers}
+        return self.inner_loop.snapshot() | self.chunks.snapshot() | {"batch_norm": layers}
 
 
 def build_learner(config: Any, device: torch.device | str) -> FewShotLearner:

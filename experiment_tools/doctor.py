@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 from utils.command_line import parse_command_line
 from utils.config import REPOSITORY_ROOT, ExperimentConfig, dataset_root, experiments_root, load_config
 from utils.errors import ConfigError, UserError
-from utils.failures import KEYS_TO_LOWER, is_out_of_memory
+from utils.failures import KEYS_TO_LOWER, is_out_of_memory, out_of_memory_reason
 
 OK, WARNING, ERROR = "ok", "warning", "error"
 LEAST_FREE_GIB = 2.0
@@ -189,8 +189,9 @@ def check_run(config: ExperimentConfig) -> Iterator[Finding]:
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        reason = (str(error).strip().splitlines() or ["no memory left"])[0]
-        yield Finding(ERROR, f"out of memory: {reason}", f"lower one of {', '.join(KEYS_TO_LOWER)}; task_chunk_size changes no result")
+        yield Finding(
+            ERROR, f"out of memory: {out_of_memory_reason(error)}", f"lower one of {', '.join(KEYS_TO_LOWER)}; task_chunk_size changes no result"
+        )
 
 
 def _short_run(config: ExperimentConfig, data: Any, device: Any, root: Path) -> Iterator[Finding]:

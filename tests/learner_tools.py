@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from few_shot_learning_system import FewShotLearner, build_learner
+from meta_learning.task_chunks import held_by_autograd
 from utils.config import check_config
 
 SMALL = {
@@ -174,3 +175,8 @@ def worst_difference(ours: dict[str, Tensor], other: dict[str, Tensor]) -> float
     )
 
 
+def held_bytes(learner: FewShotLearner, episodes: Episodes) -> int:
+    """Return the most bytes that autograd holds at one time while a meta-gradient is computed."""
+    with held_by_autograd() as most:
+        learner.meta_gradients(episodes, 0)
+    return most()

@@ -89,6 +89,48 @@ def test_meta_gradient_equals_the_one_worked_by_hand(second_order, n_steps):
     assert result.gradients["inner_loop.learning_rates"][0].tolist() == pytest.approx(expected_rates, rel=1e-12)
 
 
+class BodyAndHead(MetaNetwork):
+    """logits = (w u x, 0): a body of one weight u, a head of one weight w."""
+
+    def __init__(self, body: float, head: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor(body, dtype=torch.float64))
+        self.head = nn.Module()
+        self.head.weight, self.head.out_features = nn.Parameter(torch.tensor(head, dtype=torch.float64)), 1
+
+    def features(self, images, params, mode):
+        """Return u x (B, n, 1) for images (B, n, 1, 1, 1)."""
+        return self.weight * images.flatten(2)
+
+    def classify(self, features, params):
+        """Return logits (B, n, 2)."""
+        logits = params["head.weight"][:, None, None] * features
+        return torch.cat([logits, torch.zeros_like(logits)], dim=-1)
+
+
+@pytest.mark.parametrize("second_order", [True, False])
+def test_anils_meta_gradient_equals_the_one_worked_by_hand(second_order):
+    """Body u, head w, features z = u a of the support image and y = u b of the query image, L(w; z) = log(1 + exp(-w z)), rate r.
+
+    The inner step moves the head alone: w1 = w + r z sigmoid(-w z). With k = sigmoid(w z) sigmoid(-w z),
+        d w1 / d w = 1 - r z^2 k,   d w1 / d z = r (sigmoid(-w z) - w z k);   1 and 0 with the inner gradient held constant.
+    The outer loss L(w1; y) has the slopes -y sigmoid(-w1 y) in w1 and -w1 sigmoid(-w1 y) in y, so
+        head: (d L / d w1) (d w1 / d w),   body: (d L / d w1) (d w1 / d z) a + (d L / d y) b.
+    """
+    u, w, rate, a, b = 1.4, 0.3, 0.7, 1.3, -0.8
+    z, y = u * a, u * b
+    curvature = sigmoid(w * z) * sigmoid(-w * z)
+    after = w + rate * z * sigmoid(-w * z)
+    slope, slope_of_feature = -y * sigmoid(-after * y), -after * sigmoid(-after * y)
+    by_head, by_feature = (1 - rate * z * z * curvature, rate * (sigmoid(-w * z) - w * z * curvature)) if second_order else (1.0, 0.0)
+
+    inner_loop = GradientDescent({"head.weight": ()}, rate, 1, dtype=torch.float64)
+    learner = FewShotLearner(BodyAndHead(u, w), inner_loop, OuterLoop(second_order=second_order))
+    gradients = learner.meta_gradients(one_image_episode(a, b), epoch=0).gradients
+    assert float(gradients["network.head.weight"]) == pytest.approx(slope * by_head, rel=1e-12)
+    assert float(gradients["network.weight"]) == pytest.approx(slope * by_feature * a + slope_of_feature * b, rel=1e-12)
+
+
 def finite_difference(function, parameters, directions, step=1e-6):
     """Return the central difference of `function` along `directions`."""
 
@@ -434,4 +476,4 @@ def test_a_resumed_run_reuses_what_the_machine_chose_and_obeys_what_the_user_set
     assert automatic.automatic_choices == {"task_chunk_size": 4} and explicit.automatic_choices == {}
     for learner in (automatic, explicit):
         learner.reuse_choices({"task_chunk_size": 3})
-    assert (automatic.task_chunk_size, explicit.task_chunk_size) == (3, 2)
+    assert (automatic.chunks.size, explicit.chunks.size) == (3, 2)

@@ -48,7 +48,7 @@ def test_gradients_come_in_the_format_of_the_parameters():
 
 def test_the_guard_reports_the_relative_error_once_in_an_epoch(caplog):
     learner, episodes = learner_and_episodes()
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO, logger="meta_learning.precision"):
         narrow = learner.meta_gradients(episodes, 0)
         learner.meta_gradients(episodes, 0)
         assert len(caplog.records) == 1

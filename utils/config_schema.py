@@ -342,7 +342,8 @@ class MachineSection(_Section):
     use_cuda_graphs: bool = True
     """Where there is CUDA: record the kernels of the meta-gradient once and replay them, instead of launching each of thousands."""
     task_chunk_size: int | Literal["auto"] = "auto"
-    """Tasks computed at once; the others of the meta-batch follow. auto: by device and image size."""
+    """Tasks computed at once; the others of the meta-batch follow. auto: by device and image size, at most as many as fit into the free
+    memory; chosen at the first start, and halved where memory runs out all the same."""
     gradient_checkpointing: bool = False
     """Compute each inner step a second time instead of keeping its activations: the same gradients with the memory of one step, in
     up to half as much time again."""

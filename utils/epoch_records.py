@@ -153,8 +153,8 @@ def columns_as_lists(rows: Sequence[Row]) -> dict[str, list[Any]]:
     return {name: [row.get(name) for row in rows] for name in names}
 
 
-def epoch_text(row: Row, total_epochs: int, score: Score = ACCURACY) -> str:
-    """One line for people about an epoch."""
+def epoch_text(row: Row, total_epochs: int, score: Score = ACCURACY, peak_memory_mib: float | None = None) -> str:
+    """One line for people about an epoch; with the peak of the memory so far, where somebody looked at it."""
     text = f"epoch {row['epoch']}/{total_epochs}: train loss {row['train_loss_mean']:.4f}"
     text += f", {score.name} {score.short_text(row['train_accuracy_mean'])}"
     if row["val_accuracy_mean"] is not None:
@@ -164,7 +164,8 @@ def epoch_text(row: Row, total_epochs: int, score: Score = ACCURACY) -> str:
         loss = "not finite" if row["val_loss_mean"] is None else f"{row['val_loss_mean']:.4f}"
         text += f"; val loss {loss}, {score.name} {score.text(val)} ({row['val_tasks']} tasks)"
     speed = f", {row['train_tasks_per_s']:.1f} tasks/s" if row["train_tasks_per_s"] else ""
-    return f"{text}; {row['epoch_run_time']:.1f} s{speed}"
+    memory = f", peak memory {peak_memory_mib:.0f} MiB" if peak_memory_mib else ""
+    return f"{text}; {row['epoch_run_time']:.1f} s{speed}{memory}"
 
 
 def _summary(values: Sequence[float]) -> Summary | None:

@@ -23,12 +23,11 @@ def report_failure(error: BaseException) -> int:
         log.warning("%s", error)
         return error.exit_code
     if is_out_of_memory(error):
-        reason = str(error).strip().splitlines() or ["no memory left"]
         log.error(
             "Out of memory: %s\nSet gradient_checkpointing to true or lower one of these keys (neither it nor task_chunk_size changes a "
             "result): %s. "
             "Finished epochs are saved.",
-            reason[0], ", ".join(KEYS_TO_LOWER),
+            out_of_memory_reason(error), ", ".join(KEYS_TO_LOWER),
         )  # fmt: skip
         return OUT_OF_MEMORY
     log.error("This is a bug in the program, not in what you gave it. Please report the lines below.", exc_info=error)
@@ -40,3 +39,15 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
+def out_of_memory_reason(error: BaseException) -> str:
+    """The allocator's first line, and under it what `meta_learning.task_chunks` has noted about the memory that is needed."""
+    lines = (str(error).strip().splitlines() or ["no memory left"])[:1]
+    return "\n".join(lines + getattr(error, "__notes__", []))
+
+
+def mib_text(n_bytes: float) -> str:
+    """`812 MiB`, or `3.4 GiB` from one on."""
+    mib = n_bytes / 2**20
+    return f"{mib / 1024:.1f} GiB" if mib >= 1024 else f"{mib:.3g} MiB"
