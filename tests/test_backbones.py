@@ -133,12 +133,10 @@ def test_a_backbone_computes_each_task_as_the_plain_module_does(name):
         assert torch.allclose(ours(images, params, mode), torch.stack(expected), rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_a_backbones_meta_gradient_is_that_of_the_plain_module(name):
-    """One inner step on all parameters, then the gradient of the query loss with respect to the start, task by task."""
-    ours, plain = pair(name)
-    support, query = images_of(ours, n=6), images_of(ours, n=3)
-    labels = torch.arange(3).repeat_interleave(2)
+def worst_meta_gradient_difference(ours, plain, support, query, rate):
+    """One inner step on all parameters of 3-way tasks, then the gradient of the query loss with respect to the start: both ways, compared."""
+    n_tasks = len(support)
+    labels = [torch.arange(3).repeat_interleave(images.shape[1] // 3) for images in (support, query)]
 
     def outer_gradient(own, losses):
         params = {key: value.detach().clone().requires_grad_() for key, value in own.named_parameters()}
@@ -146,22 +144,42 @@ def test_a_backbones_meta_gradient_is_that_of_the_plain_module(name):
         return {key.replace("head.", "fc."): value for key, value in zip(params, values, strict=True)}
 
     def of_ours(params):
-        fast = {key: value.expand(2, *value.shape) for key, value in params.items()}
-        loss = F.cross_entropy(ours(support, fast).flatten(0, 1), labels.repeat(2), reduction="sum") / 6
+        fast = {key: value.expand(n_tasks, *value.shape) for key, value in params.items()}
+        loss = F.cross_entropy(ours(support, fast).flatten(0, 1), labels[0].repeat(n_tasks), reduction="sum") / len(labels[0])
         gradients = torch.autograd.grad(loss, list(fast.values()), create_graph=True)
-        fast = {key: value - 0.1 * gradient for (key, value), gradient in zip(fast.items(), gradients, strict=True)}
-        return F.cross_entropy(ours(query, fast).flatten(0, 1), torch.arange(3).repeat(2))
+        fast = {key: value - rate * gradient for (key, value), gradient in zip(fast.items(), gradients, strict=True)}
+        return F.cross_entropy(ours(query, fast).flatten(0, 1), labels[1].repeat(n_tasks))
 
     def of_plain(params):
         losses = []
-        for task in range(2):
-            loss = F.cross_entropy(torch.func.functional_call(plain, params, (support[task],)), labels)
+        for task in range(n_tasks):
+            loss = F.cross_entropy(torch.func.functional_call(plain, params, (support[task],)), labels[0])
             gradients = torch.autograd.grad(loss, list(params.values()), create_graph=True)
-            fast = {key: value - 0.1 * gradient for (key, value), gradient in zip(params.items(), gradients, strict=True)}
-            losses.append(F.cross_entropy(torch.func.functional_call(plain, fast, (query[task],)), torch.arange(3)))
+            fast = {key: value - rate * gradient for (key, value), gradient in zip(params.items(), gradients, strict=True)}
+            losses.append(F.cross_entropy(torch.func.functional_call(plain, fast, (query[task],)), labels[1]))
         return torch.stack(losses).mean()
 
-    assert worst_difference(outer_gradient(ours, of_ours), outer_gradient(plain, of_plain)) < 1e-9
+    return worst_difference(outer_gradient(ours, of_ours), outer_gradient(plain, of_plain))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_backbones_meta_gradient_is_that_of_the_plain_module_task_by_task(name):
+    ours, plain = pair(name)
+    assert worst_meta_gradient_difference(ours, plain, images_of(ours, n=6), images_of(ours, n=3), rate=0.1) < 1e-9
+
+
+@pytest.mark.parametrize(
+    ("name", "rate"), [("resnet18", 1e-3), pytest.param("resnet34", 1e-3, marks=pytest.mark.full), pytest.param("resnet50", 1e-5, marks=pytest.mark.full)]
+)
+def test_a_torchvision_resnets_meta_gradient_is_that_of_torchvisions_own_module(name, rate):
+    """The step is small: a deep random network that has gone far multiplies rounding errors a millionfold."""
+    models = pytest.importorskip("torchvision.models")
+    torch.manual_seed(0)
+    config = check_config({"experiment_name": "t", "backbone": name, "image_channels": 3, "num_classes_per_set": 3}, "test")
+    ours, plain = BACKBONES[name](config, (3, 32, 32), 3, NormChoice()).double(), getattr(models, name)(num_classes=3).double()
+    ours.load_state_dict(plain.state_dict(), strict=True)
+    support, query = (torch.randn(1, 6, 3, 32, 32, dtype=torch.float64) for _ in range(2))
+    assert worst_meta_gradient_difference(ours, plain, support, query, rate) < 1e-9
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet50"])
