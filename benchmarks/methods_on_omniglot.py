@@ -1,0 +1,86 @@
+"""All methods on Omniglot, 5-way 1-shot, on one budget: accuracy, time and memory, and the command of each row.
+
+    python benchmarks/methods_on_omniglot.py [--only anil boil] [--rounds 3] [--iterations 4]
+
+Trains what is not trained yet (`EXPERIMENTS_DIR/methods_<name>`; interrupted runs are resumed) on the Omniglot in `DATASET_DIR`, then times
+`--iterations` meta-iterations of every method in turns, `--rounds` times (0: not at all). Accuracies are read from the runs' files; memory is the
+peak of the timed process, or without one of the run.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.trained_runs import REPOSITORY_ROOT, TrainedRun, as_arguments, environment_note, say, with_interval
+
+METHODS = {
+    "proto_net": "ProtoNet", "anil": "ANIL", "boil": "BOIL", "meta_sgd": "Meta-SGD", "fomaml": "first-order MAML", "maml": "MAML",
+    "maml++": "MAML++", "proto_maml": "ProtoMAML", "zero_head_maml": "MAML, zero head", "reptile": "Reptile",
+}  # fmt: skip
+"""Template -> name; the quick ones first."""
+BUDGET = {
+    "total_epochs": 2, "total_iter_per_epoch": 125, "batch_size": 8, "num_evaluation_tasks": 600, "validate_every_epochs": 2,
+    "max_models_to_save": 1, "diagnostics_every_epochs": 2, "report_every_s": 0,
+}  # fmt: skip
+"""250 iterations of 8 tasks; 600 test tasks; the last model is tested, alone."""
+
+
+def run_of(method: str) -> TrainedRun:
+    """The run of a method."""
+    return TrainedRun(f"omniglot_{method}_5way_1shot_seed0", f"methods_{method}", BUDGET)
+
+
+def measured_in_turns(methods: list[str], rounds: int, iterations: int) -> dict[str, tuple[float, float]]:
+    """Milliseconds of a meta-iteration and peak MiB, method -> medians over the rounds."""
+    measured: dict[str, list[tuple[float, float]]] = {method: [] for method in methods}
+    for turn in range(rounds):
+        for method in methods:
+            run = run_of(method)
+            command = [sys.executable, str(REPOSITORY_ROOT / "benchmarks" / "meta_iteration.py"), "--name_of_args_json_file"]
+            command += [str(REPOSITORY_ROOT / "experiment_config" / f"{run.config_name}.json")]
+            command += as_arguments({"batch_size": BUDGET["batch_size"], "iterations": iterations})
+            output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+            result = json.loads(output.splitlines()[-1])
+            measured[method].append((result["ms_per_iteration_median"], result["peak_memory_bytes"] / 2**20))
+            say(f"round {turn + 1}/{rounds}: {method} {measured[method][-1][0]:.0f} ms")
+    return {method: tuple(map(statistics.median, zip(*values, strict=True))) for method, values in measured.items() if values}
+
+
+def row_of(method: str, measured: tuple[float, float] | None) -> list[str]:
+    """Name, accuracy, time, memory and command of a method whose run is finished."""
+    run = run_of(method)
+    test = run.read("test_summary.json")
+    milliseconds, mib = measured or (None, run.read("curves.json")["epochs"][-1]["peak_memory_mib"])
+    return [
+        METHODS[method],
+        with_interval(test["test_accuracy_mean"], test["test_accuracy_ci95"]),
+        "not measured" if milliseconds is None else f"{milliseconds:.0f}",
+        f"{mib:.0f}",
+        f"`{run.command}`",
+    ]
+
+
+def main() -> None:
+    """Train, time and print the table of what is finished."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=list(METHODS), default=list(METHODS), help="methods; default: all")
+    parser.add_argument("--rounds", type=int, default=3, help="turns of the timing; 0: none")
+    parser.add_argument("--iterations", type=int, default=4, help="meta-iterations of a turn, after two that do not count")
+    options = parser.parse_args()
+    for method in options.only:
+        say(run_of(method).command)
+        run_of(method).carry_out()
+    measured = measured_in_turns(options.only, options.rounds, options.iterations)
+    print(f"5-way 1-shot, 1 query per class, {BUDGET['num_evaluation_tasks']} test tasks, {environment_note()}\n")
+    print("| method | test accuracy, % | ms per iteration | peak memory, MiB | command |\n| --- | --- | --- | --- | --- |")
+    for method in options.only:
+        print(f"| {' | '.join(row_of(method, measured.get(method)))} |")
+
+
+if __name__ == "__main__":
+    main()
