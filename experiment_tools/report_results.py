@@ -25,7 +25,7 @@ from experiment_tools.verdict import best_row
 from utils.metrics import score_named, score_of
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-LARGEST_MATRIX = 20
+LARGEST_MATRIX = MOST_SINGLE_BARS = 20
 NOT_TESTED = "Not tested, as test_after_training is false. To test it: the same command with --test_after_training true."
 
 
@@ -175,9 +175,7 @@ def test_answers(run: RunFiles) -> Section:
         if histogram:
             section.add(f"Accuracy over validation tasks, epoch {histogram['epoch']}", _histogram(histogram["val_accuracy_histogram"], VAL))
         return section
-    counts = np.histogram(np.clip(answers.task_accuracies + 1e-9, 0, 1), bins=20, range=(0, 1))[0].tolist()
-    mean = float(answers.task_accuracies.mean())
-    section.add("Accuracy over tasks", _histogram(counts, TEST, mean),
+    section.add("Accuracy over tasks", task_histogram(answers),
                 note=f"{len(answers.labels)} tasks: half of them lie between {percent(float(np.quantile(answers.task_accuracies, 0.25)))} "
                      f"and {percent(float(np.quantile(answers.task_accuracies, 0.75)))}.")  # fmt: skip
     if run.config.get("loss", "cross_entropy") == "cross_entropy":
@@ -210,6 +208,22 @@ def _add_errors(section: Section, errors: np.ndarray) -> None:
     chart = bar_chart(bars, "mean squared error of a task", "Number of tasks by their error", TEST, (min(mean / most, 1.0), f"mean {short(mean)}"))
     low, middle, high = (float(np.quantile(errors, share)) for share in (0.25, 0.5, 0.75))
     section.add("Error over tasks", chart, note=f"{len(errors)} tasks: half of them lie between {low:.3g} and {high:.3g}, the median is {middle:.3g}.")
+
+
+def task_histogram(answers: Answers) -> Markup:
+    """A bar for each accuracy that a task of few queries can have; else equally wide bins."""
+    accuracies, n_query = answers.task_accuracies, answers.labels.shape[1]
+    mean = float(accuracies.mean())
+    if n_query > MOST_SINGLE_BARS:
+        return _histogram(np.histogram(np.clip(accuracies + 1e-9, 0, 1), bins=20, range=(0, 1))[0].tolist(), TEST, mean)
+    counts = np.bincount(np.rint(accuracies * n_query).astype(int), minlength=n_query + 1).tolist()
+    every = max(1, round(n_query / 5))
+    bars = [
+        (f"{right} of {n_query} right: {count} tasks", float(count), f"{100 * right / n_query:.0f}" if right % every == 0 else "")
+        for right, count in enumerate(counts)
+    ]  # fmt: skip
+    mark = ((mean * n_query + 0.5) / (n_query + 1), f"mean {percent(mean)}")
+    return bar_chart(bars, "accuracy of a task in %", "Number of tasks by their accuracy", TEST, mark, centred=True)
 
 
 def _histogram(counts: Sequence[int], colour: str, mean: float | None = None) -> Markup:

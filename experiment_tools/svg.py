@@ -181,12 +181,14 @@ def area_chart(names: Sequence[str], rows: Sequence[tuple[float, Sequence[float]
     return _svg(parts, label, _tooltips(series, axes, place_x))
 
 
-def bar_chart(bars: Sequence[tuple[str, float, str]], x_label: str, label: str, colour: str, mark: tuple[float, str] | None = None) -> Markup:
+def bar_chart(bars: Sequence[tuple[str, float, str]], x_label: str, label: str, colour: str, mark: tuple[float, str] | None = None,
+              *, centred: bool = False) -> Markup:  # fmt: skip
     """Draw upright bars over an axis from 0 to 1.
 
     Args:
         bars: (text of the tooltip, height, tick below or ""), equally wide.
         mark: (share of the width, word) of a vertical line.
+        centred: a tick stands for its bar, not for where that begins.
     """
     most = max((height for _, height, _ in bars), default=0) or 1
     place_y = _scale(0.0, float(most), HEIGHT - BOTTOM, TOP + 6)
@@ -202,7 +204,8 @@ def bar_chart(bars: Sequence[tuple[str, float, str]], x_label: str, label: str, 
         width = place_x(1.0) - place_x(0.0) - 1.5
         parts.append(element("rect", bar, x=x + 0.75, y=y, width=width, height=HEIGHT - BOTTOM - y, rx=1.5, fill=colour, class_="bar"))
         if tick:
-            parts.append(element("text", html.escape(tick), x=x, y=HEIGHT - BOTTOM + 14, class_="tick", text_anchor="middle"))
+            middle = place_x(index + 0.5) if centred else x
+            parts.append(element("text", html.escape(tick), x=middle, y=HEIGHT - BOTTOM + 14, class_="tick", text_anchor="middle"))
     if mark is not None:
         x = place_x(mark[0] * len(bars))
         anchor, shift = ("end", -5) if mark[0] > 0.5 else ("start", 5)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from run_tools import PLUS_PLUS, run_tiny
 
-from experiment_tools import report, report_layers, report_machine, svg
+from experiment_tools import report, report_layers, report_machine, report_results, svg
 from experiment_tools.answers import (
     Answers,
     answers_of_test,
@@ -188,6 +188,14 @@ def answers():
     sure, unsure = [0.95, 0.05], [0.4, 0.6]
     probabilities = np.array([[sure, sure, sure[::-1], sure[::-1]], [sure, unsure, unsure, unsure]])
     return Answers(probabilities, np.array([[0, 0, 1, 1]] * 2), np.array([[0, 1], [0, 2]]), ["a", "b", "c"])
+
+
+def test_a_task_of_few_queries_has_a_bar_for_each_accuracy_it_can_have():
+    n_query = answers().labels.shape[1]
+    chart = report_results.task_histogram(answers())
+    assert chart.count('class="bar"') == n_query + 1
+    for accuracy in answers().task_accuracies:
+        assert f"{round(accuracy * n_query)} of {n_query} right: 1 tasks" in chart
 
 
 def test_accuracy_confusion_and_the_hardest():
