@@ -113,7 +113,7 @@ def _markdown_table(table: Table) -> str:
     return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
 
 
-TEXT_COLUMNS = ("method", "tasks", "pair", "test")
+TEXT_COLUMNS = ("method", "tasks", "pair", "test", "note")
 
 
 def latex(comparison: Comparison) -> str:
