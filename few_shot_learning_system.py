@@ -30,6 +30,7 @@ OPTIMIZER_PREFIX = "optimizer."
 """What the names of the outer optimiser's tensors begin with in a checkpoint."""
 DEFAULT_UPDATE = OuterUpdate()
 STEP_METRICS = ("support_loss", "support_accuracy", "query_loss", "query_accuracy")
+EVALUATED = ("query_logits", *STEP_METRICS)
 
 
 @dataclass(frozen=True)
@@ -342,13 +343,19 @@ class FewShotLearner(nn.Module):
         n_steps = self.n_evaluation_steps if n_steps is None else n_steps
         mode = Pass(statistics=statistics or self.batch_norm_statistics)
         self._check_running_statistics(mode)
-        parts = self.chunks.run(
-            lambda size: [self._evaluate_chunk(chunk, n_steps, mode) for chunk in task_chunks(episodes, size)],
+        inputs, phase = tensors_of(episodes), ("evaluation", n_steps, mode.statistics, episodes.n_way, self.precision.current)
+
+        def compute(inputs: Mapping[str, Tensor], size: int) -> dict[str, dict[str, Tensor]]:
+            parts = [self._evaluate_chunk(chunk, n_steps, mode) for chunk in task_chunks(replace(episodes, **inputs), size)]
+            logits, *rows = zip(*parts, strict=True)
+            return {"": dict(zip(EVALUATED, [torch.cat(logits), *(torch.cat(row, dim=1) for row in rows)], strict=True))}
+
+        results = self.chunks.run(
+            lambda size: self.replayed(lambda values: compute(values, size), inputs, (phase, size)),
             len(episodes.support_labels), episodes.support_images.device,
             lambda: self._evaluate_chunk(next(task_chunks(episodes, 1)), n_steps, mode),
         )  # fmt: skip
-        logits = torch.cat([part[0] for part in parts])
-        return Evaluation(logits, *(torch.cat(rows, dim=1) for rows in zip(*(part[1:] for part in parts), strict=True)))
+        return Evaluation(**results[""])
 
     def adapt(self, episodes: Any, n_steps: int | None = None, statistics: str | None = None) -> Adapted:
         """Adapt to the support set of each task; the learner stays exactly as it was, and nothing keeps a graph.

@@ -24,22 +24,29 @@ class Recording(Protocol):
         """Compute again from what the inputs hold now, into the same outputs."""
 
 
-def record_cuda_graph(function: Callable[[], Tensor]) -> tuple[Recording, Tensor]:
-    """Return a CUDA graph of a function and the tensor that each replay writes its result to.
+class CudaRecorder:
+    """Records CUDA graphs that share their memory: they replay one after the other, and their results are copied before the next one does."""
 
-    Warm-up and recording compute from the same inputs and keep nothing but the result: the function must change nothing.
-    """
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(WARM_UPS):
-            function()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    # Another thread prepares the next episodes meanwhile; its allocations are none of this graph's business.
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-        result = function()
-    return graph, result
+    def __init__(self) -> None:
+        self._pool: Any = None
+
+    def __call__(self, function: Callable[[], Tensor]) -> tuple[Recording, Tensor]:
+        """Return a graph of a function and the tensor that each replay writes its result to.
+
+        Warm-up and recording compute from the same inputs and keep nothing but the result: the function must change nothing.
+        """
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(WARM_UPS):
+                function()
+        torch.cuda.current_stream().wait_stream(side)
+        self._pool = self._pool or torch.cuda.graph_pool_handle()
+        graph = torch.cuda.CUDAGraph()
+        # Another thread prepares the next episodes meanwhile; its allocations are none of this graph's business.
+        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+            result = function()
+        return graph, result
 
 
 class GraphedComputation:
@@ -55,6 +62,10 @@ class GraphedComputation:
     def __init__(self, record: Callable[[Callable[[], Tensor]], tuple[Recording, Tensor]] | None) -> None:
         self._record = record
         self._recordings: dict[Hashable, tuple[Recording, Tensor, dict[str, Tensor], list[tuple[str, str, torch.Size]]]] = {}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "GraphedComputation":
+        """A copy of the learner computes from other parameters and records anew."""
+        return GraphedComputation(self._record)
 
     def __call__(self, function: Callable[[Tensors], Nested], inputs: Tensors, key: Hashable) -> Nested:
         """Return `function(inputs)`.
@@ -105,6 +116,6 @@ def _unflatten(flat: Tensor, layout: list[tuple[str, str, torch.Size]]) -> Neste
     return results
 
 
-def recorder_for(device: torch.device, wanted: bool) -> Any:
-    """Return `record_cuda_graph` where it can run and is wanted, else None."""
-    return record_cuda_graph if wanted and device.type == "cuda" else None
+def recorder_for(device: torch.device, wanted: bool) -> CudaRecorder | None:
+    """Return a recorder where it can run and is wanted, else None."""
+    return CudaRecorder() if wanted and device.type == "cuda" else None

@@ -1,5 +1,6 @@
 """Recording and replaying, with a stand-in for CUDA's recorder; the real one needs a GPU."""
 
+import copy
 import logging
 
 import pytest
@@ -98,3 +99,27 @@ def test_a_learner_records_once_for_each_phase_of_its_schedules_and_gets_the_sam
             learner.meta_update(theirs, epoch)
     # First order; second order with all query losses; second order with the last one: new weights and rates record nothing.
     assert (recorder.n_recordings, recorder.n_replays) == (3, 6)
+
+
+def test_an_evaluation_is_replayed_too():
+    plain, graphed = small_learner(**PLUS_PLUS), small_learner(**PLUS_PLUS)
+    recorder = StandIn()
+    graphed.replayed = GraphedComputation(recorder)
+    for seed, statistics in ((1, "transductive"), (2, "transductive"), (3, "support")):
+        episodes = random_episodes(small_config(), seed)
+        ours, theirs = (vars(learner.evaluate(episodes, statistics=statistics)) for learner in (graphed, plain))
+        assert all(torch.equal(ours[name], value) for name, value in theirs.items())
+    assert (recorder.n_recordings, recorder.n_replays) == (2, 3)
+
+
+def test_a_copy_of_a_learner_records_anew():
+    learner, recorder = small_learner(), StandIn()
+    learner.replayed = GraphedComputation(recorder)
+    episodes = random_episodes(small_config())
+    learner.meta_gradients(episodes, 0)
+    other = copy.deepcopy(learner)
+    with torch.no_grad():
+        next(other.parameters()).add_(0.1)
+    ours, theirs = other.meta_gradients(episodes, 0).gradients, learner.meta_gradients(episodes, 0).gradients
+    assert recorder.n_recordings == 2
+    assert worst_difference(ours, theirs) > 1e-6
