@@ -134,8 +134,8 @@ def claims() -> list[Claim]:
         ]  # fmt: skip
     for kind, statistics in TRAINED.items():
         asked += [
-            Claim(f"{kind}: first order is worse than second (fmu2: collapses where inductive)",
-                  (f"first_order_{kind}", statistics, 1), (f"maml_{kind}", statistics, 1)),
+            Claim(f"{kind}: first order is {'at least 10 points ' if kind == 'inductive' else ''}worse than second (fmu2: collapses where inductive)",
+                  (f"first_order_{kind}", statistics, 1), (f"maml_{kind}", statistics, 1), -0.1 if kind == "inductive" else None),
             Claim(f"{kind}: ANIL is worse than MAML (fmu2: drops where inductive)", (f"anil_{kind}", statistics, 1), (f"maml_{kind}", statistics, 1)),
             Claim(f"{kind}: batch norm is worse than TaskNorm", (f"maml_{kind}", statistics, 1), (f"task_norm_{kind}", statistics, 1)),
             Claim(f"{kind}: outer rate 1e-3 is worse than 1e-4 (hoyeoplee)", (f"maml_{kind}", statistics, 1), (f"rate_1e-4_{kind}", statistics, 1)),
@@ -159,7 +159,7 @@ def accuracy_rows() -> list[list[str]]:
 
 
 def large_test_rows() -> list[list[str]]:
-    """The accuracy on 6,000 tasks, on the first 600 of them, and the lowest and highest of the ten times 600 that it holds."""
+    """The accuracy on 6,000 tasks, on the first 600 and on the others, what that says of a bias, and the range of ten times 600."""
     from safetensors.torch import load_file
 
     from utils.metrics import summarise
@@ -169,18 +169,20 @@ def large_test_rows() -> list[list[str]]:
     for name in LARGE_TESTS:
         path = ALL_RUNS[name].folder / "logs" / f"test_predictions_{LARGE_TEST}.safetensors"
         if not path.exists():
-            rows.append([name, "", "not run", "", ""])
+            rows.append([name, "not run", "", "", "", "", "not decidable here: budget"])
             continue
         arrays = load_file(path)
-        for statistics in (key.removeprefix("scores.") for key in arrays if key.startswith("scores.")):
-            scores = task_scores(arrays[f"scores.{statistics}"][0].double(), arrays["query_labels"])
-            whole, first = summarise(scores.tolist()), summarise(scores[:600].tolist())
-            parts = scores.view(10, 600).mean(dim=1).tolist()
-            inside = sum(abs(part - whole.mean) <= first.ci95 for part in parts)
-            rows.append([
-                name, statistics, with_interval(whole.mean, whole.ci95), with_interval(first.mean, first.ci95),
-                f"{100 * min(parts):.2f} to {100 * max(parts):.2f}, {inside} of 10 within the interval of 600",
-            ])  # fmt: skip
+        (key,) = (key for key in arrays if key.startswith("scores."))
+        scores = task_scores(arrays[key][0].double(), arrays["query_labels"])
+        whole, first, others = (summarise(part.tolist()) for part in (scores, scores[:600], scores[600:]))
+        parts = scores.view(10, 600).mean(dim=1).tolist()
+        inside = sum(abs(part - whole.mean) <= first.ci95 for part in parts)
+        difference, width = first.mean - others.mean, math.hypot(first.ci95, others.ci95)
+        rows.append([
+            name, *(with_interval(part.mean, part.ci95) for part in (whole, first, others)), with_interval(difference, width),
+            f"{100 * min(parts):.2f} to {100 * max(parts):.2f}, {inside} of 10 within the interval of 600",
+            "held" if abs(difference) > width else "not held",
+        ])  # fmt: skip
     return rows
 
 
@@ -223,7 +225,8 @@ def main() -> None:
                 )  # fmt: skip
     print(f"5-way 1-shot, {environment_note()}; accuracy in per cent with its 95 % interval over test tasks\n")
     print(table(["trained", "tested", "1 query", "5 queries", "15 queries"], accuracy_rows()))
-    print(table(["trained", "tested", f"{LARGE_TEST} tasks", "the first 600", "ten times 600"], large_test_rows()))
+    heading = ["run", f"{LARGE_TEST} tasks", "the first 600", "the others", "difference", "ten times 600", "600 tasks are biased (fmu2)"]
+    print(table(heading, large_test_rows()))
     print(table(["trained", "epoch", "training tasks", "validation tasks"], training_rows()))
     print(table(["claim", "first", "second", "difference", "verdict"], [claim.row() for claim in claims()]))
     print("\n".join(f"{name}: {run.command}" for name, run in ALL_RUNS.items()))
