@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.trained_runs import TrainedRun, environment_note, say, with_interval
+from benchmarks.trained_runs import TrainedRun, say, with_interval
 
 BUDGET = {
     "total_epochs": 2, "total_iter_per_epoch": 150, "batch_size": 4, "cnn_num_filters": 32, "number_of_training_steps_per_iter": 3,
@@ -223,7 +223,7 @@ def main() -> None:
                 ALL_RUNS[name].carry_out(
                     evaluate_on_test_set_only=True, tag=LARGE_TEST, num_evaluation_tasks=LARGE_TEST, test_num_target_samples=1
                 )  # fmt: skip
-    print(f"5-way 1-shot, {environment_note()}; accuracy in per cent with its 95 % interval over test tasks\n")
+    print("5-way 1-shot; accuracy in per cent with its 95 % interval over test tasks\n")
     print(table(["trained", "tested", "1 query", "5 queries", "15 queries"], accuracy_rows()))
     heading = ["run", f"{LARGE_TEST} tasks", "the first 600", "the others", "difference", "ten times 600", "600 tasks are biased (fmu2)"]
     print(table(heading, large_test_rows()))

@@ -3,20 +3,21 @@
     python benchmarks/methods_on_omniglot.py [--only anil boil] [--rounds 3] [--iterations 4]
 
 Trains what is not trained yet (`EXPERIMENTS_DIR/methods_<name>`; interrupted runs are resumed) on the Omniglot in `DATASET_DIR`, then times
-`--iterations` meta-iterations of every method in turns, `--rounds` times (0: not at all). Accuracies are read from the runs' files; memory is the
-peak of the timed process, or without one of the run.
+`--iterations` meta-iterations of every method in turns, `--rounds` times (0: not at all), on one thread by the process's own clock, which other
+programs do not move. Accuracies are read from the runs' files; memory is what the log says of one task.
 """
 
 import argparse
-import json
 import statistics
-import subprocess
 import sys
+import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.trained_runs import REPOSITORY_ROOT, TrainedRun, as_arguments, environment_note, say, with_interval
+from benchmarks.meta_iteration import random_episodes
+from benchmarks.trained_runs import REPOSITORY_ROOT, TrainedRun, say, with_interval
+from utils.config import load_config
 
 METHODS = {
     "proto_net": "ProtoNet", "anil": "ANIL", "boil": "BOIL", "meta_sgd": "Meta-SGD", "fomaml": "first-order MAML", "maml": "MAML",
@@ -36,31 +37,39 @@ def run_of(method: str) -> TrainedRun:
 
 
 def measured_in_turns(methods: list[str], rounds: int, iterations: int) -> dict[str, tuple[float, float]]:
-    """Milliseconds of a meta-iteration and peak MiB, method -> medians over the rounds."""
+    """Milliseconds of a meta-iteration on one thread, and MiB of one task: method -> medians over the rounds."""
+    import torch
+
+    from few_shot_learning_system import build_learner
+    from utils.host_tuning import tune_host
+
+    tune_host()
+    torch.set_num_threads(1)
     measured: dict[str, list[tuple[float, float]]] = {method: [] for method in methods}
     for turn in range(rounds):
         for method in methods:
-            run = run_of(method)
-            command = [sys.executable, str(REPOSITORY_ROOT / "benchmarks" / "meta_iteration.py"), "--name_of_args_json_file"]
-            command += [str(REPOSITORY_ROOT / "experiment_config" / f"{run.config_name}.json")]
-            command += as_arguments({"batch_size": BUDGET["batch_size"], "iterations": iterations})
-            output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-            result = json.loads(output.splitlines()[-1])
-            measured[method].append((result["ms_per_iteration_median"], result["peak_memory_bytes"] / 2**20))
-            say(f"round {turn + 1}/{rounds}: {method} {measured[method][-1][0]:.0f} ms")
+            path = REPOSITORY_ROOT / "experiment_config" / f"{run_of(method).config_name}.json"
+            config = load_config(path, {"batch_size": BUDGET["batch_size"]})
+            learner = build_learner(config, "cpu")
+            episodes = random_episodes(config, "cpu", torch.float32)
+            learner.meta_update(learner.meta_gradients(episodes, 0), 0)  # does not count
+            start = time.process_time()
+            for _ in range(iterations):
+                learner.meta_update(learner.meta_gradients(episodes, 0), 0)
+            milliseconds = 1000 * (time.process_time() - start) / iterations
+            measured[method].append((milliseconds, learner.snapshot()["peak_memory_per_task_mib"]))
+            say(f"round {turn + 1}/{rounds}: {method} {milliseconds:.0f} ms")
     return {method: tuple(map(statistics.median, zip(*values, strict=True))) for method, values in measured.items() if values}
 
 
 def row_of(method: str, measured: tuple[float, float] | None) -> list[str]:
-    """Name, accuracy, time, memory and command of a method whose run is finished."""
+    """Name, accuracy, time, memory of a task and command of a method whose run is finished."""
     run = run_of(method)
     test = run.read("test_summary.json")
-    milliseconds, mib = measured or (None, run.read("curves.json")["epochs"][-1]["peak_memory_mib"])
     return [
         METHODS[method],
         with_interval(test["test_accuracy_mean"], test["test_accuracy_ci95"]),
-        "not measured" if milliseconds is None else f"{milliseconds:.0f}",
-        f"{mib:.0f}",
+        *(f"{value:.{digits}f}" if measured else "not measured" for value, digits in zip(measured or (0, 0), (0, 1), strict=True)),
         f"`{run.command}`",
     ]
 
@@ -70,14 +79,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=list(METHODS), default=list(METHODS), help="methods; default: all")
     parser.add_argument("--rounds", type=int, default=3, help="turns of the timing; 0: none")
-    parser.add_argument("--iterations", type=int, default=4, help="meta-iterations of a turn, after two that do not count")
+    parser.add_argument("--iterations", type=int, default=4, help="meta-iterations of a turn, after one that does not count")
     options = parser.parse_args()
     for method in options.only:
         say(run_of(method).command)
         run_of(method).carry_out()
     measured = measured_in_turns(options.only, options.rounds, options.iterations)
-    print(f"5-way 1-shot, 1 query per class, {BUDGET['num_evaluation_tasks']} test tasks, {environment_note()}\n")
-    print("| method | test accuracy, % | ms per iteration | peak memory, MiB | command |\n| --- | --- | --- | --- | --- |")
+    print(f"5-way 1-shot, 1 query per class, {BUDGET['num_evaluation_tasks']} test tasks\n")
+    print("| method | test accuracy, % | ms per iteration | MiB per task | command |\n| --- | --- | --- | --- | --- |")
     for method in options.only:
         print(f"| {' | '.join(row_of(method, measured.get(method)))} |")
 

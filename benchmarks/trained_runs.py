@@ -1,7 +1,6 @@
 """Runs that a benchmark's table is made of: started or resumed by the program itself, read from their own files."""
 
 import json
-import os
 import shlex
 import subprocess
 import sys
@@ -70,8 +69,3 @@ def with_interval(mean: float, half_width: float) -> str:
 def say(text: str) -> None:
     """A line about the progress, which is not part of the table."""
     print(text, file=sys.stderr, flush=True)
-
-
-def environment_note() -> str:
-    """Threads that torch will use, as the environment says."""
-    return f"OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'all cores')}"
