@@ -161,11 +161,11 @@ class ScriptRun:
 
 
 class Histories:
-    """Many interrupted runs, all compared with the same whole one."""
+    """Many interrupted runs, all compared with the same whole one; `flags` are of every run."""
 
-    def __init__(self, folder: Path, seed: int):
-        self.folder, self.seed = folder, seed
-        self.whole = ScriptRun(folder / "whole")
+    def __init__(self, folder: Path, seed: int, **flags: object):
+        self.folder, self.seed, self.flags = folder, seed, flags
+        self.whole = ScriptRun(folder / "whole", **flags)
         self.seconds = self.whole.finish()  # of each phase
         self.archive = folder / f"{DATASET}.tar.gz"
         with tarfile.open(self.archive, "w:gz") as tar:
@@ -176,7 +176,7 @@ class Histories:
 
     def make(self, start: str) -> ScriptRun:
         """A run whose dataset is ready, or an archive, or still to be drawn."""
-        run = ScriptRun(Path(tempfile.mkdtemp(dir=self.folder)))
+        run = ScriptRun(Path(tempfile.mkdtemp(dir=self.folder)), **self.flags)
         if start == "unpacked":
             shutil.copy(self.archive, run.datasets)
         elif start == "ready":

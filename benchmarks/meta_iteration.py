@@ -53,7 +53,10 @@ def time_iterations(config: ExperimentConfig, iterations: int, epoch: int, warm_
     import torch
 
     from few_shot_learning_system import build_learner
-    from utils.devices import choose_device
+    from utils.devices import choose_device, make_deterministic
+
+    if config.deterministic:
+        make_deterministic()
     device = choose_device(config.gpu_to_use)
     dtype = getattr(torch, config.parameter_format)
     learner = build_learner(config, device)

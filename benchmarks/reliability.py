@@ -255,7 +255,7 @@ def replace_rows(report: str, rows: Sequence[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def report(arguments: str, minutes: float, rows: Sequence[str]) -> str:
+def report(arguments: str, minutes: float, rows: Sequence[str], where: str = "a CPU") -> str:
     """The text of RELIABILITY.md."""
     import torch
 
@@ -264,7 +264,7 @@ def report(arguments: str, minutes: float, rows: Sequence[str]) -> str:
     versions = describe_environment(torch.device("cpu"), {})["packages"]
     return (
         "# Reliability, measured\n\n"
-        f"Written by `python benchmarks/reliability.py {arguments}` (histories: {minutes:.0f} minutes) on a CPU with torch {versions['torch']}.\n"
+        f"Written by `python benchmarks/reliability.py {arguments}` (histories: {minutes:.0f} minutes) on {where} with torch {versions['torch']}.\n"
         "A run is `bash experiment_scripts/quickstart.sh`, shortened by flags, whose dataset is ready, or an archive, or still to be\n"
         "drawn. Signals come at random moments of its whole life, up to eight in a run; then it is started until it ends. Equal means:\n"
         "its whole folder and its packed images are those of a run that nothing interrupted, times aside.\n\n"
@@ -285,12 +285,14 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--progress", type=Path, help="a file to write every history to, and to go on from")
     parser.add_argument("--only-costs", action="store_true", help="measure times again and replace their rows")
+    parser.add_argument("--gpu", metavar="ID", help="run on this GPU, in deterministic mode, instead of the CPU")
     parser.add_argument("--output", type=Path, default=REPOSITORY_ROOT / "RELIABILITY.md")
     options = parser.parse_args()
     kills = options.kills if options.kills is not None else 200 if options.soak else 16
     signals = options.signals if options.signals is not None else 25 if options.soak else 2
     with tempfile.TemporaryDirectory() as name:
-        histories = Histories(Path(name), options.seed)
+        flags = {} if options.gpu is None else {"gpu_to_use": options.gpu, "deterministic": True}
+        histories = Histories(Path(name), options.seed, **flags)
         if options.only_costs:
             rows = measure_costs(histories, options.signals or 6)
             options.output.write_text(replace_rows(options.output.read_text(), rows))
@@ -304,7 +306,8 @@ def main() -> None:
             rows.append(measure_save(histories.folder, 50))
             minutes = sum(tally.seconds for tally in tallies.values()) / 60
             arguments = f"--kills {kills} --signals {signals} --seed {options.seed}"
-            options.output.write_text(report(arguments, minutes, rows))
+            where = "a CPU" if options.gpu is None else f"GPU {options.gpu} in deterministic mode"
+            options.output.write_text(report(arguments, minutes, rows, where))
     print(options.output.read_text())
 
 

@@ -39,10 +39,12 @@ def measure(name: str, iterations: int, overrides: dict[str, Any]) -> dict[str, 
 
     from benchmarks.meta_iteration import peak_memory_bytes
     from few_shot_learning_system import build_learner
-    from utils.devices import choose_device, describe_device
+    from utils.devices import choose_device, describe_device, make_deterministic
 
     file, changes = SETTINGS[name]
     config = load_config(REPOSITORY_ROOT / "experiment_config" / file, changes | overrides)
+    if config.deterministic:
+        make_deterministic()
     device = choose_device(config.gpu_to_use)
     learner, data = build_learner(config, device), _random_data(config, device)
     row: dict[str, Any] = {"setting": name, "device": describe_device(device), "torch": torch.__version__, "iterations": iterations}
