@@ -189,7 +189,7 @@ def _common_config(path: Path, content: Mapping[str, Any], parameters: Mapping[s
     variables = template_variables(template)
     if chosen := {name: fixed.pop(name) for name in list(fixed) if name in variables and name not in ExperimentConfig.model_fields}:
         config = first_config(template, chosen)
-    config = _displaced(config, fixed) | {"experiment_name": "trial"}
+    config = _displaced(config, fixed) | {"experiment_name": "trial", "test_after_training": False}
     check_config(config, f"{path}, [fixed]", overridden=())
     for name, parameter in parameters.items():
         for value in parameter.extremes():
@@ -214,7 +214,7 @@ def _check_value(path: Path, config: dict[str, Any], name: str, value: Any) -> N
 
 def trial_config(sweep: Sweep, name: str, point: Mapping[str, Any]) -> dict[str, Any]:
     """The config of one trial, which ends with its last validation."""
-    return _displaced(sweep.config, point) | {"experiment_name": name, "test_after_training": False}
+    return _displaced(sweep.config, point) | {"experiment_name": name}
 
 
 # --- for Weights & Biases ---------------------------------------------------------------------------------------------

@@ -79,6 +79,7 @@ def test_without_a_choice_the_first_value_of_the_template_s_variables_is_taken(w
         (("low = 1e-4", "low = 0"), r'"meta_learning_rate" cannot be logarithmic from 0 on'),
         (("low = 1,", "low = -1,"), r'\[parameters\]: "number_of_training_steps_per_iter" is -1, but must be: greater than or equal to 0'),
         (("total_epochs = 4", "total_epochs = 0"), r'\[fixed\]: "total_epochs" is 0, but must be: greater than or equal to 1'),
+        (("shots = 5", "shots = 5\ntest_curve = true"), r'\[fixed\]: "test_curve" is made after training, but "test_after_training" is false'),
         (("shots = 5", "shoots = 5"), r'\[fixed\]: unknown key "shoots"'),
         (("meta_learning_rate", "experiment_name"), r'"experiment_name" is set by the sweep itself; leave it out'),
         (("tiny.json", "none.json"), r"none.json: there is no such template"),
