@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiment_tools.run_reading import read_run
+from experiment_tools.run_reading import is_in_use, read_run
 from experiment_tools.sweep_file import Sweep, read_sweep, trial_config, wandb_yaml
 from experiment_tools.sweep_results import trial_text, write_results
 from experiment_tools.sweep_trials import Trial, best_trial, is_hopeless, load_trials, next_point, save_trials
@@ -131,17 +131,26 @@ def _say_plan(sweep: Sweep, trials: Sequence[Trial], slots: Sequence[str]) -> No
 
 def _run_trials(sweep: Sweep, folder: Path, trials: list[Trial], slots: list[str], stop: StopSignals) -> None:
     running: list[_Running] = []
+    told: set[str] = set()
     free, waiting = list(slots), [trial for trial in trials if not trial.is_done]
     try:
         while True:
-            while free and (waiting or len(trials) < sweep.trials):
-                if not waiting:
-                    trial = Trial(len(trials), next_point(sweep, trials))
-                    trials.append(trial)
-                    waiting.append(trial)
-                running.append(_start(sweep, folder, waiting.pop(0), free.pop(0)))
+            # A sweep that was killed leaves its trials running; each takes a place until it has ended.
+            left_over = [trial for trial in waiting if is_in_use(folder / trial.name)]
+            ready = [trial for trial in waiting if trial not in left_over]
+            while len(free) > len(left_over) and (ready or len(trials) < sweep.trials):
+                if not ready:
+                    ready.append(Trial(len(trials), next_point(sweep, trials)))
+                    trials.append(ready[0])
+                trial = ready.pop(0)
+                waiting = [other for other in waiting if other is not trial]
+                running.append(_start(sweep, folder, trial, free.pop(0)))
                 save_trials(folder, trials)
-            if not running:
+            for trial in left_over:
+                if trial.name not in told:
+                    told.add(trial.name)
+                    print(f"trial {trial.number} still runs since before; its end is waited for", flush=True)
+            if not running and not waiting:
                 return
             stop.check()
             time.sleep(SECONDS_BETWEEN_LOOKS)

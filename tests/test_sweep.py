@@ -285,6 +285,23 @@ def test_a_sweep_that_was_stopped_goes_on_and_repeats_nothing_that_was_done(prog
         assert len((folder / f"trial_{number:03}" / "starts.txt").read_text().split()) == 1
 
 
+def test_a_trial_that_a_killed_sweep_left_running_is_waited_for(program, write, tmp_path, capsys):
+    path = write("grid", rate="[0.1, 0.3]", steps="[1]")
+    sweep, folder = read_sweep(path), tmp_path / "experiments" / "sweep_search"
+    run_folder = folder / "trial_000"
+    run_folder.mkdir(parents=True)
+    save_trials(folder, [*load_trials(folder, sweep), Trial(0, sweep.points(1)[0], "running")])
+    holder = "import fcntl, sys, time; file = open(sys.argv[1], 'w'); fcntl.lockf(file, fcntl.LOCK_EX); print('held', flush=True); time.sleep(0.5)"
+    process = subprocess.Popen([sys.executable, "-c", holder, str(run_folder / ".lock")], stdout=subprocess.PIPE)
+    try:
+        assert process.stdout.readline() == b"held\n"
+        assert sweep_command.main([str(path)]) == 0
+    finally:
+        process.communicate()
+    assert "trial 0 still runs since before; its end is waited for\ntrial 0 complete" in capsys.readouterr().out
+    assert [row["state"] for row in trials_of(folder)] == ["complete", "complete"]
+
+
 def test_a_hopeless_trial_is_stopped(program, write, tmp_path):
     program(0.1)
     path = write("grid", "prune_after_epochs = 1", "[0.3, 0.2, 0.4, 0.1]", "[1]")
