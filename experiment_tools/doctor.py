@@ -20,6 +20,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from experiment_tools.runs import size_text
 from utils.command_line import parse_command_line
 from utils.config import REPOSITORY_ROOT, ExperimentConfig, dataset_root, experiments_root, load_config
 from utils.errors import ConfigError, UserError
@@ -158,9 +159,9 @@ def check_folders() -> Iterator[Finding]:
         if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
             yield Finding(ERROR, f"{variable} {folder}: cannot be written", f"set {variable} to a folder that you can write to")
             continue
-        free = shutil.disk_usage(existing).free / 2**30
-        text = f"{variable} {folder}: {free:.1f} GiB free" + ("" if folder.exists() else "; it will be made")
-        is_full = free < LEAST_FREE_GIB
+        free = shutil.disk_usage(existing).free
+        text = f"{variable} {folder}: {size_text(free)} free" + ("" if folder.exists() else "; it will be made")
+        is_full = free < LEAST_FREE_GIB * 2**30
         yield Finding(WARNING if is_full else OK, text, f"make room, or set {variable} to another disk" if is_full else "")
 
 
@@ -241,7 +242,7 @@ def _check_space(needed_bytes: float) -> Iterator[Finding]:
     free = shutil.disk_usage(existing).free
     if free < needed_bytes:
         yield Finding(
-            ERROR, f"the checkpoints need {needed_bytes / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free",
+            ERROR, f"the checkpoints need {size_text(needed_bytes)}, {size_text(free)} are free",
             "make room, lower max_models_to_save, or set EXPERIMENTS_DIR to another disk",
         )  # fmt: skip
 
