@@ -1,33 +1,20 @@
 """The report of a run in headless Chromium: it draws, says nothing on the console, asks for nothing and fits a phone."""
 
 import json
-import shutil
 
 import pytest
+from browser_tools import chromium, set_screen
 from run_tools import PLUS_PLUS, run_tiny
 
 from experiment_tools.report import SECTIONS, write_report
 
-webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed: pip install -r requirements-dev.txt")
-FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync")  # fmt: skip
 EVIL = "<script>window.reached = 1</script><img src=x onerror='window.reached = 1'>"
 
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
-    """Chromium with an empty profile; its console and its requests are recorded."""
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not chromium or not driver:
-        pytest.skip("no Chromium on this machine: apt install chromium chromium-driver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    started = webdriver.Chrome(options=options, service=webdriver.chrome.service.Service(driver))
-    yield started
-    started.quit()
+    with chromium(tmp_path_factory.mktemp("profile")) as started:
+        yield started
 
 
 @pytest.fixture(scope="module")
@@ -43,10 +30,7 @@ def address(tmp_path_factory):
 
 
 def show(browser, address, width=1280, scheme="light"):
-    size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 600}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    media = [{"name": "prefers-color-scheme", "value": scheme}]
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": media})
+    set_screen(browser, width, scheme)
     browser.get(address)
 
 
