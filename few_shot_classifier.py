@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from data import NORMALISATIONS
 from experiment_builder import build_experiment
 from few_shot_learning_system import OPTIMIZER_PREFIX, FewShotLearner, build_learner
-from meta_learning.adapted_task import adapt
+from meta_learning.adapted_task import AdaptedLearner, adapt
 from meta_learning.outer_losses import TaskLoss
 from python_datasets import evaluation_data, first_image_shape, training_data
 from utils import config_schema, model_selection
@@ -41,7 +41,7 @@ from utils.registry import register_backbone
 from utils.run_folder import RunFolder, open_run_folder
 from utils.split_evaluation import evaluate_tasks
 
-__all__ = ["Accuracy", "FewShotClassifier", "InputError", "NotFittedError"]
+__all__ = ["Accuracy", "FewShotClassifier", "InputError", "NotFittedError", "run_checkpoint"]
 
 OF_SCRIPTS_ALONE = {
     *config_schema.ONE_START_ONLY, "test_after_training", "evaluate_on_test_set_only", "load_checkpoint", "tag", "test_curve", "dataset_name", "dataset_path",
@@ -265,6 +265,16 @@ class FewShotClassifier(Estimator):
         probabilities = np.stack([np.concatenate([self._classify(part, step) for part in query.split(size)]) for step in steps])
         return probabilities if every_step else probabilities[0]
 
+    def adapted_learner(self) -> AdaptedLearner:
+        """The learner after each inner step of the last `fit`."""
+        self.check_is_fitted()
+        return self._adapted
+
+    def initial_learner(self) -> FewShotLearner:
+        """A learner with the meta-learned initialisation, from which `fit` starts."""
+        self._check_meta_fitted("initial_learner")
+        return self._build(self._config(None, meta_learned=True), self.initialisation_)
+
     def score(self, X: Any, y: Any) -> float:
         """Return the accuracy, a share from 0 to 1, on images and labels (n,) as for `fit`."""
         predicted = self.predict(X)
@@ -353,20 +363,7 @@ class FewShotClassifier(Estimator):
         Raises:
             ConfigError: no such run or epoch. StorageError: it cannot be read.
         """
-        folder = Path(name) if Path(name).is_dir() else experiments_root() / str(name)
-        if not (folder / "config.json").is_file():
-            there = ", ".join(sorted(path.parent.name for path in experiments_root().glob("*/config.json"))) or "none"
-            raise ConfigError(f"from_experiment: {folder} is no run; experiments in {experiments_root()}: {there}")
-        run_folder = RunFolder(folder)
-        if checkpoint == "best":
-            newest = run_folder.newest_good_checkpoint()
-            if newest is None:
-                raise ConfigError(f"{folder}: nothing has been trained yet")
-            rows = newest[1]["rows"]
-            path = folder / "saved_models" / model_selection.load_best(run_folder.saved_models, rows, 1)[0][0]["file"] if rows else newest[0]
-        else:
-            path = chosen_checkpoint(run_folder.saved_models, str(checkpoint))
-        return cls._from_checkpoint(path, None, params)
+        return cls._from_checkpoint(run_checkpoint(name, checkpoint), None, params)
 
     @classmethod
     def _from_checkpoint(cls, path: Path, network: nn.Module | None, params: dict[str, Any]) -> "FewShotClassifier":
@@ -436,6 +433,26 @@ class FewShotClassifier(Estimator):
                 fit["n_features"], initialisation=weights,
             )  # fmt: skip
         return classifier
+
+
+def run_checkpoint(name: str | Path, checkpoint: int | str | Path = "best") -> Path:
+    """The file of a run that `FewShotClassifier.from_experiment` reads; its arguments.
+
+    Raises:
+        ConfigError: no such run or epoch. StorageError: no checkpoint can be read.
+    """
+    folder = Path(name) if Path(name).is_dir() else experiments_root() / str(name)
+    if not (folder / "config.json").is_file():
+        there = ", ".join(sorted(path.parent.name for path in experiments_root().glob("*/config.json"))) or "none"
+        raise ConfigError(f"from_experiment: {folder} is no run; experiments in {experiments_root()}: {there}")
+    run_folder = RunFolder(folder)
+    if checkpoint != "best":
+        return chosen_checkpoint(run_folder.saved_models, str(checkpoint))
+    newest = run_folder.newest_good_checkpoint()
+    if newest is None:
+        raise ConfigError(f"{folder}: nothing has been trained yet")
+    rows = newest[1]["rows"]
+    return run_folder.saved_models / model_selection.load_best(run_folder.saved_models, rows, 1)[0][0]["file"] if rows else newest[0]
 
 
 def _plain(value: Any) -> Any:

@@ -1,13 +1,15 @@
 """The classifier gives what the learner gives, keeps scikit-learn's conventions, and refuses what cannot work."""
 
 import copy
+import json
 import pickle
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from run_tools import TINY, run_tiny, tiny_data
+from run_tools import PLUS_PLUS, TINY, run_tiny, tiny_data
+from safetensors.torch import load_file
 
 from data import NORMALISATIONS
 from few_shot_classifier import FewShotClassifier, InputError, NotFittedError
@@ -233,6 +235,19 @@ def test_from_experiment_takes_the_best_epoch_or_the_one_that_is_asked_for(tmp_p
         FewShotClassifier.from_experiment("nowhere")
     with pytest.raises(ConfigError, match="Epochs of this run: "):
         FewShotClassifier.from_experiment(path, 99)
+
+
+@pytest.mark.parametrize("changes", [{}, PLUS_PLUS | {"batch_norm_statistics": "support"}, {"head": "prototypes"}], ids=["maml", "maml++", "prototypes"])
+def test_on_the_runs_own_test_tasks_it_has_the_result_of_the_run_task_by_task(tmp_path, changes):
+    """Nothing is lost on the way from the run to Python: the class scores that the run wrote give every task's accuracy."""
+    path = run_tiny(tmp_path, num_evaluation_tasks=12, number_of_ensemble_models=1, **changes)
+    summary = json.loads((path / "logs" / "test_summary.json").read_text())
+    scores = load_file(path / "logs" / "test_predictions.safetensors")
+    answers = scores[f"scores.{summary['protocol']['statistics']}"][0].argmax(-1)
+    of_run = (answers == scores["query_labels"]).double().mean(-1)
+    measured = FewShotClassifier.from_experiment(path).accuracy(tiny_data(check_config(TINY | changes, "test")), n_tasks=12)
+    assert list(measured.per_task) == pytest.approx(of_run.tolist(), abs=1e-7)
+    assert (measured.mean, measured.ci95) == pytest.approx((summary["test_accuracy_mean"], summary["test_accuracy_ci95"]), abs=1e-7)
 
 
 def test_accuracy_is_the_evaluation_of_the_scripts_and_has_their_interval():
