@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import PIL
@@ -73,7 +74,7 @@ def _to_eight_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray((values >> 8).astype(np.uint8))
 
 
-def decode_image(path: Path, pixel_format: PixelFormat) -> np.ndarray:
+def decode_image(path: Path | BinaryIO, pixel_format: PixelFormat) -> np.ndarray:
     """Decode one file completely and bring it to the wanted size.
 
     In this order: EXIF orientation; grey or RGB (transparent parts become white, 1-bit images 0 and 255); resize.
@@ -102,7 +103,7 @@ def decode_image(path: Path, pixel_format: PixelFormat) -> np.ndarray:
     return pixels[None] if pixel_format.channels == 1 else pixels.transpose(2, 0, 1)
 
 
-def original_form(path: Path) -> tuple[int, int, str]:
+def original_form(path: Path | BinaryIO) -> tuple[int, int, str]:
     """Width, height, and grey or colour of an image as its file's head says it, turned as EXIF tells.
 
     Raises:
