@@ -65,6 +65,24 @@ def read_images(folder: Path, files: Sequence[Path], pixel_format: PixelFormat) 
     return np.stack(images)
 
 
+def pixel_format_of(config: Mapping[str, Any]) -> PixelFormat:
+    """How a run's config stores images."""
+    return PixelFormat(config["image_height"], config["image_width"], config["image_channels"], config["resize_filter"])
+
+
+def support_files_of(support: Path) -> tuple[list[Path], list[str]]:
+    """Images below class folders, as paths inside `support`, and the class of each.
+
+    Raises:
+        DataError: an image outside the class folders, or none.
+    """
+    files = images_below(support)
+    outside = [file for file in files if len(file.parts) < 2]
+    if outside:
+        raise DataError(f"{support}: {printable(outside[0])} lies in no class folder; --support is one folder per class, with images inside")
+    return files, [file.parts[0] for file in files]
+
+
 def adapt(classifier: FewShotClassifier, support: Path, query: Path) -> dict[str, Any]:
     """Adapt to the class folders of `support` and classify the images below `query`.
 
@@ -74,15 +92,11 @@ def adapt(classifier: FewShotClassifier, support: Path, query: Path) -> dict[str
     Raises:
         DataError, ConfigError: folders that cannot work, or a number of classes that the head has no outputs for.
     """
-    config = classifier.meta_config_
-    pixel_format = PixelFormat(config["image_height"], config["image_width"], config["image_channels"], config["resize_filter"])
-    support_files, query_files = images_below(support), images_below(query)
-    outside = [file for file in support_files if len(file.parts) < 2]
-    if outside:
-        raise DataError(f"{support}: {printable(outside[0])} lies in no class folder; --support is one folder per class, with images inside")
+    pixel_format = pixel_format_of(classifier.meta_config_)
+    query_files = images_below(query)
+    support_files, support_labels = support_files_of(support)
     support_images = read_images(support, support_files, pixel_format)
     query_images = read_images(query, query_files, pixel_format)
-    support_labels = [file.parts[0] for file in support_files]
     classifier.fit(support_images, support_labels)
     probabilities = classifier.predict_proba(query_images)
     classes = [str(name) for name in classifier.classes_]

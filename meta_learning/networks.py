@@ -95,6 +95,13 @@ def initialise_kaiming(network: MetaNetwork, generator: torch.Generator, negativ
                 nn.init.uniform_(parameter, -bound, bound, generator=generator)
 
 
+def plain_names(network: MetaNetwork, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors called as in the network, under the names that saved ones have."""
+    state = dict(tensors)
+    _rename(state, "", network.plain_prefixes)
+    return state
+
+
 def _to_plain_names(network: MetaNetwork, state: dict[str, Tensor], prefix: str, _: Any) -> None:
     _rename(state, prefix, network.plain_prefixes)
 
