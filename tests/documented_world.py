@@ -22,7 +22,7 @@ SHORT = {"total_epochs": 2, "total_iter_per_epoch": 2, "num_evaluation_tasks": 4
 """What training is cut down to, in every template, and in the defaults of the keys."""
 SERVERS = ("tensorboard ", "python -m experiment_tools.demo")
 """How commands begin that go on until they are stopped: they count as run once they name their address."""
-TIMEOUT_S = 300.0
+TIMEOUT_S = 600.0
 RUNS_BEFORE = ("quickstart", "omniglot_maml++_5way_1shot_seed0", "omniglot_maml++_5way_1shot_seed1", "omniglot_maml_5way_1shot_seed0")
 """Runs that a reader of docs/ has made."""
 OLD_CHECKPOINTS_CONFIG = {
