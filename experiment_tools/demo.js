@@ -263,7 +263,7 @@
   }
 
   byId("run").textContent = `${start.run} · learned to learn on ${start.dataset}`;
-  byId("lead").textContent = `This network has never seen your drawings. ${start.steps} steps of gradient descent on one example of each class are all it gets.`;
+  byId("lead").textContent = `This network has never seen your drawings. ${start.steps} steps of gradient descent on your examples are all it gets.`;
   byId("ways").textContent = start.fixedHead
     ? `This network has ${start.mostClasses} outputs: 2 to ${start.mostClasses} classes.`
     : `This network makes its head for each task: 2 to ${start.mostClasses} classes.`;
