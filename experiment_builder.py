@@ -10,27 +10,30 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 
-from utils import epoch_records, final_test, model_selection, non_finite
-from utils.atomic_files import remove_or_warn
-from utils.checkpoints import epoch_path, list_epochs, load_checkpoint, save_checkpoint, unfinished_path
+from utils import epoch_records, model_selection, non_finite
+from utils.checkpoints import load_checkpoint
 from utils.diagnostics import Diagnostics, build_diagnostics
+from utils.distributed import ALONE, RankGroup
 from utils.episodes import EpisodeShape
 from utils.epoch_metrics import EpochMetrics
 from utils.errors import ConfigError, Interrupted, NonFiniteError
-from utils.logs import EpochProgress, JsonLines, write_csv, write_json
+from utils.logs import EpochProgress, write_json
 from utils.metrics import score_of
+from utils.model_tests import ModelTests
 from utils.observers import Observer, Observers
 from utils.prefetching import TrainingEpisodes
 from utils.random_state import random_state_tensors, restore_random_state, without_random_state
+from utils.run_flags import RunFlags
 from utils.run_folder import RunFolder
+from utils.run_records import RunRecords
 from utils.split_evaluation import SplitEvaluation, evaluate_tasks
 from utils.stop_signals import StopSignals
-from utils.task_sets import TaskSet, build_task_sets, collect_results, curve_rows, evaluate_task_sets, protocols
+from utils.task_sets import TaskSet, build_task_sets
 
 log = logging.getLogger(__name__)
 
@@ -80,12 +83,14 @@ class ExperimentBuilder:
         device: torch.device | str = "cpu",
         stop: StopSignals | None = None,
         diagnostics: Diagnostics | None = None,
+        group: RankGroup = ALONE,
     ):
         """Args:
         task_sets: what the models are tested on; none: a run ends with its training.
         config: the resolved config as a dict, stored in every checkpoint.
         stop: asked between iterations and between batches of evaluation tasks.
         diagnostics: what looks at the learner between epochs, for people; None: nothing does.
+        group: the processes that share the tasks; all of them hold the same state, and rank 0 reads, writes and tells `observers`.
         """
         self.learner, self.data, self.observers = learner, data, Observers(observers)
         self.run_folder, self.settings = run_folder, settings
@@ -96,12 +101,13 @@ class ExperimentBuilder:
         self.iteration = 0
         self.skipped: list[int] = []  # iterations whose update was not finite and was left out
         self.stop, self.diagnostics = stop or StopSignals(), diagnostics
+        self.group, self.records = group, RunRecords(run_folder, writes=group.is_main)
+        self._flags = RunFlags(self.stop, group, settings.checkpoint_every_s, self.device)
         self._under_way: EpochMetrics | None = None  # of the epoch that is being trained
-        self._last_save = time.monotonic()
+        n_tasks = settings.tasks_per_meta_batch
         self._training_source = TrainingEpisodes(
-            data, settings.tasks_per_meta_batch, settings.training_shapes, settings.train_seed
+            data, n_tasks, settings.training_shapes, settings.train_seed, group.part(n_tasks)
         )
-        self._metrics_file = JsonLines(run_folder.logs / "metrics.jsonl")
 
     @property
     def epochs_done(self) -> int:
@@ -152,7 +158,7 @@ class ExperimentBuilder:
                     )  # fmt: skip
                     return
         finally:
-            self._metrics_file.close()
+            self.records.close()
         if self.stopped_early:
             log.info(self.stopped_early)
         if self.task_sets:
@@ -174,7 +180,7 @@ class ExperimentBuilder:
         ) as progress:  # fmt: skip
             while self.iteration < last_iteration:
                 self._save_if_due(under_way)
-                meta_gradients = self.learner.meta_gradients(self.training_episodes(self.iteration + 1), epoch)
+                meta_gradients = self._meta_gradients(self.iteration + 1, epoch)
                 applied = self.learner.meta_update(meta_gradients, epoch)
                 self.iteration += 1
                 under_way.add(self.iteration, meta_gradients.metrics, applied)
@@ -190,7 +196,7 @@ class ExperimentBuilder:
                     iteration=self.iteration, epoch=epoch + 1, interval=interval, meta_learning_rate=learning_rate,
                     multi_step_loss_weights=weights, tasks_per_s=done * n_tasks / under_way.time_s,
                 )  # fmt: skip
-                self._metrics_file.append([record])
+                self.records.add_line(record)
                 under_way.end_interval()
                 self.observers.on_iteration_metrics(record)
                 self.observers.on_gradients(self.iteration, meta_gradients.gradients)
@@ -206,15 +212,15 @@ class ExperimentBuilder:
                 try:
                     val = self.validate().metrics
                 except Interrupted:
-                    self._save_if_due(under_way)
-                    raise
+                    self._stop_now(under_way)
         train = under_way.sums.result()
         row = epoch_records.epoch_row(
             epoch=epoch + 1, train=train, val=val, multi_step_loss_weights=weights, meta_learning_rate=learning_rate,
             train_time_s=train_time_s, data_time_s=under_way.data_time_s, val_time_s=time.perf_counter() - start,
             tasks_trained=settings.total_iter_per_epoch * n_tasks,
         )  # fmt: skip
-        look = self.diagnostics.look(self.learner, self.data, epoch, is_last=is_last) if self.diagnostics else {}
+        looks = self.diagnostics is not None and self.group.is_main
+        look = self.diagnostics.look(self.learner, self.data, epoch, is_last=is_last) if looks else {}
         entry = epoch_records.curves_entry(
             row, iteration=self.iteration, train=train, val=val, multi_step_loss_weights=weights,
             snapshot=self.learner.snapshot() | look, score=self.score,
@@ -224,10 +230,9 @@ class ExperimentBuilder:
         self.rows.append(row)
         self.curves.append(entry)
         self._under_way = None
-        self._save(epoch_path(self.run_folder.saved_models, self.epochs_done), {})
-        remove_or_warn(unfinished_path(self.run_folder.saved_models))
-        self._write_logs()
-        self._remove_old_checkpoints()
+        self.records.save_epoch(self.epochs_done, *self._state())
+        self._saved()
+        self.records.write_epochs(self.rows, self.curves, settings.max_models_to_save)
         log.info(epoch_records.epoch_text(row, settings.total_epochs, self.score, look.get("peak_memory_mib")))
         self.observers.on_epoch(dict(row), dict(entry))
 
@@ -239,11 +244,18 @@ class ExperimentBuilder:
         """
         return evaluate_tasks(
             self.learner, self.data, "val", n_tasks=self.settings.num_evaluation_tasks,
-            tasks_per_batch=self.settings.tasks_per_meta_batch, before_each_batch=self.stop.check,
+            tasks_per_batch=self.settings.tasks_per_meta_batch, before_each_batch=self._flags.check, group=self.group,
         )  # fmt: skip
 
+    def _meta_gradients(self, iteration: int, epoch: int) -> Any:
+        """Of the whole meta-batch of an iteration (from 1): each rank computes its part. Their flags ride along."""
+        own = self.learner.meta_gradients(self.training_episodes(iteration), epoch)
+        of_all, flags = self.group.mean(own, self.settings.tasks_per_meta_batch, self._flags.to_ride())
+        self._flags.learn(flags)
+        return of_all
+
     def training_episodes(self, iteration: int) -> Any:
-        """The meta-batch of an iteration, counted from 1; the time that it takes is counted."""
+        """This rank's part of the meta-batch of an iteration, counted from 1; the time that it takes is counted."""
         start = time.perf_counter()
         episodes = self._training_source.of_iteration(iteration)
         if self._under_way is not None:
@@ -275,17 +287,22 @@ class ExperimentBuilder:
         self.iteration = iteration - 1
         under_way.forget_from(iteration)
         if self.iteration > under_way.first_iteration:
-            self._save(unfinished_path(self.run_folder.saved_models), {"under_way": under_way.state()})
+            self.records.save_unfinished(*self._state({"under_way": under_way.state()}))
+            self._saved()
         path = non_finite.report_path(self.run_folder.logs, iteration)
         command = non_finite.replay_command(self.run_folder.path, iteration)
-        report = non_finite.iteration_report(self.learner, self.training_episodes(iteration), iteration, epoch)
-        write_json(path, {"replay": command, **report})
+        if self.group.is_main:
+            write_json(path, {"replay": command, **self._iteration_report(iteration, epoch)})
+        self.group.wait_for_all()
         raise NonFiniteError(
             f"iteration {iteration} (epoch {epoch + 1}): {non_finite.reason(metrics)}; training tasks "
             f"{(iteration - 1) * n_tasks} to {iteration * n_tasks - 1}. Its update was not applied; saved at iteration "
             f"{self.iteration}. Lower init_inner_loop_learning_rate or meta_learning_rate, set gradient_clamp, or go on "
             f"without it: --skip_non_finite_iterations {len(self.skipped) + 1}\nReport: {path}\nReplay: {command}"
         )
+
+    def _iteration_report(self, iteration: int, epoch: int) -> dict[str, Any]:
+        return non_finite.iteration_report(self.learner, self._training_source.whole_iteration(iteration), iteration, epoch)
 
     def replay(self, iteration: int) -> dict[str, Any]:
         """Compute a training iteration (counted from 1) again, show everything about it, and change no file.
@@ -299,17 +316,18 @@ class ExperimentBuilder:
         if iteration > settings.total_epochs * settings.total_iter_per_epoch:
             last = settings.total_epochs * settings.total_iter_per_epoch
             raise ConfigError(f"replay_iteration {iteration}: the run ends with iteration {last}.")
-        checkpoint = self.run_folder.newest_good_checkpoint(before_iteration=iteration)
+        checkpoint = self.run_folder.newest_good_checkpoint(before_iteration=iteration) if self.group.is_main else None
         if checkpoint is not None:
             self._load(checkpoint[0])
+        self._stand_where_main_stands()
         self.learner.allow_skips(max(0, settings.skip_non_finite_iterations - len(self.skipped)))
         log.info("Replaying iteration %d from iteration %d.", iteration, self.iteration)
         for number in range(self.iteration + 1, iteration):
-            self.stop.check()
+            self._flags.check()
             epoch = (number - 1) // settings.total_iter_per_epoch
-            self.learner.meta_update(self.learner.meta_gradients(self.training_episodes(number), epoch), epoch)
+            self.learner.meta_update(self._meta_gradients(number, epoch), epoch)
         epoch = (iteration - 1) // settings.total_iter_per_epoch
-        report = non_finite.iteration_report(self.learner, self.training_episodes(iteration), iteration, epoch)
+        report = self._iteration_report(iteration, epoch)
         log.info(json.dumps(report, indent=2))
         return report
 
@@ -321,38 +339,56 @@ class ExperimentBuilder:
         Raises:
             Interrupted: naming the iteration from which the run will go on.
         """
-        every_s = self.settings.checkpoint_every_s
-        if self.stop.received is not None:
-            if self.iteration > under_way.first_iteration:
-                self._save_unfinished(under_way)
-            text = f"saved at iteration {self.iteration}, run the same command to go on"
-            raise Interrupted(self.stop.received, text)
-        if 0 < every_s <= time.monotonic() - self._last_save and self.iteration > under_way.first_iteration:
+        number, is_time_to_save = self._flags.take()
+        if number is not None:
+            self._stop_now(under_way)
+        if is_time_to_save and self.iteration > under_way.first_iteration:
             self._save_unfinished(under_way)
+
+    def _stop_now(self, under_way: EpochMetrics) -> NoReturn:
+        if self.iteration > under_way.first_iteration:
+            self._save_unfinished(under_way)
+        assert self.stop.received is not None
+        raise Interrupted(self.stop.received, f"saved at iteration {self.iteration}, run the same command to go on")
 
     def _save_unfinished(self, under_way: EpochMetrics) -> None:
         self._look_for_non_finite(under_way)
-        self._save(unfinished_path(self.run_folder.saved_models), {"under_way": under_way.state()})
+        self.records.save_unfinished(*self._state({"under_way": under_way.state()}))
+        self._saved()
 
-    def _save(self, path: Path, more_state: Mapping[str, Any]) -> None:
+    def _saved(self) -> None:
+        self._flags.saved()
+        self.observers.on_save(self.iteration)
+
+    def _state(self, more: Mapping[str, Any] | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """What a checkpoint holds: tensors and JSON-able state."""
         state = {
             "epoch": self.epochs_done,
             "iteration": self.iteration,
             "rows": self.rows,
             "curves": self.curves,
-            "metrics_jsonl_bytes": self._metrics_file.commit(),
+            "metrics_jsonl_bytes": self.records.commit(),
             "automatic_choices": dict(self.learner.automatic_choices),
             "annealing_epochs": self.learner.annealing_epochs,
             "skipped_iterations": self.skipped,
             "config": self.config,
-            **more_state,
+            **(more or {}),
         }
-        save_checkpoint(path, self.learner.state_tensors() | random_state_tensors(self.device), state)
-        self._last_save = time.monotonic()
-        self.observers.on_save(self.iteration)
+        return self.learner.state_tensors() | random_state_tensors(self.device), state
 
     def _resume(self) -> None:
         """Stand where the newest good checkpoint stands, and make the files in logs/ agree with it."""
+        only_testing = self.settings.evaluate_on_test_set_only
+        metrics_jsonl_bytes = self._find_start() if self.group.is_main else 0
+        if not only_testing:
+            self.records.open(metrics_jsonl_bytes)
+        self._stand_where_main_stands()
+        self.learner.allow_skips(max(0, self.settings.skip_non_finite_iterations - len(self.skipped)))
+        if self.rows and not only_testing:
+            self.records.write_epochs(self.rows, self.curves, self.settings.max_models_to_save)
+
+    def _find_start(self) -> int:
+        """Load what there is to go on from; returns the bytes of metrics.jsonl that belong to it."""
         newest = self.run_folder.newest_good_checkpoint()
         only_testing = self.settings.evaluate_on_test_set_only
         metrics_jsonl_bytes = 0
@@ -360,7 +396,7 @@ class ExperimentBuilder:
             path, _ = newest
             metrics_jsonl_bytes = self._load(path)["metrics_jsonl_bytes"]
             if self._under_way is None and not only_testing:
-                remove_or_warn(unfinished_path(self.run_folder.saved_models))  # older than the epoch's own file
+                self.records.remove_unfinished()  # older than the epoch's own file
             if self.settings.load_checkpoint and not only_testing:
                 log.info("load_checkpoint %s: without effect, this run has started.", self.settings.load_checkpoint)
             if not self.is_trained and not only_testing:
@@ -372,16 +408,24 @@ class ExperimentBuilder:
             tensors, _ = load_checkpoint(path)
             self.learner.load_state_tensors(without_random_state(tensors), optimizer=False)
             log.info("Starting from the weights of %s.", path)
-        self.learner.allow_skips(max(0, self.settings.skip_non_finite_iterations - len(self.skipped)))
-        if not only_testing:
-            self._metrics_file.open(metrics_jsonl_bytes)
-            if self.rows:
-                self._write_logs()
-                self._remove_old_checkpoints()
+        return metrics_jsonl_bytes
+
+    def _stand_where_main_stands(self) -> None:
+        """Let the other ranks take over everything from rank 0, which alone reads files."""
+        if self.group.is_alone:
+            return
+        more = {"under_way": self._under_way.state()} if self._under_way else {}
+        tensors, state = self.group.state_of_main(lambda: self._state(more))
+        if not self.group.is_main:
+            self._stand_at(tensors, state)
 
     def _load(self, path: Path) -> dict[str, Any]:
         """Stand where a checkpoint of this run stands; returns its state."""
         tensors, state = load_checkpoint(path)
+        self._stand_at(tensors, state)
+        return state
+
+    def _stand_at(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         self.learner.reuse_choices(state["automatic_choices"])
         self.learner.load_state_tensors(without_random_state(tensors))
         restore_random_state(tensors, self.device)
@@ -389,7 +433,6 @@ class ExperimentBuilder:
         self.skipped = state["skipped_iterations"]
         self._keep_schedule(state["annealing_epochs"])
         self._under_way = EpochMetrics(self.iteration, state["under_way"]) if "under_way" in state else None
-        return state
 
     def _keep_schedule(self, stored_epochs: int) -> None:
         now = self.learner.annealing_epochs
@@ -404,91 +447,27 @@ class ExperimentBuilder:
             stored_epochs, now,
         )  # fmt: skip
 
-    def _write_logs(self) -> None:
-        logs = self.run_folder.logs
-        write_csv(logs / "summary_statistics.csv", self.rows)
-        write_json(logs / "summary_statistics.json", epoch_records.columns_as_lists(self.rows))
-        write_json(logs / "curves.json", {"epochs": self.curves})
-
-    def _remove_old_checkpoints(self) -> None:
-        keep = epoch_records.epochs_to_keep(self.rows, best=self.settings.max_models_to_save)
-        for epoch, path in list_epochs(self.run_folder.saved_models).items():
-            if epoch not in keep:
-                remove_or_warn(path)
-
     # --- the final test -----------------------------------------------------------------------------------------------
 
     def test(self) -> dict[str, Any]:
         """Test the ensemble of the best models and each of them on the fixed test tasks, and write the results.
 
-        Returns the content of test_summary.json.
+        Returns the content of test_summary.json; nothing on a rank that does not write.
         """
-        settings = self.settings
-        chosen = bool(settings.load_checkpoint) and settings.evaluate_on_test_set_only
-        suffix = final_test.result_suffix(settings.tag, settings.load_checkpoint if chosen else "", settings.tested_elsewhere)
-        if settings.evaluate_on_test_set_only:
-            summary_file = self.run_folder.logs / f"test_summary{suffix}.json"
-            final_test.refuse_to_replace(summary_file, protocols(self.task_sets, settings.test_batch_norm_statistics))
-        models, evaluations = [], []
-        for model, tensors in self._models_to_test(chosen):
-            log.info("Testing %s on %d tasks", model["file"], sum(tasks.n_tasks for tasks in self.task_sets))
-            models.append(model)
-            evaluations.append(self._test_model(tensors))
-        results, arrays = collect_results(self.task_sets, settings.test_batch_norm_statistics, models, evaluations)
-        summary = results[0] | {
-            "results": results,
-            "selection": "load_checkpoint" if chosen else final_test.BEST_MODELS,
-            "epochs_trained": self.epochs_done,
-            "stopped_early": self.stopped_early,
-            "suffix": suffix,
-        }
-        logs = self.run_folder.logs
-        state = {name: summary[name] for name in ("protocol", "task_list_digest", "selection", "epochs_trained")}
-        state["class_names"] = {tasks.protocol["dataset"]: tasks.class_names for tasks in self.task_sets}
-        final_test.write_predictions(logs / f"test_predictions{suffix}.safetensors", arrays, state | {"models": models})
-        write_csv(logs / f"test_summary{suffix}.csv", final_test.summary_rows(summary))
-        write_json(logs / f"test_summary{suffix}.json", summary)
-        if settings.test_curve:
-            done = {model["epoch"]: evaluation for model, evaluation in zip(models, evaluations, strict=True)}
-            self._write_test_curve(suffix, done)
-        log.info(final_test.result_text(summary, self.run_folder.path))
+        tests = ModelTests(self.learner, self.task_sets, self.run_folder, self.settings, self.group, self._flags.check)
+        summary = tests.run(self.rows, self.stopped_early)
         self.observers.on_test(summary)
         return summary
-
-    def _test_model(self, tensors: dict[str, Tensor]) -> list[SplitEvaluation]:
-        self.learner.load_state_tensors(without_random_state(tensors), optimizer=False)
-        kinds, n_tasks = self.settings.test_batch_norm_statistics, self.settings.tasks_per_meta_batch
-        return evaluate_task_sets(self.learner, self.task_sets, kinds, n_tasks, self.stop.check)
-
-    def _models_to_test(self, chosen: bool) -> list[model_selection.Model]:
-        settings, saved_models = self.settings, self.run_folder.saved_models
-        if chosen:
-            path = model_selection.chosen_checkpoint(saved_models, settings.load_checkpoint)
-            return model_selection.load_chosen(path)
-        return model_selection.load_best(saved_models, self.rows, settings.number_of_ensemble_models)
-
-    def _write_test_curve(self, suffix: str, done: Mapping[int, list[SplitEvaluation]]) -> None:
-        accuracy = {row["epoch"]: row["val_accuracy_mean"] for row in self.rows}
-        rows = []
-        for epoch, path in list_epochs(self.run_folder.saved_models).items():
-            evaluations = done.get(epoch)
-            if evaluations is None:
-                tensors = model_selection.load_or_set_aside(path)
-                if tensors is None:
-                    continue
-                evaluations = self._test_model(tensors)
-            rows += curve_rows(self.task_sets, self.settings.test_batch_norm_statistics, epoch, accuracy.get(epoch), evaluations)
-        write_csv(self.run_folder.logs / f"test_curve{suffix}.csv", rows)
 
 
 def build_experiment(
     config: Any, learner: Any, data: Any, observers: Sequence[Observer], run_folder: RunFolder, device: Any = "cpu",
-    stop: StopSignals | None = None, task_sets: Sequence[TaskSet] | None = None,
+    stop: StopSignals | None = None, task_sets: Sequence[TaskSet] | None = None, group: RankGroup = ALONE,
 ) -> ExperimentBuilder:  # fmt: skip
     """Unpack the config; `run_folder` comes from `utils.run_folder.open_run_folder`; task_sets None: the test tasks of `data`."""
     task_sets = build_task_sets(config, data) if task_sets is None else task_sets
     settings = ExperimentSettings(**{name: getattr(config, name) for name in ExperimentSettings.__dataclass_fields__})
     return ExperimentBuilder(
         learner, data, observers, run_folder, settings, task_sets, config.to_json_dict(), device,
-        stop, build_diagnostics(config, run_folder.logs),
+        stop, build_diagnostics(config, run_folder.logs), group,
     )

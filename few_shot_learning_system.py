@@ -17,6 +17,7 @@ from meta_learning.adaptation import Adaptation, Adapted
 from meta_learning.cuda_graphs import GraphedComputation, recorder_for
 from meta_learning.execution import choose_task_chunk_size, gradients_of, mean_over_chunks, task_chunks, tensors_of
 from meta_learning.inner_loop_optimizers import InnerLoopOptimizer, adapted_shapes, build_inner_loop
+from meta_learning.meta_gradients import MetaGradients, norm_of
 from meta_learning.meta_optimizer import MetaOptimizer, OuterUpdate, build_outer_update
 from meta_learning.networks import MetaNetwork
 from meta_learning.norm_layers import BatchStatistics, MetaBatchNorm2d, Pass
@@ -31,22 +32,6 @@ OPTIMIZER_PREFIX = "optimizer."
 DEFAULT_UPDATE = OuterUpdate()
 STEP_METRICS = ("support_loss", "support_accuracy", "query_loss", "query_accuracy")
 EVALUATED = ("query_logits", *STEP_METRICS)
-
-
-@dataclass(frozen=True)
-class MetaGradients:
-    """What a meta-batch says about the meta-parameters; applying it is `FewShotLearner.meta_update`.
-
-    Attributes:
-        gradients: meta-parameter name -> the shape of the parameter; mean over tasks.
-        statistics: running-statistic name -> this meta-batch's batch statistics.
-        metrics: loss (), accuracy (), gradient_norm (); support_loss, support_accuracy (S,) before the update of each
-            step; query_loss, query_accuracy (S,) after it, nan where the step's query images were not needed.
-    """
-
-    gradients: dict[str, Tensor]
-    statistics: dict[str, Tensor]
-    metrics: dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -165,8 +150,7 @@ class FewShotLearner(nn.Module):
             results = mean_over_chunks(
                 lambda chunk: self._chunk_meta_gradients(chunk, weights, second_order), replace(episodes, **given), size
             )
-            norms = [torch.linalg.vector_norm(gradient) for gradient in results["gradients"].values()]
-            results["metrics"]["gradient_norm"] = torch.linalg.vector_norm(torch.stack(norms))
+            results["metrics"]["gradient_norm"] = norm_of(results["gradients"])
             return results
 
         phase = second_order, counts, episodes.n_way, self.precision.current

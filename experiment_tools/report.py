@@ -6,10 +6,8 @@ Needs no torch, so that it can be made beside a training run; `experiment_tools.
 
 import argparse
 import base64
-import ctypes
 import hashlib
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -23,6 +21,7 @@ from experiment_tools.svg import Markup
 from experiment_tools.verdict import findings
 from utils.atomic_files import remove_temporary_files, write_bytes_atomically
 from utils.errors import ConfigError, UserError
+from utils.processes import die_with_parent
 
 FOLDER = Path(__file__).resolve().parent
 REPORT = Path("visual_outputs") / "report.html"
@@ -117,7 +116,7 @@ def watch(run_folder: Path, *, orders: int, answers: int) -> None:
         orders, answers: file descriptors.
     """
     os.nice(19)
-    _die_with_parent()
+    die_with_parent()  # elsewhere than on Linux the end of the orders does it
     while _wait_for_order(orders):
         try:
             write_report(run_folder)
@@ -129,13 +128,6 @@ def watch(run_folder: Path, *, orders: int, answers: int) -> None:
 
 def _wait_for_order(orders: int) -> bool:
     return bool(os.read(orders, 4096))
-
-
-def _die_with_parent() -> None:
-    """Ask the system for SIGKILL when the parent dies, where it can (Linux); elsewhere the end of the orders does it."""
-    parent_death = 1  # PR_SET_PDEATHSIG
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(parent_death, signal.SIGKILL)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -8,7 +8,8 @@ from data import FewShotData, build_data
 from experiment_builder import build_experiment
 from few_shot_learning_system import build_learner
 from utils.config import check_config
-from utils.run_folder import open_run_folder
+from utils.distributed import ALONE
+from utils.run_folder import RunFolder, open_run_folder
 from utils.sinusoid import SinusoidData
 
 TINY = {
@@ -47,24 +48,27 @@ def tiny_data(config) -> FewShotData | SinusoidData:
     )  # fmt: skip
 
 
-def run_tiny(root: Path, stop=None, *, learner_changes=None, observers=(), **changes) -> Path:
+def run_tiny(root: Path, stop=None, *, learner_changes=None, observers=(), group=ALONE, **changes) -> Path:
     """One start of the experiment of TINY and `changes` below `root`, as the program makes it; returns its folder.
 
     Args:
         stop: signals that are asked between iterations, e.g. one of `interruptions`.
         learner_changes: called with the learner before the run.
         observers: those who watch it.
+        group: where this process is one of several.
     """
     torch.manual_seed(0)  # the state that a fresh process has
     config = check_config(TINY | changes, "test")
-    run_folder = open_run_folder(
-        root, config.experiment_name, config.to_json_dict(), keeps_config=bool(config.replay_iteration)
-    )
+    run_folder = RunFolder(root / config.experiment_name)
+    if group.is_main:
+        run_folder = open_run_folder(
+            root, config.experiment_name, config.to_json_dict(), keeps_config=bool(config.replay_iteration)
+        )
     try:
         learner = build_learner(config, "cpu")
         if learner_changes is not None:
             learner_changes(learner)
-        build_experiment(config, learner, tiny_data(config), observers, run_folder, "cpu", stop).run()
+        build_experiment(config, learner, tiny_data(config), observers, run_folder, "cpu", stop, group=group).run()
     finally:
         run_folder.unlock()
     return run_folder.path

@@ -4,8 +4,10 @@ import os
 import pytest
 import torch
 
-from utils.devices import check_gpu_ids, choose_device, make_deterministic
+from utils.devices import choose_device, make_deterministic
 from utils.errors import ConfigError
+from utils.gpu_ids import gpu_ids
+from utils.ranks import Rank
 
 
 @pytest.fixture
@@ -50,24 +52,34 @@ def test_an_id_that_is_not_there_names_those_that_are(gpus):
         choose_device("5")
 
 
-@pytest.mark.parametrize("count", [0, 1, 2])
-def test_several_ids_are_refused_everywhere(gpus, count):
-    gpus(count)
+def test_without_cuda_several_ids_are_the_same_notice(gpus, caplog):
+    caplog.set_level(logging.INFO)
+    gpus(0)
+    assert choose_device("0,1") == torch.device("cpu")
+    assert caplog.messages == ["gpu_to_use 0,1: this machine has no CUDA device; running on the CPU."]
+
+
+def test_one_process_alone_takes_no_more_than_one_gpu(gpus):
+    gpus(2)
     with pytest.raises(ConfigError, match='gpu_to_use: "0,1" names several GPUs'):
         choose_device("0,1")
-
-
-def test_all_is_refused_only_where_it_means_several(gpus):
-    gpus(1)
-    assert choose_device("all") == torch.device("cuda", 0)
-    gpus(2)
     with pytest.raises(ConfigError, match='"all" means 2 GPUs here'):
         choose_device("all")
+    gpus(1)
+    assert choose_device("all") == torch.device("cuda", 0)
+    assert gpu_ids("1,1,0") == [1, 0] and gpu_ids("auto") == []
 
 
-def test_one_id_passes_before_torch_is_there():
-    for value in ("auto", "all", "cpu", "0", "7", "1,1"):
-        check_gpu_ids(value)
+def test_each_process_of_a_run_takes_the_next_gpu(gpus):
+    gpus(3)
+    ranks = [Rank(index + 4, 8, index, 2, 0, None) for index in range(2)]
+    assert [choose_device("2,0", rank).index for rank in ranks] == [2, 0]
+    assert [choose_device(value, rank).index for value in ("auto", "all") for rank in ranks] == [0, 1, 0, 1]
+    with pytest.raises(ConfigError, match=r'"2" names fewer GPUs than there are processes on this machine \(2\)'):
+        choose_device("2", ranks[1])
+    gpus(1)
+    with pytest.raises(ConfigError, match="there is no GPU 1 on this machine"):
+        choose_device("auto", ranks[1])
 
 
 def test_deterministic_asks_torch_and_cublas_for_it(monkeypatch):

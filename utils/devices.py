@@ -5,6 +5,8 @@ import os
 from typing import TYPE_CHECKING
 
 from utils.errors import ConfigError
+from utils.gpu_ids import check_gpus, gpu_ids
+from utils.ranks import Rank
 
 if TYPE_CHECKING:
     import torch
@@ -12,29 +14,17 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def check_gpu_ids(gpu_to_use: str) -> None:
-    """Refuse several GPUs before anything slow starts. Needs no torch.
-
-    Raises:
-        ConfigError: more than one id; training on several GPUs is not there yet.
-    """
-    if len(_ids(gpu_to_use)) > 1:
-        raise ConfigError(
-            f'gpu_to_use: "{gpu_to_use}" names several GPUs; an experiment uses one. Give one of the ids.'
-        )
-
-
-def choose_device(gpu_to_use: str) -> "torch.device":
+def choose_device(gpu_to_use: str, rank: Rank | None = None) -> "torch.device":
     """The GPU of that id; for `auto` the first one, else the CPU. Without CUDA an id is one notice and the CPU.
 
     Args:
         gpu_to_use: `auto`, `all`, `cpu`, or ids separated by commas.
+        rank: place of this process among those of its run on this machine, each of which takes the next GPU; None: alone.
     Raises:
-        ConfigError: an id that this machine does not have (names those it has), or several GPUs.
+        ConfigError: an id that this machine does not have (names those it has), or several GPUs for one process.
     """
     import torch
 
-    check_gpu_ids(gpu_to_use)
     if gpu_to_use == "cpu":
         return torch.device("cpu")
     available = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -42,12 +32,15 @@ def choose_device(gpu_to_use: str) -> "torch.device":
         if gpu_to_use != "auto":
             log.info("gpu_to_use %s: this machine has no CUDA device; running on the CPU.", gpu_to_use)
         return torch.device("cpu")
-    if gpu_to_use == "all" and available > 1:
-        raise ConfigError(f'gpu_to_use: "all" means {available} GPUs here; an experiment uses one. Give one id.')
-    chosen = next(iter(_ids(gpu_to_use)), 0)
-    if chosen >= available:
-        names = ", ".join(f"{index} ({torch.cuda.get_device_name(index)})" for index in range(available))
-        raise ConfigError(f"gpu_to_use: there is no GPU {chosen} on this machine; there are: {names}.")
+    ids = gpu_ids(gpu_to_use)
+    if rank is None and (len(ids) > 1 or (gpu_to_use == "all" and available > 1)):
+        meant = f'"all" means {available} GPUs here' if gpu_to_use == "all" else f'"{gpu_to_use}" names several GPUs'
+        raise ConfigError(f"gpu_to_use: {meant}, which train_maml_system.py and the scripts use; here it can be one. Give one id.")
+    place = rank.local_index if rank else 0
+    if ids and place >= len(ids):
+        raise ConfigError(f'gpu_to_use: "{gpu_to_use}" names fewer GPUs than there are processes on this machine ({rank.local_size}).')
+    chosen = ids[place] if ids else place
+    check_gpus([chosen], [torch.cuda.get_device_name(index) for index in range(available)])
     return torch.device("cuda", chosen)
 
 
@@ -71,7 +64,3 @@ def describe_device(device: "torch.device") -> str:
     if device.type == "cuda":
         return f"{device} ({torch.cuda.get_device_name(device)})"
     return f"{device}, {torch.get_num_threads()} threads"
-
-
-def _ids(gpu_to_use: str) -> set[int]:
-    return set() if gpu_to_use in ("auto", "all", "cpu") else {int(part) for part in gpu_to_use.split(",")}

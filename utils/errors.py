@@ -43,6 +43,10 @@ class ExperimentInUseError(UserError):
     exit_code = 5
 
 
+class PeerLostError(Exception):
+    """Another process of the same run is gone. Not the user's to mend: the launcher starts the run again from its last save."""
+
+
 class Interrupted(BaseException):
     """A signal asks the process to stop. Not an Exception, so that nothing takes it for an error to recover from."""
 

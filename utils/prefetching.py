@@ -76,29 +76,38 @@ def episodes_in_turn(
 class TrainingEpisodes:
     """The meta-batch of each training iteration, a pure function of its number."""
 
-    def __init__(self, data: Any, n_tasks: int, shapes: Sequence[EpisodeShape] = (), train_seed: int = 0):
+    def __init__(
+        self, data: Any, n_tasks: int, shapes: Sequence[EpisodeShape] = (), train_seed: int = 0, part: range | None = None
+    ):  # fmt: skip
         """Args:
         data: its `episodes` are asked for; where its `meta_batches_ahead` is more than 0, a thread calls its `prepare`
             and the caller its `finish`.
         n_tasks: B.
         shapes: of which each meta-batch draws one; none: the shape that the data has of itself.
+        part: places in the meta-batch of the tasks that are wanted, 0 to B-1; None: all.
         """
+        self._part = range(n_tasks) if part is None else part
         self._data, self._n_tasks, self._shapes, self._train_seed = data, n_tasks, tuple(shapes), train_seed
         ahead = getattr(data, "meta_batches_ahead", 0)
         self._prefetcher = Prefetcher(self._prepare, ahead) if ahead else None
 
     def of_iteration(self, iteration: int) -> Any:
-        """The meta-batch of this iteration, counted from 1."""
+        """The part of the meta-batch of this iteration, counted from 1."""
         if self._prefetcher is None:
-            return self._data.episodes(*self._request(iteration))
+            return self._data.episodes(*self._request(iteration, self._part))
         return self._data.finish(self._prefetcher.get(iteration))
 
-    def _prepare(self, iteration: int) -> Any:
-        return self._data.prepare(*self._request(iteration))
+    def whole_iteration(self, iteration: int) -> Any:
+        """All of its meta-batch."""
+        return self._data.episodes(*self._request(iteration, range(self._n_tasks)))
 
-    def _request(self, iteration: int) -> tuple[str, range, EpisodeShape | None]:
+    def _prepare(self, iteration: int) -> Any:
+        return self._data.prepare(*self._request(iteration, self._part))
+
+    def _request(self, iteration: int, places: range) -> tuple[str, range, EpisodeShape | None]:
         shape = training_shape(self._shapes, self._train_seed, iteration - 1) if self._shapes else None
-        return "train", range((iteration - 1) * self._n_tasks, iteration * self._n_tasks), shape
+        first = (iteration - 1) * self._n_tasks
+        return "train", range(first + places.start, first + places.stop), shape
 
     def close(self) -> None:
         """End the thread, if there is one."""

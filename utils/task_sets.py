@@ -12,6 +12,7 @@ from utils.episodes import EpisodeShape
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from utils.distributed import RankGroup
     from utils.split_evaluation import SplitEvaluation
 
 
@@ -89,19 +90,20 @@ Evaluations = Sequence["SplitEvaluation"]
 
 def evaluate_task_sets(
     learner: Any, task_sets: Sequence[TaskSet], statistics: Sequence[str], tasks_per_batch: int,
-    before_each_batch: Callable[[], None],
+    before_each_batch: Callable[[], None], group: "RankGroup",
 ) -> list["SplitEvaluation"]:  # fmt: skip
     """Evaluate one model on every set with every kind of statistics, in the order of `protocols`.
 
     Args:
         before_each_batch: may raise to stop.
+        group: its ranks share the tasks.
     """
     from utils.split_evaluation import evaluate_tasks
 
     return [
         evaluate_tasks(
             learner, tasks.data, "test", n_tasks=tasks.n_tasks, tasks_per_batch=tasks_per_batch, statistics=kind,
-            with_scores=True, shape=tasks.shape, before_each_batch=before_each_batch,
+            with_scores=True, shape=tasks.shape, before_each_batch=before_each_batch, group=group,
         )
         for tasks in task_sets
         for kind in statistics
