@@ -22,15 +22,15 @@ if missing := [
         f"Python that bash {root}/install.sh --print-python names, in most cases {root}/.venv/bin/python"
     )
 
-from utils import stop_signals
+from utils import ranks, stop_signals
 
-if __name__ == "__main__":
-    stop_signals.guard_process()  # before the imports below, which take a second or two
+if __name__ == "__main__":  # before the imports below, which take a second or two
+    stop_signals.guard_process(alone=not ranks.begin_rank())
 
+from experiment_tools.launch_ranks import plan_launch, run_ranks, split_arguments
 from utils.command_line import parse_command_line
 from utils.config import experiments_root, load_config
 from utils.config_help import USAGE, help_text
-from utils.devices import check_gpu_ids
 from utils.dry_run import dry_run
 from utils.errors import ConfigError, Interrupted, UserError
 from utils.failures import report_failure
@@ -60,42 +60,67 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except BrokenPipeError:  # the reader, say `head`, has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    with Console() as console, stop_signals.StopSignals() as stop:
+    rank = ranks.this_rank()
+    quiet, asked_to_stop = (False, None) if rank is None else (not rank.is_main, rank.asked_to_stop if rank.folder else None)
+    with Console(quiet=quiet) as console, stop_signals.StopSignals(asked_to_stop) as stop:
+        code, failure = 0, None
         try:
             try:
-                run(arguments, console, stop)
+                code = run(arguments, console, stop, rank)
             finally:
                 stop.defer_from_now_on()
         except (Exception, Interrupted) as error:  # noqa: BLE001 -- the last resort, which shows the traceback
-            return report_failure(error)
-    return 0
+            failure = error
+            if isinstance(error, Interrupted) and (rank is None or rank.folder is None):
+                stop_signals.leave_note(error)
+        if rank is not None:
+            return rank.leave(failure, _tell_other_machines if rank.on_several_machines else None)
+        return code if failure is None else report_failure(failure)
 
 
-def run(arguments: list[str], console: Console, stop: stop_signals.StopSignals) -> None:
-    """Train and test the experiment of these arguments, or show the result of one that is finished.
+def run(arguments: list[str], console: Console, stop: stop_signals.StopSignals, rank: ranks.Rank | None) -> int:
+    """Train and test the experiment of these arguments, or show the result of one that is finished; returns the exit code.
+
+    Several GPUs: this process starts others for it and stays with them.
 
     Raises:
         ConfigError: no config, or one that cannot work. Other UserError of `utils.errors`: bad data, no space, ...
         Interrupted: a signal came; everything is saved.
     """
+    launch_options, arguments = split_arguments(arguments)
     json_path, overrides = parse_command_line(arguments)
     overrides = load_plugins(overrides)
     if json_path is None and "experiment_name" not in overrides:
         raise ConfigError(f"command line: --name_of_args_json_file is missing, the path of a config\n{USAGE}\n--help lists the keys")
     config = load_config(json_path, overrides)
-    check_gpu_ids(config.gpu_to_use)
+    launch = plan_launch(config.gpu_to_use, launch_options) if rank is None else None
+    if launch is not None:
+        ranks.check_task_count(config.tasks_per_meta_batch, launch.n_ranks)
+        if launch.on_one_machine and not config.dry_run:
+            RunFolder(experiments_root() / config.experiment_name).check_not_in_use(within_s=2.0)
+        return run_ranks(Path(__file__).resolve(), arguments, launch, config.experiment_name, stop)
     if config.dry_run:
         with dry_run(config) as (limited, folder):
-            run_experiment(limited, folder, console, stop)
-        return
+            run_experiment(limited, folder, console, stop, rank=rank)
+        return 0
     source = _experiment_of_file(json_path) if "experiment_name" in overrides else None
-    run_experiment(config, experiments_root(), console, stop, source)
+    run_experiment(config, experiments_root(), console, stop, source, rank)
+    return 0
 
 
 def run_experiment(
-    config: Any, folder: Path, console: Console, stop: stop_signals.StopSignals, source_experiment: str | None = None
-) -> None:
-    """Open the run folder of a config below `folder` and run what is left to do in it."""
+    config: Any, folder: Path, console: Console, stop: stop_signals.StopSignals, source_experiment: str | None = None,
+    rank: ranks.Rank | None = None,
+) -> None:  # fmt: skip
+    """Open the run folder of a config below `folder` and run what is left to do in it; of several ranks the first does so."""
+    if rank is not None:
+        ranks.check_task_count(config.tasks_per_meta_batch, rank.size)
+        if not rank.is_main:
+            _train_and_test(config, RunFolder(folder / config.experiment_name), stop, rank)
+            return
+    if ranks.was_started_again(rank) and (config.continue_from_epoch == "from_scratch" or source_experiment is None):
+        # Renaming the folder again would lose what the first start has trained, and it may have newer epochs than the one named.
+        config = config.model_copy(update={"continue_from_epoch": "latest"})
     run_folder = open_run_folder(
         folder, config.experiment_name, config.to_json_dict(),
         continue_from_epoch=config.continue_from_epoch, only_testing=config.evaluate_on_test_set_only,
@@ -115,7 +140,7 @@ def run_experiment(
 
             log.info("%s\n%s", result, next_command(run_folder.path))
             return
-        _train_and_test(config, run_folder, stop)
+        _train_and_test(config, run_folder, stop, rank)
     except (UserError, Interrupted):
         run_folder.remove_failed_start()
         raise
@@ -123,7 +148,7 @@ def run_experiment(
         run_folder.unlock()
 
 
-def _train_and_test(config: Any, run_folder: RunFolder, stop: stop_signals.StopSignals) -> None:
+def _train_and_test(config: Any, run_folder: RunFolder, stop: stop_signals.StopSignals, rank: ranks.Rank | None) -> None:
     tune_host()
     with stop.at_once():  # an exception that comes up in torch's imports, some of them late, can abort the process
         import torch
@@ -135,32 +160,47 @@ def _train_and_test(config: Any, run_folder: RunFolder, stop: stop_signals.StopS
         from experiment_tools.trackers import build_trackers
         from few_shot_learning_system import build_learner
         from utils.devices import choose_device, describe_device, make_deterministic
+        from utils.distributed import join_group
         from utils.environment import describe_environment
 
         if config.deterministic:
             make_deterministic()
-        device = choose_device(config.gpu_to_use)
-        log.info("%s: %s", config.experiment_name, describe_device(device))
+        device = choose_device(config.gpu_to_use, rank)
+        group = join_group(rank, device)
+        others = "" if group.is_alone else f", the first of {group.size} processes that share the tasks"
+        log.info("%s: %s%s", config.experiment_name, describe_device(device), others)
         torch.manual_seed(config.initialisation_seed)  # PyTorch's own start differs between processes; checkpoints hold its state
     dtype = getattr(torch, config.parameter_format)
-    if config.tested_elsewhere:
-        data, task_sets = None, build_other_task_sets(config, device, dtype)
-        summary = {tasks.protocol["dataset"]: tasks.data.summary() for tasks in task_sets}
-    else:
-        data = build_data(config, device, dtype)
-        task_sets, summary = build_task_sets(config, data), data.summary()
+    with group.in_turn():  # one unpacks and decodes what all of a machine use
+        if group.local_index:  # and has rebuilt it, where that was asked for
+            config = config.model_copy(update={"reset_stored_filepaths": False})
+        if config.tested_elsewhere:
+            data, task_sets = None, build_other_task_sets(config, device, dtype)
+            summary = {tasks.protocol["dataset"]: tasks.data.summary() for tasks in task_sets}
+        else:
+            data = build_data(config, device, dtype)
+            task_sets, summary = build_task_sets(config, data), data.summary()
     with stop.at_once():
-        resumes = run_folder.has_checkpoints() and not config.replay_iteration  # it needs no file of initial weights any more
+        # A run that resumes needs no file of initial weights any more; a rank takes all of its state from the first.
+        resumes = (run_folder.has_checkpoints() and not config.replay_iteration) or not group.is_main
         learner = build_learner(config.model_copy(update={"initial_weights": ""}) if resumes else config, device)
-        add_start(run_folder.path / "environment.json", describe_environment(device, summary))
-        observers = [*build_report_observer(config), *build_trackers(config)]
-        log.info(start_banner(config, learner.description()))
-        experiment = build_experiment(config, learner, data, observers, run_folder, device, stop, task_sets)
+        observers = []
+        if group.is_main:
+            add_start(run_folder.path / "environment.json", describe_environment(device, summary) | {"processes": group.size})
+            observers = [*build_report_observer(config), *build_trackers(config)]
+            log.info(start_banner(config, learner.description()))
+        experiment = build_experiment(config, learner, data, observers, run_folder, device, stop, task_sets, group)
     experiment.run()
-    if run_folder.logs.joinpath("test_summary.json").exists() and not config.dry_run:
+    if group.is_main and run_folder.logs.joinpath("test_summary.json").exists() and not config.dry_run:
         log.info(next_command(run_folder.path))
     elif experiment.is_trained and not config.test_after_training:
         log.info("Trained and not tested, as test_after_training is false. To test it: the same command with --test_after_training true")
+
+
+def _tell_other_machines(text: str) -> None:
+    from utils.distributed import tell_other_machines
+
+    tell_other_machines(text)
 
 
 def _experiment_of_file(json_path: Path | None) -> str | None:

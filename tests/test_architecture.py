@@ -30,7 +30,7 @@ WITHOUT_TORCH = (
     "utils.atomic_files", "utils.prepare_dataset", "utils.prepare_dataset.preparation", "utils.prepare_dataset.from_dataset",
     "script_generation_tools.generate_configs", "script_generation_tools.generate_scripts",
     "script_generation_tools.generated_files", "script_generation_tools.convert_config", "script_generation_tools.reference_configs",
-    "script_generation_tools.fmu2_configs", "utils.estimator",
+    "script_generation_tools.fmu2_configs", "utils.estimator", "utils.ranks", "utils.stop_signals", "utils.gpu_ids", "experiment_tools.launch_ranks",
 )  # fmt: skip
 
 

@@ -80,6 +80,15 @@ def test_ids_come_first_and_everything_after_them_overrides_the_config(checkout,
     assert arguments == config_arguments(checkout) + passed_on
 
 
+def test_what_stands_before_two_dashes_comes_first(checkout):
+    given = ["0", "1", "--nnodes", "2", "--rdzv_endpoint=host:29500", "--", "--tag", "two words"]
+    result, arguments = start(checkout, *given)
+    assert (result.returncode, result.stderr) == (0, "")
+    program, *config = config_arguments(checkout)
+    launch = ["--nnodes", "2", "--rdzv_endpoint=host:29500", "--"]
+    assert arguments == [program, *launch, *config, "--gpu_to_use", "0,1", "--tag", "two words"]
+
+
 def test_it_starts_from_any_folder(checkout, tmp_path):
     for folder in (tmp_path, checkout, checkout / "experiment_scripts"):
         assert start(checkout, "0", cwd=folder)[1] == [*config_arguments(checkout), "--gpu_to_use", "0"]

@@ -262,7 +262,7 @@ def test_torch_is_not_imported_before_the_config_is_checked():
     [
         (["--batch_size", "many"], '"batch_size" is "many"'),
         (["--num_classes_per_set", "1"], '"num_classes_per_set" is 1'),
-        (["--gpu_to_use", "0", "1"], 'gpu_to_use: "0,1" names several GPUs'),
+        (["--nnodes", "2"], "--nnodes is an option of the launcher and stands before a --"),
         (["--evaluate_on_test_set_only", "true"], "no checkpoint to test yet"),
         (["--continue_from_epoch", "3"], "continue_from_epoch 3: tiny run holds no checkpoint"),
         (

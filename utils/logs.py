@@ -53,7 +53,9 @@ class _FileHandler(logging.FileHandler):
 class Console:
     """Terminal output from now on; `open_run_log` adds the file, with what was said before. A context manager."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, quiet: bool = False) -> None:
+        """`quiet`: errors alone, for a process of a run in which another one speaks."""
+        self._level = logging.ERROR if quiet else logging.INFO
         self._early: list[logging.LogRecord] = []
         self._remember = logging.Handler()
         self._remember.emit = self._early.append  # type: ignore[method-assign]
@@ -62,7 +64,7 @@ class Console:
         self._previous_level = self._root.level
 
     def __enter__(self) -> "Console":
-        self._root.setLevel(logging.INFO)
+        self._root.setLevel(self._level)
         for handler in self._handlers:
             self._root.addHandler(handler)
         return self
@@ -102,7 +104,7 @@ class EpochProgress:
         self._done, self._done_before, self._start = done, done, time.perf_counter()
         self._last_line = self._start
         self._bar = self._run_bar = None
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and logging.getLogger(__name__).isEnabledFor(logging.INFO):
             # A terminal that says 0 x 0 (containers) would get no bar at all.
             size = {"dynamic_ncols": True} if _has_size(sys.stderr) else {"ncols": 100, "nrows": 24}
             titles = f"{'run':<{len(self._title)}}", self._title

@@ -303,7 +303,7 @@ def _decode_all(
     chunk = max(16, min(256, len(files) // (8 * max(n_processes, 1)) + 1))
     starts = range(0, len(files), chunk)
     broken: dict[int, list[tuple[str, str]]] = {}
-    with tqdm.tqdm(total=len(files), desc="decoding", unit="image", disable=None) as bar:
+    with tqdm.tqdm(total=len(files), desc="decoding", unit="image", disable=None if logger.isEnabledFor(logging.INFO) else True) as bar:
         if n_processes <= 1:
             answers = _decode_here(dataset_folder, files, pixel_format, packed_file, starts, chunk)
         else:

@@ -81,10 +81,7 @@ class RunFolder:
                 fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 os.close(descriptor)
-                raise ExperimentInUseError(
-                    f"{self.path}: in use by {_holder(path) or 'another process'}. "
-                    "Wait for it or stop it, or give this run another --experiment_name."
-                ) from error
+                raise self._in_use() from error
             if _is_at(path, descriptor):
                 break
             os.close(descriptor)  # it was taken away, or its folder renamed, before we held it
@@ -93,6 +90,33 @@ class RunFolder:
         os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}, started {started}".encode(), 0)
         self._lock = descriptor
         self.create()  # a failed start may have removed folders while we waited for its lock
+
+    def check_not_in_use(self, within_s: float) -> None:
+        """Take no lock, but see whether another process holds it; one that was just killed gets some time to be gone.
+
+        Raises:
+            ExperimentInUseError: it does, and still does after `within_s`.
+        """
+        deadline = time.monotonic() + within_s
+        while True:
+            try:
+                with open(self.path / LOCK_NAME, "rb+") as file:
+                    fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except FileNotFoundError:
+                return
+            except PermissionError as error:
+                raise storage_error(self.path / LOCK_NAME, error) from error
+            except BlockingIOError as error:
+                if time.monotonic() > deadline:
+                    raise self._in_use() from error
+            time.sleep(0.1)
+
+    def _in_use(self) -> ExperimentInUseError:
+        holder = _holder(self.path / LOCK_NAME) or "another process"
+        return ExperimentInUseError(
+            f"{self.path}: in use by {holder}. Wait for it or stop it, or give this run another --experiment_name."
+        )
 
     def unlock(self) -> None:
         """Let the folder go; also safe when it is not held."""

@@ -3,6 +3,8 @@
 While the process starts, imports and shuts down there is nothing to save: a signal ends it there and then. While its data
 are unpacked, drawn and decoded, a signal is raised, so that half-made files are removed. While it trains, validates or tests,
 the handler only takes a note, which is looked at between iterations and between batches of evaluation tasks.
+
+One process of several (`utils.ranks`) stops only where its launcher has asked for it, and not while it imports: the others wait for it.
 """
 
 import atexit
@@ -11,22 +13,28 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from utils.errors import Interrupted
 
 HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+STOP_NOTE = "RUN_STOPPED_FILE"
+"""Environment variable: a file to say in that a signal has stopped the run, for schedulers to which SIGUSR1's exit code 0 says nothing."""
 _settled_code: list[int] = []
 """The exit code, once the process has nothing left to do but to end."""
 
 
-def guard_process() -> None:
+def guard_process(*, alone: bool = True) -> None:
     """Give these signals their exit codes from here to the last instruction of the process. Call it before slow imports.
 
     What was blocked by the launcher, so that nothing comes while the interpreter starts, is let in now. What the process
     was started to ignore stays ignored.
+
+    Args:
+        alone: false for one of several: what comes before `StopSignals` listens is left out.
     """
-    _handle_all(_leave_at_once)
+    _handle_all(_leave_at_once if alone else lambda *_: None)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
     atexit.register(_skip_the_rest)  # what is registered first runs last
 
@@ -59,9 +67,17 @@ def _handle_all(handler: object) -> None:
 
 def _leave_at_once(number: int, _frame: object = None) -> None:
     error = Interrupted(signal.Signals(number))
+    leave_note(error)
     with contextlib.suppress(OSError):
         os.write(2, f"{error}\n".encode())
     os._exit(error.exit_code)
+
+
+def leave_note(text: object) -> None:
+    """Write what stopped the run, e.g. "SIGUSR1: saved at iteration 12, ...", where a scheduler has asked for it."""
+    if path := os.environ.get(STOP_NOTE):
+        with contextlib.suppress(OSError):
+            Path(path).write_text(f"{text}\n")
 
 
 class StopSignals:
@@ -71,8 +87,10 @@ class StopSignals:
     started to ignore (SIGINT below `nohup` or in a background job) stays ignored.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, asked_to_stop: Callable[[], int | None] | None = None) -> None:
+        """`asked_to_stop`: in one process of several, the signal with which the launcher was stopped; others are left out."""
         self.received: signal.Signals | None = None
+        self._asked_to_stop = asked_to_stop
         self._answer = self._raise
         self._previous: dict[signal.Signals, object] = {}
 
@@ -89,6 +107,11 @@ class StopSignals:
         self._previous = {}
 
     def _handle(self, number: int, _frame: object) -> None:
+        if self._asked_to_stop is not None:
+            asked = self._asked_to_stop()
+            if asked is None or self.received is not None:
+                return
+            number = asked
         if self.received is not None:
             if number == signal.SIGINT:
                 with contextlib.suppress(OSError):
@@ -110,7 +133,7 @@ class StopSignals:
     @contextlib.contextmanager
     def at_once(self) -> Iterator[None]:
         """Inside, a signal ends the process there and then: for foreign code in which an exception must not come up."""
-        with self._answering(_leave_at_once):
+        with self._answering(_leave_at_once if self._asked_to_stop is None else lambda _: None):
             yield
 
     @contextlib.contextmanager

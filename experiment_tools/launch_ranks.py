@@ -1,0 +1,189 @@
+"""Several processes for one run, by torchrun: one per GPU, on one machine or on several.
+
+The launcher stays their parent. It keeps the run's exit codes, which torchrun would turn into 1, passes SIGINT, SIGTERM and
+SIGUSR1 on, and when it is killed they die with it. torch is not imported here: what can be found wrong is found at once.
+"""
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from utils.config import REPOSITORY_ROOT
+from utils.errors import ConfigError
+from utils.gpu_ids import check_gpus, gpu_ids
+from utils.ranks import FOLDER, PARENT, departure
+from utils.stop_signals import HANDLED, StopSignals, leave_note
+
+WHOLE_NUMBERS = ("nproc_per_node", "max_restarts", "node_rank", "master_port")
+OPTIONS = (*WHOLE_NUMBERS, "nnodes", "rdzv_backend", "rdzv_endpoint", "rdzv_id", "rdzv_conf", "master_addr", "local_addr")
+"""Of torchrun, that may stand before a `--`."""
+USAGE = "as in: bash experiment_scripts/NAME.sh 0 1 --nnodes 2 --rdzv_endpoint HOST:29500 -- --total_epochs 10"
+DEFAULT_RESTARTS = 3
+LOOPBACK = "127.0.0.1"
+POLL_S = 0.05
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What torchrun is asked for."""
+
+    n_here: int
+    """Ranks on this machine."""
+    options: Mapping[str, str]
+    """By name, as the user gave them."""
+
+    @property
+    def on_one_machine(self) -> bool:
+        """Whether there is no other machine."""
+        return self.options.get("nnodes", "1") in ("1", "1:1")
+
+    @property
+    def n_ranks(self) -> int:
+        """On all machines; the fewest where their number may change."""
+        return self.n_here * int(self.options.get("nnodes", "1").split(":")[0])
+
+    def torchrun_arguments(self, run_id: str) -> list[str]:
+        """All of torchrun's options. `run_id`: by which the machines of a run know each other."""
+        if self.on_one_machine:  # a port that is free, and nothing that another machine could see
+            options = {"nnodes": "1", "rdzv_backend": "c10d", "rdzv_endpoint": f"{LOOPBACK}:0", "local_addr": LOOPBACK}
+        else:
+            options = {"rdzv_backend": "c10d"} if "rdzv_endpoint" in self.options else {}
+        options |= {"rdzv_id": uuid.uuid4().hex if self.on_one_machine else run_id, "max_restarts": str(DEFAULT_RESTARTS), **self.options, "nproc_per_node": str(self.n_here)}
+        return [f"--{name}={value}" for name, value in options.items()]
+
+
+def split_arguments(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """Split what stands before a `--`, options of torchrun, from the config's keys.
+
+    Raises:
+        ConfigError: an unknown option, or one without its value; an option of torchrun where keys stand.
+    """
+    given = list(arguments)
+    own, rest = (given[: given.index("--")], given[given.index("--") + 1 :]) if "--" in given else ([], given)
+    options: dict[str, str] = {}
+    words = iter(own)
+    for word in words:
+        name, equals, value = word.removeprefix("--").partition("=")
+        name = name.replace("-", "_")
+        if not word.startswith("--") or name not in OPTIONS:
+            known = ", ".join(f"--{option}" for option in OPTIONS)
+            raise ConfigError(f'command line: "{word}" before the -- is no option of the launcher; there are: {known}, {USAGE}')
+        value = value if equals else next(words, "")
+        if not value or value.startswith("--") or (name in WHOLE_NUMBERS and not value.isdigit()):
+            what = "a whole number" if name in WHOLE_NUMBERS else "a value"
+            raise ConfigError(f'command line: --{name} before the -- is "{value}", but must be: {what}')
+        options[name] = value
+    misplaced = [word for word in rest if word.removeprefix("--").partition("=")[0].replace("-", "_") in OPTIONS and word.startswith("--")]
+    if misplaced:
+        raise ConfigError(f"command line: {misplaced[0]} is an option of the launcher and stands before a --, {USAGE}")
+    _check_machines(options)
+    return options, rest
+
+
+def _check_machines(options: Mapping[str, str]) -> None:
+    parts = options.get("nnodes", "1").split(":")
+    if len(parts) > 2 or not all(part.isdigit() and int(part) for part in parts) or int(parts[0]) > int(parts[-1]):
+        raise ConfigError(f'command line: --nnodes is "{options["nnodes"]}", but must be: a number of machines, or LEAST:MOST')
+    if options.get("nproc_per_node") == "0":
+        raise ConfigError("command line: --nproc_per_node is 0, but must be: at least 1")
+    if int(parts[-1]) > 1 and not {"rdzv_endpoint", "master_addr"}.intersection(options):
+        raise ConfigError(
+            f"command line: --nnodes needs a place where the machines meet: --rdzv_endpoint HOST:PORT, the same on all of them, {USAGE}"
+        )
+
+
+def plan_launch(gpu_to_use: str, options: Mapping[str, str]) -> Launch | None:
+    """How many processes the GPUs and options ask for; None: this process does it alone, without torchrun.
+
+    Raises:
+        ConfigError: a GPU that is not there; another number of processes than of GPUs.
+    """
+    ids = gpu_ids(gpu_to_use)
+    n_here = int(options.get("nproc_per_node", 1))
+    if "nproc_per_node" in options:
+        if ids and len(ids) != n_here:
+            raise ConfigError(f"command line: --nproc_per_node is {n_here}, but gpu_to_use names {len(ids)} GPUs; leave one of them out")
+    elif len(ids) > 1 or gpu_to_use == "all":
+        names = _gpu_names()
+        if names:  # else it is the CPU, which is told where it is chosen
+            check_gpus(ids, names)
+            n_here = len(ids or names)
+    return Launch(n_here, dict(options)) if options or n_here > 1 else None
+
+
+def _gpu_names() -> list[str]:
+    """What torch calls the GPUs of this machine; asked in a process of its own, as torch stays loaded for good."""
+    text = "import torch\nfor i in range(torch.cuda.device_count() if torch.cuda.is_available() else 0): print(torch.cuda.get_device_name(i))"
+    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=False)
+    return done.stdout.splitlines()
+
+
+def run_ranks(program: Path, arguments: Sequence[str], launch: Launch, run_id: str, stop: StopSignals) -> int:
+    """Start the program on all ranks of this machine and stay with them to their end; returns the exit code of the run.
+
+    Args:
+        arguments: of each.
+        run_id: see `Launch.torchrun_arguments`.
+        stop: whose signals are passed on.
+    Raises:
+        Interrupted: a signal came before there was a rank to pass it on to.
+    """
+    with stop.deferred(), tempfile.TemporaryDirectory(prefix="few_shot_ranks_") as name:
+        folder = Path(name)
+        agent = _start_agent([*launch.torchrun_arguments(run_id), str(program), *arguments], launch, folder)
+        try:
+            told = False
+            while agent.poll() is None:
+                if stop.received is not None and not told:
+                    if not list(folder.glob("began_*")):
+                        stop.check()
+                    (folder / "stop.partial").write_text(str(int(stop.received)))
+                    (folder / "stop.partial").rename(folder / "stop")
+                    told = True
+                time.sleep(POLL_S)
+        finally:
+            agent.kill()
+            agent.wait()
+        left = departure(folder)
+    if left is None:
+        code = agent.returncode if agent.returncode >= 0 else 128 - agent.returncode
+        if code:
+            log.error(_given_up(code, launch))
+        return code
+    if left["signal"] is not None:
+        leave_note(left["text"])
+    return left["code"]
+
+
+def _start_agent(arguments: Sequence[str], launch: Launch, folder: Path) -> subprocess.Popen:
+    environment: dict[str, Any] = {**os.environ, FOLDER: str(folder), PARENT: str(os.getpid())}
+    if launch.n_here > 1:
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // launch.n_here)))
+    if launch.on_one_machine and sys.platform == "linux":
+        environment.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    command = [sys.executable, str(REPOSITORY_ROOT / "experiment_tools" / "rank_agent.py"), *arguments]
+    # A session of its own, so that a terminal's Ctrl-C comes once, from here; and to the end it hears no other signal either.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
+    try:
+        return subprocess.Popen(command, env=environment, start_new_session=True)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _given_up(code: int, launch: Launch) -> str:
+    how = f"A process of this run was killed by {signal.Signals(code - 128).name}" if code > 128 else f"torchrun gave up (exit code {code})"
+    return (
+        f"{how}, and was started again as often as --max_restarts says ({launch.options.get('max_restarts', DEFAULT_RESTARTS)}). "
+        "What is above says more. Run the same command to go on from the last save."
+    )

@@ -1,0 +1,33 @@
+"""torchrun for the ranks of one machine, as `experiment_tools.launch_ranks` starts it; its arguments are torchrun's.
+
+Signals pass it by: the launcher tells the ranks itself. It dies with the launcher, and the ranks die with it. Where torchrun gives
+up, the exit code is that of a shell for the rank that failed first: 128 + the number of the signal that killed it.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from utils.processes import die_with_parent  # noqa: E402
+from utils.ranks import PARENT  # noqa: E402
+
+
+def main(arguments: list[str]) -> int:
+    """Run until all ranks have ended or torchrun gives up; returns the exit code."""
+    die_with_parent(int(os.environ[PARENT]))
+    os.environ[PARENT] = str(os.getpid())
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import parse_args, run
+
+    try:
+        run(parse_args(arguments))
+    except ChildFailedError as error:
+        code = error.get_first_failure()[1].exitcode
+        return 128 - code if code < 0 else code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

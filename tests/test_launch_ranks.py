@@ -1,0 +1,251 @@
+"""The launcher of several processes: what it starts, how signals and exit codes pass through it, and that nothing stays behind.
+
+Most tests put a small program without torch in the place of the real one, under the real torchrun.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from benchmarks.interrupted_scripts import with_default_signals
+from experiment_tools import launch_ranks
+from experiment_tools.launch_ranks import Launch, plan_launch, split_arguments
+from utils.config import REPOSITORY_ROOT
+from utils.errors import ConfigError
+from utils.ranks import check_task_count, departure
+
+LIMIT_S = 150
+"""For a start under torchrun on a busy machine; a few seconds on a quiet one."""
+
+PROGRAM = """
+import os, signal, sys, time
+from pathlib import Path
+from utils import ranks, stop_signals
+alone = not ranks.begin_rank()
+stop_signals.guard_process(alone=alone)
+from utils.errors import DataError, Interrupted, NonFiniteError
+rank = ranks.this_rank()
+notes, what = Path(sys.argv[1]), sys.argv[2]
+with open(notes / "starts", "a") as file:
+    file.write(f"{rank.index} {os.getpid()} {rank.restarts}\\n")
+with stop_signals.StopSignals(rank.asked_to_stop) as stop, stop.deferred():
+    error = None
+    try:
+        if what == "bad data":
+            raise DataError("a folder is empty")
+        if what == "rank 1" and rank.index == 1:
+            raise NonFiniteError("the loss is nan")
+        if what == "once killed" and rank.index == 1 and rank.restarts == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if what == "always killed" and rank.index == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        deadline = time.monotonic() + (0.5 if what == "once killed" and rank.restarts else 60)
+        (notes / f"ready {rank.index}").touch()
+        while time.monotonic() < deadline:
+            stop.check()
+            time.sleep(0.02)
+    except (Exception, Interrupted) as raised:
+        error = raised
+    if isinstance(error, Interrupted):
+        (notes / f"saved {rank.index}").touch()
+    stop_signals.end_process(rank.leave(error))
+"""
+LAUNCHER = """
+import logging, sys
+from pathlib import Path
+from experiment_tools.launch_ranks import Launch, run_ranks
+from utils.errors import Interrupted
+from utils.stop_signals import StopSignals, end_process, guard_process
+guard_process()
+logging.basicConfig(level=logging.ERROR, format="%(message)s")
+launch = Launch(2, {"max_restarts": sys.argv[4]})
+with StopSignals() as stop:
+    try:
+        code = run_ranks(Path(sys.argv[1]), sys.argv[2:4], launch, "test", stop)
+    except Interrupted as error:
+        code = error.exit_code
+end_process(code)
+"""
+
+
+@pytest.fixture
+def launch(tmp_path):
+    """`launch(what, restarts=1)`: the launcher as a process, whose ranks do `what`."""
+    (tmp_path / "program.py").write_text(PROGRAM)
+    started = []
+
+    def start(what, restarts=1):
+        environment = os.environ | {"PYTHONPATH": str(REPOSITORY_ROOT), "RUN_STOPPED_FILE": str(tmp_path / "stopped")}
+        command = [sys.executable, "-c", LAUNCHER, tmp_path / "program.py", tmp_path, what, str(restarts)]
+        process = subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            preexec_fn=with_default_signals,  # noqa: PLW1509 -- no threads here
+        )  # fmt: skip
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def starts(folder):
+    """(rank, process, restarts) of every start of a rank."""
+    path = folder / "starts"
+    return [tuple(map(int, line.split())) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def wait_until(condition, process=None):
+    deadline = time.monotonic() + LIMIT_S
+    while not condition():
+        assert time.monotonic() < deadline
+        assert process is None or process.poll() is None, process.communicate()
+        time.sleep(0.01)
+
+
+def is_gone(process_id):
+    try:
+        return stat_of(process_id)[0] == "Z"
+    except OSError:
+        return True
+
+
+def stat_of(process_id):
+    """State, parent, ... of a process."""
+    return Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()
+
+
+# --- what is asked for ------------------------------------------------------------------------------------------------
+
+
+def test_what_stands_before_two_dashes_is_for_torchrun():
+    given = ["--nnodes", "2", "--rdzv-endpoint=host:29500", "--max-restarts", "5", "--", "--tag", "a b"]
+    options, rest = split_arguments(given)
+    assert options == {"nnodes": "2", "rdzv_endpoint": "host:29500", "max_restarts": "5"} and rest == ["--tag", "a b"]
+    assert split_arguments(["--tag", "x"]) == ({}, ["--tag", "x"])
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        (["--batch_size", "2", "--"], '"--batch_size" before the -- is no option of the launcher; there are: --nproc_per_node'),
+        (["2", "--"], '"2" before the -- is no option of the launcher'),
+        (["--nnodes", "--"], '--nnodes before the -- is "", but must be: a value'),
+        (["--max_restarts", "many", "--"], '--max_restarts before the -- is "many", but must be: a whole number'),
+        (["--nnodes", "2", "--"], "--nnodes needs a place where the machines meet: --rdzv_endpoint HOST:PORT"),
+        (["--nnodes", "0", "--"], '--nnodes is "0", but must be: a number of machines, or LEAST:MOST'),
+        (["--nproc_per_node", "0", "--"], "--nproc_per_node is 0, but must be: at least 1"),
+        (["--tag", "x", "--nnodes", "2"], "--nnodes is an option of the launcher and stands before a --, as in: bash"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(given, text):
+    with pytest.raises(ConfigError) as refused:
+        split_arguments(given)
+    assert text in str(refused.value)
+
+
+@pytest.fixture
+def gpus(monkeypatch):
+    return lambda *names: monkeypatch.setattr(launch_ranks, "_gpu_names", lambda: list(names))
+
+
+def test_one_id_and_one_machine_need_no_launcher(gpus):
+    gpus("Card 0")
+    assert [plan_launch(value, {}) for value in ("auto", "cpu", "3", "1,1", "all")] == [None] * 5
+
+
+def test_every_gpu_gets_a_process(gpus):
+    gpus("Card 0", "Card 1", "Card 2")
+    assert plan_launch("0,2", {}).n_here == 2 and plan_launch("all", {}).n_here == 3
+    with pytest.raises(ConfigError, match=r"there is no GPU 7 on this machine; there are: 0 \(Card 0\), 1 \(Card 1\), 2 \(Card 2\)\."):
+        plan_launch("0,7", {})
+
+
+def test_without_a_gpu_ids_are_one_process_but_processes_may_be_asked_for(gpus):
+    gpus()
+    assert plan_launch("0,1", {}) is None and plan_launch("all", {}) is None
+    assert plan_launch("cpu", {"nproc_per_node": "2"}).n_ranks == 2
+    assert plan_launch("0,1", {"nproc_per_node": "2"}).n_here == 2
+    with pytest.raises(ConfigError, match="--nproc_per_node is 3, but gpu_to_use names 2 GPUs; leave one of them out"):
+        plan_launch("0,1", {"nproc_per_node": "3"})
+
+
+def test_a_machine_alone_uses_the_loopback_interface_and_several_meet_where_they_are_told():
+    alone = Launch(2, {}).torchrun_arguments("run")
+    assert {"--nnodes=1", "--rdzv_endpoint=127.0.0.1:0", "--local_addr=127.0.0.1", "--max_restarts=3", "--nproc_per_node=2"} <= {*alone}
+    several = Launch(4, {"nnodes": "2", "rdzv_endpoint": "host:29500", "max_restarts": "0"})
+    assert several.n_ranks == 8 and not several.on_one_machine
+    assert sorted(several.torchrun_arguments("run")) == sorted(
+        ["--rdzv_backend=c10d", "--rdzv_id=run", "--max_restarts=0", "--nnodes=2", "--rdzv_endpoint=host:29500", "--nproc_per_node=4"]
+    )
+    assert "--rdzv_backend=c10d" not in Launch(1, {"nnodes": "2", "master_addr": "host", "node_rank": "0"}).torchrun_arguments("run")
+
+
+def test_fewer_tasks_than_processes_are_refused():
+    check_task_count(2, 2)
+    with pytest.raises(ConfigError, match="is 2, but 3 processes share these tasks, each at least one"):
+        check_task_count(2, 3)
+
+
+def test_what_the_lowest_rank_says_counts(tmp_path):
+    assert departure(tmp_path) is None
+    for index, code in ((10, 2), (9, 130)):
+        (tmp_path / f"left_{index}.json").write_text(json.dumps({"code": code}))
+    assert departure(tmp_path) == {"code": 130}
+
+
+# --- life and death ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 0)])
+def test_a_signal_reaches_all_ranks_and_gives_its_exit_code(launch, tmp_path, number, code):
+    process = launch("wait")
+    wait_until(lambda: all((tmp_path / f"ready {index}").exists() for index in range(2)), process)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=LIMIT_S)
+    assert process.returncode == code, errors
+    assert (tmp_path / "saved 0").exists() and (tmp_path / "saved 1").exists()
+    assert [restarts for _, _, restarts in starts(tmp_path)] == [0, 0]
+    assert all(is_gone(process_id) for _, process_id, _ in starts(tmp_path))
+    assert (tmp_path / "stopped").read_text().startswith(f"{number.name}: ")
+    assert "Traceback" not in errors
+
+
+def test_when_the_launcher_is_killed_its_processes_are_gone(launch, tmp_path):
+    process = launch("wait")
+    wait_until(lambda: all((tmp_path / f"ready {index}").exists() for index in range(2)), process)
+    process.kill()
+    begin = time.monotonic()
+    wait_until(lambda: all(is_gone(process_id) for _, process_id, _ in starts(tmp_path)))
+    assert time.monotonic() - begin < 5
+
+
+@pytest.mark.parametrize(("what", "code", "text"), [("bad data", 2, "a folder is empty"), ("rank 1", 3, "the loss is nan")])
+def test_who_leaves_on_purpose_is_not_started_again_and_speaks_once(launch, tmp_path, what, code, text):
+    process = launch(what)
+    _, errors = process.communicate(timeout=LIMIT_S)
+    assert process.returncode == code, errors
+    assert errors.count(text) == 1
+    once = sorted((index, restarts) for index, _, restarts in starts(tmp_path))
+    assert once in ([(0, 0), (1, 0)], [(0, 0)])  # the second one may come so late that it has nothing to begin
+
+
+def test_a_process_that_dies_has_the_group_started_again(launch, tmp_path):
+    process = launch("once killed")
+    process.communicate(timeout=LIMIT_S)
+    assert process.returncode == 0
+    assert sorted((index, restarts) for index, _, restarts in starts(tmp_path)) == [(0, 0), (0, 1), (1, 0), (1, 1)]
+
+
+def test_when_restarts_are_used_up_the_code_is_that_of_the_kill(launch, tmp_path):
+    process = launch("always killed", restarts=0)
+    _, errors = process.communicate(timeout=LIMIT_S)
+    assert process.returncode == 137
+    assert "A process of this run was killed by SIGKILL" in errors and "Run the same command to go on from the last save." in errors
