@@ -1,13 +1,17 @@
-"""Make one script in experiment_scripts/ for every config in experiment_config/, hand-written configs too.
+"""Make one script in experiment_scripts/ for every config in experiment_config/, hand-written configs too; and jobs for SLURM.
 
     cd script_generation_tools && python generate_configs.py && python generate_scripts.py
 
-The scripts are local_run_template_script.sh with `$execution_script$` and `$experiment_config$` filled in.
+The scripts are local_run_template_script.sh with `$execution_script$` and `$experiment_config$` filled in. Configs that differ in the
+seed at the end of their name alone share a job, slurm_template_script.sbatch with `$job_name$`, `$array$` and `$experiment_script$`
+filled in: an array over the seeds.
 """
 
 import argparse
+import re
 import shlex
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 REPOSITORY_ROOT = Path(__file__).resolve().parent.parent
@@ -19,30 +23,60 @@ from utils.errors import ConfigError, UserError  # noqa: E402
 EXECUTION_SCRIPT = "train_maml_system.py"
 CONFIG_PLACEHOLDER = "$experiment_config$"
 PROGRAM_PLACEHOLDER = "$execution_script$"
+SCRIPT_PLACEHOLDER = "$experiment_script$"
+JOB_TEMPLATE = REPOSITORY_ROOT / "script_generation_tools" / "slurm_template_script.sbatch"
 
 
-def generate_scripts(config_folder: Path, script_folder: Path, template: Path, *, prune: bool = False) -> Outcome:
-    """Write a script for each config of a folder.
+def generate_scripts(
+    config_folder: Path, script_folder: Path, template: Path, job_template: Path | None = None, *, prune: bool = False
+) -> Outcome:
+    """Write a script for each config of a folder, and a job for SLURM for each setting.
 
     Args:
         config_folder: its name and the file's are the path that a script passes on; both folders lie in the checkout.
         template: the bash template.
+        job_template: that of the jobs; None: this checkout's.
     Raises:
-        ConfigError: the template cannot be read or lacks the place of the config.
+        ConfigError: a template cannot be read or lacks the place of the config.
     """
+    text = _read_template(template, CONFIG_PLACEHOLDER)
+    job_text = _read_template(job_template or JOB_TEMPLATE, SCRIPT_PLACEHOLDER)
+    configs = sorted(config_folder.glob("[!.]*.json"))
+    scripts = {f"{config.stem}.sh": fill_script(text, f"{config_folder.name}/{config.name}") for config in configs}
+    for name, seeds in seeds_of_settings(config.stem for config in configs).items():
+        scripts[f"{name}.sbatch"] = fill_job(job_text, name, f"{script_folder.name}/{name}", seeds)
+    return update_folder(script_folder, scripts, prune=prune)
+
+
+def _read_template(template: Path, placeholder: str) -> str:
     try:
         text = template.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(
             f"{template}: cannot be read ({error.strerror}); it is the template of the scripts"
         ) from error
-    if CONFIG_PLACEHOLDER not in text:
-        raise ConfigError(
-            f"{template.name}: holds no {CONFIG_PLACEHOLDER}, so every script would start the same experiment"
-        )
-    configs = sorted(config_folder.glob("[!.]*.json"))
-    scripts = {f"{config.stem}.sh": fill_script(text, f"{config_folder.name}/{config.name}") for config in configs}
-    return update_folder(script_folder, scripts, prune=prune)
+    if placeholder not in text:
+        raise ConfigError(f"{template.name}: holds no {placeholder}, so every script would start the same experiment")
+    return text
+
+
+def seeds_of_settings(names: Iterable[str]) -> dict[str, list[int]]:
+    """Names of configs without their `_seed<number>` -> these numbers; a name without one stands for itself, with none."""
+    settings: dict[str, list[int]] = {}
+    for name in names:
+        match = re.fullmatch(r"(.+)_seed(0|[1-9]\d{0,5})", name)
+        seeds = settings.setdefault(match[1] if match else name, [])
+        if match:
+            seeds.append(int(match[2]))
+    return {name: sorted(seeds) for name, seeds in settings.items()}
+
+
+def fill_job(template: str, name: str, script: str, seeds: list[int]) -> str:
+    """Put a setting's script, without seed and ending, and its seeds into the text of the job template; without seeds it is no array."""
+    array = f"#SBATCH --array={','.join(map(str, seeds))}\n" if seeds else ""
+    job_name = re.sub(r"[^A-Za-z0-9_+=,.()-]", "_", name)  # one word for sbatch
+    filled = template.replace("$job_name$", job_name).replace("$array$\n", array)
+    return filled.replace(SCRIPT_PLACEHOLDER, shlex.quote(script))
 
 
 def fill_script(template: str, config: str) -> str:
@@ -53,7 +87,7 @@ def fill_script(template: str, config: str) -> str:
 def main(arguments: list[str] | None = None) -> int:
     """Generate the scripts of this checkout; return the exit code."""
     parser = argparse.ArgumentParser(
-        description="Make a script in experiment_scripts/ for each config in experiment_config/."
+        description="Make a script in experiment_scripts/ for each config in experiment_config/, and a SLURM job for each setting."
     )
     parser.add_argument("--prune", action="store_true", help="remove outdated generated scripts that nobody edited")
     options = parser.parse_args(arguments)

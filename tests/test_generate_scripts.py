@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from script_generation_tools.generate_scripts import generate_scripts
+from script_generation_tools.generate_scripts import generate_scripts, seeds_of_settings
 from tests.test_generate_configs import promised_names
 from utils.config import REPOSITORY_ROOT
 from utils.errors import ConfigError
@@ -31,6 +31,8 @@ def test_regenerating_the_committed_scripts_changes_nothing(tmp_path):
     for name in promised_names():
         shutil.copy(REPOSITORY_ROOT / "experiment_config" / f"{name}.json", configs)
         shutil.copy(SCRIPTS / f"{name}.sh", scripts)
+    for name in seeds_of_settings(promised_names()):
+        shutil.copy(SCRIPTS / f"{name}.sbatch", scripts)
     before = {path.name: path.read_bytes() for path in scripts.iterdir()}
     outcome = generate_scripts(configs, scripts, TEMPLATE)
     assert (outcome.written, outcome.kept, outcome.outdated) == ([], [], [])
@@ -79,8 +81,8 @@ def test_hand_written_and_edited_scripts_are_left_alone(folders):
 def test_scripts_without_a_config_are_listed_and_pruned(folders):
     generate_scripts(*folders, TEMPLATE)
     (folders[0] / "small.json").unlink()
-    assert generate_scripts(*folders, TEMPLATE).outdated == ["small.sh"]
-    assert generate_scripts(*folders, TEMPLATE, prune=True).removed == ["small.sh"]
+    assert generate_scripts(*folders, TEMPLATE).outdated == ["small.sbatch", "small.sh"]
+    assert generate_scripts(*folders, TEMPLATE, prune=True).removed == ["small.sbatch", "small.sh"]
     assert not (folders[1] / "small.sh").exists()
 
 
@@ -101,6 +103,25 @@ def test_a_damaged_manifest_is_refused_not_ignored(folders):
 def test_without_its_manifest_a_folder_is_recognised_again(folders):
     generate_scripts(*folders, TEMPLATE)
     (folders[1] / ".generated.json").unlink()
-    assert generate_scripts(*folders, TEMPLATE).unchanged == ["small.sh"]
+    assert generate_scripts(*folders, TEMPLATE).unchanged == ["small.sbatch", "small.sh"]
     (folders[0] / "small.json").unlink()
-    assert generate_scripts(*folders, TEMPLATE).outdated == ["small.sh"]
+    assert generate_scripts(*folders, TEMPLATE).outdated == ["small.sbatch", "small.sh"]
+
+
+def test_a_setting_has_one_job_over_its_seeds(folders):
+    for name in ("a_seed0", "a_seed2", "a_seed10", "b_seed1", "c_seed", "d_seed01"):
+        (folders[0] / f"{name}.json").write_text("{}")
+    generate_scripts(*folders, TEMPLATE)
+    assert seeds_of_settings(["a_seed2", "a_seed10", "small"]) == {"a": [2, 10], "small": []}
+    jobs = {path.stem: path.read_text() for path in folders[1].glob("*.sbatch")}
+    assert sorted(jobs) == ["a", "b", "c_seed", "d_seed01", "small"]
+    assert "#SBATCH --job-name=a\n#SBATCH --array=0,2,10\n" in jobs["a"] and "#SBATCH --array=1\n" in jobs["b"]
+    assert "--array" not in jobs["small"] and jobs["small"].endswith(' experiment_scripts/small "$@"\n')
+
+
+def test_the_job_of_a_name_with_spaces_is_one_word_for_sbatch_and_quoted_for_the_shell(folders):
+    (folders[0] / "it's a test_seed3.json").write_text("{}")
+    generate_scripts(*folders, TEMPLATE)
+    text = (folders[1] / "it's a test.sbatch").read_text()
+    assert "#SBATCH --job-name=it_s_a_test\n#SBATCH --array=3\n" in text
+    subprocess.run(["bash", "-n"], input=text, text=True, check=True)
