@@ -18,6 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from experiment_tools.launch_ranks import split_arguments
 from utils.command_line import parse_command_line
 from utils.config import REPOSITORY_ROOT, ExperimentConfig, load_config
 from utils.errors import ConfigError
@@ -199,7 +200,8 @@ def _problem_of_program(words: Sequence[str], folder: Path) -> str | None:
 def _problem_of_overrides(config: Path, arguments: Sequence[str]) -> str | None:
     ids = next((place for place, word in enumerate(arguments) if word.startswith("-")), len(arguments))
     try:
-        _, overrides = parse_command_line([word for word in arguments[ids:] if word != "--help"])
+        _, keys = split_arguments([word for word in arguments[ids:] if word != "--help"])
+        _, overrides = parse_command_line(keys)
         if overrides.pop("plugin", None) is not None:
             overrides.pop("backbone", None)  # which the plugin brings
         load_config(config, overrides)
