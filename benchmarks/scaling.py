@@ -1,0 +1,180 @@
+"""Cost of a meta-iteration against tasks, inner steps, ways, image size, filters and ranks, and the exponent with which it grows.
+
+    .venv/bin/python benchmarks/scaling.py [--what tasks steps ...] [--quick] [--iterations N] [--key value ...]
+
+Everything else stays as in the Omniglot MAML++ 5-way 1-shot config, or as keys say. An iteration is meta-gradient, all-reduce over the ranks and
+meta-update on random data. Ranks share one meta-batch: GPUs where there are any, else processes with one thread each. The last line is one JSON object.
+"""
+
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.meta_iteration import random_episodes, whole_number
+from utils.command_line import parse_command_line
+from utils.config import REPOSITORY_ROOT, ExperimentConfig, load_config
+from utils.errors import ConfigError, UserError
+from utils.host_tuning import tune_host
+
+CONFIG = REPOSITORY_ROOT / "experiment_config" / "omniglot_maml++_5way_1shot_seed0.json"
+AXES: dict[str, tuple[tuple[str, ...], tuple[int, ...]]] = {
+    "tasks": (("batch_size",), (2, 4, 8, 16)),
+    "steps": (("number_of_training_steps_per_iter",), (1, 2, 4, 8)),
+    "ways": (("num_classes_per_set",), (5, 10, 20)),
+    "image_size": (("image_height", "image_width"), (28, 42, 84)),
+    "filters": (("cnn_num_filters",), (16, 32, 64, 128)),
+    "ranks": ((), (1, 2, 4, 8)),
+}
+"""Name -> keys that get a value each time, and the values."""
+QUICK = {
+    "batch_size": 2, "number_of_training_steps_per_iter": 1, "cnn_num_filters": 4, "image_height": 16, "image_width": 16,
+    "gpu_to_use": "cpu",
+}  # fmt: skip
+QUICK_VALUES = {"tasks": (1, 2), "steps": (1, 2), "ways": (2, 4), "image_size": (16, 24), "filters": (4, 8), "ranks": (1, 2)}
+EXPECTED = {"tasks": 1.0, "steps": 1.0, "ways": 1.0, "image_size": 2.0, "filters": 2.0, "ranks": -1.0}
+"""What counting products alone would give."""
+AS_RANK = "SCALING_AS_RANK"
+"""Environment variable of the processes that measure ranks: the overrides, as JSON."""
+
+
+def fitted_exponent(values: Sequence[float], costs: Sequence[float]) -> float:
+    """The slope of the least-squares line through (log value, log cost): cost is about value to this power.
+
+    Raises:
+        ValueError: fewer than two different values.
+    """
+    x, y = ([math.log(number) for number in numbers] for numbers in (values, costs))
+    mean_x, mean_y = statistics.fmean(x), statistics.fmean(y)
+    spread = sum((value - mean_x) ** 2 for value in x)
+    if spread == 0:
+        raise ValueError(f"an exponent needs two different values, not {list(values)}")
+    return sum((value - mean_x) * (cost - mean_y) for value, cost in zip(x, y, strict=True)) / spread
+
+
+def seconds_per_iteration(config: ExperimentConfig, iterations: int, warm_up: int = 2) -> float:
+    """The median over `iterations`, after some that do not count; this process computes its rank's part."""
+    tune_host()
+    import torch
+
+    from few_shot_learning_system import build_learner
+    from utils.devices import choose_device
+    from utils.distributed import join_group
+    from utils.ranks import this_rank
+
+    rank = this_rank()
+    device = choose_device(config.gpu_to_use, rank)
+    group = join_group(rank, device)
+    torch.manual_seed(0)
+    learner = build_learner(config, device)
+    episodes = random_episodes(config, device, getattr(torch, config.parameter_format))
+    part = group.part(config.tasks_per_meta_batch)
+    tensors = {item.name: value for item in fields(episodes) if isinstance(value := getattr(episodes, item.name), torch.Tensor)}
+    episodes = replace(episodes, **{name: value[part.start : part.stop] for name, value in tensors.items()})
+    seconds = []
+    for iteration in range(-warm_up, iterations):
+        start = time.perf_counter()
+        meta_gradients, _ = group.mean(learner.meta_gradients(episodes, 0), config.tasks_per_meta_batch)
+        learner.meta_update(meta_gradients, 0)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        if iteration >= 0:
+            seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
+
+
+def seconds_of_ranks(n_ranks: int, overrides: dict[str, Any], iterations: int) -> float:
+    """The same in several processes under torchrun.
+
+    Raises:
+        ConfigError: they failed; with what they said.
+    """
+    environment = os.environ | {AS_RANK: json.dumps(overrides), "OMP_NUM_THREADS": "1"}
+    if sys.platform == "linux":
+        environment.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes=1", "--rdzv_backend=c10d", "--rdzv_endpoint=127.0.0.1:0"]
+    command = [*torchrun, "--local_addr=127.0.0.1", f"--nproc_per_node={n_ranks}", __file__, "--iterations", str(iterations)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ConfigError(f"{n_ranks} ranks cannot be measured: {done.stderr.strip()}")
+    return float(done.stdout.split()[-1])
+
+
+def values_of(what: str, quick: bool, overrides: dict[str, Any]) -> tuple[int, ...]:
+    """Along an axis; of ranks no more than there are GPUs, or cores, or tasks."""
+    values = QUICK_VALUES[what] if quick else AXES[what][1]
+    if what != "ranks" or quick:
+        return values
+    import torch
+
+    on_gpu = torch.cuda.is_available() and overrides.get("gpu_to_use") != "cpu"
+    most = torch.cuda.device_count() if on_gpu else os.cpu_count() or 1
+    most = min(most, load_config(CONFIG, overrides).tasks_per_meta_batch)
+    return tuple(value for value in values if value <= most)
+
+
+def measure(what: str, quick: bool, overrides: dict[str, Any], iterations: int) -> dict[str, Any]:
+    """One axis: values, milliseconds, and the fitted exponent; None where there is only one value."""
+    base = (QUICK if quick else {}) | overrides
+    values, milliseconds = values_of(what, quick, base), []
+    for value in values:
+        if what == "ranks":
+            seconds = seconds_of_ranks(value, base, iterations)
+        else:
+            changed = base | dict.fromkeys(AXES[what][0], value)
+            seconds = seconds_per_iteration(load_config(CONFIG, changed), iterations)
+        milliseconds.append(1000 * seconds)
+    exponent = fitted_exponent(values, milliseconds) if len(values) > 1 else None
+    return {"what": what, "values": list(values), "ms_per_iteration": milliseconds, "exponent": exponent, "products_alone": EXPECTED[what]}
+
+
+def table_of(rows: Sequence[dict[str, Any]]) -> str:
+    """For people, in Markdown."""
+    lines = ["| what | values | ms per iteration | exponent | by products alone |", "| --- | --- | --- | --- | --- |"]
+    for row in rows:
+        shown = " ".join(f"{number:.4g}" for number in row["ms_per_iteration"])
+        exponent = "" if row["exponent"] is None else f"{row['exponent']:.2f}"
+        lines.append(f"| {row['what']} | {' '.join(map(str, row['values']))} | {shown} | {exponent} | {row['products_alone']:g} |")
+    return "\n".join(lines)
+
+
+def main(arguments: list[str]) -> int:
+    """Run the benchmark; returns the exit code."""
+    if {"-h", "--help"}.intersection(arguments):
+        print(__doc__)
+        return 0
+    try:
+        path, overrides = parse_command_line(arguments)
+        if path is not None:
+            raise ConfigError(f"command line: --name_of_args_json_file is not for this benchmark, which changes keys of {CONFIG.name}")
+        iterations = whole_number(overrides, "iterations", 10, 1)
+        if AS_RANK in os.environ:
+            seconds = seconds_per_iteration(load_config(CONFIG, json.loads(os.environ[AS_RANK])), iterations)
+            if os.environ["RANK"] == "0":
+                print(seconds)
+            return 0
+        quick = bool(overrides.pop("quick", False))
+        chosen = overrides.pop("what", list(AXES))
+        chosen = chosen if isinstance(chosen, list) else [chosen]
+        if unknown := [name for name in chosen if name not in AXES]:
+            raise ConfigError(f"command line: --what: there is no {json.dumps(unknown[0])}; there are: {', '.join(AXES)}")
+        rows = [measure(what, quick, overrides, iterations) for what in chosen]
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    print(table_of(rows))
+    print(json.dumps({"rows": rows, "iterations": iterations, "config": CONFIG.name, "overrides": overrides, "quick": quick}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
