@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from data import NORMALISATIONS
 from few_shot_classifier import FewShotClassifier, InputError, NotFittedError
 from few_shot_learning_system import build_learner
+from tests.learner_tools import Episodes
 from utils.config import check_config
 from utils.errors import ConfigError, StorageError
 from utils.image_arrays import as_input
@@ -41,15 +42,11 @@ def learned():
     return meta_fitted(batch_norm_statistics="support")
 
 
-class _OneTask:
+def one_task(queries=QUERIES) -> Episodes:
     """The images of this file as the episode that the learner is given elsewhere."""
-
-    def __init__(self, queries=QUERIES):
-        ranks = np.unique(LABELS, return_inverse=True)[1]
-        self.support_images, self.query_images = (as_input(x[:, None], NORMALISATIONS["none"])[None] for x in (IMAGES, queries))
-        self.support_labels = torch.from_numpy(ranks)[None]
-        self.query_labels, self.n_way = torch.zeros((1, len(queries)), dtype=torch.int64), 3
-        self.seeds = torch.zeros(1, dtype=torch.int64)
+    support_images, query_images = (as_input(x[:, None], NORMALISATIONS["none"])[None] for x in (IMAGES, queries))
+    ranks = torch.from_numpy(np.unique(LABELS, return_inverse=True)[1])[None]
+    return Episodes(support_images, ranks, query_images, torch.zeros((1, len(queries)), dtype=torch.int64), torch.zeros(1, dtype=torch.int64))
 
 
 @pytest.mark.parametrize("statistics", ["transductive", "support", "episodic"])
@@ -57,7 +54,7 @@ class _OneTask:
 def test_fit_and_predict_are_the_learners_evaluation(statistics, head):
     fitted = classifier(batch_norm_statistics=statistics, head=head).fit(IMAGES, LABELS)
     config = check_config(TINY | {"batch_norm_statistics": statistics, "head": head}, "test")
-    evaluation = build_learner(config, "cpu").evaluate(_OneTask())
+    evaluation = build_learner(config, "cpu").evaluate(one_task())
     np.testing.assert_allclose(fitted.predict_proba(QUERIES), F.softmax(evaluation.query_logits[0], -1).numpy(), atol=1e-5)
     assert fitted.predict(QUERIES).tolist() == [["ant", "bee", "cat"][i] for i in evaluation.query_logits[0].argmax(-1)]
 
@@ -118,11 +115,11 @@ def test_anil_is_one_keyword():
     assert list(learner.inner_loop.names) == ["head.weight", "head.bias"]
     weight, bias = (getattr(learner.network.head, name).detach().clone().requires_grad_() for name in ("weight", "bias"))
     with torch.no_grad():
-        support, query = (learner.network.features(getattr(_OneTask(), f"{role}_images"))[0] for role in ("support", "query"))
+        support, query = (learner.network.features(getattr(one_task(), f"{role}_images"))[0] for role in ("support", "query"))
     optimizer = torch.optim.SGD([weight, bias], lr=0.1)
     for _ in range(3):
         optimizer.zero_grad()
-        F.cross_entropy(F.linear(support, weight, bias), _OneTask().support_labels[0]).backward()
+        F.cross_entropy(F.linear(support, weight, bias), one_task().support_labels[0]).backward()
         optimizer.step()
     expected = F.softmax(F.linear(query, weight, bias), -1).detach().numpy()
     np.testing.assert_allclose(fitted.predict_proba(QUERIES), expected, atol=1e-4)
@@ -163,7 +160,7 @@ def test_a_network_of_ones_own_adapts_as_plain_torch_does():
     module = own_network()
     expected = copy.deepcopy(module).train()
     optimizer = torch.optim.SGD([value for name, value in expected.named_parameters() if not name.startswith("1.")], lr=0.1)
-    task = _OneTask()
+    task = one_task()
     for _ in range(2):
         optimizer.zero_grad()
         F.cross_entropy(expected(task.support_images[0]), task.support_labels[0]).backward()

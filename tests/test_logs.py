@@ -102,7 +102,8 @@ def test_progress_of_a_regression_shows_its_error(monkeypatch, caplog):
     assert "loss 1.5000, mean squared error 1.5000, " in caplog.text
 
 
-def test_a_bar_for_the_run_and_one_for_the_epoch_on_a_terminal(monkeypatch, capsys):
+def test_a_bar_for_the_run_and_one_for_the_epoch_on_a_terminal(monkeypatch, capsys, caplog):
+    caplog.set_level(logging.INFO)
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     with EpochProgress(2, 3, n_iterations=4, tasks_per_iteration=8, done=1) as progress:
         progress.advance(3, 1.25, 0.5)

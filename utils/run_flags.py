@@ -28,7 +28,9 @@ class RunFlags:
         self._last_save = time.monotonic()
 
     def to_ride(self) -> list[float]:
-        """This rank's flags: one per signal, and whether it is time to save."""
+        """This rank's flags: one per signal, and whether it is time to save; none where nobody else is there to learn them."""
+        if self._group.is_alone:
+            return []
         return [*(float(self._stop.received == number) for number in HANDLED), float(self._group.is_main and self._is_time_to_save())]
 
     def learn(self, sums: "Tensor | None") -> None:
