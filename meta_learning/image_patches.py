@@ -35,7 +35,7 @@ MOST_CHANNELS = 3
 
 @dataclass(frozen=True)
 class PatchSet:
-    """The patches of one set of images of each task, less their mean over the set."""
+    """The patches of one set of images of each task."""
 
     windows: tuple[Tensor, ...]
     """For each pixel of a pooling window (n*B, L, K + 1), the last column being ones."""
@@ -73,8 +73,8 @@ def cut_patches(images: Tensor, conv: MetaConv2d, window: tuple[int, int]) -> Im
     n_positions = patches.shape[2]
     of_tasks = patches.view(n_images, n_tasks, -1, n_positions)
     mean = of_tasks.mean(dim=(0, 3))  # (B, K)
-    of_tasks -= mean[None, :, :, None]
-    products = torch.bmm(patches, patches.transpose(1, 2)).view(n_images, n_tasks, *[patches.shape[1]] * 2)
+    centred = (of_tasks - mean[None, :, :, None]).flatten(0, 1)
+    products = torch.bmm(centred, centred.transpose(1, 2)).view(n_images, n_tasks, *[patches.shape[1]] * 2)
     covariance = products.mean(0) / n_positions
     with_ones = F.pad(patches.transpose(1, 2), (0, 1), value=1.0).unflatten(1, (height, width))
     rows, columns = height // window[0], width // window[1]
@@ -110,20 +110,17 @@ def convolve_patches(
     """
     n_tasks = patches.n_tasks
     weight = given_or_own(conv, params[0], "weight", n_tasks).flatten(2)  # (B, F, K)
+    bias = given_or_own(conv, params[0], "bias", n_tasks) if conv.bias is not None else weight.new_zeros(weight.shape[:2])
     moments = []
     for images in patches.sets:
-        mean = torch.bmm(weight, images.mean.unsqueeze(2)).squeeze(2)  # (B, F)
-        if conv.bias is not None:
-            mean = mean + given_or_own(conv, params[0], "bias", n_tasks)
+        mean = torch.bmm(weight, images.mean.unsqueeze(2)).squeeze(2) + bias  # (B, F)
         var = (torch.bmm(weight, images.covariance) * weight).sum(2)
         moments.append(Moments(mean.flatten(), var.flatten(), images.n_patches))
     outputs = []
-    for images, its, (scale, shift) in zip(
-        patches.sets, moments, norm.scales_and_shifts(moments, params[1], n_tasks, mode, name), strict=True
-    ):
-        constant = scale * its.mean + shift  # the patches have lost their mean
-        linear = torch.cat([scale.view(n_tasks, -1, 1) * weight, constant.view(n_tasks, -1, 1)], dim=2)
-        outputs.append(_WindowMaxima.apply(linear, negative_slope, *images.windows))
+    affine = norm.scales_and_shifts(moments, params[1], n_tasks, mode, name)
+    for images, (scale, shift) in zip(patches.sets, affine, strict=True):
+        scale, constant = scale.view(n_tasks, -1, 1), (scale * bias.flatten() + shift).view(n_tasks, -1, 1)
+        outputs.append(_WindowMaxima.apply(torch.cat([scale * weight, constant], dim=2), negative_slope, *images.windows))
     out = outputs[0] if len(outputs) == 1 else torch.cat(outputs)  # (n, B, L, F)
     pixels_first = out.transpose(1, 2).flatten(2)  # (n, L, B*F)
     return in_best_format(pixels_first.unflatten(1, patches.sides).permute(0, 3, 1, 2))

@@ -98,7 +98,7 @@ def test_outputs_gradients_and_statistics_equal_those_of_the_layers_one_by_one(s
         assert difference <= 1e-9 * max(float(other.detach().norm()), 1e-6 * scale)
 
 
-def test_patches_have_mean_zero_and_their_covariance_is_that_of_all_pixels():
+def test_mean_and_covariance_are_those_of_the_patches_of_all_pixels():
     generator = torch.Generator().manual_seed(0)
     pictures = torch.rand(2, 3, 1, 5, 5, generator=generator, dtype=torch.float64)
     patches = cut_patches(pictures, MetaConv2d(1, 2, 3, padding=1), (2, 2))
@@ -111,6 +111,17 @@ def test_patches_have_mean_zero_and_their_covariance_is_that_of_all_pixels():
         torch.testing.assert_close(patches.sets[0].covariance[task], torch.cov(by_hand[task], correction=0))
     assert patches.sides == (2, 2)
     assert patches.sets[0].n_patches == 75
+
+
+def test_what_is_normalised_with_support_images_does_not_depend_on_the_order_of_queries_by_a_bit():
+    network = shaken(VGGReLUNormNetwork((1, 8, 8), 3, n_filters=8, n_stages=1)).float()
+    support, query = drawn_images((1, 8, 8), N_SUPPORT, 0).float(), drawn_images((1, 8, 8), N_QUERY, 1).float()
+    mode = Pass(statistics="support", is_query=True, n_support=N_SUPPORT)
+
+    def features(queries):
+        return network.features(network.prepare(support).followed_by(network.prepare(queries)), None, mode)[:, N_SUPPORT:]
+
+    assert torch.equal(features(query).flip(1), features(query.flip(1)))
 
 
 def test_images_of_many_channels_and_other_norms_go_the_general_way():
