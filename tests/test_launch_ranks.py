@@ -5,20 +5,25 @@ Most tests put a small program without torch in the place of the real one, under
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest import mock
 
 import pytest
+from rank_tools import in_ranks
 
-from benchmarks.interrupted_scripts import with_default_signals
+import train_maml_system
+from benchmarks.interrupted_scripts import FLAGS, with_default_signals
 from experiment_tools import launch_ranks
 from experiment_tools.launch_ranks import Launch, plan_launch, split_arguments
 from utils.config import REPOSITORY_ROOT
 from utils.errors import ConfigError
 from utils.ranks import check_task_count, departure
+from utils.run_comparison import differences
 
 LIMIT_S = 150
 """For a start under torchrun on a busy machine; a few seconds on a quiet one."""
@@ -249,3 +254,108 @@ def test_when_restarts_are_used_up_the_code_is_that_of_the_kill(launch, tmp_path
     _, errors = process.communicate(timeout=LIMIT_S)
     assert process.returncode == 137
     assert "A process of this run was killed by SIGKILL" in errors and "Run the same command to go on from the last save." in errors
+
+
+# --- real runs --------------------------------------------------------------------------------------------------------
+
+
+KEYS = [text for key, value in (FLAGS | {"num_evaluation_tasks": 31, "batch_size": 3}).items() for text in (f"--{key}", str(value))]
+
+
+class TwoRanks:
+    """experiment_scripts/quickstart.sh in two processes on the CPU, shortened by flags, below one folder."""
+
+    def __init__(self, folder):
+        self.folder, self.run_folder = folder, folder / "experiments" / "quickstart"
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def environment(self, datasets):
+        return {"DATASET_DIR": str(datasets), "EXPERIMENTS_DIR": str(self.folder / "experiments"), "VIRTUAL_ENV": sys.prefix, "OMP_NUM_THREADS": "1"}
+
+    def undisturbed(self, datasets):
+        """The same run in forks of this process."""
+        config = ["--name_of_args_json_file", str(REPOSITORY_ROOT / "experiment_config" / "quickstart.json")]
+        with mock.patch.dict(os.environ, self.environment(datasets)):
+            codes = in_ranks(2, lambda group, rank: train_maml_system.main([*config, *KEYS]), joined=False, limit_s=LIMIT_S)
+        assert codes == [0, 0]
+        return self.run_folder
+
+    def start(self, datasets):
+        environment = os.environ | self.environment(datasets)
+        script = REPOSITORY_ROOT / "experiment_scripts" / "quickstart.sh"
+        with open(self.folder / "output.txt", "wb") as output:
+            return subprocess.Popen(
+                ["bash", script, "--nproc_per_node", "2", "--max_restarts", "12", "--", *KEYS], env=environment, stdin=subprocess.DEVNULL,
+                stdout=output, stderr=subprocess.STDOUT, preexec_fn=with_default_signals,  # noqa: PLW1509 -- no threads here
+            )  # fmt: skip
+
+    def output(self):
+        return (self.folder / "output.txt").read_text(errors="replace")
+
+    def finish(self, process):
+        assert process.wait(timeout=2 * LIMIT_S) == 0, self.output()
+        return self.run_folder
+
+
+def children_of(process_id):
+    """(process id, rank) of the ranks below the launcher."""
+    found = {}
+    for entry in os.listdir("/proc"):
+        try:
+            if entry.isdigit() and int(stat_of(entry)[1]) == process_id:
+                environment = Path(f"/proc/{entry}/environ").read_bytes().split(b"\0")
+                rank = next((int(word[5:]) for word in environment if word.startswith(b"RANK=")), None)
+                found |= {rank: int(entry)} if rank is not None else children_of(int(entry))
+        except OSError:
+            continue
+    return found
+
+
+def kill_rank(process, rank, when):
+    """Kill it once `when()` is true; returns whether it was there to be killed."""
+    wait_until(lambda: when() or process.poll() is not None)
+    victim = children_of(process.pid).get(rank)
+    if victim is None or process.poll() is not None:
+        return False
+    os.kill(victim, signal.SIGKILL)
+    return True
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="processes are found in /proc")
+@pytest.mark.parametrize("kills", [2, pytest.param(10, marks=pytest.mark.full)])
+def test_a_run_whose_ranks_are_killed_ends_with_the_same_bits(tmp_path, kills):
+    datasets = tmp_path / "datasets"
+    whole, killed = TwoRanks(tmp_path / "whole"), TwoRanks(tmp_path / "killed")
+    whole.undisturbed(datasets)
+    process = killed.start(datasets)
+    if kills == 2:
+        metrics = killed.run_folder / "logs" / "metrics.jsonl"
+        assert kill_rank(process, 0, lambda: metrics.exists() and metrics.stat().st_size > 0)
+        assert kill_rank(process, 1, lambda: "Testing" in killed.output())
+    else:
+        generator = random.Random(0)
+        for number in range(kills):  # wherever they are: importing, training, testing
+            wait_until(lambda: len(children_of(process.pid)) == 2 or process.poll() is not None)
+            time.sleep(generator.uniform(0, 6))
+            kill_rank(process, number % 2, lambda: True)
+    killed.finish(process)
+    assert differences(killed.run_folder, whole.run_folder) == []
+    assert "This is a bug" not in killed.output()
+    second = subprocess.Popen([sys.executable, "-c", HOLD, killed.run_folder], stdout=subprocess.PIPE, text=True)
+    assert second.stdout.readline() == "held\n"
+    refused = killed.start(datasets)
+    assert refused.wait(timeout=LIMIT_S) == 5
+    assert killed.output().count("in use by process") == 1
+    second.kill()
+    second.communicate()
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from utils.run_folder import RunFolder
+folder = RunFolder(Path(sys.argv[1]))
+folder.lock()
+print("held", flush=True)
+time.sleep(600)
+"""

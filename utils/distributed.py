@@ -175,12 +175,25 @@ def join_group(rank: Rank | None, device: torch.device) -> RankGroup:
     with _contact():
         if device.type == "cuda":
             torch.cuda.set_device(device)
-        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=LONGEST_ITERATION)
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
+            store=_store_of_this_start(rank), rank=rank.index, world_size=rank.size, timeout=LONGEST_ITERATION,
+        )  # fmt: skip
         control = dist.new_group(backend="gloo", timeout=LONGEST_SET_UP)
     if rank.folder is not None and rank.on_several_machines:
         store = _store_of_the_launchers()
         watch_elsewhere(lambda: _told(store))
     return RankGroup(rank.index, rank.size, rank.local_index, control)
+
+
+def _store_of_this_start(rank: Rank) -> Any:
+    """Where ranks find each other. torchrun may keep its store over restarts, with the addresses of processes that are gone in it."""
+    from_launcher = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    store = dist.TCPStore(
+        os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=not from_launcher and rank.index == 0, wait_for_workers=False,
+        timeout=LONGEST_ITERATION,
+    )  # fmt: skip
+    return dist.PrefixStore(f"start_{rank.restarts}", store)
 
 
 def tell_other_machines(text: str) -> None:
