@@ -223,7 +223,7 @@ class ExperimentBuilder:
         look = self.diagnostics.look(self.learner, self.data, epoch, is_last=is_last) if looks else {}
         entry = epoch_records.curves_entry(
             row, iteration=self.iteration, train=train, val=val, multi_step_loss_weights=weights,
-            snapshot=self.learner.snapshot() | look, score=self.score,
+            snapshot=self.learner.snapshot() | self.learner.memory_per_task() | look, score=self.score,
         )  # fmt: skip
         if val and row["val_accuracy_mean"] is None:
             log.warning("epoch %d: the validation gave numbers that are not finite.", epoch + 1)

@@ -441,14 +441,18 @@ class FewShotLearner(nn.Module):
 
     def snapshot(self) -> dict[str, Any]:
         """Return inner learning rates, name -> [S], of Meta-SGD also their quantiles; per layer and norm row the mean of weights, biases
-        and statistics; and the memory of a task.
+        and statistics.
         """
         layers = {}
         for name, layer in self._batch_norm_layers().items():
             values = {key: getattr(layer, key).detach() for key in ("weight", "bias", "running_mean", "running_var")}
             summary = {key: torch.atleast_2d(value).mean(dim=1).cpu().tolist() for key, value in values.items()}
             layers[name] = summary | {"momentum": float(layer.momentum)}
-        return self.inner_loop.snapshot() | self.chunks.snapshot() | {"batch_norm": layers}
+        return self.inner_loop.snapshot() | {"batch_norm": layers}
+
+    def memory_per_task(self) -> dict[str, float]:
+        """Return the MiB that a task needs, where this process has measured it."""
+        return self.chunks.snapshot()
 
 
 def build_learner(config: Any, device: torch.device | str) -> FewShotLearner:

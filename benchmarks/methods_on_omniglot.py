@@ -57,7 +57,7 @@ def measured_in_turns(methods: list[str], rounds: int, iterations: int) -> dict[
             for _ in range(iterations):
                 learner.meta_update(learner.meta_gradients(episodes, 0), 0)
             milliseconds = 1000 * (time.process_time() - start) / iterations
-            measured[method].append((milliseconds, learner.snapshot()["peak_memory_per_task_mib"]))
+            measured[method].append((milliseconds, learner.memory_per_task()["peak_memory_per_task_mib"]))
             say(f"round {turn + 1}/{rounds}: {method} {milliseconds:.0f} ms")
     return {method: tuple(map(statistics.median, zip(*values, strict=True))) for method, values in measured.items() if values}
 

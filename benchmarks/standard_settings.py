@@ -100,8 +100,6 @@ def _count(learner: Any, episodes: Any) -> tuple[int, int]:
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils._pytree import tree_leaves
 
-    from meta_learning.cuda_graphs import GraphedComputation
-
     class Counter(TorchDispatchMode):
         flops = bytes = 0
 
@@ -113,10 +111,8 @@ def _count(learner: Any, episodes: Any) -> tuple[int, int]:
             self.flops += flops_of(operator.overloadpacket.__name__, args, out)
             return out
 
-    replayed, learner.replayed = learner.replayed, GraphedComputation(None)  # a replay has no operators to count
-    with Counter() as counter:
+    with learner.replayed.off(), Counter() as counter:  # a replay has no operators to count
         learner.meta_gradients(episodes, 0)
-    learner.replayed = replayed
     return counter.flops, counter.bytes
 
 

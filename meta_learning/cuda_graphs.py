@@ -1,7 +1,8 @@
 """A computation recorded once as a CUDA graph and replayed, because launching thousands of small kernels takes longer than running them."""
 
 import logging
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
@@ -62,6 +63,15 @@ class GraphedComputation:
     def __init__(self, record: Callable[[Callable[[], Tensor]], tuple[Recording, Tensor]] | None) -> None:
         self._record = record
         self._recordings: dict[Hashable, tuple[Recording, Tensor, dict[str, Tensor], list[tuple[str, str, torch.Size]]]] = {}
+
+    @contextmanager
+    def off(self) -> Iterator[None]:
+        """Inside, functions run as they are, for those who watch them: a replay shows nothing of what it computes."""
+        record, self._record = self._record, None
+        try:
+            yield
+        finally:
+            self._record = record
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "GraphedComputation":
         """A copy of the learner computes from other parameters and records anew."""

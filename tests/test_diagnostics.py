@@ -9,6 +9,7 @@ from learner_tools import PLUS_PLUS, random_episodes, small_config, small_learne
 from run_tools import TINY, run_tiny, tiny_data
 
 from few_shot_learning_system import build_learner
+from meta_learning.cuda_graphs import GraphedComputation
 from utils.checkpoints import load_checkpoint
 from utils.config import check_config
 from utils.diagnostics import angle_degrees, look_at_gradients, look_at_update, write_examples
@@ -58,6 +59,20 @@ def test_looking_takes_time_of_both_loops_and_changes_nothing(changes):
     assert look["time_inner_s"] > 0 and look["time_outer_s"] > 0
     after = learner.state_tensors()
     assert all(torch.equal(before[name], after[name]) for name in before | after)
+
+
+def test_the_look_watches_the_computation_itself_and_no_replay():
+    """A CUDA graph calls no functions, and nothing may wait for the device while one is recorded."""
+
+    def record(function):
+        raise AssertionError("looked at while recording")
+
+    learner = small_learner(**PLUS_PLUS)
+    learner.replayed = GraphedComputation(record)
+    _, look = look_at_gradients(learner, random_episodes(small_config()), 0)
+    assert look["time_inner_s"] > 0 and look["time_outer_s"] > 0 and look["angle_degrees"] > 0.01
+    with pytest.raises(AssertionError, match="looked at while recording"):
+        learner.meta_gradients(random_episodes(small_config()), 0)
 
 
 @pytest.mark.parametrize("optimizer", [{}, {"meta_optimizer": "sgd", "meta_momentum": 0.9}, {"gradient_clip_norm": 0.01}])

@@ -106,6 +106,9 @@ class FakeLearner:
     def snapshot(self):
         return {"learned_rates": {"weight": [0.1, 0.1]}, "batch_norm": {}}
 
+    def memory_per_task(self):
+        return {}
+
     def state_tensors(self):
         return {"network.weight": self.weight, "optimizer.moment": self.moment}
 

@@ -80,7 +80,7 @@ def test_as_many_tasks_as_fit_are_computed_at_once_with_equal_gradients(memory, 
         assert worst_difference(gradients, expected) <= 1e-9
         (line,) = [record.message for record in caplog.records if record.message.startswith("Memory")]
         assert line.startswith("Memory: about ") and line.endswith(f" free; {chosen} of 4 tasks at once.")
-    assert learner.snapshot()["peak_memory_per_task_mib"] == pytest.approx(per_task / 2**20, abs=0.01)
+    assert learner.memory_per_task()["peak_memory_per_task_mib"] == pytest.approx(per_task / 2**20, abs=0.01)
 
 
 def test_the_choice_is_made_once_and_reused_by_a_resumed_run_on_a_fuller_machine(memory):

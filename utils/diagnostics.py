@@ -85,15 +85,16 @@ def look_at_gradients(learner: Any, episodes: Any, epoch: int) -> tuple[Any, dic
     """
     device = episodes.support_images.device
     clock = _GradientClock(device, learner.meta_parameters().values())
-    with clock:
-        meta_gradients = learner.meta_gradients(episodes, epoch)
-    gradients = meta_gradients.gradients
     is_second_order = learner.is_second_order(epoch)
     angle = None
-    if learner.outer_loop.second_order:
-        other = copy.copy(learner)  # shares the parameters; the learner itself is left alone
-        other.outer_loop = replace(learner.outer_loop, second_order=not is_second_order, first_order_to_second_order_epoch=-1)
-        angle = angle_degrees(gradients, other.meta_gradients(episodes, epoch).gradients)
+    with learner.replayed.off():
+        with clock:
+            meta_gradients = learner.meta_gradients(episodes, epoch)
+        gradients = meta_gradients.gradients
+        if learner.outer_loop.second_order:
+            other = copy.copy(learner)  # shares the parameters; the learner itself is left alone
+            other.outer_loop = replace(learner.outer_loop, second_order=not is_second_order, first_order_to_second_order_epoch=-1)
+            angle = angle_degrees(gradients, other.meta_gradients(episodes, epoch).gradients)
     norms = torch.stack([torch.linalg.vector_norm(gradient) for gradient in gradients.values()]).tolist()
     return meta_gradients, {
         "norms": {name.removeprefix("network."): finite_or_none(norm) for name, norm in zip(gradients, norms, strict=True)},

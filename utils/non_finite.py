@@ -42,7 +42,7 @@ def iteration_report(learner: Any, episodes: Any, iteration: int, epoch: int) ->
         "gradient_norms": _norms(result.gradients),
         "statistic_norms": _norms(result.statistics),
         "state_norms": _norms(learner.state_tensors()),
-        **{name: value for name, value in learner.snapshot().items() if name in ("learned_rates", "batch_norm")},  # of the learner, not the machine
+        **learner.snapshot(),
     }
 
 
