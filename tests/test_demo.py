@@ -5,13 +5,13 @@ import io
 import json
 import re
 import socket
-import threading
 import time
 
 import numpy as np
 import pytest
 from PIL import Image
 from run_tools import run_tiny
+from server_tools import served
 
 from experiment_tools import demo as demo_module
 from experiment_tools import demo_sessions
@@ -37,12 +37,8 @@ def network(run_folder):
 @pytest.fixture
 def demo(network):
     server = Demo(0, network, {"run": "<b>&\"'"})
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with served(server):
+        yield server
 
 
 class Visitor:

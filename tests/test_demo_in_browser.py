@@ -1,13 +1,13 @@
 """The demo page in headless Chromium: drawn by real pointer actions, a few examples are learned and a query gets the right class."""
 
 import json
-import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 from browser_tools import chromium, set_screen
 from PIL import Image
+from server_tools import served
 
 from experiment_tools.demo import Demo
 from experiment_tools.demo_network import DemoNetwork, description
@@ -51,12 +51,8 @@ def network(tmp_path_factory):
 @pytest.fixture(scope="module")
 def demo(network):
     server = Demo(0, network, description(network, Path("characters")))
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with served(server):
+        yield server
 
 
 @pytest.fixture(scope="module")

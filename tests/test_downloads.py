@@ -3,13 +3,13 @@
 import hashlib
 import io
 import re
-import threading
 import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
 from conftest import draw_dataset
+from server_tools import served
 
 from utils.errors import DataError, StorageError
 from utils.prepare_dataset import downloads
@@ -70,12 +70,8 @@ def server(monkeypatch):
     server.chunked = False
     server.ranges, server.etag = True, '"one"'
     server.address = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with served(server):
+        yield server
 
 
 def test_a_file_is_fetched_once_and_leaves_nothing_beside_it(server, tmp_path):
