@@ -273,7 +273,7 @@ class ExperimentBuilder:
         for iteration, metrics in under_way.refused().items():
             if iteration in self.skipped:
                 continue
-            if len(self.skipped) == self.settings.skip_non_finite_iterations:
+            if len(self.skipped) >= self.settings.skip_non_finite_iterations:  # more, where a start allows fewer than the one before
                 self._stop_before(iteration, metrics, under_way)
             self.skipped.append(iteration)
             log.warning(

@@ -1,5 +1,6 @@
 """A loss, gradient or statistic that is not finite changes nothing, is reported, and can be computed again."""
 
+import csv
 import json
 import logging
 
@@ -8,6 +9,7 @@ import torch
 from learner_tools import PLUS_PLUS, random_episodes, small_config, small_learner
 from run_tools import run_tiny
 
+from experiment_tools.report import write_report
 from utils.checkpoints import list_epochs, load_checkpoint, unfinished_path
 from utils.errors import ConfigError, NonFiniteError
 from utils.run_comparison import differences
@@ -193,3 +195,21 @@ def test_a_run_with_a_skipped_iteration_resumes_exactly(tmp_path):
         with pytest.raises(SystemExit):
             run_tiny(tmp_path, learner_changes=dies, **changes)
     assert differences(run_tiny(tmp_path, learner_changes=failing_at(3), **changes), whole) == []
+
+
+def test_a_start_that_allows_fewer_skips_than_there_were_stops_at_the_next(tmp_path):
+    changes = {"total_iter_per_epoch": 4, "log_every_iterations": 1}
+    run_tiny(tmp_path, learner_changes=failing_at(1, 2), skip_non_finite_iterations=2, total_epochs=1, **changes)
+    with pytest.raises(NonFiniteError, match=r"iteration 6 .*saved at iteration 5.*skip_non_finite_iterations 3"):
+        run_tiny(tmp_path, learner_changes=failing_at(6), skip_non_finite_iterations=0, total_epochs=3, **changes)
+
+
+def test_an_epoch_of_which_every_iteration_is_skipped_is_a_row_without_training_numbers(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    changes = {"total_iter_per_epoch": 2, "log_every_iterations": 1, "skip_non_finite_iterations": 2}
+    folder = run_tiny(tmp_path, learner_changes=failing_at(1, 2), **changes)
+    first, second = csv.DictReader((folder / "logs" / "summary_statistics.csv").read_text().splitlines())
+    assert first["train_loss_mean"] == first["train_accuracy_std"] == first["gradient_norm_mean"] == ""
+    assert first["val_accuracy_mean"] and second["train_loss_mean"]
+    assert any(message.startswith("epoch 1/2: every iteration skipped; val loss ") for message in caplog.messages)
+    assert write_report(folder)

@@ -35,12 +35,13 @@ def epoch_row(
 
     Args:
         epoch: counted from 1.
-        train: metric -> (mean, deviation) over iterations, of each entry.
+        train: metric -> (mean, deviation) over iterations, of each entry; nothing where all of them were skipped.
         val: metric -> one row per number of inner steps done (0..S) with a value per task; None without validation.
     """
     row: Row = {}
+    not_computed = [(None, None)]
     for name in ("loss", "accuracy"):
-        row[f"train_{name}_mean"], row[f"train_{name}_std"] = train[name][0]
+        row[f"train_{name}_mean"], row[f"train_{name}_std"] = train.get(name, not_computed)[0]
     row |= _weights("train", multi_step_loss_weights)
     row |= {"train_learning_rate_mean": meta_learning_rate, "train_learning_rate_std": 0.0}
     last = {name: _summary(val[f"query_{name}"][-1]) if val else None for name in ("loss", "accuracy")}
@@ -55,7 +56,7 @@ def epoch_row(
     row["train_tasks_per_s"] = tasks_trained / train_time_s if train_time_s > 0 else None
     row |= {"train_time_s": train_time_s, "val_time_s": val_time_s if val else None}
     row["data_time_s"] = data_time_s
-    row["gradient_norm_mean"], row["gradient_norm_std"] = train["gradient_norm"][0]
+    row["gradient_norm_mean"], row["gradient_norm_std"] = train.get("gradient_norm", not_computed)[0]
     for name in STEP_METRICS:
         for index, (mean, _) in enumerate(train.get(name, ())):
             row[f"train_{name}_after_{index + first_steps(train)[name]}_steps"] = mean
@@ -155,8 +156,11 @@ def columns_as_lists(rows: Sequence[Row]) -> dict[str, list[Any]]:
 
 def epoch_text(row: Row, total_epochs: int, score: Score = ACCURACY, peak_memory_mib: float | None = None) -> str:
     """One line for people about an epoch; with the peak of the memory so far, where somebody looked at it."""
-    text = f"epoch {row['epoch']}/{total_epochs}: train loss {row['train_loss_mean']:.4f}"
-    text += f", {score.name} {score.short_text(row['train_accuracy_mean'])}"
+    text = f"epoch {row['epoch']}/{total_epochs}: "
+    if row["train_loss_mean"] is None:
+        text += "every iteration skipped"
+    else:
+        text += f"train loss {row['train_loss_mean']:.4f}, {score.name} {score.short_text(row['train_accuracy_mean'])}"
     if row["val_accuracy_mean"] is not None:
         val = Summary(
             row["val_accuracy_mean"], row["val_accuracy_std"], row["val_accuracy_ci95"], row["val_tasks"]
