@@ -271,6 +271,8 @@ class TaskEpisodes:
             raise InputError(f"{split}: tasks of one meta-batch have {sizes} support and query images; give tasks of one size, or batch_size=1")
         support_images, support_labels, query_images, query_labels = (torch.stack(values).to(self.device) for values in zip(*parts, strict=True))
         n_way = int(support_labels.max()) + 1
+        if len(ways := sorted(set((support_labels.amax(dim=1) + 1).tolist()))) > 1:
+            raise InputError(f"{split}: tasks of one meta-batch have {ways} classes; give tasks of one number of classes, or batch_size=1")
         return EpisodeBatch(
             support_images, support_labels, query_images, query_labels,
             seeds=torch.tensor([int(index) for index in indices], device=self.device), n_way=n_way,

@@ -2,6 +2,7 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from few_shot_learning_system import build_learner
 from meta_learning.cuda_graphs import GraphedComputation
 from utils.checkpoints import load_checkpoint
 from utils.config import check_config
-from utils.diagnostics import angle_degrees, look_at_gradients, look_at_update, write_examples
+from utils.diagnostics import Diagnostics, angle_degrees, look_at_gradients, look_at_update, write_examples
 from utils.epoch_records import accuracy_histogram
 
 
@@ -49,6 +50,23 @@ def test_a_run_of_first_order_is_spared_the_second():
     learner = small_learner(second_order=False)
     _, look = look_at_gradients(learner, random_episodes(small_config()), 0)
     assert (look["order"], look["angle_degrees"]) == ("first", None)
+
+
+def test_a_look_at_numbers_that_are_not_finite_leaves_the_learner_willing_to_learn(tmp_path):
+    """A learner refuses updates after one that is not finite; those that people look at do not count."""
+    learner, config = small_learner(), small_config()
+    data = SimpleNamespace(shape=config.validation_shape, class_names={"val": []}, episodes=lambda *_: random_episodes(config))
+    compute = learner.meta_gradients
+
+    def spoilt(episodes, epoch):
+        result = compute(episodes, epoch)
+        next(iter(result.statistics.values())).view(-1)[0] = float("inf")  # and all gradients are finite
+        return result
+
+    learner.meta_gradients = spoilt
+    look = Diagnostics(tmp_path / "examples", 2).look(learner, data, 0, is_last=False)
+    assert None not in look["gradients"]["norms"].values() and "updates" not in look
+    assert learner.meta_update(compute(random_episodes(config), 0), 0)
 
 
 @pytest.mark.parametrize("changes", [{}, {"second_order": False}, PLUS_PLUS | {"task_chunk_size": 1}])

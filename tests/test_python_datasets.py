@@ -126,6 +126,7 @@ def test_datasets_that_cannot_work_say_why(dataset, message):
     ("tasks", "message"),
     [
         ([task(0), task(1, n_query=2)], r"tasks of one meta-batch have \[\(3, 2\), \(3, 3\)\] support and query images"),
+        ([task(0), (IMAGES[:3], [0, 1, 1], IMAGES[:3], [0, 1, 1])], r"tasks of one meta-batch have \[2, 3\] classes"),
         ([(IMAGES[:3], [0, 1, 2], IMAGES[:1], [5])], "test, task 0: query label 5 has no support image"),
         ([(IMAGES[:3], [0, 1], IMAGES[:1], [0])], "test, task 0: 3 images, but 2 labels"),
     ],
@@ -133,3 +134,11 @@ def test_datasets_that_cannot_work_say_why(dataset, message):
 def test_tasks_that_cannot_work_say_why(tasks, message):
     with pytest.raises(InputError, match=message):
         evaluation_data(tasks, CONFIG, CPU).episodes("test", range(len(tasks)))
+
+
+def test_tasks_that_come_without_names_of_classes_are_looked_at_without_examples():
+    classifier = FewShotClassifier(
+        image_height=10, image_width=10, num_stages=2, cnn_num_filters=3, num_classes_per_set=3, batch_size=2, total_epochs=1,
+        total_iter_per_epoch=1, num_evaluation_tasks=2, diagnostics_every_epochs=1,
+    )  # fmt: skip
+    assert classifier.meta_fit([task(seed) for seed in range(10)]).initialisation_

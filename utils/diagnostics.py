@@ -23,6 +23,7 @@ from torch.overrides import TorchFunctionMode
 from utils.atomic_files import write_bytes_atomically
 from utils.checkpoints import checkpoint_bytes
 from utils.metrics import finite_or_none
+from utils.non_finite import is_finite
 from utils.task_scores import is_regression
 
 LARGEST_SIDE = 48
@@ -61,8 +62,8 @@ class Diagnostics:
         right = write_examples(self.examples_file, learner, data, epoch)
         examples = {"examples_right": right} if right else {}
         gradients, look = look_at_gradients(learner, episodes, epoch)
-        finite = None not in look["norms"].values()
-        updates = {"updates": look_at_update(learner, gradients, epoch)} if finite else {}
+        # A learner counts the updates that it refuses, and after too many refuses them all.
+        updates = {"updates": look_at_update(learner, gradients, epoch)} if is_finite(gradients) else {}
         found = {"gradients": look, **updates, **examples, "peak_memory_mib": peak_memory_mib(learner)}
         return found | {"look_time_s": time.perf_counter() - start}
 
@@ -189,7 +190,7 @@ def peak_memory_mib(learner: Any) -> float:
 def write_examples(path: Path, learner: Any, data: Any, epoch: int) -> list[int]:
     """Write the first validation episodes with the learner's answers, before and after adaptation, to one verified file.
 
-    Nothing in a regression, whose points are nothing to look at. Returns the number of right answers in each of them, after adaptation.
+    Nothing in a regression, whose points are nothing to look at, nor of tasks that come without names of classes. Returns the number of right answers in each of them, after adaptation.
 
     Tensors: support_images uint8 (E, N, K, C, h, w), query_images uint8 (E, N, Q, C, h, w); predictions_before, predictions
     int64 (E, N, Q); confidence float32 (E, N, Q), the probability of the prediction; and all of a task's query
@@ -202,7 +203,8 @@ def write_examples(path: Path, learner: Any, data: Any, epoch: int) -> list[int]
     shown = min(n_shot, MOST_IMAGES_OF_A_CLASS), min(n_query, MOST_IMAGES_OF_A_CLASS)
     n_episodes = max(1, min(EXAMPLE_EPISODES, MOST_IMAGES // (n_way * sum(shown))))
     episodes = data.episodes("val", range(n_episodes))
-    if is_regression(episodes.query_labels):
+    names = data.class_names["val"]
+    if is_regression(episodes.query_labels) or not names:
         return []
     tensors: dict[str, Tensor] = {}
     for role, n_images, n_shown in (("support", n_shot, shown[0]), ("query", n_query, shown[1])):
@@ -216,7 +218,6 @@ def write_examples(path: Path, learner: Any, data: Any, epoch: int) -> list[int]
             values.reshape(n_episodes, n_way, n_query)[:, :, : shown[1]] for values in logits.softmax(dim=-1).max(dim=-1)
         )
         tensors |= {f"predictions{suffix}": predictions, f"confidence{suffix}": confidence, f"right{suffix}": right.sum(dim=-1)}
-    names = data.class_names["val"]
     state = {
         "epoch": epoch + 1,
         "class_names": [[names[rank] for rank in ranks] for ranks in episodes.class_ids.tolist()],

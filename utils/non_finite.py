@@ -19,6 +19,12 @@ def reason(metrics: Mapping[str, Sequence[float]]) -> str:
     return "a batch-norm statistic is not finite"
 
 
+def is_finite(meta_gradients: Any) -> bool:
+    """Tell whether the learner would apply a meta-gradient; waits for the device."""
+    checked = [*(meta_gradients.metrics[name] for name in CHECKED_METRICS), *meta_gradients.statistics.values()]
+    return all(bool(torch.isfinite(value).all()) for value in checked)
+
+
 def iteration_report(learner: Any, episodes: Any, iteration: int, epoch: int) -> dict[str, Any]:
     """Compute a training iteration without applying it and say everything about it, JSON-able.
 
@@ -30,11 +36,10 @@ def iteration_report(learner: Any, episodes: Any, iteration: int, epoch: int) ->
     """
     result = learner.meta_gradients(episodes, epoch)
     metrics = {name: value.detach().reshape(-1).tolist() for name, value in result.metrics.items()}
-    checked = [*(result.metrics[name] for name in CHECKED_METRICS), *result.statistics.values()]
     return {
         "iteration": iteration,
         "epoch": epoch + 1,
-        "is_finite": all(bool(torch.isfinite(value).all()) for value in checked),
+        "is_finite": is_finite(result),
         "training_tasks": list(episodes.indices),
         "metrics": {name: _readable(values) for name, values in metrics.items()},
         "meta_learning_rate": learner.meta_learning_rate(epoch),
