@@ -114,7 +114,7 @@ def convolve_patches(
     moments = []
     for images in patches.sets:
         mean = torch.bmm(weight, images.mean.unsqueeze(2)).squeeze(2) + bias  # (B, F)
-        var = (torch.bmm(weight, images.covariance) * weight).sum(2)
+        var = (torch.bmm(weight, images.covariance) * weight).sum(2).clamp(min=0)  # rounding may leave less of what is zero
         moments.append(Moments(mean.flatten(), var.flatten(), images.n_patches))
     outputs = []
     affine = norm.scales_and_shifts(moments, params[1], n_tasks, mode, name)

@@ -113,6 +113,17 @@ def test_mean_and_covariance_are_those_of_the_patches_of_all_pixels():
     assert patches.sets[0].n_patches == 75
 
 
+def test_blank_images_that_a_filter_does_not_see_have_no_variance_below_zero():
+    """A filter whose weights sum to zero, without padding: the map is zero, and rounding alone decides its variance."""
+    network = VGGReLUNormNetwork((1, 10, 8), 3, n_filters=64, n_stages=1, padding=False)
+    generator = torch.Generator().manual_seed(0)
+    weight = 100 * torch.randn(64, 1, 3, 3, generator=generator)
+    with torch.no_grad():
+        network.block0.conv.weight.copy_(weight - weight.mean(dim=(1, 2, 3), keepdim=True))
+    pictures = torch.rand(2, N_SUPPORT, 1, 1, 1, generator=generator).expand(-1, -1, -1, 10, 8)
+    assert torch.isfinite(network.features(network.prepare(pictures))).all()
+
+
 def test_what_is_normalised_with_support_images_does_not_depend_on_the_order_of_queries_by_a_bit():
     network = shaken(VGGReLUNormNetwork((1, 8, 8), 3, n_filters=8, n_stages=1)).float()
     support, query = drawn_images((1, 8, 8), N_SUPPORT, 0).float(), drawn_images((1, 8, 8), N_QUERY, 1).float()
