@@ -190,8 +190,6 @@ class FewShotData:
         n_ranks = n_episodes * shape.n_way * shape.n_images
         images = self._images.index_select(0, numbers[:n_ranks]) if prepared.images is None else self._to_device(prepared.images)
         images = images.reshape(n_episodes, shape.n_way, shape.n_images, *self.example_shape())
-        if self.reverse_channels:
-            images = images.flip(3)
         if self.class_rotation and split == "train":
             quarter_turns = numbers[n_ranks:-n_episodes].reshape(n_episodes, shape.n_way, 1, 1, 1, 1)
             images = rotate_by_quarter_turns(images, quarter_turns)
@@ -220,6 +218,8 @@ class FewShotData:
         if role in prepared.augmentation:
             parameters = self._to_device(prepared.augmentation[role])
             images = self._augmentations[role].apply(images.flatten(0, 1), parameters).reshape(images.shape)
+        if self.reverse_channels:  # after the augmentation, which knows red from blue
+            images = images.flip(-3)
         return images.sub_(self._mean).div_(self._std) if self._normalise else images
 
     def as_pixels(self, images: Tensor) -> Tensor:

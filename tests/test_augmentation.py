@@ -8,6 +8,7 @@ import torch
 from run_tools import run_tiny
 from test_data import numbered_data
 
+from data import FewShotData
 from utils.augmentation import (
     AUGMENTATIONS,
     JITTER,
@@ -21,6 +22,7 @@ from utils.augmentation import (
 from utils.checkpoints import epoch_path, load_checkpoint
 from utils.config import check_config
 from utils.config_schema import AugmentationName
+from utils.episodes import EpisodeShape
 from utils.reproducibility import random_words
 
 ALL = ("random_resized_crop", "pad_and_crop", "color_jitter", "flip", "enlarge")
@@ -136,6 +138,19 @@ def test_an_episode_is_changed_the_same_way_alone_or_in_a_batch_and_otherwise_th
     assert torch.equal(batch.support_images[1], alone.support_images[0])
     assert torch.equal(batch.query_images[1], alone.query_images[0])
     assert not torch.equal(batch.query_images[0], batch.query_images[1])
+
+
+def test_red_is_red_to_the_augmentation_of_channels_that_are_reversed():
+    images, classes = (photographs(12, 3, 8, 8) * 255).to(torch.uint8), {f"c{c}": range(4 * c, 4 * c + 4) for c in range(3)}
+    batches = [
+        FewShotData(
+            images, {"train": classes}, shape=EpisodeShape(3, 1, 3), seeds={"train": 0}, reverse_channels=reverse,
+            augmentation={"support": ["color_jitter"]},
+        ).episodes("train", [0, 1])
+        for reverse in (False, True)
+    ]  # fmt: skip
+    assert torch.equal(batches[0].support_images.flip(2), batches[1].support_images)
+    assert torch.equal(batches[0].query_images.flip(2), batches[1].query_images)
 
 
 def test_one_operation_sees_the_whole_meta_batch_at_once(monkeypatch):
