@@ -80,6 +80,8 @@ def test_an_unknown_key_names_the_nearest_one():
         ({"train_val_test_split": [0.9, 0.3]}, '"train_val_test_split" is [0.9, 0.3]; the fractions for train and val'),
         ({"tag": "x"}, "add --evaluate_on_test_set_only true"),
         ({"test_after_training": False, "test_curve": True}, '"test_curve" is made after training, but "test_after_training" is false'),
+        ({"train_seed": 2**56}, '"train_seed" is 72057594037927936, but must be: less than or equal to 72057594037927935'),
+        ({"class_split_seed": 2**32}, '"class_split_seed" is 4294967296, but must be: less than or equal to 4294967295'),
         ({"weight_decay": -0.1}, '"meta_weight_decay" is -0.1, but must be: greater than or equal to 0'),
         ({"dataset_name": "sinusoid"}, '"dataset_name" sinusoid, points of a wave, needs "loss" "mean_squared_error", not "cross_entropy"; "image_height" 1, not 28'),
         ({"loss": "mean_squared_error", "head": "prototypes"}, '"head" prototypes is made of classes, which regression does not have; set "head" to "learned"'),

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from utils.episodes import EpisodeShape, combinations
+from utils.reproducibility import LARGEST_SEED
 
 AugmentationName = Literal[
     "random_resized_crop", "pad_and_crop", "color_jitter", "flip", "enlarge", "resize", "crop", "color"
@@ -35,11 +36,11 @@ class ExperimentSection(_Section):
 
     experiment_name: str = Field(pattern=r"^[A-Za-z0-9_+=,.()\- ]{1,200}$")
     """Name of the run's folder under `EXPERIMENTS_DIR` (default `experiments/`)."""
-    train_seed: int = Field(0, ge=0)
+    train_seed: int = Field(0, ge=0, le=LARGEST_SEED)
     """Seed of the training episodes and, unless `seed` is given, of the initial weights."""
-    val_seed: int = Field(0, ge=0)
+    val_seed: int = Field(0, ge=0, le=LARGEST_SEED)
     """Seed of the validation and test episodes, which are drawn from separate streams."""
-    seed: int | None = Field(None, ge=0)
+    seed: int | None = Field(None, ge=0, le=2**64 - 1)
     """Seed of the initial weights alone; null: `train_seed`."""
     total_epochs: int = Field(100, ge=1)
     """Training epochs; at the first start also the period of the schedule of the meta learning rate."""
@@ -111,7 +112,7 @@ class DataSection(_Section):
     """The folder holds train, val and test folders (any letter case) with class folders inside."""
     train_val_test_split: tuple[float, ...] = Field((0.70918052988, 0.03080714725, 0.2606284658), min_length=2, max_length=3)
     """Fractions of the classes for train and val; test gets what is left. Without effect when pre-split."""
-    class_split_seed: int | None = Field(None, ge=0)
+    class_split_seed: int | None = Field(None, ge=0, le=2**32 - 1)
     """Seed of the split of the classes; null: the reference's split, the same for every seed."""
     indexes_of_folders_indicating_class: tuple[int, ...] = Field((-3, -2), min_length=1)
     """Parts of an image's path that make its class, counted from the file name backwards, e.g. [-3, -2]:
