@@ -469,9 +469,10 @@ def test_a_damaged_model_is_replaced_by_the_next_best(experiment, caplog):
         total_epochs=4,
         number_of_ensemble_models=2,
         evaluate_on_test_set_only=True,
+        tag="again",
     )
     again.run()
-    assert read_json(again, "test_summary.json")["ensemble"]["epochs"] == [4, 3]
+    assert read_json(again, "test_summary_again.json")["ensemble"]["epochs"] == [4, 3]
     assert "Set aside as train_model_2.safetensors.corrupt" in caplog.text
 
 

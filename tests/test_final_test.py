@@ -8,6 +8,7 @@ from utils.errors import ConfigError
 from utils.final_test import refuse_to_replace, result_suffix
 
 PROTOCOL = {"ways": 5, "steps": 5, "tasks": 600}
+MODELS = [{"epoch": epoch, "file": f"train_model_{epoch}.safetensors", "val_accuracy": 0.5 + epoch / 100} for epoch in (3, 2)]
 
 
 def with_statistics(protocol, *names):
@@ -18,20 +19,29 @@ def with_statistics(protocol, *names):
 def summary_file(tmp_path):
     """A test_summary.json of a test with PROTOCOL and transductive statistics."""
     path = tmp_path / "test_summary.json"
-    path.write_text(json.dumps({"results": [{"protocol": PROTOCOL | {"statistics": "transductive"}}]}))
+    models = [model | {"test_accuracy_mean": 0.6} for model in MODELS]
+    path.write_text(json.dumps({"results": [{"protocol": PROTOCOL | {"statistics": "transductive"}}], "models": models, "epochs_trained": 3}))
     return path
 
 
 def test_the_same_test_may_be_repeated_and_a_first_one_may_be_written(summary_file, tmp_path):
-    refuse_to_replace(summary_file, with_statistics(PROTOCOL, "transductive"))
-    refuse_to_replace(tmp_path / "nothing.json", with_statistics(PROTOCOL, "running"))
+    refuse_to_replace(summary_file, with_statistics(PROTOCOL, "transductive"), MODELS, 3)
+    refuse_to_replace(tmp_path / "nothing.json", with_statistics(PROTOCOL, "running"), MODELS, 3)
 
 
 def test_a_test_with_another_protocol_needs_a_tag(summary_file):
     with pytest.raises(ConfigError, match=r"test_summary.json: .*steps 5 before, 10 now\)\. .*--tag NAME"):
-        refuse_to_replace(summary_file, with_statistics(PROTOCOL | {"steps": 10}, "transductive"))
+        refuse_to_replace(summary_file, with_statistics(PROTOCOL | {"steps": 10}, "transductive"), MODELS, 3)
     with pytest.raises(ConfigError, match="another list of batch-norm statistics"):
-        refuse_to_replace(summary_file, with_statistics(PROTOCOL, "transductive", "running"))
+        refuse_to_replace(summary_file, with_statistics(PROTOCOL, "transductive", "running"), MODELS, 3)
+
+
+def test_a_test_of_other_models_needs_a_tag_unless_the_run_was_trained_since(summary_file):
+    now = with_statistics(PROTOCOL, "transductive")
+    for models in (MODELS[:1], [MODELS[0], MODELS[1] | {"val_accuracy": 0.9}]):
+        with pytest.raises(ConfigError, match=r"holds the result of other models \(train_model_3.* of epoch 3, train_model_2.*--tag NAME"):
+            refuse_to_replace(summary_file, now, models, 3)
+        refuse_to_replace(summary_file, now, models, 4)
 
 
 def test_chosen_weights_without_a_tag_have_files_of_their_own():

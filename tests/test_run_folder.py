@@ -5,6 +5,7 @@ import os
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -264,6 +265,28 @@ def test_from_scratch_twice_in_a_second_keeps_both(root, opened):
     for _ in range(3):
         train(opened(root, "run", continue_from_epoch="from_scratch"), [1])
     assert len(os.listdir(root)) == 3
+
+
+@pytest.mark.parametrize("problem", ["cannot be read", "format version 2"])
+def test_a_checkpoint_that_may_be_good_is_neither_renamed_nor_passed_over(root, opened, monkeypatch, problem):
+    """A network file system that has lost its server for a second must not cost an epoch."""
+    folder = opened(root, "run")
+    if problem == "format version 2":
+        monkeypatch.setattr("utils.checkpoints.FORMAT_VERSION", 2)
+    train(folder, [1, 2])
+    monkeypatch.undo()
+    read = Path.read_bytes
+
+    def fails(path):
+        if path.name == "train_model_2.safetensors":
+            raise OSError(5, "Input/output error")
+        return read(path)
+
+    if problem == "cannot be read":
+        monkeypatch.setattr(Path, "read_bytes", fails)
+    with pytest.raises(StorageError, match=f"train_model_2.safetensors: {problem}.*move (it|the file) away"):
+        opened(root, "run")
+    assert sorted(os.listdir(folder.saved_models)) == ["train_model_1.safetensors", "train_model_2.safetensors"]
 
 
 def test_an_epoch_number_is_refused_while_newer_epochs_exist(root, opened):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.atomic_files import write_bytes_atomically
-from utils.errors import NonFiniteError, StorageError
+from utils.errors import DamagedCheckpointError, NonFiniteError, StorageError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,7 +63,8 @@ def load_checkpoint(path: Path, device: object = "cpu") -> "tuple[dict[str, Tens
     """Tensors (on `device`) and state of a checkpoint, after verifying every byte.
 
     Raises:
-        StorageError: unreadable, damaged, or not a checkpoint of this project; says which.
+        DamagedCheckpointError: damaged, or not a checkpoint of this project; says which.
+        StorageError: it cannot be read, or is of another release; the file itself may be good.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load
@@ -72,7 +73,7 @@ def load_checkpoint(path: Path, device: object = "cpu") -> "tuple[dict[str, Tens
     try:
         tensors = load(data)
     except SafetensorError as error:
-        raise StorageError(f"{path}: not a usable checkpoint ({error}).") from error
+        raise DamagedCheckpointError(f"{path}: not a usable checkpoint ({error}).") from error
     return {name: tensor.to(device) for name, tensor in tensors.items()}, state
 
 
@@ -119,24 +120,28 @@ def _read_verified(path: Path) -> tuple[bytes, dict[str, Any]]:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise StorageError(f"{path}: cannot be read ({error.strerror}).") from error
+        raise StorageError(
+            f"{path}: cannot be read ({error.strerror}). Make it readable and run again, or move the file away to go on without it."
+        ) from error
     header_length = int.from_bytes(data[:8], "little")
     if len(data) < 8 or not 0 < header_length <= min(len(data) - 8, LARGEST_HEADER_BYTES):
-        raise StorageError(f"{path}: damaged, {len(data)} bytes are not a whole safetensors file.")
+        raise DamagedCheckpointError(f"{path}: damaged, {len(data)} bytes are not a whole safetensors file.")
     position = data.find(DIGEST_MARKER, 8, 8 + header_length) + len(DIGEST_MARKER)
     if position < len(DIGEST_MARKER):
-        raise StorageError(f"{path}: no digest found; damaged, or not a checkpoint of this project.")
+        raise DamagedCheckpointError(f"{path}: no digest found; damaged, or not a checkpoint of this project.")
     end = position + len(NO_DIGEST)
     digest = hashlib.sha256(data[:position])
     digest.update(NO_DIGEST.encode())
     digest.update(memoryview(data)[end:])
     if data[position:end] != digest.hexdigest().encode():
-        raise StorageError(f"{path}: damaged, its bytes do not fit its digest.")
+        raise DamagedCheckpointError(f"{path}: damaged, its bytes do not fit its digest.")
     try:
         content = json.loads(json.loads(data[8 : 8 + header_length])["__metadata__"][METADATA_KEY])
         version, state = content["format_version"], content["state"]
     except (ValueError, KeyError, TypeError) as error:
-        raise StorageError(f"{path}: not a checkpoint of this project ({error!r}).") from error
+        raise DamagedCheckpointError(f"{path}: not a checkpoint of this project ({error!r}).") from error
     if version != FORMAT_VERSION:
-        raise StorageError(f"{path}: format version {version}; this release reads version {FORMAT_VERSION}.")
+        raise StorageError(
+            f"{path}: format version {version}; this release reads version {FORMAT_VERSION}. Use the release that wrote it, or move the file away."
+        )
     return data, state

@@ -37,6 +37,10 @@ class StorageError(UserError):
     exit_code = 4
 
 
+class DamagedCheckpointError(StorageError):
+    """A checkpoint whose content is not what was written: another one can be used in its place, unlike one that cannot be read now."""
+
+
 class ExperimentInUseError(UserError):
     """Another process holds this experiment's folder. Names host, process and start time."""
 

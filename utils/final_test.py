@@ -113,20 +113,30 @@ def _differ(before: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]
     )
 
 
-def refuse_to_replace(summary_file: Path, now: Sequence[Mapping[str, Any]]) -> None:
-    """Leave the result of a test with other protocols alone; the same test may be repeated.
+def refuse_to_replace(
+    summary_file: Path, now: Sequence[Mapping[str, Any]], models: Sequence[Mapping[str, Any]], epochs_trained: int
+) -> None:
+    """Leave the result of a test with other protocols or other models alone; the same test may be repeated, and after more training.
 
     Args:
         now: protocols of the test that is about to begin.
+        models: what is known of those that it tests: epoch, file, val_accuracy.
+        epochs_trained: by the run so far.
     Raises:
         ConfigError: names the file, what differs, and the tag to give.
     """
     try:
-        before = [result["protocol"] for result in json.loads(summary_file.read_text())["results"]]
+        summary = json.loads(summary_file.read_text())
+        before = [result["protocol"] for result in summary["results"]]
+        tested = [{key: model[key] for key in ("epoch", "file", "val_accuracy")} for model in summary.get("models", models)]
+        trained_since = summary.get("epochs_trained") != epochs_trained
     except (OSError, ValueError, KeyError, TypeError):  # not there, or not as this release writes it
         return
     if before == now:
-        return
+        if trained_since or tested == list(models):
+            return
+        other = f"{_names_of(tested)} before, {_names_of(models)} now"
+        raise ConfigError(f"{summary_file}: holds the result of other models ({other}). Give this test a name of its own: --tag NAME")
     was, becomes = before[0], now[0]
     changed = [f"{key} {was.get(key)} before, {becomes[key]} now" for key in becomes if was.get(key) != becomes[key]]
     if [test["statistics"] for test in before] != [test["statistics"] for test in now]:
@@ -136,6 +146,10 @@ def refuse_to_replace(summary_file: Path, now: Sequence[Mapping[str, Any]]) -> N
     raise ConfigError(
         f"{summary_file}: holds the result of another test ({'; '.join(changed)}). Give this one a name of its own: --tag NAME"
     )
+
+
+def _names_of(models: Sequence[Mapping[str, Any]]) -> str:
+    return ", ".join(f"{model['file']} of epoch {model['epoch']}" for model in models)
 
 
 def summary_rows(summary: dict[str, Any]) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from utils import epoch_records
 from utils.checkpoints import epoch_path, list_epochs, load_checkpoint, set_aside
-from utils.errors import ConfigError, StorageError
+from utils.errors import ConfigError, DamagedCheckpointError, StorageError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,9 +63,13 @@ def chosen_checkpoint(saved_models: Path, wanted: str) -> Path:
 
 
 def load_or_set_aside(path: Path) -> "dict[str, Tensor] | None":
-    """The tensors of a checkpoint; None when it is damaged, which renames it and says so."""
+    """The tensors of a checkpoint; None when it is damaged, which renames it and says so.
+
+    Raises:
+        StorageError: it cannot be read, or is of another release.
+    """
     try:
         return load_checkpoint(path)[0]
-    except StorageError as error:
+    except DamagedCheckpointError as error:
         log.warning("%s Set aside as %s.", error, set_aside(path).name)
         return None

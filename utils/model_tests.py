@@ -43,10 +43,12 @@ class ModelTests:
             the content of test_summary.json; nothing on a rank that does not write.
         """
         logs, kinds = self._run_folder.logs, self._settings.test_batch_norm_statistics
+        to_test = self._models(rows) if self._group.is_main else []
         if self._settings.evaluate_on_test_set_only and self._group.is_main:
-            final_test.refuse_to_replace(logs / f"test_summary{self._suffix}.json", protocols(self._task_sets, kinds))
+            known = [model for model, _ in to_test]
+            final_test.refuse_to_replace(logs / f"test_summary{self._suffix}.json", protocols(self._task_sets, kinds), known, len(rows))
         models, evaluations = [], []
-        for model, tensors in self._group.items_of_main(self._models(rows)):
+        for model, tensors in self._group.items_of_main(to_test):
             log.info("Testing %s on %d tasks", model["file"], sum(tasks.n_tasks for tasks in self._task_sets))
             models.append(model)
             evaluations.append(self._test(tensors))
@@ -58,13 +60,12 @@ class ModelTests:
             log.info(final_test.result_text(summary, self._run_folder.path))
         return summary
 
-    def _models(self, rows: Sequence[Mapping[str, Any]]) -> Iterator[model_selection.Model]:
+    def _models(self, rows: Sequence[Mapping[str, Any]]) -> list[model_selection.Model]:
         saved_models = self._run_folder.saved_models
         if self._chosen:
             path = model_selection.chosen_checkpoint(saved_models, self._settings.load_checkpoint)
-            yield from model_selection.load_chosen(path)
-        else:
-            yield from model_selection.load_best(saved_models, rows, self._settings.number_of_ensemble_models)
+            return model_selection.load_chosen(path)
+        return model_selection.load_best(saved_models, rows, self._settings.number_of_ensemble_models)
 
     def _test(self, tensors: dict[str, Tensor]) -> list[SplitEvaluation]:
         self._learner.load_state_tensors(without_random_state(tensors), optimizer=False)

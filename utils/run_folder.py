@@ -21,7 +21,7 @@ from typing import Any
 from utils.atomic_files import remove_temporary_files, storage_error
 from utils.checkpoints import epoch_path, list_epochs, read_checkpoint_state, set_aside, unfinished_path
 from utils.config_changes import check_config_changes
-from utils.errors import ConfigError, ExperimentInUseError, StorageError
+from utils.errors import ConfigError, DamagedCheckpointError, ExperimentInUseError, StorageError
 from utils.logs import write_json
 
 log = logging.getLogger(__name__)
@@ -152,7 +152,8 @@ class RunFolder:
         None when nothing was ever saved. Damaged ones on the way are renamed to `*.corrupt`, with one line each.
 
         Raises:
-            StorageError: something was saved once, but nothing usable is left; never a silent start from zero.
+            StorageError: something was saved once, but nothing usable is left, or one cannot be read, which may be as good as when it was
+                saved; never a silent start from zero.
         """
 
         def is_wanted(entry: tuple[Path, dict[str, Any]] | None) -> bool:
@@ -192,7 +193,7 @@ def _is_at(path: Path, descriptor: int) -> bool:
 def _verified(path: Path) -> tuple[Path, dict[str, Any]] | None:
     try:
         return path, read_checkpoint_state(path)
-    except StorageError as error:
+    except DamagedCheckpointError as error:
         log.warning("%s Set aside as %s.", error, set_aside(path).name)
         return None
 
