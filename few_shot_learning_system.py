@@ -367,7 +367,7 @@ class FewShotLearner(nn.Module):
 
     def _evaluate_chunk(self, episodes: Any, n_steps: int, mode: Pass) -> tuple[Tensor, ...]:
         rows: dict[str, list[Tensor]] = {name: [] for name in STEP_METRICS}
-        logits = torch.empty(0)
+        logits = episodes.query_images.new_empty(0)
         with torch.no_grad():
             adapted = self.adaptation.start(episodes, mode)
         for step in range(n_steps + 1):

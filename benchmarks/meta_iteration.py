@@ -65,11 +65,11 @@ def time_iterations(config: ExperimentConfig, iterations: int, epoch: int, warm_
     seconds = []
     for iteration in range(-warm_up, iterations):
         if on_gpu:
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(device)
         start = time.perf_counter()
         learner.meta_update(learner.meta_gradients(episodes, epoch), epoch)
         if on_gpu:
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(device)
         if iteration >= 0:
             seconds.append(time.perf_counter() - start)
     median = statistics.median(seconds)
@@ -81,7 +81,7 @@ def time_iterations(config: ExperimentConfig, iterations: int, epoch: int, warm_
         "epoch": epoch,
         "tasks_per_s": config.tasks_per_meta_batch / median,
         "peak_memory_bytes": peak_memory_bytes(device),
-        "device": torch.cuda.get_device_name() if on_gpu else "cpu",
+        "device": torch.cuda.get_device_name(device) if on_gpu else "cpu",
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "experiment_name": config.experiment_name,
@@ -93,7 +93,7 @@ def peak_memory_bytes(device) -> int:
     import torch
 
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated()
+        return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 

@@ -86,7 +86,7 @@ def seconds_per_iteration(config: ExperimentConfig, iterations: int, warm_up: in
         meta_gradients, _ = group.mean(learner.meta_gradients(episodes, 0), config.tasks_per_meta_batch)
         learner.meta_update(meta_gradients, 0)
         if device.type == "cuda":
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(device)
         if iteration >= 0:
             seconds.append(time.perf_counter() - start)
     return statistics.median(seconds)

@@ -80,7 +80,7 @@ def _time(learner: Any, data: Any, n_tasks: int, epoch: int, iterations: int, de
 
     def wait() -> float:
         if device.type == "cuda":
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(device)
         return time.perf_counter()
 
     times = []
@@ -143,7 +143,7 @@ def ceilings(device: Any) -> dict[str, float]:
             start = time.perf_counter()
             work()
             if on_gpu:
-                torch.cuda.synchronize()
+                torch.cuda.synchronize(device)
             times.append(time.perf_counter() - start)
         return min(times)
 

@@ -26,28 +26,44 @@ class Recording(Protocol):
 
 
 class CudaRecorder:
-    """Records CUDA graphs that share their memory: they replay one after the other, and their results are copied before the next one does."""
+    """Records CUDA graphs that share their memory: they replay one after the other, and their results are copied before the next one does.
 
-    def __init__(self) -> None:
+    Args:
+        device: on which the function computes, whichever one is current.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._stream: Any = None  # one for all, so that libraries need one workspace, and graphs can share their memory
         self._pool: Any = None
 
     def __call__(self, function: Callable[[], Tensor]) -> tuple[Recording, Tensor]:
         """Return a graph of a function and the tensor that each replay writes its result to.
 
         Warm-up and recording compute from the same inputs and keep nothing but the result: the function must change nothing.
+
+        Raises:
+            RuntimeError: what the function raised, also where that makes the end of the recording fail.
         """
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(WARM_UPS):
-                function()
-        torch.cuda.current_stream().wait_stream(side)
-        self._pool = self._pool or torch.cuda.graph_pool_handle()
-        graph = torch.cuda.CUDAGraph()
-        # Another thread prepares the next episodes meanwhile; its allocations are none of this graph's business.
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-            result = function()
-        return graph, result
+        with torch.cuda.device(self._device):
+            outside = torch.cuda.current_stream()
+            self._stream = self._stream or torch.cuda.Stream()
+            self._pool = self._pool or torch.cuda.graph_pool_handle()
+            graph = torch.cuda.CUDAGraph()
+            self._stream.wait_stream(outside)
+            try:
+                with torch.cuda.stream(self._stream):
+                    for _ in range(WARM_UPS):
+                        function()
+                outside.wait_stream(self._stream)
+                # Another thread prepares the next episodes meanwhile; its allocations are none of this graph's business.
+                with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
+                    result = function()
+            except RuntimeError as error:
+                raise (error.__context__ if isinstance(error.__context__, RuntimeError) else error) from None
+            finally:
+                torch.cuda.set_stream(outside)  # torch stays on the stream of a recording that it cannot end
+            return graph, result
 
 
 class GraphedComputation:
@@ -93,6 +109,7 @@ class GraphedComputation:
                 self._recordings[full_key] = self._recorded(function, inputs)
             except RuntimeError as error:
                 if is_out_of_memory(error):
+                    self._recordings.clear()  # their memory may be what is missing
                     raise
                 log.warning("CUDA graphs are off: this computation cannot be recorded (%s).", str(error).strip().partition("\n")[0])
                 self._record = None
@@ -128,4 +145,4 @@ def _unflatten(flat: Tensor, layout: list[tuple[str, str, torch.Size]]) -> Neste
 
 def recorder_for(device: torch.device, wanted: bool) -> CudaRecorder | None:
     """Return a recorder where it can run and is wanted, else None."""
-    return CudaRecorder() if wanted and device.type == "cuda" else None
+    return CudaRecorder(device) if wanted and device.type == "cuda" else None

@@ -2,11 +2,12 @@
 
 import copy
 import logging
+from contextlib import contextmanager
 
 import pytest
 import torch
 
-from meta_learning.cuda_graphs import GraphedComputation, recorder_for
+from meta_learning.cuda_graphs import WARM_UPS, CudaRecorder, GraphedComputation, recorder_for
 from tests.learner_tools import PLUS_PLUS, random_episodes, small_config, small_learner, worst_difference
 
 
@@ -74,6 +75,98 @@ def test_running_out_of_memory_is_for_the_caller():
 
     with pytest.raises(torch.OutOfMemoryError):
         GraphedComputation(fails)(doubled, {"x": torch.ones(1), "y": torch.tensor(0.0)}, "key")
+
+
+def test_running_out_of_memory_gives_back_that_of_other_recordings():
+    class Full(StandIn):
+        def __call__(self, function):
+            if self.n_recordings:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+            return super().__call__(function)
+
+    computation, inputs = GraphedComputation(Full()), {"x": torch.ones(1), "y": torch.tensor(0.0)}
+    computation(doubled, inputs, "key")
+    assert len(computation._recordings) == 1
+    with pytest.raises(torch.OutOfMemoryError):
+        computation(doubled, inputs, "other key")
+    assert not computation._recordings
+
+
+class FakeCuda:
+    """The parts of torch.cuda that record, on a machine without: who is current, and what was recorded where."""
+
+    def __init__(self, monkeypatch):
+        self.device, self.stream, self.recorded = None, "outside", []
+        for name in ("current_stream", "Stream", "graph_pool_handle", "CUDAGraph", "graph"):
+            monkeypatch.setattr(torch.cuda, name, getattr(self, f"_{name}"))
+        monkeypatch.setattr(torch.cuda, "device", lambda device: self._inside("device", device))
+        monkeypatch.setattr(torch.cuda, "stream", lambda stream: self._inside("stream", stream))
+        monkeypatch.setattr(torch.cuda, "set_stream", lambda stream: setattr(self, "stream", stream))
+
+    @contextmanager
+    def _inside(self, name, value):
+        before = getattr(self, name)
+        setattr(self, name, value)
+        yield
+        setattr(self, name, before)  # not reached after an error, as with torch's recording
+
+    def _current_stream(self):
+        return self._Stream("outside")
+
+    def _Stream(self, name="own"):
+        fake = self
+
+        class Stream(str):
+            def wait_stream(self, other):
+                fake.recorded.append(f"{self} waits for {other}")
+
+        return Stream(name)
+
+    def _graph_pool_handle(self):
+        return object()
+
+    def _CUDAGraph(self):
+        return object()
+
+    @contextmanager
+    def _graph(self, graph, pool, stream, capture_error_mode):
+        self.recorded.append((self.device, pool, stream))
+        self.stream = stream
+        done = False
+        try:
+            yield
+            done = True
+        finally:
+            if not done:
+                raise RuntimeError("CUDA error: operation failed due to a previous error during capture")
+        self.stream = "outside"
+
+
+def test_a_recording_is_made_on_its_device_and_shares_stream_and_memory_with_the_others(monkeypatch):
+    fake, streams = FakeCuda(monkeypatch), []
+    recorder = CudaRecorder(torch.device("cuda", 1))
+    for _ in range(2):
+        recorder(lambda: streams.append(str(fake.stream)) or torch.ones(1))
+    assert (fake.device, fake.stream) == (None, "outside")
+    assert streams == ["own"] * 2 * (WARM_UPS + 1)
+    assert fake.recorded[:2] == ["own waits for outside", "outside waits for own"]
+    first, second = (entry for entry in fake.recorded if isinstance(entry, tuple))
+    assert first == second
+    assert first[0] == torch.device("cuda", 1)
+
+
+def test_a_recording_that_fails_says_why_and_leaves_its_stream(monkeypatch):
+    fake, calls = FakeCuda(monkeypatch), []
+
+    def runs_out_of_memory():
+        calls.append(None)
+        if len(calls) > WARM_UPS:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+        return torch.ones(1)
+
+    with pytest.raises(torch.OutOfMemoryError, match="Tried to allocate 2 GiB"):
+        CudaRecorder(torch.device("cuda", 0))(runs_out_of_memory)
+    assert fake.stream == "outside"
 
 
 def test_only_cuda_records():

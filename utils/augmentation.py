@@ -155,6 +155,9 @@ class ColorJitter:
 
     n_words, n_parameters = 6, 6
 
+    def __init__(self):
+        self._shares: Tensor | None = None  # on the device: made there anew, they would make the host wait for it each time
+
     def parameters(self, words: np.ndarray) -> np.ndarray:
         """Rows of the order (three of 0 brightness, 1 contrast, 2 saturation) and of the factor at each place of it."""
         order = sample_without_replacement(words[:, :3], np.full(len(words), 3))
@@ -162,10 +165,11 @@ class ColorJitter:
 
     def apply(self, images: Tensor, parameters: Tensor) -> Tensor:
         """image = clamp(factor * image + (1 - factor) * other); other is black, the mean grey, or the grey image."""
-        shares = torch.tensor(GREY, device=images.device, dtype=images.dtype).reshape(3, 1, 1)
+        if self._shares is None or (self._shares.device, self._shares.dtype) != (images.device, images.dtype):
+            self._shares = torch.tensor(GREY, device=images.device, dtype=images.dtype).reshape(3, 1, 1)
         for place in range(3):
             kind, factor = (parameters[:, i].reshape(-1, 1, 1, 1) for i in (place, place + 3))
-            grey = (images * shares).sum(1, keepdim=True) if images.shape[1] == 3 else images
+            grey = (images * self._shares).sum(1, keepdim=True) if images.shape[1] == 3 else images
             other = torch.where(kind == 1, grey.mean((1, 2, 3), keepdim=True), torch.where(kind == 2, grey, 0.0))
             factor = factor.to(images.dtype)
             images = (factor * images + (1 - factor) * other).clamp_(0, 1)

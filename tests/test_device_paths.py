@@ -1,0 +1,129 @@
+"""Nothing of a training step runs on the host: checked on torch's meta device.
+
+A meta tensor has a device but no values: whoever reads one on the host (`.item()`, `bool(t)`, `.cpu()`), or mixes it with tensors of the
+CPU, gets an error. What runs there waits for no device, and what is computed under `OnOneDevice` could be recorded as a CUDA graph.
+"""
+
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from data import FewShotData
+from few_shot_learning_system import build_learner
+from meta_learning.cuda_graphs import GraphedComputation
+from meta_learning.norm_layers import MetaBatchNorm2d
+from tests.learner_tools import small_config
+from tests.method_matrix import ALL_METHODS, METHODS, episodes_of, epochs_of, users_networks
+from utils.augmentation import AUGMENTATIONS
+from utils.episodes import EpisodeShape
+from utils.sinusoid import SinusoidData
+
+
+def devices(tree: Any) -> set[str]:
+    """Of all tensors in it."""
+    return {leaf.device.type for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor)}
+
+
+class CopiesFromHost(TorchDispatchMode):
+    """Collects the operators that bring something from the host to the device; each of them makes the host wait unless memory is pinned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = operator(*args, **(kwargs or {}))
+        name, given, made = operator.overloadpacket.__name__, devices((args, kwargs)), devices(out)
+        if "meta" in made and (name == "lift_fresh" or (name in ("_to_copy", "copy_", "index", "index_put_") and "cpu" in given)):
+            self.found.append(name)  # lift_fresh: torch.tensor([...], device=...)
+        return out
+
+
+class OnOneDevice(CopiesFromHost):
+    """Fails for every operator that takes or makes a tensor of the CPU, even one number, or brings one to the device."""
+
+    def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = super().__torch_dispatch__(operator, types, args, kwargs)
+        touched = devices((args, kwargs, out))
+        assert touched <= {"meta"} and not self.found, f"{operator} touches {', '.join(sorted(touched))}; copies: {self.found}"
+        return out
+
+
+class Watch:
+    """A recorder that lets nothing leave the device; what it watches counts as replayed."""
+
+    def __init__(self) -> None:
+        self.n_recordings = 0
+
+    def __call__(self, function: Any) -> Any:
+        self.n_recordings += 1
+        try:
+            with OnOneDevice():
+                result = function()
+        except RuntimeError as error:  # which `GraphedComputation` takes for a machine that cannot record
+            raise AssertionError(f"reads the device: {error}") from error
+        return self, result
+
+    def replay(self) -> None:
+        """Compute nothing."""
+
+
+@pytest.fixture(autouse=True)
+def plugins(monkeypatch):
+    # An evaluation with running statistics looks on the host whether there are any.
+    monkeypatch.setattr(MetaBatchNorm2d, "has_running_statistics", lambda self: True)
+    with users_networks():
+        yield
+
+
+@pytest.mark.parametrize("read", [lambda t: torch.tensor([1.0], device="meta"), lambda t: t * torch.tensor(2.0), lambda t: t.sum().item(), lambda t: t.cpu(), bool])
+def test_what_leaves_the_device_is_noticed(read):
+    watch = Watch()
+    with pytest.raises(AssertionError, match=r"touches|reads the device"):
+        watch(lambda: read(torch.zeros(1, device="meta")))
+
+
+@pytest.mark.parametrize("name", ALL_METHODS)
+def test_training_and_evaluation_stay_on_the_device(name):
+    changes = METHODS[name]
+    learner = build_learner(small_config(**changes), "meta")
+    assert devices([*learner.parameters(), *learner.buffers()]) == {"meta"}
+    watch = Watch()
+    learner.replayed = GraphedComputation(watch)
+    for epoch in epochs_of(changes):
+        learner.precision._checked_epoch = epoch  # it waits for the device once an epoch
+        meta_gradients = learner.meta_gradients(episodes_of(changes, device="meta"), epoch)
+        assert devices(meta_gradients.tensors()) == {"meta"}
+        with CopiesFromHost() as copies:
+            assert learner.meta_update(meta_gradients, epoch).device.type == "meta"
+        assert not copies.found
+    evaluation = learner.evaluate(episodes_of(changes, device="meta"))
+    assert evaluation.query_logits.device.type == "meta"
+    assert watch.n_recordings == len(epochs_of(changes)) + 1
+
+
+@pytest.mark.parametrize("on_device", [True, False])
+@pytest.mark.parametrize("augmentation", [None, *AUGMENTATIONS])
+def test_episodes_come_to_the_device_in_one_copy_of_each_kind(augmentation, on_device):
+    images = torch.zeros(24, 3, 12, 12, dtype=torch.uint8, device="meta" if on_device else "cpu")
+    classes = {f"class{label}": range(4 * label, 4 * label + 4) for label in range(6)}
+    names = {} if augmentation is None else {"support": (augmentation,), "query": (augmentation,)}
+    data = FewShotData(
+        images, {"train": classes}, shape=EpisodeShape(5, 1, 2), seeds={"train": 0}, class_rotation=True, normalisation="imagenet",
+        reverse_channels=True, augmentation=names, device="meta",
+    )  # fmt: skip
+    data.episodes("train", range(3))  # makes what stays on the device
+    with CopiesFromHost() as copies:
+        episodes = data.episodes("train", range(3, 6))
+    assert {episodes.support_images.device.type, episodes.query_labels.device.type, episodes.seeds.device.type} == {"meta"}
+    assert len(copies.found) == 1 + (not on_device) + len(names), copies.found  # numbers, gathered images, parameters of each augmentation
+
+
+def test_sinusoids_come_to_the_device_in_two_copies():
+    data = SinusoidData(shape=EpisodeShape(1, 5, 5), seeds={"train": 0}, device="meta")
+    with CopiesFromHost() as copies:
+        assert data.episodes("train", range(3)).query_labels.device.type == "meta"
+    assert len(copies.found) == 2

@@ -1,0 +1,71 @@
+"""What a CUDA graph would compute, with a tape of operators in its place: never a value of the time of its recording."""
+
+import pytest
+import torch
+
+from few_shot_learning_system import build_learner
+from meta_learning.cuda_graphs import GraphedComputation
+from tests.learner_tools import small_config, small_learner, worst_difference
+from tests.method_matrix import CHANGING, METHODS, episodes_of, epochs_of, users_networks
+from tests.recorded_tape import TapeRecorder
+
+EPOCHS = (0, 1, 1, 2, 3, 4)
+"""Of methods with schedules: first and second order, weights of the query losses on their way, all of them and the last one."""
+FEW_EPOCHS = (0, 3, 3)
+"""Of the others, whose meta learning rate alone changes."""
+
+
+@pytest.fixture(autouse=True)
+def plugins():
+    with users_networks():
+        yield
+
+
+def taped(learner):
+    learner.replayed = GraphedComputation(TapeRecorder())
+    return learner
+
+
+def agree(ours, theirs):
+    assert worst_difference(ours.gradients, theirs.gradients) <= 1e-12
+    for group in ("statistics", "metrics"):
+        torch.testing.assert_close(getattr(ours, group), getattr(theirs, group), rtol=1e-12, atol=0, equal_nan=True)
+
+
+def test_the_tape_has_numbers_of_its_recording_and_tensors_of_now():
+    weight, factor = torch.nn.Parameter(torch.tensor(2.0)), [3.0]
+    replayed = GraphedComputation(TapeRecorder())
+
+    def result(x):
+        return float(replayed(lambda inputs: {"": {"y": inputs["x"] * weight * factor[0]}}, {"x": torch.tensor(x)}, "key")[""]["y"])
+
+    assert result(1.0) == 6.0
+    factor[0] = 5.0
+    assert result(2.0) == 12.0, "a number of Python is that of the recording"
+    with torch.no_grad():
+        weight.add_(1.0)
+    assert result(2.0) == 18.0, "a parameter that was written to is read again"
+    weight.data = torch.tensor(7.0)
+    assert result(2.0) == 18.0, "other memory is not looked at"
+
+
+@pytest.mark.parametrize("name", [name if name in CHANGING else pytest.param(name, marks=pytest.mark.full) for name in METHODS])
+def test_a_replay_computes_what_the_learner_computes(name):
+    changes = METHODS[name]
+    plain, replaying = small_learner(**changes), taped(small_learner(**changes))
+    epochs = FEW_EPOCHS if len(epochs_of(changes)) == 1 else EPOCHS
+    for iteration, epoch in enumerate(epochs):
+        episodes = episodes_of(changes, seed=iteration)
+        theirs = plain.meta_gradients(episodes, epoch)
+        agree(replaying.meta_gradients(episodes, epoch), theirs)
+        for learner in (plain, replaying):
+            learner.meta_update(theirs, epoch)
+        if iteration == len(epochs) // 2:  # the process ends here; another one has recorded before it reads the checkpoint
+            state = {name: value.clone() for name, value in plain.state_tensors().items()}
+            replaying = taped(build_learner(small_config(**changes), "cpu"))
+            for recorded_epoch in (epoch, epochs[iteration + 1]):
+                replaying.meta_gradients(episodes, recorded_epoch)
+            replaying.load_state_tensors(state)
+        ours, expected = (vars(learner.evaluate(episodes)) for learner in (replaying, plain))
+        torch.testing.assert_close(ours, expected, rtol=1e-12, atol=0)
+    assert replaying.replayed._record is not None, "nothing fell back to an ordinary run"
