@@ -133,8 +133,10 @@ class FewShotClassifier(Estimator):
         config = self._config(first_image_shape(dataset, self.image_shape), meta_learned=False)
         device = choose_device(config.gpu_to_use)
         data = training_data(dataset, val, config, device, self.image_shape)
-        learner = self._build(config, None)
         with ExitStack() as stack:
+            # Checkpoints hold PyTorch's random state, and a run that is resumed restores it; the user's own stays.
+            stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
+            learner = self._build(config, None)
             root = experiments_root() if self.experiment_name else Path(stack.enter_context(tempfile.TemporaryDirectory()))
             run_folder = open_run_folder(root, config.experiment_name, config.to_json_dict())
             stack.callback(run_folder.unlock)

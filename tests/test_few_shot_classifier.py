@@ -206,6 +206,12 @@ def test_meta_fit_is_the_run_of_the_scripts(tmp_path, monkeypatch):
     assert (tmp_path / "python" / "here" / "logs" / "summary_statistics.csv").is_file()
 
 
+def test_meta_fit_leaves_the_random_numbers_of_the_user_alone():
+    before = torch.get_rng_state()
+    meta_fitted(total_iter_per_epoch=1)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_a_named_meta_fit_goes_on_where_it_was(tmp_path, monkeypatch):
     monkeypatch.setenv("EXPERIMENTS_DIR", str(tmp_path))
     data = (COLOURS, np.repeat(np.arange(9), 5))
