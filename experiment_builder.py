@@ -319,6 +319,8 @@ class ExperimentBuilder:
         checkpoint = self.run_folder.newest_good_checkpoint(before_iteration=iteration) if self.group.is_main else None
         if checkpoint is not None:
             self._load(checkpoint[0])
+        elif self.group.is_main:
+            self._take_given_weights()
         self._stand_where_main_stands()
         self.learner.allow_skips(max(0, settings.skip_non_finite_iterations - len(self.skipped)))
         log.info("Replaying iteration %d from iteration %d.", iteration, self.iteration)
@@ -403,12 +405,17 @@ class ExperimentBuilder:
                 where = f"at iteration {self.iteration}, in" if self._under_way else "after"
                 epoch = self.epochs_done + 1 if self._under_way else self.epochs_done
                 log.info("Resuming %s epoch %d (%s).", where, epoch, path.name)
-        elif self.settings.load_checkpoint and not only_testing:
+        elif not only_testing:
+            self._take_given_weights()
+        return metrics_jsonl_bytes
+
+    def _take_given_weights(self) -> None:
+        """Begin a run with the weights that load_checkpoint names, if it does."""
+        if self.settings.load_checkpoint:
             path = model_selection.chosen_checkpoint(self.run_folder.saved_models, self.settings.load_checkpoint)
             tensors, _ = load_checkpoint(path)
             self.learner.load_state_tensors(without_random_state(tensors), optimizer=False)
             log.info("Starting from the weights of %s.", path)
-        return metrics_jsonl_bytes
 
     def _stand_where_main_stands(self) -> None:
         """Let the other ranks take over everything from rank 0, which alone reads files."""

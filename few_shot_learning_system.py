@@ -447,7 +447,7 @@ class FewShotLearner(nn.Module):
         for name, layer in self._batch_norm_layers().items():
             values = {key: getattr(layer, key).detach() for key in ("weight", "bias", "running_mean", "running_var")}
             summary = {key: torch.atleast_2d(value).mean(dim=1).cpu().tolist() for key, value in values.items()}
-            layers[name] = summary | {"momentum": float(layer.momentum)}
+            layers[name] = summary | {"momentum": float(layer.momentum.detach())}
         return self.inner_loop.snapshot() | {"batch_norm": layers}
 
     def memory_per_task(self) -> dict[str, float]:

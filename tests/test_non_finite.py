@@ -164,6 +164,27 @@ def test_an_iteration_of_a_finished_run_is_trained_up_to_from_the_checkpoint_bef
         run_tiny(tmp_path, replay_iteration=11)
 
 
+def test_a_replay_begins_with_the_weights_that_the_run_began_with(tmp_path):
+    given = run_tiny(tmp_path / "given", total_epochs=1) / "saved_models" / "train_model_1.safetensors"
+    losses = []
+
+    def listens(learner):
+        compute = learner.meta_gradients
+
+        def meta_gradients(episodes, epoch):
+            result = compute(episodes, epoch)
+            losses.append((episodes.indices, float(result.metrics["loss"])))
+            return result
+
+        learner.meta_gradients = meta_gradients
+
+    changes = {"load_checkpoint": str(given), "total_epochs": 1, "total_iter_per_epoch": 3, "diagnostics_every_epochs": 0, "learner_changes": listens}
+    run_tiny(tmp_path, **changes)
+    trained, losses[:] = list(losses), []
+    run_tiny(tmp_path, replay_iteration=3, **changes)
+    assert losses == trained
+
+
 def test_skipped_iterations_are_named_and_leave_no_number(tmp_path, caplog):
     changes = {"skip_non_finite_iterations": 2, "log_every_iterations": 1}
     folder = run_tiny(tmp_path, learner_changes=failing_at(2, 7), **changes)
