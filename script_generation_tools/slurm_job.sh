@@ -28,7 +28,8 @@ if ((machines > 1)); then
         if [[ "$argument" == -- ]]; then has_options=true; fi
     done
     if ! $has_options; then meet+=(--); fi
-    command=(srun "--ntasks=$machines" --ntasks-per-node=1 bash "$script" all "${meet[@]}" "$@")
+    # srun does not take the job's number of CPUs over by itself (since SLURM 22.05).
+    command=(srun "--ntasks=$machines" --ntasks-per-node=1 ${SLURM_CPUS_PER_TASK:+"--cpus-per-task=$SLURM_CPUS_PER_TASK"} bash "$script" all "${meet[@]}" "$@")
 else
     command=(bash "$script" all "$@")
 fi

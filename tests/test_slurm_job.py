@@ -72,10 +72,10 @@ def test_a_seed_that_is_not_there_is_named(job):
 
 @pytest.mark.parametrize("options", [[], ["--max_restarts", "5", "--"]])
 def test_several_machines_meet_at_the_first(job, options):
-    several = {"SLURM_JOB_NUM_NODES": "2", "SLURM_JOB_NODELIST": "m[1-2]"}
+    several = {"SLURM_JOB_NUM_NODES": "2", "SLURM_JOB_NODELIST": "m[1-2]", "SLURM_CPUS_PER_TASK": "4"}
     assert end(job("alone.sbatch", *options, "--tag", "x", **several))[0] == 0
     show, srun, launch = job.record()
-    assert show == "scontrol show hostnames m[1-2]" and srun.startswith("srun --ntasks=2 --ntasks-per-node=1 bash ")
+    assert show == "scontrol show hostnames m[1-2]" and srun.startswith("srun --ntasks=2 --ntasks-per-node=1 --cpus-per-task=4 bash ")
     given = " ".join([*options, "--tag x"] if options else ["--", "--tag x"])
     assert launch.endswith(f"alone.json all --nnodes 2 --rdzv_endpoint first-machine:20077 {given}")
 
