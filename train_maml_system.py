@@ -162,6 +162,7 @@ def _train_and_test(config: Any, run_folder: RunFolder, stop: stop_signals.StopS
         from utils.devices import choose_device, describe_device, make_deterministic
         from utils.distributed import join_group
         from utils.environment import describe_environment
+        from utils.same_start import check_same_data, check_same_program
 
         if config.deterministic:
             make_deterministic()
@@ -169,6 +170,7 @@ def _train_and_test(config: Any, run_folder: RunFolder, stop: stop_signals.StopS
         group = join_group(rank, device)
         others = "" if group.is_alone else f", the first of {group.size} processes that share the tasks"
         log.info("%s: %s%s", config.experiment_name, describe_device(device), others)
+        check_same_program(group, config.to_json_dict())
         torch.manual_seed(config.initialisation_seed)  # PyTorch's own start differs between processes; checkpoints hold its state
     dtype = getattr(torch, config.parameter_format)
     with group.in_turn():  # one unpacks and decodes what all of a machine use
@@ -180,6 +182,7 @@ def _train_and_test(config: Any, run_folder: RunFolder, stop: stop_signals.StopS
         else:
             data = build_data(config, device, dtype)
             task_sets, summary = build_task_sets(config, data), data.summary()
+    check_same_data(group, summary)
     with stop.at_once():
         # A run that resumes needs no file of initial weights any more; a rank takes all of its state from the first.
         resumes = (run_folder.has_checkpoints() and not config.replay_iteration) or not group.is_main

@@ -127,6 +127,12 @@ class RankGroup:
             tensors, known = self.state_of_main(lambda item=item: (item[1], item[0]))
             yield known, tensors
 
+    def of_all(self, own: Any) -> list[Any]:
+        """What each rank has, JSON-able, in their order."""
+        if self.is_alone:
+            return [own]
+        return [json.loads(self._bytes_of(index, json.dumps(own).encode() if index == self.index else b"")) for index in range(self.size)]
+
     def together(self, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Tensors with a leading axis of this rank's tasks, on the host, to those of all tasks; a rank without any gives none."""
         if self.is_alone:
