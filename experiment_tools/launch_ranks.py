@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from utils.config import REPOSITORY_ROOT
-from utils.errors import ConfigError
+from utils.errors import ConfigError, Interrupted
 from utils.gpu_ids import check_gpus, gpu_ids
-from utils.ranks import FOLDER, PARENT, departure
+from utils.ranks import FOLDER, GIVEN_UP, MEETING, PARENT, departure
 from utils.stop_signals import HANDLED, StopSignals, leave_note
 
 WHOLE_NUMBERS = ("nproc_per_node", "max_restarts", "node_rank", "master_port")
@@ -28,6 +28,12 @@ OPTIONS = (*WHOLE_NUMBERS, "nnodes", "rdzv_backend", "rdzv_endpoint", "rdzv_id",
 """Of torchrun, that may stand before a `--`."""
 USAGE = "as in: bash experiment_scripts/NAME.sh 0 1 --nnodes 2 --rdzv_endpoint HOST:29500 -- --total_epochs 10"
 DEFAULT_RESTARTS = 3
+DEFAULT_PORT = "29500"
+"""Of `master_addr`, as in torchrun."""
+SECONDS = ("join_timeout", "silence_timeout")
+"""Of `rdzv_conf`: how long to wait for other machines, and to hear nothing from one."""
+TIME_TO_TELL_S = 10.0
+"""For other machines to learn that this one stops while it waits for them."""
 LOOPBACK = "127.0.0.1"
 POLL_S = 0.05
 
@@ -56,10 +62,18 @@ class Launch:
     def torchrun_arguments(self, run_id: str) -> list[str]:
         """All of torchrun's options. `run_id`: by which the machines of a run know each other."""
         if self.on_one_machine:  # a port that is free, and nothing that another machine could see
-            options = {"nnodes": "1", "rdzv_backend": "c10d", "rdzv_endpoint": f"{LOOPBACK}:0", "local_addr": LOOPBACK}
+            options = {"nnodes": "1", "rdzv_endpoint": f"{LOOPBACK}:0", "local_addr": LOOPBACK, "rdzv_id": uuid.uuid4().hex}
         else:
-            options = {"rdzv_backend": "c10d"} if "rdzv_endpoint" in self.options else {}
-        options |= {"rdzv_id": uuid.uuid4().hex if self.on_one_machine else run_id, "max_restarts": str(DEFAULT_RESTARTS), **self.options, "nproc_per_node": str(self.n_here)}
+            options = {"rdzv_id": run_id}
+        options |= {"max_restarts": str(DEFAULT_RESTARTS), **self.options, "nproc_per_node": str(self.n_here), "rdzv_backend": MEETING}
+        conf = [options.pop("rdzv_conf")] if "rdzv_conf" in options else []
+        if node_rank := options.pop("node_rank", ""):
+            conf.append(f"order={node_rank}")
+        host, port = options.pop("master_addr", ""), options.pop("master_port", DEFAULT_PORT)
+        if host and "rdzv_endpoint" not in options:  # torchrun's older way to name the same place, at node_rank 0
+            options["rdzv_endpoint"] = f"{host}:{port}"
+            conf += [f"is_host={int(node_rank == '0')}"] if node_rank else []
+        options |= {"rdzv_conf": ",".join(conf)} if conf else {}
         return [f"--{name}={value}" for name, value in options.items()]
 
 
@@ -95,6 +109,14 @@ def _check_machines(options: Mapping[str, str]) -> None:
     parts = options.get("nnodes", "1").split(":")
     if len(parts) > 2 or not all(part.isdigit() and int(part) for part in parts) or int(parts[0]) > int(parts[-1]):
         raise ConfigError(f'command line: --nnodes is "{options["nnodes"]}", but must be: a number of machines, or LEAST:MOST')
+    if options.get("rdzv_backend", "c10d") != "c10d":
+        raise ConfigError(f'command line: --rdzv_backend is "{options["rdzv_backend"]}", but must be: c10d; leave it out')
+    for name, equals, value in (part.partition("=") for part in options.get("rdzv_conf", "x=1").split(",")):
+        if not name or not equals or (name in SECONDS and not (value.isdigit() and int(value))):
+            raise ConfigError(
+                f'command line: --rdzv_conf is "{options["rdzv_conf"]}", but must be: KEY=VALUE,KEY=VALUE, as in join_timeout=600,silence_timeout=60; '
+                "both are whole seconds, at least 1"
+            )
     if options.get("nproc_per_node") == "0":
         raise ConfigError("command line: --nproc_per_node is 0, but must be: at least 1")
     if int(parts[-1]) > 1 and not {"rdzv_endpoint", "master_addr"}.intersection(options):
@@ -143,24 +165,30 @@ def run_ranks(program: Path, arguments: Sequence[str], launch: Launch, run_id: s
         folder = Path(name)
         agent = _start_agent([*launch.torchrun_arguments(run_id), str(program), *arguments], launch, folder)
         try:
-            told = False
+            told_at = None
             while agent.poll() is None:
-                if stop.received is not None and not told:
-                    if not list(folder.glob("began_*")):
+                if stop.received is not None and told_at is None:
+                    if launch.on_one_machine and not list(folder.glob("began_*")):
                         stop.check()
                     (folder / "stop.partial").write_text(str(int(stop.received)))
                     (folder / "stop.partial").rename(folder / "stop")
-                    told = True
+                    told_at = time.monotonic()
+                if told_at is not None and time.monotonic() > told_at + TIME_TO_TELL_S and not list(folder.glob("began_*")):
+                    stop.check()
                 time.sleep(POLL_S)
         finally:
             agent.kill()
             agent.wait()
         left = departure(folder)
+        reason = (folder / GIVEN_UP).read_text() if (folder / GIVEN_UP).exists() else None
     if left is None:
         code = agent.returncode if agent.returncode >= 0 else 128 - agent.returncode
         if code:
-            log.error(_given_up(code, launch))
+            stop.check()
+            log.error(_given_up(code, reason, launch))
         return code
+    if left["code"] is None:  # a launcher was asked to stop while there was no process
+        raise Interrupted(signal.Signals(left["signal"]))
     if left["signal"] is not None:
         leave_note(left["text"])
     return left["code"]
@@ -181,7 +209,14 @@ def _start_agent(arguments: Sequence[str], launch: Launch, folder: Path) -> subp
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _given_up(code: int, launch: Launch) -> str:
+def _given_up(code: int, reason: str | None, launch: Launch) -> str:
+    if reason is not None and code == ConfigError.exit_code:
+        return (
+            f"{reason[0].upper()}{reason[1:]}\nStart the same command on all machines within this time, with the same --nnodes, --rdzv_endpoint and "
+            "experiment_name. --rdzv_conf join_timeout=SECONDS waits longer."
+        )
+    if reason is not None:
+        return f"{reason[0].upper()}{reason[1:]} Run the same command on all machines to go on from the last save."
     how = f"A process of this run was killed by {signal.Signals(code - 128).name}" if code > 128 else f"torchrun gave up (exit code {code})"
     return (
         f"{how}, and was started again as often as --max_restarts says ({launch.options.get('max_restarts', DEFAULT_RESTARTS)}). "

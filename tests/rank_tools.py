@@ -15,6 +15,9 @@ import torch
 from utils.distributed import RankGroup, join_group
 from utils.ranks import Rank, this_rank
 
+LIMIT_S = 150
+"""For a start under torchrun on a busy machine; a few seconds on a quiet one."""
+
 
 def free_port() -> int:
     """A port of the loopback interface that nobody uses."""
@@ -75,3 +78,30 @@ def _exit_codes(children: list[int], deadline: float) -> list[int]:
             raise TimeoutError(f"exit codes so far: {codes}")
         time.sleep(0.01)
     return [codes[child] for child in children]
+
+
+def wait_until(condition, process=None):
+    deadline = time.monotonic() + LIMIT_S
+    while not condition():
+        assert time.monotonic() < deadline
+        assert process is None or process.poll() is None, process.communicate()
+        time.sleep(0.01)
+
+
+def stat_of(process_id):
+    """State, parent, ... of a process."""
+    return Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()
+
+
+def children_of(process_id):
+    """(process id, rank) of the ranks below the launcher."""
+    found = {}
+    for entry in os.listdir("/proc"):
+        try:
+            if entry.isdigit() and int(stat_of(entry)[1]) == process_id:
+                environment = Path(f"/proc/{entry}/environ").read_bytes().split(b"\0")
+                rank = next((int(word[5:]) for word in environment if word.startswith(b"RANK=")), None)
+                found |= {rank: int(entry)} if rank is not None else children_of(int(entry))
+        except OSError:
+            continue
+    return found

@@ -10,11 +10,10 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 from unittest import mock
 
 import pytest
-from rank_tools import in_ranks
+from rank_tools import LIMIT_S, children_of, free_port, in_ranks, stat_of, wait_until
 
 import train_maml_system
 from benchmarks.interrupted_scripts import FLAGS, with_default_signals
@@ -24,9 +23,6 @@ from utils.config import REPOSITORY_ROOT
 from utils.errors import ConfigError
 from utils.ranks import check_task_count, departure
 from utils.run_comparison import differences
-
-LIMIT_S = 150
-"""For a start under torchrun on a busy machine; a few seconds on a quiet one."""
 
 PROGRAM = """
 import os, signal, sys, time
@@ -62,14 +58,15 @@ with stop_signals.StopSignals(rank.asked_to_stop) as stop, stop.deferred():
     stop_signals.end_process(rank.leave(error))
 """
 LAUNCHER = """
-import logging, sys
+import json, logging, sys
 from pathlib import Path
 from experiment_tools.launch_ranks import Launch, run_ranks
 from utils.errors import Interrupted
 from utils.stop_signals import StopSignals, end_process, guard_process
 guard_process()
 logging.basicConfig(level=logging.ERROR, format="%(message)s")
-launch = Launch(2, {"max_restarts": sys.argv[4]})
+options = json.loads(sys.argv[4])
+launch = Launch(int(options.pop("nproc_per_node")), options)
 with StopSignals() as stop:
     try:
         code = run_ranks(Path(sys.argv[1]), sys.argv[2:4], launch, "test", stop)
@@ -81,13 +78,14 @@ end_process(code)
 
 @pytest.fixture
 def launch(tmp_path):
-    """`launch(what, restarts=1)`: the launcher as a process, whose ranks do `what`."""
+    """`launch(what, restarts=1)`: the launcher as a process, whose ranks do `what`; options of torchrun may follow."""
     (tmp_path / "program.py").write_text(PROGRAM)
     started = []
 
-    def start(what, restarts=1):
+    def start(what, restarts=1, **options):
         environment = os.environ | {"PYTHONPATH": str(REPOSITORY_ROOT), "RUN_STOPPED_FILE": str(tmp_path / "stopped")}
-        command = [sys.executable, "-c", LAUNCHER, tmp_path / "program.py", tmp_path, what, str(restarts)]
+        options = json.dumps({"nproc_per_node": "2", "max_restarts": str(restarts)} | options)
+        command = [sys.executable, "-c", LAUNCHER, tmp_path / "program.py", tmp_path, what, options]
         process = subprocess.Popen(
             command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             preexec_fn=with_default_signals,  # noqa: PLW1509 -- no threads here
@@ -107,24 +105,11 @@ def starts(folder):
     return [tuple(map(int, line.split())) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def wait_until(condition, process=None):
-    deadline = time.monotonic() + LIMIT_S
-    while not condition():
-        assert time.monotonic() < deadline
-        assert process is None or process.poll() is None, process.communicate()
-        time.sleep(0.01)
-
-
 def is_gone(process_id):
     try:
         return stat_of(process_id)[0] == "Z"
     except OSError:
         return True
-
-
-def stat_of(process_id):
-    """State, parent, ... of a process."""
-    return Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()
 
 
 # --- what is asked for ------------------------------------------------------------------------------------------------
@@ -146,6 +131,9 @@ def test_what_stands_before_two_dashes_is_for_torchrun():
         (["--max_restarts", "many", "--"], '--max_restarts before the -- is "many", but must be: a whole number'),
         (["--nnodes", "2", "--"], "--nnodes needs a place where the machines meet: --rdzv_endpoint HOST:PORT"),
         (["--nnodes", "0", "--"], '--nnodes is "0", but must be: a number of machines, or LEAST:MOST'),
+        (["--rdzv_backend", "static", "--"], '--rdzv_backend is "static", but must be: c10d; leave it out'),
+        (["--rdzv_conf", "join_timeout", "--"], '--rdzv_conf is "join_timeout", but must be: KEY=VALUE,KEY=VALUE, as in join_timeout=600'),
+        (["--rdzv_conf=silence_timeout=1m", "--"], '--rdzv_conf is "silence_timeout=1m", but must be: KEY=VALUE'),
         (["--nproc_per_node", "0", "--"], "--nproc_per_node is 0, but must be: at least 1"),
         (["--tag", "x", "--nnodes", "2"], "--nnodes is an option of the launcher and stands before a --, as in: bash"),
     ],
@@ -188,9 +176,21 @@ def test_a_machine_alone_uses_the_loopback_interface_and_several_meet_where_they
     several = Launch(4, {"nnodes": "2", "rdzv_endpoint": "host:29500", "max_restarts": "0"})
     assert several.n_ranks == 8 and not several.on_one_machine
     assert sorted(several.torchrun_arguments("run")) == sorted(
-        ["--rdzv_backend=c10d", "--rdzv_id=run", "--max_restarts=0", "--nnodes=2", "--rdzv_endpoint=host:29500", "--nproc_per_node=4"]
+        ["--rdzv_backend=few_shot", "--rdzv_id=run", "--max_restarts=0", "--nnodes=2", "--rdzv_endpoint=host:29500", "--nproc_per_node=4"]
     )
-    assert "--rdzv_backend=c10d" not in Launch(1, {"nnodes": "2", "master_addr": "host", "node_rank": "0"}).torchrun_arguments("run")
+
+
+@pytest.mark.parametrize(
+    ("options", "arguments"),
+    [
+        ({"master_addr": "host", "node_rank": "0"}, ["--rdzv_endpoint=host:29500", "--rdzv_conf=order=0,is_host=1"]),
+        ({"master_addr": "host", "master_port": "7", "node_rank": "3"}, ["--rdzv_endpoint=host:7", "--rdzv_conf=order=3,is_host=0"]),
+        ({"rdzv_endpoint": "host:7", "node_rank": "1", "rdzv_conf": "join_timeout=5"}, ["--rdzv_endpoint=host:7", "--rdzv_conf=join_timeout=5,order=1"]),
+    ],
+)
+def test_the_older_way_to_name_the_place_is_the_same_place(options, arguments):
+    given = Launch(1, {"nnodes": "2"} | options).torchrun_arguments("run")
+    assert {*arguments} <= {*given} and not any(word.startswith(("--node_rank", "--master")) for word in given)
 
 
 def test_fewer_tasks_than_processes_are_refused():
@@ -249,6 +249,15 @@ def test_a_process_that_dies_has_the_group_started_again(launch, tmp_path):
     assert sorted((index, restarts) for index, _, restarts in starts(tmp_path)) == [(0, 0), (0, 1), (1, 0), (1, 1)]
 
 
+def test_where_a_process_dies_on_one_machine_both_have_been_started_equally_often(launch, tmp_path):
+    """torchrun counts on each machine its own failures alone: here on the second."""
+    several = {"nnodes": "2", "nproc_per_node": "1", "rdzv_endpoint": f"127.0.0.1:{free_port()}", "local_addr": "127.0.0.1"}
+    processes = [launch("once killed", node_rank=str(place), **several) for place in (1, 0)]
+    errors = [process.communicate(timeout=LIMIT_S)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], errors
+    assert sorted((index, restarts) for index, _, restarts in starts(tmp_path)) == [(0, 0), (0, 1), (1, 0), (1, 1)]
+
+
 def test_when_restarts_are_used_up_the_code_is_that_of_the_kill(launch, tmp_path):
     process = launch("always killed", restarts=0)
     _, errors = process.communicate(timeout=LIMIT_S)
@@ -295,20 +304,6 @@ class TwoRanks:
     def finish(self, process):
         assert process.wait(timeout=2 * LIMIT_S) == 0, self.output()
         return self.run_folder
-
-
-def children_of(process_id):
-    """(process id, rank) of the ranks below the launcher."""
-    found = {}
-    for entry in os.listdir("/proc"):
-        try:
-            if entry.isdigit() and int(stat_of(entry)[1]) == process_id:
-                environment = Path(f"/proc/{entry}/environ").read_bytes().split(b"\0")
-                rank = next((int(word[5:]) for word in environment if word.startswith(b"RANK=")), None)
-                found |= {rank: int(entry)} if rank is not None else children_of(int(entry))
-        except OSError:
-            continue
-    return found
 
 
 def kill_rank(process, rank, when):

@@ -16,7 +16,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from utils.errors import PeerLostError
-from utils.ranks import Rank, watch_elsewhere
+from utils.ranks import Rank, waits_for_others, watch_elsewhere
 
 LONGEST_SET_UP = timedelta(days=1)
 """Others wait so long while one unpacks and decodes a dataset."""
@@ -179,16 +179,18 @@ def join_group(rank: Rank | None, device: torch.device) -> RankGroup:
     if rank is None or rank.size == 1:
         return ALONE
     with _contact():
+        if rank.folder is not None and rank.on_several_machines:  # first of all: another rank may leave before it comes here
+            launchers = _store_of_the_launchers()
+            watch_elsewhere(lambda: _told(launchers))
         if device.type == "cuda":
             torch.cuda.set_device(device)
+        waits_for_others.set()
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
             store=_store_of_this_start(rank), rank=rank.index, world_size=rank.size, timeout=LONGEST_ITERATION,
         )  # fmt: skip
         control = dist.new_group(backend="gloo", timeout=LONGEST_SET_UP)
-    if rank.folder is not None and rank.on_several_machines:
-        store = _store_of_the_launchers()
-        watch_elsewhere(lambda: _told(store))
+        waits_for_others.clear()
     return RankGroup(rank.index, rank.size, rank.local_index, control)
 
 

@@ -25,6 +25,14 @@ FOLDER = "FEW_SHOT_RANKS_FOLDER"
 """Environment variable: the launcher's private folder on this machine."""
 PARENT = "FEW_SHOT_RANKS_PARENT"
 """Environment variable: the process without which this one must not live on."""
+RESTARTS = "FEW_SHOT_RANKS_RESTARTS"
+"""Environment variable: how often the run was started again, on all machines the same; torchrun's own number is each machine's."""
+MEETING = "few_shot"
+"""The project's own way for the machines of a run to meet (`experiment_tools.rank_meeting`), as torchrun knows it."""
+GIVEN_UP = "given_up"
+"""In the folder: why torchrun has given up, where it is not that a process was killed."""
+LOST_CONTACT = 75
+"""Exit code of a rank that has lost another one."""
 POLL_S = 0.1
 TIME_TO_FOLLOW_S = 10.0
 """For a rank to leave by itself after another has left on purpose, and for rank 0 to speak first."""
@@ -60,10 +68,7 @@ class Rank:
 
     def asked_to_stop(self) -> int | None:
         """The number of the signal by which the launcher was asked to stop."""
-        try:
-            return int((self.folder / "stop").read_text()) if self.folder else None
-        except (OSError, ValueError):
-            return None
+        return asked_to_stop(self.folder) if self.folder else None
 
     def has_left(self) -> bool:
         """Whether a rank has left on purpose."""
@@ -72,10 +77,7 @@ class Rank:
     def write_departure(self, entry: Mapping[str, Any]) -> None:
         """Write down that this machine's ranks leave on purpose, and with which exit code."""
         if self.folder is not None:
-            path = self.folder / f"left_{self.index}.json"
-            temporary = path.with_suffix(".partial")
-            temporary.write_text(json.dumps(entry))
-            temporary.rename(path)
+            write_departure(self.folder, entry, self.index)
 
     def leave(self, error: BaseException | None, tell_others: Callable[[str], None] | None = None) -> int:
         """Say what there is to say about the end of this process, write it down, and return the exit code for torchrun.
@@ -95,7 +97,7 @@ class Rank:
         if is_fault:
             level = logging.WARNING if isinstance(error, PeerLostError) else logging.ERROR
             log.log(level, "rank %d of %d: %s", self.index, self.size, str(error).strip().splitlines()[0])
-            return BUG
+            return LOST_CONTACT if isinstance(error, PeerLostError) else BUG
         code = 0 if error is None else report_failure(error)
         if self.folder is None:
             return code
@@ -129,7 +131,8 @@ def this_rank(environment: Mapping[str, str] = os.environ) -> Rank | None:
         return None
     try:
         index, size, local_index, local_size, restarts = (
-            int(environment[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "TORCHELASTIC_RESTART_COUNT")
+            int(environment[name])
+            for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", RESTARTS if RESTARTS in environment else "TORCHELASTIC_RESTART_COUNT")
         )
     except (KeyError, ValueError) as error:
         raise ConfigError(f"environment: RANK is set as torchrun does it, but another of its variables is not right: {error}") from error
@@ -153,6 +156,28 @@ def check_task_count(n_tasks: int, n_ranks: int) -> None:
             f"batch_size times samples_per_iter is {n_tasks}, but {n_ranks} processes share these tasks, each at least one. "
             "Raise batch_size or use fewer GPUs."
         )
+
+
+def asked_to_stop(folder: Path) -> int | None:
+    """The number of the signal by which the launcher of this folder was asked to stop."""
+    try:
+        return int((folder / "stop").read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def forget_beginnings(folder: Path) -> None:
+    """No rank is running on this machine."""
+    for path in folder.glob("began_*"):
+        path.unlink()
+
+
+def write_departure(folder: Path, entry: Mapping[str, Any], index: int = 0) -> None:
+    """Write down that the ranks of this machine leave on purpose, in the words of one of them."""
+    path = folder / f"left_{index}.json"
+    temporary = path.with_suffix(".partial")
+    temporary.write_text(json.dumps(entry))
+    temporary.rename(path)
 
 
 def departure(folder: Path) -> dict[str, Any] | None:
@@ -181,6 +206,8 @@ def begin_rank() -> bool:
     return True
 
 
+waits_for_others = threading.Event()
+"""Set while this process has nothing to save and may never come further: it follows at once."""
 _elsewhere: list[Callable[[], str | None]] = []
 
 
@@ -204,7 +231,7 @@ def _watch(rank: Rank, parent: int, signals: int) -> None:
             left_at = min(left_at, now)
         elif _elsewhere and (text := _elsewhere[0]()):
             rank.write_departure(json.loads(text))
-        if now - left_at > TIME_TO_FOLLOW_S:
+        if now - left_at > TIME_TO_FOLLOW_S or (left_at < now and waits_for_others.is_set()):
             os._exit(0)
         if os.getppid() != parent or (number is None and now - killed_at > TIME_TO_BE_ASKED_S):
             os._exit(1)
