@@ -191,6 +191,8 @@ def run_ranks(program: Path, arguments: Sequence[str], launch: Launch, run_id: s
         raise Interrupted(signal.Signals(left["signal"]))
     if left["signal"] is not None:
         leave_note(left["text"])
+    elif left["code"] and left.get("elsewhere"):
+        log.error("A process on another machine of this run: %s", left["text"])
     return left["code"]
 
 

@@ -230,7 +230,7 @@ def _watch(rank: Rank, parent: int, signals: int) -> None:
         if rank.has_left():
             left_at = min(left_at, now)
         elif _elsewhere and (text := _elsewhere[0]()):
-            rank.write_departure(json.loads(text))
+            rank.write_departure(json.loads(text) | {"elsewhere": True})
         if now - left_at > TIME_TO_FOLLOW_S or (left_at < now and waits_for_others.is_set()):
             os._exit(0)
         if os.getppid() != parent or (number is None and now - killed_at > TIME_TO_BE_ASKED_S):
