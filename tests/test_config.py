@@ -134,6 +134,22 @@ def test_auto_is_looked_up_by_the_exact_name_and_said():
     assert check(class_rotation=False).class_rotation is False
 
 
+def test_another_dataset_on_the_command_line_is_read_from_its_own_folder(tmp_path):
+    file = tmp_path / "a.json"
+    for name, path, overrides, folder in (
+        ("old", "old", {"dataset_name": "new"}, "new"),
+        ("omniglot", "omniglot_dataset", {"dataset_name": "new"}, "new"),
+        ("old", "elsewhere", {"dataset_name": "new"}, "elsewhere"),
+        ("old", "old", {"dataset_name": "new", "dataset_path": "old"}, "old"),
+        ("old", "old", {}, "old"),
+    ):
+        file.write_text(json.dumps({"experiment_name": "a", "dataset_name": name, "dataset_path": path}))
+        config = load_config(file, overrides)
+        assert config.dataset_path == folder
+        note = f'dataset {config.dataset_name} is read from the folder {folder} ("dataset_path")'
+        assert (note in config.notes) == (folder != config.dataset_name)
+
+
 def test_null_is_resolved():
     config = check(number_of_training_steps_per_iter=3, batch_norm_statistics="running", max_models_to_save=2)
     assert config.number_of_evaluation_steps_per_iter == 3

@@ -116,8 +116,11 @@ def current_name(key: str) -> str:
 
 
 def _without_overridden(values: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge; an override also displaces the JSON's other spellings of the same key."""
+    """Merge; an override also displaces the JSON's other spellings of the same key, and another dataset the old one's folder."""
     overridden = {current_name(key) for key in overrides}
+    name = values.get("dataset_name", ExperimentConfig.model_fields["dataset_name"].default)
+    if "dataset_name" in overridden and values.get("dataset_path") in (name, _normalise_spelling("dataset_name", name)):
+        overridden.add("dataset_path")  # it only repeats the name: kept, the old images would be trained on under the new name
     return {key: value for key, value in values.items() if current_name(key) not in overridden} | dict(overrides)
 
 
@@ -226,6 +229,8 @@ def _resolve(config: ExperimentConfig, notes: list[str]) -> ExperimentConfig:
     if looked_up:
         known = "known" if config.dataset_name in DATASET_DEFAULTS else "no entry of its own"
         notes.append(f"dataset {config.dataset_name} ({known}): " + ", ".join(f"{k} = {json.dumps(v)}" for k, v in looked_up.items()))
+    if config.dataset_path and Path(config.dataset_path).name != config.dataset_name:
+        notes.append(f'dataset {config.dataset_name} is read from the folder {config.dataset_path} ("dataset_path")')
     split = config.train_val_test_split
     if not config.sets_are_pre_split and len(split) == 3 and abs(sum(split) - 1) > 1e-6:
         notes.append(f'"train_val_test_split" sums to {sum(split):.4f}; test gets the classes that train and val leave')
