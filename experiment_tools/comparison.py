@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiment_tools.methods import row_labels
+from experiment_tools.methods import row_labels, tell_repeats_apart
 from experiment_tools.published_results import PublishedResult, published_result
 from experiment_tools.run_reading import Result, Run, results_of
 from utils.metrics import Score, Summary, summarise
@@ -90,7 +90,7 @@ class Comparison:
 
 
 def compare_runs(runs: Sequence[Run], statistics: str | None = None) -> Comparison:
-    """Put runs side by side. Seeds of one method become one cell.
+    """Put runs side by side. Seeds of one method become one cell; the same seed twice does not.
 
     Args:
         runs: readable ones; those without a test result are named in the notes and appear in the curves only.
@@ -98,7 +98,9 @@ def compare_runs(runs: Sequence[Run], statistics: str | None = None) -> Comparis
     """
     results = [results_of(run, statistics) for run in runs]
     own_columns = [[_column(result) for result in of_run] or [training_column(run)] for run, of_run in zip(runs, results, strict=True)]
-    labels = row_labels([run.config for run in runs], own_columns)
+    configs = [run.config for run in runs]
+    methods = row_labels(configs, own_columns)
+    labels = tell_repeats_apart(methods, [run.name for run in runs], configs, own_columns)
     members: dict[tuple[str, Column], list[tuple[Run, Result]]] = {}
     for run, of_run, label in zip(runs, results, labels, strict=True):
         for result in of_run:
@@ -108,6 +110,8 @@ def compare_runs(runs: Sequence[Run], statistics: str | None = None) -> Comparis
     cells = {key: _cell(key, found) for key, found in members.items()}
     notes = [_missing_note(run, statistics) for run, of_run in zip(runs, results, strict=True) if not of_run]
     notes += [f"{run.name}: {result.problem}" for found in members.values() for run, result in found if result.problem]
+    if labels != methods:
+        notes.append("runs of one method with the same train_seed are no repetition: each has a row of its own")
     notes += _protocol_notes(columns, cells)
     return Comparison(
         rows, columns, cells, _with_holm(_differences(rows, columns, cells)), tuple(notes),

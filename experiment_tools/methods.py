@@ -69,6 +69,30 @@ def row_labels(configs: Sequence[Mapping[str, Any]], columns: Sequence[Iterable[
     return labels
 
 
+def tell_repeats_apart(
+    labels: Sequence[str], names: Sequence[str], configs: Sequence[Mapping[str, Any]], columns: Sequence[Iterable[Any]]
+) -> list[str]:
+    """The labels, with the run's name in those where one column would count the same training seed twice.
+
+    A seed that is run again, say on another machine or with other validation tasks, is no second independent run of the method.
+    """
+    n_runs: dict[Any, int] = {}
+    for label, config, own in zip(labels, configs, columns, strict=True):
+        for column in set(own):
+            key = (label, column, _training_seeds(config))
+            n_runs[key] = n_runs.get(key, 0) + 1
+    repeated = {label for (label, _, _), n in n_runs.items() if n > 1}
+    return [
+        label if label not in repeated else f"{label[:-1]}, run {name})" if label.endswith(")") else f"{label} (run {name})"
+        for label, name in zip(labels, names, strict=True)
+    ]
+
+
+def _training_seeds(config: Mapping[str, Any]) -> tuple[Any, Any]:
+    seed = config.get("seed")
+    return config.get("train_seed"), config.get("train_seed") if seed is None else seed
+
+
 def differing_keys(configs: Sequence[Mapping[str, Any]]) -> list[str]:
     """Keys of the method that do not have one value in all of these configs; a key that one lacks does not count."""
     shared = [key for key in configs[0] if key not in NOT_THE_METHOD and all(key in config for config in configs)]

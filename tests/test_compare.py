@@ -15,7 +15,7 @@ from experiment_tools import compare
 from experiment_tools.comparison import compare_runs
 from experiment_tools.comparison_tables import accuracy_table, csv_text, difference_table, html_page, latex, markdown
 from experiment_tools.curve_figures import comparison_figures, four_panel_figures, mean_curve, svg_text
-from experiment_tools.methods import method_name, row_labels
+from experiment_tools.methods import method_name, row_labels, tell_repeats_apart
 from experiment_tools.published_results import published_result, published_results
 from experiment_tools.run_reading import read_run, results_of
 
@@ -62,6 +62,20 @@ def test_runs_that_differ_in_their_seeds_alone_are_one_method_with_an_interval_o
     assert cell.summary.mean == pytest.approx(np.mean(means))
     assert cell.summary.ci95 == pytest.approx(scipy.stats.t.ppf(0.975, 2) * np.std(means, ddof=1) / math.sqrt(3))
     assert "(3 seeds)" in accuracy_table(comparison)[1][1]
+
+
+def test_the_same_seed_twice_is_no_repetition(root):
+    paths = [finished_run(root, name, right, train_seed=seed) for name, right, seed in (("a", A, 0), ("b", B, 0), ("c", C, 1))]
+    comparison = compare_runs([read_run(path) for path in paths])
+    assert comparison.rows == ("MAML (run a)", "MAML (run b)", "MAML (run c)")
+    assert all(len(cell.runs) == 1 for cell in comparison.cells.values())
+    assert "runs of one method with the same train_seed are no repetition: each has a row of its own" in comparison.notes
+    assert compare_runs([read_run(path) for path in paths[1:]]).rows == ("MAML",)
+    labels = tell_repeats_apart(["MAML (x 1)", "MAML"], ["a", "b"], [{"train_seed": 0}, {"train_seed": 0}], [["1 shot"], ["1 shot"]])
+    assert labels == ["MAML (x 1)", "MAML"]
+    configs = [{"train_seed": 0, "seed": seed} for seed in (None, 0, 1)]
+    columns = [["1 shot"], ["5 shot"], ["1 shot"]]  # no column has a seed twice
+    assert tell_repeats_apart(["MAML"] * 3, ["a", "b", "c"], configs, columns) == ["MAML"] * 3
 
 
 def test_runs_that_differ_in_another_key_are_told_apart_by_it(root):
