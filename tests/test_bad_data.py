@@ -125,7 +125,8 @@ def test_names_of_any_bytes_are_classes_and_files_like_others(tiny_dataset, tmp_
     bad = folder / "train" / "two\nlines" / os.fsdecode(b"bad\xff\n.png")
     bad.write_bytes(b"x")
     text = report_of(dataset_name="odd")
-    assert f"{printable(bad)}: not a readable image" in text and len(text.splitlines()) == 2
+    assert f"{printable(bad)}: not a readable image" in text and len(text.splitlines()) == 3
+    assert text.endswith("\nRepair or remove files that cannot be read, or leave them out with --on_bad_image skip")
     assert list(tmp_path.glob("x")) == []
 
 

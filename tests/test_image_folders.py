@@ -58,6 +58,15 @@ def test_only_image_files_count_in_any_letter_case_and_hidden_ones_do_not(tmp_pa
     ]
 
 
+def test_images_of_formats_that_are_not_read_are_counted(tmp_path, caplog):
+    folder = tmp_path / "c"
+    folder.mkdir()
+    for name in ("1.png", "2.gif", "3.GIF", "4.tif", "notes.txt"):
+        (folder / name).touch()
+    assert scan(tmp_path)[0] == [ImageFolder("c", ("1.png",))]
+    assert f"{tmp_path}: images of other formats are left out: 2 .gif, 1 .tif. Read are .png .jpg" in caplog.text
+
+
 def test_what_would_be_missing_silently_is_kept_to_be_reported(tmp_path):
     draw_dataset(tmp_path, ["a/one"], images_per_class=1)
     (tmp_path / "a/one/link.png").symlink_to("nowhere.png")
@@ -98,7 +107,9 @@ def test_flat_class_folders_work_with_two_indexes_as_the_dataset_folder_is_a_par
 def test_not_deep_enough_folders_are_a_problem_each():
     classes, problems = group([ImageFolder("robin", ("1",)), ImageFolder("x/wren", ("1",))], [-4, -2])
     assert names(classes) == ["birds/wren"]
-    assert problems == ["birds/robin: not deep enough for indexes_of_folders_indicating_class [-4, -2]"]
+    assert problems == [
+        "birds/robin: not deep enough for indexes_of_folders_indicating_class [-4, -2]. Move its images, such as 1, into class folders, or change that key"
+    ]
 
 
 @pytest.mark.parametrize("indexes", [[-1], [-2, -1], []])

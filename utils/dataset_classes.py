@@ -83,7 +83,7 @@ def find_classes(config: Any, shapes: Mapping[str, Sequence[EpisodeShape]]) -> D
         problems += leaks
     problems += find_shortages(sets, folder, shapes, config.sets_are_pre_split)
     if problems:
-        raise report_problems(folder, problems)
+        raise report_problems(folder, problems, _advice(config, packed))
     return DatasetClasses(config.dataset_name, folder, packed, sets)
 
 
@@ -127,8 +127,14 @@ def packed_dataset(config: Any) -> DatasetClasses:
     """The dataset of a config without a look at its classes. Raises as `find_classes`."""
     folder, packed, _, problems = _pack(config)
     if problems:
-        raise report_problems(folder, problems)
+        raise report_problems(folder, problems, _advice(config, packed))
     return DatasetClasses(config.dataset_name, folder, packed, {})
+
+
+def _advice(config: Any, packed: PackedImages | None) -> str:
+    """What else could be done about images that cannot be decoded."""
+    can_skip = packed is None and config.on_bad_image == "stop"
+    return "Repair or remove files that cannot be read, or leave them out with --on_bad_image skip" if can_skip else ""
 
 
 def _pack(config: Any) -> tuple[Path, PackedImages | None, list[ImageFolder], list[str]]:

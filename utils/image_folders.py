@@ -4,6 +4,7 @@ Two formats (see datasets/README.md): class folders that `train_val_test_split` 
 into train, val and test already. Paths are POSIX and relative to the dataset folder, so nothing depends on where it is.
 """
 
+import logging
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,7 +14,11 @@ from pathlib import Path
 from utils.episodes import SPLITS, EpisodeShape, split_classes
 from utils.errors import ConfigError, DataError
 
+logger = logging.getLogger(__name__)
+
 IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+UNREAD_EXTENSIONS = (".gif", ".tif", ".tiff", ".heic", ".heif", ".avif", ".ppm", ".pgm", ".jp2", ".tga", ".jfif")
+"""Images too, but not ones that are read; a folder's are told, lest classes be smaller than they look."""
 MOST_PROBLEMS_SHOWN = 1000
 MOST_ALIKE = 3
 """Classes of a split that are too small are told one by one up to this number, beyond it in one problem."""
@@ -55,19 +60,30 @@ def printable(path: object) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(path))
 
 
-def report_problems(dataset_folder: Path, problems: Sequence[str]) -> DataError:
-    """One error that lists every problem of a dataset."""
+def report_problems(dataset_folder: Path, problems: Sequence[str], advice: str = "") -> DataError:
+    """One error that lists every problem of a dataset, and ends with the advice."""
     shown = list(problems[:MOST_PROBLEMS_SHOWN])
     if len(problems) > len(shown):
         shown.append(f"... and {len(problems) - len(shown)} more")
     count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-    return DataError(f"{printable(dataset_folder)}: {count} in this dataset:\n  " + "\n  ".join(shown))
+    return DataError(f"{printable(dataset_folder)}: {count} in this dataset:\n  " + "\n  ".join(shown) + (advice and f"\n{advice}"))
+
+
+def tell_unread(folder: Path, files: Sequence[str]) -> None:
+    """Log how many of these files are images of a format that is not read."""
+    counts = Counter(Path(file).suffix.lower() for file in files if file.lower().endswith(UNREAD_EXTENSIONS))
+    if counts:
+        listed = ", ".join(f"{count} {extension}" for extension, count in sorted(counts.items()))
+        logger.warning(
+            "%s: images of other formats are left out: %s. Read are %s; convert them to PNG to have them read",
+            printable(folder), listed, " ".join(IMAGE_EXTENSIONS),
+        )  # fmt: skip
 
 
 def scan(dataset_folder: Path) -> tuple[list[ImageFolder], list[str]]:
     """Find every image below a folder.
 
-    Hidden files and folders and __MACOSX are left out; links to folders are followed, each real folder once. What would
+    Hidden files and folders and __MACOSX are left out, and images of other formats, with a warning; links to folders are followed, each real folder once. What would
     be missing silently is kept to be reported: a broken link with an image's name counts as an image, and a folder that
     is as deep as those with images but has none counts as one of them.
 
@@ -79,6 +95,7 @@ def scan(dataset_folder: Path) -> tuple[list[ImageFolder], list[str]]:
     image_folders: list[ImageFolder] = []
     empty_folders: list[ImageFolder] = []
     all_folders: list[str] = []
+    other_files: list[str] = []
     seen: set[tuple[int, int]] = set()
     waiting = [""]
     while waiting:
@@ -96,11 +113,13 @@ def scan(dataset_folder: Path) -> tuple[list[ImageFolder], list[str]]:
         all_folders.append(path)
         subfolders = [entry.name for entry in entries if entry.is_dir()]
         files = [e.name for e in entries if e.name.lower().endswith(IMAGE_EXTENSIONS) and e.name not in subfolders]
+        other_files += [e.name for e in entries if e.name.lower().endswith(UNREAD_EXTENSIONS) and e.name not in subfolders]
         waiting += [f"{path}/{name}" if path else name for name in subfolders]
         if files:
             image_folders.append(ImageFolder(path, tuple(sorted(files))))
         elif not subfolders:
             empty_folders.append(ImageFolder(path, ()))
+    tell_unread(dataset_folder, other_files)
     depths = {folder.path.count("/") for folder in image_folders}
     image_folders += [folder for folder in empty_folders if image_folders and folder.path.count("/") in depths]
     if not image_folders:
@@ -151,6 +170,7 @@ def group_into_classes(
             problems.append(
                 f"{printable(dataset_folder / folder.path)}: not deep enough for indexes_of_folders_indicating_class"
                 f" {list(indexes_of_folders_indicating_class)}"
+                + (f". Move its images, such as {printable(folder.files[0])}, into class folders, or change that key" if folder.files else "")
             )
             continue
         split = None
@@ -253,7 +273,7 @@ def _small_classes(
     if len(small) <= MOST_ALIKE:
         return [
             f'class "{printable(c.name)}" ({split}) has {len(c.images)} images, but {needed}:'
-            f" {printable(dataset_folder / c.folders[0])}. {fix} the folder out."
+            f" {printable(dataset_folder / c.folders[0])}. {fix} {'the folder' if c.folders[0] else 'its images'} out."
             for c in small
         ]
     sizes = sorted({len(c.images) for c in small})
