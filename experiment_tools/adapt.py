@@ -24,12 +24,11 @@ from utils.atomic_files import storage_error, write_bytes_atomically
 from utils.errors import ConfigError, DataError
 from utils.failures import report_failure
 from utils.image_decoding import DECODING_ERRORS, PixelFormat, decode_image
-from utils.image_folders import printable
+from utils.image_folders import IMAGE_EXTENSIONS, printable, tell_unread
 from utils.logs import Console
 
 log = logging.getLogger(__name__)
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 LARGEST_SIDE = 96
 """Pixels, in the contact sheet."""
 
@@ -42,9 +41,11 @@ def images_below(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder")
-    files = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    found = [path for path in folder.rglob("*") if path.is_file()]
+    tell_unread(folder, [path.name for path in found])
+    files = sorted(path.relative_to(folder) for path in found if path.suffix.lower() in IMAGE_EXTENSIONS)
     if not files:
-        raise DataError(f"{folder}: no images ({', '.join(SUFFIXES)}) below it")
+        raise DataError(f"{folder}: no images ({', '.join(IMAGE_EXTENSIONS)}) below it")
     return files
 
 
@@ -61,7 +62,7 @@ def read_images(folder: Path, files: Sequence[Path], pixel_format: PixelFormat) 
         except DECODING_ERRORS as error:
             problems.append(f"  {printable(file)}: {str(error) or type(error).__name__}")
     if problems:
-        raise DataError(f"{folder}: {len(problems)} images cannot be decoded; repair or remove them\n" + "\n".join(problems))
+        raise DataError(f"{folder}: {len(problems)} {'image' if len(problems) == 1 else 'images'} cannot be decoded; repair or remove {'it' if len(problems) == 1 else 'them'}\n" + "\n".join(problems))
     return np.stack(images)
 
 
@@ -83,6 +84,20 @@ def support_files_of(support: Path) -> tuple[list[Path], list[str]]:
     return files, [file.parts[0] for file in files]
 
 
+def check_number_of_classes(config: Mapping[str, Any], support: Path, n_classes: int) -> None:
+    """Whether the head of a trained run can tell so many classes apart.
+
+    Raises:
+        ConfigError: it has learned another number of outputs.
+    """
+    n_outputs = config["num_classes_per_set"]
+    if config["head"] == "learned" and n_classes != n_outputs:
+        raise ConfigError(
+            f"{support}: holds {n_classes} class {'folder' if n_classes == 1 else 'folders'}, but the head that this run has learned tells {n_outputs} classes "
+            f'apart ("num_classes_per_set"). Give {n_outputs}; a run trained with "head" "zero" or "prototypes" takes any number'
+        )
+
+
 def adapt(classifier: FewShotClassifier, support: Path, query: Path) -> dict[str, Any]:
     """Adapt to the class folders of `support` and classify the images below `query`.
 
@@ -95,6 +110,7 @@ def adapt(classifier: FewShotClassifier, support: Path, query: Path) -> dict[str
     pixel_format = pixel_format_of(classifier.meta_config_)
     query_files = images_below(query)
     support_files, support_labels = support_files_of(support)
+    check_number_of_classes(classifier.meta_config_, support, len(set(support_labels)))
     support_images = read_images(support, support_files, pixel_format)
     query_images = read_images(query, query_files, pixel_format)
     classifier.fit(support_images, support_labels)
@@ -130,7 +146,8 @@ def predictions_csv(result: Mapping[str, Any]) -> str:
 def contact_sheet(result: Mapping[str, Any], title: str) -> str:
     """One HTML file without anything outside of it: the examples of each class, then every query image with its probabilities."""
     parts = [
-        f"<!doctype html><meta charset='utf-8'><title>{html.escape(title)}</title><style>body{{font:14px sans-serif;margin:2em}}"
+        f"<!doctype html><meta charset='utf-8'><meta name='viewport' content='width=device-width'><title>{html.escape(title)}</title>"
+        "<style>:root{color-scheme:light dark}body{font:14px system-ui,sans-serif;margin:2em;overflow-wrap:anywhere}"
         "figure{display:inline-block;margin:4px;vertical-align:top;max-width:180px}figcaption{font-size:12px;overflow-wrap:anywhere}"
         "img{image-rendering:pixelated;border:1px solid #888}.wrong img{border:2px solid #c00}meter{width:90px}</style>",
         f"<h1>{html.escape(title)}</h1><p>{html.escape(accuracy_text(result))}</p><h2>Examples</h2>",
@@ -161,7 +178,7 @@ def _picture(pixels: np.ndarray) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(prog="python -m experiment_tools.adapt", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--experiment", required=True, help="name of the run, or the path of its folder")
     parser.add_argument("--support", required=True, type=Path, help="a folder per class, with a few images each")
     parser.add_argument("--query", required=True, type=Path, help="images to classify")

@@ -133,7 +133,7 @@ def _reference_name(name: str) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Convert one checkpoint; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(prog="python -m experiment_tools.convert_checkpoint", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, required=True, help="its config, converted")
     parser.add_argument("--checkpoint", type=Path, required=True, help="its file train_model_<epoch> or train_model_latest")
     parser.add_argument("--output", type=Path, help="where the new one goes; never over a file that exists")

@@ -227,7 +227,7 @@ def build_demo(options: argparse.Namespace) -> Demo:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until Ctrl-C; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(prog="python -m experiment_tools.demo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--experiment", required=True, help="name of the run, or the path of its folder")
     parser.add_argument("--port", type=int, default=8000, help="on 127.0.0.1; 0: any that is free. Default 8000")
     parser.add_argument("--checkpoint", default="best", help="epoch or file; default: the best by validation")

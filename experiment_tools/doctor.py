@@ -20,9 +20,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from experiment_tools import set_up_command
 from experiment_tools.runs import size_text
 from utils.command_line import parse_command_line
 from utils.config import REPOSITORY_ROOT, ExperimentConfig, dataset_root, experiments_root, load_config
+from utils.devices import threads_text
 from utils.errors import ConfigError, UserError
 from utils.failures import KEYS_TO_LOWER, is_out_of_memory, out_of_memory_reason
 
@@ -101,7 +103,7 @@ def check_packages() -> Iterator[Finding]:
         there = _version(name)
         if there is None or (least and _numbers(there) < _numbers(least)):
             wanted = f"{name} >= {least}" if least else name
-            yield Finding(ERROR, f"{wanted} is needed, found {there or 'nothing'}", "bash install.sh")
+            yield Finding(ERROR, f"{wanted} is needed, found {there or 'nothing'}", set_up_command())
         else:
             found.append(f"{name} {there}")
     yield Finding(OK, ", ".join(found))
@@ -132,9 +134,9 @@ def check_devices() -> Iterator[Finding]:
     try:
         import torch
     except ImportError as error:
-        yield Finding(ERROR, f"torch cannot be imported ({error})", "bash install.sh")
+        yield Finding(ERROR, f"torch cannot be imported ({error})", set_up_command())
         return
-    yield Finding(OK, f"CPU: {os.cpu_count()} cores, {torch.get_num_threads()} threads for torch")
+    yield Finding(OK, f"CPU: {os.cpu_count()} cores, {threads_text(torch.get_num_threads())} for torch")
     if torch.cuda.is_available():
         for number in range(torch.cuda.device_count()):
             free, total = torch.cuda.mem_get_info(number)
@@ -170,8 +172,10 @@ def check_folders() -> Iterator[Finding]:
 
 def check_run(config: ExperimentConfig) -> Iterator[Finding]:
     """The data of a config, and a short run of it."""
-    import torch
-
+    try:
+        import torch
+    except ImportError:  # `check_devices` has told it
+        return
     from data import build_data
     from utils.devices import choose_device, describe_device
 

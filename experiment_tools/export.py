@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from data import NORMALISATIONS
-from experiment_tools.adapt import pixel_format_of, read_images, support_files_of
+from experiment_tools.adapt import check_number_of_classes, pixel_format_of, read_images, support_files_of
 from experiment_tools.export_formats import (
     BATCHES,
     FILES,
@@ -67,6 +67,7 @@ def export(options: argparse.Namespace) -> dict[str, float]:
     adapted, classes, counts = None, None, []
     if options.support is not None:
         files, labels = support_files_of(options.support)
+        check_number_of_classes(classifier.meta_config_, options.support, len(set(labels)))
         classifier.fit(read_images(options.support, files, pixel_format_of(classifier.meta_config_)), labels)
         adapted, classes = classifier.adapted_learner(), [str(name) for name in classifier.classes_]
         counts = [Counter(labels)[name] for name in classes]
@@ -151,7 +152,7 @@ def _facts(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(prog="python -m experiment_tools.export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--experiment", required=True, help="name of the run, or the path of its folder")
     parser.add_argument("--support", type=Path, help="a folder per class, with a few images each; without it the initialisation is exported")
     parser.add_argument("--formats", nargs="+", choices=tuple(FILES), default=["safetensors", "torch_export"], help="default: safetensors torch_export")

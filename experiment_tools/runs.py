@@ -51,7 +51,7 @@ def table(runs: Sequence[Run], folder: Path, sort: str = "name") -> str:
     rows = [HEADING, *(_row(run, folder, sizes[run.path], changed[run.path]) for run in ordered)]
     widths = [max(len(row[place]) for row in rows) for place in range(len(HEADING))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    lines.append(f"{len(runs)} runs, {size_text(sum(sizes.values()))}")
+    lines.append(f"{len(runs)} run{'' if len(runs) == 1 else 's'}, {size_text(sum(sizes.values()))}")
     lines += [f"{run.path}: {run.problem}" for run in ordered if run.state in ("damaged", "empty")]
     return "\n".join(lines)
 

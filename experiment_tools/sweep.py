@@ -37,9 +37,10 @@ PROGRAM = REPOSITORY_ROOT / "train_maml_system.py"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a sweep; return the exit code: 0, or 1 when every trial failed or the sweep file is wrong."""
     parser = argparse.ArgumentParser(
-        prog="python -m experiment_tools.sweep", description="Try values of config keys.", allow_abbrev=False
+        prog="python -m experiment_tools.sweep", description=__doc__.partition("\n\n")[2],
+        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
     )
-    parser.add_argument("file", type=Path, metavar="SWEEP.toml")
+    parser.add_argument("file", type=Path, metavar="SWEEP.toml", help="what to try, e.g. experiment_template_config/quickstart.sweep.toml")
     parser.add_argument("--gpus", nargs="+", metavar="ID", help="GPU ids; one trial at a time on each")
     parser.add_argument("--workers", type=int, default=1, help="without --gpus: trials at a time (default 1)")
     parser.add_argument("--test", action="store_true", help="when all trials are done, test the best one; no other meets the test set")

@@ -74,11 +74,11 @@ def test_query_images_need_no_class_folders_and_results_are_not_replaced(folders
 @pytest.mark.parametrize(
     ("change", "code", "message"),
     [
-        ("a fourth class", 1, 'set "head" to "zero" or "prototypes" for any number of ways'),
+        ("a fourth class", 1, 'holds 4 class folders, but the head that this run has learned tells 3 classes apart ("num_classes_per_set"). Give 3'),
         ("no such run", 1, "nowhere is no run; experiments in"),
         ("no such folder", 2, "no such folder"),
         ("loose support", 2, "lies in no class folder; --support is one folder per class"),
-        ("damaged image", 2, "1 images cannot be decoded"),
+        ("damaged image", 2, "1 image cannot be decoded"),
         ("no images", 2, "no images (.png,"),
     ],
 )

@@ -4,12 +4,15 @@ import json
 import logging
 import re
 import shutil
+import subprocess
+import sys
 
 import pytest
 
 import train_maml_system
-from experiment_tools import doctor
+from experiment_tools import doctor, set_up_command
 from experiment_tools.doctor import ERROR, OK, WARNING, Finding, check_folders, check_packages, duration_text
+from utils.config import REPOSITORY_ROOT
 
 CONFIG = {
     "experiment_name": "tiny", "dataset_name": "tiny", "image_height": 14, "image_width": 14, "train_val_test_split": [0.34, 0.33],
@@ -83,8 +86,8 @@ def test_a_package_that_is_missing_or_too_old_is_an_error_with_the_command(monke
     monkeypatch.setattr(doctor, "_version", lambda name: versions.get(name, "9.0"))
     errors = [finding for finding in check_packages() if finding.level == ERROR]
     assert errors == [
-        Finding(ERROR, "torch >= 2.11 is needed, found 2.9.1+cpu", "bash install.sh"),
-        Finding(ERROR, "scipy is needed, found nothing", "bash install.sh"),
+        Finding(ERROR, "torch >= 2.11 is needed, found 2.9.1+cpu", set_up_command()),
+        Finding(ERROR, "scipy is needed, found nothing", set_up_command()),
     ]
 
 
@@ -138,3 +141,32 @@ def test_a_dry_run_that_fails_leaves_nothing_either(workplace, capsys):
 def test_a_dry_run_of_a_test_alone_is_refused(workplace, capsys):
     code, _, err = run(workplace, capsys, "--dry_run", "--evaluate_on_test_set_only", "true")
     assert code == 1 and '"dry_run" starts a run of its own and touches no other' in err
+
+
+def test_without_torch_the_rest_is_looked_at_all_the_same(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    findings = list(doctor.examine(["quickstart"]))
+    assert any(finding.level == ERROR and "torch cannot be imported" in finding.text for finding in findings)
+    assert findings[-1].text.startswith("config: quickstart")
+
+
+@pytest.mark.parametrize("made", [True, False])
+def test_a_tool_names_a_missing_package_and_where_it_is(tmp_path, made):
+    copy = tmp_path / "with space" / "experiment_tools"
+    copy.mkdir(parents=True)
+    shutil.copy(REPOSITORY_ROOT / "experiment_tools" / "__init__.py", copy)
+    (copy / "one.py").write_text("import torch.nn\n")
+    (copy / "two.py").write_text("import something_else\n")
+    (copy.parent / "torch.py").write_text("raise ModuleNotFoundError(\"No module named 'torch'\", name='torch')\n")
+    if made:
+        (copy.parent / ".venv" / "bin").mkdir(parents=True)
+        (copy.parent / ".venv" / "bin" / "activate").touch()
+
+    def start(tool):
+        command = [sys.executable, "-m", f"experiment_tools.{tool}"]
+        return subprocess.run(command, cwd=copy.parent, capture_output=True, text=True, timeout=60, check=False)
+
+    result = start("one")
+    fix = f"source '{copy.parent}/.venv/bin/activate'" if made else f"bash '{copy.parent}/install.sh'"
+    assert (result.returncode, result.stderr) == (1, f"The package torch is missing in {sys.executable}. Run: {fix}\n")
+    assert "Traceback" in start("two").stderr

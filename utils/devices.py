@@ -63,4 +63,9 @@ def describe_device(device: "torch.device") -> str:
 
     if device.type == "cuda":
         return f"{device} ({torch.cuda.get_device_name(device)})"
-    return f"{device}, {torch.get_num_threads()} threads"
+    return f"{device}, {threads_text(torch.get_num_threads())}"
+
+
+def threads_text(n_threads: int) -> str:
+    """'1 thread' or '2 threads'."""
+    return f"{n_threads} thread{'' if n_threads == 1 else 's'}"
