@@ -8,6 +8,10 @@ set -euo pipefail
 unset CDPATH
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")"
 
+if [[ "${1:-}" == -h || "${1:-}" == --help ]]; then
+    sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p;}' run_tests.sh
+    exit
+fi
 selection=()
 if [[ "${1:-}" == --full ]]; then
     selection=(-m "full or not full")

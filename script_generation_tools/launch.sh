@@ -18,7 +18,7 @@ shift 2
 
 name="${config##*/}"
 ids=""
-while [[ $# -gt 0 && "$1" != -* ]]; do
+while [[ $# -gt 0 && ("$1" != -* || "$1" =~ ^-[0-9]) ]]; do
     if ! [[ "$1" =~ ^(all|[0-9,]+)$ ]]; then
         echo "\"$1\" is neither a GPU id nor an override. Usage: bash experiment_scripts/${name%.json}.sh" \
             '[GPU ids, or all] [--key value ...], for example: 0 --total_epochs 10. For the CPU: --gpu_to_use cpu.' \

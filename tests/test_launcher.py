@@ -109,7 +109,7 @@ def test_the_users_folders_reach_the_program(checkout, tmp_path):
     assert result.stdout == f"/data/sets runs {tmp_path}\n"
 
 
-@pytest.mark.parametrize("word", ["cpu", "gpu0", "0;1", "total_epochs=3", ""])
+@pytest.mark.parametrize("word", ["cpu", "gpu0", "-1", "0;1", "total_epochs=3", ""])
 def test_a_word_that_is_no_id_is_refused(checkout, word):
     result, arguments = start(checkout, "0", word)
     assert (result.returncode, arguments) == (1, [])
