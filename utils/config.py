@@ -227,7 +227,7 @@ def _resolve(config: ExperimentConfig, notes: list[str]) -> ExperimentConfig:
     table = DATASET_DEFAULTS.get(config.dataset_name, OTHER_DATASETS)
     looked_up = {key: value for key, value in table.items() if getattr(config, key) == "auto"}
     if looked_up:
-        known = "known" if config.dataset_name in DATASET_DEFAULTS else "no entry of its own"
+        known = "known" if config.dataset_name in DATASET_DEFAULTS else "not a known one"
         notes.append(f"dataset {config.dataset_name} ({known}): " + ", ".join(f"{k} = {json.dumps(v)}" for k, v in looked_up.items()))
     if config.dataset_path and Path(config.dataset_path).name != config.dataset_name:
         notes.append(f'dataset {config.dataset_name} is read from the folder {config.dataset_path} ("dataset_path")')
