@@ -175,7 +175,7 @@ class FewShotLearner(nn.Module):
     ) -> dict[str, dict[str, Tensor]]:
         collected = BatchStatistics()
         seeds = episodes.seeds if self.network.uses_dropout else None
-        mode = Pass(statistics=self.batch_norm_statistics, collected=collected, dropout_seeds=seeds)
+        mode = Pass(statistics=self.batch_norm_statistics, collected=collected, dropout_seeds=seeds, rows={})
         adapted = self.adaptation.start(episodes, mode)
         if self.outer_loop.displacement:
             gradients, losses, metrics = self._displacement(episodes, adapted, mode, weights)
@@ -366,6 +366,7 @@ class FewShotLearner(nn.Module):
                 )
 
     def _evaluate_chunk(self, episodes: Any, n_steps: int, mode: Pass) -> tuple[Tensor, ...]:
+        mode = replace(mode, rows={})
         rows: dict[str, list[Tensor]] = {name: [] for name in STEP_METRICS}
         logits = episodes.query_images.new_empty(0)
         with torch.no_grad():

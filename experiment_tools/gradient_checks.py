@@ -312,7 +312,7 @@ def _moving_statistics(
     def watched(original: Any) -> Any:
         def leave_statistics(mean: Tensor, var: Tensor, n_tasks: int, mode: Pass, name: str) -> None:
             original(mean, var, n_tasks, mode, name)
-            if mode.episode is None or mode.is_query:
+            if mode.episode is None or mode.is_query or name not in mode.episode:
                 return
             if record is not None:
                 record.append(mode.episode[name])

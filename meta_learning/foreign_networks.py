@@ -123,17 +123,14 @@ class ForeignNetwork(MetaNetwork):
         of_body = {name.removeprefix("body."): value for name, value in (params or {}).items() if name.startswith("body.")}
         seeds = torch.zeros(n_tasks, dtype=torch.int64, device=images.device) if mode.dropout_seeds is None else mode.dropout_seeds
         episode = {name: tuple(value.view(n_tasks, -1) for value in pair) for name, pair in (mode.episode or {}).items()}
-        recorders: list[BatchStatistics] = []
 
         def of_one_task(params: dict[str, Tensor], images: Tensor, seed: Tensor, episode: dict[str, tuple[Tensor, Tensor]]) -> Output:
-            recorders.append(BatchStatistics())
-            collected = recorders[-1] if is_training else None
+            collected = BatchStatistics() if is_training else None
             moving = None if mode.episode is None else dict(episode)
             of_task = None if mode.dropout_seeds is None else seed[None]
-            self._current.begin(replace(mode, collected=collected, episode=moving, dropout_seeds=of_task))
+            self._current.begin(replace(mode, collected=collected, episode=moving, dropout_seeds=of_task, rows=None))
             features = functional_call(self.body, params, (images,))
-            rows = {name: {row: value for row, value in enumerate(sums) if value is not None} for name, sums in recorders[-1].sums.items()}
-            return {"features": features, "statistics": rows, "episode": moving or {}}
+            return {"features": features, "statistics": collected.seen if collected else {}, "episode": moving or {}}
 
         with self._twice_differentiable():
             if self.together:
@@ -145,9 +142,9 @@ class ForeignNetwork(MetaNetwork):
                 out = _stacked(parts)
         self._current.begin(Pass())  # keeps no tensors alive
         for name, rows in out["statistics"].items():
-            for row, value in rows.items():  # (B, F)
-                counts = recorders[-1].counts[name]
-                mode.collected.add(name, row, len(counts), value.mean(0), counts[row])
+            for row, passes in enumerate(rows):
+                for value in passes:  # (B, 1, F)
+                    mode.collected.add(name, row, len(rows), value.squeeze(1))
         if mode.episode is not None:
             mode.episode.update({name: tuple(value.flatten() for value in pair) for name, pair in out["episode"].items()})
         return out["features"]

@@ -14,6 +14,7 @@ Which images the statistics of batch norm come from is a choice of the pass:
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -26,35 +27,30 @@ from utils.errors import ConfigError
 
 @dataclass
 class BatchStatistics:
-    """Sums over passes of the batch mean and variance that each batch-norm row saw; tasks averaged within a pass."""
+    """Batch mean and variance that each batch-norm row saw, pass by pass."""
 
-    sums: dict[str, list[Tensor | None]] = field(default_factory=dict)
-    counts: dict[str, list[int]] = field(default_factory=dict)
+    seen: dict[str, list[list[Tensor]]] = field(default_factory=dict)
+    """Running statistic -> for each row what its passes saw, (B, F) each."""
 
-    def add(self, name: str, row: int, n_rows: int, value: Tensor, count: int = 1) -> None:
-        """Add statistics, (F,), of `count` passes to `row` of the running statistic called `name`."""
-        sums = self.sums.setdefault(name, [None] * n_rows)
-        counts = self.counts.setdefault(name, [0] * n_rows)
-        sums[row] = value if sums[row] is None else sums[row] + value
-        counts[row] += count
-
-    def add_all(self, other: "BatchStatistics") -> None:
-        """Add everything that `other` has seen."""
-        for name, sums in other.sums.items():
-            for row, value in enumerate(sums):
-                if value is not None:
-                    self.add(name, row, len(sums), value, other.counts[name][row])
+    def add(self, name: str, row: int, n_rows: int, value: Tensor) -> None:
+        """Add statistics, (B, F), of a pass to `row` of the running statistic called `name`."""
+        self.seen.setdefault(name, [[] for _ in range(n_rows)])[row].append(value)
 
     def means(self) -> dict[str, Tensor]:
-        """Return name -> (R, F), or (F,) where R is 1: the mean over the passes of each row.
+        """Return name -> (R, F), or (F,) where R is 1: the mean over tasks and over the passes of each row.
 
         Every row is fed: inner step s passes through row s.
         """
+        alike: dict[tuple[Any, ...], list[str]] = {}
+        for name, rows in self.seen.items():
+            alike.setdefault((rows[0][0].shape, *map(len, rows)), []).append(name)
         means = {}
-        for name, sums in self.sums.items():
-            rows = torch.stack([total / count for total, count in zip(sums, self.counts[name], strict=True)])
-            means[name] = rows.squeeze(0) if len(sums) == 1 else rows
-        return means
+        for (_, *counts), names in alike.items():  # few large operations instead of many small ones
+            values = torch.stack([value for name in names for passes in self.seen[name] for value in passes]).mean(1)
+            of_passes = values.unflatten(0, (len(names), -1)).split(counts, dim=1)
+            rows = torch.stack([passes.mean(1) for passes in of_passes], dim=1)  # (names, R, F)
+            means |= dict(zip(names, rows.squeeze(1) if len(counts) == 1 else rows, strict=True))
+        return {name: means[name] for name in self.seen}
 
 
 @dataclass(frozen=True)
@@ -75,6 +71,8 @@ class Pass:
     """Moving mean and variance (B*F,) per layer of this episode, written by support passes; for `episodic`."""
     dropout_seeds: Tensor | None = None
     """int64 (B,), one seed per episode; None: no dropout (evaluation)."""
+    rows: dict[tuple[str, bool], tuple[Tensor, ...]] | None = None
+    """Weights and biases of norm layers as all steps of one computation use them, kept by the first step; None: nothing is kept."""
 
 
 @dataclass(frozen=True)
@@ -126,14 +124,20 @@ class _AffineNorm(MetaNorm):
         self.weight = nn.Parameter(torch.ones(shape), requires_grad=learn_weight)
         self.bias = nn.Parameter(torch.zeros(shape), requires_grad=learn_bias)
 
-    def affine(self, params: Parameters | None, step: int, n_tasks: int) -> tuple[Tensor, Tensor]:
+    def affine(self, params: Parameters | None, n_tasks: int, mode: Pass, name: str) -> tuple[Tensor, Tensor]:
         """Weight and bias of this step, (B*F,) each: passed in or the layer's own."""
-        return self._affine(params, "weight", step, n_tasks), self._affine(params, "bias", step, n_tasks)
+        return self._affine("weight", params, n_tasks, mode, name), self._affine("bias", params, n_tasks, mode, name)
 
-    def _affine(self, params: Parameters | None, name: str, step: int, n_tasks: int) -> Tensor:
-        if params is not None and name in params:
-            return params[name].flatten()
-        return _row(getattr(self, name), step).repeat(n_tasks)
+    def _affine(self, key: str, params: Parameters | None, n_tasks: int, mode: Pass, name: str) -> Tensor:
+        if params is not None and key in params:
+            return params[key].flatten()
+        place = f"{name}.{key}", torch.is_grad_enabled()
+        rows = None if mode.rows is None else mode.rows.get(place)
+        if rows is None:
+            rows = torch.atleast_2d(getattr(self, key)).repeat(1, n_tasks).unbind()
+            if mode.rows is not None:
+                mode.rows[place] = rows
+        return rows[min(mode.step, len(rows) - 1)]
 
 
 class MetaBatchNorm2d(_AffineNorm):
@@ -181,7 +185,7 @@ class MetaBatchNorm2d(_AffineNorm):
             The shape of x.
         """
         mode = mode or Pass()
-        weight, bias = self.affine(params, mode.step, n_tasks)
+        weight, bias = self.affine(params, n_tasks, mode, name)
         statistics = self.statistics_of(mode)
         if not mode.n_support:
             return self._normalise_one_set(x, weight, bias, n_tasks, mode, name)
@@ -201,7 +205,7 @@ class MetaBatchNorm2d(_AffineNorm):
         Args:
             sets: of the images of the pass; of support and query images where both are there.
         """
-        weight, bias = self.affine(params, mode.step, n_tasks)
+        weight, bias = self.affine(params, n_tasks, mode, name)
         if len(sets) > 1 and self.statistics_of(mode) == "support":
             self.leave_statistics(sets[0].mean, sets[0].unbiased_var, n_tasks, mode, name)
             return [_scale_and_shift(sets[0].mean, sets[0].var, weight, bias, self.eps)] * len(sets)
@@ -234,13 +238,16 @@ class MetaBatchNorm2d(_AffineNorm):
         """Mean and variance (B*F,) of a pass that does not look at its own images; None: it does."""
         statistics, evaluates = self.statistics_of(mode), mode.collected is None
         assert not (statistics == "support" and mode.is_query), "query images must come together with the support images"
-        running = _row(self.running_mean, mode.step).repeat(n_tasks), _row(self.running_var, mode.step).repeat(n_tasks)
         if statistics == "running" and evaluates:
-            return running
+            return _row(self.running_mean, mode.step).repeat(n_tasks), _row(self.running_var, mode.step).repeat(n_tasks)
         if statistics == "episodic" and mode.is_query:
-            start = torch.zeros_like(running[0]), torch.ones_like(running[1])
-            return (mode.episode or {}).get(name, start)
+            return (mode.episode or {}).get(name) or self._before_any_pass(n_tasks)
         return None
+
+    def _before_any_pass(self, n_tasks: int) -> tuple[Tensor, Tensor]:
+        """Where the moving averages of an episode start, (B*F,) each."""
+        mean = self.running_mean.new_zeros(n_tasks * self.running_mean.shape[-1])
+        return mean, torch.ones_like(mean)
 
     def _of_batch(self, moments: Moments, n_tasks: int, mode: Pass) -> tuple[Tensor, Tensor]:
         """Mean and variance (B*F,) of a pass that looks at its own images."""
@@ -253,14 +260,14 @@ class MetaBatchNorm2d(_AffineNorm):
     def leave_statistics(self, mean: Tensor, var: Tensor, n_tasks: int, mode: Pass, name: str) -> None:
         """Leave a pass's mean and unbiased variance, (B*F,), where the pass wants them."""
         mean, var = mean.detach(), var.detach()
-        if mode.episode is not None and not mode.is_query:
-            before = mode.episode.get(name, (torch.zeros_like(mean), torch.ones_like(var)))
+        if mode.episode is not None and not mode.is_query and self.statistics_of(mode) == "episodic":
+            before = mode.episode.get(name) or self._before_any_pass(n_tasks)
             momentum = self.momentum.detach().to(mean.dtype)
             mode.episode[name] = (torch.lerp(before[0], mean, momentum), torch.lerp(before[1], var, momentum))
         if mode.collected is not None:
             row = min(mode.step, self.n_rows - 1)
             for statistic, value in (("running_mean", mean), ("running_var", var)):
-                mode.collected.add(f"{name}.{statistic}", row, self.n_rows, value.view(n_tasks, -1).mean(0))
+                mode.collected.add(f"{name}.{statistic}", row, self.n_rows, value.view(n_tasks, -1))
 
     @torch.no_grad()
     def update_running_statistics(self, batch_mean: Tensor, batch_var: Tensor) -> None:
@@ -324,7 +331,7 @@ class MetaTaskNorm2d(_AffineNorm):
     ) -> Tensor:
         """Normalise x (n, B*F, H, W); "weight" and "bias" are (B, F) where the inner loop adapts them."""
         mode = mode or Pass()
-        weight, bias = self.affine(params, mode.step, n_tasks)
+        weight, bias = self.affine(params, n_tasks, mode, name)
         if not mode.n_support:
             return self._mixed(x, x, weight, bias)
         if self.statistics_of(mode) == "support":
@@ -356,7 +363,7 @@ class MetaGroupNorm(_AffineNorm):
         self, x: Tensor, params: Parameters | None = None, n_tasks: int = 1, mode: Pass | None = None, name: str = ""
     ) -> Tensor:
         """Normalise x (n, B*F, H, W); "weight" and "bias" are (B, F) where the inner loop adapts them."""
-        weight, bias = self.affine(params, mode.step if mode else 0, n_tasks)
+        weight, bias = self.affine(params, n_tasks, mode or Pass(), name)
         return F.group_norm(x, n_tasks * self.n_groups, weight, bias, self.eps)
 
 

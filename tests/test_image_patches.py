@@ -60,8 +60,8 @@ def everything(network, pictures, params: dict[str, Tensor], mode: Pass) -> list
     after = network.features(pictures, adapted, replace(mode, collected=None))
     learned = [*params.values(), *(parameter for parameter in network.parameters() if parameter.requires_grad)]
     outer = torch.autograd.grad(torch.cos(after * weights).mean(), learned, allow_unused=True, materialize_grads=True)
-    sums = mode.collected.sums.values() if mode.collected is not None else []
-    seen = [row for rows in sums for row in rows if row is not None]
+    collected = mode.collected.seen.values() if mode.collected is not None else []
+    seen = [value for rows in collected for passes in rows for value in passes]
     return [features, *inner, *outer, *seen, *(value for pair in mode.episode.values() for value in pair)]
 
 
