@@ -39,7 +39,7 @@ class _BatchNorm(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, ...]:
         # With momentum 1 torch leaves the statistics of this very batch in the two tensors.
-        batch_mean, batch_var = torch.zeros_like(bias), torch.ones_like(bias)
+        batch_mean, batch_var = x.new_zeros(2, len(weight)).unbind()
         out, mean, rstd = torch.native_batch_norm(x, weight, bias, batch_mean, batch_var, True, 1.0, eps)
         return out, batch_mean, batch_var, mean, rstd
 
@@ -48,10 +48,13 @@ class _BatchNorm(torch.autograd.Function):
         x, weight, _, ctx.eps = inputs
         _, *statistics = output
         ctx.mark_non_differentiable(*statistics)
+        ctx.set_materialize_grads(False)
         ctx.save_for_backward(x, weight, *statistics[2:])
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, *_: None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+        if grad is None:
+            return None, None, None, None
         grad_x, grad_weight, grad_bias = _BatchNormBackward.apply(grad, *ctx.saved_tensors, ctx.eps)
         return grad_x, grad_weight, grad_bias, None
 
@@ -86,7 +89,7 @@ class _BatchNormBackward(torch.autograd.Function):
         ctx: Any, grad: Tensor, x: Tensor, weight: Tensor, mean: Tensor, rstd: Tensor, eps: float
     ) -> tuple[Tensor, Tensor, Tensor]:
         grad_x, grad_weight, grad_bias = _torchs_backward(grad, x, weight, mean, rstd, eps)
-        ctx.save_for_backward(grad, x, weight, mean, rstd, grad_weight.clone(), grad_bias.clone())
+        ctx.save_for_backward(grad, x, weight, mean, rstd, grad_weight, grad_bias)
         ctx.eps = eps
         ctx.set_materialize_grads(False)
         return grad_x, grad_weight, grad_bias
@@ -97,30 +100,30 @@ class _BatchNormBackward(torch.autograd.Function):
         ctx: Any, v: Tensor | None, grad_of_weight: Tensor | None, grad_of_bias: Tensor | None
     ) -> tuple[Tensor | None, ...]:
         g, x, weight, mean, rstd, g_dot_u, g_sum = ctx.saved_tensors
-        n_values = x.numel() // x.shape[1]
+        share = g.shape[1] / g.numel()  # 1 / N
         if v is None:
             v = torch.zeros_like(x)
         for_g, v_dot_u, v_sum = _torchs_backward(v, x, weight, mean, rstd, ctx.eps)
-        k = (v * g).sum(dim=(0, 2, 3)) - (v_sum * g_sum + v_dot_u * g_dot_u) / n_values
+        k = (v * g).sum(dim=(0, 2, 3)).addcmul_(v_sum, g_sum, value=-share).addcmul_(v_dot_u, g_dot_u, value=-share)
 
-        scale = weight * rstd / n_values
-        of_v, of_g = -scale * g_dot_u, -scale * v_dot_u  # q = of_v v + of_g g
-        if grad_of_weight is not None:
-            of_g = of_g + grad_of_weight
-        q_mean = (of_v * v_sum + of_g * g_sum) / n_values
-        q_dot_u_mean = (of_v * v_dot_u + of_g * g_dot_u) / n_values
-        of_u = -rstd * q_dot_u_mean - scale * rstd * k
-        of_x = of_u * rstd
-        constant = -rstd * q_mean - of_x * mean
-        for_x = v * _per_channel(of_v * rstd)
-        for_x.addcmul_(g, _per_channel(of_g * rstd)).addcmul_(x, _per_channel(of_x)).add_(_per_channel(constant))
+        scale = (weight * rstd).mul_(-share)
+        of_v = scale * g_dot_u  # q = of_v v + of_g g
+        of_g = scale * v_dot_u if grad_of_weight is None else torch.addcmul(grad_of_weight, scale, v_dot_u)
+        q_sum = (of_v * v_sum).addcmul_(of_g, g_sum)
+        q_dot_u = (of_v * v_dot_u).addcmul_(of_g, g_dot_u)
+        of_u = q_dot_u.addcmul_(scale, k, value=-1 / share).mul_(rstd)  # times -N
+        of_x = of_u.mul_(rstd).mul_(-share)
+        constant = (q_sum.mul_(rstd).mul_(-share)).addcmul_(of_x, mean, value=-1)
+        for_x = v * _per_channel(of_v.mul_(rstd))
+        for_x.addcmul_(g, _per_channel(of_g.mul_(rstd))).addcmul_(x, _per_channel(of_x)).add_(_per_channel(constant))
 
         if grad_of_weight is not None:
             of_x = grad_of_weight * rstd
-            for_g = for_g.addcmul_(x, _per_channel(of_x)).sub_(_per_channel(of_x * mean))
-        if grad_of_bias is not None:
-            for_g = for_g.add_(_per_channel(grad_of_bias))
-        return for_g, for_x, rstd * k, None, None, None
+            shift = -of_x * mean if grad_of_bias is None else torch.addcmul(grad_of_bias, of_x, mean, value=-1)
+            for_g.addcmul_(x, _per_channel(of_x)).add_(_per_channel(shift))
+        elif grad_of_bias is not None:
+            for_g.add_(_per_channel(grad_of_bias))
+        return for_g, for_x, k.mul_(rstd), None, None, None
 
 
 def _per_channel(values: Tensor) -> Tensor:
