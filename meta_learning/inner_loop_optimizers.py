@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from meta_learning.networks import MetaNetwork
 from utils.errors import ConfigError
@@ -71,7 +72,10 @@ class InnerLoopOptimizer(nn.Module):
         """Return alpha of each parameter at a step, broadcastable to (B, ...)."""
         if self.form == "per_element":
             return [self.element_rates[name.replace(".", "/")] for name in self.names]
-        return list(self.learning_rates[:, min(step, self.learning_rates.shape[1] - 1)].unbind())
+        return list(self._row(step).unbind())
+
+    def _row(self, step: int) -> Tensor:
+        return self.learning_rates[:, min(step, self.learning_rates.shape[1] - 1)]
 
     def snapshot(self) -> dict[str, Any]:
         """Return the rates for people to look at: `mean_rates` and, of Meta-SGD, `rate_quantiles`."""
@@ -113,11 +117,12 @@ class InnerLoopOptimizer(nn.Module):
         if self.weight_decay:
             gradients = [gradient + self.weight_decay * params[name] for name, gradient in zip(self.names, gradients, strict=True)]
         directions, state = self.direction(gradients, state, step)
-        updated = {
-            name: params[name] - rate * direction
-            for name, rate, direction in zip(self.names, self.rates(step), directions, strict=True)
-        }
-        return updated, state
+        values = [params[name] for name in self.names]
+        if self.form == "per_element":
+            updated = [value - rate * direction for value, rate, direction in zip(values, self.rates(step), directions, strict=True)]
+        else:
+            updated = _Step.apply(self._row(step), *values, *directions)
+        return dict(zip(self.names, updated, strict=True)), state
 
     def direction(self, gradients: Sequence[Tensor], state: State, step: int) -> tuple[Sequence[Tensor], State]:
         """Return what is subtracted, before the rate."""
@@ -206,6 +211,27 @@ class RMSprop(InnerLoopOptimizer):
         squares = [a * square + (1 - a) * g.square() for square, g in zip(state["square"], gradients, strict=True)]
         directions = [g / (_square_root(square) + self.epsilon) for g, square in zip(gradients, squares, strict=True)]
         return directions, {"square": squares}
+
+
+class _Step(torch.autograd.Function):
+    """values[i] - rates[i] * directions[i] for rates (n,), n values and n directions: one pass over each tensor, one over each of its derivatives."""
+
+    @staticmethod
+    def forward(ctx: Any, rates: Tensor, *values_and_directions: Tensor) -> tuple[Tensor, ...]:
+        values, directions = values_and_directions[: len(rates)], values_and_directions[len(rates) :]
+        ctx.save_for_backward(rates, *directions)
+        return tuple(torch.addcmul(*parts, value=-1) for parts in zip(values, rates.unbind(), directions, strict=True))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        rates, *directions = ctx.saved_tensors
+        for_rates, for_directions = None, [None] * len(directions)
+        if ctx.needs_input_grad[0]:
+            for_rates = -torch.stack([(grad * direction).sum() for grad, direction in zip(grads, directions, strict=True)])
+        if any(ctx.needs_input_grad[1 + len(directions) :]):
+            for_directions = [grad * rate for grad, rate in zip(grads, (-rates).unbind(), strict=True)]
+        return for_rates, *grads, *for_directions
 
 
 def _square_root(values: Tensor) -> Tensor:
