@@ -28,6 +28,7 @@ from torch.autograd.function import once_differentiable
 
 from meta_learning.layers import MetaConv2d, Parameters, fold_tasks, given_or_own, in_best_format
 from meta_learning.norm_layers import MetaBatchNorm2d, Moments, Pass
+from utils.patch_norm import normalised_map
 
 MOST_CHANNELS = 3
 """Of images whose patches take less memory than the feature maps that they replace."""
@@ -39,10 +40,8 @@ class PatchSet:
 
     windows: tuple[Tensor, ...]
     """For each pixel of a pooling window (n*B, L, K + 1), the last column being ones."""
-    mean: Tensor
-    """(B, K) over all patches of the set, also those that no window covers."""
-    covariance: Tensor
-    """(B, K, K)."""
+    moments: Tensor
+    """(B, K, K + 1), covariance and, in the last column, mean of all patches of the set, also those that no window covers."""
     n_patches: int
     """Of each task."""
 
@@ -82,7 +81,8 @@ def cut_patches(images: Tensor, conv: MetaConv2d, window: tuple[int, int]) -> Im
         with_ones[:, top : rows * window[0] : window[0], left : columns * window[1] : window[1]].flatten(1, 2).contiguous()
         for top, left in product(range(window[0]), range(window[1]))
     )
-    return ImagePatches((PatchSet(windows, mean, covariance, n_images * n_positions),), n_tasks, (rows, columns))
+    moments = torch.cat([covariance, mean.unsqueeze(2)], dim=2)
+    return ImagePatches((PatchSet(windows, moments, n_images * n_positions),), n_tasks, (rows, columns))
 
 
 def fold_images(images: Tensor | ImagePatches) -> tuple[Tensor | ImagePatches, int]:
@@ -111,19 +111,37 @@ def convolve_patches(
     n_tasks = patches.n_tasks
     weight = given_or_own(conv, params[0], "weight", n_tasks).flatten(2)  # (B, F, K)
     bias = given_or_own(conv, params[0], "bias", n_tasks) if conv.bias is not None else weight.new_zeros(weight.shape[:2])
-    moments = []
-    for images in patches.sets:
-        mean = torch.bmm(weight, images.mean.unsqueeze(2)).squeeze(2) + bias  # (B, F)
-        var = (torch.bmm(weight, images.covariance) * weight).sum(2).clamp(min=0)  # rounding may leave less of what is zero
-        moments.append(Moments(mean.flatten(), var.flatten(), images.n_patches))
-    outputs = []
-    affine = norm.scales_and_shifts(moments, params[1], n_tasks, mode, name)
-    for images, (scale, shift) in zip(patches.sets, affine, strict=True):
-        scale, constant = scale.view(n_tasks, -1, 1), (scale * bias.flatten() + shift).view(n_tasks, -1, 1)
-        outputs.append(_WindowMaxima.apply(torch.cat([scale * weight, constant], dim=2), negative_slope, *images.windows))
+    maps = _linear_maps(patches, weight, bias, norm, params[1], mode, name)
+    outputs = [_WindowMaxima.apply(linear, negative_slope, *images.windows) for images, linear in zip(patches.sets, maps, strict=True)]
     out = outputs[0] if len(outputs) == 1 else torch.cat(outputs)  # (n, B, L, F)
     pixels_first = out.transpose(1, 2).flatten(2)  # (n, L, B*F)
     return in_best_format(pixels_first.unflatten(1, patches.sides).permute(0, 3, 1, 2))
+
+
+def _linear_maps(
+    patches: ImagePatches, weight: Tensor, bias: Tensor, norm: MetaBatchNorm2d, params: Parameters | None, mode: Pass, name: str
+) -> list[Tensor]:
+    """Return A and, in the last column, c, (B, F, K + 1), for each set of images: convolution and norm together."""
+    n_tasks, modes = patches.n_tasks, norm.modes_of_own_moments(mode, len(patches.sets))
+    if modes is not None:
+        gamma, beta = (values.view(n_tasks, -1) for values in norm.affine(params, n_tasks, mode, name))
+        maps = []
+        for images, its_mode in zip(patches.sets, modes, strict=True):
+            linear, mean, var = normalised_map(weight, bias, gamma, beta, images.moments, norm.eps)
+            moments = Moments(mean.flatten(), var.flatten(), images.n_patches)
+            norm.leave_statistics(moments.mean, moments.unbiased_var, n_tasks, its_mode, name)
+            maps.append(linear)
+        return maps
+    moments = []
+    for images in patches.sets:
+        products = torch.bmm(weight, images.moments)
+        mean = products[..., -1] + bias  # (B, F)
+        var = (products[..., :-1] * weight).sum(2).clamp(min=0)  # rounding may leave less of what is zero
+        moments.append(Moments(mean.flatten(), var.flatten(), images.n_patches))
+    affine = norm.scales_and_shifts(moments, params, n_tasks, mode, name)
+    return [
+        torch.cat([scale.view(n_tasks, -1, 1) * weight, (scale * bias.flatten() + shift).view(n_tasks, -1, 1)], dim=2) for scale, shift in affine
+    ]
 
 
 def _to_images(linear: Tensor, windows: Tensor) -> Tensor:

@@ -197,6 +197,13 @@ class MetaBatchNorm2d(_AffineNorm):
         self.leave_statistics(moments.mean, moments.unbiased_var, n_tasks, mode, name)
         return _normalise(x, *_scale_and_shift(moments.mean, moments.var, weight, bias, self.eps))
 
+    def modes_of_own_moments(self, mode: Pass, n_sets: int) -> tuple[Pass, ...] | None:
+        """Return what each set of images of a pass is told, where each is normalised by its own moments and by nothing else; else None."""
+        modes = _modes_of_parts(mode) if n_sets > 1 else (mode,)
+        shares = n_sets > 1 and self.statistics_of(mode) == "support"
+        is_own = not shares and not self._mixes_with_running(mode) and not any(self._has_fixed_statistics(its_mode) for its_mode in modes)
+        return modes if is_own else None
+
     def scales_and_shifts(
         self, sets: Sequence[Moments], params: Parameters | None, n_tasks: int, mode: Pass, name: str
     ) -> list[tuple[Tensor, Tensor]]:
@@ -225,7 +232,7 @@ class MetaBatchNorm2d(_AffineNorm):
         fixed = self._fixed_statistics(n_tasks, mode, name)
         if fixed is not None:
             return F.batch_norm(x, *fixed, weight, bias, training=False, eps=self.eps)
-        if self.learnable_momentum and mode.collected is not None:
+        if self._mixes_with_running(mode):
             moments = _moments(x)
             mean, var = moments.mean, moments.unbiased_var
             out = _normalise(x, *_scale_and_shift(*self._of_batch(moments, n_tasks, mode), weight, bias, self.eps))
@@ -236,13 +243,20 @@ class MetaBatchNorm2d(_AffineNorm):
 
     def _fixed_statistics(self, n_tasks: int, mode: Pass, name: str) -> tuple[Tensor, Tensor] | None:
         """Mean and variance (B*F,) of a pass that does not look at its own images; None: it does."""
-        statistics, evaluates = self.statistics_of(mode), mode.collected is None
+        statistics = self.statistics_of(mode)
         assert not (statistics == "support" and mode.is_query), "query images must come together with the support images"
-        if statistics == "running" and evaluates:
+        if not self._has_fixed_statistics(mode):
+            return None
+        if statistics == "running":
             return _row(self.running_mean, mode.step).repeat(n_tasks), _row(self.running_var, mode.step).repeat(n_tasks)
-        if statistics == "episodic" and mode.is_query:
-            return (mode.episode or {}).get(name) or self._before_any_pass(n_tasks)
-        return None
+        return (mode.episode or {}).get(name) or self._before_any_pass(n_tasks)
+
+    def _has_fixed_statistics(self, mode: Pass) -> bool:
+        statistics = self.statistics_of(mode)
+        return (statistics == "running" and mode.collected is None) or (statistics == "episodic" and mode.is_query)
+
+    def _mixes_with_running(self, mode: Pass) -> bool:
+        return self.learnable_momentum and mode.collected is not None
 
     def _before_any_pass(self, n_tasks: int) -> tuple[Tensor, Tensor]:
         """Where the moving averages of an episode start, (B*F,) each."""
@@ -251,7 +265,7 @@ class MetaBatchNorm2d(_AffineNorm):
 
     def _of_batch(self, moments: Moments, n_tasks: int, mode: Pass) -> tuple[Tensor, Tensor]:
         """Mean and variance (B*F,) of a pass that looks at its own images."""
-        if not self.learnable_momentum or mode.collected is None:
+        if not self._mixes_with_running(mode):
             return moments.mean, moments.var
         momentum = self.momentum.clamp(0.0, 1.0)
         mean, var = (_row(values, mode.step).repeat(n_tasks) for values in (self.running_mean, self.running_var))

@@ -106,9 +106,9 @@ def test_mean_and_covariance_are_those_of_the_patches_of_all_pixels():
         torch.nn.functional.pad(pictures[:, :, 0], (1, 1, 1, 1))[:, :, top : top + 5, left : left + 5].flatten(1)
         for top in range(3) for left in range(3)
     ], dim=1)  # (B, K, n*H*W)  # fmt: skip
-    torch.testing.assert_close(patches.sets[0].mean, by_hand.mean(2))
+    torch.testing.assert_close(patches.sets[0].moments[..., -1], by_hand.mean(2))
     for task in range(2):
-        torch.testing.assert_close(patches.sets[0].covariance[task], torch.cov(by_hand[task], correction=0))
+        torch.testing.assert_close(patches.sets[0].moments[..., :-1][task], torch.cov(by_hand[task], correction=0))
     assert patches.sides == (2, 2)
     assert patches.sets[0].n_patches == 75
 
