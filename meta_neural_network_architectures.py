@@ -23,7 +23,7 @@ from meta_learning.norm_layers import BatchStatistics, MetaBatchNorm2d, MetaLaye
 from meta_learning.residual_networks import RESIDUAL_NETWORKS, ResidualNetwork
 from utils.config_rules import feature_size
 from utils.errors import ConfigError
-from utils.max_pooling import max_pool
+from utils.max_pooling import pool_and_activate
 from utils.plugins import user_code
 from utils.registry import registered_backbone
 
@@ -52,10 +52,7 @@ class MetaConvBlock(nn.Module):
             x = convolve_patches(x, self.conv, self.norm, (of_conv, of_norm), LEAKY_RELU_SLOPE, mode, norm_name)
         else:
             x = self.norm(self.conv(x, of_conv, n_tasks), of_norm, n_tasks, mode, norm_name)
-            if self.pool:
-                # Leaky ReLU is increasing, so it commutes with the maximum: the same result from a quarter of the pixels.
-                x = max_pool(x, (2, 2))
-            x = F.leaky_relu(x, LEAKY_RELU_SLOPE)
+            x = pool_and_activate(x, (2, 2), LEAKY_RELU_SLOPE) if self.pool else F.leaky_relu(x, LEAKY_RELU_SLOPE)
         return drop(x, self.dropout, mode, self.index, n_tasks)
 
 

@@ -34,9 +34,12 @@ def plain_operations():
     def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Any, *_: Any) -> Tensor:
         return F.conv2d(x, weight, bias, *geometry)
 
+    def pool_and_activate(x: Tensor, window: tuple[int, int], negative_slope: float) -> Tensor:
+        return F.leaky_relu(F.max_pool2d(x, window), negative_slope)
+
     with (
         patch.object(norm_layers, "batch_norm", batch_norm), patch.object(layers, "convolve", convolve),
-        patch.object(convolutional_networks, "max_pool", F.max_pool2d),
+        patch.object(convolutional_networks, "pool_and_activate", pool_and_activate),
     ):  # fmt: skip
         yield
 

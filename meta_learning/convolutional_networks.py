@@ -4,7 +4,6 @@ Letters: B tasks, n images per task, C channels, H x W pixels, F filters, N way,
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from meta_learning.dropout import drop
@@ -12,7 +11,7 @@ from meta_learning.image_patches import ImagePatches, can_use_patches, convolve_
 from meta_learning.layers import MetaConv2d, Parameters, below, unfold_features
 from meta_learning.networks import MetaNetwork, initialise_kaiming, make_head
 from meta_learning.norm_layers import NormChoice, Pass
-from utils.max_pooling import max_pool
+from utils.max_pooling import pool_and_activate
 
 N_BLOCKS = 4
 
@@ -22,9 +21,9 @@ def pooling_window(height: int, width: int) -> tuple[int, int]:
     return min(2, height), min(2, width)
 
 
-def pool(x: Tensor) -> Tensor:
-    """Max-pooling over `pooling_window`."""
-    return max_pool(x, pooling_window(*x.shape[2:]))
+def pool(x: Tensor, negative_slope: float) -> Tensor:
+    """Max-pooling over `pooling_window` and a leaky ReLU."""
+    return pool_and_activate(x, pooling_window(*x.shape[2:]), negative_slope)
 
 
 def pooled(side: int) -> int:
@@ -45,7 +44,7 @@ class Conv4Block(nn.Module):
             given = below(params, "conv"), below(params, "norm")
             return convolve_patches(x, self.conv, self.norm, given, 0.0, mode, f"{name}.norm")
         x = self.conv(x, below(params, "conv"), n_tasks)
-        return F.relu(pool(self.norm(x, below(params, "norm"), n_tasks, mode, f"{name}.norm")))
+        return pool(self.norm(x, below(params, "norm"), n_tasks, mode, f"{name}.norm"), 0.0)
 
 
 class Conv4(MetaNetwork):

@@ -77,7 +77,7 @@ class ResidualBlock(nn.Module):
             x = self._convolve(x, "downsample.0", "downsample.1", params, n_tasks, mode, name)
         out = out + x
         # ReLU is increasing, so it commutes with the maximum: the same result from a quarter of the pixels.
-        return self._relu(pool(out) if self.pools else out)
+        return pool(out, self.negative_slope) if self.pools else self._relu(out)
 
     def _relu(self, x: Tensor) -> Tensor:
         return F.leaky_relu(x, self.negative_slope) if self.negative_slope else F.relu(x)

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from utils.convolution import Geometry, convolve
-from utils.max_pooling import max_pool
+from utils.max_pooling import pool_and_activate
 
 GEOMETRIES = {
     "plain": Geometry((1, 1), (1, 1), (1, 1), 1),
@@ -57,11 +57,12 @@ def test_a_convolution_keeps_the_memory_format_of_its_input():
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize(("height", "width", "window"), [(6, 4, (2, 2)), (7, 5, (2, 2)), (1, 6, (1, 2))])
-def test_max_pooling_and_its_derivatives_equal_torchs(memory_format, height, width, window):
+@pytest.mark.parametrize("slope", [0.0, 0.1])
+def test_max_pooling_with_a_leaky_relu_and_its_derivatives_equal_torchs(memory_format, height, width, window, slope):
     results = []
-    for function in (max_pool, F.max_pool2d):
+    for function in (pool_and_activate, lambda x, window, slope: F.max_pool2d(F.leaky_relu(x, slope), window)):
         x = drawn(2, 3, height, width).detach().to(memory_format=memory_format).requires_grad_()
-        out = function(x, window)
+        out = function(x, window, slope)
         (first,) = torch.autograd.grad((out**3).sum(), x, create_graph=True)
         (second,) = torch.autograd.grad((first**2 * x).sum(), x)
         results.append((out, first, second))
@@ -71,5 +72,5 @@ def test_max_pooling_and_its_derivatives_equal_torchs(memory_format, height, wid
 
 def test_the_first_of_equal_values_gets_the_gradient():
     x = torch.ones(1, 1, 2, 2, requires_grad=True)
-    (gradient,) = torch.autograd.grad(max_pool(x, (2, 2)).sum(), x)
+    (gradient,) = torch.autograd.grad(pool_and_activate(x, (2, 2), 0.1).sum(), x)
     assert gradient.tolist() == [[[[1.0, 0.0], [0.0, 0.0]]]]
