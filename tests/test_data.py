@@ -283,6 +283,19 @@ def test_classes_in_two_splits_are_mentioned(tiny_dataset, caplog):
     assert "1 class names are in train and in val, such as character_00" in caplog.text
 
 
+def test_a_split_of_folders_that_is_not_used_is_told(tiny_dataset, caplog):
+    folder = tiny_dataset(n_classes=9)
+    build_data(config(), "cpu")
+    assert "split anew" not in caplog.text
+    classes = sorted(folder.glob("*/*"))
+    for rank, path in enumerate(classes):
+        target = folder / ("train", "VAL", "test")[rank % 3]
+        target.mkdir(exist_ok=True)
+        path.rename(target / path.name)
+    build_data(config(), "cpu")
+    assert f'{folder}: has folders train and val and test, but "sets_are_pre_split" is false' in caplog.text
+
+
 def test_omniglot_classes_are_split_as_the_reference_splits_them(shared_data):
     """On the paths in the real archive."""
     with tarfile.open(shared_data("omniglot_dataset.tar.bz2")) as archive:

@@ -83,6 +83,14 @@ def test_a_column_of_labels_is_taken_with_a_warning():
         assert class_labels([["a"], ["b"]], 2).tolist() == ["a", "b"]
 
 
+def test_floats_that_look_like_bytes_are_taken_with_a_warning(recwarn):
+    for harmless in (GREY / 255.0, GREY.astype(float) - 19.5, GREY):  # 0 to 1, normalised, bytes
+        image_arrays(harmless)
+    assert not recwarn.list
+    with pytest.warns(UserWarning, match="images are floats up to 39; floats are taken as 0 to 1: divide by 255, or give uint8"):
+        assert image_arrays(GREY.astype(float)).pixels.max() == 39
+
+
 def test_another_size_is_resized_with_a_warning_and_the_right_one_without():
     pixels = np.tile(np.array([0, 255], dtype=np.uint8), (1, 1, 4, 2))
     with pytest.warns(UserWarning, match="images of 4 x 4 pixels are resized to the network's 2 x 2"):

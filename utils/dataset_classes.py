@@ -77,6 +77,8 @@ def find_classes(config: Any, shapes: Mapping[str, Sequence[EpisodeShape]]) -> D
         classes, config.train_val_test_split, 0 if config.class_split_seed is None else config.class_split_seed
     )
     _warn_of_shared_classes(sets)
+    if not config.sets_are_pre_split:
+        _warn_of_a_split_unused(folder, folders)
     problems += label_problems + _count_problems(config, folder, sets)
     if packed is not None:
         sets, leaks = _leave_leaks_out(config, folder, packed, sets)
@@ -184,6 +186,17 @@ def describe_images(config: Any, dataset: DatasetClasses) -> str:
     if colour != wanted:
         steps.append(f"{colour} made {wanted}")
     return ", ".join(steps) or "as they are"
+
+
+def _warn_of_a_split_unused(dataset_folder: Path, folders: Sequence[ImageFolder]) -> None:
+    """Log that there are folders train and test whose classes are dealt out anew: a published split would be lost unnoticed."""
+    uppermost = {folder.path.split("/")[0].lower() for folder in folders}
+    if {"train", "test"} <= uppermost:
+        named = " and ".join(split for split in SPLITS if split in uppermost)
+        logger.warning(
+            '%s: has folders %s, but "sets_are_pre_split" is false, so their classes are put together and split anew. To keep the folders\' split: --sets_are_pre_split true',
+            printable(dataset_folder), named,
+        )  # fmt: skip
 
 
 def _warn_of_shared_classes(sets: Mapping[str, Sequence[ImageClass]]) -> None:

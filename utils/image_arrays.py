@@ -30,6 +30,10 @@ class Images(NamedTuple):
     flat: bool
 
 
+LIKELY_BYTES = 32.0
+"""Floats above this, none of them negative, are pixels from 0 to 255 rather than normalised ones."""
+
+
 def image_arrays(images: Any, *, channels: int | None = None, image_shape: Sequence[int] | None = None) -> Images:
     """Check images and bring them to (n, C, H, W).
 
@@ -56,6 +60,8 @@ def image_arrays(images: Any, *, channels: int | None = None, image_shape: Seque
         array = array.astype(np.float32)
         if not np.isfinite(array).all():
             raise InputError("images hold NaN or values that are infinite (inf) or too large for float32; replace or leave out such images")
+        if not flat and array.min() >= 0 and array.max() > LIKELY_BYTES:
+            warnings.warn(f"images are floats up to {array.max():g}; floats are taken as 0 to 1: divide by 255, or give uint8", stacklevel=3)
     return Images(array, n_features, flat)
 
 
