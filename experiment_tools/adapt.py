@@ -208,6 +208,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             n_images = ", ".join(f"{name}: {result['support_labels'].count(name)}" for name in result["classes"])
             log.info("adapted to %d classes (%s images)", len(result["classes"]), n_images)
             log.info("%d images classified%s", len(result["query_files"]), f"; {accuracy_text(result)}" if accuracy_text(result) else "")
+            if classifier.adapted_learner().depends_on_other_images:
+                log.info("the images to classify are normalised together (transductive batch-norm statistics); --statistics support would not")
             log.info("%s\n%s", *targets)
         except Exception as error:  # noqa: BLE001 -- the last resort, which shows the traceback
             return report_failure(error)

@@ -50,6 +50,9 @@ def test_predictions_are_those_of_the_classifier(folders, capsys):
     said = capsys.readouterr().out
     assert f"{right} of 6 right" in said
     assert "adapted to 3 classes (ant: 1, bee <b>: 2, cat: 3 images)" in said
+    assert "the images to classify are normalised together (transductive batch-norm statistics); --statistics support would not" in said
+    assert main(arguments(folders, statistics="support", output=folders / "alone")) == 0
+    assert "normalised together" not in capsys.readouterr().out
 
 
 def test_the_contact_sheet_is_one_file_that_loads_nothing_and_escapes_names(folders):
