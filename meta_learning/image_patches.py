@@ -16,7 +16,6 @@ backward are products of small matrices too.
 Letters: B tasks, n images per task, C channels, k x k kernel, K = C k^2, F filters, L windows per image.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
@@ -24,11 +23,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from meta_learning.layers import MetaConv2d, Parameters, fold_tasks, given_or_own, in_best_format
 from meta_learning.norm_layers import MetaBatchNorm2d, Moments, Pass
 from utils.patch_norm import normalised_map
+from utils.window_maxima import window_maxima
 
 MOST_CHANNELS = 3
 """Of images whose patches take less memory than the feature maps that they replace."""
@@ -38,8 +37,8 @@ MOST_CHANNELS = 3
 class PatchSet:
     """The patches of one set of images of each task."""
 
-    windows: tuple[Tensor, ...]
-    """For each pixel of a pooling window (n*B, L, K + 1), the last column being ones."""
+    windows: Tensor
+    """(n*B, q, L, K + 1), for each of the q pixels of the pooling windows; the last column being ones."""
     moments: Tensor
     """(B, K, K + 1), covariance and, in the last column, mean of all patches of the set, also those that no window covers."""
     n_patches: int
@@ -77,12 +76,12 @@ def cut_patches(images: Tensor, conv: MetaConv2d, window: tuple[int, int]) -> Im
     covariance = products.mean(0) / n_positions
     with_ones = F.pad(patches.transpose(1, 2), (0, 1), value=1.0).unflatten(1, (height, width))
     rows, columns = height // window[0], width // window[1]
-    windows = tuple(
-        with_ones[:, top : rows * window[0] : window[0], left : columns * window[1] : window[1]].flatten(1, 2).contiguous()
+    pixels = [
+        with_ones[:, top : rows * window[0] : window[0], left : columns * window[1] : window[1]].flatten(1, 2)
         for top, left in product(range(window[0]), range(window[1]))
-    )
+    ]
     moments = torch.cat([covariance, mean.unsqueeze(2)], dim=2)
-    return ImagePatches((PatchSet(windows, moments, n_images * n_positions),), n_tasks, (rows, columns))
+    return ImagePatches((PatchSet(torch.stack(pixels, dim=1), moments, n_images * n_positions),), n_tasks, (rows, columns))
 
 
 def fold_images(images: Tensor | ImagePatches) -> tuple[Tensor | ImagePatches, int]:
@@ -112,7 +111,7 @@ def convolve_patches(
     weight = given_or_own(conv, params[0], "weight", n_tasks).flatten(2)  # (B, F, K)
     bias = given_or_own(conv, params[0], "bias", n_tasks) if conv.bias is not None else weight.new_zeros(weight.shape[:2])
     maps = _linear_maps(patches, weight, bias, norm, params[1], mode, name)
-    outputs = [_WindowMaxima.apply(linear, negative_slope, *images.windows) for images, linear in zip(patches.sets, maps, strict=True)]
+    outputs = [window_maxima(linear, images.windows, negative_slope) for images, linear in zip(patches.sets, maps, strict=True)]
     out = outputs[0] if len(outputs) == 1 else torch.cat(outputs)  # (n, B, L, F)
     pixels_first = out.transpose(1, 2).flatten(2)  # (n, L, B*F)
     return in_best_format(pixels_first.unflatten(1, patches.sides).permute(0, 3, 1, 2))
@@ -142,75 +141,3 @@ def _linear_maps(
     return [
         torch.cat([scale.view(n_tasks, -1, 1) * weight, (scale * bias.flatten() + shift).view(n_tasks, -1, 1)], dim=2) for scale, shift in affine
     ]
-
-
-def _to_images(linear: Tensor, windows: Tensor) -> Tensor:
-    """(B, F, K) as (n*B, K, F)."""
-    n_images = windows.shape[0] // linear.shape[0]
-    transposed = linear.transpose(1, 2)
-    return transposed.expand(n_images, *transposed.shape).flatten(0, 1)
-
-
-class _WindowMaxima(torch.autograd.Function):
-    """linear (B, F, K + 1) -> f(max over q of windows[q] linear^T), (n, B, L, F)."""
-
-    @staticmethod
-    def forward(ctx: Any, linear: Tensor, negative_slope: float, *windows: Tensor) -> Tensor:
-        matrices = _to_images(linear, windows[0])
-        maxima, is_new = torch.bmm(windows[0], matrices), []
-        values = torch.empty_like(maxima)
-        for window in windows[1:]:
-            torch.bmm(window, matrices, out=values)
-            if ctx.needs_input_grad[0]:
-                is_new.append(torch.gt(values, maxima, out=torch.empty_like(values)))
-            torch.maximum(maxima, values, out=maxima)
-        if ctx.needs_input_grad[0]:
-            ctx.save_for_backward(*_slopes(maxima, is_new, negative_slope), *windows)
-        F.leaky_relu_(maxima, negative_slope)
-        return maxima.unflatten(0, (-1, linear.shape[0]))
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        n_windows = len(ctx.saved_tensors) // 2
-        return _WindowMaximaBackward.apply(grad, *ctx.saved_tensors), None, *[None] * n_windows
-
-
-def _slopes(maxima: Tensor, is_new: Sequence[Tensor], negative_slope: float) -> list[Tensor]:
-    """For each pixel of the windows the derivative of the output: that of f where it is the first one with the maximum, else 0."""
-    slope = torch.empty_like(maxima).fill_(1.0)
-    slope = torch.ops.aten.leaky_relu_backward(slope, maxima, negative_slope, False)
-    slopes = []
-    for new in reversed(is_new):
-        slopes.append(new.mul_(slope))
-        slope = slope - new
-    return [slope, *reversed(slopes)]
-
-
-class _WindowMaximaBackward(torch.autograd.Function):
-    """grad (n, B, L, F) -> sum over images and q of (slopes[q] grad)^T windows[q], (B, F, K + 1)."""
-
-    @staticmethod
-    def forward(ctx: Any, grad: Tensor, *slopes_and_windows: Tensor) -> Tensor:
-        ctx.save_for_backward(*slopes_and_windows)
-        ctx.n_tasks = grad.shape[1]
-        slopes, windows = _halves(slopes_and_windows)
-        grad = grad.flatten(0, 1)
-        total, values = grad.new_zeros(len(grad), windows[0].shape[2], grad.shape[2]), torch.empty_like(grad)
-        for slope, window in zip(slopes, windows, strict=True):
-            total.baddbmm_(window.transpose(1, 2), torch.mul(slope, grad, out=values))
-        return total.unflatten(0, (-1, ctx.n_tasks)).sum(0).transpose(1, 2)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
-        slopes, windows = _halves(ctx.saved_tensors)
-        matrices = _to_images(cotangent, windows[0])
-        total = torch.bmm(windows[0], matrices).mul_(slopes[0])
-        values = torch.empty_like(total)
-        for slope, window in zip(slopes[1:], windows[1:], strict=True):
-            total.addcmul_(torch.bmm(window, matrices, out=values), slope)
-        return total.unflatten(0, (-1, ctx.n_tasks)), *[None] * len(ctx.saved_tensors)
-
-
-def _halves(tensors: Sequence[Tensor]) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
-    return tensors[: len(tensors) // 2], tensors[len(tensors) // 2 :]
