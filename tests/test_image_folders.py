@@ -143,6 +143,14 @@ def test_pre_split_without_split_folders_is_a_problem():
     assert "names no class folder below the split" in problems[1]
 
 
+def test_plain_class_folders_read_as_pre_split_are_one_problem_with_the_key_to_change():
+    _, problems = group([ImageFolder(name, ("1",)) for name in ("jay", "robin", "wren")], [-2], pre_split=True)
+    assert problems == [
+        "birds: sets_are_pre_split is true, but no folder in it is named train, val or test."
+        ' Set "sets_are_pre_split" to false to have its classes split, or sort them into such folders.'
+    ]
+
+
 def test_a_split_folder_by_another_name_is_told_once_with_the_name_to_give_it():
     names_given = ("Validation/wren", "Validation/robin", "images/training/jay", "odd/magpie", "odd/rook")
     _, problems = group([ImageFolder(name, ("1",)) for name in names_given], [-2], pre_split=True)

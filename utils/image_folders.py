@@ -157,6 +157,7 @@ def group_into_classes(
         )
     problems: list[str] = []
     outside_of_splits: list[str] = []
+    any_split = False
     images: dict[tuple[str | None, str], list[int]] = {}
     paths: dict[tuple[str | None, str], list[str]] = {}
     start = 0
@@ -179,7 +180,7 @@ def group_into_classes(
             if at is None:
                 outside_of_splits.append(folder.path)
                 continue
-            split = parts[at].lower()
+            split, any_split = parts[at].lower(), True
             positions = [position for position in positions if position != at]
             if not positions:
                 problems.append(
@@ -200,12 +201,20 @@ def group_into_classes(
         images.setdefault((split, name), []).extend(ranks)
         paths.setdefault((split, name), []).append(folder.path)
     classes = [ImageClass(name, split, tuple(images[split, name]), tuple(paths[split, name])) for split, name in images]
-    problems = _name_outsiders(dataset_folder, outside_of_splits) + problems
+    problems = _name_outsiders(dataset_folder, outside_of_splits, any_split=any_split) + problems
     return sorted(classes, key=lambda c: (c.split or "", int(c.name) if labels_as_int else 0, c.name)), problems
 
 
-def _name_outsiders(dataset_folder: Path, folders: Sequence[str]) -> list[str]:
-    """One problem per folder that should have been a split, or holds none: the one named nearly so, else the uppermost."""
+def _name_outsiders(dataset_folder: Path, folders: Sequence[str], *, any_split: bool) -> list[str]:
+    """One problem per folder that should have been a split, or holds none: the one named nearly so, else the uppermost.
+
+    Plain class folders, without any split among them, are one problem together.
+    """
+    if folders and not any_split and not any(part.lower() in MEANT_SPLITS for folder in folders for part in folder.split("/")):
+        return [
+            f"{printable(dataset_folder)}: sets_are_pre_split is true, but no folder in it is named train, val or test."
+            ' Set "sets_are_pre_split" to false to have its classes split, or sort them into such folders.'
+        ]
     counts: Counter[tuple[str, str]] = Counter()
     for folder in folders:
         parts = folder.split("/")
