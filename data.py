@@ -17,6 +17,7 @@ from utils.augmentation import Augmentation
 from utils.class_table import ClassTable
 from utils.config import SINUSOID
 from utils.dataset_classes import DatasetClasses, describe_images, find_classes, other_dataset, packed_dataset
+from utils.devices import copy_to
 from utils.episode_batches import EpisodeBatch, PreparedEpisodes, rotate_by_quarter_turns
 from utils.episodes import QUERY_AUGMENTATION, SUPPORT_AUGMENTATION, EpisodeIndices, EpisodeShape, draw_episodes
 from utils.errors import ConfigError, DataError
@@ -186,9 +187,9 @@ class FewShotData:
     def finish(self, prepared: PreparedEpisodes) -> EpisodeBatch:
         """Bring prepared episodes to the device, turn and normalise them."""
         split, shape, n_episodes = prepared.split, prepared.shape, len(prepared.indices)
-        numbers = self._to_device(prepared.numbers)  # one copy per meta-batch
+        numbers = copy_to(self.device, prepared.numbers)  # one copy per meta-batch
         n_ranks = n_episodes * shape.n_way * shape.n_images
-        images = self._images.index_select(0, numbers[:n_ranks]) if prepared.images is None else self._to_device(prepared.images)
+        images = self._images.index_select(0, numbers[:n_ranks]) if prepared.images is None else copy_to(self.device, prepared.images)
         images = images.reshape(n_episodes, shape.n_way, shape.n_images, *self.example_shape())
         if self.class_rotation and split == "train":
             quarter_turns = numbers[n_ranks:-n_episodes].reshape(n_episodes, shape.n_way, 1, 1, 1, 1)
@@ -207,16 +208,11 @@ class FewShotData:
             class_ids=prepared.drawn.classes,
         )
 
-    def _to_device(self, host: Tensor) -> Tensor:
-        if self.device.type != "cuda":
-            return host.to(self.device)
-        return host.pin_memory().to(self.device, non_blocking=True)
-
     def _to_float(self, images: Tensor, role: str, prepared: PreparedEpisodes) -> Tensor:
         """uint8 (B, N, n, C, H, W) to augmented and normalised float (B, N*n, C, H, W)."""
         images = images.flatten(1, 2).to(self.dtype).div_(255)
         if role in prepared.augmentation:
-            parameters = self._to_device(prepared.augmentation[role])
+            parameters = copy_to(self.device, prepared.augmentation[role])
             images = self._augmentations[role].apply(images.flatten(0, 1), parameters).reshape(images.shape)
         if self.reverse_channels:  # after the augmentation, which knows red from blue
             images = images.flip(-3)

@@ -9,13 +9,15 @@
 #   original   our iteration and the original's in turns; needs the path
 #   resume     real scripts killed and rerun in deterministic mode: equal to the bit? (report in resume_on_gpu.md)
 #   cost       a deterministic iteration against an ordinary one
-#   train      Omniglot 20-way 1-shot, the released schedule (50,000 iterations of 8 tasks), trained and tested; run it again to go on
+#   train      Omniglot 20-way 1-shot, the released schedule (50,000 iterations of 8 tasks), trained and tested; run it again to go on;
+#              needs omniglot_dataset, or its archive, in $DATASET_DIR (default: datasets)
 #
-# Results go to the terminal and to the folder $OUT (default: benchmark_results).
+# Results go to the terminal and to the folder $OUT (default: benchmark_results). All parts run with $PYTHON (default: python), which has to
+# have what requirements.txt names: nothing is installed, and no network is used.
 set -euo pipefail
 cd "$(dirname -- "$0")/.."
 OUT="${OUT:-benchmark_results}"
-PYTHON="${PYTHON:-python}"
+PYTHON="${PYTHON:-$(command -v python || echo python3)}"
 mkdir -p "$OUT"
 
 parts=() original=""
@@ -37,8 +39,9 @@ for part in "${parts[@]}"; do
     resume) "$PYTHON" benchmarks/reliability.py --gpu 0 --kills 8 --signals 2 --output "$OUT/resume_on_gpu.md" | tee "$OUT/resume.txt" ;;
     cost) "$PYTHON" benchmarks/meta_iteration.py --settings "${omniglot[@]}" --deterministic true | tee "$OUT/deterministic.txt" ;;
     train)
-      bash experiment_scripts/omniglot_maml++_20way_1shot_seed0.sh 0 --experiment_name released_schedule \
-        --batch_size 8 --total_epochs 100 --total_iter_per_epoch 500 2>&1 | tee -a "$OUT/train.txt"
+      # What experiment_scripts/omniglot_maml++_20way_1shot_seed0.sh starts, without a look for another environment.
+      "$PYTHON" train_maml_system.py --name_of_args_json_file experiment_config/omniglot_maml++_20way_1shot_seed0.json --gpu_to_use 0 \
+        --experiment_name released_schedule --batch_size 8 --total_epochs 100 --total_iter_per_epoch 500 2>&1 | tee -a "$OUT/train.txt"
       ;;
     *) echo "on_a_gpu.sh: no part \"$part\"; there are: table graphs original resume cost train" >&2; exit 1 ;;
   esac

@@ -4,7 +4,7 @@ import os
 import pytest
 import torch
 
-from utils.devices import choose_device, make_deterministic
+from utils.devices import choose_device, copy_to, make_deterministic
 from utils.errors import ConfigError
 from utils.gpu_ids import gpu_ids
 from utils.ranks import Rank
@@ -89,3 +89,18 @@ def test_deterministic_asks_torch_and_cublas_for_it(monkeypatch):
         assert torch.are_deterministic_algorithms_enabled() and os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
     finally:
         torch.use_deterministic_algorithms(False)
+
+
+def test_what_goes_to_a_gpu_is_pinned_first_and_nobody_waits():
+    class Host:
+        def pin_memory(self):
+            return Pinned()
+
+    class Pinned:
+        def to(self, device, non_blocking=False):
+            return device, non_blocking
+
+    gpu = torch.device("cuda", 1)
+    assert copy_to(gpu, Host()) == (gpu, True)
+    host = torch.arange(3)
+    assert copy_to(torch.device("cpu"), host) is host

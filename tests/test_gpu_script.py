@@ -20,14 +20,17 @@ def run(tmp_path, *arguments):
 
 
 def test_each_part_runs_its_command_and_keeps_what_it_printed(tmp_path):
-    done, asked = run(tmp_path, "table", "cost", "original", "--", "/the/original")
+    done, asked = run(tmp_path, "table", "cost", "train", "original", "--", "/the/original")
     assert done.returncode == 0, done.stderr
     assert asked == [
         "benchmarks/meta_iteration.py",
         "benchmarks/meta_iteration.py --settings Omniglot 5-way 1-shot Omniglot 20-way 1-shot --deterministic true",
+        "train_maml_system.py --name_of_args_json_file experiment_config/omniglot_maml++_20way_1shot_seed0.json --gpu_to_use 0"
+        " --experiment_name released_schedule --batch_size 8 --total_epochs 100 --total_iter_per_epoch 500",
         "benchmarks/compare_with_original.py --original /the/original --iterations 20",
     ]
-    assert {path.name for path in (tmp_path / "out put").iterdir()} == {"table.txt", "deterministic.txt", "original.txt"}
+    names = {"table.txt", "deterministic.txt", "train.txt", "original.txt"}
+    assert {path.name for path in (tmp_path / "out put").iterdir()} == names
 
 
 def test_an_unknown_part_and_a_missing_path_are_refused(tmp_path):

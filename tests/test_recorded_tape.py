@@ -1,5 +1,7 @@
 """What a CUDA graph would compute, with a tape of operators in its place: never a value of the time of its recording."""
 
+import gc
+
 import pytest
 import torch
 
@@ -13,6 +15,8 @@ EPOCHS = (0, 1, 1, 2, 3, 4)
 """Of methods with schedules: first and second order, weights of the query losses on their way, all of them and the last one."""
 FEW_EPOCHS = (0, 3, 3)
 """Of the others, whose meta learning rate alone changes."""
+
+BY_CHANGE = [name if name in CHANGING else pytest.param(name, marks=pytest.mark.full) for name in METHODS]
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +53,7 @@ def test_the_tape_has_numbers_of_its_recording_and_tensors_of_now():
     assert result(2.0) == 18.0, "other memory is not looked at"
 
 
-@pytest.mark.parametrize("name", [name if name in CHANGING else pytest.param(name, marks=pytest.mark.full) for name in METHODS])
+@pytest.mark.parametrize("name", BY_CHANGE)
 def test_a_replay_computes_what_the_learner_computes(name):
     changes = METHODS[name]
     plain, replaying = small_learner(**changes), taped(small_learner(**changes))
@@ -69,3 +73,33 @@ def test_a_replay_computes_what_the_learner_computes(name):
         ours, expected = (vars(learner.evaluate(episodes)) for learner in (replaying, plain))
         torch.testing.assert_close(ours, expected, rtol=1e-12, atol=0)
     assert replaying.replayed._record is not None, "nothing fell back to an ordinary run"
+
+
+@pytest.mark.parametrize("name", BY_CHANGE)
+def test_no_graph_outlives_a_computation(name, monkeypatch):
+    """A node that gathers a parameter's gradients keeps the stream on which it was made: one that is left over breaks the next recording."""
+    learner, epoch, marked = small_learner(**METHODS[name]), 4, []
+    learner.chunks.reuse(learner.chunks.size)  # no look at the memory of a task, which holds tensors of its own on a CPU
+
+    def gatherers():
+        return [value.view_as(value).grad_fn.next_functions[0][0] for value in learner.meta_parameters().values()]
+
+    def grad(*args, **kwargs):
+        for node in gatherers():
+            node.metadata["seen"] = True
+        marked.append(sum("seen" in node.metadata for node in gatherers()))
+        return original(*args, **kwargs)
+
+    original = torch.autograd.grad
+    monkeypatch.setattr(torch.autograd, "grad", grad)
+    gc.collect()
+    gc.disable()
+    try:
+        result = learner.meta_gradients(episodes_of(METHODS[name]), epoch)
+        left = [node for node in gatherers() if "seen" in node.metadata]
+        assert not left and not any(value.requires_grad for value in result.tensors())
+        learner.evaluate(episodes_of(METHODS[name]), statistics="transductive" if "running" in str(METHODS[name]) else None)
+        assert not [node for node in gatherers() if "seen" in node.metadata]
+    finally:
+        gc.enable()
+    assert max(marked) > 0, "nodes that are in use are seen"

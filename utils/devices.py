@@ -10,6 +10,7 @@ from utils.ranks import Rank
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +56,11 @@ def make_deterministic() -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it is first used
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.backends.cudnn.benchmark = False
+
+
+def copy_to(device: "torch.device", host: "Tensor") -> "Tensor":
+    """A tensor of the host on a device, for which a GPU need not be waited for: only memory that cannot be paged is copied meanwhile."""
+    return host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host.to(device)
 
 
 def describe_device(device: "torch.device") -> str:

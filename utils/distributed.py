@@ -15,6 +15,7 @@ import torch.distributed as dist
 from safetensors.torch import load, save
 from torch import Tensor
 
+from utils.devices import copy_to
 from utils.errors import PeerLostError
 from utils.ranks import Rank, waits_for_others, watch_elsewhere
 
@@ -69,7 +70,7 @@ class RankGroup:
         tensors = meta_gradients.tensors()
         share = len(self.part(n_tasks)) / n_tasks
         flat = torch.cat([tensor.detach().reshape(-1) for tensor in tensors]) * share
-        flat = torch.cat([flat, flat.new_tensor(list(flags))])
+        flat = torch.cat([flat, copy_to(flat.device, torch.tensor(list(flags), dtype=flat.dtype))])
         with _contact():
             dist.all_reduce(flat)
         pieces = flat.split([*(tensor.numel() for tensor in tensors), len(flags)])

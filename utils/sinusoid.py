@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from utils.config import SINUSOID
+from utils.devices import copy_to
 from utils.episode_batches import EpisodeBatch
 from utils.episodes import SPLITS, EpisodeShape
 from utils.reproducibility import random_words, uniform
@@ -118,7 +118,7 @@ class SinusoidData:
         """
         shape, waves = shape or self.shape, self.draw(split, indices, shape)
         numbers = np.concatenate([waves.support, waves.heights(waves.support), waves.query, waves.heights(waves.query)], axis=1)
-        here = self._to_device(torch.from_numpy(numbers)).to(self.dtype)
+        here = copy_to(self.device, torch.from_numpy(numbers)).to(self.dtype)
         sizes = [shape.n_shot, shape.n_shot, shape.n_query, shape.n_query]
         support_x, support_y, query_x, query_y = (part.unsqueeze(-1) for part in here.split(sizes, dim=1))  # (B, n, 1)
         return EpisodeBatch(
@@ -126,7 +126,7 @@ class SinusoidData:
             support_labels=support_y,
             query_images=query_x[..., None, None],
             query_labels=query_y,
-            seeds=self._to_device(torch.from_numpy(waves.seeds)),
+            seeds=copy_to(self.device, torch.from_numpy(waves.seeds)),
             n_way=1,
             n_shot=shape.n_shot,
             n_query=shape.n_query,
@@ -134,11 +134,6 @@ class SinusoidData:
             indices=tuple(int(index) for index in indices),
             class_ids=waves.classes,
         )
-
-    def _to_device(self, host: Tensor) -> Tensor:
-        if self.device.type != "cuda":
-            return host.to(self.device)
-        return host.pin_memory().to(self.device, non_blocking=True)
 
     def task_list_digest(self, split: str, indices: Sequence[int], shape: EpisodeShape | None = None) -> str:
         """sha256 of waves and places of these episodes: equal means the same tasks."""
