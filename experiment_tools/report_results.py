@@ -175,9 +175,9 @@ def test_answers(run: RunFiles) -> Section:
         if histogram:
             section.add(f"Accuracy over validation tasks, epoch {histogram['epoch']}", _histogram(histogram["val_accuracy_histogram"], VAL))
         return section
-    section.add("Accuracy over tasks", task_histogram(answers),
-                note=f"{len(answers.labels)} tasks: half of them lie between {percent(float(np.quantile(answers.task_accuracies, 0.25)))} "
-                     f"and {percent(float(np.quantile(answers.task_accuracies, 0.75)))}.")  # fmt: skip
+    low, high = (percent(float(np.quantile(answers.task_accuracies, share))) for share in (0.25, 0.75))
+    middle = f"half of them or more have {low}" if low == high else f"half of them lie between {low} and {high}"
+    section.add("Accuracy over tasks", task_histogram(answers), note=f"{len(answers.labels)} tasks: {middle}.")
     if run.config.get("loss", "cross_entropy") == "cross_entropy":
         _add_calibration(section, answers)
     else:
