@@ -169,43 +169,18 @@ class ExperimentBuilder:
     def train_epoch(self) -> None:
         """Train one epoch, validate, save, and bring the files in logs/ up to date, in this order."""
         settings, epoch = self.settings, self.epochs_done
-        n_tasks = settings.tasks_per_meta_batch
-        weights = [float(weight) for weight in self.learner.multi_step_loss_weights(epoch)]
-        learning_rate = float(self.learner.meta_learning_rate(epoch))
+        schedule = {
+            "meta_learning_rate": float(self.learner.meta_learning_rate(epoch)),
+            "multi_step_loss_weights": [float(weight) for weight in self.learner.multi_step_loss_weights(epoch)],
+        }
         under_way = self._under_way = self._under_way or EpochMetrics(self.iteration)
-        last_iteration = under_way.first_iteration + settings.total_iter_per_epoch
+        is_last = epoch + 1 == settings.total_epochs
         with EpochProgress(
-            epoch + 1, settings.total_epochs, settings.total_iter_per_epoch, n_tasks,
+            epoch + 1, settings.total_epochs, settings.total_iter_per_epoch, settings.tasks_per_meta_batch,
             done=self.iteration - under_way.first_iteration, score=self.score,
         ) as progress:  # fmt: skip
-            while self.iteration < last_iteration:
-                self._save_if_due(under_way)
-                meta_gradients = self._meta_gradients(self.iteration + 1, epoch)
-                applied = self.learner.meta_update(meta_gradients, epoch)
-                self.iteration += 1
-                under_way.add(self.iteration, meta_gradients.metrics, applied)
-                if self.iteration % settings.log_every_iterations and self.iteration < last_iteration:
-                    continue
-                self._look_for_non_finite(under_way)  # here, and where it is saved, the host waits for the device
-                interval = under_way.interval()
-                if not interval:  # all of it was skipped
-                    under_way.end_interval()
-                    continue
-                done = self.iteration - under_way.first_iteration
-                record = epoch_records.iteration_record(
-                    iteration=self.iteration, epoch=epoch + 1, interval=interval, meta_learning_rate=learning_rate,
-                    multi_step_loss_weights=weights, tasks_per_s=done * n_tasks / under_way.time_s,
-                )  # fmt: skip
-                self.records.add_line(record)
-                under_way.end_interval()
-                self.observers.on_iteration_metrics(record)
-                self.observers.on_gradients(self.iteration, meta_gradients.gradients)
-                progress.advance(len(interval), record["loss"], record["accuracy"])
-                if settings.checkpoint_every_s == 0:
-                    self._save_unfinished(under_way)
-            self._save_if_due(under_way)
+            self._train_iterations(under_way, epoch, schedule, progress)
             train_time_s, start = under_way.time_s, time.perf_counter()
-            is_last = epoch + 1 == settings.total_epochs
             val = None
             if (epoch + 1) % settings.validate_every_epochs == 0 or is_last:
                 progress.phase(f"validation on {settings.num_evaluation_tasks} tasks")
@@ -215,18 +190,17 @@ class ExperimentBuilder:
                     self._stop_now(under_way)
         train = under_way.sums.result()
         row = epoch_records.epoch_row(
-            epoch=epoch + 1, train=train, val=val, multi_step_loss_weights=weights, meta_learning_rate=learning_rate,
-            train_time_s=train_time_s, data_time_s=under_way.data_time_s, val_time_s=time.perf_counter() - start,
-            tasks_trained=settings.total_iter_per_epoch * n_tasks,
-        )  # fmt: skip
-        looks = self.diagnostics is not None and self.group.is_main
-        look = self.diagnostics.look(self.learner, self.data, epoch, is_last=is_last) if looks else {}
-        entry = epoch_records.curves_entry(
-            row, iteration=self.iteration, train=train, val=val, multi_step_loss_weights=weights,
-            snapshot=self.learner.snapshot() | self.learner.memory_per_task() | look, score=self.score,
+            epoch=epoch + 1, train=train, val=val, train_time_s=train_time_s, data_time_s=under_way.data_time_s,
+            val_time_s=time.perf_counter() - start, tasks_trained=settings.total_iter_per_epoch * settings.tasks_per_meta_batch, **schedule,
         )  # fmt: skip
         if val and row["val_accuracy_mean"] is None:
             log.warning("epoch %d: the validation gave numbers that are not finite.", epoch + 1)
+        looks = self.diagnostics is not None and self.group.is_main
+        look = self.diagnostics.look(self.learner, self.data, epoch, is_last=is_last) if looks else {}
+        entry = epoch_records.curves_entry(
+            row, iteration=self.iteration, train=train, val=val, multi_step_loss_weights=schedule["multi_step_loss_weights"],
+            snapshot=self.learner.snapshot() | self.learner.memory_per_task() | look, score=self.score,
+        )  # fmt: skip
         self.rows.append(row)
         self.curves.append(entry)
         self._under_way = None
@@ -235,6 +209,41 @@ class ExperimentBuilder:
         self.records.write_epochs(self.rows, self.curves, settings.max_models_to_save)
         log.info(epoch_records.epoch_text(row, settings.total_epochs, self.score, look.get("peak_memory_mib")))
         self.observers.on_epoch(dict(row), dict(entry))
+
+    def _train_iterations(self, under_way: EpochMetrics, epoch: int, schedule: Mapping[str, Any], progress: EpochProgress) -> None:
+        """Train what is left of an epoch (from 0), and save where it is time to."""
+        last_iteration = under_way.first_iteration + self.settings.total_iter_per_epoch
+        while self.iteration < last_iteration:
+            self._save_if_due(under_way)
+            meta_gradients = self._meta_gradients(self.iteration + 1, epoch)
+            applied = self.learner.meta_update(meta_gradients, epoch)
+            self.iteration += 1
+            under_way.add(self.iteration, meta_gradients.metrics, applied)
+            if self.iteration % self.settings.log_every_iterations == 0 or self.iteration == last_iteration:
+                self._end_interval(under_way, epoch, schedule, progress, meta_gradients.gradients)
+        self._save_if_due(under_way)
+
+    def _end_interval(
+        self, under_way: EpochMetrics, epoch: int, schedule: Mapping[str, Any], progress: EpochProgress, gradients: Mapping[str, Tensor]
+    ) -> None:
+        """Read and tell the metrics of the iterations since the last time. Here, and where it is saved, the host waits for the device."""
+        self._look_for_non_finite(under_way)
+        interval = under_way.interval()
+        if not interval:  # all of it was skipped
+            under_way.end_interval()
+            return
+        done = self.iteration - under_way.first_iteration
+        record = epoch_records.iteration_record(
+            iteration=self.iteration, epoch=epoch + 1, interval=interval, tasks_per_s=done * self.settings.tasks_per_meta_batch / under_way.time_s,
+            **schedule,
+        )  # fmt: skip
+        self.records.add_line(record)
+        under_way.end_interval()
+        self.observers.on_iteration_metrics(record)
+        self.observers.on_gradients(self.iteration, gradients)
+        progress.advance(len(interval), record["loss"], record["accuracy"])
+        if self.settings.checkpoint_every_s == 0:
+            self._save_unfinished(under_way)
 
     def validate(self) -> SplitEvaluation:
         """Evaluate the learner as it is on the fixed validation tasks.
