@@ -34,7 +34,6 @@ log = logging.getLogger(__name__)
 
 FOLDER = Path(__file__).resolve().parent
 LOOPBACK = "127.0.0.1"
-LARGEST_NAME = 60
 MOST_EXAMPLES = 100
 UPLOADS_AT_ONCE = 4
 HEADERS = {

@@ -14,8 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-HEADS = ("learned", "zero", "prototypes")
-
 
 def zero_head(features: Tensor, n_way: int) -> dict[str, Tensor]:
     """Return "head.weight" (B, N, D) and "head.bias" (B, N) of zeros, like features (B, n, D), ready to be adapted."""

@@ -23,7 +23,6 @@ BUCKET = "https://storage.googleapis.com/quickdraw_dataset"
 FOLDER = "full/numpy_bitmap/"
 N_CLASSES = 345
 PERCENTAGES = (60, 20, 20)
-PUBLISHED_SEED = 123
 PUBLISHED_SAMPLES = 100
 
 _PREFIX = "full_numpy_bitmap_"
