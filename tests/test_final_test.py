@@ -3,9 +3,10 @@
 import json
 
 import pytest
+import torch
 
-from utils.errors import ConfigError
-from utils.final_test import refuse_to_replace, result_suffix
+from utils.errors import ConfigError, NonFiniteError
+from utils.final_test import accuracy_columns, refuse_to_replace, result_suffix, score_models
 
 PROTOCOL = {"ways": 5, "steps": 5, "tasks": 600}
 MODELS = [{"epoch": epoch, "file": f"train_model_{epoch}.safetensors", "val_accuracy": 0.5 + epoch / 100} for epoch in (3, 2)]
@@ -49,3 +50,12 @@ def test_chosen_weights_without_a_tag_have_files_of_their_own():
     assert result_suffix("ten", "3") == "_ten"
     assert result_suffix("", "3") == "_epoch_3"
     assert result_suffix("", "elsewhere/train_model_7.safetensors") == "_train_model_7"
+
+
+def test_a_model_that_diverges_in_a_test_task_is_named_and_leaves_an_empty_cell_in_the_curve():
+    labels, outputs = torch.zeros(3, 4, 1), torch.ones(2, 3, 4, 1)
+    assert score_models(outputs, labels, MODELS)["test_accuracy_mean"] == -1.0
+    outputs[1, 2] = float("nan")
+    with pytest.raises(NonFiniteError, match=r"train_model_2\.safetensors gives numbers that are not finite in 1 of 3 test tasks, the first one task 2.*--tag"):
+        score_models(outputs, labels, MODELS)
+    assert accuracy_columns(outputs[1], labels) == dict.fromkeys(("test_accuracy_mean", "test_accuracy_std", "test_accuracy_ci95"))

@@ -1,6 +1,7 @@
 """From the class scores of tested models to test_summary: ensemble, single models, intervals, protocol."""
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from utils.atomic_files import write_bytes_atomically
 from utils.checkpoints import checkpoint_bytes
 from utils.epoch_records import early_stop
-from utils.errors import ConfigError
-from utils.metrics import ACCURACY, Score, Summary, score_named, score_of, summarise
+from utils.errors import ConfigError, NonFiniteError
+from utils.metrics import ACCURACY, Score, Summary, finite_or_none, score_named, score_of, summarise
 from utils.run_folder import RunFolder
 from utils.task_scores import is_regression, task_scores
 
@@ -27,7 +28,11 @@ def score_models(outputs: "Tensor", labels: "Tensor", models: Sequence[dict[str,
         outputs: (models, tasks, queries, classes), class scores, higher is better; (models, tasks, points, D) in a regression.
         labels: int64 (tasks, queries); float (tasks, points, D) in a regression.
         models: what is known of each (epoch, file, validation score).
+    Raises:
+        NonFiniteError: the score of a task is not; an accuracy always is.
     """
+    for model, of_model in zip(models, outputs, strict=True):
+        _refuse_non_finite(_task_scores(of_model, labels), model)
     ensemble, *single = (summarise(_task_scores(some, labels)) for some in (outputs.mean(dim=0), *outputs))
     return {
         "score": score_of(is_regression(labels)).key,
@@ -37,9 +42,20 @@ def score_models(outputs: "Tensor", labels: "Tensor", models: Sequence[dict[str,
     }
 
 
+def _refuse_non_finite(scores: Sequence[float], model: Mapping[str, Any]) -> None:
+    diverged = [task for task, score in enumerate(scores) if not math.isfinite(score)]
+    if diverged:
+        raise NonFiniteError(
+            f"{model['file']} gives numbers that are not finite in {len(diverged)} of {len(scores)} test tasks, the first one task {diverged[0]}: the inner "
+            "loop diverges there. Test with fewer steps, --evaluate_on_test_set_only true --tag NAME --number_of_evaluation_steps_per_iter N, or "
+            "train with a lower init_inner_loop_learning_rate"
+        )
+
+
 def accuracy_columns(outputs: "Tensor", labels: "Tensor") -> dict[str, Any]:
-    """test_accuracy_mean, _std and _ci95 over tasks of one model's outputs (tasks, queries, classes or D)."""
-    return _columns(summarise(_task_scores(outputs, labels)))
+    """test_accuracy_mean, _std and _ci95 over tasks of one model's outputs (tasks, queries, classes or D); None where not finite."""
+    columns = _columns(summarise(_task_scores(outputs, labels)))
+    return {name: None if value is None else finite_or_none(value) for name, value in columns.items()}
 
 
 def _task_scores(outputs: "Tensor", labels: "Tensor") -> list[float]:
