@@ -133,6 +133,7 @@ class FewShotClassifier(Estimator):
         config = self._config(first_image_shape(dataset, self.image_shape), meta_learned=False)
         device = choose_device(config.gpu_to_use)
         data = training_data(dataset, val, config, device, self.image_shape)
+        config = config.model_copy(update={"num_evaluation_tasks": _at_most(data, "val", config.num_evaluation_tasks)})
         with ExitStack() as stack:
             # Checkpoints hold PyTorch's random state, and a run that is resumed restores it; the user's own stays.
             stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
@@ -338,8 +339,7 @@ class FewShotClassifier(Estimator):
         config = self._config(None, meta_learned=True, **changes)
         learner = self._build(config, self.initialisation_)
         data = evaluation_data(test_dataset, config, choose_device(config.gpu_to_use), self.image_shape)
-        known = data.count("test") if hasattr(data, "count") else None
-        n_tasks = min(n_tasks, known or n_tasks)
+        n_tasks = _at_most(data, "test", n_tasks)
         evaluation = evaluate_tasks(
             learner, data, "test", n_tasks=n_tasks, tasks_per_batch=config.tasks_per_meta_batch, statistics=statistics, shape=config.test_shapes[0]
         )
@@ -455,6 +455,12 @@ def run_checkpoint(name: str | Path, checkpoint: int | str | Path = "best") -> P
         raise ConfigError(f"{folder}: nothing has been trained yet")
     rows = newest[1]["rows"]
     return run_folder.saved_models / model_selection.load_best(run_folder.saved_models, rows, 1)[0][0]["file"] if rows else newest[0]
+
+
+def _at_most(data: Any, split: str, n_tasks: int) -> int:
+    """So many tasks, or those that there are: a list that came round again would seem to be more, and its interval too narrow."""
+    known = data.count(split) if hasattr(data, "count") else None
+    return min(n_tasks, known or n_tasks)
 
 
 def _plain(value: Any) -> Any:

@@ -142,3 +142,21 @@ def test_tasks_that_come_without_names_of_classes_are_looked_at_without_examples
         total_iter_per_epoch=1, num_evaluation_tasks=2, diagnostics_every_epochs=1,
     )  # fmt: skip
     assert classifier.meta_fit([task(seed) for seed in range(10)]).initialisation_
+
+
+def test_a_list_of_tasks_is_validated_on_each_of_those_that_are_kept_once(monkeypatch):
+    """Otherwise the interval would be that of as many tasks as num_evaluation_tasks says."""
+    asked = []
+    episodes = TaskEpisodes.episodes
+
+    def listens(self, split, indices, shape=None):
+        asked.extend(indices if split == "val" else ())
+        return episodes(self, split, indices, shape)
+
+    monkeypatch.setattr(TaskEpisodes, "episodes", listens)
+    classifier = FewShotClassifier(
+        image_height=10, image_width=10, num_stages=2, cnn_num_filters=3, num_classes_per_set=3, batch_size=2, total_epochs=1,
+        total_iter_per_epoch=1, num_evaluation_tasks=7,
+    )  # fmt: skip
+    classifier.meta_fit([task(seed) for seed in range(15)])
+    assert asked == [0, 1, 2]
