@@ -24,7 +24,7 @@ SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
 N_CLASSES, N_IMAGES = 64, 24
 COLUMNS = (
     ("ms with multi-step loss", "ms_multi_step_loss", "{:.1f}"), ("ms after it", "ms_last_step_loss", "{:.1f}"), ("tasks/s", "tasks_per_s", "{:.1f}"),
-    ("GFLOP/s (of ceiling)", "flops_per_s", "{:.0f}"), ("GB/s (of ceiling)", "bytes_per_s", "{:.0f}"), ("waits for data", "share_of_data", "{:.2%}"),
+    ("GFLOP/s (of ceiling)", "flops_per_s", "{:.0f}"), ("GB/s (of ceiling)", "bytes_per_s", "{:.0f}"), ("operators", "operators", "{}"), ("waits for data", "share_of_data", "{:.2%}"),
     ("peak memory, GiB", "peak_memory_bytes", "{:.2f}"),
 )  # fmt: skip
 
@@ -55,7 +55,7 @@ def measure(name: str, iterations: int, overrides: dict[str, Any]) -> dict[str, 
     counts = _count(learner, data.episodes("train", range(config.tasks_per_meta_batch)))
     return row | {
         "ms_multi_step_loss": step, "tasks_per_s": config.tasks_per_meta_batch / (supply + step) * 1000, "share_of_data": supply / (supply + step),
-        "flops": counts[0], "bytes": counts[1], "flops_per_s": counts[0] / step * 1000, "bytes_per_s": counts[1] / step * 1000,
+        "flops": counts[0], "bytes": counts[1], "operators": counts[2], "flops_per_s": counts[0] / step * 1000, "bytes_per_s": counts[1] / step * 1000,
         "peak_memory_bytes": peak, **ceilings(device),
     }  # fmt: skip
 
@@ -94,26 +94,27 @@ def _time(learner: Any, data: Any, n_tasks: int, epoch: int, iterations: int, de
     return supply, step
 
 
-def _count(learner: Any, episodes: Any) -> tuple[int, int]:
-    """Floating-point operations of products, and bytes that operators read and write, of one meta-gradient."""
+def _count(learner: Any, episodes: Any) -> tuple[int, int, int]:
+    """Floating-point operations of products, bytes that operators read and write, and operators that compute, of one meta-gradient."""
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils._pytree import tree_leaves
 
     class Counter(TorchDispatchMode):
-        flops = bytes = 0
+        flops = bytes = operators = 0
 
         def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             out = operator(*args, **(kwargs or {}))
             if not operator.is_view:
                 tensors = [leaf for leaf in tree_leaves((args, kwargs, out)) if isinstance(leaf, torch.Tensor)]
                 self.bytes += sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+                self.operators += "empty" not in operator.overloadpacket.__name__  # on a GPU each starts a kernel or several
             self.flops += flops_of(operator.overloadpacket.__name__, args, out)
             return out
 
     with learner.replayed.off(), Counter() as counter:  # a replay has no operators to count
         learner.meta_gradients(episodes, 0)
-    return counter.flops, counter.bytes
+    return counter.flops, counter.bytes, counter.operators
 
 
 def flops_of(operator: str, args: Any, out: Any) -> int:

@@ -28,12 +28,12 @@ def test_products_are_counted_with_their_groups():
 def test_a_row_holds_what_the_table_shows(name):
     row = measure(name, 2, TINY)
     assert row["ms_multi_step_loss"] > 0
-    assert row["flops"] > 0
+    assert row["flops"] > 0 and row["operators"] > 100
     assert 0 < row["share_of_data"] < 1
     assert row["flops_per_s"] == pytest.approx(row["flops"] / row["ms_multi_step_loss"] * 1000)
     shown = cells(row)
     assert shown[0] == name
-    assert len(shown) == 8
+    assert len(shown) == 9
     json.dumps(row)
 
 
