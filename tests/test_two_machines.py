@@ -149,7 +149,7 @@ def test_two_launchers_end_with_the_bits_of_one_with_two_processes(machines, one
 
 @pytest.mark.full
 @pytest.mark.parametrize("told", [0, 1])
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 0)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 0)])
 def test_a_signal_to_either_launcher_stops_both_and_both_go_on(machines, one_launcher, told, number, code):
     two = machines()
     started = two.both()
