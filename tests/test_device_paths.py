@@ -14,10 +14,12 @@ from torch.utils._pytree import tree_leaves
 
 from data import FewShotData
 from few_shot_learning_system import build_learner
+from meta_learning import image_patches, layers
 from meta_learning.cuda_graphs import GraphedComputation
 from meta_learning.norm_layers import MetaBatchNorm2d
-from tests.learner_tools import PLUS_PLUS, small_config
+from tests.learner_tools import PLUS_PLUS, small_config, small_learner, worst_difference
 from tests.method_matrix import ALL_METHODS, METHODS, episodes_of, epochs_of, users_networks
+from utils import window_maxima
 from utils.augmentation import AUGMENTATIONS
 from utils.episodes import EpisodeShape
 from utils.sinusoid import SinusoidData
@@ -191,3 +193,16 @@ def test_sinusoids_come_to_the_device_in_two_copies():
     with CopiesFromHost() as copies:
         assert data.episodes("train", range(3)).query_labels.device.type == "meta"
     assert len(copies.found) == 2
+
+
+@pytest.mark.parametrize("name", ["MAML++", "running statistics", "support statistics", "conv4", "gradient checkpointing", "layer norm"])
+def test_what_a_gpu_computes_instead_is_the_same(name, monkeypatch):
+    """The branches that are not for a CPU, taken there: other memory formats, all pixels of the pooling windows at once."""
+    learner, episodes = small_learner(**METHODS[name]), episodes_of(METHODS[name])
+    on_cpu = learner.meta_gradients(episodes, 4).gradients
+    calls = []
+    monkeypatch.setattr(window_maxima, "_PixelByPixel", window_maxima._AllPixels)
+    for module in (layers, image_patches):
+        monkeypatch.setattr(module, "in_best_format", lambda x: calls.append(x) or x.contiguous())
+    assert worst_difference(learner.meta_gradients(episodes, 4).gradients, on_cpu) <= 1e-9
+    assert calls
