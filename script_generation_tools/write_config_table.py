@@ -1,8 +1,8 @@
-"""Write the table of config keys into README.md, from the schema.
+"""Write the tables of config keys into docs/config_keys.md, from the schema.
 
     python script_generation_tools/write_config_table.py
 
-The table stands between two HTML comments; everything else in the file stays as it is.
+The tables stand between two HTML comments; everything else in the file stays as it is.
 """
 
 import json
@@ -15,6 +15,7 @@ from utils.config import OLD_KEYS, REPOSITORY_ROOT, meaning
 from utils.config_help import default_text, values_text
 from utils.config_schema import SECTIONS
 
+PAGE = REPOSITORY_ROOT / "docs" / "config_keys.md"
 BEGIN, END = "<!-- config keys: begin (generated) -->", "<!-- config keys: end -->"
 
 
@@ -48,6 +49,5 @@ def with_table(text: str) -> str:
 
 
 if __name__ == "__main__":
-    readme = REPOSITORY_ROOT / "README.md"
-    readme.write_text(with_table(readme.read_text(encoding="utf-8")), encoding="utf-8")
-    print(f"{readme.name}: the table of config keys is up to date")
+    PAGE.write_text(with_table(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    print(f"{PAGE.relative_to(REPOSITORY_ROOT)}: the tables of config keys are up to date")

@@ -1,4 +1,4 @@
-"""The keys of a config in words: for `--help` and for the table in README.md."""
+"""The keys of a config in words: for `--help` and for the tables in docs/config_keys.md."""
 
 import json
 import textwrap
