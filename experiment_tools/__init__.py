@@ -1,9 +1,14 @@
 """What one does around a run: each tool is started as `python -m experiment_tools.<name>`."""
 
+import atexit
+import os
+import select
 import shlex
+import signal
 import sys
 from pathlib import Path
 from types import TracebackType
+from typing import TextIO
 
 REQUIRED_PACKAGES = ("torch", "torchvision", "numpy", "tqdm", "PIL", "scipy", "pydantic", "safetensors", "matplotlib", "jinja2")
 
@@ -17,8 +22,27 @@ def set_up_command() -> str:
     return f"bash {shlex.quote(str(root / 'install.sh'))}"
 
 
+def _has_lost_its_reader(stream: TextIO) -> bool:
+    poll = select.poll()
+    poll.register(stream, 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
+def _leave_readers_that_are_gone() -> bool:
+    """Send to nowhere what is still to be printed where nobody reads it any more (`| head`); returns whether that is so."""
+    # No SIGPIPE as Unix tools have it: the demo's browser, or a process that a tool reads from, may go away without ending the tool.
+    gone = [stream for stream in (sys.stdout, sys.stderr) if stream is not None and _has_lost_its_reader(stream)]
+    for stream in gone:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+    return bool(gone)
+
+
 def _show_error(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """A missing package in one line, with what to do; anything else as ever."""
+    """A missing package in one line, with what to do; nothing where the reader has gone; anything else as ever."""
+    if issubclass(kind, BrokenPipeError) and _leave_readers_that_are_gone():
+        sys.exit(128 + signal.SIGPIPE)
     package = str(getattr(error, "name", "")).partition(".")[0]
     if issubclass(kind, ModuleNotFoundError) and package in REQUIRED_PACKAGES:
         print(f"The package {package} is missing in {sys.executable}. Run: {set_up_command()}", file=sys.stderr)
@@ -28,3 +52,4 @@ def _show_error(kind: type[BaseException], error: BaseException, trace: Tracebac
 
 if sys.argv[:1] == ["-m"]:  # a tool is being started, as opposed to imported
     sys.excepthook = _show_error
+    atexit.register(_leave_readers_that_are_gone)  # before Python's last flush

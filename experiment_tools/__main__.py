@@ -5,13 +5,12 @@ from pathlib import Path
 
 
 def tools() -> dict[str, str]:
-    """Name -> what it does, the first sentence of its docstring; a tool is a module of this folder that can be run."""
+    """Name -> what it does, the first sentence of its docstring; a tool is a module of this folder whose docstring says how to start it."""
     found = {}
     for path in sorted(Path(__file__).parent.glob("[a-z]*.py")):
-        text = path.read_text(encoding="utf-8")
-        if '__name__ == "__main__"' in text:
-            line = (ast.get_docstring(ast.parse(text)) or "").splitlines()[0]
-            found[path.stem] = line.partition(": python -m")[0].rstrip(".")
+        text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+        if f"python -m experiment_tools.{path.stem}" in text:
+            found[path.stem] = text.splitlines()[0].partition(": python -m")[0].rstrip(".")
     return found
 
 
