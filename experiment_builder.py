@@ -66,6 +66,8 @@ class ExperimentSettings:
     tested_elsewhere: str = ""
     tag: str = ""
     load_checkpoint: str = ""
+    dry_run: bool = False
+    """The run folder is removed at the end, so that nobody is sent there."""
 
 
 class ExperimentBuilder:
@@ -303,11 +305,14 @@ class ExperimentBuilder:
         if self.group.is_main:
             write_json(path, {"replay": command, **self._iteration_report(iteration, epoch)})
         self.group.wait_for_all()
+        saved, places = f"; saved at iteration {self.iteration}", f"\nReport: {path}\nReplay: {command}"
+        if self.settings.dry_run:
+            saved = places = ""
         raise NonFiniteError(
             f"iteration {iteration} (epoch {epoch + 1}): {non_finite.reason(metrics)}; training tasks "
-            f"{(iteration - 1) * n_tasks} to {iteration * n_tasks - 1}. Its update was not applied; saved at iteration "
-            f"{self.iteration}. Lower init_inner_loop_learning_rate or meta_learning_rate, set gradient_clamp, or go on "
-            f"without it: --skip_non_finite_iterations {len(self.skipped) + 1}\nReport: {path}\nReplay: {command}"
+            f"{(iteration - 1) * n_tasks} to {iteration * n_tasks - 1}. Its update was not applied{saved}. "
+            f"Lower init_inner_loop_learning_rate or meta_learning_rate, set gradient_clamp, or go on "
+            f"without it: --skip_non_finite_iterations {len(self.skipped) + 1}{places}"
         )
 
     def _iteration_report(self, iteration: int, epoch: int) -> dict[str, Any]:

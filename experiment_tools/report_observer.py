@@ -28,10 +28,13 @@ class ReportObserver(Observer):
     Args:
         every_s: least seconds between two orders.
         command: what makes reports: it gets the run folder as its last argument; `experiment_tools.report.watch` says the rest.
+        says_where: tell at the end where the report is.
     """
 
-    def __init__(self, every_s: float, command: tuple[str, ...] = (sys.executable, "-m", "experiment_tools.report", "--watch")):
-        self.every_s, self.command = every_s, command
+    def __init__(
+        self, every_s: float, command: tuple[str, ...] = (sys.executable, "-m", "experiment_tools.report", "--watch"), *, says_where: bool = True
+    ):
+        self.every_s, self.command, self.says_where = every_s, command, says_where
         self._process: subprocess.Popen[bytes] | None = None
         self._run_folder: Path | None = None
         self._last_order = -float("inf")
@@ -62,7 +65,7 @@ class ReportObserver(Observer):
         self._order_if_due()
 
     def on_end(self) -> None:
-        """Order the last report, wait for it, and say where it is."""
+        """Order the last report, and wait for it."""
         if self._process is None:
             return
         self._order()
@@ -77,7 +80,7 @@ class ReportObserver(Observer):
         self._read_answers(at_end=True)
         self._process.stdout.close()
         self._process = None
-        if not self._warned:
+        if self.says_where and not self._warned:
             log.info("Report: %s", self._run_folder / REPORT)
 
     def _order_if_due(self) -> None:
@@ -113,4 +116,4 @@ class ReportObserver(Observer):
 
 def build_report_observer(config: Any) -> list[Observer]:
     """The observer of a config (`utils.config.ExperimentConfig`), or none."""
-    return [ReportObserver(config.report_every_s)] if config.report_every_s else []
+    return [ReportObserver(config.report_every_s, says_where=not config.dry_run)] if config.report_every_s else []

@@ -120,6 +120,7 @@ def test_a_dry_run_goes_through_everything_once_and_leaves_nothing(workplace, ca
     code, out, err = run(workplace, capsys, "--dry_run")
     assert (code, err) == (0, "")
     assert "epoch 1/1: train loss" in out and "(95 % interval over 1 tasks)" in out
+    assert str(workplace / "temporary") not in out and "Report: " not in out and "written to" not in out  # of what is not there any more
     assert "This was a dry run: one training iteration, one validation task and one test task went through in " in out
     assert leftovers(workplace) == []
 
@@ -135,6 +136,7 @@ def test_a_dry_run_touches_no_run_of_that_name(workplace, capsys):
 def test_a_dry_run_that_fails_leaves_nothing_either(workplace, capsys):
     code, out, err = run(workplace, capsys, "--dry_run", "--init_inner_loop_learning_rate", "1e38")
     assert code == 3 and "the loss is nan" in err and "dry run" not in out
+    assert str(workplace / "temporary") not in out + err
     assert leftovers(workplace) == []
 
 

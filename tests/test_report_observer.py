@@ -51,6 +51,14 @@ def test_a_run_gets_its_report_when_it_ends(folder, caplog):
     assert [record.message for record in caplog.records] == [f"Report: {folder / REPORT}"]
 
 
+def test_a_dry_run_does_not_say_where_its_report_is(folder, caplog):
+    caplog.set_level(logging.INFO)
+    (observer,) = build_report_observer(check_config({"experiment_name": "x", "dry_run": True}, "test"))
+    observer.on_start(folder, {}, [])
+    observer.on_end()
+    assert (folder / REPORT).exists() and caplog.records == []
+
+
 def test_a_report_is_made_while_the_run_goes_on_with_the_lowest_priority(folder):
     observer = ReportObserver(every_s=1e9)
     observer.on_start(folder, {}, [])

@@ -182,8 +182,8 @@ def summary_rows(summary: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def result_text(summary: dict[str, Any], run_folder: Path) -> str:
-    """The result for people: score with interval, protocol, single models, and where everything was written."""
+def result_text(summary: dict[str, Any], run_folder: Path | None) -> str:
+    """The result for people: score with interval, protocol, single models, and where everything was written, unless that is None."""
     results = summary["results"]
     lines = _table(results) if len({_tasks_of(result) for result in results}) > 1 else []
     for result in () if lines else results:
@@ -205,10 +205,11 @@ def result_text(summary: dict[str, Any], run_folder: Path) -> str:
             lines.append(f"  epoch {model['epoch']} alone: {_text(score, model)}{val}")
     if summary.get("stopped_early"):
         lines.append(summary["stopped_early"])
-    lines.append(f"Everything was written to {run_folder}")
-    suffix = summary["suffix"]
-    lines.append(f"  result: logs/test_summary{suffix}.csv, .json; scores: logs/test_predictions{suffix}.safetensors")
-    lines.append("  epochs: logs/summary_statistics.csv, .json, curves.json; models: saved_models/")
+    if run_folder is not None:
+        suffix = summary["suffix"]
+        lines.append(f"Everything was written to {run_folder}")
+        lines.append(f"  result: logs/test_summary{suffix}.csv, .json; scores: logs/test_predictions{suffix}.safetensors")
+        lines.append("  epochs: logs/summary_statistics.csv, .json, curves.json; models: saved_models/")
     return "\n".join(lines)
 
 

@@ -57,7 +57,7 @@ class ModelTests:
         if self._settings.test_curve:
             self._test_curve(rows, done)
         if self._group.is_main:
-            log.info(final_test.result_text(summary, self._run_folder.path))
+            log.info(final_test.result_text(summary, None if self._settings.dry_run else self._run_folder.path))
         return summary
 
     def _models(self, rows: Sequence[Mapping[str, Any]]) -> list[model_selection.Model]:
