@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 
 import pytest
 
@@ -99,6 +100,38 @@ def test_an_unknown_key_names_the_nearest_one():
 )
 def test_a_wrong_value_says_what_is_allowed(values, text):
     assert text in problems_of(**values)
+
+
+LIST_KEYS = [name for name, field in ExperimentConfig.model_fields.items() if "tuple[" in str(field.annotation)]
+
+
+@pytest.mark.parametrize("key", LIST_KEYS)
+def test_a_list_that_is_suggested_works(key):
+    """In the file and on the command line; 5.5 for a number of classes, say, would be no better in a list."""
+    others = {"head": "zero", "num_stages": 99}  # a head for any number of classes; and a mistake, so that there is a message in any case
+    for value in (5.5, 5, -2, 0.5, True, {}, "a", "0.5,0.5", "5, 10", "a,b", "[x, 'y']"):
+        try:
+            check(**{key: value})
+            continue
+        except ConfigError as error:
+            text = str(error)
+        for written in re.findall(r"a list, written (?:.* on the command line and )?(\[.*?\])(?: in a file)?(?: or |\. )", text):
+            assert f'"{key}" is ' not in problems_of(**{key: json.loads(written)}, **others)
+        for written in re.findall(r"a list, written (.*) on the command line", text):
+            _, overrides = parse_command_line([f"--{key}", *shlex.split(written)])
+            assert f'"{key}" is ' not in problems_of(**overrides, **others)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "text"),
+    [
+        ("num_classes_per_set", 5.5, "5.5, but must be: a valid integer or a list. "),
+        ("train_val_test_split", 0.5, "0.5, but must be: a list. "),
+        ("frozen_layers", "block0, *.bias", "but must be: a list, written block0 '*.bias' on the command line and [\"block0\", \"*.bias\"] in a file. "),
+    ],
+)
+def test_a_list_is_suggested_only_where_it_works(key, value, text):
+    assert text in problems_of(**{key: value})
 
 
 def test_all_problems_come_in_one_message():

@@ -8,6 +8,7 @@ not cost the seconds that importing torch takes.
 import json
 import os
 from collections.abc import Collection, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -166,7 +167,7 @@ def _schema_problems(values: Mapping[str, Any], problems: Problems) -> set[str]:
             key = str(item["loc"][0])
             if key in out_of_range and item["type"] in ("tuple_type", "int_type"):  # of the right kind, alone or in a list
                 continue
-            seen.setdefault(key, []).append(expected(key, values.get(key), item))
+            seen.setdefault(key, []).append(expected(key, values.get(key), item, partial(_works, key)))
         for key, texts in seen.items():
             if key not in values:
                 problems.append(((key,), f'"{key}" is missing; {meaning(key)}'))
@@ -175,6 +176,15 @@ def _schema_problems(values: Mapping[str, Any], problems: Problems) -> set[str]:
             problems.append(((key,), f'"{key}" is {json.dumps(values[key])}, but must be: {allowed}. {meaning(key)}'))
         return set(seen)
     return set()
+
+
+def _works(key: str, value: Any) -> bool:
+    """Whether a key could have this value, whatever the others are."""
+    try:
+        config = _validated({"experiment_name": "unnamed"} | {key: value})
+    except ValidationError:
+        return False
+    return not any(rule.problem(config) for rule in CONTRADICTIONS if rule.keys == (key,))
 
 
 def meaning(key: str) -> str:

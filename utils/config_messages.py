@@ -2,7 +2,8 @@
 
 import difflib
 import json
-from collections.abc import Collection, Mapping
+import shlex
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 USUAL_NAMES = {
@@ -32,18 +33,30 @@ def unknown_key(key: str, known: Collection[str]) -> str:
     return f'unknown key "{key}"{advice}'
 
 
-def expected(key: str, value: Any, item: Mapping[str, Any]) -> str:
-    """What a value must be, from one of pydantic's errors (`ValidationError.errors()`)."""
+def expected(key: str, value: Any, item: Mapping[str, Any], works: Callable[[Any], bool]) -> str:
+    """What a value must be, from one of pydantic's errors (`ValidationError.errors()`).
+
+    Args:
+        works: whether the key could have a value; a list is suggested only if it does.
+    """
     if item["type"] == "bool_type":
         return "true or false"
     if item["type"] == "string_pattern_mismatch" and key in PATTERNS:
         return PATTERNS[key]
     if item["type"] == "tuple_type":
         if isinstance(value, str) and "," in value:
-            parts = [part.strip() for part in value.strip("[]() ").split(",") if part.strip()]
-            return f"a list, written {' '.join(parts)} on the command line and [{', '.join(parts)}] in a file"
-        return f"a list, written [{json.dumps(value)}]"
+            parts = [part.strip(" \"'") for part in value.strip("[]() ").split(",") if part.strip()]
+            wanted = [_number_or_text(part) for part in parts]
+            return f"a list, written {shlex.join(parts)} on the command line and {json.dumps(wanted)} in a file" if works(wanted) else "a list"
+        return f"a list, written {json.dumps([value])}" if works([value]) else "a list"
     return item["msg"].removeprefix("Input should be ")
+
+
+def _number_or_text(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def place_of(keys: Collection[str], given: Collection[str], overridden: Collection[str], source: str) -> str:
