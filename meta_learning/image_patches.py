@@ -77,11 +77,11 @@ def cut_patches(images: Tensor, conv: MetaConv2d, window: tuple[int, int]) -> Im
     with_ones = F.pad(patches.transpose(1, 2), (0, 1), value=1.0).unflatten(1, (height, width))
     rows, columns = height // window[0], width // window[1]
     pixels = [
-        with_ones[:, top : rows * window[0] : window[0], left : columns * window[1] : window[1]].flatten(1, 2)
+        with_ones[:, top : rows * window[0] : window[0], left : columns * window[1] : window[1]]
         for top, left in product(range(window[0]), range(window[1]))
     ]
     moments = torch.cat([covariance, mean.unsqueeze(2)], dim=2)
-    return ImagePatches((PatchSet(torch.stack(pixels, dim=1), moments, n_images * n_positions),), n_tasks, (rows, columns))
+    return ImagePatches((PatchSet(torch.stack(pixels, dim=1).flatten(2, 3), moments, n_images * n_positions),), n_tasks, (rows, columns))
 
 
 def fold_images(images: Tensor | ImagePatches) -> tuple[Tensor | ImagePatches, int]:

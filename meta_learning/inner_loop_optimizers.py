@@ -219,17 +219,17 @@ class _Step(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rates: Tensor, *values_and_directions: Tensor) -> tuple[Tensor, ...]:
         values, directions = values_and_directions[: len(rates)], values_and_directions[len(rates) :]
-        ctx.save_for_backward(rates, *directions)
+        ctx.save_for_backward(rates, *(directions if ctx.needs_input_grad[0] else ()))  # for the gradient of the rates
         return tuple(torch.addcmul(*parts, value=-1) for parts in zip(values, rates.unbind(), directions, strict=True))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         rates, *directions = ctx.saved_tensors
-        for_rates, for_directions = None, [None] * len(directions)
+        for_rates, for_directions = None, [None] * len(grads)
         if ctx.needs_input_grad[0]:
             for_rates = -torch.stack([(grad * direction).sum() for grad, direction in zip(grads, directions, strict=True)])
-        if any(ctx.needs_input_grad[1 + len(directions) :]):
+        if any(ctx.needs_input_grad[1 + len(grads) :]):
             for_directions = [grad * rate for grad, rate in zip(grads, (-rates).unbind(), strict=True)]
         return for_rates, *grads, *for_directions
 
