@@ -1,5 +1,9 @@
 """The meta-gradient of MAML in the adjoint form of MixFlow-MG (arXiv 2505.00793), to be measured against the engine's.
 
+    python benchmarks/adjoint_gradient.py [--backbone conv4] [--image_size 24] [--steps 3]
+
+prints how far its gradients are from the engine's, in float64 on one task of random images; benchmarks/inner_loop_memory.py measures memory and time.
+
 Only the adapted parameters of each step are kept. Backwards over the steps, with a the inner learning rate,
 
     adjoint[S] = d L(theta[S], query) / d theta[S]
@@ -9,7 +13,10 @@ The product with H[s] is the forward-mode derivative of the gradient along the a
 pass gives the share of the parameters that are not adapted. MAML with fixed rates and transductive batch norm alone.
 """
 
+import argparse
+import sys
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -17,6 +24,8 @@ import torch
 import torch.autograd.forward_ad as forward_mode
 import torch.nn.functional as F
 from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from meta_learning import convolutional_networks, layers, norm_layers
 from meta_learning.norm_layers import BatchStatistics, Pass
@@ -73,3 +82,22 @@ def adjoint_meta_gradients(learner: Any, episodes: Any) -> dict[str, Tensor]:
             products = [forward_mode.unpack_dual(value).tangent for value in gradients(mean_losses("support", duals).sum(), leaves)]
         values = [value if product is None else value - rate * product for value, product in zip(values, products, strict=True)]
     return {f"network.{name}": value.sum(0) if name in adapted else value for name, value in zip([*adapted, *others], values, strict=True)}
+
+
+def main() -> None:
+    """Print how far the two are apart."""
+    from benchmarks.inner_loop_memory import gradient_of, learner_and_episodes
+    from experiment_tools.gradient_checks import relative_difference
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--backbone", default="conv4", help="of the config key of that name (default: %(default)s)")
+    parser.add_argument("--image_size", type=int, default=24, help="height and width in pixels (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=3, help="of the inner loop (default: %(default)s)")
+    options = parser.parse_args()
+    task = learner_and_episodes(options.backbone, options.image_size, options.steps, recompute=False, precision="float64")
+    difference = relative_difference(gradient_of("adjoint", *task), gradient_of("kept", *task))
+    print(f"{options.backbone}, {options.image_size} x {options.image_size}, {options.steps} steps: relative difference {difference:.1e} (float64)")
+
+
+if __name__ == "__main__":
+    main()

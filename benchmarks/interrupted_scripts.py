@@ -1,4 +1,4 @@
-"""Real scripts that are interrupted at random moments of every phase of their life, and run again to their end.
+"""Part of `reliability.py`: real scripts that are interrupted at random moments of every phase of their life, and run again to their end.
 
 A history is a run of experiment_scripts/quickstart.sh, shortened by flags, with everything below a folder of its own: its
 dataset is ready, or still has to be drawn, or to be unpacked from an archive. Its whole folder, and what it made of its

@@ -2,7 +2,9 @@
 
     python benchmarks/observation_cost.py [CONFIG.json] [--key value ...]
 
-Default: the quickstart. Trains two short epochs in a temporary folder, then prints a table: the calls by which a training process starts the
+CONFIG.json: any config (default: the quickstart's); --key value: changes to it, any key of a config.
+
+Trains two short epochs in a temporary folder, then prints a table: the calls by which a training process starts the
 report's process, orders a report and takes leave of it; a report itself, which another process of the lowest priority makes; and the look at
 gradients, updates and example episodes (diagnostics_every_epochs), beside an epoch of the config. Run it when nothing else runs.
 """
@@ -108,6 +110,9 @@ def _text(seconds: float) -> str:
 
 def main(arguments: Sequence[str]) -> int:
     """Command line; returns the exit code."""
+    if {"-h", "--help"}.intersection(arguments):
+        print(__doc__)
+        return 0
     words = list(arguments)
     path = Path(words.pop(0)) if words and not words[0].startswith("-") else REPOSITORY_ROOT / "experiment_config" / "quickstart.json"
     try:

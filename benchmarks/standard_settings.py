@@ -1,4 +1,4 @@
-"""The table that `meta_iteration.py` prints without a config: every standard setting, in a process of its own.
+"""Part of `meta_iteration.py`: the table that it prints without a config, every standard setting in a process of its own.
 
 An iteration gets its episodes from a dataset of random images in memory, as a training run does, and ends with the meta-update. Arithmetic
 and memory traffic are counted on one iteration, operator by operator: what each reads and writes, whether a cache served it or not.

@@ -1,4 +1,4 @@
-"""Runs that a benchmark's table is made of: started or resumed by the program itself, read from their own files."""
+"""Part of `claims.py` and `methods_on_omniglot.py`: the runs that their tables are made of, started or resumed by the program itself, read from their own files."""
 
 import json
 import shlex

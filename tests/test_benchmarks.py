@@ -1,4 +1,9 @@
-"""What the benchmarks of trained runs and of memory conclude; the measurements themselves are run by hand."""
+"""What benchmarks say of themselves, and what those of trained runs and of memory conclude; the measurements themselves are run by hand."""
+
+import ast
+import re
+import subprocess
+import sys
 
 import pytest
 
@@ -9,7 +14,29 @@ from benchmarks.methods_on_omniglot import METHODS, run_of
 from meta_learning.residual_networks import RESIDUAL_NETWORKS
 from tests.learner_tools import random_episodes, small_config, small_learner, worst_difference
 from utils.command_line import parse_command_line
-from utils.config import load_config
+from utils.config import REPOSITORY_ROOT, load_config
+
+BENCHMARKS = sorted(path.stem for path in (REPOSITORY_ROOT / "benchmarks").glob("[a-z]*.py"))
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_a_benchmark_says_how_it_is_started_or_of_which_it_is_a_part(name):
+    text = ast.get_docstring(ast.parse((REPOSITORY_ROOT / "benchmarks" / f"{name}.py").read_text(encoding="utf-8")))
+    wholes = re.findall(r"`(\w+)\.py`", text.splitlines()[0]) if text.startswith("Part of ") else []
+    if wholes:
+        assert all(f"benchmarks.{name} import" in (REPOSITORY_ROOT / "benchmarks" / f"{whole}.py").read_text(encoding="utf-8") for whole in wholes)
+    else:
+        assert f"python benchmarks/{name}.py" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [("adjoint_gradient", ["--backbone", "--image_size", "--steps"]), ("observation_cost", ["CONFIG.json", "--key value"])]
+)
+def test_help_says_what_a_benchmark_does_and_its_options(name, options, tmp_path):
+    command = [sys.executable, str(REPOSITORY_ROOT / "benchmarks" / f"{name}.py"), "--help"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"python benchmarks/{name}.py" in done.stdout and all(option in done.stdout for option in options)
 
 
 @pytest.mark.parametrize("keys", [{"backbone": "resnet12", "image_height": 16, "image_width": 16}, {"backbone": "conv4", "num_stages": 4}])
