@@ -25,7 +25,7 @@ def set_up_command() -> str:
 def _has_lost_its_reader(stream: TextIO) -> bool:
     poll = select.poll()
     poll.register(stream, 0)
-    return any(event & select.POLLERR for _, event in poll.poll(0))
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
 
 
 def _leave_readers_that_are_gone() -> bool:
@@ -37,6 +37,15 @@ def _leave_readers_that_are_gone() -> bool:
         os.dup2(nowhere, stream.fileno())
         os.close(nowhere)
     return bool(gone)
+
+
+def _print_the_rest() -> None:
+    """Flush what is printed before Python does, who would complain where the reader goes away."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        _leave_readers_that_are_gone()
 
 
 def _show_error(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -52,4 +61,4 @@ def _show_error(kind: type[BaseException], error: BaseException, trace: Tracebac
 
 if sys.argv[:1] == ["-m"]:  # a tool is being started, as opposed to imported
     sys.excepthook = _show_error
-    atexit.register(_leave_readers_that_are_gone)  # before Python's last flush
+    atexit.register(_print_the_rest)

@@ -1,10 +1,12 @@
 """What all tools have in common: that they are listed, and that a reader may go away."""
 
+import contextlib
 import os
 import re
 import shutil
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -48,6 +50,21 @@ def test_a_reader_that_has_gone_is_no_error(arguments):
 @pytest.mark.parametrize("errors_too", [False, True])
 def test_a_tool_whose_reader_goes_away_while_it_prints_ends_as_unix_tools_do(errors_too):
     assert without_reader(["experiment_tools"], errors_too=errors_too, PYTHONUNBUFFERED="1") == (141, "")
+
+
+def test_a_reader_may_go_away_while_a_tool_waits_to_print_its_last_lines():
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writer, bytes(4096))  # until the pipe is full
+    os.set_blocking(writer, True)
+    command, environment = [sys.executable, "-m", "experiment_tools"], os.environ | {"PYTHONUNBUFFERED": ""}
+    process = subprocess.Popen(command, stdout=writer, stderr=subprocess.PIPE, cwd=REPOSITORY_ROOT, env=environment)
+    time.sleep(1.0)  # the tool has done its work meanwhile; where it is slower, this is the test above
+    os.close(reader)
+    os.close(writer)
+    assert process.communicate(timeout=60)[1] == b"" and process.returncode == 0
 
 
 def test_the_other_lines_of_a_tool_are_read_as_ever():
