@@ -37,14 +37,10 @@ def type_text(annotation: Any) -> str:
 
 
 def range_text(field: FieldInfo) -> str:
-    """Return the bounds of a number, e.g. ` >= 1`; empty without bounds."""
+    """Return the bounds of a number, e.g. ` >= 1` or ` >= 0 and < 1`; empty without bounds."""
     signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
-    return "".join(
-        f" {sign} {getattr(item, name):g}"
-        for item in field.metadata
-        for name, sign in signs.items()
-        if getattr(item, name, None) is not None
-    )
+    bounds = [(sign, getattr(item, name)) for item in field.metadata for name, sign in signs.items() if getattr(item, name, None) is not None]
+    return " and".join(f" {sign} {bound if isinstance(bound, int) else format(bound, 'g')}" for sign, bound in bounds)
 
 
 def values_text(field: FieldInfo) -> str:
