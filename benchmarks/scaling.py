@@ -53,12 +53,9 @@ def fitted_exponent(values: Sequence[float], costs: Sequence[float]) -> float:
     Raises:
         ValueError: fewer than two different values.
     """
-    x, y = ([math.log(number) for number in numbers] for numbers in (values, costs))
-    mean_x, mean_y = statistics.fmean(x), statistics.fmean(y)
-    spread = sum((value - mean_x) ** 2 for value in x)
-    if spread == 0:
+    if len(set(values)) < 2:
         raise ValueError(f"an exponent needs two different values, not {list(values)}")
-    return sum((value - mean_x) * (cost - mean_y) for value, cost in zip(x, y, strict=True)) / spread
+    return statistics.linear_regression(*([math.log(number) for number in numbers] for numbers in (values, costs))).slope
 
 
 def seconds_per_iteration(config: ExperimentConfig, iterations: int, warm_up: int = 2) -> float:

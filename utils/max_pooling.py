@@ -48,7 +48,7 @@ class _PoolAndActivateBackward(torch.autograd.Function):
         ctx.save_for_backward(out, places)
         shape_only = torch.empty_strided(shape, strides, dtype=grad.dtype, device=grad.device)  # nobody reads its values
         return torch.ops.aten.max_pool2d_with_indices_backward(
-            _times_slope(grad, out, ctx.negative_slope), shape_only, window, window, [0, 0], [1, 1], False, places
+            times_slope(grad, out, ctx.negative_slope), shape_only, window, window, [0, 0], [1, 1], False, places
         )
 
     @staticmethod
@@ -60,9 +60,9 @@ class _PoolAndActivateBackward(torch.autograd.Function):
             values = pixels.gather(1, wanted).unflatten(1, places.shape[2:]).permute(0, 3, 1, 2)
         else:
             values = cotangent.flatten(2).gather(2, places.flatten(2)).unflatten(2, places.shape[2:])
-        return _times_slope(values, out, ctx.negative_slope), None, None, None
+        return times_slope(values, out, ctx.negative_slope), None, None, None
 
 
-def _times_slope(grad: Tensor, out: Tensor, negative_slope: float) -> Tensor:
+def times_slope(grad: Tensor, out: Tensor, negative_slope: float) -> Tensor:
     """f' grad; what f puts out has the sign of what it got."""
     return torch.ops.aten.leaky_relu_backward(grad, out, negative_slope, True)

@@ -7,10 +7,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from utils.config import REPOSITORY_ROOT
 from utils.distributed import RankGroup
 from utils.errors import ConfigError, DataError
 
-REPOSITORY_ROOT = Path(__file__).resolve().parent.parent
 OF_A_MACHINE = frozenset(
     {"gpu_to_use", "dataset_path", "num_dataprovider_workers", "load_into_memory", "reset_stored_filepaths", "initial_weights", "load_checkpoint"}
 )

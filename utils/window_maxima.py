@@ -18,6 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from utils.max_pooling import times_slope
+
 
 def window_maxima(linear: Tensor, windows: Tensor, negative_slope: float) -> Tensor:
     """Return f(max over the pixels of a window of linear p), (n, B, L, F).
@@ -64,7 +66,7 @@ class _AllPixelsBackward(torch.autograd.Function):
     def forward(ctx: Any, grad: Tensor, out: Tensor, winners: Tensor, windows: Tensor, negative_slope: float) -> Tensor:
         ctx.save_for_backward(out, winners, windows)
         ctx.negative_slope = negative_slope
-        of_winners = _times_slope(grad, out, negative_slope).flatten(0, 1).unsqueeze(1)
+        of_winners = times_slope(grad, out, negative_slope).flatten(0, 1).unsqueeze(1)
         spread = grad.new_zeros(*windows.shape[:3], grad.shape[-1]).scatter_(1, winners.unsqueeze(1), of_winners)
         return _sum_over_images(torch.bmm(windows.flatten(1, 2).transpose(1, 2), spread.flatten(1, 2)), grad.shape[1])
 
@@ -73,11 +75,7 @@ class _AllPixelsBackward(torch.autograd.Function):
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
         out, winners, windows = ctx.saved_tensors
         values = torch.bmm(windows.flatten(1, 2), _to_images(cotangent, windows)).unflatten(1, windows.shape[1:3])
-        return _times_slope(values.gather(1, winners.unsqueeze(1)).view_as(out), out, ctx.negative_slope), None, None, None, None
-
-
-def _times_slope(grad: Tensor, out: Tensor, negative_slope: float) -> Tensor:
-    return torch.ops.aten.leaky_relu_backward(grad, out, negative_slope, True)
+        return times_slope(values.gather(1, winners.unsqueeze(1)).view_as(out), out, ctx.negative_slope), None, None, None, None
 
 
 class _PixelByPixel(torch.autograd.Function):
