@@ -6,7 +6,7 @@ optimiser, weights of the outer loss over steps, batch-norm statistics.
 Letters: B tasks, N way, K shot, Q query images per class, S inner steps.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,14 +15,15 @@ from torch import Tensor, nn
 
 from meta_learning.adaptation import Adaptation, Adapted
 from meta_learning.cuda_graphs import GraphedComputation, recorder_for
-from meta_learning.execution import choose_task_chunk_size, gradients_of, mean_over_chunks, task_chunks, tensors_of
+from meta_learning.execution import Execution, choose_task_chunk_size
 from meta_learning.inner_loop_optimizers import InnerLoopOptimizer, adapted_shapes, build_inner_loop
-from meta_learning.meta_gradients import MetaGradients, norm_of
+from meta_learning.meta_gradients import MetaGradients
 from meta_learning.meta_optimizer import MetaOptimizer, OuterUpdate, build_outer_update
 from meta_learning.networks import MetaNetwork
 from meta_learning.norm_layers import BatchStatistics, MetaBatchNorm2d, Pass
 from meta_learning.outer_losses import CROSS_ENTROPY, OuterLoop, TaskLoss, last_step_weights, multi_step_loss_weights
 from meta_learning.precision import ConvolutionPrecision
+from meta_learning.recomputation import recomputed_gradient
 from meta_learning.task_chunks import TaskChunks
 from meta_neural_network_architectures import build_network
 from utils.errors import ConfigError
@@ -31,7 +32,6 @@ OPTIMIZER_PREFIX = "optimizer."
 """What the names of the outer optimiser's tensors begin with in a checkpoint."""
 DEFAULT_UPDATE = OuterUpdate()
 STEP_METRICS = ("support_loss", "support_accuracy", "query_loss", "query_accuracy")
-EVALUATED = ("query_logits", *STEP_METRICS)
 
 
 @dataclass(frozen=True)
@@ -83,12 +83,13 @@ class FewShotLearner(nn.Module):
         self.n_evaluation_steps = self.n_steps if n_evaluation_steps is None else n_evaluation_steps
         self.batch_norm_statistics = batch_norm_statistics
         self.gradient_checkpointing = gradient_checkpointing
-        self.precision = precision or ConvolutionPrecision(network)
-        self.replayed = GraphedComputation(recorder_for(next(network.parameters()).device, use_cuda_graphs))
-        self._weights_on_device: tuple[int, Tensor] | None = None
         self.meta_optimizer = MetaOptimizer(self.meta_parameters(), outer_update)
         parameter_bytes = sum(value.numel() * value.element_size() for value in self.meta_parameters().values())
-        self.chunks = TaskChunks(task_chunk_size, automatic=chosen_automatically, parameter_bytes=parameter_bytes)
+        self.execution = Execution(
+            TaskChunks(task_chunk_size, automatic=chosen_automatically, parameter_bytes=parameter_bytes),
+            GraphedComputation(recorder_for(next(network.parameters()).device, use_cuda_graphs)),
+            precision or ConvolutionPrecision(network),
+        )
 
     # Schedules: everything that changes with the epoch.
 
@@ -132,133 +133,65 @@ class FewShotLearner(nn.Module):
             episodes: support_images (B, N*K, C, H, W), support_labels (B, N*K), query_images, query_labels, seeds (B,), n_way.
             epoch: from 0; decides derivative order and the weights v.
         """
-        self.precision.check(lambda: self._meta_gradients(episodes, epoch).gradients, epoch)
-        return self._meta_gradients(episodes, epoch)
-
-    def _meta_gradients(self, episodes: Any, epoch: int) -> MetaGradients:
-        n_tasks, device = len(episodes.support_labels), episodes.support_images.device
-        counts = tuple(weight != 0 for weight in self.multi_step_loss_weights(epoch))
-        second_order = self.is_second_order(epoch)
-        inputs = tensors_of(episodes) | {"weights": self._weights_of(epoch, episodes.support_images)}
-
-        def counted(weights: Tensor) -> list[Tensor | None]:
-            return [weight if counts_here else None for weight, counts_here in zip(weights, counts, strict=True)]
-
-        def compute(inputs: Mapping[str, Tensor], size: int) -> dict[str, dict[str, Tensor]]:
-            given = dict(inputs)
-            weights = counted(given.pop("weights"))
-            results = mean_over_chunks(
-                lambda chunk: self._chunk_meta_gradients(chunk, weights, second_order), replace(episodes, **given), size
-            )
-            results["metrics"]["gradient_norm"] = norm_of(results["gradients"])
-            return results
-
-        phase = second_order, counts, episodes.n_way, self.precision.current
-
-        def of_one_task() -> Any:
-            return self._chunk_meta_gradients(next(task_chunks(episodes, 1)), counted(inputs["weights"]), self.outer_loop.second_order)
-
-        self.chunks.choose(n_tasks, device, of_one_task)
-        means = self.chunks.run(
-            lambda size: self.replayed(lambda values: compute(values, size), inputs, (phase, size)), n_tasks, device, of_one_task
+        second_order, weights = self.is_second_order(epoch), self.multi_step_loss_weights(epoch)
+        means = self.execution.mean_over_tasks(
+            lambda tasks, weights: self._meta_gradients(tasks, weights, second_order), episodes, weights, epoch, second_order,
+            heaviest=lambda tasks, weights: self._meta_gradients(tasks, weights, self.outer_loop.second_order),
         )
         return MetaGradients(means["gradients"], means.get("statistics", {}), means["metrics"])
 
-    def _weights_of(self, epoch: int, like: Tensor) -> Tensor:
-        """The multi-step loss weights of an epoch on the device, (S,), copied there once."""
-        if self._weights_on_device is None or self._weights_on_device[0] != epoch:
-            self._weights_on_device = epoch, torch.tensor(self.multi_step_loss_weights(epoch), dtype=like.dtype, device=like.device)
-        return self._weights_on_device[1]
-
-    def _chunk_meta_gradients(
-        self, episodes: Any, weights: Sequence[Tensor | None], create_graph: bool
-    ) -> dict[str, dict[str, Tensor]]:
+    def _meta_gradients(self, episodes: Any, weights: Sequence[Tensor | None], create_graph: bool) -> dict[str, dict[str, Tensor]]:
+        """The means over some tasks of meta-gradient, batch statistics and metrics."""
         collected = BatchStatistics()
         seeds = episodes.seeds if self.network.uses_dropout else None
         mode = Pass(statistics=self.batch_norm_statistics, collected=collected, dropout_seeds=seeds, rows={})
-        adapted = self.adaptation.start(episodes, mode)
+        start = self.adaptation.start(episodes, mode)
         if self.outer_loop.displacement:
-            gradients, losses, metrics = self._displacement(episodes, adapted, mode, weights)
-        elif self.gradient_checkpointing and adapted.features is None and self.n_steps > 0:
-            gradients, losses, metrics = self._recomputed_gradient(episodes, adapted, mode, weights, create_graph)
+            adapted, losses, metrics = self._adapt_and_look(episodes, start, mode, weights, create_graph=False, keep_history=False)
+            gradients = self._displacement(adapted)
+        elif self.gradient_checkpointing and start.features is None and self.n_steps > 0:
+            gradients, losses, metrics = recomputed_gradient(self, episodes, start, mode, weights, create_graph)
         else:
-            gradients, losses, metrics = self._unrolled_gradient(episodes, adapted, mode, weights, create_graph)
+            _, losses, metrics = self._adapt_and_look(episodes, start, mode, weights, create_graph=create_graph, keep_history=True)
+            gradients = self._gradient_of(torch.stack(losses).sum())
         outer_loss = torch.stack(losses).sum().detach()
-        per_step = {
-            name: torch.stack([step[name] for step in metrics]) if self.n_steps or name.startswith("query_") else outer_loss.new_empty(0)
-            for name in STEP_METRICS
-        }
+        per_step = {name: torch.stack([step[name] for step in metrics]) for name in metrics[0]}
+        empty = {name: outer_loss.new_empty(0) for name in STEP_METRICS if name not in per_step}  # no step: nothing was asked of the support set
+        accuracy = per_step["query_accuracy"][-1]
         return {
             "gradients": gradients,
             "statistics": collected.means(),
-            "metrics": {"loss": outer_loss, "accuracy": per_step["query_accuracy"][-1], **per_step},
+            "metrics": {"loss": outer_loss, "accuracy": accuracy, **empty, **per_step},
         }
 
-    def _unrolled_gradient(
-        self, episodes: Any, adapted: Adapted, mode: Pass, weights: Sequence[Tensor | None], create_graph: bool
-    ) -> tuple[dict[str, Tensor], list[Tensor], list[dict[str, Tensor]]]:
-        """Keep the graph of all inner steps and differentiate once. Returns gradients, and per step loss and metrics."""
+    def _adapt_and_look(
+        self, episodes: Any, adapted: Adapted, mode: Pass, weights: Sequence[Tensor | None], *, create_graph: bool, keep_history: bool
+    ) -> tuple[Adapted, list[Tensor], list[dict[str, Tensor]]]:
+        """Take all inner steps. Returns the learners after the last one and, of each step, weight * query loss and the metrics."""
         losses, metrics = [], []
         for step, weight in enumerate(weights):
-            adapted, loss, step_metrics = self._training_step(
-                episodes, adapted, replace(mode, step=step), weight, create_graph=create_graph
-            )
+            before = adapted if keep_history else adapted.detached()
+            adapted, loss, of_step = self.training_step(episodes, before, replace(mode, step=step), weight, create_graph=create_graph)
             losses.append(loss)
-            metrics.append(step_metrics)
-        meta_parameters = self.meta_parameters()
-        values = torch.autograd.grad(
-            torch.stack(losses).sum(), list(meta_parameters.values()), allow_unused=True, materialize_grads=True
-        )
-        return dict(zip(meta_parameters, values, strict=True)), losses, metrics
+            metrics.append(of_step)
+        return adapted, losses, metrics
 
-    def _recomputed_gradient(
-        self, episodes: Any, start: Adapted, mode: Pass, weights: Sequence[Tensor | None], create_graph: bool
-    ) -> tuple[dict[str, Tensor], list[Tensor], list[dict[str, Tensor]]]:
-        """Keep only the adapted parameters of each step, and rebuild one step's graph at a time, the last one first.
-
-            adjoint[s] = (d step_s / d theta[s])^T adjoint[s+1] + v[s] d L(theta[s+1], query) / d theta[s]
-
-        The same gradient as `_unrolled_gradient` up to rounding, with the memory of one step.
-        """
-        path = [start.as_leaves()]
-        for step in range(len(weights) - 1):
-            unseen = replace(mode, step=step, collected=BatchStatistics())  # the second time counts
-            adapted, _, _ = self.adaptation.step(episodes, path[-1], unseen, create_graph=False)
-            path.append(adapted.as_leaves())
-        meta_parameters = self.meta_parameters()
-        totals = [torch.zeros_like(parameter) for parameter in meta_parameters.values()]
-        adjoint: list[Tensor] = []
-        losses, metrics = [], []
-        for step in reversed(range(len(weights))):
-            adapted = path.pop()
-            after, loss, step_metrics = self._training_step(
-                episodes, adapted, replace(mode, step=step), weights[step], create_graph=create_graph
-            )
-            values = gradients_of([loss, *after.tensors()], [torch.ones_like(loss), *adjoint], [*adapted.tensors(), *meta_parameters.values()])
-            adjoint = values[: len(adapted.tensors())]
-            totals = [total + value for total, value in zip(totals, values[len(adjoint) :], strict=True)]
-            losses.append(loss.detach())
-            metrics.append(step_metrics)
-        values = gradients_of(start.tensors(), adjoint, list(meta_parameters.values()))
-        gradients = {name: total + value for name, total, value in zip(meta_parameters, totals, values, strict=True)}
-        return gradients, losses[::-1], metrics[::-1]
-
-    def _training_step(
+    def training_step(
         self, episodes: Any, adapted: Adapted, mode: Pass, weight: Tensor | None, *, create_graph: bool
     ) -> tuple[Adapted, Tensor, dict[str, Tensor]]:
         """Take an inner step on the support images, then look at the query images where their loss counts.
 
         Returns:
-            the learners after the step, weight * query loss (mean over tasks), and the step's metrics.
+            the learners after the step; weight * query loss, mean over tasks, and the step's metrics, each of shape ().
         """
-        not_computed = torch.full((), float("nan"), device=episodes.support_images.device, dtype=episodes.support_images.dtype)
-        metrics = dict.fromkeys(STEP_METRICS, not_computed)
+        not_computed = episodes.support_images.new_full((), float("nan"))
+        metrics: dict[str, Tensor] = {}
         if self.n_steps:
             adapted, logits, support_loss = self.adaptation.step(episodes, adapted, mode, create_graph=create_graph)
             metrics["support_loss"] = support_loss.detach().mean()
             metrics["support_accuracy"] = self.loss.per_task_score(logits, episodes.support_labels).mean()
         if weight is None:
-            return adapted, torch.zeros_like(not_computed), metrics
+            return adapted, torch.zeros_like(not_computed), metrics | {"query_loss": not_computed, "query_accuracy": not_computed}
         with torch.set_grad_enabled(not self.outer_loop.displacement):
             logits = self.adaptation.outputs("query", episodes, adapted, replace(mode, episode=adapted.moving))
             query_loss = self.loss.per_task_loss(logits, episodes.query_labels).mean()
@@ -266,23 +199,19 @@ class FewShotLearner(nn.Module):
         metrics["query_accuracy"] = self.loss.per_task_score(logits, episodes.query_labels).mean()
         return adapted, weight * query_loss, metrics
 
-    def _displacement(
-        self, episodes: Any, adapted: Adapted, mode: Pass, weights: Sequence[Tensor | None]
-    ) -> tuple[dict[str, Tensor], list[Tensor], list[dict[str, Tensor]]]:
+    def _gradient_of(self, outer_loss: Tensor) -> dict[str, Tensor]:
+        """Differentiate through the inner loop, as far as it has kept its history."""
+        parameters = self.meta_parameters()
+        values = torch.autograd.grad(outer_loss, list(parameters.values()), allow_unused=True, materialize_grads=True)
+        return dict(zip(parameters, values, strict=True))
+
+    def _displacement(self, adapted: Adapted) -> dict[str, Tensor]:
         """Return theta[0] - mean over tasks of theta[S], zero for what is not adapted (Nichol et al. 2018, Algorithm 2)."""
-        losses, metrics = [], []
-        for step, weight in enumerate(weights):
-            adapted, loss, step_metrics = self._training_step(
-                episodes, adapted.detached(), replace(mode, step=step), weight, create_graph=False
-            )
-            losses.append(loss)
-            metrics.append(step_metrics)
         after = {f"network.{name}": value.detach().mean(0) for name, value in adapted.params.items()}
-        gradients = {
+        return {
             name: parameter.detach() - after[name] if name in after else torch.zeros_like(parameter)
             for name, parameter in self.meta_parameters().items()
         }
-        return gradients, losses, metrics
 
     @torch.no_grad()
     def meta_update(self, meta_gradients: MetaGradients, epoch: int) -> Tensor:
@@ -327,19 +256,8 @@ class FewShotLearner(nn.Module):
         n_steps = self.n_evaluation_steps if n_steps is None else n_steps
         mode = Pass(statistics=statistics or self.batch_norm_statistics)
         self._check_running_statistics(mode)
-        inputs, phase = tensors_of(episodes), ("evaluation", n_steps, mode.statistics, episodes.n_way, self.precision.current)
-
-        def compute(inputs: Mapping[str, Tensor], size: int) -> dict[str, dict[str, Tensor]]:
-            parts = [self._evaluate_chunk(chunk, n_steps, mode) for chunk in task_chunks(replace(episodes, **inputs), size)]
-            logits, *rows = zip(*parts, strict=True)
-            return {"": dict(zip(EVALUATED, [torch.cat(logits), *(torch.cat(row, dim=1) for row in rows)], strict=True))}
-
-        results = self.chunks.run(
-            lambda size: self.replayed(lambda values: compute(values, size), inputs, (phase, size)),
-            len(episodes.support_labels), episodes.support_images.device,
-            lambda: self._evaluate_chunk(next(task_chunks(episodes, 1)), n_steps, mode),
-        )  # fmt: skip
-        return Evaluation(**results[""])
+        results = self.execution.over_tasks(lambda tasks: self._evaluate(tasks, n_steps, mode), episodes, ("evaluation", n_steps, mode.statistics))
+        return Evaluation(results.pop("query_logits"), **{name: rows.T for name, rows in results.items()})
 
     def adapt(self, episodes: Any, n_steps: int | None = None, statistics: str | None = None) -> Adapted:
         """Adapt to the support set of each task; the learner stays exactly as it was, and nothing keeps a graph.
@@ -351,11 +269,8 @@ class FewShotLearner(nn.Module):
         """
         mode = Pass(statistics=statistics or self.batch_norm_statistics)
         self._check_running_statistics(mode)
-        with torch.no_grad():
-            adapted = self.adaptation.start(episodes, mode)
-        for step in range(self.n_evaluation_steps if n_steps is None else n_steps):
-            adapted, _, _ = self.adaptation.step(episodes, adapted.detached(), replace(mode, step=step), create_graph=False)
-        return adapted.detached()
+        *_, (adapted, _, _) = self.adaptation.path(episodes, mode, self.n_evaluation_steps if n_steps is None else n_steps)
+        return adapted
 
     def _check_running_statistics(self, mode: Pass) -> None:
         for name, layer in self._batch_norm_layers().items():
@@ -365,30 +280,18 @@ class FewShotLearner(nn.Module):
                     "train first, or test with transductive or support statistics"
                 )
 
-    def _evaluate_chunk(self, episodes: Any, n_steps: int, mode: Pass) -> tuple[Tensor, ...]:
-        mode = replace(mode, rows={})
+    def _evaluate(self, episodes: Any, n_steps: int, mode: Pass) -> dict[str, Tensor]:
+        """The fields of `Evaluation` for some tasks, the task axis first."""
         rows: dict[str, list[Tensor]] = {name: [] for name in STEP_METRICS}
-        logits = episodes.query_images.new_empty(0)
-        with torch.no_grad():
-            adapted = self.adaptation.start(episodes, mode)
-        for step in range(n_steps + 1):
-            # Nothing is differentiated across steps, so no graph is kept between them.
-            adapted = adapted.detached()
+        mode = replace(mode, rows={})
+        for step, (adapted, support_logits, support_loss) in enumerate(self.adaptation.path(episodes, mode, n_steps, look_at_last=True)):
             with torch.no_grad():
-                after = replace(mode, step=max(step - 1, 0), episode=adapted.moving)
-                logits = self.adaptation.outputs("query", episodes, adapted, after)
+                logits = self.adaptation.outputs("query", episodes, adapted, replace(mode, step=max(step - 1, 0), episode=adapted.moving))
                 rows["query_loss"].append(self.loss.per_task_loss(logits, episodes.query_labels))
                 rows["query_accuracy"].append(self.loss.per_task_score(logits, episodes.query_labels))
-            before = replace(mode, step=step)
-            if step < n_steps:
-                adapted, support_logits, support_loss = self.adaptation.step(episodes, adapted, before, create_graph=False)
-            else:
-                with torch.no_grad():
-                    support_logits = self.adaptation.outputs("support", episodes, adapted, before)
-                    support_loss = self.loss.per_task_loss(support_logits, episodes.support_labels)
-            rows["support_loss"].append(support_loss.detach())
+            rows["support_loss"].append(support_loss)
             rows["support_accuracy"].append(self.loss.per_task_score(support_logits, episodes.support_labels))
-        return (logits, *(torch.stack(values) for values in rows.values()))
+        return {"query_logits": logits} | {name: torch.stack(values, dim=1) for name, values in rows.items()}
 
     # State.
 
@@ -423,11 +326,11 @@ class FewShotLearner(nn.Module):
     @property
     def automatic_choices(self) -> dict[str, Any]:
         """Choices made by the machine at the start; a resumed run reuses them, so that it computes in the same order."""
-        return {"task_chunk_size": self.chunks.size} if self.chunks.automatic else {}
+        return {"task_chunk_size": self.execution.chunks.size} if self.execution.chunks.automatic else {}
 
     def reuse_choices(self, choices: dict[str, Any]) -> None:
         """Take over the `automatic_choices` of the run that is resumed, where the config leaves the choice open."""
-        self.chunks.reuse(choices.get("task_chunk_size"))
+        self.execution.chunks.reuse(choices.get("task_chunk_size"))
 
     # What people look at.
 
@@ -453,7 +356,7 @@ class FewShotLearner(nn.Module):
 
     def memory_per_task(self) -> dict[str, float]:
         """Return the MiB that a task needs, where this process has measured it."""
-        return self.chunks.snapshot()
+        return self.execution.chunks.snapshot()
 
 
 def build_learner(config: Any, device: torch.device | str) -> FewShotLearner:

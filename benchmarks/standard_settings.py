@@ -112,7 +112,7 @@ def _count(learner: Any, episodes: Any) -> tuple[int, int, int]:
             self.flops += flops_of(operator.overloadpacket.__name__, args, out)
             return out
 
-    with learner.replayed.off(), Counter() as counter:  # a replay has no operators to count
+    with learner.execution.replayed.off(), Counter() as counter:  # a replay has no operators to count
         learner.meta_gradients(episodes, 0)
     return counter.flops, counter.bytes, counter.operators
 

@@ -3,6 +3,7 @@
 Letters: B tasks, N way, K shot, Q query images per class, D features.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -96,6 +97,26 @@ class Adaptation:
             fixed={name: value for name, value in adapted.fixed.items() if name not in names},
         )  # fmt: skip
         return replace(adapted, state=self.optimizer.init(adapted.params))
+
+    def path(self, episodes: Any, mode: Pass, n_steps: int, *, look_at_last: bool = False) -> Iterator[tuple[Adapted, Tensor | None, Tensor | None]]:
+        """The inner loop where nothing is learned from it: no graph is kept from one step to the next.
+
+        Yields:
+            for theta[0], theta[1], ..., theta[S]: the learners, and their logits and loss (B,) of the support images, of the last ones
+            only with `look_at_last`.
+        """
+        with torch.no_grad():
+            adapted = self.start(episodes, mode)
+        for step in range(n_steps):
+            before = adapted.detached()
+            adapted, logits, loss = self.step(episodes, before, replace(mode, step=step), create_graph=False)
+            yield before, logits.detach(), loss.detach()
+        adapted, logits, loss = adapted.detached(), None, None
+        if look_at_last:
+            with torch.no_grad():
+                logits = self.outputs("support", episodes, adapted, replace(mode, step=n_steps))
+                loss = self.loss.per_task_loss(logits, episodes.support_labels)
+        yield adapted, logits, loss
 
     def _check_ways(self, episodes: Any) -> None:
         n_outputs = self.network.head.out_features

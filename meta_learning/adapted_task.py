@@ -64,11 +64,7 @@ def adapt(learner: Any, images: Tensor, labels: Tensor, n_way: int) -> AdaptedLe
     own = next(learner.network.parameters())
     images = images.to(own.device, own.dtype)[None]
     task = Task(images, labels.to(own.device)[None], images[:, :0], n_way)
-    mode = _pass(learner)
-    path = [learner.adapt(task, n_steps=0)]
-    for step in range(learner.n_evaluation_steps):
-        state, _, _ = learner.adaptation.step(task, path[-1], replace(mode, step=step), create_graph=False)
-        path.append(state.detached())
+    path = [adapted for adapted, _, _ in learner.adaptation.path(task, _pass(learner), learner.n_evaluation_steps)]
     return AdaptedLearner(learner, task, path)
 
 

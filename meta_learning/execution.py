@@ -1,12 +1,19 @@
 """How a meta-step is carried out: in chunks of tasks, with bad updates taken back. The algorithm does not know."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from meta_learning.cuda_graphs import GraphedComputation
+from meta_learning.meta_gradients import norm_of
+from meta_learning.precision import ConvolutionPrecision
+from meta_learning.task_chunks import TaskChunks
+
+Computation = Callable[[Any, Sequence[Tensor | None]], dict[str, dict[str, Tensor]]]
 
 
 def choose_task_chunk_size(device: torch.device, image_shape: tuple[int, int, int], n_tasks: int) -> int:
@@ -56,13 +63,74 @@ def mean_over_chunks(
     return total
 
 
-def gradients_of(outputs: list[Tensor], weights: list[Tensor], inputs: list[Tensor]) -> list[Tensor]:
-    """Return the gradient of sum(weights * outputs), zero where nothing leads to an input; missing weights are zero."""
-    pairs = [(output, weight) for output, weight in zip(outputs, weights, strict=False) if output.requires_grad]
-    if not pairs:
-        return [torch.zeros_like(value) for value in inputs]
-    outputs, weights = map(list, zip(*pairs, strict=True))
-    return list(torch.autograd.grad(outputs, inputs, weights, allow_unused=True, materialize_grads=True))
+class Execution:
+    """Carries out a computation over the tasks of a meta-batch, so that the algorithm need not know how.
+
+    In chunks of tasks that fit into memory (`TaskChunks`), replayed where there is CUDA (`GraphedComputation`), and with convolutions
+    in a narrow format that is checked once an epoch (`ConvolutionPrecision`).
+    """
+
+    def __init__(self, chunks: TaskChunks, replayed: GraphedComputation, precision: ConvolutionPrecision) -> None:
+        self.chunks, self.replayed, self.precision = chunks, replayed, precision
+        self._weights: tuple[int, Tensor] | None = None
+
+    def mean_over_tasks(
+        self, compute: Computation, episodes: Any, weights: Sequence[float], epoch: int, *more: Hashable, heaviest: Computation
+    ) -> dict[str, dict[str, Tensor]]:
+        """Return the mean over tasks of what `compute(tasks, weights)` gives for some of them: groups of tensors, one of them "gradients".
+
+        Args:
+            weights: numbers of this epoch; a zero reaches `compute` as None, since it decides what is computed.
+            more: whatever else the computation depends on beside tensors.
+            heaviest: the computation of the run's heaviest epoch, by which memory is measured.
+        """
+        counts = tuple(weight != 0 for weight in weights)
+        on_device = {"weights": self._on_device(weights, epoch, episodes.support_images)}
+
+        def counted(values: Tensor) -> list[Tensor | None]:
+            return [value if is_counted else None for value, is_counted in zip(values, counts, strict=True)]
+
+        def of_chunks(inputs: Mapping[str, Tensor], size: int) -> dict[str, dict[str, Tensor]]:
+            tensors, numbers = dict(inputs), counted(inputs["weights"])
+            del tensors["weights"]
+            results = mean_over_chunks(lambda tasks: compute(tasks, numbers), replace(episodes, **tensors), size)
+            results["metrics"]["gradient_norm"] = norm_of(results["gradients"])
+            return results
+
+        def of_one_task() -> Any:
+            return heaviest(next(task_chunks(episodes, 1)), counted(on_device["weights"]))
+
+        def carry_out() -> dict[str, dict[str, Tensor]]:
+            self.chunks.choose(len(episodes.support_labels), episodes.support_images.device, of_one_task)
+            return self._carry_out(of_chunks, tensors_of(episodes) | on_device, episodes, (*more, counts), of_one_task)
+
+        self.precision.check(lambda: carry_out()["gradients"], epoch)
+        return carry_out()
+
+    def over_tasks(self, compute: Callable[[Any], dict[str, Tensor]], episodes: Any, key: Hashable) -> dict[str, Tensor]:
+        """Return what `compute(tasks)` gives for all of them: tensors with a leading task axis."""
+
+        def of_chunks(inputs: Mapping[str, Tensor], size: int) -> dict[str, dict[str, Tensor]]:
+            parts = [compute(tasks) for tasks in task_chunks(replace(episodes, **inputs), size)]
+            return {"": {name: torch.cat([part[name] for part in parts]) for name in parts[0]}}
+
+        return self._carry_out(of_chunks, tensors_of(episodes), episodes, key, lambda: compute(next(task_chunks(episodes, 1))))[""]
+
+    def _carry_out(
+        self, of_chunks: Callable[[Mapping[str, Tensor], int], dict[str, dict[str, Tensor]]], inputs: Mapping[str, Tensor], episodes: Any,
+        key: Hashable, of_one_task: Callable[[], Any],
+    ) -> dict[str, dict[str, Tensor]]:  # fmt: skip
+        full_key = key, episodes.n_way, self.precision.current
+        return self.chunks.run(
+            lambda size: self.replayed(lambda values: of_chunks(values, size), inputs, (full_key, size)),
+            len(episodes.support_labels), episodes.support_images.device, of_one_task,
+        )  # fmt: skip
+
+    def _on_device(self, weights: Sequence[float], epoch: int, like: Tensor) -> Tensor:
+        """The weights on the device, copied there once an epoch."""
+        if self._weights is None or self._weights[0] != epoch:
+            self._weights = epoch, torch.tensor(weights, dtype=like.dtype, device=like.device)
+        return self._weights[1]
 
 
 class UpdateGuard:

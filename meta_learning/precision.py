@@ -49,7 +49,7 @@ class ConvolutionPrecision:
         Raises:
             ConfigError: the error is above the limit.
         """
-        if self.dtype is None or epoch == self._checked_epoch:
+        if self.current is None or epoch == self._checked_epoch:
             return
         narrow = _flat(meta_gradient())
         with self.exact():

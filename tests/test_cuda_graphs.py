@@ -180,7 +180,7 @@ def test_a_learner_records_once_for_each_phase_of_its_schedules_and_gets_the_sam
     changes = PLUS_PLUS | {"multi_step_loss_num_epochs": 3, "first_order_to_second_order_epoch": 1, "task_chunk_size": chunk_size}
     plain, graphed = small_learner(**changes), small_learner(**changes)
     recorder = StandIn()
-    graphed.replayed = GraphedComputation(recorder)
+    graphed.execution.replayed = GraphedComputation(recorder)
     for epoch in range(6):
         episodes = random_episodes(small_config(), seed=epoch)
         ours, theirs = graphed.meta_gradients(episodes, epoch), plain.meta_gradients(episodes, epoch)
@@ -197,7 +197,7 @@ def test_a_learner_records_once_for_each_phase_of_its_schedules_and_gets_the_sam
 def test_an_evaluation_is_replayed_too():
     plain, graphed = small_learner(**PLUS_PLUS), small_learner(**PLUS_PLUS)
     recorder = StandIn()
-    graphed.replayed = GraphedComputation(recorder)
+    graphed.execution.replayed = GraphedComputation(recorder)
     for seed, statistics in ((1, "transductive"), (2, "transductive"), (3, "support")):
         episodes = random_episodes(small_config(), seed)
         ours, theirs = (vars(learner.evaluate(episodes, statistics=statistics)) for learner in (graphed, plain))
@@ -207,7 +207,7 @@ def test_an_evaluation_is_replayed_too():
 
 def test_a_copy_of_a_learner_records_anew():
     learner, recorder = small_learner(), StandIn()
-    learner.replayed = GraphedComputation(recorder)
+    learner.execution.replayed = GraphedComputation(recorder)
     episodes = random_episodes(small_config())
     learner.meta_gradients(episodes, 0)
     other = copy.deepcopy(learner)

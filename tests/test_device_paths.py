@@ -131,9 +131,9 @@ def test_training_and_evaluation_stay_on_the_device(name):
     learner = build_learner(small_config(**changes), "meta")
     assert devices([*learner.parameters(), *learner.buffers()]) == {"meta"}
     watch = Watch()
-    learner.replayed = GraphedComputation(watch)
+    learner.execution.replayed = GraphedComputation(watch)
     for epoch in epochs_of(changes):
-        learner.precision._checked_epoch = epoch  # it waits for the device once an epoch
+        learner.execution.precision._checked_epoch = epoch  # it waits for the device once an epoch
         meta_gradients = learner.meta_gradients(episodes_of(changes, device="meta"), epoch)
         assert devices(meta_gradients.tensors()) == {"meta"}
         with CopiesFromHost() as copies:

@@ -86,7 +86,7 @@ def test_the_look_watches_the_computation_itself_and_no_replay():
         raise AssertionError("looked at while recording")
 
     learner = small_learner(**PLUS_PLUS)
-    learner.replayed = GraphedComputation(record)
+    learner.execution.replayed = GraphedComputation(record)
     _, look = look_at_gradients(learner, random_episodes(small_config()), 0)
     assert look["time_inner_s"] > 0 and look["time_outer_s"] > 0 and look["angle_degrees"] > 0.01
     with pytest.raises(AssertionError, match="looked at while recording"):

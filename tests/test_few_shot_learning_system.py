@@ -476,4 +476,4 @@ def test_a_resumed_run_reuses_what_the_machine_chose_and_obeys_what_the_user_set
     assert automatic.automatic_choices == {"task_chunk_size": 4} and explicit.automatic_choices == {}
     for learner in (automatic, explicit):
         learner.reuse_choices({"task_chunk_size": 3})
-    assert (automatic.chunks.size, explicit.chunks.size) == (3, 2)
+    assert (automatic.execution.chunks.size, explicit.execution.chunks.size) == (3, 2)

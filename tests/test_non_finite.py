@@ -81,7 +81,7 @@ def failing_at(*iterations):
     """A change of the learner: the query loss of these iterations (from 1, two tasks each) is nan."""
 
     def change(learner):
-        compute = learner._chunk_meta_gradients
+        compute = learner._meta_gradients
 
         def chunk_meta_gradients(episodes, *arguments):
             result = compute(episodes, *arguments)
@@ -90,7 +90,7 @@ def failing_at(*iterations):
                 result["gradients"] = {name: value * float("nan") for name, value in result["gradients"].items()}
             return result
 
-        learner._chunk_meta_gradients = chunk_meta_gradients
+        learner._meta_gradients = chunk_meta_gradients
 
     return change
 

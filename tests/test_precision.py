@@ -54,8 +54,8 @@ def test_the_guard_reports_the_relative_error_once_in_an_epoch(caplog):
         assert len(caplog.records) == 1
         learner.meta_gradients(episodes, 1)
     assert len(caplog.records) == 2
-    with learner.precision.exact():
-        exact = learner._meta_gradients(episodes, 0)
+    with learner.execution.precision.exact():
+        exact = learner.meta_gradients(episodes, 0)
     error = float((flat(narrow).double() - flat(exact).double()).norm() / flat(exact).double().norm())
     assert 0.001 < error < 1
     assert caplog.records[0].message == f"epoch 1: the meta-gradient in bfloat16 differs from that in float32 by {error:.3g} of its norm."
@@ -63,7 +63,7 @@ def test_the_guard_reports_the_relative_error_once_in_an_epoch(caplog):
 
 def test_a_large_error_stops_training_and_names_the_way_out():
     learner, episodes = learner_and_episodes()
-    learner.precision.error_limit = 0.0001
+    learner.execution.precision.error_limit = 0.0001
     before = {name: value.clone() for name, value in learner.state_tensors().items()}
     with pytest.raises(ConfigError) as raised:
         learner.meta_gradients(episodes, 2)

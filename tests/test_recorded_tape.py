@@ -26,7 +26,7 @@ def plugins():
 
 
 def taped(learner):
-    learner.replayed = GraphedComputation(TapeRecorder())
+    learner.execution.replayed = GraphedComputation(TapeRecorder())
     return learner
 
 
@@ -72,14 +72,14 @@ def test_a_replay_computes_what_the_learner_computes(name):
             replaying.load_state_tensors(state)
         ours, expected = (vars(learner.evaluate(episodes)) for learner in (replaying, plain))
         torch.testing.assert_close(ours, expected, rtol=1e-12, atol=0)
-    assert replaying.replayed._record is not None, "nothing fell back to an ordinary run"
+    assert replaying.execution.replayed._record is not None, "nothing fell back to an ordinary run"
 
 
 @pytest.mark.parametrize("name", BY_CHANGE)
 def test_no_graph_outlives_a_computation(name, monkeypatch):
     """A node that gathers a parameter's gradients keeps the stream on which it was made: one that is left over breaks the next recording."""
     learner, epoch, marked = small_learner(**METHODS[name]), 4, []
-    learner.chunks.reuse(learner.chunks.size)  # no look at the memory of a task, which holds tensors of its own on a CPU
+    learner.execution.chunks.reuse(learner.execution.chunks.size)  # no look at the memory of a task, which holds tensors of its own on a CPU
 
     def gatherers():
         return [value.view_as(value).grad_fn.next_functions[0][0] for value in learner.meta_parameters().values()]

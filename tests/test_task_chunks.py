@@ -48,7 +48,7 @@ def test_the_memory_of_a_task_is_about_what_torchs_allocator_gives_out(name):
         learner.meta_gradients(episodes, 0)
 
     compute()
-    ours = peak_bytes(compute, torch.device("cpu"), learner.chunks.parameter_bytes)
+    ours = peak_bytes(compute, torch.device("cpu"), learner.execution.chunks.parameter_bytes)
     assert 0.75 < ours / allocated_peak(compute) < 1.35
 
 
@@ -69,7 +69,7 @@ def fresh(**keys):
 def test_as_many_tasks_as_fit_are_computed_at_once_with_equal_gradients(memory, caplog):
     whole, episodes = fresh()
     expected = whole.meta_gradients(episodes, 0).gradients
-    per_task = whole.chunks.bytes_per_task
+    per_task = whole.execution.chunks.bytes_per_task
     for n_fit, chosen in ((0.4, 1), (1.1, 1), (3.1, 3), (40, 4)):
         memory(int(n_fit * per_task / SAFE_SHARE))
         learner, _ = fresh()
@@ -100,7 +100,7 @@ def test_a_size_that_the_user_chose_stays(memory):
     memory(1)
     learner = small_learner(task_chunk_size=2)
     learner.meta_gradients(random_episodes(small_config()), 0)
-    assert learner.chunks.size == 2 and learner.automatic_choices == {}
+    assert learner.execution.chunks.size == 2 and learner.automatic_choices == {}
 
 
 def test_the_first_choice_is_at_most_that_of_device_and_image_size_and_nothing_is_measured_for_one_task(memory, caplog):
@@ -161,7 +161,7 @@ def test_where_nothing_can_be_halved_the_message_has_the_need_and_the_keys(caplo
         learner.meta_gradients(episodes, 0) if stage == "meta_gradients" else learner.evaluate(episodes)
     assert report_failure(failure.value) == 6
     (text,) = caplog.messages
-    per_task = learner.chunks.bytes_per_task
+    per_task = learner.execution.chunks.bytes_per_task
     need = f"2 of 4 tasks at once need about {mib_text(2 * per_task)}, {mib_text(per_task)} each."
     assert f"1 bytes.\n{need}\nSet gradient_checkpointing to true or lower one of these keys" in text
     assert "batch_size, task_chunk_size, num_target_samples" in text

@@ -88,7 +88,7 @@ def look_at_gradients(learner: Any, episodes: Any, epoch: int) -> tuple[Any, dic
     clock = _GradientClock(device, learner.meta_parameters().values())
     is_second_order = learner.is_second_order(epoch)
     angle = None
-    with learner.replayed.off():
+    with learner.execution.replayed.off():
         with clock:
             meta_gradients = learner.meta_gradients(episodes, epoch)
         gradients = meta_gradients.gradients
