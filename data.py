@@ -13,21 +13,28 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils.augmentation import Augmentation
-from utils.class_table import ClassTable
-from utils.config import SINUSOID
-from utils.dataset_classes import DatasetClasses, describe_images, find_classes, other_dataset, packed_dataset
-from utils.devices import copy_to
-from utils.episode_batches import EpisodeBatch, PreparedEpisodes, rotate_by_quarter_turns
-from utils.episodes import QUERY_AUGMENTATION, SUPPORT_AUGMENTATION, EpisodeIndices, EpisodeShape, draw_episodes
+from experiment_parts.evaluation.task_sets import TaskSet, protocol_of, shape_protocols
+from utils.data_sources.dataset_classes import (
+    DatasetClasses,
+    describe_images,
+    find_classes,
+    other_dataset,
+    packed_dataset,
+)
+from utils.data_sources.image_memory import place_images
+from utils.data_sources.lakes_runs import all_runs_tasks
+from utils.data_sources.registered_datasets import RegisteredDataset, make_registered_dataset
+from utils.data_sources.sinusoid import SinusoidData, build_sinusoid_data
+from utils.data_sources.task_lists import indexed_tasks, read_task_lists, tasks_digest
+from utils.episodes.augmentation import Augmentation
+from utils.episodes.batches import EpisodeBatch, PreparedEpisodes, rotate_by_quarter_turns
+from utils.episodes.class_table import ClassTable
+from utils.episodes.drawing import QUERY_AUGMENTATION, SUPPORT_AUGMENTATION, EpisodeIndices, EpisodeShape, draw_episodes
 from utils.errors import ConfigError, DataError
-from utils.image_folders import printable, report_problems
-from utils.image_memory import place_images
-from utils.prepare_dataset.tasks import all_runs_tasks
-from utils.registered_datasets import RegisteredDataset, make_registered_dataset
-from utils.sinusoid import SinusoidData, build_sinusoid_data
-from utils.task_lists import indexed_tasks, read_task_lists, tasks_digest
-from utils.task_sets import TaskSet, protocol_of, shape_protocols
+from utils.images.folders import report_problems
+from utils.known_datasets import SINUSOID
+from utils.machine.devices import copy_to
+from utils.words import printable
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +82,7 @@ class FewShotData:
             normalisation: a name in NORMALISATIONS.
             reverse_channels: blue green red instead of red green blue.
             n_train_tasks: training episode i has the classes, images and rotations of episode i mod this; None: its own.
-            augmentation: "support" and "query" -> names of `utils.augmentation`, applied to training episodes.
+            augmentation: "support" and "query" -> names of `utils.episodes.augmentation`, applied to training episodes.
             listed: shape -> its episodes, which are then not drawn.
             meta_batches_ahead: how many meta-batches of a training are worth calling `prepare` for before their time.
             image_path: rank of an image -> its path, for `task_list_digest`.

@@ -15,25 +15,27 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from utils import epoch_records, model_selection, non_finite
-from utils.checkpoints import load_checkpoint
-from utils.diagnostics import Diagnostics, build_diagnostics
-from utils.distributed import ALONE, RankGroup
-from utils.episodes import EpisodeShape
-from utils.epoch_metrics import EpochMetrics
+from experiment_parts.evaluation import model_selection
+from experiment_parts.evaluation.model_tests import ModelTests
+from experiment_parts.evaluation.split_evaluation import SplitEvaluation, evaluate_tasks
+from experiment_parts.evaluation.task_sets import TaskSet, build_task_sets
+from experiment_parts.records import epoch_records, non_finite
+from experiment_parts.records.diagnostics import Diagnostics, build_diagnostics
+from experiment_parts.records.epoch_metrics import EpochMetrics
+from experiment_parts.records.observers import Observer, Observers
+from experiment_parts.records.run_records import RunRecords
+from experiment_parts.runs.checkpoints import load_checkpoint
+from experiment_parts.runs.console import EpochProgress
+from experiment_parts.runs.random_state import random_state_tensors, restore_random_state, without_random_state
+from experiment_parts.runs.run_folder import RunFolder
+from utils.episodes.drawing import EpisodeShape
+from utils.episodes.prefetching import TrainingEpisodes
 from utils.errors import ConfigError, Interrupted, NonFiniteError
-from utils.logs import EpochProgress, write_json
+from utils.files.tables import write_json
+from utils.machine.stop_signals import StopSignals
 from utils.metrics import score_of
-from utils.model_tests import ModelTests
-from utils.observers import Observer, Observers
-from utils.prefetching import TrainingEpisodes
-from utils.random_state import random_state_tensors, restore_random_state, without_random_state
-from utils.run_flags import RunFlags
-from utils.run_folder import RunFolder
-from utils.run_records import RunRecords
-from utils.split_evaluation import SplitEvaluation, evaluate_tasks
-from utils.stop_signals import StopSignals
-from utils.task_sets import TaskSet, build_task_sets
+from utils.ranks.group import ALONE, RankGroup
+from utils.ranks.run_flags import RunFlags
 
 log = logging.getLogger(__name__)
 
@@ -485,7 +487,7 @@ def build_experiment(
     config: Any, learner: Any, data: Any, observers: Sequence[Observer], run_folder: RunFolder, device: Any = "cpu",
     stop: StopSignals | None = None, task_sets: Sequence[TaskSet] | None = None, group: RankGroup = ALONE,
 ) -> ExperimentBuilder:  # fmt: skip
-    """Unpack the config; `run_folder` comes from `utils.run_folder.open_run_folder`; task_sets None: the test tasks of `data`."""
+    """Unpack the config; `run_folder` comes from `experiment_parts.runs.run_folder.open_run_folder`; task_sets None: the test tasks of `data`."""
     task_sets = build_task_sets(config, data) if task_sets is None else task_sets
     settings = ExperimentSettings(**{name: getattr(config, name) for name in ExperimentSettings.__dataclass_fields__})
     return ExperimentBuilder(

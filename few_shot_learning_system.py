@@ -14,17 +14,18 @@ import torch
 from torch import Tensor, nn
 
 from meta_learning.adaptation import Adaptation, Adapted
-from meta_learning.cuda_graphs import GraphedComputation, recorder_for
-from meta_learning.execution import Execution, choose_task_chunk_size
+from meta_learning.execution.chunk_size import TaskChunks, choose_task_chunk_size
+from meta_learning.execution.cuda_graphs import GraphedComputation, recorder_for
+from meta_learning.execution.execution import Execution
+from meta_learning.execution.precision import ConvolutionPrecision
+from meta_learning.execution.recomputation import recomputed_gradient
 from meta_learning.inner_loop_optimizers import InnerLoopOptimizer, adapted_shapes, build_inner_loop
 from meta_learning.meta_gradients import MetaGradients
 from meta_learning.meta_optimizer import MetaOptimizer, OuterUpdate, build_outer_update
-from meta_learning.networks import MetaNetwork
-from meta_learning.norm_layers import BatchStatistics, MetaBatchNorm2d, Pass
+from meta_learning.networks.base import MetaNetwork
+from meta_learning.networks.batch_norm import MetaBatchNorm2d
+from meta_learning.networks.passes import BatchStatistics, Pass
 from meta_learning.outer_losses import CROSS_ENTROPY, OuterLoop, TaskLoss, last_step_weights, multi_step_loss_weights
-from meta_learning.precision import ConvolutionPrecision
-from meta_learning.recomputation import recomputed_gradient
-from meta_learning.task_chunks import TaskChunks
 from meta_neural_network_architectures import build_network
 from utils.errors import ConfigError
 
@@ -54,14 +55,14 @@ class FewShotLearner(nn.Module):
     """MAML and its relatives.
 
     Args:
-        network: body and head, see `meta_learning.networks`.
+        network: body and head, see `meta_learning.networks.base`.
         inner_loop: an optimiser of `meta_learning.inner_loop_optimizers`; its `names` are the adapted parameters.
         outer_loop: derivative order and weights of the outer loss, or Reptile's displacement in its place.
         outer_update: optimiser and schedule of the meta-update.
         head: "learned", "zero" or "prototypes", see `meta_learning.heads`.
         loss: of inner and outer loop.
         n_evaluation_steps: inner steps of `evaluate`, unless it is told otherwise.
-        batch_norm_statistics: a value of `meta_learning.norm_layers`.
+        batch_norm_statistics: a value of `meta_learning.networks.norms`.
         task_chunk_size: tasks computed at once; None: all.
         chosen_automatically: whether the chunk size was chosen by the machine: a resumed run reuses it, and it is halved where
             memory runs out.
@@ -249,7 +250,7 @@ class FewShotLearner(nn.Module):
         Args:
             episodes: B of them, as for `meta_gradients`.
             n_steps: inner steps; those beyond S reuse the last step's rates and norm rows.
-            statistics: a value of `meta_learning.norm_layers`; None: as in training.
+            statistics: a value of `meta_learning.networks.norms`; None: as in training.
         Raises:
             ConfigError: "running", but no training has ever collected running statistics.
         """

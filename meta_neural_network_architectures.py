@@ -1,4 +1,4 @@
-"""The backbones, built from functional meta-layers (`meta_learning.layers`, `meta_learning.norm_layers`), by name.
+"""The backbones, built from functional meta-layers (`meta_learning.networks.layers`, `meta_learning.networks.norms`), by name.
 
 Letters: B tasks, n images per task, C channels, H x W pixels, F filters, N way, D features.
 """
@@ -12,20 +12,29 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from meta_learning.convolutional_networks import Conv4
-from meta_learning.dropout import drop
-from meta_learning.foreign_modules import foreign_network
-from meta_learning.image_patches import ImagePatches, can_use_patches, convolve_patches, cut_patches, fold_images
-from meta_learning.initial_weights import load_initial_weights
-from meta_learning.layers import EpisodeHead, MetaConv2d, MetaLinear, Parameters, below, fold_tasks, unfold_features
-from meta_learning.networks import MetaNetwork, make_head
-from meta_learning.norm_layers import BatchStatistics, MetaBatchNorm2d, MetaLayerNorm, MetaNorm, NormChoice, Pass
-from meta_learning.residual_networks import RESIDUAL_NETWORKS, ResidualNetwork
-from utils.config_rules import feature_size
+from meta_learning.networks.base import MetaNetwork, make_head
+from meta_learning.networks.batch_norm import MetaBatchNorm2d, MetaNorm
+from meta_learning.networks.convolutional import Conv4
+from meta_learning.networks.dropout import drop
+from meta_learning.networks.first_block import ImagePatches, can_use_patches, convolve_patches, cut_patches, fold_images
+from meta_learning.networks.foreign_checks import foreign_network
+from meta_learning.networks.initial_weights import load_initial_weights
+from meta_learning.networks.layers import (
+    EpisodeHead,
+    MetaConv2d,
+    MetaLinear,
+    Parameters,
+    below,
+    fold_tasks,
+    unfold_features,
+)
+from meta_learning.networks.norms import MetaLayerNorm, NormChoice
+from meta_learning.networks.passes import BatchStatistics, Pass
+from meta_learning.networks.residual import RESIDUAL_NETWORKS, ResidualNetwork
+from meta_learning.operations.max_pooling import pool_and_activate
+from utils.config.rules import feature_size
 from utils.errors import ConfigError
-from utils.max_pooling import pool_and_activate
-from utils.plugins import user_code
-from utils.registry import registered_backbone
+from utils.registry import registered_backbone, user_code
 
 __all__ = [
     "BACKBONES", "BatchStatistics", "EpisodeHead", "MetaBatchNorm2d", "MetaConv2d", "MetaConvBlock", "MetaLayerNorm", "MetaLinear", "MetaNetwork", "MultilayerPerceptron",

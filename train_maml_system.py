@@ -22,24 +22,26 @@ if missing := [
         f"Python that bash {root}/install.sh --print-python names, in most cases {root}/.venv/bin/python"
     )
 
-from utils import ranks, stop_signals
+from utils.machine import stop_signals
+from utils.ranks import rank as ranks
 
 if __name__ == "__main__":  # before the imports below, which take a second or two
     stop_signals.guard_process(alone=not ranks.begin_rank())
 
-from experiment_tools.launch_ranks import plan_launch, run_ranks, split_arguments
-from utils.command_line import parse_command_line
-from utils.config import experiments_root, load_config
-from utils.config_help import USAGE, help_text
-from utils.dry_run import dry_run
+from experiment_parts.evaluation.task_sets import build_task_sets, protocols_of
+from experiment_parts.evaluation.test_results import stored_result
+from experiment_parts.runs.console import Console
+from experiment_parts.runs.dry_run import dry_run
+from experiment_parts.runs.run_folder import RunFolder, add_start, open_run_folder
+from utils.config import load_config
+from utils.config.command_line import parse_command_line
+from utils.config.help import USAGE, help_text
 from utils.errors import ConfigError, Interrupted, UserError
-from utils.failures import report_failure
-from utils.final_test import stored_result
-from utils.host_tuning import tune_host
-from utils.logs import Console
-from utils.plugins import load_plugins
-from utils.run_folder import RunFolder, add_start, open_run_folder
-from utils.task_sets import build_task_sets, protocols_of
+from utils.machine.failures import report_failure
+from utils.machine.host import tune_host
+from utils.paths import experiments_root
+from utils.ranks.launch import plan_launch, run_ranks, split_arguments
+from utils.registry import load_plugins
 
 log = logging.getLogger(__name__)
 
@@ -136,7 +138,7 @@ def run_experiment(
             patience=config.early_stopping_patience,
         )  # fmt: skip
         if result is not None and not (config.evaluate_on_test_set_only or config.replay_iteration):
-            from experiment_tools.terminal_texts import next_command
+            from experiment_tools.parts.terminal_texts import next_command
 
             log.info("%s\n%s", result, next_command(run_folder.path))
             return
@@ -155,18 +157,18 @@ def _train_and_test(config: Any, run_folder: RunFolder, stop: stop_signals.StopS
 
         from data import build_data, build_other_task_sets
         from experiment_builder import build_experiment
-        from experiment_tools.report_observer import build_report_observer
-        from experiment_tools.terminal_texts import next_command, start_banner
+        from experiment_tools.parts.terminal_texts import next_command, start_banner
+        from experiment_tools.report.observer import build_report_observer
         from experiment_tools.trackers import build_trackers
         from few_shot_learning_system import build_learner
-        from utils.devices import choose_device, describe_device, make_deterministic
-        from utils.distributed import join_group
-        from utils.environment import describe_environment
-        from utils.same_start import check_same_data, check_same_program
+        from utils.machine.devices import choose_device, describe_device, make_deterministic
+        from utils.machine.environment import describe_environment
+        from utils.ranks.group import join_group
+        from utils.ranks.same_start import check_same_data, check_same_program
 
         if config.deterministic:
             make_deterministic()
-        device = choose_device(config.gpu_to_use, rank)
+        device = choose_device(config.gpu_to_use, rank and rank.place_on_machine)
         group = join_group(rank, device)
         others = "" if group.is_alone else f", the first of {group.size} processes that share the tasks"
         log.info("%s: %s%s", config.experiment_name, describe_device(device), others)
@@ -201,7 +203,7 @@ def _train_and_test(config: Any, run_folder: RunFolder, stop: stop_signals.StopS
 
 
 def _tell_other_machines(text: str) -> None:
-    from utils.distributed import tell_other_machines
+    from utils.ranks.group import tell_other_machines
 
     tell_other_machines(text)
 

@@ -17,7 +17,8 @@ import numpy as np
 import torch
 
 from few_shot_classifier import FewShotClassifier
-from utils.config import REPOSITORY_ROOT, load_config
+from utils.config import load_config
+from utils.paths import REPOSITORY_ROOT
 
 OMNIGLOT = REPOSITORY_ROOT / "experiment_config" / "omniglot_maml++_5way_1shot_seed0.json"
 

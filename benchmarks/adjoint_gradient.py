@@ -27,8 +27,10 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from meta_learning import convolutional_networks, layers, norm_layers
-from meta_learning.norm_layers import BatchStatistics, Pass
+from meta_learning.networks import batch_norm as norm_layers
+from meta_learning.networks import convolutional as convolutional_networks
+from meta_learning.networks import layers
+from meta_learning.networks.passes import BatchStatistics, Pass
 
 
 @contextmanager
@@ -87,7 +89,7 @@ def adjoint_meta_gradients(learner: Any, episodes: Any) -> dict[str, Tensor]:
 def main() -> None:
     """Print how far the two are apart."""
     from benchmarks.inner_loop_memory import gradient_of, learner_and_episodes
-    from experiment_tools.gradient_checks import relative_difference
+    from experiment_tools.check_gradients.checks import relative_difference
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbone", default="conv4", help="of the config key of that name (default: %(default)s)")

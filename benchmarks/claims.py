@@ -162,8 +162,7 @@ def large_test_rows() -> list[list[str]]:
     """The accuracy on 6,000 tasks, on the first 600 and on the others, what that says of a bias, and the range of ten times 600."""
     from safetensors.torch import load_file
 
-    from utils.metrics import summarise
-    from utils.task_scores import task_scores
+    from utils.metrics import summarise, task_scores
 
     rows = []
     for name in LARGE_TESTS:

@@ -29,8 +29,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from utils.config import REPOSITORY_ROOT, load_config
-from utils.host_tuning import tune_host
+from utils.config import load_config
+from utils.machine.host import tune_host
+from utils.paths import REPOSITORY_ROOT
 
 OMNIGLOT = "Omniglot 28x28x1, 20-way 1-shot"
 PHOTOGRAPHS = "photographs 84x84x3, 5-way 5-shot"

@@ -28,10 +28,10 @@ def learner_and_episodes(backbone: str, image_size: int, n_steps: int, *, recomp
     """One task of random images and a learner for it."""
     import torch
 
-    from experiment_tools.gradient_checks import random_episodes
+    from experiment_tools.check_gradients.checks import random_episodes
     from few_shot_learning_system import build_learner
     from utils.config import check_config
-    from utils.devices import choose_device
+    from utils.machine.devices import choose_device
 
     config = check_config(
         {
@@ -80,7 +80,7 @@ def measure(backbone: str, image_size: int, n_steps: int, kind: str) -> dict[str
 
 def check(backbone: str) -> None:
     """Print how far the kinds' gradients are apart, in float64 on small images."""
-    from experiment_tools.gradient_checks import relative_difference
+    from experiment_tools.check_gradients.checks import relative_difference
 
     gradients = {}
     for kind in KINDS:

@@ -22,8 +22,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.config import REPOSITORY_ROOT
-from utils.run_comparison import differences
+from experiment_parts.runs.comparison import differences
+from utils.paths import REPOSITORY_ROOT
 
 FLAGS = {
     "total_epochs": 2, "total_iter_per_epoch": 12, "batch_size": 2, "num_evaluation_tasks": 60, "cnn_num_filters": 8,

@@ -15,7 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.meta_iteration import random_episodes
+from benchmarks.measuring import random_episodes
 from benchmarks.trained_runs import REPOSITORY_ROOT, TrainedRun, say, with_interval
 from utils.config import load_config
 
@@ -41,7 +41,7 @@ def measured_in_turns(methods: list[str], rounds: int, iterations: int) -> dict[
     import torch
 
     from few_shot_learning_system import build_learner
-    from utils.host_tuning import tune_host
+    from utils.machine.host import tune_host
 
     tune_host()
     torch.set_num_threads(1)

@@ -19,10 +19,11 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from utils.command_line import parse_command_line
-from utils.config import REPOSITORY_ROOT, load_config
+from utils.config import load_config
+from utils.config.command_line import parse_command_line
 from utils.errors import UserError
-from utils.host_tuning import tune_host
+from utils.machine.host import tune_host
+from utils.paths import REPOSITORY_ROOT
 
 ORDERS, TIMED = 50, 5
 LONGEST_ORDER_MS = 1.0
@@ -35,12 +36,12 @@ def measure(config: Any) -> dict[str, list[float]]:
 
     from data import build_data
     from experiment_builder import build_experiment
-    from experiment_tools.report import write_report
-    from experiment_tools.report_observer import ReportObserver
+    from experiment_parts.records.diagnostics import Diagnostics
+    from experiment_parts.runs.run_folder import open_run_folder
+    from experiment_tools.report.observer import ReportObserver
+    from experiment_tools.report.page import write_report
     from few_shot_learning_system import build_learner
-    from utils.devices import choose_device
-    from utils.diagnostics import Diagnostics
-    from utils.run_folder import open_run_folder
+    from utils.machine.devices import choose_device
 
     device = choose_device(config.gpu_to_use)
     data = build_data(config, device, getattr(torch, config.precision))

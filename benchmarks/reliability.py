@@ -26,9 +26,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.interrupted_scripts import EXIT_CODES, PHASES, Histories, Interruption
-from utils.checkpoints import read_checkpoint_state
-from utils.config import REPOSITORY_ROOT, check_config
+from experiment_parts.runs.checkpoints import read_checkpoint_state
+from utils.config import check_config
 from utils.errors import StorageError, UserError
+from utils.paths import REPOSITORY_ROOT
 
 BUSY = 0.15
 """Share of the processors that other programs use from which on times are marked."""
@@ -157,8 +158,8 @@ def measure_hostile_files(folder: Path) -> list[str]:
     """Archives and checkpoints that want to write elsewhere, fill the disk or run code."""
     import io
 
-    from utils.archives import unpack_archive
-    from utils.checkpoints import load_checkpoint
+    from experiment_parts.runs.checkpoints import load_checkpoint
+    from utils.files.archives import unpack_archive
 
     folder.mkdir()
     canary = folder / "canary"
@@ -201,8 +202,8 @@ def measure_hostile_files(folder: Path) -> list[str]:
 
 def time_saves(folder: Path, repetitions: int) -> tuple[list[float], int]:
     """Seconds of whole saves of the Omniglot network as the paper has it, with Adam's moments; and bytes of the file."""
+    from experiment_parts.runs.checkpoints import save_checkpoint
     from few_shot_learning_system import build_learner
-    from utils.checkpoints import save_checkpoint
 
     config = check_config(
         {
@@ -259,7 +260,7 @@ def report(arguments: str, minutes: float, rows: Sequence[str], where: str = "a 
     """The text of RELIABILITY.md."""
     import torch
 
-    from utils.environment import describe_environment
+    from utils.machine.environment import describe_environment
 
     versions = describe_environment(torch.device("cpu"), {})["packages"]
     return (

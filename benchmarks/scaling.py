@@ -20,11 +20,12 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.meta_iteration import random_episodes, whole_number
-from utils.command_line import parse_command_line
-from utils.config import REPOSITORY_ROOT, ExperimentConfig, load_config
+from benchmarks.measuring import random_episodes, whole_number
+from utils.config import ExperimentConfig, load_config
+from utils.config.command_line import parse_command_line
 from utils.errors import ConfigError, UserError
-from utils.host_tuning import tune_host
+from utils.machine.host import tune_host
+from utils.paths import REPOSITORY_ROOT
 
 CONFIG = REPOSITORY_ROOT / "experiment_config" / "omniglot_maml++_5way_1shot_seed0.json"
 AXES: dict[str, tuple[tuple[str, ...], tuple[int, ...]]] = {
@@ -64,12 +65,12 @@ def seconds_per_iteration(config: ExperimentConfig, iterations: int, warm_up: in
     import torch
 
     from few_shot_learning_system import build_learner
-    from utils.devices import choose_device
-    from utils.distributed import join_group
-    from utils.ranks import this_rank
+    from utils.machine.devices import choose_device
+    from utils.ranks.group import join_group
+    from utils.ranks.rank import this_rank
 
     rank = this_rank()
-    device = choose_device(config.gpu_to_use, rank)
+    device = choose_device(config.gpu_to_use, rank and rank.place_on_machine)
     group = join_group(rank, device)
     torch.manual_seed(0)
     learner = build_learner(config, device)

@@ -32,14 +32,14 @@ COLUMNS = (
 def measure(name: str, iterations: int, overrides: dict[str, Any]) -> dict[str, Any]:
     """Time a setting in this process; returns its row."""
     from utils.config import load_config
-    from utils.host_tuning import tune_host
+    from utils.machine.host import tune_host
 
     tune_host()
     import torch
 
-    from benchmarks.meta_iteration import peak_memory_bytes
+    from benchmarks.measuring import peak_memory_bytes
     from few_shot_learning_system import build_learner
-    from utils.devices import choose_device, describe_device, make_deterministic
+    from utils.machine.devices import choose_device, describe_device, make_deterministic
 
     file, changes = SETTINGS[name]
     config = load_config(REPOSITORY_ROOT / "experiment_config" / file, changes | overrides)

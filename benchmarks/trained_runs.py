@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from utils.config import REPOSITORY_ROOT, experiments_root
+from utils.paths import REPOSITORY_ROOT, experiments_root
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,13 @@ from pathlib import Path
 def tools() -> dict[str, str]:
     """Name -> what it does, the first sentence of its docstring; a tool is a module of this folder whose docstring says how to start it."""
     found = {}
-    for path in sorted(Path(__file__).parent.glob("[a-z]*.py")):
+    folder = Path(__file__).parent
+    for path in [*folder.glob("[a-z]*.py"), *folder.glob("*/__main__.py")]:
+        name = path.parent.name if path.stem == "__main__" else path.stem
         text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-        if f"python -m experiment_tools.{path.stem}" in text:
-            found[path.stem] = text.splitlines()[0].partition(": python -m")[0].rstrip(".")
-    return found
+        if f"python -m experiment_tools.{name}" in text:
+            found[name] = text.splitlines()[0].partition(": python -m")[0].rstrip(".")
+    return dict(sorted(found.items()))
 
 
 def main() -> None:

@@ -19,13 +19,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from experiment_parts.runs.console import Console
 from few_shot_classifier import FewShotClassifier
-from utils.atomic_files import storage_error, write_bytes_atomically
 from utils.errors import ConfigError, DataError
-from utils.failures import report_failure
-from utils.image_decoding import DECODING_ERRORS, PixelFormat, decode_image
-from utils.image_folders import IMAGE_EXTENSIONS, printable, tell_unread
-from utils.logs import Console
+from utils.files.atomic_files import storage_error, write_bytes_atomically
+from utils.images.decoding import DECODING_ERRORS, PixelFormat, decode_image
+from utils.images.folders import IMAGE_EXTENSIONS, tell_unread
+from utils.machine.failures import report_failure
+from utils.words import printable
 
 log = logging.getLogger(__name__)
 

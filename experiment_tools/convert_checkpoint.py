@@ -21,11 +21,11 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
-from utils.checkpoints import save_checkpoint
+from experiment_parts.runs.checkpoints import save_checkpoint
+from experiment_parts.runs.console import Console
 from utils.config import load_config
 from utils.errors import ConfigError, StorageError
-from utils.failures import report_failure
-from utils.logs import Console
+from utils.machine.failures import report_failure
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ def convert_checkpoint(config: Any, path: Path) -> tuple[dict[str, Any], dict[st
     Args:
         config: the `utils.config.ExperimentConfig` of the network.
     Returns:
-        tensors and state, for `utils.checkpoints.save_checkpoint`.
+        tensors and state, for `experiment_parts.runs.checkpoints.save_checkpoint`.
     Raises:
         StorageError: it cannot be read, or holds more than tensors and numbers.
         ConfigError: it is no checkpoint of the reference, or one of another network than the config's.

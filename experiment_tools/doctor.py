@@ -21,12 +21,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiment_tools import set_up_command
-from experiment_tools.runs import size_text
-from utils.command_line import parse_command_line
-from utils.config import REPOSITORY_ROOT, ExperimentConfig, dataset_root, experiments_root, load_config
-from utils.devices import threads_text
+from utils.config import ExperimentConfig, load_config
+from utils.config.command_line import parse_command_line
 from utils.errors import ConfigError, UserError
-from utils.failures import KEYS_TO_LOWER, is_out_of_memory, out_of_memory_reason
+from utils.machine.devices import threads_text
+from utils.machine.failures import KEYS_TO_LOWER, is_out_of_memory, out_of_memory_reason
+from utils.paths import REPOSITORY_ROOT, dataset_root, experiments_root
+from utils.words import size_text
 
 OK, WARNING, ERROR = "ok", "warning", "error"
 LEAST_FREE_GIB = 2.0
@@ -177,7 +178,7 @@ def check_run(config: ExperimentConfig) -> Iterator[Finding]:
     except ImportError:  # `check_devices` has told it
         return
     from data import build_data
-    from utils.devices import choose_device, describe_device
+    from utils.machine.devices import choose_device, describe_device
 
     logging.getLogger().setLevel(logging.ERROR)  # what a run tells is not asked for here
     try:
@@ -203,9 +204,9 @@ def _short_run(config: ExperimentConfig, data: Any, device: Any, root: Path) -> 
     import torch
 
     from experiment_builder import build_experiment
+    from experiment_parts.runs.checkpoints import list_epochs
+    from experiment_parts.runs.run_folder import open_run_folder
     from few_shot_learning_system import build_learner
-    from utils.checkpoints import list_epochs
-    from utils.run_folder import open_run_folder
 
     heaviest = {"first_order_to_second_order_epoch": -1} if config.second_order else {}
     limits = {"total_epochs": 2, "total_iter_per_epoch": 1, "num_evaluation_tasks": 1, "load_checkpoint": "", "trackers": (), "test_after_training": True}

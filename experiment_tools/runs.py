@@ -2,17 +2,16 @@
 
 State, progress, best validation accuracy, test accuracy and disk use of every run below a folder (default EXPERIMENTS_DIR).
 """
-
 import argparse
-import math
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiment_tools.run_reading import Run, list_runs, read_run
-from utils.config import experiments_root
+from experiment_tools.parts.run_reading import Run, list_runs, read_run
 from utils.metrics import ACCURACY, Summary, score_of
+from utils.paths import experiments_root
+from utils.words import size_text
 
 HEADING = ("run", "state", "epochs", "best val", "test", "disk", "changed")
 
@@ -82,11 +81,6 @@ def _last_change(run: Run) -> float:
     return max((path.lstat().st_mtime for path in run.path.rglob("*")), default=run.path.stat().st_mtime)
 
 
-def size_text(n_bytes: float) -> str:
-    """'12.3 MiB'."""
-    units = ("B", "KiB", "MiB", "GiB", "TiB")
-    power = min(int(math.log(max(n_bytes, 1), 1024)), len(units) - 1)
-    return f"{n_bytes / 1024**power:.{1 if power else 0}f} {units[power]}"
 
 
 if __name__ == "__main__":

@@ -15,15 +15,17 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from utils.atomic_files import storage_error
-from utils.command_line import parse_command_line
-from utils.config import SINUSOID, load_config
-from utils.episodes import SPLITS, EpisodeShape
+from experiment_parts.runs.console import Console
+from utils.config import load_config
+from utils.config.command_line import parse_command_line
+from utils.episodes.drawing import SPLITS, EpisodeShape
 from utils.errors import ConfigError
-from utils.failures import report_failure
-from utils.image_folders import printable
-from utils.logs import Console, write_csv
-from utils.plugins import load_plugins
+from utils.files.atomic_files import storage_error
+from utils.files.tables import write_csv
+from utils.known_datasets import SINUSOID
+from utils.machine.failures import report_failure
+from utils.registry import load_plugins
+from utils.words import printable
 
 log = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from meta_learning.heads import prototype_head, zero_head
 from meta_learning.inner_loop_optimizers import InnerLoopOptimizer
-from meta_learning.networks import MetaNetwork
-from meta_learning.norm_layers import Pass
+from meta_learning.networks.base import MetaNetwork
+from meta_learning.networks.passes import Pass
 from meta_learning.outer_losses import TaskLoss
 from utils.errors import ConfigError
 

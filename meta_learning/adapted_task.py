@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from meta_learning.norm_layers import Pass
+from meta_learning.networks.passes import Pass
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class AdaptedLearner:
 
     @property
     def statistics(self) -> str:
-        """Batch-norm statistics: a value of `meta_learning.norm_layers`."""
+        """Batch-norm statistics: a value of `meta_learning.networks.norms`."""
         return _pass(self.learner).statistics
 
     @property

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from meta_learning.networks import MetaNetwork
+from meta_learning.networks.base import MetaNetwork
 from utils.errors import ConfigError
 
 State = dict[str, Any]

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from meta_learning.execution import UpdateGuard
 from utils.errors import ConfigError
 
 NETWORK = "network."
@@ -233,3 +232,38 @@ def build_outer_update(config: Any) -> OuterUpdate:
         config.gradient_clamp,
         config.gradient_clip_norm,
     )
+
+class UpdateGuard:
+    """Takes back, on the device and without waiting for it, updates that came of numbers that are not finite.
+
+    A few may be skipped; after those the guard lets no update through any more, so that the state stays what it was at
+    the iteration that failed until somebody looks.
+    """
+
+    def __init__(self) -> None:
+        self._skips_left: Tensor | None = None
+        self.allow_skips(0)
+
+    def allow_skips(self, count: int) -> None:
+        """Let `count` failing updates be skipped from now on, each alone."""
+        self._skips_left, self._allowed = None, count
+
+    @contextmanager
+    def update(self, evidence: Iterable[Tensor], changed: Sequence[Tensor]) -> Iterator[Tensor]:
+        """Run an update inside; afterwards `changed` are as before unless all evidence is finite.
+
+        Args:
+            evidence: tensors of any shapes, of one dtype.
+            changed: everything that the update writes to.
+        Yields:
+            bool (), whether the update stays.
+        """
+        finite = torch.isfinite(torch.cat([tensor.detach().reshape(-1) for tensor in evidence])).all()
+        if self._skips_left is None:
+            self._skips_left = torch.full((), self._allowed, dtype=torch.int64, device=finite.device)
+        self._skips_left -= torch.logical_not(finite).long()
+        stays = finite & (self._skips_left >= 0)
+        before = [tensor.detach().clone() for tensor in changed]
+        yield stays
+        for tensor, old in zip(changed, before, strict=True):
+            torch.where(stays, tensor.detach(), old, out=tensor.detach())

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from utils.errors import ConfigError
-from utils.task_scores import is_regression, task_scores
+from utils.metrics import is_regression, task_scores
 
 
 @dataclass(frozen=True)

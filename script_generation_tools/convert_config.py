@@ -18,9 +18,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from script_generation_tools.fmu2_configs import convert_fmu2_config
 from script_generation_tools.reference_configs import Conversion, convert_reference_config
-from utils.atomic_files import write_bytes_atomically
-from utils.config import REPOSITORY_ROOT, check_config
+from utils.config import check_config
 from utils.errors import ConfigError, UserError
+from utils.files.atomic_files import write_bytes_atomically
+from utils.paths import REPOSITORY_ROOT
 
 YAML_SUFFIXES = (".yaml", ".yml")
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from utils.atomic_files import write_bytes_atomically
 from utils.errors import ConfigError
+from utils.files.atomic_files import write_bytes_atomically
 
 MANIFEST_NAME = ".generated.json"
 

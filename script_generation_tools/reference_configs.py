@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from utils.config import DATASET_ALIASES
+from utils.known_datasets import DATASET_ALIASES
 
 
 class Conversion(NamedTuple):

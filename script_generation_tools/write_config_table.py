@@ -11,9 +11,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from utils.config import OLD_KEYS, REPOSITORY_ROOT, meaning
-from utils.config_help import default_text, values_text
-from utils.config_schema import SECTIONS
+from utils.config import OLD_KEYS, meaning
+from utils.config.help import default_text, values_text
+from utils.config.schema import SECTIONS
+from utils.paths import REPOSITORY_ROOT
 
 PAGE = REPOSITORY_ROOT / "docs" / "config_keys.md"
 BEGIN, END = "<!-- config keys: begin (generated) -->", "<!-- config keys: end -->"

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-REPOSITORY_ROOT = Path(__file__).resolve().parents[1]
+from utils.paths import REPOSITORY_ROOT
+
 SHARED_DATA = REPOSITORY_ROOT.parent / "shared" / "data"
 
 

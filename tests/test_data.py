@@ -10,16 +10,16 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import pytest
 import torch
-from conftest import draw_dataset, draw_image
 from PIL import Image
 
 from data import NORMALISATIONS, FewShotData, build_data, rotate_by_quarter_turns
+from tests.conftest import draw_dataset, draw_image
 from utils.config import load_config
-from utils.config_schema import ExperimentConfig
-from utils.episodes import EpisodeShape
+from utils.config.schema import ExperimentConfig
+from utils.episodes.drawing import EpisodeShape
 from utils.errors import ConfigError, DataError
-from utils.image_decoding import PixelFormat, decode_image
-from utils.image_folders import ImageFolder, group_into_classes, split_into_sets
+from utils.images.decoding import PixelFormat, decode_image
+from utils.images.folders import ImageFolder, group_into_classes, split_into_sets
 
 OMNIGLOT_FRACTIONS = [0.70918052988, 0.03080714725, 0.2606284658]
 OMNIGLOT_SPLIT_SHA256 = "28de3371d62b16489cd498a79ea8ee9e2c874f226ff06a56468ac0a49988b2fc"

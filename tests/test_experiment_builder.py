@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from experiment_builder import ExperimentBuilder, ExperimentSettings
-from utils import final_test
-from utils.checkpoints import epoch_path, list_epochs, load_checkpoint
+from experiment_parts.evaluation import test_results as final_test
+from experiment_parts.evaluation.task_sets import TaskSet, protocols
+from experiment_parts.records.observers import Observer
+from experiment_parts.runs.checkpoints import epoch_path, list_epochs, load_checkpoint
+from experiment_parts.runs.run_folder import RunFolder
 from utils.errors import ConfigError, NonFiniteError, StorageError
-from utils.observers import Observer
-from utils.run_folder import RunFolder
-from utils.task_sets import TaskSet, protocols
 
 N_WAY, N_QUERY_IMAGES, N_STEPS, N_TASKS = 5, 10, 2, 3
 

@@ -10,8 +10,8 @@ from torch import nn
 
 from few_shot_learning_system import FewShotLearner, OuterLoop
 from meta_learning.inner_loop_optimizers import GradientDescent
-from meta_learning.networks import MetaNetwork
-from tests.learner_tools import (
+from meta_learning.networks.base import MetaNetwork
+from tests.tools.learners import (
     PLUS_PLUS,
     Episodes,
     PlainNetwork,

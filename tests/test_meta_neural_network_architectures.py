@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from meta_learning.operations.hashed_noise import hashed_uniform
 from meta_neural_network_architectures import (
     BatchStatistics,
     MetaBatchNorm2d,
@@ -14,9 +15,8 @@ from meta_neural_network_architectures import (
     Pass,
     VGGReLUNormNetwork,
 )
-from tests.learner_tools import plain_network, random_episodes, small_config, small_learner
-from utils.config_rules import feature_size
-from utils.hashed_noise import hashed_uniform
+from tests.tools.learners import plain_network, random_episodes, small_config, small_learner
+from utils.config.rules import feature_size
 
 
 @pytest.fixture(autouse=True)

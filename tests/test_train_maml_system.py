@@ -12,8 +12,8 @@ import pytest
 import torch
 
 import train_maml_system
-from utils import failures
-from utils.config import REPOSITORY_ROOT
+from utils.machine import failures
+from utils.paths import REPOSITORY_ROOT
 
 CONFIG = {
     "experiment_name": "tiny run", "dataset_name": "tiny", "image_height": 14, "image_width": 14,
@@ -168,7 +168,7 @@ def test_a_paused_run_ends_as_one_that_was_not(main, workplace):
     models = [
         (logs_of(workplace, name).parent / "saved_models/train_model_2.safetensors") for name in ("tiny run", "whole")
     ]
-    from utils.checkpoints import load_checkpoint
+    from experiment_parts.runs.checkpoints import load_checkpoint
 
     first, second = (load_checkpoint(path)[0] for path in models)
     assert first.keys() == second.keys()

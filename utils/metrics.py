@@ -1,5 +1,10 @@
 """Numbers over tasks and iterations: running mean and deviation, and the 95 % interval of a mean."""
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -130,3 +135,24 @@ class MetricSums:
     def state(self) -> dict[str, list[dict[str, float]]]:
         """JSON-able; `MetricSums(state)` goes on from it."""
         return {name: [asdict(statistics) for statistics in sums] for name, sums in self._sums.items()}
+
+def task_scores(outputs: "Tensor", labels: "Tensor") -> "Tensor":
+    """Return the score of each task, by what its labels are.
+
+        classes:      mean over images of (argmax of the outputs = label)
+        real numbers: - mean over points and output dimensions of (output - label)^2
+
+    Args:
+        outputs: (B, n, N), higher is better; (B, n, D) for real numbers.
+        labels: int64 (B, n); float (B, n, D) for real numbers.
+    Returns:
+        (B,), of the outputs' dtype.
+    """
+    if is_regression(labels):
+        return -(outputs - labels).square().mean(dim=(1, 2))
+    return (outputs.argmax(dim=-1) == labels).to(outputs.dtype).mean(dim=1)
+
+
+def is_regression(labels: "Tensor") -> bool:
+    """Whether labels are real numbers and not classes."""
+    return labels.is_floating_point()

@@ -4,7 +4,7 @@ import logging
 from importlib.util import find_spec
 from typing import Any
 
-from utils.observers import Observer
+from experiment_parts.records.observers import Observer
 
 log = logging.getLogger(__name__)
 

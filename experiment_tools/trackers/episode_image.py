@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from utils.checkpoints import load_checkpoint
+from experiment_parts.runs.checkpoints import load_checkpoint
 from utils.errors import StorageError
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ FRAME, GAP = 2, 10
 
 
 def episode_image(path: Path, epoch: int) -> "np.ndarray | None":
-    """Draw the file that `utils.diagnostics.write_examples` leaves after an epoch.
+    """Draw the file that `experiment_parts.records.diagnostics.write_examples` leaves after an epoch.
 
     Episodes side by side, a row per class: support images with a grey frame, then query images, green where the prediction is
     right and red where it is wrong.

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from utils.atomic_files import write_bytes_atomically
+from utils.files.atomic_files import write_bytes_atomically
 
 HEADER_BYTES, FOOTER_BYTES = 12, 4
 

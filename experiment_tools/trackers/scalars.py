@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from utils.epoch_records import FIRST_STEP, STEP_METRICS
+from experiment_parts.records.epoch_records import FIRST_STEP, STEP_METRICS
 
 Scalars = dict[str, float]
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from experiment_parts.records.observers import Observer
 from experiment_tools.trackers.episode_image import episode_image
 from experiment_tools.trackers.event_files import cut_to_step
 from experiment_tools.trackers.scalars import (
@@ -19,7 +20,6 @@ from experiment_tools.trackers.scalars import (
     written_epochs,
     written_records,
 )
-from utils.observers import Observer
 
 if TYPE_CHECKING:
     from torch import Tensor

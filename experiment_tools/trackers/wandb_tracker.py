@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from experiment_parts.records.observers import Observer
 from experiment_tools.trackers import wandb_files
 from experiment_tools.trackers.episode_image import episode_image
 from experiment_tools.trackers.scalars import (
@@ -22,8 +23,7 @@ from experiment_tools.trackers.scalars import (
     written_epochs,
     written_records,
 )
-from utils.logs import write_json
-from utils.observers import Observer
+from utils.files.tables import write_json
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -3,13 +3,13 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from utils.archives import ARCHIVE_EXTENSIONS, find_archive, unpack_archive
-from utils.atomic_folders import is_filled
 from utils.errors import DataError
-from utils.image_folders import printable
+from utils.files.archives import ARCHIVE_EXTENSIONS, find_archive, unpack_archive
+from utils.files.atomic_folders import is_filled
 from utils.prepare_dataset.catalogue import command_for
-from utils.prepare_dataset.omniglot import fetch_omniglot
-from utils.prepare_dataset.synthetic_strokes import draw_synthetic_strokes
+from utils.prepare_dataset.datasets.omniglot import fetch_omniglot
+from utils.prepare_dataset.datasets.synthetic_strokes import draw_synthetic_strokes
+from utils.words import printable
 
 MAKERS: dict[str, Callable[[Path], None]] = {
     "synthetic_strokes": draw_synthetic_strokes,

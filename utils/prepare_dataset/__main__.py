@@ -5,13 +5,16 @@ import logging
 import sys
 from pathlib import Path
 
-from utils.config import DATASET_ALIASES, dataset_root
-from utils.episodes import SPLITS
+from utils.data_sources import write_task_lists
+from utils.episodes.drawing import SPLITS
 from utils.errors import ConfigError, UserError
-from utils.image_folders import printable, scan
-from utils.prepare_dataset import MAKERS, find_or_make_dataset, tasks
-from utils.prepare_dataset.catalogue import GENERIC, KNOWN_DATASETS, MostSamples
+from utils.images.folders import scan
+from utils.known_datasets import DATASET_ALIASES, KNOWN_DATASETS
+from utils.paths import dataset_root
+from utils.prepare_dataset import MAKERS, find_or_make_dataset
+from utils.prepare_dataset.catalogue import GENERIC, MostSamples
 from utils.prepare_dataset.preparation import Request, prepare
+from utils.words import printable
 
 
 def _path(text: str) -> Path:
@@ -51,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Prepare one dataset, or write the test tasks of one with `tasks`; returns the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments[:1] == ["tasks"]:
-        return tasks.main(arguments[1:])
+        return write_task_lists.main(arguments[1:])
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     try:

@@ -1,5 +1,4 @@
 """What every form of a dataset is turned into before anything is written: classes, each with named images."""
-
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -8,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.episodes import SPLITS
+from utils.episodes.drawing import SPLITS
+from utils.episodes.randomness import random_words, sample_without_replacement
 from utils.errors import DataError
-from utils.image_folders import printable, report_problems
-from utils.reproducibility import random_words, sample_without_replacement
+from utils.images.folders import report_problems
+from utils.known_datasets import Counts
+from utils.words import printable
 
 ImageContent = Path | bytes | np.ndarray
 """An image file to copy, the bytes of one, or pixels: uint8 (H, W) or (H, W, 3) in red green blue."""
@@ -45,13 +46,6 @@ class FoundClasses:
     classes: list[SourceClass]
 
 
-@dataclass(frozen=True)
-class Counts:
-    """How many classes and images a dataset of the field has."""
-
-    classes: Mapping[str | None, int]
-    """Split -> classes; None: all that is not split."""
-    images_per_class: int | None = None
 
 
 def safe_name(text: object) -> str:

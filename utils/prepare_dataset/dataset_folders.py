@@ -18,11 +18,12 @@ import numpy as np
 import tqdm
 from PIL import Image
 
-from utils.atomic_files import write_bytes_atomically
-from utils.atomic_folders import make_folder
 from utils.errors import DataError
-from utils.image_folders import printable, report_problems, scan
+from utils.files.atomic_files import write_bytes_atomically
+from utils.files.atomic_folders import make_folder
+from utils.images.folders import report_problems, scan
 from utils.prepare_dataset.class_sources import ImageContent, SourceClass
+from utils.words import printable
 
 RECORD_FILE = ".prepared.json"
 RECORD_VERSION = 1

@@ -14,10 +14,10 @@ from typing import Any
 
 import tqdm
 
-from utils.atomic_files import storage_error
-from utils.atomic_folders import lock
 from utils.errors import DataError
-from utils.image_folders import printable
+from utils.files.atomic_files import storage_error
+from utils.files.atomic_folders import lock
+from utils.words import printable
 
 logger = logging.getLogger(__name__)
 

@@ -8,22 +8,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from utils.archives import find_archive
-from utils.atomic_folders import is_filled
 from utils.errors import ConfigError, DataError
-from utils.image_folders import printable, scan
-from utils.prepare_dataset.array_files import find_cache_pickles, find_labelled_pickles, find_tiered
-from utils.prepare_dataset.catalogue import GENERIC, KNOWN_DATASETS, KnownDataset, MostSamples, folder_name
-from utils.prepare_dataset.cifar import find_cifar
-from utils.prepare_dataset.class_folders import find_class_folders, find_pre_split
+from utils.files.archives import find_archive
+from utils.files.atomic_folders import is_filled
+from utils.images.folders import scan
+from utils.known_datasets import KNOWN_DATASETS, KnownDataset
+from utils.prepare_dataset.catalogue import GENERIC, MostSamples, folder_name
 from utils.prepare_dataset.class_sources import FoundClasses, SourceClass, check_classes, check_counts, limit_samples
-from utils.prepare_dataset.csv_splits import find_csv
-from utils.prepare_dataset.cub import find_cub
 from utils.prepare_dataset.dataset_folders import verify_dataset, write_dataset
+from utils.prepare_dataset.datasets.cifar import find_cifar
+from utils.prepare_dataset.datasets.cub import find_cub
+from utils.prepare_dataset.datasets.omniglot import fetch_omniglot, find_omniglot
+from utils.prepare_dataset.datasets.quickdraw import PUBLISHED_SAMPLES, find_quickdraw
 from utils.prepare_dataset.downloads import is_url
-from utils.prepare_dataset.omniglot import fetch_omniglot, find_omniglot
-from utils.prepare_dataset.quickdraw import PUBLISHED_SAMPLES, find_quickdraw
+from utils.prepare_dataset.forms.array_files import find_cache_pickles, find_labelled_pickles, find_tiered
+from utils.prepare_dataset.forms.class_folders import find_class_folders, find_pre_split
+from utils.prepare_dataset.forms.csv_splits import find_csv
 from utils.prepare_dataset.workspace import Workspace
+from utils.words import printable
 
 logger = logging.getLogger(__name__)
 

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from utils.archives import ARCHIVE_EXTENSIONS, unpack_archive
 from utils.errors import DataError
-from utils.image_folders import printable
+from utils.files.archives import ARCHIVE_EXTENSIONS, unpack_archive
 from utils.prepare_dataset.downloads import fetch, file_digest, is_url
+from utils.words import printable
 
 DEEPEST_LOOK = 4
 _NOT_LOOKED_INTO = re.compile(r"\.|n\d{8}$|images$|__MACOSX")

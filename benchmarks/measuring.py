@@ -1,0 +1,96 @@
+"""Part of `meta_iteration.py`, `scaling.py` and `methods_on_omniglot.py`: random episodes, and the time and memory that they take."""
+
+import json
+import resource
+import statistics
+import time
+
+from utils.config import ExperimentConfig
+from utils.errors import ConfigError
+from utils.machine.host import tune_host
+
+
+def random_episodes(config: ExperimentConfig, device, dtype):
+    """Draw a meta-batch of random images of the config's shapes."""
+    import torch
+
+    from data import EpisodeBatch
+
+    n_tasks, shape = config.tasks_per_meta_batch, config.validation_shape
+    generator = torch.Generator().manual_seed(0)
+    sides = (config.image_channels, config.image_height, config.image_width)
+
+    def images_and_labels(per_class: int):
+        images = torch.rand(n_tasks, shape.n_way * per_class, *sides, generator=generator, dtype=dtype)
+        labels = torch.arange(shape.n_way).repeat_interleave(per_class).expand(n_tasks, -1)
+        return images.to(device), labels.contiguous().to(device)
+
+    support_images, support_labels = images_and_labels(shape.n_shot)
+    query_images, query_labels = images_and_labels(shape.n_query)
+    return EpisodeBatch(
+        support_images=support_images, support_labels=support_labels, query_images=query_images, query_labels=query_labels,
+        seeds=torch.arange(n_tasks, device=device), n_way=shape.n_way, n_shot=shape.n_shot,
+        n_query=shape.n_query, split="train", indices=tuple(range(n_tasks)), class_ids=None,
+    )  # fmt: skip
+
+
+def time_iterations(config: ExperimentConfig, iterations: int, epoch: int, warm_up: int = 2) -> dict:
+    """Return the measurements of `iterations` meta-iterations at `epoch`, after `warm_up` that do not count."""
+    tune_host()
+    import torch
+
+    from few_shot_learning_system import build_learner
+    from utils.machine.devices import choose_device, make_deterministic
+
+    if config.deterministic:
+        make_deterministic()
+    device = choose_device(config.gpu_to_use)
+    dtype = getattr(torch, config.parameter_format)
+    learner = build_learner(config, device)
+    episodes = random_episodes(config, device, dtype)
+    on_gpu = device.type == "cuda"
+    seconds = []
+    for iteration in range(-warm_up, iterations):
+        if on_gpu:
+            torch.cuda.synchronize(device)
+        start = time.perf_counter()
+        learner.meta_update(learner.meta_gradients(episodes, epoch), epoch)
+        if on_gpu:
+            torch.cuda.synchronize(device)
+        if iteration >= 0:
+            seconds.append(time.perf_counter() - start)
+    median = statistics.median(seconds)
+    return {
+        "ms_per_iteration_median": 1000 * median,
+        "ms_per_iteration_fastest": 1000 * min(seconds),
+        "ms_per_iteration_slowest": 1000 * max(seconds),
+        "iterations": iterations,
+        "epoch": epoch,
+        "tasks_per_s": config.tasks_per_meta_batch / median,
+        "peak_memory_bytes": peak_memory_bytes(device),
+        "device": torch.cuda.get_device_name(device) if on_gpu else "cpu",
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "experiment_name": config.experiment_name,
+    }
+
+
+def peak_memory_bytes(device) -> int:
+    """Most memory so far: of torch's allocator on a GPU, else of this process."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def whole_number(overrides: dict, key: str, default: int, least: int) -> int:
+    """Take an option of this benchmark out of the overrides.
+
+    Raises:
+        ConfigError: no integer, or below `least`.
+    """
+    value = overrides.pop(key, default)
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ConfigError(f"command line: --{key} is {json.dumps(value)}, but must be: an integer of at least {least}")
+    return value

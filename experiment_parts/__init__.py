@@ -1,0 +1,1 @@
+"""What the builder is assembled from: run folders, what is written while a run trains, and the test of its models."""

@@ -1,0 +1,75 @@
+"""Which checkpoints of a run are tested, and reading them."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from experiment_parts.records import epoch_records
+from experiment_parts.runs.checkpoints import epoch_path, list_epochs, load_checkpoint, set_aside
+from utils.errors import ConfigError, DamagedCheckpointError, StorageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+log = logging.getLogger(__name__)
+Model = tuple[dict[str, Any], "dict[str, Tensor]"]
+"""What is known of a model (epoch, file, val_accuracy), and its checkpoint's tensors."""
+
+
+def load_best(saved_models: Path, rows: Sequence[Mapping[str, Any]], n_models: int) -> list[Model]:
+    """The best models by validation accuracy that verify; without any validation yet, the newest.
+
+    Raises:
+        StorageError: none is left.
+    """
+    accuracy = {row["epoch"]: row["val_accuracy_mean"] for row in rows}
+    best: list[Model] = []
+    for epoch in epoch_records.ranked_epochs(rows) or [len(rows)]:
+        path = epoch_path(saved_models, epoch)
+        if len(best) == n_models or not path.exists():
+            continue
+        tensors = load_or_set_aside(path)
+        if tensors is not None:
+            best.append(({"epoch": epoch, "file": path.name, "val_accuracy": accuracy[epoch]}, tensors))
+    if not best:
+        raise StorageError(f"{saved_models}: no checkpoint of a validated epoch is left to test.")
+    return best
+
+
+def load_chosen(path: Path) -> list[Model]:
+    """The one model of a file that the user names.
+
+    Raises:
+        StorageError: it cannot be read.
+    """
+    tensors, state = load_checkpoint(path)
+    rows = state.get("rows") or [{}]
+    known = {"epoch": state.get("epoch"), "file": path.name, "val_accuracy": rows[-1].get("val_accuracy_mean")}
+    return [(known, tensors)]
+
+
+def chosen_checkpoint(saved_models: Path, wanted: str) -> Path:
+    """From the key load_checkpoint, an epoch number or a path, to the file.
+
+    Raises:
+        ConfigError: it does not exist.
+    """
+    path = epoch_path(saved_models, int(wanted)) if wanted.isdigit() else Path(wanted).expanduser()
+    if not path.is_file():
+        there = ", ".join(str(epoch) for epoch in list_epochs(saved_models)) or "none"
+        raise ConfigError(f"load_checkpoint {wanted}: {path} does not exist. Epochs of this run: {there}.")
+    return path
+
+
+def load_or_set_aside(path: Path) -> "dict[str, Tensor] | None":
+    """The tensors of a checkpoint; None when it is damaged, which renames it and says so.
+
+    Raises:
+        StorageError: it cannot be read, or is of another release.
+    """
+    try:
+        return load_checkpoint(path)[0]
+    except DamagedCheckpointError as error:
+        log.warning("%s Set aside as %s.", error, set_aside(path).name)
+        return None

@@ -1,0 +1,109 @@
+"""The end of a run: its best models, or chosen ones, on the fixed test tasks."""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from experiment_parts.evaluation import model_selection
+from experiment_parts.evaluation import test_results as final_test
+from experiment_parts.evaluation.split_evaluation import SplitEvaluation
+from experiment_parts.evaluation.task_sets import TaskSet, collect_results, curve_rows, evaluate_task_sets, protocols
+from experiment_parts.runs.checkpoints import list_epochs
+from experiment_parts.runs.random_state import without_random_state
+from experiment_parts.runs.run_folder import RunFolder
+from utils.files.tables import write_csv, write_json
+from utils.ranks.group import RankGroup
+
+log = logging.getLogger(__name__)
+
+
+class ModelTests:
+    """Tests models of a run and writes the results. Rank 0 reads the models and writes; all ranks share the tasks."""
+
+    def __init__(
+        self, learner: Any, task_sets: Sequence[TaskSet], run_folder: RunFolder, settings: Any, group: RankGroup, check: Callable[[], None]
+    ):
+        """Args:
+        settings: `experiment_builder.ExperimentSettings`.
+        check: may raise to stop; called between batches.
+        """
+        self._learner, self._task_sets, self._run_folder, self._settings = learner, list(task_sets), run_folder, settings
+        self._group, self._check = group, check
+        self._chosen = bool(settings.load_checkpoint) and settings.evaluate_on_test_set_only
+        self._suffix = final_test.result_suffix(settings.tag, settings.load_checkpoint if self._chosen else "", settings.tested_elsewhere)
+
+    def run(self, rows: Sequence[Mapping[str, Any]], stopped_early: str | None) -> dict[str, Any]:
+        """Test the ensemble of the models and each of them, and write the results.
+
+        Args:
+            rows: of the epochs that were trained.
+            stopped_early: why no more were.
+        Returns:
+            the content of test_summary.json; nothing on a rank that does not write.
+        """
+        logs, kinds = self._run_folder.logs, self._settings.test_batch_norm_statistics
+        to_test = self._models(rows) if self._group.is_main else []
+        if self._settings.evaluate_on_test_set_only and self._group.is_main:
+            known = [model for model, _ in to_test]
+            final_test.refuse_to_replace(logs / f"test_summary{self._suffix}.json", protocols(self._task_sets, kinds), known, len(rows))
+        models, evaluations = [], []
+        for model, tensors in self._group.items_of_main(to_test):
+            log.info("Testing %s on %d tasks", model["file"], sum(tasks.n_tasks for tasks in self._task_sets))
+            models.append(model)
+            evaluations.append(self._test(tensors))
+        done = {model["epoch"]: evaluation for model, evaluation in zip(models, evaluations, strict=True)}
+        summary = self._write_results(rows, stopped_early, models, evaluations) if self._group.is_main else {}
+        if self._settings.test_curve:
+            self._test_curve(rows, done)
+        if self._group.is_main:
+            log.info(final_test.result_text(summary, None if self._settings.dry_run else self._run_folder.path))
+        return summary
+
+    def _models(self, rows: Sequence[Mapping[str, Any]]) -> list[model_selection.Model]:
+        saved_models = self._run_folder.saved_models
+        if self._chosen:
+            path = model_selection.chosen_checkpoint(saved_models, self._settings.load_checkpoint)
+            return model_selection.load_chosen(path)
+        return model_selection.load_best(saved_models, rows, self._settings.number_of_ensemble_models)
+
+    def _test(self, tensors: dict[str, Tensor]) -> list[SplitEvaluation]:
+        self._learner.load_state_tensors(without_random_state(tensors), optimizer=False)
+        kinds, n_tasks = self._settings.test_batch_norm_statistics, self._settings.tasks_per_meta_batch
+        return evaluate_task_sets(self._learner, self._task_sets, kinds, n_tasks, self._check, self._group)
+
+    def _write_results(
+        self, rows: Sequence[Any], stopped_early: str | None, models: list[dict[str, Any]], evaluations: list[list[SplitEvaluation]]
+    ) -> dict[str, Any]:
+        results, arrays = collect_results(self._task_sets, self._settings.test_batch_norm_statistics, models, evaluations)
+        summary = results[0] | {
+            "results": results,
+            "selection": "load_checkpoint" if self._chosen else final_test.BEST_MODELS,
+            "epochs_trained": len(rows),
+            "stopped_early": stopped_early,
+            "suffix": self._suffix,
+        }
+        logs, suffix = self._run_folder.logs, self._suffix
+        state = {name: summary[name] for name in ("protocol", "task_list_digest", "selection", "epochs_trained")}
+        state["class_names"] = {tasks.protocol["dataset"]: tasks.class_names for tasks in self._task_sets}
+        final_test.write_predictions(logs / f"test_predictions{suffix}.safetensors", arrays, state | {"models": models})
+        write_csv(logs / f"test_summary{suffix}.csv", final_test.summary_rows(summary))
+        write_json(logs / f"test_summary{suffix}.json", summary)
+        return summary
+
+    def _test_curve(self, rows: Sequence[Mapping[str, Any]], done: dict[int, list[SplitEvaluation]]) -> None:
+        for known, tensors in self._group.items_of_main(self._other_epochs(set(done))):
+            done[known["epoch"]] = self._test(tensors)
+        if not self._group.is_main:
+            return
+        accuracy = {row["epoch"]: row["val_accuracy_mean"] for row in rows}
+        kinds = self._settings.test_batch_norm_statistics
+        lines = [line for epoch in sorted(done) for line in curve_rows(self._task_sets, kinds, epoch, accuracy.get(epoch), done[epoch])]
+        write_csv(self._run_folder.logs / f"test_curve{self._suffix}.csv", lines)
+
+    def _other_epochs(self, done: set[int]) -> Iterator[model_selection.Model]:
+        for epoch, path in list_epochs(self._run_folder.saved_models).items():
+            tensors = None if epoch in done else model_selection.load_or_set_aside(path)
+            if tensors is not None:
+                yield {"epoch": epoch}, tensors

@@ -1,0 +1,65 @@
+"""Evaluate a learner on the fixed tasks of a split, batch by batch."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from experiment_parts.records.epoch_records import STEP_METRICS
+from utils.episodes.drawing import EpisodeShape
+from utils.episodes.prefetching import episodes_in_turn
+from utils.metrics import is_regression
+from utils.ranks.group import ALONE, RankGroup
+
+
+@dataclass(frozen=True)
+class SplitEvaluation:
+    """Evaluation of one model on T fixed tasks: metric -> (S+1, T) numbers; class scores and labels where asked for."""
+
+    metrics: dict[str, list[list[float]]]
+    scores: Tensor | None  # (T, N*Q, N), on the host; outputs (T, Q, D) in a regression
+    labels: Tensor | None  # (T, N*Q), on the host; (T, Q, D) in a regression
+
+
+def evaluate_tasks(
+    learner: Any, data: Any, split: str, *, n_tasks: int, tasks_per_batch: int, statistics: str | None = None,
+    with_scores: bool = False, shape: EpisodeShape | None = None, before_each_batch: Callable[[], None] = lambda: None,
+    group: RankGroup = ALONE,
+) -> SplitEvaluation:  # fmt: skip
+    """Evaluate on tasks 0..T-1 of a split; the last batch is as small as it must be. Changes nothing.
+
+    Args:
+        tasks_per_batch: over all ranks.
+        shape: of the tasks; None: the one that the data has of itself.
+        before_each_batch: may raise to stop; called equally often on all ranks.
+        group: each of its ranks evaluates its part and gets the result of all.
+    """
+    part, per_batch = group.part(n_tasks), len(group.part(tasks_per_batch, 0))
+    batches = [range(first, min(first + per_batch, part.stop)) for first in range(part.start, part.stop, per_batch)]
+    found: dict[str, list[Tensor]] = {}
+    for episodes in episodes_in_turn(data, split, batches, shape, before_each_batch):
+        for name, tensor in _evaluate_batch(learner, episodes, statistics, with_scores).items():
+            found.setdefault(name, []).append(tensor)
+    for _ in range(-(-len(group.part(n_tasks, 0)) // per_batch) - len(batches)):  # rank 0 has the most
+        before_each_batch()
+    of_all = group.together({name: torch.cat(tensors) for name, tensors in found.items()})
+    together = of_all["metrics"].permute(1, 2, 0).tolist()  # (4, S+1, T)
+    metrics = dict(zip(STEP_METRICS, together, strict=True))
+    if "hits" in of_all:  # from whole numbers, so that models with equally many hits tie exactly
+        metrics["query_accuracy"][-1] = [hits / n_query for hits, n_query in of_all["hits"].tolist()]
+    return SplitEvaluation(metrics, of_all.get("scores"), of_all.get("labels"))
+
+
+def _evaluate_batch(learner: Any, episodes: Any, statistics: str | None, with_scores: bool) -> dict[str, Tensor]:
+    """metrics (B, 4, S+1) and, where tasks have classes, hits (B, 2): right answers and questions; scores and labels on the host."""
+    evaluation = learner.evaluate(episodes, statistics=statistics)
+    metrics = torch.stack([getattr(evaluation, name).detach() for name in STEP_METRICS])  # (4, S+1, B)
+    result = {"metrics": metrics.permute(2, 0, 1)}
+    if not is_regression(episodes.query_labels):
+        hits = (evaluation.query_logits.argmax(dim=-1) == episodes.query_labels).sum(dim=-1)  # (B,)
+        result["hits"] = torch.stack([hits, torch.full_like(hits, episodes.query_labels.shape[1])], dim=1)
+    if with_scores:
+        result |= {"scores": evaluation.query_logits.detach().cpu(), "labels": episodes.query_labels.cpu()}
+    return result

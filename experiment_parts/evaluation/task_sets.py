@@ -1,0 +1,145 @@
+"""What models are tested on: sets of fixed tasks, each of one shape, and how their results become one table."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from experiment_parts.evaluation import test_results as final_test
+from utils.episodes.drawing import EpisodeShape
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from experiment_parts.evaluation.split_evaluation import SplitEvaluation
+    from utils.ranks.group import RankGroup
+
+
+@dataclass(frozen=True)
+class TaskSet:
+    """Tasks 0..T-1 of one shape of a data source's test split."""
+
+    data: Any
+    shape: EpisodeShape | None
+    """None: the shape that the data has of itself."""
+    protocol: Mapping[str, Any]
+    """What every result says about its tasks: ways, shots, queries, steps, tasks, seed, dataset."""
+
+    @property
+    def n_tasks(self) -> int:
+        """T."""
+        return self.protocol["tasks"]
+
+    @property
+    def name(self) -> str:
+        """Tells the arrays of several sets apart."""
+        protocol = self.protocol
+        return f"{protocol['dataset']}.{protocol['ways']}way_{protocol['shots']}shot_{protocol['queries']}query"
+
+    @property
+    def class_names(self) -> list[str]:
+        """Of the test split; a class is its place in this list."""
+        return list(self.data.class_names["test"])
+
+    @property
+    def class_ids(self) -> np.ndarray:
+        """int64 (T, N), the classes of each task."""
+        return self.data.draw("test", range(self.n_tasks), self.shape).classes
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the class and image names: equal means the same tasks."""
+        return self.data.task_list_digest("test", range(self.n_tasks), self.shape)
+
+
+def protocol_of(config: Any, shape: EpisodeShape) -> dict[str, Any]:
+    """What a result of the test of a config (`utils.config.ExperimentConfig`) says about tasks of this shape."""
+    return {
+        "ways": shape.n_way, "shots": shape.n_shot, "queries": shape.n_query,
+        "steps": config.number_of_evaluation_steps_per_iter, "tasks": config.num_evaluation_tasks,
+        "seed": config.val_seed, "dataset": config.dataset_name,
+    }  # fmt: skip
+
+
+def shape_protocols(config: Any) -> list[tuple[EpisodeShape, dict[str, Any]]]:
+    """Every shape of the test of a config, and what a result says about it."""
+    return [(shape, protocol_of(config, shape)) for shape in config.test_shapes]
+
+
+def build_task_sets(config: Any, data: Any) -> list[TaskSet]:
+    """The sets that a config (`utils.config.ExperimentConfig`) tests on: one per shape; none where it leaves the test for later."""
+    if not (config.test_after_training or config.evaluate_on_test_set_only):
+        return []
+    return [TaskSet(data, shape, protocol) for shape, protocol in shape_protocols(config)]
+
+
+def protocols(task_sets: Sequence[TaskSet], statistics: Sequence[str]) -> list[dict[str, Any]]:
+    """What the rows of the table say about themselves, in their order."""
+    return [dict(tasks.protocol) | {"statistics": name} for tasks in task_sets for name in statistics]
+
+
+def protocols_of(config: Any) -> list[dict[str, Any]]:
+    """`protocols` of the test of a config, without its data."""
+    return protocols([TaskSet(None, shape, protocol) for shape, protocol in shape_protocols(config)], config.test_batch_norm_statistics)
+
+
+Evaluations = Sequence["SplitEvaluation"]
+"""Of one model: in the order of `protocols`."""
+
+
+def evaluate_task_sets(
+    learner: Any, task_sets: Sequence[TaskSet], statistics: Sequence[str], tasks_per_batch: int,
+    before_each_batch: Callable[[], None], group: "RankGroup",
+) -> list["SplitEvaluation"]:  # fmt: skip
+    """Evaluate one model on every set with every kind of statistics, in the order of `protocols`.
+
+    Args:
+        before_each_batch: may raise to stop.
+        group: its ranks share the tasks.
+    """
+    from experiment_parts.evaluation.split_evaluation import evaluate_tasks
+
+    return [
+        evaluate_tasks(
+            learner, tasks.data, "test", n_tasks=tasks.n_tasks, tasks_per_batch=tasks_per_batch, statistics=kind,
+            with_scores=True, shape=tasks.shape, before_each_batch=before_each_batch, group=group,
+        )
+        for tasks in task_sets
+        for kind in statistics
+    ]  # fmt: skip
+
+
+def collect_results(
+    task_sets: Sequence[TaskSet], statistics: Sequence[str], models: Sequence[dict[str, Any]], evaluations: Sequence[Evaluations]
+) -> tuple[list[dict[str, Any]], "dict[str, Tensor]"]:
+    """Score the models together and alone on every set with every kind of statistics.
+
+    Returns:
+        (results in the order of `protocols`; name -> scores (models, tasks, queries, classes), labels (tasks, queries) and
+        classes (tasks, N): `scores.<statistics>`, `query_labels` and `class_ids` for one set, with the set's name behind for several).
+    """
+    import torch
+
+    results, arrays = [], {}
+    digests = [tasks.digest for tasks in task_sets]
+    for place, protocol in enumerate(protocols(task_sets, statistics)):
+        tasks, kind = task_sets[place // len(statistics)], protocol["statistics"]
+        scores = torch.stack([of_model[place].scores for of_model in evaluations])
+        labels = evaluations[0][place].labels
+        suffix = f".{tasks.name}" if len(task_sets) > 1 else ""
+        arrays |= {f"query_labels{suffix}": labels, f"scores.{kind}{suffix}": scores}
+        arrays[f"class_ids{suffix}"] = torch.from_numpy(tasks.class_ids.copy())
+        result = {"protocol": protocol, "task_list_digest": digests[place // len(statistics)]}
+        results.append(result | final_test.score_models(scores, labels, models))
+    return results, arrays
+
+
+def curve_rows(
+    task_sets: Sequence[TaskSet], statistics: Sequence[str], epoch: int, val_accuracy: float | None, evaluations: Evaluations
+) -> list[dict[str, Any]]:
+    """Rows of test_curve.csv of one epoch's model."""
+    return [
+        {"epoch": epoch, "val_accuracy_mean": val_accuracy} | final_test.accuracy_columns(result.scores, result.labels) | protocol
+        for protocol, result in zip(protocols(task_sets, statistics), evaluations, strict=True)
+    ]

@@ -1,0 +1,267 @@
+"""From the class scores of tested models to test_summary: ensemble, single models, intervals, protocol."""
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from experiment_parts.records.epoch_records import early_stop
+from experiment_parts.runs.checkpoints import checkpoint_bytes
+from experiment_parts.runs.run_folder import RunFolder
+from utils.errors import ConfigError, NonFiniteError
+from utils.files.atomic_files import write_bytes_atomically
+from utils.metrics import (
+    ACCURACY,
+    Score,
+    Summary,
+    finite_or_none,
+    is_regression,
+    score_named,
+    score_of,
+    summarise,
+    task_scores,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+BEST_MODELS = "best validation accuracy"
+
+
+def score_models(outputs: "Tensor", labels: "Tensor", models: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Score over tasks of the models' mean outputs and of each model.
+
+    Args:
+        outputs: (models, tasks, queries, classes), class scores, higher is better; (models, tasks, points, D) in a regression.
+        labels: int64 (tasks, queries); float (tasks, points, D) in a regression.
+        models: what is known of each (epoch, file, validation score).
+    Raises:
+        NonFiniteError: the score of a task is not; an accuracy always is.
+    """
+    for model, of_model in zip(models, outputs, strict=True):
+        _refuse_non_finite(_task_scores(of_model, labels), model)
+    ensemble, *single = (summarise(_task_scores(some, labels)) for some in (outputs.mean(dim=0), *outputs))
+    return {
+        "score": score_of(is_regression(labels)).key,
+        **_columns(ensemble),
+        "ensemble": {"models": len(models), "epochs": [model["epoch"] for model in models], **_columns(ensemble)},
+        "models": [model | _columns(summary) for model, summary in zip(models, single, strict=True)],
+    }
+
+
+def _refuse_non_finite(scores: Sequence[float], model: Mapping[str, Any]) -> None:
+    diverged = [task for task, score in enumerate(scores) if not math.isfinite(score)]
+    if diverged:
+        raise NonFiniteError(
+            f"{model['file']} gives numbers that are not finite in {len(diverged)} of {len(scores)} test tasks, the first one task {diverged[0]}: the inner "
+            "loop diverges there. Test with fewer steps, --evaluate_on_test_set_only true --tag NAME --number_of_evaluation_steps_per_iter N, or "
+            "train with a lower init_inner_loop_learning_rate"
+        )
+
+
+def accuracy_columns(outputs: "Tensor", labels: "Tensor") -> dict[str, Any]:
+    """test_accuracy_mean, _std and _ci95 over tasks of one model's outputs (tasks, queries, classes or D); None where not finite."""
+    columns = _columns(summarise(_task_scores(outputs, labels)))
+    return {name: None if value is None else finite_or_none(value) for name, value in columns.items()}
+
+
+def _task_scores(outputs: "Tensor", labels: "Tensor") -> list[float]:
+    return task_scores(outputs.double(), labels).tolist()
+
+
+def write_predictions(path: Path, tensors: "dict[str, Tensor]", state: dict[str, Any]) -> None:
+    """Write test_predictions.safetensors: scores of every model, labels, and in its JSON state what they belong to.
+
+    Raises:
+        StorageError: no space or no permission.
+    """
+    write_bytes_atomically(path, checkpoint_bytes(tensors, state))
+
+
+def stored_result(
+    run_folder: RunFolder, total_epochs: int, protocols: Sequence[Mapping[str, Any]], n_models: int, *, with_curve: bool,
+    patience: int = 0,
+) -> str | None:  # fmt: skip
+    """The text of a finished and tested run, to be shown again; None while something is left to do. Needs no torch.
+
+    Args:
+        protocols, n_models: what the config asks for now; where that differs from the stored test, the text says so.
+        patience: of early stopping.
+    """
+    newest = run_folder.newest_good_checkpoint()
+    if newest is None or (newest[1]["epoch"] < total_epochs and not early_stop(newest[1]["rows"], total_epochs, patience)):
+        return None
+    try:
+        summary = json.loads((run_folder.logs / "test_summary.json").read_text())
+        if summary["selection"] != BEST_MODELS or summary["epochs_trained"] != newest[1]["epoch"]:
+            return None
+        text = result_text(summary, run_folder.path)
+        tested = [result["protocol"] for result in summary["results"]]
+        available = min(n_models, len([row for row in newest[1]["rows"] if row["val_accuracy_mean"] is not None]))
+        changed = _differ(tested, protocols) or summary["ensemble"]["models"] != available
+    except (OSError, ValueError, KeyError, TypeError, IndexError):  # not there, or not as this release writes it
+        return None
+    if with_curve and not (run_folder.logs / "test_curve.csv").exists():
+        return None
+    text = f"This experiment is finished ({summary['epochs_trained']} epochs). Its result:\n{text}"
+    if changed:
+        text += "\nThis test used other test keys than the config has now; for another test:"
+        text += " --evaluate_on_test_set_only true --tag NAME"
+    return text
+
+
+def result_suffix(tag: str, checkpoint: str, elsewhere: str = "") -> str:
+    """What the names of a test's files end in: `_<tag>`, or for chosen weights and other tasks without a tag what these are.
+
+    Args:
+        checkpoint: the key load_checkpoint, where it chooses the weights.
+        elsewhere: what is tested on instead of the run's own dataset.
+    """
+    if tag:
+        return f"_{tag}"
+    where = f"_{elsewhere}" if elsewhere else ""
+    return _weights_suffix(checkpoint) + re.sub(r"[^A-Za-z0-9_+=,.\-]", "_", where)[:120]
+
+
+def _weights_suffix(checkpoint: str) -> str:
+    if not checkpoint:
+        return ""
+    return f"_epoch_{checkpoint}" if checkpoint.isdigit() else f"_{Path(checkpoint).stem}"
+
+
+def _differ(before: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether two tests are not the same; an entry that only one of two releases writes does not count."""
+    return len(before) != len(now) or any(
+        one[key] != other[key] for one, other in zip(before, now, strict=True) for key in one.keys() & other.keys()
+    )
+
+
+def refuse_to_replace(
+    summary_file: Path, now: Sequence[Mapping[str, Any]], models: Sequence[Mapping[str, Any]], epochs_trained: int
+) -> None:
+    """Leave the result of a test with other protocols or other models alone; the same test may be repeated, and after more training.
+
+    Args:
+        now: protocols of the test that is about to begin.
+        models: what is known of those that it tests: epoch, file, val_accuracy.
+        epochs_trained: by the run so far.
+    Raises:
+        ConfigError: names the file, what differs, and the tag to give.
+    """
+    try:
+        summary = json.loads(summary_file.read_text())
+        before = [result["protocol"] for result in summary["results"]]
+        tested = [{key: model[key] for key in ("epoch", "file", "val_accuracy")} for model in summary.get("models", models)]
+        trained_since = summary.get("epochs_trained") != epochs_trained
+    except (OSError, ValueError, KeyError, TypeError):  # not there, or not as this release writes it
+        return
+    if before == now:
+        if trained_since or tested == list(models):
+            return
+        other = f"{_names_of(tested)} before, {_names_of(models)} now"
+        raise ConfigError(f"{summary_file}: holds the result of other models ({other}). Give this test a name of its own: --tag NAME")
+    was, becomes = before[0], now[0]
+    changed = [f"{key} {was.get(key)} before, {becomes[key]} now" for key in becomes if was.get(key) != becomes[key]]
+    if [test["statistics"] for test in before] != [test["statistics"] for test in now]:
+        changed.append("another list of batch-norm statistics")
+    if not changed:
+        changed.append("other ways, shots, queries or datasets beside the first")
+    raise ConfigError(
+        f"{summary_file}: holds the result of another test ({'; '.join(changed)}). Give this one a name of its own: --tag NAME"
+    )
+
+
+def _names_of(models: Sequence[Mapping[str, Any]]) -> str:
+    return ", ".join(f"{model['file']} of epoch {model['epoch']}" for model in models)
+
+
+def summary_rows(summary: dict[str, Any]) -> list[dict[str, Any]]:
+    """Rows of test_summary.csv, one per shape and kind of batch-norm statistics; the reference's columns first."""
+    return [
+        {name: result[name] for name in ("test_accuracy_mean", "test_accuracy_std", "test_accuracy_ci95")}
+        | result["protocol"]
+        | {
+            "score": _score(result).key,
+            "ensemble_epochs": " ".join(str(epoch) for epoch in result["ensemble"]["epochs"]),
+            "epochs_trained": summary["epochs_trained"],
+        }
+        for result in summary["results"]
+    ]
+
+
+def result_text(summary: dict[str, Any], run_folder: Path | None) -> str:
+    """The result for people: score with interval, protocol, single models, and where everything was written, unless that is None."""
+    results = summary["results"]
+    lines = _table(results) if len({_tasks_of(result) for result in results}) > 1 else []
+    for result in () if lines else results:
+        protocol, ensemble = result["protocol"], result["ensemble"]
+        n_models = ensemble["models"]
+        what = f"the ensemble of {n_models} models" if n_models > 1 else "the model"
+        score = _score(result)
+        lines.append(f"Test {score.name} of {what}: {_text(score, ensemble)} (95 % interval over {protocol['tasks']} tasks)")
+        shape = f"{protocol['ways']}-way {protocol['shots']}-shot, {protocol['queries']} {'query' if protocol['queries'] == 1 else 'queries'} per class"
+        if score is not ACCURACY:
+            shape = f"{protocol['shots']} points to adapt to, {protocol['queries']} to predict"
+        lines.append(
+            f"  {shape}, {protocol['steps']} inner steps, {protocol['statistics']} batch-norm statistics, "
+            f"{protocol['dataset']}, {_origin(protocol)}"
+        )
+        for model in result["models"] if n_models > 1 else ():
+            val = model["val_accuracy"]
+            val = "" if val is None else f" (validation {score.text(Summary(val, 0.0, None, 1))})"
+            lines.append(f"  epoch {model['epoch']} alone: {_text(score, model)}{val}")
+    if summary.get("stopped_early"):
+        lines.append(summary["stopped_early"])
+    if run_folder is not None:
+        suffix = summary["suffix"]
+        lines.append(f"Everything was written to {run_folder}")
+        lines.append(f"  result: logs/test_summary{suffix}.csv, .json; scores: logs/test_predictions{suffix}.safetensors")
+        lines.append("  epochs: logs/summary_statistics.csv, .json, curves.json; models: saved_models/")
+    return "\n".join(lines)
+
+
+TABLE_COLUMNS = ("dataset", "ways", "shots", "queries", "statistics")
+
+
+def _origin(protocol: Mapping[str, Any]) -> str:
+    """Where the tasks come from."""
+    return f"tasks of {protocol['task_list']}" if "task_list" in protocol else f"test tasks of seed {protocol['seed']}"
+
+
+def _tasks_of(result: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(result["protocol"][name] for name in TABLE_COLUMNS if name != "statistics")
+
+
+def _table(results: Sequence[dict[str, Any]]) -> list[str]:
+    """One line per set of tasks and kind of statistics, under one heading."""
+    protocol, n_models = results[0]["protocol"], results[0]["ensemble"]["models"]
+    what = f"the ensemble of {n_models} models" if n_models > 1 else "the model"
+    score = _score(results[0])
+    rows = [[*TABLE_COLUMNS, score.name]]
+    rows += [[*(str(r["protocol"][name]) for name in TABLE_COLUMNS), _text(score, r["ensemble"])] for r in results]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        f"Test {score.name} of {what} (95 % interval over {protocol['tasks']} tasks each), {protocol['steps']} inner steps, "
+        f"{_origin(protocol)}",
+        *("  " + "  ".join(map(str.ljust, row, widths)).rstrip() for row in rows),
+    ]
+
+
+def _score(result: Mapping[str, Any]) -> Score:
+    return score_named(result.get("score"))
+
+
+def _text(score: Score, columns: dict[str, Any]) -> str:
+    return score.text(
+        Summary(columns["test_accuracy_mean"], columns["test_accuracy_std"], columns["test_accuracy_ci95"], 0)
+    )
+
+
+def _columns(summary: Summary) -> dict[str, Any]:
+    return {
+        "test_accuracy_mean": summary.mean,
+        "test_accuracy_std": summary.std,
+        "test_accuracy_ci95": summary.ci95,
+    }

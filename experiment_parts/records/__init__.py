@@ -1,0 +1,1 @@
+"""What is written down and told while a run trains."""

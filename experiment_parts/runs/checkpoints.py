@@ -1,0 +1,147 @@
+"""Checkpoints: one safetensors file each, verified by a digest, never a pickle.
+
+A file holds tensors and, under one metadata key, JSON of {format_version, sha256, state}. The digest covers all bytes of
+the file, its own 64 characters taken as zeros, so any changed bit is found. (Several metadata keys would come out in a
+random order: equal states could give unequal files.)
+"""
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from utils.errors import DamagedCheckpointError, NonFiniteError, StorageError
+from utils.files.atomic_files import write_bytes_atomically
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FORMAT_VERSION = 1
+METADATA_KEY = "checkpoint"
+NO_DIGEST = "0" * 64
+DIGEST_MARKER = b'\\"sha256\\": \\"'  # JSON inside a JSON string: quotes are escaped
+LARGEST_HEADER_BYTES = 100_000_000  # the limit of the safetensors format
+EPOCH_FILE_NAME = re.compile(r"train_model_([0-9]+)\.safetensors")
+
+
+def save_checkpoint(path: Path, tensors: "dict[str, Tensor]", state: dict[str, Any]) -> None:
+    """Write tensors and a JSON state to one verified file, atomically.
+
+    Raises:
+        NonFiniteError: a tensor or a float of the state is not finite; nothing is written.
+        StorageError: no space or no permission; the file that was there stays.
+    """
+    import torch
+
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise NonFiniteError(f'{path}: not saved, because "{name}" holds values that are not finite.')
+    write_bytes_atomically(path, checkpoint_bytes(tensors, state))
+
+
+def checkpoint_bytes(tensors: "dict[str, Tensor]", state: dict[str, Any]) -> bytes:
+    """The bytes of a checkpoint file, digest filled in; the same input gives the same bytes.
+
+    Raises:
+        NonFiniteError: a float of the state is not finite.
+    """
+    from safetensors.torch import save
+
+    try:
+        text = json.dumps({"format_version": FORMAT_VERSION, "sha256": NO_DIGEST, "state": state}, allow_nan=False)
+    except ValueError as error:
+        raise NonFiniteError(f"A checkpoint's state holds a number that is not finite ({error}).") from error
+    copies = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+    data = save(copies, metadata={METADATA_KEY: text})
+    position = data.index(DIGEST_MARKER) + len(DIGEST_MARKER)
+    digest = hashlib.sha256(data).hexdigest().encode()
+    return data[:position] + digest + data[position + len(digest) :]
+
+
+def load_checkpoint(path: Path, device: object = "cpu") -> "tuple[dict[str, Tensor], dict[str, Any]]":
+    """Tensors (on `device`) and state of a checkpoint, after verifying every byte.
+
+    Raises:
+        DamagedCheckpointError: damaged, or not a checkpoint of this project; says which.
+        StorageError: it cannot be read, or is of another release; the file itself may be good.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    data, state = _read_verified(path)
+    try:
+        tensors = load(data)
+    except SafetensorError as error:
+        raise DamagedCheckpointError(f"{path}: not a usable checkpoint ({error}).") from error
+    return {name: tensor.to(device) for name, tensor in tensors.items()}, state
+
+
+def read_checkpoint_state(path: Path) -> dict[str, Any]:
+    """The verified JSON state of a checkpoint alone. Needs no torch.
+
+    Raises:
+        StorageError: as `load_checkpoint`.
+    """
+    return _read_verified(path)[1]
+
+
+def epoch_path(folder: Path, epoch: int) -> Path:
+    """Where the checkpoint of an epoch (counted from 1) lies."""
+    return folder / f"train_model_{epoch}.safetensors"
+
+
+def unfinished_path(folder: Path) -> Path:
+    """Where the checkpoint inside an epoch lies, until the epoch's own file is written."""
+    return folder / "unfinished.safetensors"
+
+
+def list_epochs(folder: Path) -> dict[int, Path]:
+    """Epoch -> checkpoint file for all epoch files in a folder, oldest first; nothing is opened."""
+    matches = ((EPOCH_FILE_NAME.fullmatch(path.name), path) for path in folder.glob("train_model_*.safetensors"))
+    return dict(sorted((int(match[1]), path) for match, path in matches if match))
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a damaged checkpoint to `<name>.corrupt` (numbered when taken) and return the new path."""
+    target = path.with_name(path.name + ".corrupt")
+    number = 1
+    while target.exists():
+        number += 1
+        target = path.with_name(f"{path.name}.corrupt{number}")
+    try:
+        path.rename(target)
+    except OSError as error:
+        raise StorageError(f"{path}: damaged, and cannot be renamed ({error.strerror}).") from error
+    return target
+
+
+def _read_verified(path: Path) -> tuple[bytes, dict[str, Any]]:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise StorageError(
+            f"{path}: cannot be read ({error.strerror}). Make it readable and run again, or move the file away to go on without it."
+        ) from error
+    header_length = int.from_bytes(data[:8], "little")
+    if len(data) < 8 or not 0 < header_length <= min(len(data) - 8, LARGEST_HEADER_BYTES):
+        raise DamagedCheckpointError(f"{path}: damaged, {len(data)} bytes are not a whole safetensors file.")
+    position = data.find(DIGEST_MARKER, 8, 8 + header_length) + len(DIGEST_MARKER)
+    if position < len(DIGEST_MARKER):
+        raise DamagedCheckpointError(f"{path}: no digest found; damaged, or not a checkpoint of this project.")
+    end = position + len(NO_DIGEST)
+    digest = hashlib.sha256(data[:position])
+    digest.update(NO_DIGEST.encode())
+    digest.update(memoryview(data)[end:])
+    if data[position:end] != digest.hexdigest().encode():
+        raise DamagedCheckpointError(f"{path}: damaged, its bytes do not fit its digest.")
+    try:
+        content = json.loads(json.loads(data[8 : 8 + header_length])["__metadata__"][METADATA_KEY])
+        version, state = content["format_version"], content["state"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DamagedCheckpointError(f"{path}: not a checkpoint of this project ({error!r}).") from error
+    if version != FORMAT_VERSION:
+        raise StorageError(
+            f"{path}: format version {version}; this release reads version {FORMAT_VERSION}. Use the release that wrote it, or move the file away."
+        )
+    return data, state

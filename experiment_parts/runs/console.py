@@ -1,0 +1,155 @@
+"""What a run says: terminal, logs/run.log, progress of an epoch, and the CSV, JSON and JSON-lines files.
+
+Messages go through `logging`; information to the standard output, warnings and errors to the standard error, all of it
+to logs/run.log as well once that is open.
+"""
+
+import contextlib
+import logging
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TextIO
+
+from tqdm import tqdm
+
+from utils.files.atomic_files import storage_error
+from utils.metrics import ACCURACY, Score
+
+SECONDS_BETWEEN_PLAIN_LINES = 15.0
+
+
+class _TerminalHandler(logging.Handler):
+    """Prints above a progress bar, if one is running. A reader that has gone away (`| head`) does not stop the run."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        stream = sys.stderr if record.levelno >= logging.WARNING else sys.stdout
+        try:
+            tqdm.write(self.format(record), file=stream)
+            stream.flush()
+        except BrokenPipeError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)
+
+
+class _FileHandler(logging.FileHandler):
+    """A full disk ends the run where results are written; that a line of the log is lost is not said again here."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            super().close()
+
+
+class Console:
+    """Terminal output from now on; `open_run_log` adds the file, with what was said before. A context manager."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        """`quiet`: errors alone, for a process of a run in which another one speaks."""
+        self._level = logging.ERROR if quiet else logging.INFO
+        self._early: list[logging.LogRecord] = []
+        self._remember = logging.Handler()
+        self._remember.emit = self._early.append  # type: ignore[method-assign]
+        self._handlers: list[logging.Handler] = [_TerminalHandler(), self._remember]
+        self._root = logging.getLogger()
+        self._previous_level = self._root.level
+
+    def __enter__(self) -> "Console":
+        self._root.setLevel(self._level)
+        for handler in self._handlers:
+            self._root.addHandler(handler)
+        return self
+
+    def open_run_log(self, path: Path) -> None:
+        """Append to `path` from now on.
+
+        Raises:
+            StorageError: it cannot be opened.
+        """
+        try:
+            handler = _FileHandler(path, mode="a", encoding="utf-8")
+        except OSError as error:
+            raise storage_error(path, error) from error
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S"))
+        for record in self._early:
+            handler.handle(record)
+        self._root.removeHandler(self._remember)
+        self._root.addHandler(handler)
+        self._handlers.append(handler)
+
+    def __exit__(self, *error: object) -> None:
+        for handler in self._handlers:
+            self._root.removeHandler(handler)
+            handler.close()
+        self._root.setLevel(self._previous_level)
+
+
+class EpochProgress:
+    """On a terminal a tqdm bar for the run and one for the epoch; else a plain line now and then. A context manager."""
+
+    def __init__(self, epoch: int, total_epochs: int, n_iterations: int, tasks_per_iteration: int, done: int = 0, score: Score = ACCURACY):
+        """`done`: iterations of the epoch that another process has done."""
+        self._score = score
+        self._title = f"epoch {epoch}/{total_epochs}"
+        self._n_iterations, self._tasks_per_iteration = n_iterations, tasks_per_iteration
+        self._done, self._done_before, self._start = done, done, time.perf_counter()
+        self._last_line = self._start
+        self._bar = self._run_bar = None
+        if sys.stderr.isatty() and logging.getLogger(__name__).isEnabledFor(logging.INFO):
+            # A terminal that says 0 x 0 (containers) would get no bar at all.
+            size = {"dynamic_ncols": True} if _has_size(sys.stderr) else {"ncols": 100, "nrows": 24}
+            titles = f"{'run':<{len(self._title)}}", self._title
+            totals, before = (total_epochs * n_iterations, n_iterations), ((epoch - 1) * n_iterations + done, done)
+            self._run_bar, self._bar = (
+                tqdm(total=totals[place], initial=before[place], desc=titles[place], unit="it", leave=False, position=place, **size)
+                for place in range(2)
+            )
+
+    def advance(self, n_iterations: int, loss: float, score: float) -> None:
+        """Show that n more iterations are done, with their mean loss and score."""
+        self._done += n_iterations
+        now = time.perf_counter()
+        done_here = self._done - self._done_before
+        tasks_per_s = done_here * self._tasks_per_iteration / max(now - self._start, 1e-9)
+        text = f"loss {loss:.4f}, {self._score.name} {self._score.short_text(score)}, {tasks_per_s:.1f} tasks/s"
+        if self._bar is not None:
+            self._bar.set_postfix_str(text, refresh=False)
+            self._bar.update(n_iterations)
+            self._run_bar.update(n_iterations)
+        elif now - self._last_line >= SECONDS_BETWEEN_PLAIN_LINES and self._done < self._n_iterations:
+            self._last_line = now
+            left_s = (now - self._start) * (self._n_iterations - self._done) / done_here
+            logging.getLogger(__name__).info(
+                "%s, iteration %d/%d: %s, %.0f s left", self._title, self._done, self._n_iterations, text, left_s
+            )
+
+    def phase(self, text: str) -> None:
+        """Show what happens after the last iteration, e.g. validation."""
+        if self._bar is not None:
+            self._bar.set_postfix_str(text)
+
+    def __enter__(self) -> "EpochProgress":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for bar in (self._bar, self._run_bar):
+            if bar is not None:
+                bar.close()
+
+
+def _has_size(terminal: TextIO) -> bool:
+    try:
+        return min(os.get_terminal_size(terminal.fileno())) > 0
+    except (OSError, ValueError):
+        return False
+
+
+
+
+
+

@@ -1,0 +1,334 @@
+"""The folder of an experiment: its layout, its lock, and what happens to it when a process starts.
+
+    config.json  environment.json  saved_models/train_model_<epoch>.safetensors  unfinished.safetensors
+    logs/summary_statistics.csv|json  metrics.jsonl  curves.json  test_*  run.log     visual_outputs/
+
+Nothing here needs torch: a folder that cannot be written or a key that must not change is found in the first second.
+"""
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import shutil
+import socket
+import time
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from experiment_parts.runs.checkpoints import epoch_path, list_epochs, read_checkpoint_state, set_aside, unfinished_path
+from utils.config.changes import check_config_changes
+from utils.errors import ConfigError, DamagedCheckpointError, ExperimentInUseError, StorageError
+from utils.files.atomic_files import remove_temporary_files, storage_error
+from utils.files.tables import write_json
+
+log = logging.getLogger(__name__)
+START_OVER = "To start over: --continue_from_epoch from_scratch (this folder is renamed, not deleted)."
+
+
+LOCK_NAME = ".lock"
+FILES_OF_A_START = {LOCK_NAME, "config.json", "environment.json", "logs/run.log"}
+"""What there is before the first iteration."""
+
+
+class RunFolder:
+    """The paths of one experiment, and the lock on them. `open_run_folder` makes it ready."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.saved_models = path / "saved_models"
+        self.logs = path / "logs"
+        self.visual_outputs = path / "visual_outputs"
+        self._lock: int | None = None
+        self._is_new = False  # made by this process
+
+    def create(self) -> None:
+        """Make the folders that are missing.
+
+        Raises:
+            StorageError: no permission, no space, or a file in the way.
+        """
+        self._is_new |= not self.path.exists()
+        for folder in (self.saved_models, self.logs, self.visual_outputs):
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise storage_error(folder, error) from error
+            if not os.access(folder, os.W_OK | os.X_OK):
+                raise StorageError(f"{folder}: no permission to write there. Set EXPERIMENTS_DIR to another folder.")
+
+    def lock(self) -> None:
+        """Hold the folder until the process ends (or `unlock`), however it ends.
+
+        An fcntl lock on a descriptor that is not opened again: it goes with its process, unlike an flock, which a forked
+        child would keep.
+
+        Raises:
+            ExperimentInUseError: another process holds it.
+        """
+        path = self.path / LOCK_NAME
+        while True:
+            try:
+                descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+            except FileNotFoundError:  # a start that failed has just taken its folder away
+                self.create()
+                continue
+            except OSError as error:
+                raise storage_error(path, error) from error
+            try:
+                fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                os.close(descriptor)
+                raise self._in_use() from error
+            if _is_at(path, descriptor):
+                break
+            os.close(descriptor)  # it was taken away, or its folder renamed, before we held it
+        started = time.strftime("%Y-%m-%d %H:%M:%S")
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}, started {started}".encode(), 0)
+        self._lock = descriptor
+        self.create()  # a failed start may have removed folders while we waited for its lock
+
+    def check_not_in_use(self, within_s: float) -> None:
+        """Take no lock, but see whether another process holds it; one that was just killed gets some time to be gone.
+
+        Raises:
+            ExperimentInUseError: it does, and still does after `within_s`.
+        """
+        deadline = time.monotonic() + within_s
+        while True:
+            try:
+                with open(self.path / LOCK_NAME, "rb+") as file:
+                    fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except FileNotFoundError:
+                return
+            except PermissionError as error:
+                raise storage_error(self.path / LOCK_NAME, error) from error
+            except BlockingIOError as error:
+                if time.monotonic() > deadline:
+                    raise self._in_use() from error
+            time.sleep(0.1)
+
+    def _in_use(self) -> ExperimentInUseError:
+        holder = _holder(self.path / LOCK_NAME) or "another process"
+        return ExperimentInUseError(
+            f"{self.path}: in use by {holder}. Wait for it or stop it, or give this run another --experiment_name."
+        )
+
+    def unlock(self) -> None:
+        """Let the folder go; also safe when it is not held."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def remove_failed_start(self) -> None:
+        """Take away what this process has made when nothing came of it: no checkpoint, no result, no file of anybody else.
+
+        Only the files that every start writes and empty folders go; the rest stays, and so do the folders around it.
+        """
+        files = [path for path in self.path.rglob("*") if not path.is_dir()]
+        if not self._is_new or not {path.relative_to(self.path).as_posix() for path in files} <= FILES_OF_A_START:
+            return
+        with contextlib.suppress(OSError):  # what cannot be removed does no harm
+            for path in files:
+                if path.name != LOCK_NAME:
+                    path.unlink()
+            for folder in (self.saved_models, self.logs, self.visual_outputs):
+                folder.rmdir()
+            (self.path / LOCK_NAME).unlink()
+            self.path.rmdir()
+
+    def has_checkpoints(self) -> bool:
+        """Tell whether a run has been saved here; nothing is verified."""
+        return bool(list_epochs(self.saved_models)) or unfinished_path(self.saved_models).exists()
+
+    def newest_good_checkpoint(self, before_iteration: int | None = None) -> tuple[Path, dict[str, Any]] | None:
+        """Path and state of the newest checkpoint that verifies, an epoch's file or that of an epoch under way.
+
+        With `before_iteration`, the newest in which that iteration (counted from 1) is not done yet; None: from the start.
+        None when nothing was ever saved. Damaged ones on the way are renamed to `*.corrupt`, with one line each.
+
+        Raises:
+            StorageError: something was saved once, but nothing usable is left, or one cannot be read, which may be as good as when it was
+                saved; never a silent start from zero.
+        """
+
+        def is_wanted(entry: tuple[Path, dict[str, Any]] | None) -> bool:
+            return entry is not None and (before_iteration is None or entry[1]["iteration"] < before_iteration)
+
+        epochs = (_verified(path) for path in reversed(list_epochs(self.saved_models).values()))
+        newest_epoch = next(filter(is_wanted, epochs), None)
+        unfinished = unfinished_path(self.saved_models)
+        found = [newest_epoch, _verified(unfinished) if unfinished.exists() else None]
+        found = [entry for entry in found if is_wanted(entry)]
+        if found or before_iteration is not None:
+            return max(found, key=lambda entry: entry[1]["iteration"], default=None)  # of equals the epoch's own
+        if any(self.saved_models.glob("*.corrupt*")):
+            raise StorageError(f"{self.saved_models}: no usable checkpoint is left, all are damaged. {START_OVER}")
+        if (self.logs / "summary_statistics.csv").exists():
+            raise StorageError(
+                f"{self.saved_models}: empty, although logs/summary_statistics.csv shows finished epochs. "
+                f"Put the checkpoints back. {START_OVER}"
+            )
+        return None
+
+
+def _holder(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
+def _verified(path: Path) -> tuple[Path, dict[str, Any]] | None:
+    try:
+        return path, read_checkpoint_state(path)
+    except DamagedCheckpointError as error:
+        log.warning("%s Set aside as %s.", error, set_aside(path).name)
+        return None
+
+
+def open_run_folder(
+    root: Path,
+    experiment_name: str,
+    config: dict[str, Any],
+    *,
+    continue_from_epoch: int | str = "latest",
+    only_testing: bool = False,
+    keeps_config: bool = False,
+    source_experiment: str | None = None,
+    allowed_changes: Collection[str] = (),
+) -> RunFolder:
+    """Make an experiment's folder ready for this process: create, lock, start over or branch off, check the config.
+
+    Args:
+        config: the resolved config as a dict; becomes config.json unless this start only looks at a run that has one:
+            `only_testing` or `keeps_config`.
+        continue_from_epoch: `latest`; `from_scratch`, which renames the old folder; or the epoch to go on from.
+        source_experiment: where a new experiment takes that epoch from.
+        allowed_changes: keys that may change although the run has started.
+    Raises:
+        ConfigError: a key changed that must not, or the epoch is not to be had.
+        StorageError: the folder cannot be written, or its checkpoints cannot be read.
+        ExperimentInUseError: another process holds it.
+    """
+    if only_testing and continue_from_epoch == "from_scratch":
+        raise ConfigError("evaluate_on_test_set_only has nothing to test with continue_from_epoch from_scratch.")
+    run_folder = RunFolder(root / experiment_name)
+    run_folder.create()
+    run_folder.lock()
+    try:
+        if continue_from_epoch == "from_scratch":
+            run_folder = _start_over(run_folder)
+        for folder in (run_folder.path, run_folder.saved_models, run_folder.logs):
+            remove_temporary_files(folder)
+        if isinstance(continue_from_epoch, int):
+            _go_on_from(run_folder, root, continue_from_epoch, source_experiment)
+        newest = run_folder.newest_good_checkpoint()
+        if only_testing and not list_epochs(run_folder.saved_models) and not config["load_checkpoint"]:
+            raise ConfigError(
+                f"{run_folder.path}: no checkpoint to test yet. Train first, or give --load_checkpoint PATH."
+            )
+        if newest is not None:
+            stored = newest[1]["config"]
+            if stored["experiment_name"] == experiment_name:  # a branch may differ from where it comes from
+                changed = check_config_changes(
+                    stored, config, only_testing=only_testing, experiment=experiment_name, allowed_by_user=allowed_changes
+                )
+                for key in changed:
+                    log.info("config: %s is %s now, was %s", key, json.dumps(config[key]), json.dumps(stored[key]))
+        if not (only_testing or keeps_config) or not (run_folder.path / "config.json").exists():
+            write_json(run_folder.path / "config.json", config)
+    except BaseException:
+        run_folder.remove_failed_start()
+        run_folder.unlock()
+        raise
+    return run_folder
+
+
+def _start_over(run_folder: RunFolder) -> RunFolder:
+    """Rename the folder if a run has started in it, and make a new one; the lock is moved along."""
+    started = any(run_folder.saved_models.iterdir()) or (run_folder.logs / "summary_statistics.csv").exists()
+    if not started:  # a start that failed before it trained leaves no more than its log
+        return run_folder
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    target = run_folder.path.with_name(f"{run_folder.path.name}.{stamp}")
+    number = 1
+    while target.exists():
+        number += 1
+        target = run_folder.path.with_name(f"{run_folder.path.name}.{stamp}-{number}")
+    try:
+        run_folder.path.rename(target)
+    except OSError as error:
+        raise storage_error(target, error) from error
+    log.info("from_scratch: the old run is now %s", target)
+    run_folder.unlock()
+    fresh = RunFolder(run_folder.path)
+    fresh.create()
+    fresh.lock()
+    return fresh
+
+
+def _go_on_from(run_folder: RunFolder, root: Path, epoch: int, source_experiment: str | None) -> None:
+    epochs = list_epochs(run_folder.saved_models)
+    name = run_folder.path.name
+    is_branch = source_experiment is not None and source_experiment != name
+    if is_branch:
+        if not epochs:  # else this is a rerun of the branch, which resumes
+            _branch(run_folder, RunFolder(root / str(source_experiment)), epoch)
+        return
+    if epoch not in epochs:
+        raise ConfigError(f"continue_from_epoch {epoch}: {name} holds {_names(epochs)}. Use one of these, or latest.")
+    if epoch != max(epochs):
+        raise ConfigError(
+            f"continue_from_epoch {epoch}: {name} goes on to epoch {max(epochs)}, which would be lost. Branch off with "
+            "a new --experiment_name on the command line, or use latest."
+        )
+
+
+def _branch(run_folder: RunFolder, source: RunFolder, epoch: int) -> None:
+    """Copy the checkpoints up to `epoch` and metrics.jsonl; the folder of checkpoints appears in one rename."""
+    epochs = list_epochs(source.saved_models)
+    if epoch not in epochs:
+        raise ConfigError(f"continue_from_epoch {epoch}: {source.path} holds {_names(epochs)}. Use one of these.")
+    read_checkpoint_state(epochs[epoch])
+    arriving = run_folder.path / "saved_models.arriving"
+    try:
+        shutil.rmtree(arriving, ignore_errors=True)  # our own, from a copy that was killed
+        arriving.mkdir()
+        for number, path in epochs.items():
+            if number <= epoch:
+                shutil.copyfile(path, epoch_path(arriving, number))
+        if (source.logs / "metrics.jsonl").exists():
+            shutil.copyfile(source.logs / "metrics.jsonl", run_folder.logs / "metrics.jsonl")
+        arriving.rename(run_folder.saved_models)
+    except OSError as error:
+        raise storage_error(arriving, error) from error
+    log.info("continuing %s from epoch %d of %s", run_folder.path.name, epoch, source.path.name)
+
+
+def _names(epochs: dict[int, Path]) -> str:
+    return "no checkpoint" if not epochs else "the epochs " + ", ".join(map(str, epochs))
+
+
+def add_start(path: Path, entry: dict[str, Any]) -> None:
+    """Append one start to environment.json; an unreadable file is begun anew.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    try:
+        starts = json.loads(path.read_text())["starts"]
+    except (OSError, ValueError, KeyError, TypeError):
+        starts = []
+    write_json(path, {"starts": [*starts, entry]})

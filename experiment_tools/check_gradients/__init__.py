@@ -1,0 +1,1 @@
+"""A config's meta-gradient against finite differences and torch.optim."""

@@ -1,0 +1,101 @@
+"""Check the meta-gradient of a config: python -m experiment_tools.check_gradients --name_of_args_json_file CONFIG.json [--full_size] [--key value ...]
+
+Against finite differences and `torch.optim`, in float64 on the CPU, on random images.
+Sizes shrink (2 tasks, 2 inner steps, few filters, small images) unless --full_size is given. Needs no dataset.
+Exit code 0: every law holds; 1: one does not, or the config is wrong.
+"""
+
+import sys
+from typing import Any
+
+from utils.config import load_config
+from utils.config.command_line import parse_command_line
+from utils.errors import ConfigError, UserError
+from utils.registry import load_plugins
+
+SMALL = {"batch_size": 2, "samples_per_iter": 1, "number_of_training_steps_per_iter": 2, "number_of_evaluation_steps_per_iter": None,
+         "cnn_num_filters": 4, "num_classes_per_set": 3, "num_samples_per_class": 2, "num_target_samples": 2,
+         "test_num_classes_per_set": None, "norm_groups": 2}  # fmt: skip
+SMALLEST_SIDE = 28
+
+
+def small_values(config: Any) -> dict[str, Any]:
+    """Return the values of SMALL that make a config smaller."""
+    values = {
+        key: value for key, value in SMALL.items()
+        if value is None or not isinstance(getattr(config, key), int) or getattr(config, key) > value
+    }  # fmt: skip
+    # Where a gradient is far below epsilon, an adaptive rule is a sign function, which finite differences cannot follow.
+    values["inner_loop_epsilon"] = max(config.inner_loop_epsilon, 1e-3)
+    if config.number_of_training_steps_per_iter == 0:
+        values["number_of_evaluation_steps_per_iter"] = 0
+    if config.norm_layer != "group_norm":
+        values.pop("norm_groups", None)
+    side = min(config.image_height, config.image_width, SMALLEST_SIDE)
+    return values | {"image_height": side, "image_width": side}
+
+
+def check_config_gradients(json_path: Any, overrides: dict[str, Any], *, full_size: bool = False) -> list[Any]:
+    """Return the checks (`experiment_tools.check_gradients.checks.Check`) of a config.
+
+    Raises:
+        ConfigError: the config is wrong.
+    """
+    overrides = {"precision": "float64", "task_chunk_size": "auto", **overrides}
+    config = load_config(json_path, overrides)
+    if not full_size:
+        try:
+            config = load_config(json_path, overrides | small_values(config))
+        except ConfigError:  # images that vanish when they are this small, say
+            sides = {"image_height": config.image_height, "image_width": config.image_width}
+            config = load_config(json_path, overrides | small_values(config) | sides)
+
+    import torch
+
+    from experiment_tools.check_gradients.checks import check_learner, random_episodes
+    from few_shot_learning_system import build_learner
+
+    learner = build_learner(config, "cpu")
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():  # away from the symmetric start, where some gradients are zero
+        for parameter in learner.network.parameters():
+            if parameter.requires_grad and parameter.dim() < 3:
+                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype))
+        for name, buffer in learner.network.named_buffers():  # running statistics as after some training
+            if name.endswith(("running_mean", "running_var")):
+                buffer.add_(0.1 * torch.rand(buffer.shape, generator=generator, dtype=buffer.dtype))
+    shape = config.training_shapes[0]
+    image_shape = (config.image_channels, config.image_height, config.image_width)
+    episodes = random_episodes(learner, image_shape, config.tasks_per_meta_batch, shape.n_way, shape.n_shot, shape.n_query)
+    epochs = {0, config.first_order_to_second_order_epoch + 1} if config.second_order else {0}
+    checks = []
+    for epoch in sorted(epochs):
+        checks += check_learner(learner, episodes, epoch)
+    return checks
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print a line per check and return the exit code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or {"-h", "--help"}.intersection(arguments):
+        print(__doc__)
+        return 0 if arguments else 1
+    full_size = "--full_size" in arguments
+    try:
+        json_path, overrides = parse_command_line([argument for argument in arguments if argument != "--full_size"])
+        if json_path is None:
+            raise ConfigError("command line: --name_of_args_json_file is missing, the path of a config")
+        checks = check_config_gradients(json_path, load_plugins(overrides), full_size=full_size)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    for check in checks:
+        relation = "above" if check.at_least else "at most"
+        print(f"{'ok    ' if check.passed else 'FAILED'}  {check.name:<15} {check.error:9.2e} ({relation} {check.allowed:.0e})  against {check.against}")
+    failed = sum(not check.passed for check in checks)
+    print(f"{len(checks)} checks, {failed} failed" if failed else f"{len(checks)} checks, all passed")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,343 @@
+"""Whether a learner computes what it says: each check compares it with something that shares no derivative code with it.
+
+    adaptation      the inner loop against `torch.optim`, task by task
+    meta-gradient   against central differences of the outer loss, in first order with the inner gradients held constant;
+                    Reptile against the displacement by `torch.optim`; ProtoNet against autograd on its formula
+    tasks together  the gradient of a meta-batch against the mean over its tasks alone
+    order           second order differs from first where it should
+    evaluation      changes nothing
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from data import EpisodeBatch
+from few_shot_learning_system import FewShotLearner
+from meta_learning.inner_loop_optimizers import Adam, RMSprop
+from meta_learning.networks.batch_norm import MetaBatchNorm2d
+from meta_learning.networks.passes import BatchStatistics, Pass
+
+TOLERANCE = 1e-9
+"""Of quantities that are equal but for rounding, in float64."""
+DIFFERENCE_TOLERANCE = 1e-5
+"""Of central differences, which have an error of their own."""
+N_DIRECTIONS = 2
+STEPS = (1e-5, 1e-6, 1e-7, 1e-8, 1e-9)
+"""Widths of the central differences; the first good one counts, because a kink of a ReLU, or the
+sharp bend of a norm over few values, may lie in a wider one."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the result: what was compared, how far apart it was, and how far it may be."""
+
+    name: str
+    against: str
+    error: float
+    allowed: float
+    at_least: bool = False
+    """The error must exceed what is allowed: the two must differ."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether the law holds."""
+        return self.error > self.allowed if self.at_least else self.error <= self.allowed
+
+
+def relative_difference(ours: Mapping[str, Tensor], other: Mapping[str, Tensor], share: float = 1e-6) -> float:
+    """Return the worst norm(a - b) / max(norm(b), share * norm(all b)) over tensors."""
+    norms = {name: float(torch.linalg.vector_norm(value.detach())) for name, value in other.items()}
+    floor = max(share * sum(norm**2 for norm in norms.values()) ** 0.5, 1e-300)
+    return max(float(torch.linalg.vector_norm((ours[name] - other[name]).detach())) / max(norm, floor) for name, norm in norms.items())
+
+
+def _share(learner: FewShotLearner) -> float:
+    """Adam and RMSprop divide by epsilon the rounding in gradients that are zero, such as that of a bias before a norm."""
+    return 1.0 if isinstance(learner.inner_loop, Adam | RMSprop) else 1e-6
+
+
+def random_episodes(learner: FewShotLearner, shape: tuple[int, ...], n_tasks: int, n_way: int, n_shot: int, n_query: int) -> EpisodeBatch:
+    """Draw tasks of random images (or inputs) of this shape, in float64; the same ones each time."""
+    generator = torch.Generator().manual_seed(0)
+
+    def half(per_class: int) -> tuple[Tensor, Tensor]:
+        images = torch.randn((n_tasks, n_way * per_class, *shape), generator=generator, dtype=torch.float64)
+        if learner.loss.is_regression:
+            return images, torch.randn((n_tasks, n_way * per_class, learner.network.head.out_features), generator=generator, dtype=torch.float64)
+        return images, torch.arange(n_way).repeat_interleave(per_class).repeat(n_tasks, 1)
+
+    return EpisodeBatch(
+        *half(n_shot), *half(n_query), seeds=torch.arange(n_tasks) + 1, n_way=n_way, n_shot=n_shot, n_query=n_query, split="train",
+        indices=tuple(range(n_tasks)), class_ids=torch.zeros(n_tasks, n_way, dtype=torch.int64).numpy(),
+    )  # fmt: skip
+
+
+def one_task(episodes: EpisodeBatch, index: int) -> EpisodeBatch:
+    """Return one task as a batch of one."""
+    names = ("support_images", "support_labels", "query_images", "query_labels", "seeds")
+    return replace(episodes, **{name: getattr(episodes, name)[index : index + 1] for name in names})
+
+
+def check_learner(learner: FewShotLearner, episodes: EpisodeBatch, epoch: int = 0) -> list[Check]:
+    """Run every check that applies to a learner in float64 on the CPU; its parameters are as before afterwards."""
+    checks = [check_evaluation(learner, episodes), check_tasks_together(learner, episodes, epoch)]
+    if learner.n_steps:
+        checks.append(check_adaptation(learner, episodes))
+    if learner.outer_loop.displacement:
+        return [*checks, check_displacement(learner, episodes, epoch)]
+    checks.append(check_meta_gradient(learner, episodes, epoch))
+    if not learner.n_steps:
+        checks.append(check_proto_net(learner, episodes, epoch))
+    elif learner.is_second_order(epoch):
+        checks.append(check_order(learner, episodes, epoch))
+    return checks
+
+
+def check_evaluation(learner: FewShotLearner, episodes: EpisodeBatch) -> Check:
+    """Evaluate twice: no tensor of the learner, no number of torch's generator and no result may change."""
+    before = {name: value.clone() for name, value in learner.state_tensors().items()}
+    generator = torch.get_rng_state()
+    first = learner.evaluate(episodes).query_logits
+    second = learner.evaluate(episodes).query_logits
+    after = learner.state_tensors()
+    changed = [name for name, value in before.items() if not torch.equal(value, after[name])]
+    changes = len(changed) + int(not torch.equal(generator, torch.get_rng_state())) + int(not torch.equal(first, second))
+    return Check("evaluation", "state before it: tensors that changed", float(changes), 0.0)
+
+
+def check_tasks_together(learner: FewShotLearner, episodes: EpisodeBatch, epoch: int) -> Check:
+    """Compare the gradient over all tasks with the mean over tasks, each computed alone."""
+    together = learner.meta_gradients(episodes, epoch).gradients
+    n_tasks = len(episodes.support_labels)
+    alone = [learner.meta_gradients(one_task(episodes, index), epoch).gradients for index in range(n_tasks)]
+    mean = {name: torch.stack([gradients[name] for gradients in alone]).mean(0) for name in together}
+    return Check("tasks together", "mean over tasks, one by one", relative_difference(together, mean, _share(learner)), TOLERANCE)
+
+
+# The inner loop.
+
+
+def check_adaptation(learner: FewShotLearner, episodes: EpisodeBatch) -> Check:
+    """Compare the adapted parameters of each task with those that `torch.optim` reaches."""
+    ours = learner.adapt(episodes, learner.n_steps).params
+    theirs = adapted_by_torch(learner, episodes, training=False)
+    return Check("adaptation", "torch.optim, task by task", relative_difference(ours, theirs, _share(learner)), TOLERANCE)
+
+
+def adapted_by_torch(learner: FewShotLearner, episodes: EpisodeBatch, *, training: bool) -> dict[str, Tensor]:
+    """Adapt with `torch.optim` and `torch.nn.utils`: name -> (B, ...).
+
+    The optimiser steps with rate 1, which gives its direction; the learned or fixed rates then multiply that.
+    """
+    tasks = []
+    for index in range(len(episodes.support_labels)):
+        task = one_task(episodes, index)
+        mode = Pass(statistics=learner.batch_norm_statistics)
+        if training:
+            seeds = task.seeds if learner.network.uses_dropout else None
+            mode = replace(mode, collected=BatchStatistics(), dropout_seeds=seeds)
+        started = learner.adaptation.start(task, mode)  # with the head that the episode brings
+        values = {name: value[0].detach().clone().requires_grad_() for name, value in started.params.items()}
+        inner, optimizer = learner.inner_loop, _torch_optimizer(learner.inner_loop, values)
+        for step in range(learner.n_steps):
+            stacked = {name: value[None] for name, value in values.items()}
+            support_mode = replace(mode, step=step, episode=dict(started.moving))
+            outputs = learner.network(task.support_images, stacked | started.fixed, support_mode)[0]
+            loss = _mean_loss(learner, outputs, task.support_labels[0])
+            for value, gradient in zip(values.values(), torch.autograd.grad(loss, list(values.values())), strict=True):
+                value.grad = gradient
+            if inner.clamp:
+                torch.nn.utils.clip_grad_value_(values.values(), inner.clamp)
+            if inner.clip_norm:
+                torch.nn.utils.clip_grad_norm_(values.values(), inner.clip_norm)
+            before = {name: value.detach().clone() for name, value in values.items()}
+            optimizer.step()
+            with torch.no_grad():
+                for rate, (name, value) in zip(inner.rates(step), values.items(), strict=True):
+                    value.copy_(before[name] - rate.detach() * (before[name] - value))
+        tasks.append({name: value.detach() for name, value in values.items()})
+    return {name: torch.stack([task[name] for task in tasks]) for name in tasks[0]}
+
+
+def _torch_optimizer(inner_loop: Any, values: Mapping[str, Tensor]) -> torch.optim.Optimizer:
+    kind, decay = type(inner_loop).__name__, inner_loop.weight_decay
+    if kind == "Adam":
+        return torch.optim.Adam(values.values(), lr=1.0, betas=inner_loop.betas, eps=inner_loop.epsilon, weight_decay=decay)
+    if kind == "RMSprop":
+        return torch.optim.RMSprop(values.values(), lr=1.0, alpha=inner_loop.smoothing, eps=inner_loop.epsilon, weight_decay=decay)
+    return torch.optim.SGD(values.values(), lr=1.0, momentum=inner_loop.momentum, weight_decay=decay)
+
+
+def _mean_loss(learner: FewShotLearner, outputs: Tensor, labels: Tensor) -> Tensor:
+    """torch's own loss of outputs (n, N), averaged over everything."""
+    if learner.loss.name == "mean_squared_error":
+        return F.mse_loss(outputs, labels)
+    if learner.loss.name == "binary_cross_entropy":
+        return F.binary_cross_entropy_with_logits(outputs, F.one_hot(labels, outputs.shape[-1]).to(outputs.dtype))
+    return F.cross_entropy(outputs, labels, label_smoothing=learner.loss.label_smoothing)
+
+
+# The meta-gradient.
+
+
+def check_displacement(learner: FewShotLearner, episodes: EpisodeBatch, epoch: int) -> Check:
+    """Compare Reptile's update with the mean displacement that `torch.optim` makes; what is not adapted stays."""
+    after = adapted_by_torch(learner, episodes, training=True)
+    ours = learner.meta_gradients(episodes, epoch).gradients
+    expected = {}
+    for name, parameter in learner.meta_parameters().items():
+        adapted = after.get(name.removeprefix("network."))
+        expected[name] = torch.zeros_like(parameter) if adapted is None else parameter.detach() - adapted.mean(0)
+    return Check("meta-gradient", "displacement by torch.optim", relative_difference(ours, expected, _share(learner)), TOLERANCE)
+
+
+def check_meta_gradient(learner: FewShotLearner, episodes: EpisodeBatch, epoch: int) -> Check:
+    """Compare slopes along random directions with central differences of the outer loss.
+
+    Held constant: in first order the inner gradients, and always the moving averages of `episodic` batch norm.
+    """
+    second_order = learner.is_second_order(epoch)
+    recorded: list[list[Tensor]] = []
+    moving: list[tuple[Tensor, Tensor]] = []
+    with _inner_gradients(learner, record=recorded), _moving_statistics(learner, record=moving):
+        gradients = learner.meta_gradients(episodes, epoch).gradients
+    parameters = learner.meta_parameters()
+    generator = torch.Generator().manual_seed(1)
+    scale = torch.sqrt(sum(gradient.square().sum() for gradient in gradients.values()))
+    worst = 0.0
+    for _ in range(N_DIRECTIONS):
+        direction = {name: torch.randn(value.shape, generator=generator, dtype=value.dtype) for name, value in parameters.items()}
+        slope = float(sum((gradients[name] * direction[name]).sum() for name in gradients))
+
+        def outer_loss(width: float, direction: dict[str, Tensor] = direction) -> float:
+            held = _inner_gradients(learner, replay=None if second_order else recorded), _moving_statistics(learner, replay=moving)
+            with _moved(parameters, direction, width), held[0], held[1]:
+                return float(learner.meta_gradients(episodes, epoch).metrics["loss"])
+
+        smallest = float("inf")
+        for width in STEPS:
+            numeric = (outer_loss(width) - outer_loss(-width)) / (2 * width)
+            smallest = min(smallest, abs(slope - numeric) / float(scale))
+            if smallest <= DIFFERENCE_TOLERANCE:
+                break
+        worst = max(worst, smallest)
+    held = "" if second_order or not learner.n_steps else ", inner gradients held constant"
+    return Check("meta-gradient", f"finite differences{held}", worst, DIFFERENCE_TOLERANCE)
+
+
+def check_order(learner: FewShotLearner, episodes: EpisodeBatch, epoch: int) -> Check:
+    """Second and first order must differ: if they do not, something has cut the graph of the inner loop."""
+    second = learner.meta_gradients(episodes, epoch).gradients
+    choices = learner.outer_loop
+    try:
+        learner.outer_loop = replace(choices, second_order=False, first_order_to_second_order_epoch=-1)
+        first = learner.meta_gradients(episodes, epoch).gradients
+    finally:
+        learner.outer_loop = choices
+    flat = [torch.cat([gradients[name].flatten() for name in second]) for gradients in (second, first)]
+    difference = float(torch.linalg.vector_norm(flat[0] - flat[1]) / torch.linalg.vector_norm(flat[0]))
+    return Check("second order", "first order: must differ", difference, 1e-6, at_least=True)
+
+
+def check_proto_net(learner: FewShotLearner, episodes: EpisodeBatch, epoch: int) -> Check:
+    """Compare with autograd on softmax over minus squared distances to the class means (Snell et al. 2017, Algorithm 1)."""
+    mode = Pass(
+        statistics=learner.batch_norm_statistics, collected=BatchStatistics(), episode={},
+        dropout_seeds=episodes.seeds if learner.network.uses_dropout else None,
+    )  # fmt: skip
+    network, n_support = learner.network, episodes.support_images.shape[1]
+    support = network.features(episodes.support_images, {}, mode)
+    query_mode = replace(mode, is_query=True)
+    if network.needs_support(query_mode):
+        both = torch.cat([episodes.support_images, episodes.query_images], dim=1)
+        query = network.features(both, {}, replace(query_mode, n_support=n_support))[:, n_support:]
+    else:
+        query = network.features(episodes.query_images, {}, query_mode)
+    prototypes = torch.stack([support[:, (episodes.support_labels[0] == way)].mean(1) for way in range(episodes.n_way)], dim=1)
+    # |f|^2 does not change the softmax, but the yes-or-no questions of binary cross-entropy.
+    logits = query.square().sum(-1, keepdim=True) - torch.cdist(query, prototypes).square()
+    loss = _mean_loss(learner, logits.flatten(0, 1), episodes.query_labels.flatten())
+    parameters = learner.meta_parameters()
+    expected = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True, materialize_grads=True)
+    ours = learner.meta_gradients(episodes, epoch).gradients
+    return Check("ProtoNet", "autograd on its formula", relative_difference(ours, dict(zip(parameters, expected, strict=True))), 1e-7)
+
+
+@contextmanager
+def _moved(parameters: Mapping[str, Tensor], direction: Mapping[str, Tensor], width: float) -> Iterator[None]:
+    """Inside, the parameters are `width` further along `direction`."""
+    before = {name: value.detach().clone() for name, value in parameters.items()}
+    with torch.no_grad():
+        for name, value in parameters.items():
+            value.add_(direction[name], alpha=width)
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for name, value in parameters.items():
+                value.copy_(before[name])
+
+
+@contextmanager
+def _inner_gradients(
+    learner: FewShotLearner, record: list[list[Tensor]] | None = None, replay: list[list[Tensor]] | None = None
+) -> Iterator[None]:
+    """Inside, the gradients that the inner-loop optimiser is given are recorded, or replaced by recorded ones."""
+    inner_loop, waiting = learner.inner_loop, list(replay or ())
+    original = inner_loop.update
+
+    def update(params: Any, gradients: Any, state: Any, step: int) -> Any:
+        if record is not None:
+            record.append([gradient.detach().clone() for gradient in gradients])
+        if replay is not None:
+            gradients = waiting.pop(0)
+        return original(params, gradients, state, step)
+
+    with _replaced(inner_loop, "update", update):
+        yield
+
+
+@contextmanager
+def _moving_statistics(
+    learner: FewShotLearner, record: list[tuple[Tensor, Tensor]] | None = None, replay: list[tuple[Tensor, Tensor]] | None = None
+) -> Iterator[None]:
+    """Inside, the moving averages that support passes leave in the episode are recorded, or replaced by recorded ones."""
+    waiting = list(replay or ())
+
+    def watched(original: Any) -> Any:
+        def leave_statistics(mean: Tensor, var: Tensor, n_tasks: int, mode: Pass, name: str) -> None:
+            original(mean, var, n_tasks, mode, name)
+            if mode.episode is None or mode.is_query or name not in mode.episode:
+                return
+            if record is not None:
+                record.append(mode.episode[name])
+            if replay is not None:
+                mode.episode[name] = waiting.pop(0)
+
+        return leave_statistics
+
+    with ExitStack() as stack:
+        for layer in learner.network.norm_layers().values():
+            if isinstance(layer, MetaBatchNorm2d):
+                stack.enter_context(_replaced(layer, "leave_statistics", watched(layer.leave_statistics)))
+        yield
+
+
+@contextmanager
+def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Inside, an attribute of one object is another."""
+    before = vars(owner).get(name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        if before is None:
+            delattr(owner, name)
+        else:
+            setattr(owner, name, before)

@@ -1,0 +1,102 @@
+"""Compare runs: python -m experiment_tools.compare RUN [RUN ...] [--output FOLDER] [--statistics KIND] [--four_panels]
+
+A RUN is a run folder or the name of one below EXPERIMENTS_DIR. Runs that differ in their seeds alone count as one method.
+Writes comparison.html, .md, .tex and .csv and the curves as PNG into a folder, and shows the tables.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from experiment_tools.compare.comparison import Comparison, compare_runs
+from experiment_tools.compare.tables import csv_text, html_page, latex, markdown
+from experiment_tools.parts.run_reading import Run, find_run, read_run
+from utils.errors import ConfigError, UserError
+from utils.files.atomic_files import storage_error, write_bytes_atomically
+
+DEFAULT_FOLDER = "comparison"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Compare the runs of a command line; return the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiment_tools.compare", description="Compare runs: table, tests of differences, curves."
+    )
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="run folder, or its name below EXPERIMENTS_DIR")
+    parser.add_argument("--output", type=Path, help="folder for the files (default: comparison, or comparison-2, ... in the current folder)")
+    parser.add_argument("--statistics", help="kind of batch-norm statistics of the test; default: the first that each run was tested with")
+    parser.add_argument("--four_panels", action="store_true", help="also losses and accuracies of each method and way, a line per shot")
+    options = parser.parse_args(arguments)
+    try:
+        comparison, runs = read_and_compare(options.runs, options.statistics)
+        folder = _output_folder(options.output)
+        text = write_comparison(comparison, runs, folder, with_panels=options.four_panels)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    print(text)
+    print(f"Written to {folder}: comparison.html, .md, .tex, .csv and the curves as PNG")
+    return 0
+
+
+def read_and_compare(names: Sequence[str], statistics: str | None = None) -> tuple[Comparison, list[Run]]:
+    """Read the runs, each once, and compare those that can be read.
+
+    Raises:
+        ConfigError: a run does not exist, or nothing is left to compare.
+    """
+    paths = dict.fromkeys(find_run(name).resolve() for name in names)
+    runs = [read_run(path) for path in paths]
+    broken = [f"{run.path}: {run.state}, left out ({run.problem})" for run in runs if run.state in ("damaged", "empty")]
+    usable = [run for run in runs if run.state not in ("damaged", "empty")]
+    if not any(run.rows for run in usable):
+        lines = [*broken, *(f"{run.path}: {run.state}, {run.problem}" for run in usable)]
+        raise ConfigError("nothing to compare: none of these runs has a finished epoch.\n" + "\n".join(lines))
+    for line in broken:
+        print(line, file=sys.stderr)
+    return compare_runs(usable, statistics), usable
+
+
+def write_comparison(comparison: Comparison, runs: Sequence[Run], folder: Path, *, with_panels: bool) -> str:
+    """Write all files of a comparison into a folder; returns the Markdown.
+
+    Raises:
+        StorageError: no space or no permission.
+    """
+    from experiment_tools.compare.figures import comparison_figures, four_panel_figures
+    from experiment_tools.parts.pages import svg_text, write_png
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise storage_error(folder, error) from error
+    figures = comparison_figures(comparison, runs)
+    if with_panels:
+        figures += four_panel_figures(comparison, runs)
+    for stem, _, figure in figures:
+        write_png(figure, folder / f"{stem}.png")
+    pages = {
+        "comparison.md": markdown(comparison),
+        "comparison.tex": latex(comparison),
+        "comparison.csv": csv_text(comparison),
+        "comparison.html": html_page(comparison, [(caption, svg_text(figure)) for _, caption, figure in figures]),
+    }
+    for name, text in pages.items():
+        write_bytes_atomically(folder / name, text.encode())
+    return pages["comparison.md"]
+
+
+def _output_folder(wanted: Path | None) -> Path:
+    """The folder asked for, or one that is not there yet: a comparison never takes the place of another by itself."""
+    if wanted is not None:
+        return wanted
+    folder, number = Path(DEFAULT_FOLDER), 1
+    while folder.exists():
+        number += 1
+        folder = Path(f"{DEFAULT_FOLDER}-{number}")
+    return folder
+
+
+if __name__ == "__main__":
+    sys.exit(main())

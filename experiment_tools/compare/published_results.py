@@ -1,0 +1,58 @@
+"""Published accuracies to show beside one's own; the numbers are in published_results.toml."""
+
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+FILE = Path(__file__).with_name("published_results.toml")
+DATASET_NAMES = {"omniglot_dataset": "omniglot", "mini_imagenet_full_size": "mini_imagenet"}
+
+
+@dataclass(frozen=True)
+class PublishedResult:
+    """An accuracy in percent as it was published."""
+
+    method: str
+    dataset: str
+    ways: int
+    shots: int
+    accuracy: float
+    source: str
+    plus_minus: float | None = None
+    """95 % interval or deviation, as published."""
+    is_confirmed: bool = True
+    """Whether the paper or the project itself was read; false: quoted from elsewhere."""
+
+    def text(self) -> str:
+        """'98.70 ± 0.40'; a question mark where it is not confirmed."""
+        interval = "" if self.plus_minus is None else f" ± {self.plus_minus:.2f}"
+        return f"{self.accuracy:.2f}{interval}{'' if self.is_confirmed else ' (?)'}"
+
+
+@cache
+def published_results() -> tuple[PublishedResult, ...]:
+    """All of them."""
+    content = tomllib.loads(FILE.read_text(encoding="utf-8"))
+    return tuple(_result(entry) for entry in content["result"])
+
+
+def _result(entry: Mapping[str, Any]) -> PublishedResult:
+    interval = entry.get("plus_minus")
+    return PublishedResult(
+        entry["method"], entry["dataset"], entry["ways"], entry["shots"], float(entry["accuracy"]), entry["source"],
+        None if interval is None else float(interval), entry.get("confirmed", True),
+    )  # fmt: skip
+
+
+def published_result(method: str, dataset: str, ways: int, shots: int) -> PublishedResult | None:
+    """What was published for a method (a name of `experiment_tools.parts.methods.method_name`) on a dataset."""
+    dataset = re.sub(r"_seed\d+$", "", dataset)  # whichever samples were drawn
+    wanted = (method, DATASET_NAMES.get(dataset, dataset), ways, shots)
+    for result in published_results():
+        if (result.method, result.dataset, result.ways, result.shots) == wanted:
+            return result
+    return None

@@ -1,0 +1,189 @@
+"""A comparison as Markdown, LaTeX, CSV and HTML. Pure functions from a `Comparison` to text."""
+import csv
+import html
+import io
+from collections.abc import Sequence
+
+from experiment_tools.compare.comparison import Cell, Comparison, Difference
+from experiment_tools.parts.pages import TEXT_COLUMNS, Table, html_table, page
+from utils.metrics import ACCURACY, Score
+
+
+def accuracy_table(comparison: Comparison) -> Table:
+    """One row per method; per column of the comparison the accuracy and, where one is known, the published value."""
+    published = {column: any(c.published for (_, k), c in comparison.cells.items() if k == column) for column in comparison.columns}
+    heading = ["method"]
+    for column in comparison.columns:
+        heading += [str(column), "published"] if published[column] else [str(column)]
+    table = [heading]
+    for row in comparison.rows:
+        cells = [row]
+        for column in comparison.columns:
+            cell = comparison.cells.get((row, column))
+            cells.append("" if cell is None else cell_text(cell))
+            if published[column]:
+                cells.append("" if cell is None or cell.published is None else cell.published.text())
+        table.append(cells)
+    return table
+
+
+def cell_text(cell: Cell) -> str:
+    """'95.93 ± 0.97 (3 seeds)' in percent, '0.3423 ± 0.0189 (3 seeds)' of a mean squared error."""
+    summary = cell.summary
+    if cell.score is not ACCURACY:
+        return f"{cell.score.text(summary).replace('+-', '±')} ({cell.interval_is_over})"
+    interval = "" if summary.ci95 is None else f" ± {100 * summary.ci95:.2f}"
+    return f"{100 * summary.mean:.2f}{interval} ({cell.interval_is_over})"
+
+
+def difference_table(comparison: Comparison) -> Table:
+    """One row per pair of methods in a column."""
+    if not comparison.differences:
+        return []
+    with_seeds = any(d.p_over_seeds is not None for d in comparison.differences)
+    heading = ["tasks", "pair", "difference", "95 % interval", "p", "p (Holm)", *(["p over seeds"] if with_seeds else []), "test"]
+    scores = {column: cell.score for (_, column), cell in comparison.cells.items()}
+    return [heading, *(_difference_row(d, with_seeds, scores[d.column]) for d in comparison.differences)]
+
+
+def _difference_row(d: Difference, with_seeds: bool, score: Score) -> list[str]:
+    numbers = ["", "", "", ""]
+    if d.mean is not None:
+        mean, low, high = (100 * share for share in (d.mean, d.low, d.high))
+        digits = 2
+        if score is not ACCURACY:  # of the errors, whose scores are minus them
+            mean, low, high, digits = -d.mean, -d.high, -d.low, 4
+        mean, low, high = (f"{round(value, digits) + 0.0:+.{digits}f}" for value in (mean, low, high))  # never -0.00
+        numbers = [mean, f"{low} to {high}", p_text(d.p), p_text(d.p_holm)]
+    seeds = ["" if d.p_over_seeds is None else p_text(d.p_over_seeds)] if with_seeds else []
+    return [str(d.column), f"{d.first} - {d.second}", *numbers, *seeds, d.test + (f": {d.note}" if d.note else "")]
+
+
+def p_text(p: float | None) -> str:
+    """'0.013', '< 0.0001'."""
+    if p is None:
+        return ""
+    return "< 0.0001" if p < 1e-4 else f"{p:.4f}" if p < 0.01 else f"{p:.3f}"
+
+
+def caption(comparison: Comparison) -> str:
+    """How to read the table of accuracies."""
+    found = dict.fromkeys(cell.score for cell in comparison.cells.values())
+    names = " or ".join("accuracy in percent" if score is ACCURACY else score.name for score in found) or "accuracy in percent"
+    return (
+        f"Test {names}: mean and 95 % interval, over runs of different seeds where there are several (Student's t), else "
+        "over test tasks."
+    )
+
+
+def sources(comparison: Comparison) -> list[str]:
+    """Where the published values in the table are from."""
+    found = [cell.published for cell in comparison.cells.values() if cell.published]
+    lines = dict.fromkeys(f"{result.method}: {result.source}" for result in found)
+    if any(not result.is_confirmed for result in found):
+        lines["(?): quoted elsewhere, not read in the source itself"] = None
+    return list(lines)
+
+
+DIFFERENCE_CAPTION = (
+    "Differences in points (of errors: as they are), over test tasks. They speak of these trained models; p over seeds asks whether training again would tell "
+    "the methods apart."
+)
+
+
+# --- formats ----------------------------------------------------------------------------------------------------------
+
+
+def markdown(comparison: Comparison) -> str:
+    """The tables with their notes."""
+    parts = [_markdown_table(accuracy_table(comparison)), caption(comparison)]
+    if comparison.differences:
+        parts += [_markdown_table(difference_table(comparison)), DIFFERENCE_CAPTION]
+    lines = [f"- {line}" for line in (*comparison.notes, *(f"published, {line}" for line in sources(comparison)))]
+    return "\n\n".join([*parts, "\n".join(lines)]).rstrip() + "\n"
+
+
+def _markdown_table(table: Table) -> str:
+    escaped = [[cell.replace("|", "\\|") for cell in row] for row in table]
+    widths = [max(3, *(len(row[place]) for row in escaped)) for place in range(len(table[0]))]
+    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in escaped]
+    return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
+
+
+
+
+def latex(comparison: Comparison) -> str:
+    """Two tabulars with the rules of the package booktabs."""
+    parts = [f"% {_one_line(caption(comparison))}", _latex_table(accuracy_table(comparison))]
+    if comparison.differences:
+        parts += [f"% {_one_line(DIFFERENCE_CAPTION)}", _latex_table(difference_table(comparison))]
+    parts += [f"% {_one_line(line)}" for line in (*comparison.notes, *sources(comparison))]
+    return "\n".join(parts) + "\n"
+
+
+def _latex_table(table: Table) -> str:
+    lines = [" & ".join(_latex_text(cell) for cell in row) + r" \\" for row in table]
+    columns = "".join("l" if heading in TEXT_COLUMNS else "r" for heading in table[0])
+    return "\n".join([rf"\begin{{tabular}}{{{columns}}}", r"\toprule", lines[0], r"\midrule", *lines[1:], r"\bottomrule", r"\end{tabular}"])
+
+
+def _latex_text(text: str) -> str:
+    replaced = {"\\": r"\textbackslash{}", "±": r"$\pm$", "<": "$<$", ">": "$>$", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    replaced |= {letter: f"\\{letter}" for letter in "&%$#_{}"}
+    return "".join(replaced.get(letter, letter) for letter in text)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def csv_text(comparison: Comparison) -> str:
+    """One row per method and column, numbers in full: shares between 0 and 1, published values too."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(
+        ["method", "dataset", "ways", "shots", "queries", "test_accuracy_mean", "test_accuracy_ci95", "interval_over", "runs",
+         "published_accuracy", "published_plus_minus", "published_source"]
+    )  # fmt: skip
+    for (row, column), cell in comparison.cells.items():
+        summary, published = cell.summary, cell.published
+        known = ["", "", ""]
+        if published:
+            interval = "" if published.plus_minus is None else round(published.plus_minus / 100, 6)
+            known = [round(published.accuracy / 100, 6), interval, published.source]
+        interval = "" if summary.ci95 is None else summary.ci95
+        names = " ".join(run.name for run in cell.runs)
+        writer.writerow([row, *column, summary.mean, interval, cell.interval_is_over, names, *known])
+    return text.getvalue()
+
+
+
+
+def html_page(comparison: Comparison, figures: Sequence[tuple[str, str]]) -> str:
+    """One self-contained page.
+
+    Args:
+        figures: (caption, inline SVG) each.
+    """
+    parts = [f"<h2>Accuracy</h2>{_html_table(accuracy_table(comparison))}{_html_note(caption(comparison))}"]
+    if comparison.differences:
+        parts.append(f"<h2>Differences</h2>{_html_table(difference_table(comparison))}{_html_note(DIFFERENCE_CAPTION)}")
+    if figures:
+        parts.append("<h2>Curves</h2>")
+        parts += [f"<figure>{svg}<figcaption class=note>{html.escape(text)}</figcaption></figure>" for text, svg in figures]
+    lines = "".join(f"<li>{html.escape(line)}</li>" for line in comparison.notes)
+    lines += "".join(f"<li>published, {html.escape(line)}</li>" for line in sources(comparison))
+    parts.append(f"<h2>Notes</h2><ul class=note>{lines}</ul>")
+    return page("Comparison of runs", "".join(parts))
+
+
+
+
+def _html_table(table: Table) -> str:
+    return html_table(table[0], table[1:])
+
+
+
+
+def _html_note(text: str) -> str:
+    return f"<p class=note>{html.escape(text)}</p>"

@@ -1,0 +1,255 @@
+"""A page on which one draws a few examples of some classes, and watches the network learn them: python -m experiment_tools.demo --experiment NAME
+
+It is served on this computer's loopback interface alone, loads nothing from anywhere and keeps nothing: drawings and photographs
+stay in memory until they have not been used for an hour, or the demo ends (Ctrl-C).
+"""
+
+import argparse
+import base64
+import hashlib
+import html
+import io
+import json
+import logging
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from experiment_parts.runs.console import Console
+from experiment_tools.demo.network import DemoNetwork, description
+from experiment_tools.demo.sessions import LARGEST_UPLOAD, RefusedError, Session, Sessions, drawing, photograph
+from experiment_tools.parts.run_reading import find_run
+from utils.errors import ConfigError
+from utils.machine.failures import report_failure
+
+log = logging.getLogger(__name__)
+
+FOLDER = Path(__file__).resolve().parent
+LOOPBACK = "127.0.0.1"
+MOST_EXAMPLES = 100
+UPLOADS_AT_ONCE = 4
+HEADERS = {
+    "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "X-Frame-Options": "DENY",
+    "Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Resource-Policy": "same-origin",
+}  # fmt: skip
+
+
+class Demo(ThreadingHTTPServer):
+    """The server: its network, its visitors and its page.
+
+    Raises:
+        OSError: the port is taken.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, port: int, network: DemoNetwork, start: dict[str, Any]) -> None:
+        super().__init__((LOOPBACK, port), Handler)
+        self.network, self.start, self.sessions = network, start, Sessions()
+        self.uploads = threading.BoundedSemaphore(UPLOADS_AT_ONCE)
+        self.hosts = [f"{name}:{self.server_port}" for name in (LOOPBACK, "localhost")]
+        self._parts = {name: (FOLDER / f"demo.{name}").read_text(encoding="utf-8") for name in ("html", "css", "js")}
+
+    @property
+    def address(self) -> str:
+        """What to open in a browser."""
+        return f"http://{self.hosts[0]}/"
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of connections that break off."""
+        log.debug("a connection broke off", exc_info=True)
+
+    def page(self) -> tuple[str, str]:
+        """The page for a new visitor, and its content security policy."""
+        start = json.dumps(self.start | {"session": self.sessions.new_name()}, ensure_ascii=True)
+        script, style = self._parts["js"], self._parts["css"]
+        text = self._parts["html"].replace("{{ start }}", html.escape(start)).replace("{{ style }}", style).replace("{{ script }}", script)
+        hashes = ["'sha256-" + base64.b64encode(hashlib.sha256(part.encode()).digest()).decode() + "'" for part in (script, style)]
+        policy = (
+            f"default-src 'none'; script-src {hashes[0]}; style-src {hashes[1]}; img-src data: blob:; connect-src 'self'; "
+            "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        )
+        return text, policy
+
+    def add_image(self, session: Session, body: bytes, content_type: str) -> dict[str, Any]:
+        """Keep a drawing (JSON) or a photograph (anything else); returns its number and how the network sees it."""
+        config = self.network.config
+        if content_type == "application/json":
+            image = drawing(_object(body).get("strokes"), config)
+        else:
+            image = photograph(body, config)
+        return {"image": session.add(image), "seen": _seen(image)}
+
+    def classify(self, session: Session, body: bytes) -> dict[str, Any]:
+        """Adapt to the examples of each class and classify the query: {"classes": [[image, ...], ...], "query": image}.
+
+        Returns:
+            {"steps": [[probability of each class] before adaptation and after each inner step], "milliseconds": ...}.
+        Raises:
+            RefusedError: a question that cannot be answered, or images that are not kept any more.
+        """
+        request = _object(body)
+        classes = request.get("classes")
+        if not isinstance(classes, list) or not all(isinstance(numbers, list) and numbers for numbers in classes):
+            raise RefusedError(400, "classes are lists of one image or more")
+        if not 2 <= len(classes) <= self.network.most_classes:
+            raise RefusedError(400, f"{len(classes)} classes with examples; this network takes 2 to {self.network.most_classes}")
+        ranks = [rank for rank, numbers in enumerate(classes) for _ in numbers]
+        if len(ranks) > MOST_EXAMPLES:
+            raise RefusedError(413, f"{len(ranks)} examples; at most {MOST_EXAMPLES} are taken")
+        support = np.stack([session.image(number) for numbers in classes for number in numbers])
+        query = session.image(request.get("query"))
+        key = hashlib.sha256(support.tobytes() + bytes(ranks)).digest()
+        begin = time.perf_counter()
+        steps = self.network.probabilities(key, support, ranks, query)
+        return {"steps": steps.round(5).tolist(), "milliseconds": round(1000 * (time.perf_counter() - begin))}
+
+
+class Handler(BaseHTTPRequestHandler):
+    """One connection. Only fixed paths are known: nothing that comes from outside is looked up on the disk."""
+
+    server: Demo
+    server_version, sys_version = "demo", ""
+    protocol_version = "HTTP/1.1"
+    timeout = 30
+    """Seconds that a silent connection is kept."""
+
+    def do_GET(self) -> None:
+        """Answer with the page."""
+        self._answered(self._page)
+
+    def do_POST(self) -> None:
+        """Answer /image and /classify with JSON."""
+        self._answered(self._post)
+
+    def _page(self) -> None:
+        if self.path != "/":
+            raise RefusedError(404, f"there is only one page: {self.server.address}")
+        text, policy = self.server.page()
+        self._send(HTTPStatus.OK, text.encode(), "text/html; charset=utf-8", {"Content-Security-Policy": policy})
+
+    def _post(self) -> None:
+        known = {"/image": LARGEST_UPLOAD, "/classify": 100_000}
+        if self.path not in known:
+            raise RefusedError(404, "there is no such address")
+        if self.headers.get("Origin") not in [f"http://{host}" for host in self.server.hosts]:
+            raise RefusedError(403, "only the demo's own page may ask")
+        session = self.server.sessions.get(self.headers.get("X-Session", ""))
+        with self.server.uploads:
+            body = self._body(known[self.path])
+            if self.path == "/image":
+                answer = self.server.add_image(session, body, self.headers.get("Content-Type", "").partition(";")[0])
+            else:
+                answer = self.server.classify(session, body)
+        self._send(HTTPStatus.OK, json.dumps(answer).encode(), "application/json")
+
+    def _body(self, largest: int) -> bytes:
+        """The request's body; its size is judged before it is read."""
+        length = self.headers.get("Content-Length", "")
+        if "Transfer-Encoding" in self.headers or not (length.isascii() and length.isdigit()):
+            raise RefusedError(411, "say how long the request is (Content-Length)")
+        if len(length) > 12 or int(length) > largest:
+            raise RefusedError(413, f"this is larger than {largest / 1e6:g} MB; make it smaller")
+        body = self.rfile.read(int(length))
+        if len(body) < int(length):
+            raise RefusedError(400, "the request ended early")
+        return body
+
+    def _answered(self, answer: Any) -> None:
+        try:
+            if self.headers.get("Host") not in self.server.hosts:
+                raise RefusedError(421, f"this demo is at {self.server.address}")
+            answer()
+        except RefusedError as error:
+            self.close_connection = True  # what of the body was not read must not become the next request
+            self._send(HTTPStatus(error.status), json.dumps({"error": str(error)}).encode(), "application/json", {"Connection": "close"})
+        except (TimeoutError, ConnectionError):
+            self.close_connection = True
+        except Exception as error:  # the visitor is told; the terminal has the traceback
+            self.close_connection = True
+            log.error("the demo could not answer %s", self.path[:100], exc_info=error)
+            self._send(HTTPStatus.INTERNAL_SERVER_ERROR, b'{"error": "the demo failed; its terminal says why"}', "application/json", {"Connection": "close"})
+
+    def _send(self, status: HTTPStatus, body: bytes, content_type: str, more: dict[str, str] | None = None) -> None:
+        self.send_response(status)
+        for name, value in (HEADERS | (more or {}) | {"Content-Type": content_type, "Content-Length": str(len(body))}).items():
+            self.send_header(name, value)
+        try:
+            self.end_headers()
+            self.wfile.write(body)
+        except (ConnectionError, TimeoutError):  # the visitor has left
+            self.close_connection = True
+
+    def log_message(self, format: str, *arguments: Any) -> None:
+        """Say nothing about each request."""
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    try:
+        content = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise RefusedError(400, "this is no JSON") from error
+    if not isinstance(content, dict):
+        raise RefusedError(400, "this is no JSON object")
+    return content
+
+
+def _seen(image: np.ndarray) -> str:
+    """A picture of uint8 (C, H, W) as a data address."""
+    file = io.BytesIO()
+    Image.fromarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0)).save(file, "PNG")
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def build_demo(options: argparse.Namespace) -> Demo:
+    """Load the network and open the port.
+
+    Raises:
+        ConfigError: no such run, or the port is taken.
+    """
+    folder = find_run(options.experiment)
+    network = DemoNetwork(str(folder), options.checkpoint, options.statistics, options.steps)
+    try:
+        return Demo(options.port, network, description(network, folder))
+    except (OSError, OverflowError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "no such port"
+        raise ConfigError(f"--port {options.port} cannot be opened ({reason}); give another one, or 0 for any that is free") from error
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve until Ctrl-C; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m experiment_tools.demo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--experiment", required=True, help="name of the run, or the path of its folder")
+    parser.add_argument("--port", type=int, default=8000, help="on 127.0.0.1; 0: any that is free. Default 8000")
+    parser.add_argument("--checkpoint", default="best", help="epoch or file; default: the best by validation")
+    parser.add_argument("--steps", type=int, help="inner steps; default: the run's")
+    parser.add_argument(
+        "--statistics", choices=("support", "transductive", "running", "episodic"), default="support",
+        help="batch-norm statistics; default support: a drawing is normalised with the statistics of the examples, not with its own",
+    )  # fmt: skip
+    options = parser.parse_args(arguments)
+    with Console():
+        try:
+            demo = build_demo(options)
+            log.info("Open %s in a browser of this computer. Ctrl-C ends the demo.", demo.address)
+            try:
+                demo.serve_forever()
+            finally:
+                demo.server_close()
+        except KeyboardInterrupt:
+            log.info("The demo has ended; nothing was kept.")
+        except Exception as error:  # noqa: BLE001 -- the last resort, which shows the traceback
+            return report_failure(error)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""A trained network as a plain one, for other programs."""

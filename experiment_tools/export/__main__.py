@@ -1,0 +1,175 @@
+"""Export what a run has learned: weights under plain names, a torch.export program, ONNX, and a model card.
+
+    python -m experiment_tools.export --experiment NAME [--support FOLDER] [--formats safetensors torch_export onnx]
+
+--support holds a folder of images per class: the network adapted to them is exported, a classifier. Without it, the initialisation.
+"""
+
+import argparse
+import logging
+import platform
+import shlex
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from data import NORMALISATIONS
+from experiment_parts.runs.checkpoints import read_checkpoint_state
+from experiment_parts.runs.console import Console
+from experiment_tools.adapt import check_number_of_classes, pixel_format_of, read_images, support_files_of
+from experiment_tools.export.formats import (
+    BATCHES,
+    FILES,
+    check_formats,
+    largest_difference,
+    random_images,
+    write_onnx,
+    write_safetensors,
+    write_torch_export,
+)
+from experiment_tools.export.model_card import CardFacts, model_card
+from experiment_tools.export.plain import PlainNetwork, plain_network
+from experiment_tools.parts.run_files import RunFiles, read_run
+from experiment_tools.parts.run_reading import find_run
+from experiment_tools.parts.settings import command_of
+from few_shot_classifier import FewShotClassifier, run_checkpoint
+from utils.errors import ConfigError
+from utils.files.atomic_folders import is_filled, make_folder
+from utils.machine.failures import report_failure
+from utils.registry import load_plugins
+
+log = logging.getLogger(__name__)
+
+STATISTICS = ("transductive", "running", "support", "episodic")
+
+
+def export(options: argparse.Namespace) -> dict[str, float]:
+    """Write the folder; returns file -> largest difference from the original on random input.
+
+    Raises:
+        ConfigError, DataError, StorageError: what cannot be exported or written.
+    """
+    output: Path = options.output or Path(f"exported_{Path(options.experiment).name}")
+    if is_filled(output) or (output.exists() and not output.is_dir()):
+        raise ConfigError(f"{output}: exists already and stays as it is; give another --output")
+    check_formats(options.formats)
+    load_plugins({} if options.plugin is None else {"plugin": options.plugin})
+    run = read_run(find_run(options.experiment))
+    if options.checkpoint == "best" and not run.test:
+        raise ConfigError(
+            f"{run.path}: this run has not finished ({len(run.rows)} of {run.config.get('total_epochs')} epochs, no test). Run its script again, or "
+            "export what there is with --checkpoint EPOCH"
+        )
+    checkpoint = run_checkpoint(run.path, options.checkpoint)
+    classifier, statistics = _classifier(run, checkpoint, options)
+    adapted, classes, counts = None, None, []
+    if options.support is not None:
+        files, labels = support_files_of(options.support)
+        check_number_of_classes(classifier.meta_config_, options.support, len(set(labels)))
+        classifier.fit(read_images(options.support, files, pixel_format_of(classifier.meta_config_)), labels)
+        adapted, classes = classifier.adapted_learner(), [str(name) for name in classifier.classes_]
+        counts = [Counter(labels)[name] for name in classes]
+    learner = classifier.initial_learner() if adapted is None else adapted.learner
+    config = classifier.meta_config_
+    plain = plain_network(learner, adapted, argparse.Namespace(**(config | {"head": classifier.head})))
+    differences: dict[str, float] = {}
+
+    def fill(folder: Path) -> None:
+        differences.update(_write_files(folder, plain, config, statistics, classes, options.formats))
+        facts = _facts(run, checkpoint, options, plain, statistics, classes, counts, differences, learner.n_evaluation_steps)
+        (folder / "README.md").write_text(model_card(facts, config), encoding="utf-8")
+
+    make_folder(output, fill)
+    log.info("%s", f"adapted to {', '.join(classes)}" if classes else "the initialisation, to be adapted: no --support was given")
+    for file, difference in differences.items():
+        log.info("%s: differs from the original by at most %.1e", output / file, difference)
+    if plain.uses_batch and classes:
+        log.info("batch norm normalises the images of a batch together (%s statistics); --statistics support would not", statistics)
+    log.info("%s: the model card; fill in its licence", output / "README.md")
+    return differences
+
+
+def _classifier(run: RunFiles, checkpoint: Path, options: argparse.Namespace) -> tuple[FewShotClassifier, str]:
+    """With the batch-norm statistics of the option, else those that the run was tested with first."""
+    config = read_checkpoint_state(checkpoint).get("config", {})
+    if config.get("loss") == "mean_squared_error":
+        raise ConfigError(f"{run.path}: is a regression; export is for classifiers")
+    statistics = options.statistics or (config.get("test_batch_norm_statistics") or ["transductive"])[0]
+    changes: dict[str, Any] = {} if statistics == "mixed" else {"batch_norm_statistics": statistics, "test_batch_norm_statistics": None}
+    if config.get("precision") == "bfloat16":  # of the convolutions while training; the weights are float32
+        changes["precision"] = "float32"
+    if options.steps is not None:
+        changes["number_of_evaluation_steps_per_iter"] = options.steps
+    return FewShotClassifier.from_experiment(run.path, checkpoint, gpu_to_use="cpu", **changes), statistics
+
+
+def _write_files(
+    folder: Path, plain: PlainNetwork, config: dict[str, Any], statistics: str, classes: list[str] | None, formats: list[str]
+) -> dict[str, float]:
+    mean, deviation = NORMALISATIONS[config["normalisation"]]
+    shape = (config["image_channels"], config["image_height"], config["image_width"])
+    metadata = {
+        "architecture": plain.architecture, "classes": classes, "batch_norm_statistics": statistics,
+        "input": {"shape": ["n", *shape], "values": [0, 1], "mean": mean, "deviation": deviation, "resize_filter": config["resize_filter"],
+                  "reverse_channels": config["reverse_channels"]},
+    }  # fmt: skip
+    example = random_images(shape, BATCHES[0], next(plain.module.parameters()).dtype)
+    if plain.architecture is not None:
+        (folder / "network.py").write_bytes(Path(__file__).with_name("network.py").read_bytes())
+    differences = {}
+    for name in formats:
+        if name == "safetensors":
+            written = write_safetensors(plain, folder, metadata)
+        elif name == "torch_export":
+            written = write_torch_export(plain, folder, example)
+        else:
+            written = write_onnx(plain, folder, example)
+        differences[FILES[name]] = largest_difference(plain, written, shape, FILES[name])
+    return differences
+
+
+def _facts(
+    run: RunFiles, checkpoint: Path, options: argparse.Namespace, plain: PlainNetwork, statistics: str, classes: list[str] | None,
+    counts: list[int], differences: dict[str, float], steps: int,
+) -> CardFacts:  # fmt: skip
+    import torch
+
+    command = ["python", "-m", "experiment_tools.export", "--experiment", run.name]
+    for name, value in (("support", options.support and options.support.name), ("checkpoint", Path(options.checkpoint).name), ("statistics", options.statistics),
+                        ("steps", options.steps)):  # fmt: skip
+        command += [f"--{name}", str(value)] if value not in (None, "best") else []
+    start = run.starts[-1] if run.starts else {}
+    versions = {"torch": torch.__version__, "python": platform.python_version(), "trained with torch": start.get("packages", {}).get("torch"), "code of commit": start.get("commit")}
+    return CardFacts(
+        name=run.name, files=differences, classes=classes, support_counts=counts, statistics=statistics, uses_batch=plain.uses_batch,
+        has_head=plain.has_head, has_module=plain.architecture is not None, steps=steps, epoch=read_checkpoint_state(checkpoint).get("epoch"), test=run.test,
+        command=shlex.join([*command, "--formats", *options.formats]), training_command=command_of(run),
+        versions={name: value for name, value in versions.items() if value},
+    )  # fmt: skip
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m experiment_tools.export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--experiment", required=True, help="name of the run, or the path of its folder")
+    parser.add_argument("--support", type=Path, help="a folder per class, with a few images each; without it the initialisation is exported")
+    parser.add_argument("--formats", nargs="+", choices=tuple(FILES), default=["safetensors", "torch_export"], help="default: safetensors torch_export")
+    parser.add_argument("--output", type=Path, help="new folder; default exported_<experiment>. One with something in it stays as it is")
+    parser.add_argument("--checkpoint", default="best", help="epoch or file; default: the best by validation")
+    parser.add_argument("--steps", type=int, help="inner steps; default: the run's")
+    parser.add_argument("--statistics", choices=STATISTICS, help="batch-norm statistics; default: those that the run was tested with")
+    parser.add_argument("--plugin", nargs="+", help="plugin files of the run")
+    options = parser.parse_args(arguments)
+    options.formats = list(dict.fromkeys(options.formats))
+    with Console():
+        try:
+            export(options)
+        except Exception as error:  # noqa: BLE001 -- the last resort, which shows the traceback
+            return report_failure(error)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

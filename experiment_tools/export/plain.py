@@ -1,0 +1,216 @@
+"""From a learner to a plain module that computes the same, without the axis of tasks.
+
+Which statistics a batch norm of the plain module uses:
+
+    transductive   those of the batch that it is given, as in the run
+    running        the run's running statistics, the row of the last inner step
+    support        the support set's, stored
+    episodic       the moving average over the inner steps on the support set, stored
+
+The initialisation has seen no support set: there, support and episodic use the batch, as the inner loop does with a support set.
+"""
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from experiment_tools.export.network import Architecture, build_network
+from meta_learning.adapted_task import AdaptedLearner
+from meta_learning.networks.base import MetaNetwork, plain_names
+from meta_learning.networks.batch_norm import MetaBatchNorm2d, MetaNorm
+from meta_learning.networks.foreign import BATCH_NORMS, ForeignNetwork
+from meta_learning.networks.norms import MetaGroupNorm, MetaLayerNorm, MetaTaskNorm2d
+from meta_learning.networks.passes import Pass
+from utils.errors import ConfigError
+from utils.registry import BUILT_IN_BACKBONES, registered_backbone, user_code
+
+Statistics = dict[str, dict[str, Tensor]]  # name of a norm layer -> buffer -> value
+
+
+@dataclass(frozen=True)
+class PlainNetwork:
+    """A plain module in evaluation mode, what it was made from, and how to compare the two."""
+
+    module: nn.Module
+    architecture: Architecture | None
+    """For `plain_networks.build_network`; None: the module is a plugin's."""
+    original: Any
+    """Function of images (n, C, H, W) that returns what the learner answers."""
+    uses_batch: bool
+    """Whether images are normalised together with the others of their batch."""
+    has_head: bool
+
+
+def plain_network(learner: Any, adapted: AdaptedLearner | None, config: Any) -> PlainNetwork:
+    """Return the network that classifies after the last inner step; without `adapted` the meta-learned initialisation.
+
+    Raises:
+        ConfigError: a backbone that has no plain form.
+    """
+    network: MetaNetwork = learner.network
+    step = 0 if adapted is None else len(adapted.path) - 1
+    state = None if adapted is None else adapted.path[step]
+    episode_params = {} if state is None else {name: value.detach() for name, value in (state.params | state.fixed).items()}
+    statistics = learner.batch_norm_statistics
+    mode = Pass(max(step - 1, 0), statistics if isinstance(statistics, str) else "mixed")
+    stored = _stored_statistics(network, adapted, episode_params, mode)
+    values = {name: value.detach() for name, value in network.named_parameters()}
+    values |= {name: value[0] for name, value in episode_params.items()}
+    for name, layer in network.norm_layers().items():
+        _plain_norm(values, name, layer, mode.step)
+        values |= {f"{name}.{buffer}": value for buffer, value in stored.get(name, {}).items()}
+    has_head = adapted is not None or config.head == "learned"
+    n_outputs = values["head.weight"].shape[0] if has_head else None
+    if isinstance(network, ForeignNetwork):
+        architecture, module = None, _module_of_plugin(network, config, set(stored), n_outputs)
+    elif config.backbone not in BUILT_IN_BACKBONES:
+        raise ConfigError(f'backbone "{config.backbone}" of a plugin is a MetaNetwork, which has no plain form; export needs a torch.nn.Module')
+    else:
+        architecture = _architecture(network, config, stored, n_outputs)
+        module = build_network(architecture)
+    tensors = plain_names(network, values)
+    names = module.state_dict()
+    for name in names:
+        if name.endswith("num_batches_tracked"):
+            tensors[name] = torch.zeros((), dtype=torch.int64)
+    module.to(next(network.parameters()).dtype)
+    module.load_state_dict({name: tensors[name].cpu() for name in names})
+
+    @torch.no_grad()
+    def original(images: Tensor) -> Tensor:
+        if adapted is not None:
+            return adapted.logits(images, step)
+        outputs = network if has_head else network.features
+        return outputs(images[None], None, mode)[0]
+
+    batch_norms = {name for name, layer in network.norm_layers().items() if isinstance(layer, MetaBatchNorm2d | MetaTaskNorm2d)}
+    return PlainNetwork(module.eval(), architecture, original, bool(batch_norms - set(stored)), has_head)
+
+
+def _stored_statistics(network: MetaNetwork, adapted: AdaptedLearner | None, params: dict[str, Tensor], mode: Pass) -> Statistics:
+    """What each norm layer whose answer does not depend on the batch normalises with."""
+    stored: Statistics = {}
+    of_support = {} if adapted is None else _support_statistics(network, adapted, params, mode)
+    for name, layer in network.norm_layers().items():
+        kind = layer.statistics_of(mode)
+        if isinstance(layer, MetaBatchNorm2d) and kind == "running":
+            row = min(mode.step, layer.n_rows - 1)
+            stored[name] = {f"running_{what}": getattr(layer, f"running_{what}").view(layer.n_rows, -1)[row] for what in ("mean", "var")}
+        elif isinstance(layer, MetaBatchNorm2d) and kind == "episodic" and adapted is not None:
+            n_filters = layer.running_mean.shape[-1]
+            mean, var = adapted.path[-1].moving.get(name, (torch.zeros(n_filters), torch.ones(n_filters)))
+            stored[name] = {"running_mean": mean, "running_var": var}
+        elif isinstance(layer, MetaBatchNorm2d | MetaTaskNorm2d) and kind == "support" and adapted is not None:
+            mean, var = of_support[name]
+            size = torch.tensor(float(adapted.task.support_images.shape[1]), dtype=mean.dtype)
+            batch_norm = isinstance(layer, MetaBatchNorm2d)
+            stored[name] = {"running_mean": mean, "running_var": var} if batch_norm else {"context_mean": mean, "context_var": var, "context_size": size}
+    return {name: {buffer: value.detach().clone() for buffer, value in values.items()} for name, values in stored.items()}
+
+
+@torch.no_grad()
+def _support_statistics(
+    network: MetaNetwork, adapted: AdaptedLearner, params: dict[str, Tensor], mode: Pass
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Mean and variance of the support set before each norm layer, at the adapted parameters."""
+    seen, hooks = {}, []
+    for name, layer in network.norm_layers().items():
+
+        def remember(_: nn.Module, arguments: tuple[Any, ...], name: str = name) -> None:
+            x = arguments[0]
+            if x.dim() == 4:
+                var, mean = torch.var_mean(x, dim=(0, 2, 3), correction=0)
+                seen[name] = (mean, var)
+
+        hooks.append(layer.register_forward_pre_hook(remember))
+    together = getattr(network, "together", False)
+    try:
+        if isinstance(network, ForeignNetwork):
+            network.together = False  # values seen inside a vmap are gone after it
+        network.features(adapted.task.support_images, params, mode)
+    finally:
+        if isinstance(network, ForeignNetwork):
+            network.together = together
+        for hook in hooks:
+            hook.remove()
+    return seen
+
+
+def _plain_norm(values: dict[str, Tensor], name: str, layer: MetaNorm, step: int) -> None:
+    """Leave the row of this step of a norm layer's weight and bias."""
+    values.pop(f"{name}.momentum", None)
+    if isinstance(layer, MetaLayerNorm):
+        return
+    for which in ("weight", "bias"):
+        value = values.get(f"{name}.{which}")
+        if value is not None and value.dim() == 2:
+            values[f"{name}.{which}"] = value[min(step, len(value) - 1)]
+
+
+def _module_of_plugin(network: ForeignNetwork, config: Any, stored: set[str], n_outputs: int | None) -> nn.Module:
+    """A fresh module of the plugin whose batch norms use what ours do."""
+    build, who = registered_backbone(config.backbone), f'backbone "{config.backbone}"'
+    if build is None:
+        raise ConfigError(f"{who} is an object that a Python program gave; export works for the project's backbones and those of a plugin")
+    if n_outputs is None:
+        raise ConfigError(f'{who}: with "head" {config.head} the network has a head only once it is adapted; give --support')
+    ours = network.norm_layers()
+    with user_code(f"{who}: building it"):
+        module = copy.deepcopy(build(config, (config.image_channels, config.image_height, config.image_width), n_outputs))
+    for name, layer in module.named_modules():
+        if not isinstance(layer, BATCH_NORMS):
+            continue
+        inner = f"body.{name}"
+        if not isinstance(ours[inner], MetaBatchNorm2d):
+            raise ConfigError(f'{who}: its batch norms were trained as "norm_layer" {config.norm_layer}, which the plain module does not have; '
+                              "such a run cannot be exported")  # fmt: skip
+        layer.track_running_stats = inner in stored
+        if inner in stored and layer.running_mean is None:
+            raise ConfigError(f'{who}: "{name}" keeps no running statistics (track_running_stats=False) in which to store others; remove that argument')
+        if inner not in stored:
+            layer.running_mean = layer.running_var = layer.num_batches_tracked = None
+    return module
+
+
+def _architecture(network: MetaNetwork, config: Any, stored: Statistics, n_outputs: int | None) -> Architecture:
+    norms = {name: _norm_architecture(layer, name in stored) for name, layer in network.norm_layers().items()}
+    common: Architecture = {"backbone": config.backbone, "n_features": network.head.in_features, "n_outputs": n_outputs, "norms": norms}
+    if config.backbone == "mlp":
+        sizes = [config.image_channels * config.image_height * config.image_width, *config.mlp_hidden_sizes]
+        return {"kind": "perceptron"} | common | {"sizes": sizes}
+    if config.backbone in ("vgg", "conv4"):
+        names = [f"block{index}" for index in range(len(network.stage_names))]
+        blocks = [_block_plan(network.get_submodule(name)) for name in names]
+        slope, average = (0.01, network.global_average) if config.backbone == "vgg" else (0.0, False)
+        return {"kind": "convolutional"} | common | {"blocks": blocks, "negative_slope": slope, "global_average": average}
+    stem = None if network.stem == "none" else {"convolution": _convolution_plan(network.conv1), "pools": network.stem == "torchvision"}
+    stages = [[_residual_plan(block) for block in network.get_submodule(name)] for name in network.layer_names]
+    return {"kind": "residual"} | common | {"stem": stem, "stages": stages, "negative_slope": network.negative_slope}
+
+
+def _block_plan(block: nn.Module) -> dict[str, Any]:
+    conv = block.conv
+    pools = getattr(block, "pool", True)
+    return {"n_inputs": conv.in_channels, "n_filters": conv.out_channels, "stride": conv.stride[0], "padding": conv.padding[0], "pools": pools}
+
+
+def _convolution_plan(conv: nn.Conv2d) -> list[int]:
+    return [conv.in_channels, conv.out_channels, conv.kernel_size[0], conv.stride[0]]
+
+
+def _residual_plan(block: nn.Module) -> dict[str, Any]:
+    convolutions = [_convolution_plan(block.get_submodule(f"conv{number}")) for number in range(1, block.n_convolutions + 1)]
+    downsample = None if block.downsample is None else _convolution_plan(block.downsample[0])
+    return {"convolutions": convolutions, "downsample": downsample, "pools": block.pools}
+
+
+def _norm_architecture(layer: MetaNorm, stored: bool) -> dict[str, Any]:
+    if isinstance(layer, MetaLayerNorm):
+        return {"kind": "layer_norm", "shape": list(layer.normalized_shape), "eps": layer.eps}
+    if isinstance(layer, MetaGroupNorm):
+        return {"kind": "group_norm", "n_groups": layer.n_groups, "n_filters": layer.weight.shape[-1], "eps": layer.eps}
+    kind = "batch_norm" if isinstance(layer, MetaBatchNorm2d) else "task_norm"
+    return {"kind": kind, "n_filters": layer.weight.shape[-1], "stored": stored, "eps": layer.eps}

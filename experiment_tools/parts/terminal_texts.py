@@ -1,0 +1,110 @@
+"""What a run says at its start and at its end: how it is set up, on one screen, and what to do next. Pure functions."""
+
+import json
+import math
+import shlex
+import shutil
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from experiment_tools.parts.methods import method_name
+from experiment_tools.parts.settings import nearest_config
+from utils.config.changes import FREE_KEYS
+
+MOST_LAYERS, MOST_DIFFERENCES = 8, 8
+"""So that the banner fits on one screen of 24 rows, with what is said of device, data and resuming."""
+
+
+def start_banner(config: Any, description: Mapping[str, Any], width: int | None = None) -> str:
+    """Method, tasks, schedule, what differs from the template's config, and the parameters by layer.
+
+    Args:
+        config: a `utils.config.ExperimentConfig`.
+        description: of the learner.
+        width: of a line; None: the terminal's, 80 where there is none.
+    """
+    width = width or shutil.get_terminal_size().columns
+    values = config.to_json_dict()
+    shape = config.validation_shape
+    heading = f"{method_name(values)}, {shape.n_way}-way {shape.n_shot}-shot, "
+    heading += f"{shape.n_query} {'query' if shape.n_query == 1 else 'queries'} per class, "
+    heading += f"{config.number_of_training_steps_per_iter} inner steps"
+    plan = f"{config.total_epochs} epochs x {config.total_iter_per_epoch} iterations x {config.tasks_per_meta_batch} tasks; "
+    if config.test_after_training:
+        n_models = min(config.number_of_ensemble_models, config.total_epochs)
+        tested = f"the best {n_models} models are tested" if n_models > 1 else "the best model is tested"
+        plan += f"validation and test on {config.num_evaluation_tasks} tasks; {tested}"
+    else:
+        plan += f"validation on {config.num_evaluation_tasks} tasks; no test (test_after_training)"
+    texts = [
+        line for text in (heading, f"  {plan}", *(f"  {line}" for line in _differences(values)))
+        for line in textwrap.wrap(text, width, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
+    ]  # fmt: skip
+    return "\n".join([*texts, *(f"  {line}" for line in parameter_table(description, width - 2))])
+
+
+def _differences(values: Mapping[str, Any]) -> list[str]:
+    nearest = nearest_config(values)
+    if nearest is None:
+        return []
+    name, changed = nearest
+    changed = {key: pair for key, pair in changed.items() if key not in FREE_KEYS or key == "total_epochs"}
+    if not changed:
+        return [f"settings of experiment_config/{name}.json"]
+    shown = [f"{key} {json.dumps(here)} ({json.dumps(there)})" for key, (there, here) in list(changed.items())[:MOST_DIFFERENCES]]
+    more = f" and {len(changed) - len(shown)} more" if len(changed) > len(shown) else ""
+    return [f"differs from experiment_config/{name}.json: {', '.join(shown)}{more}"]
+
+
+def parameter_table(description: Mapping[str, Any], width: int = 120) -> list[str]:
+    """One line per layer: parameters, shapes, and which the inner loop adapts. Shapes that do not fit into the width are left out."""
+    adapted = set(description["adapted_parameters"])
+    layers: dict[str, dict[str, Sequence[int]]] = {}
+    for name, shape in description["meta_parameters"].items():
+        layer, _, rest = name.removeprefix("network.").partition(".")
+        layers.setdefault(layer, {})[rest] = shape
+    rows: list[tuple[str, str, str, list[str]]] = [("layer", "parameters", "adapted", ["shapes"])]
+    for layer, shapes in layers.items():
+        counts = {rest: math.prod(shape) for rest, shape in shapes.items()}
+        n_adapted = sum(count for rest, count in counts.items() if f"{layer}.{rest}" in adapted)
+        texts = [f"{rest} {'x'.join(map(str, shape)) or '1'}" for rest, shape in shapes.items()]
+        rows.append((layer, f"{sum(counts.values()):,}", f"{n_adapted:,}" if n_adapted else "no", texts))
+    if len(rows) > MOST_LAYERS + 1:
+        left_out = len(rows) - MOST_LAYERS
+        rows[MOST_LAYERS:] = [(f"{left_out} more", "", "", [])]
+    rows.append(("all", f"{description['n_meta_parameters']:,}", "", []))
+    widths = [max(len(row[place]) for row in rows) for place in range(3)]
+    room = width - sum(widths) - 6
+    return [
+        f"{layer:<{widths[0]}}  {count:>{widths[1]}}  {inner:>{widths[2]}}  {_fitting(shapes, room)}".rstrip()
+        for layer, count, inner, shapes in rows
+    ]
+
+
+def _fitting(shapes: Sequence[str], room: int) -> str:
+    """As many of them as there is room for."""
+    for count in range(len(shapes), 0, -1):
+        text = ", ".join([*shapes[:count], *(["..."] if count < len(shapes) else [])])
+        if len(text) <= room:
+            return text
+    return ""
+
+
+def next_command(run_folder: Path) -> str:
+    """The next useful command: a comparison with the newest other result on the same dataset, or one's own images."""
+    name, dataset = run_folder.name, _tested_dataset(run_folder / "logs" / "test_summary.json")
+    others = [path for path in run_folder.parent.glob("*/logs/test_summary.json")
+              if path.parent.parent.name != name and _tested_dataset(path) == dataset]  # fmt: skip
+    if others:
+        other = max(others, key=lambda path: path.stat().st_mtime).parent.parent.name
+        return f"Next: python -m experiment_tools.compare {shlex.quote(name)} {shlex.quote(other)}"
+    return f"Next: python -m experiment_tools.adapt --experiment {shlex.quote(name)} --support FOLDER --query FOLDER"
+
+
+def _tested_dataset(summary: Path) -> str | None:
+    try:
+        return json.loads(summary.read_text(encoding="utf-8"))["protocol"]["dataset"]
+    except (OSError, ValueError, KeyError, TypeError):  # not there, or not as this release writes it
+        return None

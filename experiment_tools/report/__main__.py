@@ -1,0 +1,57 @@
+"""Write `visual_outputs/report.html`, one file that shows what a run did: python -m experiment_tools.report RUN_FOLDER"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from experiment_tools.parts.run_reading import find_run
+from experiment_tools.report.page import write_report
+from utils.errors import UserError
+from utils.machine.host import die_with_parent
+
+
+def watch(run_folder: Path, *, orders: int, answers: int) -> None:
+    """Write the report whenever a line comes in, and leave when nothing can come any more: the training process has ended.
+
+    Each order is answered by a line: "ok", or one that says what went wrong. Orders that came in meanwhile are one.
+
+    Args:
+        orders, answers: file descriptors.
+    """
+    os.nice(19)
+    die_with_parent()  # elsewhere than on Linux the end of the orders does it
+    while _wait_for_order(orders):
+        try:
+            write_report(run_folder)
+            answer = "ok"
+        except Exception as error:  # noqa: BLE001 -- whatever it is, training goes on and says it once
+            answer = " ".join(f"{type(error).__name__}: {error}".split()) or "unknown error"
+        os.write(answers, f"{answer}\n".encode("utf-8", "replace")[:2000])
+
+
+def _wait_for_order(orders: int) -> bool:
+    return bool(os.read(orders, 4096))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m experiment_tools.report", description=__doc__.splitlines()[0])
+    parser.add_argument("run_folder", help="experiments/<experiment_name>, or the name alone")
+    parser.add_argument("--watch", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.watch:
+        watch(Path(options.run_folder), orders=sys.stdin.fileno(), answers=sys.stdout.fileno())
+        return 0
+    try:
+        path = write_report(find_run(options.run_folder))
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    print(f"{path} ({path.stat().st_size / 1000:.0f} kB)")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,114 @@
+"""Write `visual_outputs/report.html`, one file that shows what a run did: python -m experiment_tools.report RUN_FOLDER
+
+It holds pictures, style and script itself and loads nothing from anywhere; what a run has not written (yet) is said in its place.
+Needs no torch, so that it can be made beside a training run; `experiment_tools.report.observer` starts it so, with --watch.
+"""
+
+import base64
+import hashlib
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from experiment_tools.parts.run_files import RunFiles, read_run
+from experiment_tools.parts.settings import command_of
+from experiment_tools.report import layers as report_layers
+from experiment_tools.report import learning as report_learning
+from experiment_tools.report import machine as report_machine
+from experiment_tools.report import results as report_results
+from experiment_tools.report.sections import Section, breakable
+from experiment_tools.report.svg import Markup
+from experiment_tools.report.verdict import findings
+from utils.errors import ConfigError
+from utils.files.atomic_files import remove_temporary_files, write_bytes_atomically
+
+FOLDER = Path(__file__).resolve().parent
+REPORT = Path("visual_outputs") / "report.html"
+LARGEST_BYTES = 2_000_000
+DAMAGED = (KeyError, TypeError, ValueError, IndexError, AttributeError, ZeroDivisionError, AssertionError)
+"""What reading a file with another content than this release writes may raise."""
+
+SECTIONS: tuple[Callable[[RunFiles], Section], ...] = (
+    report_learning.learning, report_learning.adaptation, report_results.episodes, report_results.test_answers,
+    report_layers.inner_rates, report_layers.gradients, report_layers.batch_norm, report_learning.outer_loop,
+    report_machine.time_and_memory, report_machine.settings, report_machine.environment,
+)  # fmt: skip
+
+
+def build_sections(run: RunFiles) -> list[Section]:
+    """Every section; one whose files hold something unexpected says so instead of being drawn."""
+    return [_attempt(build, run) for build in SECTIONS]
+
+
+def _attempt(build: Callable[[RunFiles], Section], run: RunFiles) -> Section:
+    try:
+        return build(run)
+    except DAMAGED as error:
+        name = build.__name__.replace("_", "-")
+        empty = Section(name, name.replace("-", " ").capitalize(), "")
+        empty.missing.append(f"This part could not be drawn: the run's files hold something unexpected ({type(error).__name__}: {error}).")
+        return empty
+
+
+def report_html(run: RunFiles) -> str:
+    """Return the whole page.
+
+    Raises:
+        ConfigError: jinja2 is not installed.
+    """
+    try:
+        import jinja2
+    except ImportError as error:
+        raise ConfigError(f"the report needs jinja2, which {sys.executable} lacks. Run: bash install.sh") from error
+    loader = jinja2.FileSystemLoader(FOLDER)
+    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["breakable"] = breakable
+    script = (FOLDER / "report.js").read_text(encoding="utf-8")
+    try:
+        head = report_results.headline(run)
+    except DAMAGED as error:
+        head = {"state": "damaged", "finished": False, "value": "–", "interval": "", "what": "the result cannot be shown", "tiles": [], "protocol": []}
+        run.problems.append(f"the result cannot be shown ({type(error).__name__}: {error})")
+    try:
+        verdict = findings(run.rows, run.epochs, run.config)
+    except DAMAGED:
+        verdict = []
+    try:
+        command = command_of(run)
+    except DAMAGED:
+        command = ""
+    sections = build_sections(run)
+    return environment.get_template("report.html.jinja").render(
+        run=run, head=head, verdict=verdict, command=command, sections=sections,
+        style=Markup((FOLDER / "report.css").read_text(encoding="utf-8")), script=Markup(script),
+        script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        modified=time.strftime("%Y-%m-%d %H:%M", time.localtime(run.modified)) if run.modified else "",
+    ).lstrip()  # fmt: skip
+
+
+def write_report(run_folder: Path) -> Path:
+    """Write the report of a run folder and return where it is.
+
+    Raises:
+        ConfigError: it is no run folder, or jinja2 is missing.
+        StorageError: it cannot be written.
+    """
+    page = report_html(read_run(run_folder)).encode("utf-8", "replace")
+    if len(page) > LARGEST_BYTES:  # pictures are the only thing that can be so large
+        run = read_run(run_folder)
+        run.examples = ({}, {})
+        run.problems.append("the validation episodes are left out: with their images the report would be larger than 2 MB")
+        page = report_html(run).encode("utf-8", "replace")
+    path = run_folder / REPORT
+    path.parent.mkdir(parents=True, exist_ok=True)
+    remove_temporary_files(path.parent)
+    write_bytes_atomically(path, page)
+    return path
+
+
+
+
+
+
+

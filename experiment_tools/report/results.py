@@ -1,0 +1,296 @@
+"""The report's head and its sections about answers: result, validation episodes as images, the test task by task."""
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from experiment_tools.parts.run_files import RunFiles
+from experiment_tools.report.answers import (
+    Answers,
+    answers_of_test,
+    calibration,
+    calibration_error,
+    confused_pairs,
+    confusion,
+    hardest_classes,
+    hardest_task,
+    task_errors_of_test,
+)
+from experiment_tools.report.sections import TEST, VAL, Legend, Section, percent, percent_tick, queries_per_class, short
+from experiment_tools.report.svg import Axes, Markup, Series, bar_chart, line_chart
+from experiment_tools.report.verdict import best_row
+from utils.metrics import score_named, score_of
+
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+LARGEST_MATRIX = MOST_SINGLE_BARS = 20
+NOT_TESTED = "Not tested, as test_after_training is false. To test it: the same command with --test_after_training true."
+
+
+def headline(run: RunFiles) -> dict[str, Any]:
+    """The result in large letters, what it is of, and a few numbers beside it."""
+    validated = [row for row in run.rows if row.get("val_accuracy_mean") is not None]
+    best = best_row(validated) if validated else None
+    total, done = run.config.get("total_epochs"), len(run.rows)
+    head: dict[str, Any] = {"state": f"epoch {done} of {total or '?'}", "finished": False, "value": "–", "interval": "", "what": "no result yet"}
+    if run.test:
+        ensemble = run.test["ensemble"]
+        n_models = ensemble["models"]
+        is_over = not total or done >= total or run.test.get("stopped_early")
+        head |= {"state": "finished", "finished": True} if is_over else {"state": f"tested, {head['state']}"}
+        head |= _score(run.test["test_accuracy_mean"], run.test.get("test_accuracy_ci95"))
+        measure = score_named(run.test.get("score")).name
+        head["what"] = f"test {measure} of {f'the ensemble of {n_models} models' if n_models > 1 else 'the model'}"
+        head["protocol"] = _protocol(run.test["protocol"], is_regression=run.is_regression)
+    elif best:
+        head |= _score(best["val_accuracy_mean"], best.get("val_accuracy_ci95"))
+        head["what"] = f"best validation {score_of(run.is_regression).name} so far, in epoch {best['epoch']}"
+    if "protocol" not in head:
+        head["protocol"] = _protocol_of_config(run.config, is_regression=run.is_regression)
+    tiles = []
+    if best:
+        tiles.append(("best validation", _score(best["val_accuracy_mean"], None)["value"], f"epoch {best['epoch']}"))
+    gain = next((entry["val"]["query_accuracy"] for entry in reversed(run.epochs) if entry.get("val")), None)
+    if gain and gain[0] is not None and gain[-1] is not None:
+        before, after = (f"{run.shown(score):.3g}" if run.is_regression else percent(score, 0) for score in (gain[0], gain[-1]))
+        tiles.append(("adaptation", f"{before} → {after}", f"in {len(gain) - 1} inner steps"))
+    if run.rows and (speed := run.rows[-1].get("train_tasks_per_s")):
+        tiles.append(("speed", f"{speed:.3g}" if speed < 100 else f"{speed:,.0f}", "training tasks per second"))
+    return head | {"tiles": tiles}
+
+
+def _score(mean: float, interval: float | None) -> dict[str, str]:
+    if mean < 0:  # minus the mean squared error of regression
+        return {"value": short(-mean), "interval": "" if interval is None else f"± {short(interval)}"}
+    return {"value": f"{100 * mean:.2f} %", "interval": "" if interval is None else f"± {100 * interval:.2f}"}
+
+
+def _protocol(protocol: Mapping[str, Any], *, is_regression: bool) -> list[str]:
+    if is_regression:
+        return [
+            f"{protocol['shots']} points to adapt to", f"{protocol['queries']} points to predict", f"{protocol['steps']} inner steps",
+            f"{protocol['tasks']} tasks of {protocol['dataset']}", f"task seed {protocol['seed']}", "95 % interval over tasks",
+        ]  # fmt: skip
+    return [
+        f"{protocol['ways']}-way {protocol['shots']}-shot", queries_per_class(protocol["queries"]), f"{protocol['steps']} inner steps",
+        f"{protocol['statistics']} batch norm", f"{protocol['tasks']} tasks of {protocol['dataset']}", f"task seed {protocol['seed']}",
+        "95 % interval over tasks",
+    ]  # fmt: skip
+
+
+def _protocol_of_config(config: Mapping[str, Any], *, is_regression: bool) -> list[str]:
+    shapes = {"num_classes_per_set": "{}-way".format, "num_samples_per_class": "{}-shot".format, "num_target_samples": queries_per_class}
+    if is_regression:
+        shapes = {"num_samples_per_class": "{} points to adapt to".format, "num_target_samples": "{} points to predict".format}
+    words = shapes | {
+        "number_of_evaluation_steps_per_iter": "{} inner steps".format, "num_evaluation_tasks": "{} tasks".format,
+        "dataset_name": str,
+    }  # fmt: skip
+    return [text(config[key]) for key, text in words.items() if config.get(key) is not None]
+
+
+# --- validation episodes ----------------------------------------------------------------------------------------------
+
+
+def episodes(run: RunFiles) -> Section:
+    """The first validation tasks: support images, query images with their prediction, mistakes marked."""
+    section = Section(
+        "episodes", "Validation episodes",
+        "The same tasks every time: what the newest model answers after adapting to the support images on the left. A mistake has a cross and the "
+        "letter of the class it was taken for.", "Episodes",
+    )  # fmt: skip
+    arrays, state = run.examples
+    if run.is_regression:
+        section.missing.append("A regression has points, which are nothing to look at one by one.")
+        return section
+    if not arrays:
+        section.missing.append("logs/validation_episodes.safetensors is not there: no epoch is finished, or diagnostics_every_epochs is 0.")
+        return section
+    n_episodes, n_way = arrays["predictions"].shape[:2]
+    history = [entry["examples_right"] for entry in run.epochs if entry.get("examples_right")]
+    for index in range(n_episodes):
+        before, after = int(arrays["right_before"][index]), int(arrays["right"][index])
+        rows = [_class_row(arrays, state, index, way) for way in range(n_way)]
+        n_queries = state["queries_per_task"]
+        content = {"rows": rows, "before": before, "after": after, "queries": n_queries}
+        note = f"Epoch {state['epoch']}: {after} of {n_queries} right, {before} before adaptation."
+        if history and len(history[-1]) > index:
+            note += f" Right over epochs: {', '.join(str(right[index]) for right in history[-12:])}."
+        section.add(f"Task {index + 1}", content, kind="episodes", size="quarter" if arrays["predictions"].shape[2] <= 3 and arrays["support_images"].shape[2] <= 1 else "half", note=note)
+    return section
+
+
+def _class_row(arrays: Mapping[str, np.ndarray], state: Mapping[str, Any], episode: int, way: int) -> dict[str, Any]:
+    queries = [
+        {
+            "image": picture(arrays["query_images"][episode, way, q]),
+            "right": predicted == way,
+            "letter": letter(predicted),
+            "name": state["class_names"][episode][predicted],
+            "confidence": percent(float(arrays["confidence"][episode, way, q]), 0),
+        }
+        for q, predicted in enumerate(arrays["predictions"][episode, way].tolist())
+    ]
+    support = [picture(pixels) for pixels in arrays["support_images"][episode, way]]
+    return {"letter": letter(way), "name": state["class_names"][episode][way], "support": support, "queries": queries}
+
+
+def letter(way: int) -> str:
+    """A, B, ..., Z, A2, ..."""
+    return LETTERS[way % 26] + (str(way // 26 + 1) if way >= 26 else "")
+
+
+def picture(pixels: np.ndarray) -> Markup:
+    """A data: address of an image, uint8 (C, H, W): PNG where it is grey, else WebP."""
+    from PIL import Image
+
+    data = io.BytesIO()
+    if pixels.shape[0] == 1:
+        Image.fromarray(pixels[0]).save(data, "PNG", optimize=True)
+        kind = "png"
+    else:
+        Image.fromarray(pixels.transpose(1, 2, 0)).save(data, "WEBP", quality=80)
+        kind = "webp"
+    return Markup(f"data:image/{kind};base64,{base64.b64encode(data.getvalue()).decode()}")
+
+
+# --- the test ---------------------------------------------------------------------------------------------------------
+
+
+def test_answers(run: RunFiles) -> Section:
+    """The final test: spread over tasks, single models, calibration, hard classes, one task's confusions."""
+    section = Section("test", "Test, task by task", "The final test of the best models on fixed tasks with classes never seen in training or validation.", "Test")
+    if run.test:
+        section.add("All results", _result_rows(run.test), kind="models", size="wide" if len(run.test["results"]) > 1 else "third",
+                    note="The ensemble takes the mean scores of the best models by validation accuracy. Whiskers: 95 % intervals over tasks.")  # fmt: skip
+    if run.is_regression and run.scores[0]:
+        _add_errors(section, task_errors_of_test(*run.scores))
+        return section
+    answers = answers_of_test(*run.scores) if run.scores[0] else None
+    if answers is None:
+        section.missing.append("No test yet: it follows the last epoch." if run.config.get("test_after_training", True) else NOT_TESTED)
+        histogram = next((entry for entry in reversed(run.epochs) if entry.get("val_accuracy_histogram")), None)
+        if histogram:
+            section.add(f"Accuracy over validation tasks, epoch {histogram['epoch']}", _histogram(histogram["val_accuracy_histogram"], VAL))
+        return section
+    low, high = (percent(float(np.quantile(answers.task_accuracies, share))) for share in (0.25, 0.75))
+    middle = f"half of them or more have {low}" if low == high else f"half of them lie between {low} and {high}"
+    section.add("Accuracy over tasks", task_histogram(answers), note=f"{len(answers.labels)} tasks: {middle}.")
+    if run.config.get("loss", "cross_entropy") == "cross_entropy":
+        _add_calibration(section, answers)
+    else:
+        section.missing.append(f"Calibration: with the loss {run.config['loss']} the scores are no probabilities.")
+    if answers.class_ids is None:
+        section.missing.append("Hardest classes: this run's logs/test_predictions.safetensors does not name the classes of its tasks.")
+    else:
+        bars = [{"name": name, "share": share, "text": f"{percent(share, 0)} of {count}"} for name, share, count in hardest_classes(answers)]
+        section.add("Hardest classes", bars, kind="bars", note="Share of their query images that were recognised, over all test tasks.")
+        pairs = [
+            {"one": one, "other": other, "text": f"{times} of {together}"} for one, other, times, together in confused_pairs(answers) if times > 1
+        ]
+        section.add("Most confused", pairs, "no class was taken for the same other one twice.", kind="pairs", note="Of the query images of the first class in tasks that had both.")
+    _add_confusion(section, answers)
+    return section
+
+
+def _add_errors(section: Section, errors: np.ndarray) -> None:
+    """How the mean squared error is spread over the test tasks of a regression; the last bar holds all that is larger."""
+    most = float(np.quantile(errors, 0.98)) or 1.0
+    counts = np.histogram(np.minimum(errors, most), bins=20, range=(0.0, most))[0].tolist()
+    bars = [
+        (f"{short(most * index / 20)} to {short(most * (index + 1) / 20)}{' and more' if index == 19 else ''}: {count} tasks", float(count),
+         f"{most * index / 20:.2g}" if index % 4 == 0 else "")
+        for index, count in enumerate(counts)
+    ]  # fmt: skip
+    mean = float(errors.mean())
+    chart = bar_chart(bars, "mean squared error of a task", "Number of tasks by their error", TEST, (min(mean / most, 1.0), f"mean {short(mean)}"))
+    low, middle, high = (float(np.quantile(errors, share)) for share in (0.25, 0.5, 0.75))
+    section.add("Error over tasks", chart, note=f"{len(errors)} tasks: half of them lie between {low:.3g} and {high:.3g}, the median is {middle:.3g}.")
+
+
+def task_histogram(answers: Answers) -> Markup:
+    """A bar for each accuracy that a task of few queries can have; else equally wide bins."""
+    accuracies, n_query = answers.task_accuracies, answers.labels.shape[1]
+    mean = float(accuracies.mean())
+    if n_query > MOST_SINGLE_BARS:
+        return _histogram(np.histogram(np.clip(accuracies + 1e-9, 0, 1), bins=20, range=(0, 1))[0].tolist(), TEST, mean)
+    counts = np.bincount(np.rint(accuracies * n_query).astype(int), minlength=n_query + 1).tolist()
+    every = max(1, round(n_query / 5))
+    bars = [
+        (f"{right} of {n_query} right: {count} tasks", float(count), f"{100 * right / n_query:.0f}" if right % every == 0 else "")
+        for right, count in enumerate(counts)
+    ]  # fmt: skip
+    mark = ((mean * n_query + 0.5) / (n_query + 1), f"mean {percent(mean)}")
+    return bar_chart(bars, "accuracy of a task in %", "Number of tasks by their accuracy", TEST, mark, centred=True)
+
+
+def _histogram(counts: Sequence[int], colour: str, mean: float | None = None) -> Markup:
+    n_bins = len(counts)
+    bars = [
+        (f"{percent(index / n_bins, 0)} to {percent((index + 1) / n_bins, 0)}: {count} tasks", float(count),
+         f"{100 * index / n_bins:.0f}" if index % (n_bins // 5) == 0 else "")
+        for index, count in enumerate(counts)
+    ]  # fmt: skip
+    mark = None if mean is None else (mean, f"mean {percent(mean)}")
+    return bar_chart(bars, "accuracy of a task in %", "Number of tasks by their accuracy", colour, mark)
+
+
+def _add_calibration(section: Section, answers: Answers) -> None:
+    bins = calibration(answers)
+    chart = line_chart(
+        [Series("accuracy", [(b.confidence, b.accuracy) for b in bins], TEST, dots=True)],
+        Axes("confidence of the prediction", percent_tick, "confidence", (0.0, 1.0), whole_x=False, diagonal=True),
+        "Accuracy of predictions by their confidence",
+    )
+    sure = sum(b.count * (b.confidence - b.accuracy) for b in bins)
+    section.add("Calibration", chart, legend=[Legend("ensemble", TEST), Legend("as sure as right", "var(--muted)", "dashed")],
+                note=f"Expected calibration error {percent(calibration_error(bins))}: {'surer than right' if sure > 0 else 'more often right than sure'} on average.")  # fmt: skip
+
+
+def _add_confusion(section: Section, answers: Answers) -> None:
+    task = hardest_task(answers)
+    matrix = confusion(answers, task)
+    n_way = len(matrix)
+    if n_way > LARGEST_MATRIX:
+        section.missing.append(f"Confusion of one task: {n_way} classes do not fit; at most {LARGEST_MATRIX} are shown.")
+        return
+    names = [answers.class_names[c] for c in answers.class_ids[task]] if answers.class_ids is not None else [f"class {letter(w)}" for w in range(n_way)]
+    largest = max(1, int(matrix.max()))
+    rows = [
+        {"name": names[row], "letter": letter(row),
+         "cells": [{"count": int(count), "share": round(100 * count / largest), "right": row == column} for column, count in enumerate(matrix[row])]}
+        for row in range(n_way)
+    ]  # fmt: skip
+    section.add("Confusions in the hardest task", {"rows": rows, "letters": [letter(w) for w in range(n_way)]}, kind="confusion",
+                note=f"Test task {task}. Rows: what it was; columns: what it was taken for. Accuracy {percent(float(answers.task_accuracies[task]))}.")  # fmt: skip
+
+
+def _result_rows(test: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Ensemble and single models of every result, with the place of mean and interval on a common axis in per cent of it."""
+    several = len(test["results"]) > 1
+    rows = []
+    for result in test["results"]:
+        protocol = result["protocol"]
+        ensemble = result["ensemble"]
+        where = f"{protocol['ways']}-way {protocol['shots']}-shot, {protocol['statistics']}" if several else ""
+        label = f"ensemble of {ensemble['models']}" if ensemble["models"] > 1 else f"epoch {ensemble['epochs'][0]}"
+        rows.append({"name": f"{where}: {label}" if where else label, "strong": True, "val": None, **_whisker(ensemble)})
+        if ensemble["models"] > 1 and not several:
+            rows += [
+                {"name": f"epoch {m['epoch']} alone", "strong": False, "val": m.get("val_accuracy"), **_whisker(m)} for m in result["models"]
+            ]
+    low = min(row["mean"] - row["ci"] for row in rows)
+    high = max(row["mean"] + row["ci"] for row in rows)
+    width = (high - low) or 1.0
+    for row in rows:
+        row |= {
+            "text": _score(row["mean"], row["ci"] or None), "at": round(100 * (row["mean"] - low) / width, 1),
+            "from": round(100 * (row["mean"] - row["ci"] - low) / width, 1), "width": round(100 * 2 * row["ci"] / width, 1),
+        }  # fmt: skip
+    return rows
+
+
+def _whisker(columns: Mapping[str, Any]) -> dict[str, float]:
+    return {"mean": columns["test_accuracy_mean"], "ci": columns.get("test_accuracy_ci95") or 0.0}

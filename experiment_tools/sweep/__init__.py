@@ -1,0 +1,1 @@
+"""Trying values of config keys, trial by trial."""

@@ -1,0 +1,150 @@
+"""What came of a sweep: a table, and a picture of it in parallel coordinates."""
+
+import csv
+import html
+import io
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from experiment_tools.parts.pages import html_table, page, svg_text, write_png
+from experiment_tools.sweep.file import Choice, Range, Sweep
+from experiment_tools.sweep.trials import Trial, best_trial
+from utils.files.atomic_files import write_bytes_atomically
+from utils.metrics import Summary, score_of
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def write_results(folder: Path, sweep: Sweep, trials: Sequence[Trial]) -> str:
+    """Write trials.csv, sweep.html and parallel_coordinates.png; returns the table for the terminal.
+
+    Raises:
+        StorageError: no space or no permission.
+    """
+    heading, rows = table(sweep, trials)
+    write_bytes_atomically(folder / "trials.csv", _csv_text(sweep, trials).encode())
+    body = f"<p class=note>{html.escape(_caption(sweep))}</p>{html_table(heading, rows)}"
+    if any(trial.value is not None for trial in trials):
+        figure = parallel_coordinates(sweep, trials)
+        write_png(figure, folder / "parallel_coordinates.png")
+        body += f"<h2>Parallel coordinates</h2><figure>{svg_text(figure)}</figure>"
+    write_bytes_atomically(folder / "sweep.html", page(f"Sweep {sweep.name}", body).encode())
+    widths = [max(len(row[place]) for row in (heading, *rows)) for place in range(len(heading))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in (heading, *rows)]
+    return "\n".join([*lines, f"Written to {folder}: trials.csv, sweep.html, parallel_coordinates.png"])
+
+
+def _caption(sweep: Sweep) -> str:
+    return f"{sweep.method}, {sweep.trials} trials, by the best validation accuracy of each. No trial was tested to choose."
+
+
+def table(sweep: Sweep, trials: Sequence[Trial]) -> tuple[list[str], list[list[str]]]:
+    """Heading, and one row per trial, the best first."""
+    ordered = sorted(trials, key=lambda trial: (-(trial.value or -math.inf), trial.number))
+    heading = ["trial", "best val", "state", "epochs", *sweep.parameters, "note"]
+    rows = [
+        [
+            str(trial.number), "" if trial.value is None else score_text(sweep, trial.value), trial.state,
+            str(max(trial.accuracies, default=0)), *(value_text(trial.point[name]) for name in sweep.parameters), trial.note,
+        ]
+        for trial in ordered
+    ]  # fmt: skip
+    return heading, rows
+
+
+def value_text(value: Any) -> str:
+    """'0.00123', 'true', 'adam'."""
+    return f"{value:.4g}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value)
+
+
+def score_text(sweep: Sweep, value: float) -> str:
+    """'93.80 %', or the mean squared error of a regression, whose score is minus it."""
+    return score_of(sweep.config.get("loss") == "mean_squared_error").text(Summary(value, 0.0, None, 1))
+
+
+def trial_text(sweep: Sweep, trial: Trial, best: Trial | None) -> str:
+    """A line for people about a trial that has ended."""
+    values = ", ".join(f"{name} {value_text(value)}" for name, value in trial.point.items())
+    value = "" if trial.value is None else f" {score_text(sweep, trial.value)} on validation"
+    note = f" ({trial.note})" if trial.note else ""
+    leader = "" if best is None else f"; best {score_text(sweep, best.value)} (trial {best.number})"
+    return f"trial {trial.number} {trial.state}:{value}{note}, {values}{leader}"
+
+
+def _csv_text(sweep: Sweep, trials: Sequence[Trial]) -> str:
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["trial", "state", "val_accuracy_best", "epochs", *sweep.parameters, "note"])
+    for trial in trials:
+        values = [value_text(v) if isinstance(v, list | bool) else v for v in (trial.point[name] for name in sweep.parameters)]
+        value = "" if trial.value is None else trial.value
+        writer.writerow([trial.number, trial.state, value, max(trial.accuracies, default=0), *values, trial.note])
+    return text.getvalue()
+
+
+# --- the picture ------------------------------------------------------------------------------------------------------
+
+
+def parallel_coordinates(sweep: Sweep, trials: Sequence[Trial]) -> "Figure":
+    """An upright axis per parameter and one for the accuracy; a line per trial, coloured by its accuracy, the best one thick."""
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure
+
+    shown = [trial for trial in trials if trial.value is not None]
+    low, high = min(trial.value for trial in shown), max(trial.value for trial in shown)
+    names = [*sweep.parameters, f"validation {score_of(sweep.config.get('loss') == 'mean_squared_error').name}"]
+    figure = Figure(figsize=(max(6.0, 2.1 * len(names)), 4.6), layout="constrained")
+    axes = figure.subplots()
+    best = best_trial(trials)
+    for trial in sorted(shown, key=lambda trial: (trial is best, trial.value)):
+        share = 1.0 if high == low else (trial.value - low) / (high - low)
+        heights = [place(parameter, trial.point[name]) for name, parameter in sweep.parameters.items()]
+        style = {"linewidth": 3.2, "zorder": 3} if trial is best else {"linewidth": 1.3, "alpha": 0.85}
+        dashes = "--" if trial.state == "pruned" else "-"
+        axes.plot(range(len(names)), [*heights, share], dashes, color=colormaps["viridis"](0.92 * share), **style)
+    for position, name in enumerate(names):
+        axes.axvline(position, color="black", linewidth=0.8)
+        parameter = sweep.parameters.get(name)
+        ticks = _ticks(parameter) if parameter else [(0.0, score_text(sweep, low)), (1.0, score_text(sweep, high))]
+        for height, text in ticks:
+            axes.annotate(text, (position, height), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8,
+                          bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.8}, zorder=4)  # fmt: skip
+    axes.set_xticks(range(len(names)), [_wrapped(name) for name in names], fontsize=8)
+    axes.set_yticks([])
+    axes.set_xlim(-0.15, len(names) - 0.55)
+    axes.set_ylim(-0.06, 1.06)
+    for side in axes.spines.values():
+        side.set_visible(False)
+    dashed = "; dashed: pruned" if any(trial.state == "pruned" for trial in shown) else ""
+    axes.set_title(f"{sweep.name}: {len(shown)} trials, the best one thick{dashed}", fontsize=10)
+    return figure
+
+
+def place(parameter: Choice | Range, value: Any) -> float:
+    """Height of a value on its axis, 0 to 1."""
+    if isinstance(parameter, Choice):
+        is_numbers = all(type(entry) in (int, float) for entry in parameter.values)
+        values = sorted(parameter.values) if is_numbers else list(parameter.values)
+        return 0.5 if len(values) == 1 else values.index(value) / (len(values) - 1)
+    if parameter.log:
+        return math.log(value / parameter.low) / math.log(parameter.high / parameter.low)
+    return (value - parameter.low) / (parameter.high - parameter.low)
+
+
+def _ticks(parameter: Choice | Range) -> list[tuple[float, str]]:
+    values = parameter.values if isinstance(parameter, Choice) else (parameter.low, parameter.high)
+    return [(place(parameter, value), value_text(value)) for value in values]
+
+
+def _wrapped(name: str, width: int = 18) -> str:
+    """A long key in lines, broken at underscores."""
+    lines = [""]
+    for part in name.replace("_", "_ ").split():
+        if len(lines[-1]) + len(part) > width and lines[-1]:
+            lines.append("")
+        lines[-1] += part if part.endswith("_") or not lines[-1] or lines[-1].endswith("_") else f" {part}"
+    return "\n".join(lines)

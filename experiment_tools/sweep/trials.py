@@ -1,0 +1,170 @@
+"""The trials of a sweep: what was tried, how it went, which point comes next, and which trial is hopeless."""
+
+import json
+import statistics
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from experiment_tools.sweep.file import Choice, Sweep
+from utils.errors import ConfigError, StorageError
+from utils.files.atomic_files import write_bytes_atomically
+from utils.files.tables import write_json
+
+LEAST_RIVALS = 3
+"""Trials that must have come as far before one is pruned against them."""
+
+
+@dataclass
+class Trial:
+    """One point and what came of it."""
+
+    number: int
+    point: dict[str, Any]
+    state: str = "waiting"
+    """waiting, running, complete, pruned or failed."""
+    accuracies: dict[int, float] = field(default_factory=dict)
+    """Epoch -> validation accuracy."""
+    note: str = ""
+
+    @property
+    def name(self) -> str:
+        """Of its run folder."""
+        return f"trial_{self.number:03}"
+
+    @property
+    def is_done(self) -> bool:
+        return self.state in ("complete", "pruned")
+
+    @property
+    def value(self) -> float | None:
+        """The best validation accuracy."""
+        return max(self.accuracies.values(), default=None)
+
+    def best_until(self, epoch: int) -> float | None:
+        """The best validation accuracy of the epochs up to this one; None where the trial did not come so far."""
+        if max(self.accuracies, default=0) < epoch:
+            return None
+        return max(accuracy for number, accuracy in self.accuracies.items() if number <= epoch)
+
+
+def best_trial(trials: Sequence[Trial]) -> Trial | None:
+    """The trial with the best validation accuracy; of equals the first. Failed ones do not count."""
+    scored = [trial for trial in trials if trial.value is not None and trial.is_done]
+    return max(scored, key=lambda trial: (trial.value, -trial.number), default=None)
+
+
+def is_hopeless(trial: Trial, trials: Sequence[Trial], after_epochs: int) -> bool:
+    """The median rule (Golovin et al. 2017): its best accuracy so far is below the median of the others' at the same epoch.
+
+    Args:
+        after_epochs: epochs that every trial has; 0: nothing is pruned.
+    """
+    epoch = max(trial.accuracies, default=0)
+    if not after_epochs or epoch < after_epochs:
+        return False
+    rivals = [value for other in trials if other.is_done and other is not trial and (value := other.best_until(epoch)) is not None]
+    return len(rivals) >= LEAST_RIVALS and trial.best_until(epoch) < statistics.median(rivals)
+
+
+def next_point(sweep: Sweep, trials: Sequence[Trial]) -> dict[str, Any]:
+    """The point of the next trial.
+
+    Raises:
+        ConfigError: tpe without Optuna.
+    """
+    if sweep.method != "tpe":
+        return sweep.points(len(trials) + 1)[-1]
+    return _suggested(sweep, trials)
+
+
+def _suggested(sweep: Sweep, trials: Sequence[Trial]) -> dict[str, Any]:
+    """Optuna's tree-structured Parzen estimator, told everything so far; its study lives in trials.json alone."""
+    try:
+        import optuna
+    except ImportError as error:
+        raise ConfigError(
+            'method "tpe" needs Optuna: python -m pip install -r requirements-extras.txt; or use the method "random"'
+        ) from error
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    distributions = {}
+    for name, parameter in sweep.parameters.items():
+        if isinstance(parameter, Choice):
+            distributions[name] = optuna.distributions.CategoricalDistribution([json.dumps(value) for value in parameter.values])
+        elif parameter.is_whole:
+            distributions[name] = optuna.distributions.IntDistribution(parameter.low, parameter.high, log=parameter.log)
+        else:
+            distributions[name] = optuna.distributions.FloatDistribution(parameter.low, parameter.high, log=parameter.log)
+    sampler = optuna.samplers.TPESampler(
+        seed=sweep.seed + len(trials), n_startup_trials=max(3, min(10, sweep.trials // 4)), constant_liar=True
+    )
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    states = {"complete": optuna.trial.TrialState.COMPLETE, "pruned": optuna.trial.TrialState.PRUNED}
+    for trial in trials:
+        if trial.state == "failed":
+            continue
+        state = states.get(trial.state, optuna.trial.TrialState.RUNNING)
+        value = trial.value if trial.state == "complete" else None
+        if trial.state == "complete" and value is None:
+            continue
+        point = {
+            name: json.dumps(trial.point[name]) if isinstance(parameter, Choice) else trial.point[name]
+            for name, parameter in sweep.parameters.items()
+        }
+        study.add_trial(
+            optuna.trial.create_trial(
+                params=point, distributions=distributions, value=value, state=state, intermediate_values=dict(trial.accuracies)
+            )
+        )
+    suggested = study.ask(fixed_distributions=distributions).params
+    return {
+        name: json.loads(suggested[name]) if isinstance(parameter, Choice) else suggested[name]
+        for name, parameter in sweep.parameters.items()
+    }
+
+
+# --- on the disk ------------------------------------------------------------------------------------------------------
+
+
+def load_trials(folder: Path, sweep: Sweep) -> list[Trial]:
+    """The trials so far; those that were under way or failed will be run again. Keeps a copy of the sweep file.
+
+    Raises:
+        ConfigError: the sweep has started with another file; only `trials` may change.
+        StorageError: trials.json is damaged.
+    """
+    copy = folder / "sweep.toml"
+    if copy.exists() and _without_count(copy.read_text(encoding="utf-8")) != _without_count(sweep.text):
+        raise ConfigError(
+            f"{copy}: the sweep {sweep.name} has started with another sweep file than this. Restore it (only trials may change), "
+            "or give the changed file another name, which begins another sweep."
+        )
+    write_bytes_atomically(copy, sweep.text.encode())
+    path = folder / "trials.json"
+    if not path.exists():
+        return []
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))["trials"]
+        trials = [_trial(entry) for entry in entries]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StorageError(f"{path}: damaged ({error}). Move {folder} away to begin the sweep anew.") from error
+    for trial in trials:
+        if not trial.is_done:
+            trial.state, trial.note = "waiting", ""
+    return trials
+
+
+def _trial(entry: Mapping[str, Any]) -> Trial:
+    accuracies = {int(epoch): value for epoch, value in entry["accuracies"].items()}
+    return Trial(entry["number"], dict(entry["point"]), entry["state"], accuracies, entry["note"])
+
+
+def save_trials(folder: Path, trials: Sequence[Trial]) -> None:
+    """Write trials.json, the only thing that a sweep goes on from beside the run folders."""
+    write_json(folder / "trials.json", {"trials": [asdict(trial) for trial in trials]})
+
+
+def _without_count(text: str) -> dict[str, Any]:
+    return {key: value for key, value in tomllib.loads(text).items() if key != "trials"}

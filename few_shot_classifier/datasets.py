@@ -1,0 +1,324 @@
+"""From what people hold in Python (folders, arrays, datasets of pairs, tasks) to the episodes that training asks for.
+
+    a path                              a folder of class folders, or of train, val and test; packed as for the scripts
+    (images, labels)                    two arrays or tensors
+    a dataset                           len(dataset), dataset[i] -> (image, label), as torchvision's
+    a list or iterator of tasks         each (support_images, support_labels, query_images, query_labels)
+    something with `episodes`           `data.FewShotData` or the like, used as it is
+
+Letters: B tasks, N way, K shot, Q query, C x H x W pixels.
+"""
+
+import itertools
+import logging
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data import NORMALISATIONS, EpisodeBatch, FewShotData, build_data
+from few_shot_classifier.arrays import InputError, as_input, class_labels, image_arrays, resized
+from utils.config import check_config
+from utils.episodes.drawing import EpisodeShape
+from utils.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+TASKS_REMEMBERED = 1024
+"""Of an iterator: a meta-batch may be looked at again, but no task is asked for long after its time."""
+SHARE_FOR_VALIDATION = 0.2
+
+
+def is_folder(dataset: Any) -> bool:
+    """Whether a dataset is given as a path."""
+    return isinstance(dataset, (str, Path))
+
+
+def is_pair(dataset: Any) -> bool:
+    """Whether a dataset is two arrays, images and labels."""
+    return isinstance(dataset, (tuple, list)) and len(dataset) == 2 and hasattr(dataset[0], "shape")
+
+
+def first_image_shape(dataset: Any, image_shape: Sequence[int] | None) -> tuple[int, int, int] | None:
+    """(C, H, W) of a dataset's first image; None where only its config can tell: a folder, or an iterator."""
+    if hasattr(dataset, "example_shape"):
+        return tuple(dataset.example_shape())
+    if is_folder(dataset) or not hasattr(dataset, "__getitem__"):
+        return None
+    first = dataset[0]
+    if is_pair(dataset):
+        first = dataset[0][:1]
+    elif len(first) == 2:
+        first = _one_image(first[0])
+    else:
+        first = first[0]
+    return tuple(image_arrays(first, image_shape=image_shape).pixels.shape[1:])
+
+
+def _one_image(image: Any) -> Any:
+    """A batch of one: a tensor stays a tensor, so that its channels are where tensors have them."""
+    return image[None] if isinstance(image, Tensor) else np.asarray(image)[None]
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """Images of a size, and for each class the ranks of its own."""
+
+    pixels: np.ndarray
+    """uint8 (n, C, H, W)."""
+    classes: Mapping[str, Sequence[int]]
+
+
+def labelled_images(dataset: Any, config: Any, image_shape: Sequence[int] | None = None) -> LabelledImages:
+    """Read all of a pair of arrays, or of a dataset of pairs, at the size that a config says.
+
+    Raises:
+        InputError: something is no image, or no label.
+    """
+    if is_pair(dataset):
+        images = image_arrays(dataset[0], channels=config.image_channels, image_shape=image_shape).pixels
+        pixels, labels = _as_bytes(resized(images, config.image_height, config.image_width)), dataset[1]
+    else:
+        items = [dataset[rank] for rank in range(len(dataset))]
+        labels, parts = [label for _, label in items], []
+        for image, _ in items:
+            one = image_arrays(_one_image(image), channels=config.image_channels, image_shape=image_shape).pixels
+            parts.append(_as_bytes(resized(one, config.image_height, config.image_width, "images of the dataset")))
+        pixels = np.concatenate(parts)
+    labels = class_labels(labels, len(pixels))
+    classes, ranks = np.unique(labels, return_inverse=True)
+    return LabelledImages(pixels, {str(name): np.flatnonzero(ranks == rank).tolist() for rank, name in enumerate(classes)})
+
+
+def _as_bytes(pixels: np.ndarray) -> np.ndarray:
+    if pixels.dtype == np.uint8:
+        return pixels
+    if pixels.min() < 0 or pixels.max() > 1:
+        raise InputError(
+            f"images are numbers from {pixels.min():g} to {pixels.max():g}; give uint8 from 0 to 255 or floats from 0 to 1, not "
+            'normalised yet: the parameter "normalisation" does that'
+        )
+    return (pixels * 255).round().astype(np.uint8)
+
+
+def training_data(dataset: Any, val: Any, config: Any, device: torch.device, image_shape: Sequence[int] | None = None) -> Any:
+    """Episodes of a meta-training, "train" and "val".
+
+    Without `val`, classes (or tasks) of the dataset are kept for validation; a folder is split as its config says.
+
+    Raises:
+        InputError: it is nothing that episodes can be drawn from.
+        DataError: a folder's problems.
+    """
+    if hasattr(dataset, "episodes"):
+        return dataset if val is None else SplitData({"train": dataset, "val": val})
+    if is_folder(dataset):
+        if val is not None:
+            raise InputError("a folder is split into train, val and test by itself (train_val_test_split, sets_are_pre_split); give val=None")
+        return build_data(_with_folder(config, dataset), device, getattr(torch, config.parameter_format))
+    if _holds_tasks(dataset):
+        train, kept = (dataset, val) if val is not None else _keep_tasks(dataset, config.num_evaluation_tasks)
+        return TaskEpisodes({"train": train, "val": kept}, config, device)
+    images = labelled_images(dataset, config, image_shape)
+    if val is not None:
+        kept_images = labelled_images(val, config, image_shape)
+        return SplitData({"train": _few_shot_data({"train": images}, config, device), "val": _few_shot_data({"val": kept_images}, config, device)})
+    names = list(images.classes)
+    kept_names = _classes_for_validation(names, config)
+    splits = {
+        "train": LabelledImages(images.pixels, {name: images.classes[name] for name in names if name not in kept_names or len(kept_names) == len(names)}),
+        "val": LabelledImages(images.pixels, {name: images.classes[name] for name in kept_names}),
+    }  # fmt: skip
+    return _few_shot_data(splits, config, device)
+
+
+def _classes_for_validation(names: Sequence[str], config: Any) -> list[str]:
+    n_way = config.validation_shape.n_way
+    most = max(shape.n_way for shape in config.training_shapes)
+    if len(names) < n_way + most:
+        log.info("%d classes are too few to keep %d for validation: it has the classes of training, and says nothing of new ones.", len(names), n_way)
+        return list(names)
+    n_kept = min(max(n_way, round(SHARE_FOR_VALIDATION * len(names))), len(names) - most)
+    seed = 0 if config.class_split_seed is None else config.class_split_seed
+    return [names[rank] for rank in sorted(np.random.default_rng(seed).permutation(len(names))[:n_kept])]
+
+
+def evaluation_data(dataset: Any, config: Any, device: torch.device, image_shape: Sequence[int] | None = None) -> Any:
+    """Episodes of a measurement, "test": a folder's test split, or all of anything else."""
+    if hasattr(dataset, "episodes"):
+        return dataset
+    if is_folder(dataset):
+        return build_data(_with_folder(config, dataset), device, getattr(torch, config.parameter_format))
+    if _holds_tasks(dataset):
+        return TaskEpisodes({"test": dataset}, config, device)
+    return _few_shot_data({"test": labelled_images(dataset, config, image_shape)}, config, device)
+
+
+def _with_folder(config: Any, folder: Any) -> Any:
+    path = Path(folder).expanduser().resolve()
+    name = "".join(c if c.isalnum() or c in "_+=,.- " else "_" for c in path.name)
+    return check_config(config.to_json_dict() | {"dataset_name": name, "dataset_path": str(path)}, "FewShotClassifier")
+
+
+def _few_shot_data(splits: Mapping[str, LabelledImages], config: Any, device: torch.device) -> FewShotData:
+    shapes = {"train": config.training_shapes, "val": (config.validation_shape,), "test": config.test_shapes}
+    for split, images in splits.items():
+        _check_sizes(split, images, shapes[split])
+    pixels = next(iter(splits.values())).pixels  # the splits share it
+    return FewShotData(
+        torch.from_numpy(np.array(pixels)).to(device), {split: dict(images.classes) for split, images in splits.items()},
+        shape=config.test_shapes[0] if "test" in splits else config.validation_shape,
+        seeds={"train": config.train_seed, "val": config.val_seed, "test": config.val_seed},
+        class_rotation=config.class_rotation, normalisation=config.normalisation, reverse_channels=config.reverse_channels,
+        n_train_tasks=config.number_of_train_tasks, device=device, dtype=getattr(torch, config.parameter_format),
+        augmentation={"support": config.support_augmentation, "query": config.query_augmentation},
+    )  # fmt: skip
+
+
+def _check_sizes(split: str, images: LabelledImages, shapes: Sequence[EpisodeShape]) -> None:
+    n_way, n_images = max(shape.n_way for shape in shapes), max(shape.n_images for shape in shapes)
+    if len(images.classes) < n_way:
+        raise InputError(f"{split}: {len(images.classes)} classes, but a task needs {n_way}; lower num_classes_per_set or give more classes")
+    small = [f'"{name}" has {len(ranks)}' for name, ranks in images.classes.items() if len(ranks) < n_images]
+    if small:
+        raise InputError(
+            f"{split}: {len(small)} classes have fewer than the {n_images} images that num_samples_per_class + num_target_samples need: "
+            f"{', '.join(small[:5])}; lower num_target_samples or leave them out"
+        )
+
+
+class SplitData:
+    """Each split from a source of its own."""
+
+    meta_batches_ahead = 0
+
+    def __init__(self, sources: Mapping[str, Any]) -> None:
+        self.sources = dict(sources)
+        self.shape = next(iter(sources.values())).shape
+
+    @property
+    def class_names(self) -> dict[str, list[str]]:
+        """split -> names of its classes."""
+        return {split: source.class_names[split] for split, source in self.sources.items()}
+
+    def episodes(self, split: str, indices: Sequence[int], shape: EpisodeShape | None = None) -> EpisodeBatch:
+        """The episodes with these numbers."""
+        return self.sources[split].episodes(split, indices, shape)
+
+    def as_pixels(self, images: Tensor) -> Tensor:
+        """Normalised images (..., C, H, W) of an episode as uint8, for people to look at."""
+        return self.sources["val"].as_pixels(images)
+
+
+def _holds_tasks(dataset: Any) -> bool:
+    if is_pair(dataset):
+        return False
+    if isinstance(dataset, Sequence):
+        if not dataset:
+            raise InputError("the list of tasks is empty")
+        return len(dataset[0]) == 4
+    if hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__"):
+        return False
+    if not hasattr(dataset, "__iter__"):
+        raise InputError(
+            f"a {type(dataset).__name__} is no dataset: give a folder, (images, labels), a dataset of (image, label), or tasks of "
+            "(support_images, support_labels, query_images, query_labels)"
+        )
+    return True
+
+
+def _keep_tasks(dataset: Any, n_tasks: int) -> tuple[Any, Sequence[Any]]:
+    """Tasks that are trained on, and others for validation: a fifth of a list, or the first ones of an iterator."""
+    if isinstance(dataset, Sequence):
+        if len(dataset) < 2:
+            raise InputError("one task cannot be divided into training and validation; give val, a list of other tasks")
+        n_kept = min(max(1, round(SHARE_FOR_VALIDATION * len(dataset))), n_tasks)
+        return dataset[:-n_kept], dataset[-n_kept:]
+    tasks = iter(dataset)
+    return tasks, list(itertools.islice(tasks, n_tasks))
+
+
+class TaskEpisodes:
+    """Episodes that are given one by one. Those of a list come round again and again, those of an iterator once."""
+
+    meta_batches_ahead = 0
+
+    def __init__(self, tasks: Mapping[str, Any], config: Any, device: torch.device) -> None:
+        self._lists = {split: given for split, given in tasks.items() if isinstance(given, Sequence)}
+        self._streams = {split: _Stream(iter(given)) for split, given in tasks.items() if split not in self._lists}
+        self._config, self.device, self.shape = config, device, config.validation_shape
+        self.class_names: dict[str, list[str]] = {split: [] for split in tasks}
+
+    def count(self, split: str) -> int | None:
+        """How many tasks there are; None: nobody knows."""
+        return len(self._lists[split]) if split in self._lists else None
+
+    def episodes(self, split: str, indices: Sequence[int], shape: EpisodeShape | None = None) -> EpisodeBatch:
+        """The tasks with these numbers, which have to be equally large.
+
+        Raises:
+            InputError: they are not, one is malformed, or the iterator has ended.
+        """
+        given = [self._lists[split][i % len(self._lists[split])] if split in self._lists else self._streams[split].get(i) for i in indices]
+        parts = [self._one(task, split, index) for task, index in zip(given, indices, strict=True)]
+        sizes = sorted({tuple(len(labels) for labels in part[1::2]) for part in parts})
+        if len(sizes) > 1:
+            raise InputError(f"{split}: tasks of one meta-batch have {sizes} support and query images; give tasks of one size, or batch_size=1")
+        support_images, support_labels, query_images, query_labels = (torch.stack(values).to(self.device) for values in zip(*parts, strict=True))
+        n_way = int(support_labels.max()) + 1
+        if len(ways := sorted(set((support_labels.amax(dim=1) + 1).tolist()))) > 1:
+            raise InputError(f"{split}: tasks of one meta-batch have {ways} classes; give tasks of one number of classes, or batch_size=1")
+        return EpisodeBatch(
+            support_images, support_labels, query_images, query_labels,
+            seeds=torch.tensor([int(index) for index in indices], device=self.device), n_way=n_way,
+            n_shot=support_labels.shape[1] // n_way, n_query=query_labels.shape[1] // n_way, split=split,
+            indices=tuple(int(index) for index in indices), class_ids=np.zeros((len(parts), n_way), dtype=np.int64),
+        )  # fmt: skip
+
+    def _one(self, task: Any, split: str, index: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        config = self._config
+        try:
+            support_images, support_names, query_images, query_names = task
+            tensors = []
+            for images in (support_images, query_images):
+                pixels = resized(image_arrays(images, channels=config.image_channels).pixels, config.image_height, config.image_width)
+                tensors.append(
+                    as_input(pixels, NORMALISATIONS[config.normalisation], reverse_channels=config.reverse_channels).to(getattr(torch, config.parameter_format))
+                )
+            support_names, query_names = class_labels(support_names, len(tensors[0])), class_labels(query_names, len(tensors[1]))
+        except (ValueError, TypeError) as error:
+            raise InputError(f"{split}, task {index}: {error}") from error
+        classes, support_labels = np.unique(support_names, return_inverse=True)
+        unknown = sorted(set(query_names.tolist()) - set(classes.tolist()))
+        if unknown:
+            raise InputError(f"{split}, task {index}: query label {unknown[0]!r} has no support image")
+        query_labels = np.searchsorted(classes, query_names)
+        return tensors[0], torch.from_numpy(support_labels.astype(np.int64)), tensors[1], torch.from_numpy(query_labels.astype(np.int64))
+
+
+class _Stream:
+    """The items of an iterator by number, each asked for soon after it came."""
+
+    def __init__(self, items: Iterator[Any]) -> None:
+        self._items, self._next = items, 0
+        self._recent: deque[Any] = deque(maxlen=TASKS_REMEMBERED)
+
+    def get(self, index: int) -> Any:
+        while self._next <= index:
+            try:
+                self._recent.append(next(self._items))
+            except StopIteration:
+                raise InputError(
+                    f"the iterator of tasks ended after {self._next}; training asks for task {index + 1}: lower total_epochs, "
+                    "total_iter_per_epoch or batch_size, or give a list, which comes round again"
+                ) from None
+            self._next += 1
+        place = len(self._recent) - (self._next - index)
+        if place < 0:
+            raise ConfigError(f"task {index} of the iterator is gone; give a list of tasks to go on from a run that was interrupted")
+        return self._recent[place]

@@ -1,0 +1,252 @@
+"""Batch norm over B tasks at once, with one row per inner step."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from meta_learning.networks.layers import Parameters
+from meta_learning.networks.passes import Pass
+from meta_learning.operations.batch_norm import batch_norm
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Of the values that a norm layer sees in one set of images, per channel."""
+
+    mean: Tensor
+    """(B*F,)."""
+    var: Tensor
+    """(B*F,), biased."""
+    count: int
+    """Values of a channel."""
+
+    @property
+    def unbiased_var(self) -> Tensor:
+        """(B*F,)."""
+        return self.var * (self.count / max(self.count - 1, 1))
+
+
+class MetaNorm(nn.Module):
+    """What all norm layers are called with: forward(x, params, n_tasks, mode, name), name being the layer's in the network."""
+
+    own_statistics: str = "transductive"
+    """The layer's choice where the pass says "mixed"."""
+
+    def statistics_of(self, mode: Pass) -> str:
+        """Where this layer's statistics come from in a pass."""
+        return self.own_statistics if mode.statistics == "mixed" else mode.statistics
+
+    def needs_support(self, mode: Pass) -> bool:
+        """Tell whether query images must come together with the support images."""
+        return False
+
+
+def _row(values: Tensor, step: int, dimensions: int = 1) -> Tensor:
+    return values if values.dim() == dimensions else values[min(step, values.shape[0] - 1)]
+
+
+def _per_row(n_filters: int, rows: int) -> tuple[int, ...]:
+    return (n_filters,) if rows == 1 else (rows, n_filters)
+
+
+class _AffineNorm(MetaNorm):
+    """A weight and a bias per filter, with one row or one per inner step."""
+
+    def __init__(self, n_filters: int, n_parameter_rows: int, learn_weight: bool, learn_bias: bool) -> None:
+        super().__init__()
+        shape = _per_row(n_filters, n_parameter_rows)
+        self.weight = nn.Parameter(torch.ones(shape), requires_grad=learn_weight)
+        self.bias = nn.Parameter(torch.zeros(shape), requires_grad=learn_bias)
+
+    def affine(self, params: Parameters | None, n_tasks: int, mode: Pass, name: str) -> tuple[Tensor, Tensor]:
+        """Weight and bias of this step, (B*F,) each: passed in or the layer's own."""
+        return self._affine("weight", params, n_tasks, mode, name), self._affine("bias", params, n_tasks, mode, name)
+
+    def _affine(self, key: str, params: Parameters | None, n_tasks: int, mode: Pass, name: str) -> Tensor:
+        if params is not None and key in params:
+            return params[key].flatten()
+        place = f"{name}.{key}", torch.is_grad_enabled()
+        rows = None if mode.rows is None else mode.rows.get(place)
+        if rows is None:
+            rows = torch.atleast_2d(getattr(self, key)).repeat(1, n_tasks).unbind()
+            if mode.rows is not None:
+                mode.rows[place] = rows
+        return rows[min(mode.step, len(rows) - 1)]
+
+
+class MetaBatchNorm2d(_AffineNorm):
+    """Batch norm with one row of weight, bias and running statistics per inner step (BNWB and BNRS of MAML++).
+
+        y = weight[r] * (x - mean) / sqrt(var + eps) + bias[r],   r = min(step, R - 1)
+
+    mean and var are per task, from where the pass says. With one row the parameters have the shapes, and the names, of
+    `nn.BatchNorm2d`.
+
+    With `learnable_momentum`, a training pass normalises with the moving average that includes it,
+    (1 - m) running + m batch, so that m, one number per layer, has a gradient.
+
+    Source: Antoniou et al. 2019, section 4 (per-step batch normalisation).
+    """
+
+    def __init__(
+        self, n_filters: int, *, n_rows: int = 1, n_parameter_rows: int | None = None, learn_weight: bool = True,
+        learn_bias: bool = True, momentum: float = 0.1, learnable_momentum: bool = False, eps: float = 1e-5,
+    ) -> None:  # fmt: skip
+        super().__init__(n_filters, n_rows if n_parameter_rows is None else n_parameter_rows, learn_weight, learn_bias)
+        self.n_rows, self.eps = n_rows, eps
+        self.register_buffer("running_mean", torch.zeros(_per_row(n_filters, n_rows)))
+        self.register_buffer("running_var", torch.ones(_per_row(n_filters, n_rows)))
+        self.learnable_momentum = learnable_momentum
+        if learnable_momentum:
+            self.momentum = nn.Parameter(torch.tensor(momentum))
+        else:
+            self.register_buffer("momentum", torch.tensor(momentum), persistent=False)
+
+    def needs_support(self, mode: Pass) -> bool:
+        """Tell whether query images must come together with the support images."""
+        return self.statistics_of(mode) == "support"
+
+    def forward(
+        self, x: Tensor, params: Parameters | None = None, n_tasks: int = 1, mode: Pass | None = None, name: str = ""
+    ) -> Tensor:
+        """Normalise.
+
+        Args:
+            x: (n, B*F, H, W), tasks folded into the channels.
+            params: "weight" and "bias", each (B, F), where the inner loop adapts them.
+            name: the layer's name in the network, under which it leaves its statistics.
+        Returns:
+            The shape of x.
+        """
+        mode = mode or Pass()
+        weight, bias = self.affine(params, n_tasks, mode, name)
+        statistics = self.statistics_of(mode)
+        if not mode.n_support:
+            return self._normalise_one_set(x, weight, bias, n_tasks, mode, name)
+        support, query = x[: mode.n_support], x[mode.n_support :]
+        if statistics != "support":
+            parts = zip((support, query), _modes_of_parts(mode), strict=True)
+            return torch.cat([self._normalise_one_set(part, weight, bias, n_tasks, its_mode, name) for part, its_mode in parts])
+        moments = _moments(support)
+        self.leave_statistics(moments.mean, moments.unbiased_var, n_tasks, mode, name)
+        return _normalise(x, *_scale_and_shift(moments.mean, moments.var, weight, bias, self.eps))
+
+    def modes_of_own_moments(self, mode: Pass, n_sets: int) -> tuple[Pass, ...] | None:
+        """Return what each set of images of a pass is told, where each is normalised by its own moments and by nothing else; else None."""
+        modes = _modes_of_parts(mode) if n_sets > 1 else (mode,)
+        shares = n_sets > 1 and self.statistics_of(mode) == "support"
+        is_own = not shares and not self._mixes_with_running(mode) and not any(self._has_fixed_statistics(its_mode) for its_mode in modes)
+        return modes if is_own else None
+
+    def scales_and_shifts(
+        self, sets: Sequence[Moments], params: Parameters | None, n_tasks: int, mode: Pass, name: str
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Return s and t (B*F,) for each set of images, of y = s x + t, the norm of x, whose moments are given instead of x.
+
+        Args:
+            sets: of the images of the pass; of support and query images where both are there.
+        """
+        weight, bias = self.affine(params, n_tasks, mode, name)
+        if len(sets) > 1 and self.statistics_of(mode) == "support":
+            self.leave_statistics(sets[0].mean, sets[0].unbiased_var, n_tasks, mode, name)
+            return [_scale_and_shift(sets[0].mean, sets[0].var, weight, bias, self.eps)] * len(sets)
+        modes = _modes_of_parts(mode) if len(sets) > 1 else (mode,)
+        results = []
+        for moments, its_mode in zip(sets, modes, strict=True):
+            fixed = self._fixed_statistics(n_tasks, its_mode, name)
+            if fixed is None:
+                mean, var = self._of_batch(moments, n_tasks, its_mode)
+                self.leave_statistics(moments.mean, moments.unbiased_var, n_tasks, its_mode, name)
+            else:
+                mean, var = fixed
+            results.append(_scale_and_shift(mean, var, weight, bias, self.eps))
+        return results
+
+    def _normalise_one_set(self, x: Tensor, weight: Tensor, bias: Tensor, n_tasks: int, mode: Pass, name: str) -> Tensor:
+        fixed = self._fixed_statistics(n_tasks, mode, name)
+        if fixed is not None:
+            return F.batch_norm(x, *fixed, weight, bias, training=False, eps=self.eps)
+        if self._mixes_with_running(mode):
+            moments = _moments(x)
+            mean, var = moments.mean, moments.unbiased_var
+            out = _normalise(x, *_scale_and_shift(*self._of_batch(moments, n_tasks, mode), weight, bias, self.eps))
+        else:
+            out, mean, var = batch_norm(x, weight, bias, self.eps)
+        self.leave_statistics(mean, var, n_tasks, mode, name)
+        return out
+
+    def _fixed_statistics(self, n_tasks: int, mode: Pass, name: str) -> tuple[Tensor, Tensor] | None:
+        """Mean and variance (B*F,) of a pass that does not look at its own images; None: it does."""
+        statistics = self.statistics_of(mode)
+        assert not (statistics == "support" and mode.is_query), "query images must come together with the support images"
+        if not self._has_fixed_statistics(mode):
+            return None
+        if statistics == "running":
+            return _row(self.running_mean, mode.step).repeat(n_tasks), _row(self.running_var, mode.step).repeat(n_tasks)
+        return (mode.episode or {}).get(name) or self._before_any_pass(n_tasks)
+
+    def _has_fixed_statistics(self, mode: Pass) -> bool:
+        statistics = self.statistics_of(mode)
+        return (statistics == "running" and mode.collected is None) or (statistics == "episodic" and mode.is_query)
+
+    def _mixes_with_running(self, mode: Pass) -> bool:
+        return self.learnable_momentum and mode.collected is not None
+
+    def _before_any_pass(self, n_tasks: int) -> tuple[Tensor, Tensor]:
+        """Where the moving averages of an episode start, (B*F,) each."""
+        mean = self.running_mean.new_zeros(n_tasks * self.running_mean.shape[-1])
+        return mean, torch.ones_like(mean)
+
+    def _of_batch(self, moments: Moments, n_tasks: int, mode: Pass) -> tuple[Tensor, Tensor]:
+        """Mean and variance (B*F,) of a pass that looks at its own images."""
+        if not self._mixes_with_running(mode):
+            return moments.mean, moments.var
+        momentum = self.momentum.clamp(0.0, 1.0)
+        mean, var = (_row(values, mode.step).repeat(n_tasks) for values in (self.running_mean, self.running_var))
+        return (1 - momentum) * mean + momentum * moments.mean, (1 - momentum) * var + momentum * moments.var
+
+    def leave_statistics(self, mean: Tensor, var: Tensor, n_tasks: int, mode: Pass, name: str) -> None:
+        """Leave a pass's mean and unbiased variance, (B*F,), where the pass wants them."""
+        mean, var = mean.detach(), var.detach()
+        if mode.episode is not None and not mode.is_query and self.statistics_of(mode) == "episodic":
+            before = mode.episode.get(name) or self._before_any_pass(n_tasks)
+            momentum = self.momentum.detach().to(mean.dtype)
+            mode.episode[name] = (torch.lerp(before[0], mean, momentum), torch.lerp(before[1], var, momentum))
+        if mode.collected is not None:
+            row = min(mode.step, self.n_rows - 1)
+            for statistic, value in (("running_mean", mean), ("running_var", var)):
+                mode.collected.add(f"{name}.{statistic}", row, self.n_rows, value.view(n_tasks, -1))
+
+    @torch.no_grad()
+    def update_running_statistics(self, batch_mean: Tensor, batch_var: Tensor) -> None:
+        """Move each row towards this iteration's statistics: running <- (1 - m) running + m batch."""
+        momentum = self.momentum.clamp(0.0, 1.0)
+        self.running_mean.lerp_(batch_mean.to(self.running_mean.dtype), momentum)
+        self.running_var.lerp_(batch_var.to(self.running_var.dtype), momentum)
+
+    def has_running_statistics(self) -> bool:
+        """Tell whether any training pass has ever moved them; waits for the device."""
+        return bool((self.running_mean != 0).any() or (self.running_var != 1).any())
+
+
+def _modes_of_parts(mode: Pass) -> tuple[Pass, Pass]:
+    """For a layer with statistics of its own in a pass of support and query images: support images, query images."""
+    # The support images are here for another layer's sake, and not for a second time in the episode's average.
+    return replace(mode, n_support=0, is_query=False, episode=None), replace(mode, n_support=0, is_query=True)
+
+
+def _moments(x: Tensor) -> Moments:
+    var, mean = torch.var_mean(x, dim=(0, 2, 3), correction=0)
+    return Moments(mean, var, x.numel() // x.shape[1])
+
+
+def _scale_and_shift(mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    scale = weight * torch.rsqrt(var + eps)
+    return scale, bias - mean * scale
+
+
+def _normalise(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    return x * scale[:, None, None] + shift[:, None, None]

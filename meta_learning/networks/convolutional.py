@@ -1,0 +1,92 @@
+"""conv4, the four-block network of the few-shot literature.
+
+Letters: B tasks, n images per task, C channels, H x W pixels, F filters, N way, D features.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from meta_learning.networks.base import MetaNetwork, initialise_kaiming, make_head
+from meta_learning.networks.dropout import drop
+from meta_learning.networks.first_block import ImagePatches, can_use_patches, convolve_patches, cut_patches, fold_images
+from meta_learning.networks.layers import MetaConv2d, Parameters, below, unfold_features
+from meta_learning.networks.norms import NormChoice
+from meta_learning.networks.passes import Pass
+from meta_learning.operations.max_pooling import pool_and_activate
+
+N_BLOCKS = 4
+
+
+def pooling_window(height: int, width: int) -> tuple[int, int]:
+    """2 x 2 pixels; a side of one pixel stays as it is, so that no image is too small."""
+    return min(2, height), min(2, width)
+
+
+def pool(x: Tensor, negative_slope: float) -> Tensor:
+    """Max-pooling over `pooling_window` and a leaky ReLU."""
+    return pool_and_activate(x, pooling_window(*x.shape[2:]), negative_slope)
+
+
+def pooled(side: int) -> int:
+    """Return the pixels of a side after `pool`."""
+    return max(side // 2, 1)
+
+
+class Conv4Block(nn.Module):
+    """Convolution, norm, max-pooling and ReLU: ReLU is increasing, so it commutes with the maximum."""
+
+    def __init__(self, channels: int, shape: tuple[int, int, int], norm: NormChoice) -> None:
+        super().__init__()
+        self.conv, self.norm = MetaConv2d(channels, shape[0], 3, padding=1), norm.build(shape)
+
+    def forward(self, x: Tensor | ImagePatches, params: Parameters | None, n_tasks: int, mode: Pass, name: str) -> Tensor:
+        """Return (n, B*F, H', W') for x (n, B*C, H, W), or for the patches of the first block's images."""
+        if isinstance(x, ImagePatches):
+            given = below(params, "conv"), below(params, "norm")
+            return convolve_patches(x, self.conv, self.norm, given, 0.0, mode, f"{name}.norm")
+        x = self.conv(x, below(params, "conv"), n_tasks)
+        return pool(self.norm(x, below(params, "norm"), n_tasks, mode, f"{name}.norm"), 0.0)
+
+
+class Conv4(MetaNetwork):
+    """Four blocks of a padded 3x3 convolution with bias, norm, ReLU and 2x2 max-pooling; the map, flattened, is the features.
+
+    Against the reference's network: ReLU instead of leaky ReLU, and Kaiming-normal instead of Xavier-uniform weights.
+
+    Args:
+        image_shape: C, H, W of an image; from 16 pixels on every block halves it.
+        n_way: N, outputs of the head; None: each episode brings its head.
+        n_filters: F; 32 in Ravi & Larochelle 2017 and in MAML on mini-ImageNet, 64 in Vinyals et al. 2016 and Snell et al. 2017.
+    """
+
+    def __init__(
+        self, image_shape: tuple[int, int, int], n_way: int | None, *, n_filters: int = 64, norm: NormChoice | None = None, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.dropout, self.uses_dropout = dropout, dropout > 0
+        self.stage_names = [f"block{i}" for i in range(N_BLOCKS)]
+        channels, height, width = image_shape
+        for name in self.stage_names:
+            self.add_module(name, Conv4Block(channels, (n_filters, height, width), norm or NormChoice()))
+            channels, height, width = n_filters, pooled(height), pooled(width)
+        self.head = make_head(n_filters * height * width, n_way)
+
+    def prepare(self, images: Tensor) -> Tensor | ImagePatches:
+        """Return the patches of the images, where the first block can take them."""
+        block = self.block0
+        if not can_use_patches(block.conv, block.norm, images):
+            return images
+        return cut_patches(images, block.conv, pooling_window(*images.shape[3:]))
+
+    def features(self, images: Tensor | ImagePatches, params: Parameters | None = None, mode: Pass | None = None) -> Tensor:
+        """Return features (B, n, D) of images (B, n, C, H, W), or of what `prepare` made of them."""
+        mode = mode or Pass()
+        x, n_tasks = fold_images(images)
+        for index, name in enumerate(self.stage_names):
+            x = getattr(self, name)(x, below(params, name), n_tasks, mode, name)
+            x = drop(x, self.dropout, mode, index, n_tasks)
+        return unfold_features(x, n_tasks)
+
+    def initialise(self, generator: torch.Generator) -> None:
+        """Draw the initial weights."""
+        initialise_kaiming(self, generator)

@@ -1,0 +1,237 @@
+"""Any `torch.nn.Module` as a network of the learner: split into body and head, its norms and dropouts replaced by ours.
+
+The body is called for one task at a time, by `torch.vmap` for all tasks together or, where it cannot be batched, in a loop.
+What the norm layers see is carried out of the call as values, since nothing can be written in place inside a vmap.
+
+Letters: B tasks, n images per task, C channels, H x W pixels, F filters, N way, D features.
+"""
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from meta_learning.networks.base import MetaNetwork
+from meta_learning.networks.batch_norm import MetaBatchNorm2d, MetaNorm
+from meta_learning.networks.dropout import drop
+from meta_learning.networks.layers import EpisodeHead, MetaLinear, Parameters
+from meta_learning.networks.norms import NormChoice
+from meta_learning.networks.passes import BatchStatistics, Pass
+from utils.errors import ConfigError
+
+Output = dict[str, Any]  # of one task or, stacked, of B: "features", "statistics" name -> row -> value, "episode" name -> pair
+
+
+class CurrentPass:
+    """What the replaced layers look up while the module around them, which does not know of it, runs."""
+
+    def __init__(self) -> None:
+        self.begin(Pass())
+
+    def begin(self, mode: Pass) -> None:
+        """Start a pass of one task."""
+        self.mode, self.n_dropouts = mode, 0
+
+
+class KeyedDropout(nn.Module):
+    """Dropout whose mask follows from seed, episode, inner step and the place of the call in the pass."""
+
+    def __init__(self, rate: float, whole_channels: bool, current: CurrentPass) -> None:
+        super().__init__()
+        self.rate, self.whole_channels, self.current = rate, whole_channels, current
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Drop activations of x (n, F, ...) while meta-training."""
+        index = self.current.n_dropouts
+        self.current.n_dropouts += 1
+        return drop(x, self.rate, self.current.mode, index, whole_channels=self.whole_channels)
+
+
+class _NormCall:
+    """Lets a norm layer of ours stand where a plain one stood: it gets the pass, and maps of any number of dimensions."""
+
+    def __init__(self, name: str, current: CurrentPass) -> None:
+        self.name, self.current = name, current
+        self.shape: tuple[int, ...] = ()
+
+    def before(self, layer: nn.Module, arguments: tuple[Any, ...], _: Any) -> tuple[tuple[Tensor], dict[str, Any]]:
+        x = arguments[0]
+        self.shape = x.shape
+        return (as_map(x),), {"mode": self.current.mode, "name": self.name}
+
+    def after(self, layer: nn.Module, arguments: Any, _: Any, out: Tensor) -> Tensor:
+        return out.reshape(self.shape)
+
+
+class KeptLayerNorm(nn.LayerNorm, MetaNorm):
+    """A layer norm of the user's; it has no statistics of a batch."""
+
+
+class KeptGroupNorm(nn.GroupNorm, MetaNorm):
+    """A group norm of the user's; it has no statistics of a batch."""
+
+
+KEPT_NORMS: dict[type[nn.Module], type[nn.Module]] = {nn.LayerNorm: KeptLayerNorm, nn.GroupNorm: KeptGroupNorm}
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+DROPOUTS = {nn.Dropout: False, nn.Dropout1d: True, nn.Dropout2d: True, nn.Dropout3d: True}
+"""Class -> whether it drops whole channels."""
+
+
+def as_map(x: Tensor) -> Tensor:
+    """(n, F), (n, F, L) or (n, F, ...) -> (n, F, H, W)."""
+    if x.dim() == 4:
+        return x
+    return x[..., None, None] if x.dim() == 2 else x.flatten(2).unsqueeze(-1)
+
+
+class ForeignNetwork(MetaNetwork):
+    """A module of a user's, made ready by `meta_learning.networks.foreign_checks.foreign_network`.
+
+    Parameters are called body.<name in the module> and head.weight, head.bias; saved, they have the module's own names.
+
+    Args:
+        body: the module with the identity in place of its head, and with layers of ours that look at `current`.
+        head_name: what the head was called in the module.
+        together: whether the tasks are computed by one vmap, not one after the other.
+    """
+
+    def __init__(
+        self, body: nn.Module, head: MetaLinear | EpisodeHead, head_name: str, current: CurrentPass, *, together: bool = True
+    ) -> None:
+        super().__init__()
+        self.body, self.head, self.together = body, head, together
+        self.plain_prefixes = {"body.": "", "head.": f"{head_name}."}
+        self._current = current
+        self.stage_names = stages(body, "body")
+        self.uses_dropout = any(isinstance(module, KeyedDropout) and module.rate for module in body.modules())
+        self._is_recurrent = any(isinstance(module, nn.RNNBase) for module in body.modules())
+        self._attends = any(isinstance(module, nn.MultiheadAttention | nn.TransformerEncoderLayer) for module in body.modules())
+
+    def initialise(self, generator: torch.Generator) -> None:
+        """Keep the weights that the module came with."""
+
+    def features(self, images: Tensor, params: Parameters | None = None, mode: Pass | None = None) -> Tensor:
+        """Return features (B, n, D) of images (B, n, C, H, W)."""
+        mode, n_tasks = mode or Pass(), images.shape[0]
+        is_training = mode.collected is not None
+        if self.body.training != is_training:
+            self.body.train(is_training)
+        of_body = {name.removeprefix("body."): value for name, value in (params or {}).items() if name.startswith("body.")}
+        seeds = torch.zeros(n_tasks, dtype=torch.int64, device=images.device) if mode.dropout_seeds is None else mode.dropout_seeds
+        episode = {name: tuple(value.view(n_tasks, -1) for value in pair) for name, pair in (mode.episode or {}).items()}
+
+        def of_one_task(params: dict[str, Tensor], images: Tensor, seed: Tensor, episode: dict[str, tuple[Tensor, Tensor]]) -> Output:
+            collected = BatchStatistics() if is_training else None
+            moving = None if mode.episode is None else dict(episode)
+            of_task = None if mode.dropout_seeds is None else seed[None]
+            self._current.begin(replace(mode, collected=collected, episode=moving, dropout_seeds=of_task, rows=None))
+            features = functional_call(self.body, params, (images,))
+            return {"features": features, "statistics": collected.seen if collected else {}, "episode": moving or {}}
+
+        with self._twice_differentiable():
+            if self.together:
+                out = torch.vmap(of_one_task)(of_body, images, seeds, episode)
+            else:
+                parts = [
+                    of_one_task(_task(of_body, task), images[task], seeds[task], _task(episode, task)) for task in range(n_tasks)
+                ]
+                out = _stacked(parts)
+        self._current.begin(Pass())  # keeps no tensors alive
+        for name, rows in out["statistics"].items():
+            for row, passes in enumerate(rows):
+                for value in passes:  # (B, 1, F)
+                    mode.collected.add(name, row, len(rows), value.squeeze(1))
+        if mode.episode is not None:
+            mode.episode.update({name: tuple(value.flatten() for value in pair) for name, pair in out["episode"].items()})
+        return out["features"]
+
+    def _twice_differentiable(self) -> ExitStack:
+        """Leave out the fused kernels of attention and recurrence that cannot be differentiated twice."""
+        stack = ExitStack()
+        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        if self._is_recurrent:
+            stack.enter_context(torch.backends.cudnn.flags(enabled=False))
+        if self._attends:
+            stack.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
+            torch.backends.mha.set_fastpath_enabled(False)
+        return stack
+
+
+def _task(tree: Any, task: int) -> Any:
+    if isinstance(tree, Tensor):
+        return tree[task]
+    if isinstance(tree, dict):
+        return {name: _task(value, task) for name, value in tree.items()}
+    return tuple(_task(value, task) for value in tree)
+
+
+def _stacked(trees: list[Any]) -> Any:
+    first = trees[0]
+    if isinstance(first, Tensor):
+        return torch.stack(trees)
+    if isinstance(first, dict):
+        return {name: _stacked([tree[name] for tree in trees]) for name in first}
+    return tuple(_stacked(list(values)) for values in zip(*trees, strict=True))
+
+
+def stages(module: nn.Module, prefix: str) -> list[str]:
+    """Names of the outermost submodules that norm layers are in, where there are several."""
+    inside = {name: child for name, child in module.named_children() if any(isinstance(part, MetaNorm) for part in child.modules())}
+    if len(inside) == 1:
+        ((name, child),) = inside.items()
+        if not isinstance(child, MetaNorm):
+            return stages(child, f"{prefix}.{name}")
+    return [f"{prefix}.{name}" for name in inside]
+
+
+def replace_layers(
+    body: nn.Module, shapes: Mapping[str, tuple[int, ...]], norm: NormChoice, dtype: torch.dtype, current: CurrentPass, who: str
+) -> None:
+    """Put our norms and dropouts in the places of torch's.
+
+    Args:
+        shapes: name of a batch norm -> shape of the map (n, F, H, W) that it normalises.
+    Raises:
+        ConfigError: a norm layer that writes statistics in place and is none of torch's.
+    """
+    for name, layer in list(body.named_modules()):
+        if isinstance(layer, _BatchNorm):
+            if type(layer) not in BATCH_NORMS:
+                raise ConfigError(f'{who}: norm layer "{name}" is a {type(layer).__name__}; use torch\'s own batch norms')
+            new = _our_norm(layer, shapes[name], norm, dtype)
+            call = _NormCall(f"body.{name}", current)
+            new.register_forward_pre_hook(call.before, with_kwargs=True)
+            new.register_forward_hook(call.after, with_kwargs=True)
+        elif type(layer) in KEPT_NORMS:
+            kind = KEPT_NORMS[type(layer)]
+            new = kind.__new__(kind)
+            new.__dict__.update(vars(layer))
+        elif type(layer) in DROPOUTS:
+            new = KeyedDropout(layer.p, DROPOUTS[type(layer)], current)
+        else:
+            continue
+        for parent in body.modules():
+            for child_name, child in list(parent.named_children()):
+                if child is layer:
+                    setattr(parent, child_name, new)
+
+
+@torch.no_grad()
+def _our_norm(plain: nn.Module, shape: tuple[int, ...], norm: NormChoice, dtype: torch.dtype) -> MetaNorm:
+    if not plain.affine:
+        norm = replace(norm, learn_weight=False, learn_bias=False)
+    ours = norm.build(tuple(shape[1:])).to(dtype)
+    ours.eps = plain.eps
+    if plain.affine and norm.layer != "layer_norm":
+        ours.weight.copy_(plain.weight)  # every row
+        ours.bias.copy_(plain.bias)
+    if isinstance(ours, MetaBatchNorm2d) and plain.track_running_stats:
+        ours.running_mean.copy_(plain.running_mean)
+        ours.running_var.copy_(plain.running_var)
+    return ours

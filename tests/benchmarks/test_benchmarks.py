@@ -1,0 +1,86 @@
+"""What benchmarks say of themselves, and what those of trained runs and of memory conclude; the measurements themselves are run by hand."""
+
+import ast
+import re
+import subprocess
+import sys
+
+import pytest
+
+from benchmarks import claims
+from benchmarks.adjoint_gradient import adjoint_meta_gradients, plain_operations
+from benchmarks.claims import verdict
+from benchmarks.methods_on_omniglot import METHODS, run_of
+from meta_learning.networks.residual import RESIDUAL_NETWORKS
+from tests.tools.learners import random_episodes, small_config, small_learner, worst_difference
+from utils.config import load_config
+from utils.config.command_line import parse_command_line
+from utils.paths import REPOSITORY_ROOT
+
+BENCHMARKS = sorted(path.stem for path in (REPOSITORY_ROOT / "benchmarks").glob("[a-z]*.py"))
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_a_benchmark_says_how_it_is_started_or_of_which_it_is_a_part(name):
+    text = ast.get_docstring(ast.parse((REPOSITORY_ROOT / "benchmarks" / f"{name}.py").read_text(encoding="utf-8")))
+    wholes = re.findall(r"`(\w+)\.py`", text.splitlines()[0]) if text.startswith("Part of ") else []
+    if wholes:
+        assert all(f"benchmarks.{name} import" in (REPOSITORY_ROOT / "benchmarks" / f"{whole}.py").read_text(encoding="utf-8") for whole in wholes)
+    else:
+        assert f"python benchmarks/{name}.py" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [("adjoint_gradient", ["--backbone", "--image_size", "--steps"]), ("observation_cost", ["CONFIG.json", "--key value"])]
+)
+def test_help_says_what_a_benchmark_does_and_its_options(name, options, tmp_path):
+    command = [sys.executable, str(REPOSITORY_ROOT / "benchmarks" / f"{name}.py"), "--help"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"python benchmarks/{name}.py" in done.stdout and all(option in done.stdout for option in options)
+
+
+@pytest.mark.parametrize("keys", [{"backbone": "resnet12", "image_height": 16, "image_width": 16}, {"backbone": "conv4", "num_stages": 4}])
+def test_the_adjoint_form_gives_the_engines_gradients(keys, monkeypatch):
+    monkeypatch.setitem(RESIDUAL_NETWORKS["resnet12"], "widths", (6, 6, 6, 6))
+    learner, episodes = small_learner(**keys), random_episodes(small_config(**keys))
+    with plain_operations():
+        gradients = adjoint_meta_gradients(learner, episodes)
+    assert worst_difference(gradients, learner.meta_gradients(episodes, 0).gradients) <= 1e-9
+
+
+@pytest.mark.parametrize(
+    ("difference", "width", "claimed", "text"),
+    [
+        (-0.05, 0.02, -0.04, "held"),
+        (-0.05, 0.02, None, "held"),
+        (-0.01, 0.005, -0.04, "held, but smaller"),
+        (-0.01, 0.02, -0.04, "not held"),
+        (0.05, 0.02, None, "not held"),
+        (0.01, 0.02, None, "not decidable here"),
+        (-0.03, 0.04, -0.04, "not decidable here"),
+    ],
+)
+def test_a_verdict_needs_an_interval_on_one_side(difference, width, claimed, text):
+    assert verdict(difference, width, claimed) == text
+
+
+def test_every_run_of_a_benchmark_is_a_valid_config_and_its_command_says_the_same(monkeypatch, tmp_path):
+    monkeypatch.setenv("EXPERIMENTS_DIR", str(tmp_path))
+    runs = [*(run_of(method) for method in METHODS), *claims.ALL_RUNS.values()]
+    assert len({run.experiment_name for run in runs}) == len(runs)
+    for run in runs:
+        arguments = run.command.split()
+        script, rest = arguments[1], arguments[2:]
+        path, overrides = parse_command_line(["--name_of_args_json_file", script.replace("scripts", "config").replace(".sh", ".json"), *rest])
+        config = load_config(path, overrides)
+        values = config.to_json_dict()
+        assert {key: values[key] for key in run.overrides if key != "test_num_target_samples"} == {
+            key: value for key, value in run.overrides.items() if key != "test_num_target_samples"
+        }
+
+
+def test_a_claim_whose_runs_are_missing_is_not_decided(monkeypatch, tmp_path):
+    monkeypatch.setenv("EXPERIMENTS_DIR", str(tmp_path))
+    rows = [claim.row() for claim in claims.claims()]
+    assert {row[-1] for row in rows} == {"not decidable here: budget"} and claims.accuracy_rows() == []

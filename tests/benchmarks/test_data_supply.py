@@ -1,0 +1,33 @@
+"""The benchmark of the data supply: what it needs is said, and it prints its rows."""
+
+import subprocess
+import sys
+import tarfile
+
+import pytest
+
+from tests.conftest import draw_dataset
+from utils.paths import REPOSITORY_ROOT
+
+
+def run(*arguments):
+    command = [sys.executable, str(REPOSITORY_ROOT / "benchmarks" / "data_supply.py"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=500, check=False)
+
+
+def test_without_an_archive_it_says_what_it_needs(tmp_path):
+    result = run("--data", str(tmp_path))
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr == "--data: give a folder that holds omniglot_dataset.tar.bz2 or grocery_few_shot.tar.gz\n"
+
+
+@pytest.mark.full
+def test_every_table_has_its_row(tmp_path):
+    folder = draw_dataset(tmp_path / "grocery_few_shot", [f"{split}/c{i}" for split in ("train", "val", "test") for i in range(5)], images_per_class=20)
+    with tarfile.open(tmp_path / "grocery_few_shot.tar.gz", "w:gz") as archive:
+        archive.add(folder, folder.name)
+    result = run("--data", str(tmp_path), "--seconds", "0.1", "--workers", "1", "--only", "start", "supply")
+    assert result.returncode == 0, result.stderr
+    rows = [line.split(" | ") for line in result.stdout.splitlines() if line.startswith(("| grocery", "| photographs"))]
+    assert [len(row) for row in rows] == [4, 6] and rows[0][1] == "300"
+    assert (tmp_path / "grocery_few_shot.tar.gz").is_file()

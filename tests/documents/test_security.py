@@ -1,0 +1,90 @@
+"""Nothing that is read can run: no pickle, no eval, no shell, no import by a name from outside. Read from the sources."""
+
+import ast
+import re
+
+import pytest
+
+from tests.documents.test_architecture import MODULES
+from utils.paths import REPOSITORY_ROOT
+
+FORBIDDEN_IMPORTS = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "importlib", "runpy", "code"}
+FORBIDDEN_CALLS = {
+    "eval", "exec", "compile", "__import__", "os.system", "os.popen", "subprocess.getoutput", "subprocess.getstatusoutput",
+    "torch.load", "torch.save", "torch.hub.load", "np.load", "numpy.load", "np.save", "yaml.load",
+}  # fmt: skip
+READS_PICKLES = REPOSITORY_ROOT / "utils" / "prepare_dataset" / "forms" / "restricted_unpickler.py"
+"""The one file that may import pickle; tests/utils/prepare_dataset/test_restricted_unpickler.py holds it to what it admits."""
+RUNS_PLUGINS = REPOSITORY_ROOT / "utils" / "registry.py"
+"""The one file that may execute Python: what --plugin names on the command line. A config cannot (tests/utils/test_plugins.py)."""
+ALLOWED = {READS_PICKLES: ["pickle"], RUNS_PLUGINS: ["importlib.util"]}
+SOURCES = sorted({*MODULES.values(), *REPOSITORY_ROOT.glob("benchmarks/*.py")})
+
+
+def dotted(node):
+    """`a.b.c` of a called expression; empty for anything else."""
+    if isinstance(node, ast.Name):
+        return node.id
+    if isinstance(node, ast.Attribute):
+        front = dotted(node.value)
+        return f"{front}.{node.attr}" if front else ""
+    return ""
+
+
+def is_forbidden(module):
+    harmless = ("importlib.metadata", "importlib.util.find_spec")  # they tell versions, and whether a package is there
+    return module.split(".")[0] in FORBIDDEN_IMPORTS and not f"{module}.".startswith(tuple(f"{name}." for name in harmless))
+
+
+def reads_weights_only(call):
+    """torch's own restricted reader: tensors and what `safe_globals` lists. Checkpoints of the reference need one."""
+    named = {k.arg: k.value for k in call.keywords}
+    value = named.get("weights_only")
+    return dotted(call.func) == "torch.load" and isinstance(value, ast.Constant) and value.value is True
+
+
+def problems(source):
+    """What must not be in a source text, by line."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found += [(node.lineno, a.name) for a in node.names if is_forbidden(a.name)]
+        elif isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            # An error type reads nothing; torch raises it.
+            found += [(node.lineno, name) for name in names if is_forbidden(name) and name != "pickle.UnpicklingError"]
+        elif isinstance(node, ast.Call):
+            if dotted(node.func) in FORBIDDEN_CALLS and not reads_weights_only(node):
+                found.append((node.lineno, dotted(node.func)))
+            shell = [k for k in node.keywords if k.arg == "shell" and not (isinstance(k.value, ast.Constant) and k.value.value is False)]
+            pickled = [k for k in node.keywords if k.arg == "allow_pickle"]
+            found += [(node.lineno, k.arg) for k in (*shell, *pickled)]
+    return found
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(REPOSITORY_ROOT).as_posix())
+def test_no_source_runs_what_it_reads(path):
+    found = problems(path.read_text(encoding="utf-8"))
+    assert [what for _, what in found] == ALLOWED.get(path, [])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "import pickle", "from importlib import import_module", "eval(x)", "os.system('convert ' + path)", "torch.load(path)",
+        "subprocess.run(command, shell=True)", "subprocess.run(command, shell=flag)", "np.load(path, allow_pickle=True)",
+        "exec(text)", "__import__(name)", "torch.load(path, weights_only=False)", "torch.load(path, weights_only=flag)",
+        "from pickle import UnpicklingError, loads",
+    ],
+)  # fmt: skip
+def test_the_check_finds_what_it_looks_for(text):
+    assert problems(text)
+
+
+def test_the_restricted_reader_and_its_error_are_allowed():
+    assert not problems("from pickle import UnpicklingError\ntorch.load(path, weights_only=True)")
+
+
+def test_scripts_evaluate_no_text():
+    for path in (*REPOSITORY_ROOT.glob("*.sh"), *REPOSITORY_ROOT.glob("script_generation_tools/*.sh")):
+        assert not re.search(r"\b(eval|source)\b", path.read_text(encoding="utf-8")), path

@@ -1,0 +1,372 @@
+"""The report of a run: numbers against those worked out by hand, and folders that are unfinished or damaged."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiment_tools.parts.run_files import RunFiles, read_run
+from experiment_tools.parts.settings import command_of
+from experiment_tools.report import layers as report_layers
+from experiment_tools.report import machine as report_machine
+from experiment_tools.report import page as report
+from experiment_tools.report import results as report_results
+from experiment_tools.report import svg
+from experiment_tools.report.__main__ import main
+from experiment_tools.report.answers import (
+    Answers,
+    answers_of_test,
+    calibration,
+    calibration_error,
+    confused_pairs,
+    confusion,
+    hardest_classes,
+    hardest_task,
+    task_errors_of_test,
+)
+from experiment_tools.report.page import LARGEST_BYTES, REPORT, SECTIONS, write_report
+from experiment_tools.report.sections import duration, short, thinned
+from experiment_tools.report.verdict import findings
+from tests.tools.runs import PLUS_PLUS, run_tiny
+from utils.config import load_config
+from utils.paths import REPOSITORY_ROOT
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The folder of a finished run of MAML++ whose second epoch is of second order."""
+    changes = PLUS_PLUS | {"first_order_to_second_order_epoch": 0, "total_epochs": 3, "number_of_evaluation_steps_per_iter": 3}
+    return run_tiny(tmp_path_factory.mktemp("runs"), **changes)
+
+
+@pytest.fixture
+def folder(finished, tmp_path):
+    """A copy of it that a test may spoil."""
+    return shutil.copytree(finished, tmp_path / "run")
+
+
+def page_of(folder):
+    return write_report(folder).read_text(encoding="utf-8")
+
+
+# --- the whole page ---------------------------------------------------------------------------------------------------
+
+
+def test_a_finished_run_has_every_section_and_nothing_is_missing(folder):
+    sections = report.build_sections(read_run(folder))
+    assert [section.id for section in sections] == [
+        "learning", "adaptation", "episodes", "test", "inner-rates", "gradients", "batch-norm", "outer-loop", "machine", "config", "environment",
+    ]  # fmt: skip
+    missing = {section.id: section.missing for section in sections if section.missing}
+    assert missing == {"environment": ["environment.json is not there or cannot be read."]}  # written by the program, not by the builder
+    titles = {figure.title for section in sections for figure in section.figures}
+    assert titles >= {
+        "Accuracy", "Loss", "Accuracy per inner step", "Before and after, over epochs", "Task 1", "All results", "Accuracy over tasks",
+        "Calibration", "Hardest classes", "Confusions in the hardest task", "Layer × step", "Angle between first and second order",
+        "Update / weight", "Gradient norm by parameter, over epochs", "Update norm by parameter, over epochs", "Running variance", "Multi-step loss weights", "Time split", "Peak memory",
+    }  # fmt: skip
+    assert write_report(folder).stat().st_size < LARGEST_BYTES
+
+
+def test_the_head_tells_result_interval_protocol_and_command(folder):
+    page = page_of(folder)
+    result = json.loads((folder / "logs/test_summary.json").read_text())
+    assert f'{100 * result["test_accuracy_mean"]:.2f} %<small>± {100 * result["test_accuracy_ci95"]:.2f}</small>' in page
+    for text in ("3-way 1-shot", "3 inner steps", "3 tasks of omniglot_dataset", "95 % interval over tasks", "run/config.json"):
+        assert text in page, text
+
+
+def test_the_switch_of_the_derivative_order_is_marked(finished):
+    chart = report_layers.angle_chart(read_run(finished).epochs)
+    assert "second order from here" in chart and "shade" in chart
+    angle = next(entry["gradients"]["angle_degrees"] for entry in read_run(finished).epochs if entry["epoch"] == 2)
+    (figure,) = [figure for figure in report_layers.gradients(read_run(finished)).figures if figure.title.startswith("Angle")]
+    assert f"In epoch 2, the first of second order, they are {angle:.1f}° apart." in figure.note
+
+
+def test_a_report_needs_no_torch(folder):
+    code = "import sys; from experiment_tools.report.__main__ import main; main(sys.argv[1:]); sys.exit('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code, str(folder)], cwd=REPOSITORY_ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_names_are_text_and_never_markup(folder):
+    evil = '<script>alert(1)</script>"onload="x'
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"experiment_name": evil, "dataset_name": evil}))
+    summary = json.loads((folder / "logs/test_summary.json").read_text())
+    summary["results"][0]["protocol"]["statistics"] = summary["protocol"]["dataset"] = evil
+    (folder / "logs/test_summary.json").write_text(json.dumps(summary))
+    curves = (folder / "logs/curves.json").read_text().replace("block0.conv.weight", "<script>alert(2)</script>weight")
+    (folder / "logs/curves.json").write_text(curves)
+    page = page_of(folder)
+    assert "&lt;script&gt;alert(1)" in page
+    assert page.count("<script") == page.count("</script>") == 1
+
+
+def test_nothing_is_loaded_from_anywhere(folder):
+    page = page_of(folder)
+    addresses = re.findall(r"""(?:src|href)\s*=\s*["']([^"'#]{1,12})""", page) + re.findall(r"url\(([^)]{1,8})|@import", page)
+    assert addresses and all(address.startswith("data:") for address in addresses)
+    assert "default-src 'none'; img-src data:" in page
+
+
+# --- unfinished and damaged folders -----------------------------------------------------------------------------------
+
+FILES = ("config.json", "logs/curves.json", "logs/summary_statistics.json", "logs/metrics.jsonl", "logs/test_summary.json",
+         "logs/test_predictions.safetensors", "logs/validation_episodes.safetensors")  # fmt: skip
+
+
+def problems_of(page):
+    """The list of damaged files in the page's head."""
+    return "".join(re.findall(r'<ul class="problems">.*?</ul>', page, flags=re.S))
+
+
+SPOILT = {"absent": None, "empty": b"", "cut": b'{"epochs": [{"epoch"', "of another kind": b"[1, 2]\n", "garbage": bytes(range(256))}
+
+
+@pytest.mark.parametrize("content", SPOILT)
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_that_is_missing_or_damaged_is_said_and_the_rest_is_shown(folder, name, content):
+    if SPOILT[content] is None:
+        (folder / name).unlink()
+    else:
+        (folder / name).write_bytes(SPOILT[content])
+    page = page_of(folder)
+    assert page.count("<section id=") == len(SECTIONS)
+    silent = content == "absent" or (name, content) in {("logs/metrics.jsonl", "empty"), ("logs/metrics.jsonl", "cut")}  # a run under way
+    assert (f"<li>{name} " in problems_of(page)) == (not silent)
+    if name != "logs/curves.json":
+        assert "Accuracy per inner step" in page
+
+
+@pytest.mark.parametrize("entry", ["val", "train", "gradients", "updates", "learned_rates", "batch_norm", "epoch", "time"])
+@pytest.mark.parametrize("value", [None, 3, "x", [], {}, {"norms": 1}])
+def test_entries_of_another_form_spoil_at_most_their_own_part(folder, entry, value):
+    curves = json.loads((folder / "logs/curves.json").read_text())
+    for epoch in curves["epochs"]:
+        epoch[entry] = value
+    (folder / "logs/curves.json").write_text(json.dumps(curves))
+    page = page_of(folder)
+    assert page.count("<section id=") == len(SECTIONS) and "Calibration" in page
+
+
+def test_a_run_that_has_just_begun(tmp_path):
+    (tmp_path / "run" / "logs").mkdir(parents=True)
+    (tmp_path / "run" / "config.json").write_text(json.dumps({"experiment_name": "new", "total_epochs": 7}))
+    page = page_of(tmp_path / "run")
+    assert "epoch 0 of 7" in page and "there is nothing to judge" in page and "No test yet" in page
+
+
+def test_after_the_first_epoch_the_best_validation_stands_in_for_the_test(tmp_path):
+    folder = run_tiny(tmp_path, total_epochs=2, total_epochs_before_pause=1)
+    page = page_of(folder)
+    assert "epoch 1 of 2" in page and "best validation accuracy so far, in epoch 1" in page
+    assert "Accuracy over validation tasks, epoch 1" in page
+
+
+def test_a_report_that_would_be_too_large_goes_without_pictures(folder, monkeypatch):
+    monkeypatch.setattr(report, "LARGEST_BYTES", 1000)
+    page = page_of(folder)
+    assert "the validation episodes are left out" in page and "data:image" not in page
+
+
+def test_what_is_no_run_folder_is_refused(tmp_path, capsys):
+    assert main([str(tmp_path)]) == 1
+    assert "no run folder (neither config.json nor logs/ is there)" in capsys.readouterr().err
+
+
+def test_the_command_line_says_where_the_report_is(folder, capsys):
+    assert main([str(folder)]) == 0
+    assert str(folder / REPORT) in capsys.readouterr().out
+
+
+# --- numbers ----------------------------------------------------------------------------------------------------------
+
+
+def answers():
+    """Two tasks of two classes out of three, two query images of each; sure of the first, wrong in one of the second."""
+    sure, unsure = [0.95, 0.05], [0.4, 0.6]
+    probabilities = np.array([[sure, sure, sure[::-1], sure[::-1]], [sure, unsure, unsure, unsure]])
+    return Answers(probabilities, np.array([[0, 0, 1, 1]] * 2), np.array([[0, 1], [0, 2]]), ["a", "b", "c"])
+
+
+def test_a_task_of_few_queries_has_a_bar_for_each_accuracy_it_can_have():
+    n_query = answers().labels.shape[1]
+    chart = report_results.task_histogram(answers())
+    assert chart.count('class="bar"') == n_query + 1
+    for accuracy in answers().task_accuracies:
+        assert f"{round(accuracy * n_query)} of {n_query} right: 1 tasks" in chart
+
+
+def test_accuracy_confusion_and_the_hardest():
+    assert answers().task_accuracies.tolist() == [1.0, 0.75]
+    assert hardest_task(answers()) == 1
+    assert confusion(answers(), 1).tolist() == [[1, 1], [0, 2]]
+    assert hardest_classes(answers()) == [("a", 0.75, 4), ("b", 1.0, 2), ("c", 1.0, 2)]
+    assert confused_pairs(answers()) == [("a", "c", 1, 2)]
+
+
+def test_calibration_by_hand():
+    """Five predictions at 0.95, all right; three at 0.6, two of them right: error (5 * 0.05 + 3 * |2/3 - 0.6|) / 8."""
+    bins = calibration(answers())
+    assert [(round(b.confidence, 9), b.accuracy, b.count) for b in bins] == [(0.6, pytest.approx(2 / 3), 3), (0.95, 1.0, 5)]
+    assert calibration_error(bins) == pytest.approx((5 * 0.05 + 3 * abs(2 / 3 - 0.6)) / 8)
+
+
+def test_the_accuracy_of_the_report_is_that_of_the_test(finished):
+    run = read_run(finished)
+    assert answers_of_test(*run.scores).task_accuracies.mean() == pytest.approx(run.test["test_accuracy_mean"])
+
+
+def history(*epochs):
+    """Rows from (train loss, train accuracy, val loss, val accuracy)."""
+    names = ("train_loss_mean", "train_accuracy_mean", "val_loss_mean", "val_accuracy_mean")
+    return [
+        {"epoch": number, "val_accuracy_ci95": 0.01, "gradient_norm_mean": 1.0} | dict(zip(names, values, strict=True))
+        for number, values in enumerate(epochs, 1)
+    ]
+
+
+def texts(rows, curves=(), **config):
+    return " ".join(finding.text for finding in findings(rows, curves, {"num_classes_per_set": 5} | config))
+
+
+def test_the_verdict_sees_overfitting_only_where_validation_falls_by_more_than_its_interval():
+    falling = history((1.0, 0.6, 1.0, 0.60), (0.5, 0.8, 0.9, 0.65), (0.1, 0.99, 1.5, 0.55))
+    assert "Overfitting: since epoch 2 validation accuracy fell by 10.0 points" in texts(falling)
+    wobbling = history((1.0, 0.6, 1.0, 0.60), (0.5, 0.7, 0.9, 0.65), (0.4, 0.7, 0.91, 0.645))
+    assert "Overfitting" not in texts(wobbling) and "No overfitting seen" in texts(wobbling)
+
+
+def test_the_verdict_sees_chance_improvement_and_a_gap():
+    assert "Not above chance" in texts(history((1.6, 0.2, 1.6, 0.205)))
+    assert "Still improving" in texts(history((1.0, 0.6, 1.0, 0.6), (0.9, 0.7, 0.9, 0.7)))
+    assert "A gap of 20.0 points" in texts(history((0.1, 0.9, 1.0, 0.7)))
+
+
+def test_the_verdict_sees_gradients_vanish_and_explode():
+    rows = history(*[(1.0, 0.6, 1.0, 0.6)] * 4)
+    assert "Gradients flow" in texts(rows)
+    assert "Vanishing gradients" in texts([*rows[:3], rows[3] | {"gradient_norm_mean": 1e-5}])
+    assert "Exploding gradients" in texts([*rows[:3], rows[3] | {"gradient_norm_mean": 100.0}])
+    norms = {"block0.conv.weight": 1e-7, "block0.conv.bias": 0.0, "head.weight": 1.0}
+    assert "Vanishing gradients in block0.conv.weight:" in texts(rows, [{"epoch": 1, "gradients": {"norms": norms}}])
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "text"),
+    [([0.2, 0.5, 0.8], "2 inner steps lift new classes from 20.0 % to 80.0 %"), ([0.2, 0.21], "changes little"), ([0.2, 0.8, 0.6], "Too many inner steps: after 1")],
+)  # fmt: skip
+def test_the_verdict_on_adaptation(accuracies, text):
+    assert text in texts(history((1.0, 0.6, 1.0, 0.6)), [{"epoch": 1, "val": {"query_accuracy": accuracies}}])
+
+
+def test_a_regression_is_judged_by_its_error(folder):
+    """Scores below zero are minus the mean squared error: no per cent, and no talk of chance."""
+    rows = history((1.0, -1.0, 1.0, -1.0), (0.5, -0.5, 0.6, -0.6))
+    assert "Still improving: the newest mean squared error is the lowest, 0.6." in texts(rows)
+    parting = history((1.0, -1.0, 1.0, -1.0), (0.5, -0.5, 0.6, -0.6), (0.1, -0.1, 2.0, -2.0))
+    assert "Overfitting: since epoch 2 the validation error rose from 0.6 to 2 while" in texts(parting)
+    assert "A gap between training and validation error at the best epoch: 0.1 against 0.6." in texts(history((0.1, -0.1, 0.6, -0.6)))
+    for scores, text in (([-4.0, -1.0, -0.5], "2 inner steps lower the error of new tasks from 4 to 0.5"), ([-4.0, -4.1], "Adaptation does not help"),
+                         ([-4.0, -0.5, -1.0], "Too many inner steps: after 1 the error is 0.5, after 2 1.")):  # fmt: skip
+        assert text in texts(rows, [{"epoch": 1, "val": {"query_accuracy": scores}}])
+    assert not re.search("chance|%", texts(rows) + texts(parting))
+    columns = json.loads((folder / "logs/summary_statistics.json").read_text())
+    columns["val_accuracy_mean"] = [-1.0, -0.5, -0.25]
+    (folder / "logs/summary_statistics.json").write_text(json.dumps(columns))
+    (folder / "logs/test_summary.json").unlink()
+    curves = json.loads((folder / "logs/curves.json").read_text())["epochs"]
+    for entry in curves:
+        entry["val"] |= {name: [-1.0, -0.5, -0.25, -0.2] for name in ("support_accuracy", "query_accuracy")}
+    (folder / "logs/curves.json").write_text(json.dumps({"epochs": curves}))
+    page = page_of(folder)
+    assert '<p class="value">0.25' in page and "best: epoch 3, 0.25" in page and "best validation mean squared error so far, in epoch 3" in page
+    assert "Mean squared error per inner step" in page and "Accuracy per inner step" not in page
+
+
+def test_the_errors_of_a_regression_s_test_are_those_of_the_mean_output():
+    """Two models, two tasks of two points: the mean outputs are 1 and 3 beside 0 and 0, then 1 and 1 beside 1 and 1."""
+    outputs = np.array([[[[0.0], [2.0]], [[1.0], [0.0]]], [[[2.0], [4.0]], [[1.0], [2.0]]]], dtype=np.float32)
+    arrays = {"scores.transductive": outputs, "query_labels": np.array([[[0.0], [0.0]], [[1.0], [1.0]]], dtype=np.float32)}
+    errors = task_errors_of_test(arrays, {"protocol": {"statistics": "transductive"}})
+    assert errors.tolist() == [5.0, 0.0]
+
+
+def test_the_rates_of_meta_sgd_are_drawn_by_their_spread(finished):
+    epochs = [{"epoch": n, "rate_quantiles": {"head.weight": [0.0, 0.05, 0.1 * n, 0.2, 0.3, 0.4, 0.5], "head.bias": [0.1] * 7}} for n in (1, 2)]
+    ((name, chart),) = report_layers.element_rates(epochs, {"head.weight": 0.1})
+    assert name == "head.weight" and chart.count('class="band"') == 1 and chart.count('class="line faint"') == 2
+    assert report_layers.element_rates(read_run(finished).epochs, {}) == []
+
+
+def test_a_run_without_a_test_says_how_to_test_it(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"test_after_training": False}))
+    for name in ("test_summary.json", "test_predictions.safetensors"):
+        (folder / "logs" / name).unlink()
+    assert "the same command with --test_after_training true" in page_of(folder)
+
+
+def test_the_time_split_adds_up():
+    run = read_run_of(
+        rows=[{"epoch": 1, "train_time_s": 10.0, "data_time_s": 2.0, "val_time_s": 5.0}],
+        epochs=[{"epoch": 1, "gradients": {"time_inner_s": 3.0, "time_outer_s": 1.0}, "look_time_s": 0.5}],
+    )
+    assert report_machine.time_split(run) == {
+        "waiting for data": 2.0, "inner loop": 6.0, "outer loop": 2.0, "evaluation": 5.0, "looks for this page": 0.5,
+    }  # fmt: skip
+
+
+def read_run_of(**values):
+    return RunFiles(Path("somewhere") / "run", **values)
+
+
+def test_a_generated_config_with_overrides_gives_script_and_differences():
+    config = load_config(REPOSITORY_ROOT / "experiment_config" / "quickstart.json", {"batch_size": 3}).to_json_dict()
+    assert report_machine.nearest_config(config) == ("quickstart", {"batch_size": (8, 3)})
+    run = read_run_of(config=config)
+    assert command_of(run) == "bash experiment_scripts/quickstart.sh --batch_size 3"
+    other = config | {"experiment_name": "mine"}
+    assert report_machine.nearest_config(other)[0] == "quickstart"
+    assert command_of(read_run_of(config=other)) == (
+        "python train_maml_system.py --name_of_args_json_file somewhere/run/config.json"
+    )
+
+
+def test_numbers_are_written_for_people():
+    assert [short(x) for x in (0, 0.1, 0.0016344, 12345.6, 1e-7, 2.5e9)] == ["0", "0.1", "0.001634", "12346", "1e-7", "2.5e9"]
+    assert [duration(s) for s in (4.56, 200, 3840, 190000)] == ["4.56 s", "3 min 20 s", "1 h 04 min", "2 d 04 h"]
+    assert thinned(list(range(10)), 4) == [0, 3, 6, 9] and thinned([1, 2], 4) == [1, 2]
+    assert svg.ticks(0, 1, 4) == [0, 0.25, 0.5, 0.75, 1.0] and svg.ticks(1, 5, 5, whole=True) == [1, 2, 3, 4, 5]
+
+
+def test_a_chart_holds_its_points_and_escapes_its_words():
+    axes = svg.Axes("<epoch>", lambda y: f"{y:.1f}&")
+    chart = svg.line_chart([svg.Series("a<b", [(1, 0.0), (2, None), (3, 1.0), (4, 2.0)], "red", dots=True)], axes, 'x"y')
+    assert "<epoch>" not in chart and "&lt;epoch&gt;" in chart and "x&quot;y" in chart and "a&lt;b" in chart
+    assert chart.count("<circle") == 3 and chart.count('class="line') == 1  # the gap splits the line; one point alone is a dot
+    assert svg.line_chart([svg.Series("none", [(1, None), (2, float("nan"))], "red")], axes, "x") is None
+    assert svg.line_chart([svg.Series("zero", [(1, 0.0)], "red")], svg.Axes("x", str, log_y=True), "x") is None
+
+
+def test_many_epochs_stay_small_and_quick(folder):
+    """300 epochs and 3,000 logged lines."""
+    curves = json.loads((folder / "logs/curves.json").read_text())["epochs"]
+    many = [curves[n % 3] | {"epoch": n + 1} for n in range(300)]
+    (folder / "logs/curves.json").write_text(json.dumps({"epochs": many}))
+    columns = json.loads((folder / "logs/summary_statistics.json").read_text())
+    columns = {name: (values * 100)[:300] for name, values in columns.items()} | {"epoch": list(range(1, 301))}
+    (folder / "logs/summary_statistics.json").write_text(json.dumps(columns))
+    lines = (folder / "logs/metrics.jsonl").read_text() * 300
+    (folder / "logs/metrics.jsonl").write_text(lines)
+    start = time.perf_counter()
+    assert write_report(folder).stat().st_size < LARGEST_BYTES / 2
+    assert time.perf_counter() - start < 20

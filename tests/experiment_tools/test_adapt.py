@@ -1,0 +1,107 @@
+"""Class folders in, predictions and a contact sheet out."""
+
+import csv
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiment_tools.adapt import main
+from few_shot_classifier import FewShotClassifier
+from tests.tools.runs import run_tiny
+
+
+@pytest.fixture
+def folders(tmp_path, monkeypatch):
+    """A run called tiny, three class folders with one to three images, and six query images in folders of the classes."""
+    monkeypatch.setenv("EXPERIMENTS_DIR", str(tmp_path / "experiments"))
+    monkeypatch.chdir(tmp_path)
+    run_tiny(tmp_path / "experiments", total_epochs=1)
+    generator = np.random.default_rng(0)
+    for role, counts in (("support", (1, 2, 3)), ("query", (2, 2, 2))):
+        for name, count in zip(("ant", "bee <b>", "cat"), counts, strict=True):
+            folder = tmp_path / role / name
+            folder.mkdir(parents=True)
+            for rank in range(count):
+                Image.fromarray(generator.integers(0, 256, (10, 10), dtype=np.uint8)).save(folder / f"{rank}.png")
+    return tmp_path
+
+
+def arguments(folders, **changes):
+    options = {"experiment": "tiny", "support": folders / "support", "query": folders / "query"} | changes
+    return [text for name, value in options.items() for text in (f"--{name}", str(value))]
+
+
+def test_predictions_are_those_of_the_classifier(folders, capsys):
+    assert main(arguments(folders)) == 0
+    rows = list(csv.DictReader((folders / "adapted_tiny" / "predictions.csv").open()))
+    assert [row["file"] for row in rows] == [f"{name}/{rank}.png" for name in ("ant", "bee <b>", "cat") for rank in (0, 1)]
+
+    def read(role):
+        files = sorted((folders / role).rglob("*.png"))
+        return np.stack([np.asarray(Image.open(file)) for file in files]), [file.parent.name for file in files]
+
+    fitted = FewShotClassifier.from_experiment("tiny").fit(*read("support"))
+    expected = fitted.predict_proba(read("query")[0])
+    found = [[float(row[f"p({name})"]) for name in ("ant", "bee <b>", "cat")] for row in rows]
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    right = sum(row["prediction"] == row["folder"] for row in rows)
+    said = capsys.readouterr().out
+    assert f"{right} of 6 right" in said
+    assert "adapted to 3 classes (ant: 1, bee <b>: 2, cat: 3 images)" in said
+    assert "the images to classify are normalised together (transductive batch-norm statistics); --statistics support would not" in said
+    assert main(arguments(folders, statistics="support", output=folders / "alone")) == 0
+    assert "normalised together" not in capsys.readouterr().out
+
+
+def test_the_contact_sheet_is_one_file_that_loads_nothing_and_escapes_names(folders):
+    assert main(arguments(folders)) == 0
+    page = (folders / "adapted_tiny" / "contact_sheet.html").read_text()
+    assert page.count("<img") == 6 + 6
+    assert not re.search(r"https?://|<script|src='(?!data:)", page)
+    assert "bee &lt;b&gt;" in page
+    assert "bee <b>" not in page
+
+
+def test_query_images_need_no_class_folders_and_results_are_not_replaced(folders, capsys):
+    loose = folders / "loose"
+    loose.mkdir()
+    Image.fromarray(np.zeros((10, 10), dtype=np.uint8)).save(loose / "a.png")
+    assert main(arguments(folders, query=loose, steps=1, statistics="support", output=folders / "out")) == 0
+    assert "1 images classified\n" in capsys.readouterr().out
+    assert main(arguments(folders, query=loose, output=folders / "out")) == 1
+    assert "predictions.csv: exists already and stays as it is; give another --output" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "message"),
+    [
+        ("a fourth class", 1, 'holds 4 class folders, but the head that this run has learned tells 3 classes apart ("num_classes_per_set"). Give 3'),
+        ("no such run", 1, "nowhere is no run; experiments in"),
+        ("no such folder", 2, "no such folder"),
+        ("loose support", 2, "lies in no class folder; --support is one folder per class"),
+        ("damaged image", 2, "1 image cannot be decoded"),
+        ("no images", 2, "no images (.png,"),
+    ],
+)
+def test_what_cannot_work_is_one_error(folders, capsys, change, code, message):
+    changes = {}
+    if change == "a fourth class":
+        (folders / "support" / "dog").mkdir()
+        (folders / "support" / "ant" / "0.png").rename(folders / "support" / "dog" / "0.png")
+        Image.fromarray(np.zeros((10, 10), dtype=np.uint8)).save(folders / "support" / "ant" / "0.png")
+    elif change == "no such run":
+        changes["experiment"] = "nowhere"
+    elif change == "no such folder":
+        changes["query"] = folders / "nothing"
+    elif change == "loose support":
+        (folders / "support" / "cat" / "0.png").rename(folders / "support" / "0.png")
+    elif change == "damaged image":
+        (folders / "query" / "cat" / "0.png").write_bytes(b"no image")
+    else:
+        (folders / "empty").mkdir()
+        changes["query"] = folders / "empty"
+    assert main(arguments(folders, **changes)) == code
+    assert message in capsys.readouterr().err
+    assert not (folders / "adapted_tiny").exists()

@@ -1,0 +1,78 @@
+"""What all tools have in common: that they are listed, and that a reader may go away."""
+
+import contextlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+
+import pytest
+
+from experiment_tools.__main__ import tools
+from utils.paths import REPOSITORY_ROOT
+
+
+def test_the_tools_for_users_are_listed_and_no_others():
+    folder = REPOSITORY_ROOT / "experiment_tools"
+    paths = [*folder.glob("[a-z]*.py"), *folder.glob("*/__main__.py")]
+    can_be_run = {path for path in paths if '__name__ == "__main__"' in path.read_text(encoding="utf-8")}
+    assert {path.parent.name if path.stem == "__main__" else path.stem for path in can_be_run} == set(tools())
+    assert all(re.fullmatch(r"[A-Z].{7,}[^.:]", text) for text in tools().values())
+
+
+def without_reader(arguments, *, errors_too=False, cwd=REPOSITORY_ROOT, **environment):
+    """Start a module whose standard output is a pipe that nobody reads; returns its exit code and what it says on the standard error."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", *arguments], stdout=writer, stderr=writer if errors_too else subprocess.PIPE, text=True, cwd=cwd,
+            env=os.environ | environment, timeout=60, check=False,
+        )  # fmt: skip
+    finally:
+        os.close(writer)
+    return done.returncode, done.stderr or ""
+
+
+TOOLS = [["experiment_tools"], ["experiment_tools.runs", "."], ["experiment_tools.report", "--help"], ["experiment_tools.check_gradients", "--help"]]
+
+
+@pytest.mark.parametrize("arguments", TOOLS, ids=" ".join)
+def test_a_reader_that_has_gone_is_no_error(arguments):
+    """As in `... | head -1`; what is printed is flushed only at the end, after the work."""
+    assert without_reader(arguments, PYTHONUNBUFFERED="") == (0, "")
+
+
+@pytest.mark.parametrize("errors_too", [False, True])
+def test_a_tool_whose_reader_goes_away_while_it_prints_ends_as_unix_tools_do(errors_too):
+    assert without_reader(["experiment_tools"], errors_too=errors_too, PYTHONUNBUFFERED="1") == (141, "")
+
+
+def test_a_reader_may_go_away_while_a_tool_waits_to_print_its_last_lines():
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writer, bytes(4096))  # until the pipe is full
+    os.set_blocking(writer, True)
+    command, environment = [sys.executable, "-m", "experiment_tools"], os.environ | {"PYTHONUNBUFFERED": ""}
+    process = subprocess.Popen(command, stdout=writer, stderr=subprocess.PIPE, cwd=REPOSITORY_ROOT, env=environment)
+    time.sleep(1.0)  # the tool has done its work meanwhile; where it is slower, this is the test above
+    os.close(reader)
+    os.close(writer)
+    assert process.communicate(timeout=60)[1] == b"" and process.returncode == 0
+
+
+def test_the_other_lines_of_a_tool_are_read_as_ever():
+    command = f"set -o pipefail; '{sys.executable}' -m experiment_tools | cat | tail -1"
+    done = subprocess.run(["bash", "-c", command], cwd=REPOSITORY_ROOT, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.startswith(f"python -m experiment_tools.{max(tools())} ") and done.stderr == ""
+
+
+def test_a_pipe_that_breaks_elsewhere_is_an_error_with_its_traceback(tmp_path):
+    shutil.copytree(REPOSITORY_ROOT / "experiment_tools", tmp_path / "experiment_tools", ignore=lambda _, names: set(names) - {"__init__.py"})
+    (tmp_path / "experiment_tools" / "tool.py").write_text("import os\nreader, writer = os.pipe()\nos.close(reader)\nos.write(writer, b'x')\n")
+    done = subprocess.run([sys.executable, "-m", "experiment_tools.tool"], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1 and done.stderr.endswith("BrokenPipeError: [Errno 32] Broken pipe\n") and "Traceback" in done.stderr

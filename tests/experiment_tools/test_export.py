@@ -1,0 +1,220 @@
+"""What is exported answers as the learner does, loads into a plain module, and says what it is."""
+
+import json
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from experiment_tools.export import formats as export_formats
+from experiment_tools.export.__main__ import main
+from experiment_tools.export.network import build_network, load_network
+from experiment_tools.export.plain import plain_network
+from few_shot_classifier import FewShotClassifier
+from few_shot_learning_system import build_learner
+from tests.tools.runs import PLUS_PLUS, TINY, run_tiny
+from utils.config import check_config
+from utils.registry import register_backbone
+
+GENERATOR = np.random.default_rng(3)
+SUPPORT, LABELS = GENERATOR.integers(0, 256, (5, 10, 10), dtype=np.uint8), ["cat", "ant", "bee", "ant", "cat"]
+PARAMETERS = {name: value for name, value in TINY.items() if name != "experiment_name"}
+IMAGES = torch.rand((7, 1, 10, 10), generator=torch.Generator().manual_seed(0))
+
+
+class _Config(dict):
+    __getattr__ = dict.__getitem__
+
+
+def learned(**changes):
+    """A classifier whose initialisation was made up: every row of every norm, running statistics, inner rates differ."""
+    config = check_config(TINY | {"precision": "float64"} | changes, "test")
+    classifier = FewShotClassifier(**(PARAMETERS | {"precision": "float64"} | changes))
+    generator = torch.Generator().manual_seed(2)
+    tensors = build_learner(config, "cpu").state_tensors()
+    moved = {name: value + 0.1 * torch.rand(value.shape, generator=generator, dtype=value.dtype) for name, value in tensors.items() if value.is_floating_point()}
+    classifier._keep_initialisation(tensors | moved, config)
+    return classifier
+
+
+def exported(classifier, adapted=True):
+    if adapted:
+        classifier.fit(SUPPORT, LABELS)
+    path = classifier.adapted_learner() if adapted else None
+    learner = path.learner if adapted else classifier.initial_learner()
+    return plain_network(learner, path, _Config(classifier.meta_config_))
+
+
+@pytest.mark.parametrize("steps", [1, 4], ids=["as_trained", "more_steps_than_rows"])
+@pytest.mark.parametrize("statistics", ["transductive", "running", "support", "episodic"])
+def test_a_plain_module_answers_as_the_adapted_learner_for_all_batch_norm_statistics(statistics, steps):
+    plain = exported(learned(**PLUS_PLUS, batch_norm_statistics=statistics, number_of_evaluation_steps_per_iter=steps))
+    rebuilt = build_network(json.loads(json.dumps(plain.architecture))).double().eval()
+    rebuilt.load_state_dict(plain.module.state_dict())
+    with torch.no_grad():
+        torch.testing.assert_close(rebuilt(IMAGES.double()), plain.original(IMAGES), rtol=1e-9, atol=1e-9)
+        one_by_one = torch.cat([rebuilt(image[None].double()) for image in IMAGES])
+        alone = torch.allclose(one_by_one, rebuilt(IMAGES.double()), atol=1e-9)
+    assert plain.uses_batch == (statistics == "transductive") == (not alone)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"backbone": "conv4"}, {"backbone": "resnet10"}, {"backbone": "resnet12"}, {"backbone": "resnet18", "batch_norm_statistics": "running"},
+        {"backbone": "mlp", "image_channels": 1}, {"max_pooling": False, "cnn_blocks_per_stage": 2}, {"norm_layer": "layer_norm"},
+        {"norm_layer": "group_norm", "norm_groups": 3}, {"norm_layer": "task_norm"},
+        {"norm_layer": "task_norm", "batch_norm_statistics": "support"}, {"head": "prototypes"}, {"head": "zero", "adapted_parameters": "head"},
+        {"batch_norm_statistics": ["support", "transductive"]}, {"enable_inner_loop_optimizable_bn_params": True},
+        {"learnable_batch_norm_momentum": True, "batch_norm_statistics": "running"},
+    ],
+    ids=lambda changes: "-".join(f"{value}" for value in changes.values())[:50],
+)  # fmt: skip
+def test_every_backbone_norm_and_head_has_a_plain_form(changes):
+    classifier = learned(**changes)
+    for adapted in (True, False):
+        plain = exported(classifier, adapted)
+        rebuilt = build_network(json.loads(json.dumps(plain.architecture))).double().eval()
+        rebuilt.load_state_dict(plain.module.state_dict())
+        with torch.no_grad():
+            found = rebuilt(IMAGES.double())
+        assert plain.has_head == (adapted or "head" not in changes)
+        torch.testing.assert_close(found, plain.original(IMAGES.double()), rtol=1e-8, atol=1e-8)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """A finished run called tiny, one that only trained, and a support folder of three classes."""
+    root = tmp_path_factory.mktemp("export")
+    run_tiny(root / "experiments", total_epochs=1, **(PLUS_PLUS | {"total_iter_per_epoch": 2}))
+    run_tiny(root / "experiments", experiment_name="unfinished", total_epochs=1, total_iter_per_epoch=1)
+    (root / "experiments" / "unfinished" / "logs" / "test_summary.json").unlink()
+    for name, image in zip(("ant", "bee | <b>", "cat"), SUPPORT, strict=False):
+        folder = root / "support" / name
+        folder.mkdir(parents=True)
+        Image.fromarray(image).save(folder / "0.png")
+    return root
+
+
+@pytest.fixture
+def at_root(root, monkeypatch):
+    monkeypatch.setenv("EXPERIMENTS_DIR", str(root / "experiments"))
+    monkeypatch.chdir(root)
+    return root
+
+
+def test_the_exported_folder_answers_as_the_classifier_and_needs_nothing_of_this_project(at_root, tmp_path, capsys):
+    output = tmp_path / "out"
+    arguments = ["--experiment", "tiny", "--support", "support", "--statistics", "support", "--output", str(output)]
+    assert main([*arguments, "--formats", "safetensors", "torch_export"]) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"model\.safetensors: differs from the original by at most \d\.\de[+-]\d\d", said)
+    assert re.search(r"network\.pt2: differs from the original by at most \d\.\de[+-]\d\d", said)
+    classifier = FewShotClassifier.from_experiment("tiny", batch_norm_statistics="support").fit(SUPPORT[:3], ["ant", "bee | <b>", "cat"])
+    pixels = GENERATOR.integers(0, 256, (4, 10, 10), dtype=np.uint8)
+    images = torch.from_numpy(pixels[:, None] / np.float32(255))
+    loaded = load_network(output)
+    loaded.load_state_dict(load_file(output / "model.safetensors"))
+    program = torch.export.load(output / "network.pt2").module()
+    for network in (loaded, program):
+        with torch.no_grad():
+            np.testing.assert_allclose(torch.softmax(network(images), -1), classifier.predict_proba(pixels), atol=1e-5)
+            torch.testing.assert_close(network(images[:1]), network(images)[:1])
+    names = {name for name in load_file(output / "model.safetensors") if "running" not in name and "num_batches" not in name}
+    assert names == {f"block{i}.{layer}.{which}" for i in (0, 1) for layer in ("conv", "norm") for which in ("weight", "bias")} | {"head.weight", "head.bias"}
+    torch.save(images, tmp_path / "images.pt")
+    elsewhere = "import torch, network, sys; x = torch.load(sys.argv[1]); print(network.load_network('.')(x).detach().sum().item())"
+    done = subprocess.run([sys.executable, "-c", elsewhere, str(tmp_path / "images.pt")], cwd=output, capture_output=True, text=True, check=True)
+    assert float(done.stdout) == pytest.approx(loaded(images).sum().item(), abs=1e-5)
+
+
+def test_the_model_card_says_what_it_is_in_the_form_that_hubs_read(at_root, tmp_path):
+    yaml = pytest.importorskip("yaml", reason="pyyaml is not installed: pip install -r requirements-dev.txt")
+    cards = []
+    for name, arguments in (("adapted", ["--support", "support"]), ("start", [])):
+        assert main(["--experiment", "tiny", "--formats", "safetensors", "--output", str(tmp_path / name), *arguments]) == 0
+        cards.append((tmp_path / name / "README.md").read_text())
+    head = yaml.safe_load(cards[0].split("---")[1])
+    summary = json.loads((at_root / "experiments" / "tiny" / "logs" / "test_summary.json").read_text())
+    assert head["license"] == "unknown" and head["library_name"] == "pytorch" and head["datasets"] == ["omniglot_dataset"]
+    metric = head["model-index"][0]["results"][0]["metrics"][0]
+    assert metric["type"] == "accuracy" and metric["value"] == pytest.approx(100 * summary["models"][0]["test_accuracy_mean"], abs=0.006)
+    interval = f"+- {100 * summary['models'][0]['test_accuracy_ci95']:.2f}"
+    for text in (interval, "3-way 1-shot", "2 inner steps", "transductive batch-norm statistics", "images of one batch are normalised together",
+                 "MIT (Lake et al. 2015)", "not chosen yet", "bee \\| \\<b\\> (1)", "was not measured", "model.safetensors", "--support support"):  # fmt: skip
+        assert text in cards[0], text
+    assert "**not a classifier yet**" in cards[1] and "3 outputs is a start too" in cards[1]
+    assert "as the inner loop does with a support set" in cards[1] and str(at_root) not in cards[0] + cards[1]
+
+
+@pytest.mark.parametrize("support", [True, False], ids=["adapted", "initialisation"])
+def test_an_onnx_file_answers_as_the_original_for_any_number_of_images(at_root, tmp_path, monkeypatch, support):
+    for name in ("onnx", "onnxscript"):
+        pytest.importorskip(name, reason=f"{name} is not installed: pip install -r requirements-dev.txt")
+    if not support:  # the reference interpreter of onnx, as where onnxruntime is not installed
+        is_there = export_formats._is_there
+        monkeypatch.setattr(export_formats, "_is_there", lambda name: name != "onnxruntime" and is_there(name))
+    assert main(["--experiment", "tiny", "--formats", "onnx", "--output", str(tmp_path / "out"), *(["--support", "support"] if support else [])]) == 0
+    run = export_formats._onnx_runner(tmp_path / "out" / "network.onnx")
+    assert [tuple(run(torch.rand(n, 1, 10, 10)).shape) for n in (1, 4, 9)] == [(1, 3), (4, 3), (9, 3)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--experiment", "nowhere"], 1, "nowhere: no such run folder"),
+        (["--experiment", "unfinished"], 1, "this run has not finished (1 of 1 epochs, no test). Run its script again, or export what there is with --checkpoint EPOCH"),
+        (["--experiment", "tiny", "--output", "support"], 1, "support: exists already and stays as it is; give another --output"),
+        (["--experiment", "tiny", "--support", "nothing"], 2, "nothing: no such folder"),
+        (["--experiment", "tiny", "--checkpoint", "7"], 1, "load_checkpoint 7:"),
+        (["--experiment", "tiny", "--formats", "onnx"], 1, "--formats onnx needs onnx and onnxscript: pip install onnx onnxscript onnxruntime"),
+    ],
+    ids=["no run", "unfinished", "output exists", "no support", "no epoch", "no library"],
+)  # fmt: skip
+def test_what_cannot_be_exported_is_one_error_and_leaves_nothing(at_root, monkeypatch, capsys, arguments, code, message):
+    monkeypatch.setattr(export_formats, "_is_there", lambda name: False)
+    before = sorted(at_root.rglob("*"))
+    assert main(arguments) == code
+    assert message in capsys.readouterr().err
+    assert sorted(at_root.rglob("*")) == before
+
+
+class Branching(torch.nn.Module):
+    """A module of a user's that looks at values, which nothing that traces can follow."""
+
+    def __init__(self, branches):
+        super().__init__()
+        self.conv, self.bn, self.branches = torch.nn.Conv2d(1, 4, 3), torch.nn.BatchNorm2d(4), branches
+        self.head = torch.nn.Linear(4, 3)
+
+    def forward(self, images):
+        x = torch.relu(self.bn(self.conv(images))).mean(dim=(2, 3))
+        return self.head(x * 2 if self.branches and float(x.detach().sum()) > 3 else x)
+
+
+register_backbone("export_plain", lambda config, shape, n_way: Branching(False))
+register_backbone("export_branching", lambda config, shape, n_way: Branching(True))
+
+
+def test_a_module_of_a_plugin_keeps_its_own_names(at_root, tmp_path):
+    run_tiny(tmp_path, backbone="export_plain", total_epochs=1, total_iter_per_epoch=1)
+    arguments = ["--experiment", str(tmp_path / "tiny"), "--support", "support", "--statistics", "support", "--output", str(tmp_path / "out")]
+    assert main(arguments) == 0
+    own = Branching(False).eval()
+    own.load_state_dict(load_file(tmp_path / "out" / "model.safetensors"))
+    program = torch.export.load(tmp_path / "out" / "network.pt2").module()
+    torch.testing.assert_close(own(IMAGES), program(IMAGES))
+    assert not (tmp_path / "out" / "network.py").exists()
+
+
+def test_a_module_that_cannot_be_traced_is_one_error(at_root, tmp_path, capsys):
+    run_tiny(tmp_path, backbone="export_branching", task_batching="loop", total_epochs=1, total_iter_per_epoch=1)
+    assert main(["--experiment", str(tmp_path / "tiny"), "--support", "support", "--output", str(tmp_path / "out")]) == 1
+    error = capsys.readouterr().err
+    assert "the network cannot be exported as torch_export" in error and "--formats safetensors keeps its weights" in error and "Traceback" not in error
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,110 @@
+"""The list of runs: state, progress, best score and disk use."""
+
+import json
+import multiprocessing
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from experiment_tools import runs
+from experiment_tools.parts.run_reading import is_in_use, list_runs, read_run
+from tests.tools.finished_runs import finished_run, hold_lock
+from utils.paths import REPOSITORY_ROOT
+from utils.words import size_text
+
+RIGHT = np.array([[1, 1, 0, 1], [1, 0, 1, 1]])
+
+
+def columns(line):
+    return [cell.strip() for cell in line.split("  ") if cell.strip()]
+
+
+def test_each_run_has_a_line_with_what_it_has_reached(tmp_path, capsys):
+    finished_run(tmp_path, "done", RIGHT)
+    finished_run(tmp_path, "half", RIGHT, tested=False, total_epochs=9)
+    finished_run(tmp_path, "untested", RIGHT, tested=False)
+    finished_run(tmp_path / "sweep", "trial_000", RIGHT)
+    (finished_run(tmp_path, "broken", RIGHT) / "config.json").write_text("{")
+    (tmp_path / "not a run").mkdir()
+    assert runs.main([str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    found = {columns(line)[0]: columns(line)[1:5] for line in lines[1:6]}
+    assert found["done"][:4] == ["finished", "2/2", "75.00 %", "75.00 % +- 0.00"]
+    assert found["half"][:3] == ["unfinished", "2/9", "75.00 %"]
+    assert found["untested"][:3] == ["trained", "2/2", "75.00 %"]
+    assert found["sweep/trial_000"][0] == "finished"
+    assert found["broken"][0] == "damaged"
+    assert lines[6].startswith("5 runs, ")
+    assert "broken: " in lines[7] and "not valid JSON" in lines[7]
+
+
+def test_disk_use_counts_every_file(tmp_path):
+    run = read_run(finished_run(tmp_path, "a", RIGHT))
+    before = run.disk_use_bytes()
+    (run.path / "saved_models" / "x").write_bytes(bytes(1000))
+    assert run.disk_use_bytes() == before + 1000
+    assert [size_text(n) for n in (0, 999, 1024, 3 * 2**20, 5 * 2**40)] == ["0 B", "999 B", "1.0 KiB", "3.0 MiB", "5.0 TiB"]
+
+
+def test_a_run_whose_lock_another_process_holds_is_running(tmp_path):
+    path = finished_run(tmp_path, "a", RIGHT, tested=False, total_epochs=9)
+    (path / ".lock").write_text("process 1 on host, which has ended")
+    assert not is_in_use(path)
+    context = multiprocessing.get_context("spawn")
+    ready, release = context.Event(), context.Event()
+    process = context.Process(target=hold_lock, args=(path, ready, release))
+    process.start()
+    try:
+        assert ready.wait(60)
+        assert is_in_use(path)
+        assert (read_run(path).state, read_run(path).problem) == ("running", "epoch 2 of 9")
+    finally:
+        release.set()
+        process.join(60)
+    assert not is_in_use(path)
+
+
+@pytest.mark.parametrize("content", ["[]", '{"experiment_name": "a"}', "nonsense", '{"epoch": 3}'])
+def test_whatever_lies_in_a_folder_is_said_and_never_raised(tmp_path, content):
+    path = finished_run(tmp_path, "a", RIGHT)
+    for name in ("config.json", "logs/summary_statistics.json", "logs/test_summary.json"):
+        good = (path / name).read_bytes()
+        (path / name).write_text(content)
+        run = read_run(path)
+        assert run.state in ("damaged", "trained", "unfinished") and run.problem
+        assert list_runs(tmp_path) == [path]
+        (path / name).write_bytes(good)
+    assert read_run(path).state == "finished"
+
+
+def test_runs_are_sorted_as_asked(tmp_path):
+    finished_run(tmp_path, "a", RIGHT, val_accuracies=(0.4, 0.5)), finished_run(tmp_path, "b", RIGHT, val_accuracies=(0.9, 0.8))
+    found = [read_run(path) for path in list_runs(tmp_path)]
+    for sort, order in (("name", "ab"), ("val", "ba")):
+        lines = runs.table(found, tmp_path, sort).splitlines()
+        assert [line[0] for line in lines[1:3]] == list(order)
+
+
+def test_a_folder_that_is_not_there_and_an_empty_one(tmp_path, capsys):
+    assert runs.main([str(tmp_path / "x")]) == 1
+    assert "no such folder. Give the folder of the runs, or set EXPERIMENTS_DIR." in capsys.readouterr().err
+    assert runs.main([str(tmp_path)]) == 0
+    assert "no runs yet" in capsys.readouterr().out
+
+
+def test_the_reader_reads_what_json_says(tmp_path):
+    path = finished_run(tmp_path, "a", RIGHT)
+    rows = json.loads((path / "logs" / "summary_statistics.json").read_text())
+    assert [row["val_accuracy_mean"] for row in read_run(path).rows] == rows["val_accuracy_mean"]
+
+
+def test_the_tools_are_listed_with_what_they_do():
+    command = [sys.executable, "-m", "experiment_tools"]
+    shown = subprocess.run(command, cwd=REPOSITORY_ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    names = [line.split()[2].removeprefix("experiment_tools.") for line in shown]
+    assert {"adapt", "check_gradients", "compare", "doctor", "report", "runs", "show_data", "sweep"} <= set(names)
+    folder = REPOSITORY_ROOT / "experiment_tools"
+    assert all((folder / f"{name}.py").is_file() or (folder / name / "__main__.py").is_file() for name in names)
+    assert all(len(line.split(maxsplit=3)[3]) > 8 and "python" not in line.split(maxsplit=3)[3] for line in shown)

@@ -1,0 +1,110 @@
+"""Images and labels as people hold them: one form out of many, and a clear error for what cannot work."""
+
+import numpy as np
+import pytest
+import torch
+
+from few_shot_classifier.arrays import InputError, as_input, class_labels, image_arrays, resized
+
+GREY = np.arange(2 * 4 * 5, dtype=np.uint8).reshape(2, 4, 5)
+COLOUR = np.arange(2 * 3 * 4 * 5, dtype=np.uint8).reshape(2, 3, 4, 5)
+
+
+@pytest.mark.parametrize(
+    "images",
+    [GREY, GREY[:, None], GREY[..., None], list(GREY), torch.from_numpy(GREY), torch.from_numpy(GREY[:, None])],
+    ids=["n h w", "n 1 h w", "n h w 1", "list", "tensor n h w", "tensor n 1 h w"],
+)
+def test_grey_images_come_in_several_shapes(images):
+    np.testing.assert_array_equal(image_arrays(images).pixels, GREY[:, None])
+
+
+@pytest.mark.parametrize(
+    "images", [COLOUR, COLOUR.transpose(0, 2, 3, 1), torch.from_numpy(COLOUR), list(COLOUR.transpose(0, 2, 3, 1))],
+    ids=["channels first", "channels last", "tensor", "list"],
+)  # fmt: skip
+def test_colours_are_found_at_either_end(images):
+    np.testing.assert_array_equal(image_arrays(images, channels=3).pixels, COLOUR)
+    np.testing.assert_array_equal(image_arrays(images).pixels, COLOUR)
+
+
+def test_where_both_ends_could_be_colours_arrays_have_them_last_and_tensors_first():
+    small = np.arange(2 * 3 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3, 3)
+    np.testing.assert_array_equal(image_arrays(small).pixels, small.transpose(0, 3, 1, 2))
+    np.testing.assert_array_equal(image_arrays(torch.from_numpy(small)).pixels, small)
+
+
+def test_flat_images_are_what_image_shape_says():
+    flat = COLOUR.reshape(2, -1)
+    for shape in ((3, 4, 5), (3, -1, 5), (3, 4, -1)):
+        given = image_arrays(flat, image_shape=shape)
+        np.testing.assert_array_equal(given.pixels, COLOUR)
+        assert (given.n_features, given.flat) == (60, True)
+
+
+@pytest.mark.parametrize(
+    ("images", "arguments", "message"),
+    [
+        (COLOUR, {"channels": 1}, "images have 3 channels, but the network takes 1"),
+        (np.zeros((2, 7, 4, 5)), {}, "neither the first nor the last of its axes is 1 or 3 channels"),
+        (np.zeros((2, 60)), {}, r"images are flat, 60 numbers each; say what they are: image_shape=\(C, H, W\)"),
+        (np.zeros((2, 61)), {"image_shape": (3, 4, 5)}, r"image_shape is \(3, 4, 5\), but images are flat with 61 numbers each"),
+        (np.zeros((2, 60)), {"image_shape": (-1, -1, 5)}, "C \\* H \\* W must be that"),
+        (np.zeros((0, 4, 5)), {}, r"0 sample\(s\)"),
+        (np.zeros(5), {}, "Reshape your data"),
+        (np.full((2, 4, 5), np.nan), {}, "images hold NaN or values that are infinite"),
+        (np.full((2, 4, 5), 1e300), {}, "too large for float32"),
+        ([np.zeros((4, 5)), np.zeros((4, 6))], {}, r"several shapes, such as \[\(4, 5\), \(4, 6\)\]"),
+        (np.zeros((2, 4, 5), dtype=complex), {}, "Complex data not supported"),
+    ],
+)
+def test_images_that_cannot_work_say_why(images, arguments, message):
+    with pytest.raises(InputError, match=message):
+        image_arrays(images, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([0, 1, 2], "2 images, but 3 labels"),
+        (None, "requires y to be passed"),
+        ([[0, 1], [1, 0]], "labels have 2 axes"),
+        ([0.5, 1.5], "Unknown label type: continuous"),
+        ([0.0, np.nan], "contains NaN or infinity"),
+    ],
+)
+def test_labels_that_cannot_work_say_why(labels, message):
+    with pytest.raises(InputError, match=message):
+        class_labels(labels, 2)
+
+
+def test_a_column_of_labels_is_taken_with_a_warning():
+    with pytest.warns(UserWarning, match="A column-vector y was passed"):
+        assert class_labels([["a"], ["b"]], 2).tolist() == ["a", "b"]
+
+
+def test_floats_that_look_like_bytes_are_taken_with_a_warning(recwarn):
+    for harmless in (GREY / 255.0, GREY.astype(float) - 19.5, GREY):  # 0 to 1, normalised, bytes
+        image_arrays(harmless)
+    assert not recwarn.list
+    with pytest.warns(UserWarning, match="images are floats up to 39; floats are taken as 0 to 1: divide by 255, or give uint8"):
+        assert image_arrays(GREY.astype(float)).pixels.max() == 39
+
+
+def test_another_size_is_resized_with_a_warning_and_the_right_one_without():
+    pixels = np.tile(np.array([0, 255], dtype=np.uint8), (1, 1, 4, 2))
+    with pytest.warns(UserWarning, match="images of 4 x 4 pixels are resized to the network's 2 x 2"):
+        small = resized(pixels, 2, 2)
+    expected = torch.nn.functional.interpolate(torch.from_numpy(pixels).float(), (2, 2), mode="bilinear", antialias=True)
+    np.testing.assert_array_equal(small, expected.round().numpy())
+    assert small.dtype == np.uint8
+    assert resized(pixels, 4, 4) is pixels
+
+
+def test_bytes_become_0_to_1_and_floats_stay_before_both_are_normalised():
+    normalise = ((0.5, 0.0, 0.0), (0.5, 1.0, 2.0))
+    out = as_input(np.full((1, 3, 1, 1), 255, dtype=np.uint8), normalise)
+    assert out.flatten().tolist() == [1.0, 1.0, 0.5]
+    assert as_input(np.full((1, 3, 1, 1), 1.0, dtype=np.float32), normalise).equal(out)
+    ordered = np.arange(3, dtype=np.float32).reshape(1, 3, 1, 1)
+    assert as_input(ordered, ((0.0,), (1.0,)), reverse_channels=True).flatten().tolist() == [2.0, 1.0, 0.0]

@@ -1,0 +1,286 @@
+"""The packed file: decoded once, completely, made again when something changed, and never half there."""
+
+import io
+import json
+import os
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.conftest import draw_dataset, draw_image
+from utils.errors import StorageError
+from utils.images import packed as packed_images
+from utils.images.decoding import PixelFormat, decode_image
+from utils.images.packed import load_or_pack
+
+GREY = PixelFormat(14, 14, 1, "nearest")
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    return draw_dataset(tmp_path / "tiny", ["a/one", "a/two", "b/one"], images_per_class=4)
+
+
+def decodes(monkeypatch):
+    """A list that grows by one each time that images are decoded."""
+    calls = []
+    original = packed_images._decode_all
+    monkeypatch.setattr(packed_images, "_decode_all", lambda *args: calls.append(1) or original(*args))
+    return calls
+
+
+def test_every_image_is_where_its_path_says(dataset):
+    packed, _, problems = load_or_pack(dataset, GREY)
+    assert not problems and packed.shape == (12, 1, 14, 14)
+    for into_memory in (True, False):
+        images = packed.read(into_memory)
+        for rank in range(12):
+            expected = np.asarray(Image.open(dataset / packed.image_path(rank)))
+            assert np.array_equal(images[rank, 0], expected)
+    assert packed.image_path(5) == "a/two/01.png"
+
+
+def test_images_in_the_dataset_folder_itself_have_a_path(tmp_path):
+    folder = tmp_path / "flat"
+    folder.mkdir()
+    draw_image(0, 0).save(folder / "00.png")
+    assert load_or_pack(folder, GREY)[0].image_path(0) == "00.png"
+
+
+def test_decoding_in_processes_gives_the_same_file(dataset, monkeypatch):
+    monkeypatch.setattr(packed_images, "FEWEST_IMAGES_PER_PROCESS", 2)
+    monkeypatch.setattr(packed_images.os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
+    (dataset / "a/two/x; touch 'y'.png").write_bytes(b"<html>")
+    _, _, problems = load_or_pack(dataset, GREY, num_workers=2)
+    assert len(problems) == 1 and "x; touch 'y'.png: not a readable image" in problems[0]
+    (dataset / "a/two/x; touch 'y'.png").unlink()
+    in_processes, _, problems = load_or_pack(dataset, GREY, num_workers=2)
+    here, _, _ = load_or_pack(dataset, GREY, num_workers=0, rebuild=True)
+    assert not problems and in_processes == here
+
+
+def test_the_second_time_nothing_is_decoded(dataset, monkeypatch):
+    calls = decodes(monkeypatch)
+    first, _, _ = load_or_pack(dataset, GREY)
+    second, folders, _ = load_or_pack(dataset, GREY)
+    assert len(calls) == 1 and first == second and list(first.folders) == folders
+
+
+@pytest.mark.parametrize("change", ["add", "remove", "rename", "new class", "decoder", "rebuild", "index", "data"])
+def test_it_is_packed_again_when_something_changed(dataset, monkeypatch, change):
+    packed, _, _ = load_or_pack(dataset, GREY)
+    index = packed.data_file.parent / "tiny.14x14x1.nearest.json"
+    calls = decodes(monkeypatch)
+    if change == "add":
+        draw_image(0, 99).save(dataset / "a/one/99.png")
+    elif change == "remove":
+        (dataset / "a/one/00.png").unlink()
+    elif change == "rename":
+        (dataset / "a/one").rename(dataset / "a/three")
+    elif change == "new class":
+        draw_dataset(dataset, ["b/new"], images_per_class=1)
+    elif change == "decoder":
+        monkeypatch.setattr(packed_images, "DECODER_VERSION", "another")
+    elif change == "index":
+        index.write_text(index.read_text()[:100])
+    elif change == "data":
+        os.truncate(packed.data_file, 100)
+    again, _, problems = load_or_pack(dataset, GREY, rebuild=change == "rebuild")
+    assert len(calls) == 1 and not problems
+    images = again.read(False)
+    for rank in range(len(images)):
+        assert np.array_equal(images[rank, 0], np.asarray(Image.open(dataset / again.image_path(rank))))
+    leftovers = {path.suffix for path in index.parent.iterdir()}
+    assert leftovers == {".json", ".uint8", ".lock"} and len(list(index.parent.glob("*.uint8"))) == 1
+
+
+def test_other_sizes_and_filters_have_files_of_their_own(dataset, monkeypatch):
+    calls = decodes(monkeypatch)
+    formats = [
+        GREY,
+        PixelFormat(7, 14, 1, "nearest"),
+        PixelFormat(14, 14, 3, "nearest"),
+        PixelFormat(7, 14, 1, "bicubic"),
+    ]
+    for pixel_format in formats * 2:
+        assert load_or_pack(dataset, pixel_format)[0].shape[1:] == pixel_format.shape
+    assert len(calls) == 4
+
+
+def test_an_unfinished_pack_leaves_the_old_one_and_no_rubbish(dataset, monkeypatch):
+    packed, _, _ = load_or_pack(dataset, GREY)
+    draw_image(0, 99).save(dataset / "a/one/99.png")
+
+    def no_space(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(packed_images.image_decoding.os, "pwrite", no_space)
+    with pytest.raises(StorageError, match=r"No space left on device.*MiB free"):
+        load_or_pack(dataset, GREY)
+    assert packed.data_file.exists() and not list(packed.data_file.parent.glob("*.unfinished"))
+
+
+def test_a_dataset_beside_which_nothing_can_be_written_is_packed_in_the_cache(dataset, tmp_path, monkeypatch):
+    (dataset.parent / ".packed").write_text("not a folder")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    packed, _, _ = load_or_pack(dataset, GREY)
+    assert tmp_path / "cache" in packed.data_file.parents
+    monkeypatch.setenv("XDG_CACHE_HOME", str(dataset / "a/one/00.png"))
+    with pytest.raises(StorageError, match=r"no place for the packed images of .*tiny.*XDG_CACHE_HOME"):
+        load_or_pack(dataset, GREY)
+
+
+def test_a_packed_file_that_is_there_is_read_even_where_nothing_can_be_written(dataset, monkeypatch):
+    first, _, _ = load_or_pack(dataset, GREY)
+    monkeypatch.setattr(packed_images.os, "access", lambda *_: False)
+    assert load_or_pack(dataset, GREY)[0] == first
+
+
+def _broken_files(folder):
+    """Name -> what the report says about it."""
+    good = folder / "00.png"
+    data = good.read_bytes()
+    flipped = bytearray(data)
+    flipped[len(data) // 2] ^= 0xFF
+    photo = folder / "good.jpg"
+    draw_image(0, 0, side=64).convert("RGB").save(photo)
+    frames = [draw_image(0, i) for i in range(2)]
+    frames[0].save(folder / "animated.png", save_all=True, append_images=frames[1:])
+    contents = {
+        "truncated.png": data[: len(data) // 2],
+        "flipped.png": bytes(flipped),
+        "cut.jpg": photo.read_bytes()[:-300],
+        "empty.png": b"",
+        "page.jpg": b"<html><body>404</body></html>",
+        "gif in disguise.png": _gif(),
+        "bomb.png": _png_header(60_000, 60_000),
+    }
+    for name, content in contents.items():
+        (folder / name).write_bytes(content)
+    (folder / "link.png").symlink_to("nowhere.png")
+    return {*contents, "animated.png", "link.png"}
+
+
+def _gif():
+    file = io.BytesIO()
+    draw_image(0, 0).save(file, format="GIF")
+    return file.getvalue()
+
+
+def _png_header(width, height):
+    def chunk(kind, body):
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + chunk(b"IEND", b"")
+
+
+def test_every_broken_file_is_listed_with_path_and_reason_and_nothing_is_stored(dataset):
+    broken = _broken_files(dataset / "b/one")
+    packed, _, problems = load_or_pack(dataset, GREY)
+    assert packed is None
+    listed = {problem.split(": ")[0].split("/")[-1]: problem.split(": ", 1)[1] for problem in problems}
+    assert set(listed) == broken
+    assert all(str(dataset / "b/one") in problem for problem in problems)
+    assert listed["page.jpg"] == listed["gif in disguise.png"] == "not a readable image (PNG, JPEG, BMP, WEBP are)"
+    assert listed["animated.png"] == "animated image"
+    assert listed["link.png"] == "No such file or directory"
+    assert "decompression bomb" in listed["bomb.png"]
+    assert not list((dataset.parent / ".packed").glob("*.uint8"))
+
+
+def test_bad_images_may_be_left_out_and_the_rest_is_as_without_them(dataset, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(packed_images, "IMAGES_MOVED_AT_ONCE", 2)
+    bad = ["a/one/00.png", "a/two/03.png", "b/one/00.png", "b/one/01.png"]
+    good = draw_dataset(tmp_path / "good", ["a/one", "a/two", "b/one"], images_per_class=4)
+    for name in bad:
+        (dataset / name).write_bytes((dataset / name).read_bytes()[:50])
+        (good / name).unlink()
+    packed, folders, problems = load_or_pack(dataset, GREY, skip_bad=True)
+    expected, expected_folders, _ = load_or_pack(good, GREY)
+    assert (problems, folders, packed.shape) == ([], expected_folders, expected.shape)
+    assert np.array_equal(packed.read(True), expected.read(True))
+    assert packed.content_sha256 == expected.content_sha256
+    assert [packed.image_path(rank) for rank in range(8)] == [expected.image_path(rank) for rank in range(8)]
+    assert "on_bad_image skip: 4 images cannot be decoded and are left out:" in caplog.text
+    assert all(f"{dataset / name}: " in caplog.text for name in bad)
+    caplog.clear()
+    calls = decodes(monkeypatch)
+    assert load_or_pack(dataset, GREY, skip_bad=True)[0] == packed
+    assert not calls and "4 images cannot be decoded" in caplog.text
+    assert len(load_or_pack(dataset, GREY)[2]) == 4  # without leave to skip they are problems again
+
+
+def test_a_folder_of_bad_images_and_a_dataset_of_them(dataset):
+    for path in (dataset / "a" / "two").iterdir():
+        path.write_bytes(b"")
+    packed, folders, _ = load_or_pack(dataset, GREY, skip_bad=True)
+    assert [folder.path for folder in folders] == ["a/one", "b/one"] and packed.shape[0] == 8
+    for path in dataset.rglob("*.png"):
+        path.write_bytes(b"")
+    assert len(load_or_pack(dataset, GREY, skip_bad=True, rebuild=True)[2]) == 12
+
+
+def test_names_that_are_not_utf8_are_packed_and_listed(dataset):
+    name = os.fsdecode(b"\xff\n.png")
+    draw_image(0, 5).save(dataset / "a/one" / name)
+    packed, _, problems = load_or_pack(dataset, GREY)
+    assert not problems and packed.image_path(4) == f"a/one/{name}"
+    assert load_or_pack(dataset, GREY)[0] == packed
+    (dataset / "a/one" / name).write_bytes(b"")
+    _, _, problems = load_or_pack(dataset, GREY, rebuild=True)
+    assert problems[0].split("/")[-1].startswith("\\udcff\\n.png: ")
+
+
+def test_one_bit_images_become_0_and_255_as_in_the_reference(tmp_path):
+    """Pillow resizes mode "1" with NEAREST whatever is asked for; the reference asked for LANCZOS."""
+    pixels = np.random.default_rng(0).integers(0, 2, (105, 105)).astype(bool)
+    Image.fromarray(pixels).save(tmp_path / "x.png")
+    reference = np.array(Image.open(tmp_path / "x.png").resize((28, 28), Image.Resampling.LANCZOS), np.float32)
+    ours = decode_image(tmp_path / "x.png", PixelFormat(28, 28, 1, "nearest"))
+    assert ours.dtype == np.uint8 and np.array_equal(ours[0] / np.float32(255), reference)
+
+
+def test_height_and_width_are_not_mixed_up_and_exif_turns_images(tmp_path):
+    pixels = np.zeros((8, 16, 3), dtype=np.uint8)
+    pixels[:, :8] = 255  # left half white
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be shown turned clockwise: then the upper half is white
+    Image.fromarray(pixels).save(tmp_path / "turned.png", exif=exif)
+    Image.fromarray(pixels).save(tmp_path / "plain.png")
+    plain = decode_image(tmp_path / "plain.png", PixelFormat(4, 8, 3, "nearest"))
+    assert plain.shape == (3, 4, 8) and plain[:, :, :4].min() == 255 and plain[:, :, 4:].max() == 0
+    turned = decode_image(tmp_path / "turned.png", PixelFormat(16, 8, 1, "nearest"))
+    assert turned.shape == (1, 16, 8) and turned[:, :8].min() == 255 and turned[:, 8:].max() == 0
+
+
+@pytest.mark.parametrize(
+    ("image", "expected"),
+    [
+        (Image.fromarray(np.full((2, 2), 0x80FF, dtype=np.uint16)), 0x80),
+        (Image.new("RGBA", (2, 2), (0, 0, 0, 0)), 255),
+        (Image.new("RGBA", (2, 2), (0, 0, 0, 255)), 0),
+        (Image.new("LA", (2, 2), (7, 255)), 7),
+        (Image.new("RGB", (2, 2), (9, 9, 9)), 9),
+        (Image.new("L", (2, 2), 33).convert("P"), 33),
+    ],
+    ids=["16 bit", "transparent is white", "opaque", "grey with alpha", "rgb", "palette"],
+)
+def test_kinds_of_pixels(tmp_path, image, expected):
+    image.save(tmp_path / "x.png")
+    for channels in (1, 3):
+        assert (decode_image(tmp_path / "x.png", PixelFormat(2, 2, channels, "bilinear")) == expected).all()
+
+
+def test_cmyk_photographs_become_rgb(tmp_path):
+    Image.new("CMYK", (8, 8), (0, 0, 0, 0)).save(tmp_path / "x.jpg")
+    assert decode_image(tmp_path / "x.jpg", PixelFormat(4, 4, 3, "lanczos")).min() > 250
+
+
+def test_the_index_is_json_without_absolute_paths(dataset):
+    packed, _, _ = load_or_pack(dataset, GREY)
+    text = (packed.data_file.parent / "tiny.14x14x1.nearest.json").read_text()
+    assert str(dataset.parent) not in text and json.loads(text)["format_version"] == 1

@@ -1,0 +1,325 @@
+"""Each form in which a dataset circulates, written to disk exactly so, becomes the right images in the right classes and splits."""
+
+import io
+import pickle
+import tarfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.tools.datasets import (
+    SMALL_COUNTS,
+    content_of,
+    expected_content,
+    labelled_pickle,
+    pixels,
+    read,
+    write_csvs,
+    write_image,
+)
+from utils.errors import DataError
+from utils.known_datasets import Counts
+from utils.prepare_dataset.dataset_folders import read_record
+from utils.prepare_dataset.forms.array_files import open_npz
+
+MINI = {
+    "train": ["n01532829", "n01558993", "n01704323"],
+    "val": ["n01855672", "n02091244"],
+    "test": ["n01930112", "n01981276"],
+}
+MINI_NUMBERS = {f"{split}/{c}": [int(c[5:]) * 10 + i for i in range(4)] for split in MINI for c in MINI[split]}
+
+
+# mini-ImageNet
+
+
+def mini_folders(source):
+    for folder, numbers in MINI_NUMBERS.items():
+        for i, n in enumerate(numbers):
+            write_image(source / "mini_imagenet_full_size" / folder / f"{i}.jpg", pixels(n))
+    return source
+
+
+def mini_archive(source):
+    mini_folders(source)
+    path = source / "mini_imagenet_full_size.tar.bz2"
+    with tarfile.open(path, "w:bz2") as archive:
+        archive.add(source / "mini_imagenet_full_size", "mini_imagenet_full_size")
+    return path
+
+
+def ravi_rows():
+    """Rows as Ravi and Larochelle have them: n0153282900000005.jpg is image 5 of its class, counted from 1."""
+    return {split: [(f"{c}{2 * i + 1:08}.jpg", c) for c in MINI[split] for i in range(4)] for split in MINI}
+
+
+def mini_csv(source):
+    write_csvs(source, ravi_rows())
+    for split, rows in ravi_rows().items():
+        for place, (file, label) in enumerate(rows):
+            write_image(source / "images" / file, pixels(MINI_NUMBERS[f"{split}/{label}"][place % 4]))
+    return source
+
+
+def imagenet_tree(folder):
+    """Eight images per class with numbers out of order; the first, third, fifth and seventh by number are those of the rows."""
+    for split in MINI:
+        for c in MINI[split]:
+            for place, number in enumerate([12, 3, 1000, 205, 9, 77, 10026, 18]):
+                rank = sorted([12, 3, 1000, 205, 9, 77, 10026, 18]).index(number)
+                image = pixels(MINI_NUMBERS[f"{split}/{c}"][rank // 2] if rank % 2 == 0 else 10**6 + place)
+                write_image(folder / "ILSVRC" / "Data" / "CLS-LOC" / "train" / c / f"{c}_{number}.JPEG", image)
+
+
+def mini_cache(source):
+    for split in MINI:
+        numbers = [n for c in MINI[split] for n in MINI_NUMBERS[f"{split}/{c}"]]
+        order = np.random.default_rng(0).permutation(len(numbers))
+        place = np.argsort(order)
+        content = {
+            "image_data": np.stack([pixels(numbers[i]) for i in order]),
+            "class_dict": {c: [int(place[4 * k + i]) for i in range(4)] for k, c in enumerate(MINI[split])},
+        }
+        with open(source / f"mini-imagenet-cache-{split}.pkl", "wb") as file:
+            pickle.dump(content, file, protocol=2)
+    return source
+
+
+@pytest.mark.parametrize("form", [mini_folders, mini_archive, mini_csv, mini_cache])
+def test_mini_imagenet_from_each_form_with_class_names(source, prepare, tmp_path, small_counts, form, caplog):
+    small_counts("mini_imagenet", SMALL_COUNTS)
+    caplog.set_level("INFO")
+    code, out, err = prepare("mini_imagenet", "--from", form(source))
+    assert (code, err) == (0, "")
+    assert "mini_imagenet_full_size: prepared, 28 images in 7 classes (train 3, val 2, test 2)" in out
+    assert [line for line in caplog.messages if "non-commercial" in line and "imagenet_license.md" in line]
+    assert content_of(tmp_path / "datasets" / "mini_imagenet_full_size") == expected_content(MINI_NUMBERS)
+
+
+def test_mini_imagenet_from_an_imagenet_tree_and_the_csv_files(source, prepare, tmp_path, small_counts):
+    small_counts("mini_imagenet", SMALL_COUNTS)
+    imagenet_tree(source / "imagenet")
+    write_csvs(source / "ravi", ravi_rows())
+    code, _, err = prepare("mini_imagenet", "--from", source / "imagenet", "--splits", source / "ravi")
+    assert (code, err) == (0, "")
+    assert content_of(tmp_path / "datasets" / "mini_imagenet_full_size") == expected_content(MINI_NUMBERS)
+    names = sorted(p.name for p in (tmp_path / "datasets/mini_imagenet_full_size/train/n01532829").iterdir())
+    assert names == [f"n01532829{i:08}.jpeg" for i in (1, 3, 5, 7)]
+
+
+@pytest.mark.parametrize("prefix", ["", "miniImageNet_category_split_"])
+def test_mini_imagenet_from_the_pickles_of_data_and_labels(source, prepare, tmp_path, small_counts, prefix):
+    small_counts("mini_imagenet", SMALL_COUNTS)
+    numbers = {}
+    for split, file, first, count in (("train", "train_phase_train", 0, 3), ("val", "val", 64, 2), ("test", "test", 80, 2)):
+        labels = [first + i % count for i in range(4 * count)]
+        labelled_pickle(source / f"{prefix}{file}.pickle", [100 * first + i for i in range(4 * count)], labels)
+        for k in range(count):
+            numbers[f"{split}/{split}_{first + k:03}"] = [100 * first + k + count * i for i in range(4)]
+    labelled_pickle(source / f"{prefix}train_phase_val.pickle", [7, 8], [0, 1])  # other images of the training classes
+    code, _, err = prepare("mini_imagenet", "--from", source)
+    assert (code, err) == (0, "")
+    assert content_of(tmp_path / "datasets" / "mini_imagenet_full_size") == expected_content(numbers)
+
+
+def test_wrong_counts_are_told_before_anything_is_written_and_can_be_accepted(source, prepare, tmp_path):
+    mini_cache(source)
+    code, _, err = prepare("mini_imagenet", "--from", source)
+    assert code == 2
+    assert "split train has 3 classes, 64 expected" in err and 'class "train/n01532829" has 4 images, 600 expected' in err
+    assert "Nothing was written" in err and "--accept_counts" in err
+    assert not (tmp_path / "datasets" / "mini_imagenet_full_size").exists()
+    code, out, _ = prepare("mini_imagenet", "--from", source, "--accept_counts")
+    assert code == 0 and "28 images in 7 classes" in out
+    assert "split test has 2 classes, 20 expected" in read_record(tmp_path / "datasets/mini_imagenet_full_size")["accepted_deviations"]
+
+
+def test_a_hostile_pickle_is_refused_by_the_command(source, prepare, tmp_path):
+    mini_cache(source)
+    victim = tmp_path / "was_here"
+    (source / "mini-imagenet-cache-val.pkl").write_bytes(b"cos\nsystem\n(Vtouch " + str(victim).encode() + b"\ntR.")
+    code, _, err = prepare("mini_imagenet", "--from", source)
+    assert code == 2 and not victim.exists()
+    assert "mini-imagenet-cache-val.pkl: refused, because it asks for os.system" in err
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ([1, 2], 'has no entry "image_data" (found: list)'),
+        ({"image_data": np.zeros((2, 84, 84, 3)), "class_dict": {}}, "images must be uint8 (images, height, width, 3), but are float64"),
+        ({"image_data": np.zeros((2, 84, 84, 3), np.uint8), "class_dict": {"a": [0, 5]}}, "class a names images that are not there"),
+        ({"image_data": np.zeros((2, 84, 84, 3), np.uint8), "class_dict": {"a": [0]}}, "1 images belong to no class"),
+    ],
+)
+def test_a_cache_pickle_with_other_content_is_named(source, prepare, content, reason):
+    mini_cache(source)
+    (source / "mini-imagenet-cache-train.pkl").write_bytes(pickle.dumps(content))
+    code, _, err = prepare("mini_imagenet", "--from", source)
+    assert code == 2 and "mini-imagenet-cache-train.pkl: " in err and reason in err
+
+
+# tiered-ImageNet
+
+
+def tiered(source, form, channels):
+    """Three files per kind; images in the order of some program, names in label_specific_str."""
+    numbers = {}
+    names = {"train": ["Tibetan terrier, chrysanthemum dog", "Eskimo dog", "tench"], "val": ["crane", "crane"], "test": ["otter", "eel"]}
+    for s, (split, words) in enumerate(names.items()):
+        labels = np.repeat(np.arange(len(words)), 4).astype(np.int32)
+        ranks = [1000 * s + i for i in range(len(labels))]
+        stack = np.stack([pixels(n) for n in ranks])
+        if form == "png":
+            encoded = []
+            for image in stack if channels == "rgb" else stack[..., ::-1]:
+                file = io.BytesIO()
+                Image.fromarray(image).save(file, "PNG")
+                encoded.append(np.frombuffer(file.getvalue(), np.uint8).reshape(-1, 1))
+            (source / f"{split}_images_png.pkl").write_bytes(pickle.dumps(encoded, 2))
+        else:
+            save = np.savez if form == "npz" else np.savez_compressed
+            save(source / f"{split}_images.npz", images=stack if channels == "rgb" else stack[..., ::-1])
+        content = {"label_specific": labels, "label_general": labels * 0, "label_specific_str": words, "label_general_str": ["x"]}
+        (source / f"{split}_labels.pkl").write_bytes(pickle.dumps(content, 2))
+        for label, word in enumerate(words):
+            folder = f"{split}_{label:03}_{word.split(',')[0].replace(' ', '_')}"
+            numbers[f"{split}/{folder}"] = ranks[4 * label : 4 * label + 4]
+    return numbers
+
+
+@pytest.mark.parametrize("form", ["npz", "compressed npz", "png"])
+@pytest.mark.parametrize("channels", ["rgb", "bgr"])
+def test_tiered_imagenet_from_arrays_in_either_order_of_channels(source, prepare, tmp_path, small_counts, form, channels):
+    small_counts("tiered_imagenet", Counts({"train": 3, "val": 2, "test": 2}))
+    numbers = tiered(source, form, channels)
+    code, _, err = prepare("tiered_imagenet", "--from", source)
+    assert (code, err) == (0, "")
+    dataset = tmp_path / "datasets" / "tiered_imagenet"
+    assert content_of(dataset) == expected_content(numbers)
+    assert ("blue green red, which is mended" in read_record(dataset)["form"]) == (channels == "bgr")
+    assert not (tmp_path / "datasets" / ".sources" / "unpacked").exists()
+
+
+def test_the_order_of_channels_can_be_given(source, prepare, tmp_path, small_counts):
+    small_counts("tiered_imagenet", Counts({"train": 3, "val": 2, "test": 2}))
+    numbers = tiered(source, "npz", "rgb")
+    assert prepare("tiered_imagenet", "--from", source, "--channels", "bgr")[0] == 0
+    first = tmp_path / "datasets/tiered_imagenet/train/train_000_Tibetan_terrier/0000000.png"
+    assert np.array_equal(read(first), pixels(numbers["train/train_000_Tibetan_terrier"][0])[..., ::-1])
+
+
+def test_tiered_imagenet_with_labels_alone(source, prepare, tmp_path, small_counts):
+    small_counts("tiered_imagenet", Counts({"train": 3, "val": 2, "test": 2}))
+    tiered(source, "npz", "bgr")
+    for split in ("train", "val", "test"):
+        labels = np.repeat(np.arange(3 if split == "train" else 2), 4)
+        (source / f"{split}_labels.pkl").write_bytes(pickle.dumps({"labels": labels.tolist()}))
+    assert prepare("tiered_imagenet", "--from", source)[0] == 0
+    assert sorted(p.name for p in (tmp_path / "datasets/tiered_imagenet/val").iterdir()) == ["val_000", "val_001"]
+    (source / "val_labels.pkl").unlink()
+    code, _, err = prepare("tiered_imagenet", "--from", source, "--name", "again")
+    assert code == 2 and "val_labels.pkl: not there, but it holds the labels" in err
+
+
+def test_arrays_of_objects_and_damaged_npz_files_are_refused(tmp_path):
+    np.savez(tmp_path / "objects.npz", images=np.array([{"a": 1}], dtype=object))
+    with pytest.raises(DataError, match="an array of objects, which would have to be unpickled"):
+        open_npz(tmp_path / "objects.npz", "images", tmp_path)
+    with pytest.raises(DataError, match='has no array "pictures"'):
+        open_npz(tmp_path / "objects.npz", "pictures", tmp_path)
+    (tmp_path / "damaged.npz").write_bytes(b"PK\x03\x04" + bytes(100))
+    with pytest.raises(DataError, match=r"damaged.npz: damaged"):
+        open_npz(tmp_path / "damaged.npz", "images", tmp_path)
+
+
+# CSV files, CUB
+
+
+@pytest.mark.parametrize("header", [True, False])
+@pytest.mark.parametrize("in_folders", [True, False])
+def test_csv_splits_with_numbers_as_labels(source, prepare, tmp_path, header, in_folders):
+    """As CUB and iNaturalist circulate: fs-splits/train.csv has lines "001.Albatross/a.jpg,0" for images/001.Albatross/a.jpg."""
+    rows, numbers = {}, {}
+    for s, split in enumerate(("train", "val", "test")):
+        rows[split] = []
+        for k in range(2):
+            folder = f"{s:03}.Bird_{k}"
+            for i in range(3):
+                file = f"{folder}/{i}.jpg" if in_folders else f"{folder}_{i}.jpg"
+                rows[split].append((file, k))
+                write_image(source / "images" / file, pixels(100 * s + 10 * k + i))
+            numbers[f"{split}/{folder if in_folders else f'{split}_{k:03}'}"] = [100 * s + 10 * k + i for i in range(3)]
+    write_csvs(source / "fs-splits", rows, header)
+    code, out, err = prepare("csv", "--from", source, "--name", "birds")
+    assert (code, err) == (0, "") and "birds: prepared, 18 images in 6 classes (train 2, val 2, test 2)" in out
+    assert content_of(tmp_path / "datasets" / "birds") == expected_content(numbers)
+
+
+def test_all_bad_rows_are_listed_together(source, prepare):
+    mini_csv(source)
+    with open(source / "val.csv", "a") as file:
+        file.write("n0185567299999999.jpg,n01855672\n" + f"{ravi_rows()['train'][0][0]},n01532829\n")
+    code, _, err = prepare("csv", "--from", source)
+    assert code == 2
+    assert "val.csv: image n0185567299999999.jpg of class n01855672 is not there" in err
+    assert f"val.csv: image {ravi_rows()['train'][0][0]} is in train.csv already" in err
+
+
+def test_a_class_in_two_splits_is_named(source, prepare):
+    rows = ravi_rows()
+    moved = rows["train"].pop(0)
+    rows["test"].append(moved)
+    mini_csv(source)
+    write_csvs(source, rows)
+    code, _, err = prepare("csv", "--from", source)
+    assert code == 2 and 'class "n01532829" is in train and test' in err and "classes never seen in training" in err
+    code, out, _ = prepare("csv", "--from", source, "--accept_counts")
+    assert code == 0 and "28 images in 8 classes (train 3, val 2, test 3)" in out
+
+
+@pytest.mark.parametrize("row", ["../../etc/passwd,a", "/etc/passwd,a"])
+def test_a_row_that_leads_out_of_the_folder_is_refused(source, prepare, row):
+    mini_csv(source)
+    (source / "test.csv").write_text(row + "\n")
+    code, _, err = prepare("csv", "--from", source)
+    assert code == 2 and "leads out of the images folder" in err
+
+
+def caltech(source):
+    """CUB_200_2011.tgz: the folder, and attributes.txt beside it."""
+    folder = source / "work"
+    for k in range(8):
+        for i in range(3):
+            write_image(folder / "CUB_200_2011" / "images" / f"{k + 1:03}.Bird_{k}" / f"Bird_{k}_{i}.jpg", pixels(10 * k + i))
+    (folder / "CUB_200_2011" / "classes.txt").write_text("".join(f"{k + 1} {k + 1:03}.Bird_{k}\n" for k in range(8)))
+    (folder / "attributes.txt").write_text("1 has_bill_shape::curved\n")
+    return folder
+
+
+def test_cub_from_the_archive_of_caltech_with_a_seeded_split(source, prepare, tmp_path, small_counts):
+    small_counts("cub", Counts({"train": 4, "val": 2, "test": 2}))
+    folder = caltech(source)
+    with tarfile.open(source / "CUB_200_2011.tgz", "w:gz") as archive:
+        for path in folder.iterdir():
+            archive.add(path, path.name)
+    splits = {}
+    for seed, name in ((0, "cub"), (1, "cub_seed1")):
+        code, _, err = prepare("cub", "--from", source / "CUB_200_2011.tgz", "--seed", seed)
+        assert (code, err) == (0, "")
+        content = content_of(tmp_path / "datasets" / name)
+        splits[seed] = {split: {c.split("/")[1] for c in content if c.startswith(split)} for split in ("train", "val", "test")}
+        assert {c.split("/")[1]: images for c, images in content.items()} == {
+            f"{k + 1:03}.Bird_{k}": sorted(pixels(10 * k + i)[0].tobytes() for i in range(3)) for k in range(8)
+        }
+    assert splits[0] != splits[1]
+    assert prepare("cub", "--from", folder, "--name", "again")[0] == 0  # unpacked, default seed
+    assert {p.name for p in (tmp_path / "datasets/again/train").iterdir()} == splits[0]["train"]
+
+
+def test_cub_from_csv_files(source, prepare, tmp_path, small_counts):
+    small_counts("cub", SMALL_COUNTS)
+    mini_csv(source)
+    assert prepare("cub", "--from", source)[0] == 0
+    assert content_of(tmp_path / "datasets" / "cub") == expected_content(MINI_NUMBERS)

@@ -1,0 +1,290 @@
+"""Two launchers on the loopback interface in the place of two machines: one run, stopped, killed, frozen, and never begun.
+
+Each is the real script with one process on the CPU; they share the folder of experiments, and each has a GPU less than it might.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from benchmarks.interrupted_scripts import FLAGS, with_default_signals
+from experiment_parts.runs.comparison import differences
+from tests.tools.ranks import LIMIT_S, children_of, free_port, stat_of, wait_until
+from utils.paths import REPOSITORY_ROOT
+
+KEYS = FLAGS | {"num_evaluation_tasks": 31, "batch_size": 3, "precision": "float64"}
+SLOW = KEYS | {"total_iter_per_epoch": 400}
+"""A run that is under way long enough for its processes to be killed one after the other."""
+
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="processes are found in /proc")
+
+
+class Machines:
+    """Launchers of one run, each with a port and an address as on a machine of its own."""
+
+    def __init__(self, folder, datasets, keys=KEYS):
+        self.folder, self.datasets, self.keys = folder, datasets, keys
+        self.run_folder = folder / "experiments" / "quickstart"
+        folder.mkdir(parents=True, exist_ok=True)
+        self.endpoint = f"127.0.0.1:{free_port()}"
+        self.processes = []
+
+    def start(self, index, *options, waits=(), keys=None, datasets=None):
+        """The launcher of one machine, in a session of its own."""
+        environment = os.environ | {
+            "DATASET_DIR": str(datasets or self.datasets), "EXPERIMENTS_DIR": str(self.folder / "experiments"), "VIRTUAL_ENV": sys.prefix,
+            "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "RUN_STOPPED_FILE": str(self.folder / f"stopped_{index}"),
+        }  # fmt: skip
+        given = ["--nnodes=2", f"--node_rank={index}", f"--rdzv_endpoint={self.endpoint}", "--local_addr=127.0.0.1"]
+        given += [f"--rdzv_conf={','.join([f'is_host={int(index == 0)}', *waits])}", *options, "--"]  # else both could be
+        given += [text for key, value in (self.keys | (keys or {})).items() for text in (f"--{key}", str(value))]
+        with open(self.folder / f"output_{index}.txt", "ab") as output:
+            process = subprocess.Popen(
+                ["bash", REPOSITORY_ROOT / "experiment_scripts" / "quickstart.sh", *given], env=environment, stdin=subprocess.DEVNULL,
+                stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
+                preexec_fn=with_default_signals,  # noqa: PLW1509 -- no threads here
+            )  # fmt: skip
+        self.processes.append(process)
+        return process
+
+    def both(self, *options, waits=()):
+        return [self.start(index, *options, waits=waits) for index in range(2)]
+
+    def output(self, index):
+        return (self.folder / f"output_{index}.txt").read_text(errors="replace")
+
+    def outputs(self):
+        return "\n--- the second ---\n".join(self.output(index) for index in range(2) if (self.folder / f"output_{index}.txt").exists())
+
+    def end(self, processes, limit_s=LIMIT_S):
+        """Exit codes, in this order."""
+        deadline = time.monotonic() + limit_s
+        try:
+            return [process.wait(timeout=max(0.1, deadline - time.monotonic())) for process in processes]
+        except subprocess.TimeoutExpired:
+            pytest.fail(f"not at an end after {limit_s} s; exit codes: {[process.poll() for process in processes]}\n{self.outputs()}")
+
+    def trains(self):
+        """It has written down iterations."""
+        metrics = self.run_folder / "logs" / "metrics.jsonl"
+        return metrics.exists() and metrics.stat().st_size > 0
+
+    def wait_until_it_trains(self, processes):
+        wait_until(lambda: self.trains() or any(process.poll() is not None for process in processes))
+        assert self.trains() and all(process.poll() is None for process in processes), self.outputs()
+
+    def clean_up(self):
+        for process in self.processes:
+            for victim in (*family_of(process.pid), process.pid):
+                try:
+                    os.kill(victim, signal.SIGKILL)
+                except ProcessLookupError:
+                    continue
+            process.wait()
+
+
+def family_of(process_id):
+    """All processes below one."""
+    found = []
+    for entry in os.listdir("/proc"):
+        try:
+            if entry.isdigit() and int(stat_of(entry)[1]) == process_id:
+                found += [int(entry), *family_of(int(entry))]
+        except OSError:
+            continue
+    return found
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    """A folder for all tests here: its datasets."""
+    return tmp_path_factory.mktemp("two_machines")
+
+
+@pytest.fixture
+def machines(tmp_path, shared):
+    made = []
+
+    def make(name="run", keys=KEYS):
+        made.append(Machines(tmp_path / name, shared / "datasets", keys))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.clean_up()
+
+
+@pytest.fixture(scope="module")
+def one_launcher(shared):
+    """The folder of the same run by one launcher with two processes."""
+    folder, datasets = shared / "one", shared / "datasets"
+    environment = os.environ | {
+        "DATASET_DIR": str(datasets), "EXPERIMENTS_DIR": str(folder / "experiments"), "VIRTUAL_ENV": sys.prefix, "OMP_NUM_THREADS": "1",
+    }  # fmt: skip
+    arguments = ["--nproc_per_node", "2", "--", *(text for key, value in KEYS.items() for text in (f"--{key}", str(value)))]
+    done = subprocess.run(
+        ["bash", REPOSITORY_ROOT / "experiment_scripts" / "quickstart.sh", *arguments], env=environment, capture_output=True, text=True,
+        timeout=LIMIT_S, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder / "experiments" / "quickstart"
+
+
+@pytest.mark.full
+def test_two_launchers_end_with_the_bits_of_one_with_two_processes(machines, one_launcher):
+    two = machines()
+    started = two.both()
+    assert two.end(started) == [0, 0], two.outputs()
+    assert "Test accuracy" in two.output(0) and two.output(1).strip() == ""
+    assert differences(two.run_folder, one_launcher) == []
+    assert '"processes": 2' in (two.run_folder / "environment.json").read_text()
+    again = two.both()  # finished: said again
+    assert two.end(again) == [0, 0] and two.output(0).count("Test accuracy") > 1
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("told", [0, 1])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 0)])
+def test_a_signal_to_either_launcher_stops_both_and_both_go_on(machines, one_launcher, told, number, code):
+    two = machines()
+    started = two.both()
+    two.wait_until_it_trains(started)
+    started[told].send_signal(number)
+    assert two.end(started) == [code, code], two.outputs()
+    saved = f"{number.name}: saved at iteration"
+    assert saved in two.output(0)
+    assert all((two.folder / f"stopped_{index}").read_text().startswith(saved) for index in range(2))
+    assert two.end(two.both()) == [0, 0] and "Resuming" in two.output(0)
+    assert differences(two.run_folder, one_launcher) == []
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_process_that_is_killed_on_either_machine_has_all_started_again(machines, one_launcher, victim):
+    two = machines(keys=KEYS | {"continue_from_epoch": "from_scratch"})  # a start that is repeated begins nothing anew
+    started = two.both()
+    two.wait_until_it_trains(started)
+    os.kill(children_of(started[victim].pid)[victim], signal.SIGKILL)
+    assert two.end(started) == [0, 0], two.outputs()
+    assert "Resuming" in two.output(0)
+    assert [path.name for path in two.run_folder.parent.iterdir()] == ["quickstart"]
+    assert differences(two.run_folder, one_launcher) == []
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("victim", [0, 1])
+def test_without_restarts_both_end_with_the_code_of_the_kill(machines, victim):
+    two = machines()
+    started = two.both("--max_restarts=0")
+    two.wait_until_it_trains(started)
+    os.kill(children_of(started[victim].pid)[victim], signal.SIGKILL)
+    assert two.end(started) == [137, 137], two.outputs()
+    assert "was killed by SIGKILL" in two.output(victim)
+    assert "A process of this run on another machine was lost" in two.output(1 - victim)
+    assert "Traceback" not in two.outputs()
+    assert two.end(two.both()) == [0, 0] and "Resuming" in two.output(0)
+
+
+@pytest.mark.full
+def test_a_machine_that_is_lost_may_come_back(machines, one_launcher):
+    """The second launcher is killed with all that it has started; the first waits for the same command there."""
+    two = machines()
+    started = two.both()
+    two.wait_until_it_trains(started)
+    started[1].kill()
+    wait_until(lambda: "Waiting for 2 machines at" in two.output(0), started[0])
+    back = two.start(1)
+    assert two.end([started[0], back]) == [0, 0], two.outputs()
+    assert differences(two.run_folder, one_launcher) == []
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("lost", [0, 1])
+def test_who_waits_in_vain_for_a_lost_machine_says_so(machines, lost):
+    two = machines()
+    started = two.both(waits=["join_timeout=25"])
+    two.wait_until_it_trains(started)
+    started[lost].kill()
+    assert two.end([started[1 - lost]]) == [137], two.outputs()
+    output = two.output(1 - lost)
+    text = f"Nothing answers at {two.endpoint}" if lost == 0 else f"25 s for 2 machines at {two.endpoint}, but 1 of 2 was there"
+    assert text in output and "Run the same command on all machines to go on from the last save." in output
+    assert "Traceback" not in output
+    assert two.end(two.both()) == [0, 0] and "Resuming" in two.output(0)
+
+
+@pytest.mark.full
+def test_a_machine_that_freezes_is_noticed(machines):
+    """As one that has lost its power or its cable: nothing of it ends, it only says nothing any more."""
+    two = machines(keys=SLOW)
+    started = two.both(waits=["join_timeout=20", "silence_timeout=20"])
+    two.wait_until_it_trains(started)
+    for process_id in (*family_of(started[1].pid), started[1].pid):
+        os.kill(process_id, signal.SIGSTOP)
+    assert two.end(started[:1]) == [137], two.outputs()
+    assert "has said nothing for 20 s" in two.output(0) and "Waited 20 s for 2 machines" in two.output(0)
+
+
+@pytest.mark.parametrize(
+    ("index", "text"),
+    [
+        (0, "Waited 3 s for 2 machines at {endpoint}, but 1 of 2 was there."),
+        pytest.param(1, "Waited 3 s for 2 machines at {endpoint}, but nothing answers there", marks=pytest.mark.full),
+    ],
+)
+def test_a_machine_that_never_comes_is_named(machines, index, text):
+    two = machines()
+    if index:
+        two.endpoint = two.endpoint.replace("127.0.0.1", "127.0.0.1.nowhere.invalid")
+    alone = two.start(index, waits=["join_timeout=3"])
+    assert two.end([alone]) == [1]
+    assert text.format(endpoint=two.endpoint) in two.output(index)
+    assert "Start the same command on all machines within this time" in two.output(index) and "Traceback" not in two.output(index)
+    assert not two.run_folder.exists()
+
+
+@pytest.mark.full
+def test_a_signal_while_a_machine_is_missing_ends_the_waiting(machines):
+    two = machines()
+    alone = two.start(0)
+    wait_until(lambda: "Waiting for 2 machines at" in two.output(0), alone)
+    alone.send_signal(signal.SIGTERM)
+    assert two.end([alone]) == [143]
+
+
+@pytest.mark.full
+def test_another_config_on_the_second_machine_is_refused(machines):
+    two = machines()
+    started = [two.start(0), two.start(1, keys={"meta_learning_rate": 0.002})]
+    assert two.end(started) == [1, 1], two.outputs()
+    assert "meta_learning_rate is 0.001 in process 0" in two.output(0) and "0.002 in process 1" in two.output(0)
+    assert "A process on another machine of this run: the processes of this run were not started alike" in two.output(1)
+    assert "Traceback" not in two.outputs() and not two.run_folder.exists()
+
+
+@pytest.mark.full
+def test_other_images_on_the_second_machine_are_refused(machines, shared, one_launcher, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(shared / "datasets", other, ignore=shutil.ignore_patterns(".packed"))
+    one, another = sorted((other / "synthetic_strokes").rglob("*.png"))[:2]
+    content = one.read_bytes()
+    shutil.copy(another, one)
+    another.write_bytes(content)  # none is there twice
+    two = machines("other images")
+    started = [two.start(0), two.start(1, datasets=other)]
+    assert two.end(started) == [2, 2], two.outputs()
+    assert "the images differ between the machines of this run: content_sha256 of synthetic_strokes is" in two.output(0)
+
+
+@pytest.mark.full
+def test_what_one_machine_cannot_do_ends_both(machines):
+    """Before they have joined, too: the first one waits for a second that has no such folder."""
+    two = machines(keys=KEYS | {"sets_are_pre_split": "true"})
+    started = two.both()
+    assert two.end(started) == [2, 2], two.outputs()
+    assert all("synthetic_strokes" in two.output(index) and "Traceback" not in two.output(index) for index in range(2))

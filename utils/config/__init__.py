@@ -1,0 +1,6 @@
+"""The keys of a config: what they mean, what goes together, and reading, checking and resolving them."""
+
+from utils.config.reading import OLD_KEYS, check_config, current_name, load_config, meaning
+from utils.config.schema import ExperimentConfig
+
+__all__ = ["OLD_KEYS", "ExperimentConfig", "check_config", "current_name", "load_config", "meaning"]

@@ -1,0 +1,248 @@
+"""Reading, checking and resolving an experiment config; its keys are in `utils.config.schema`.
+
+A config is flat JSON. Order of precedence: defaults < JSON file < command line (`--key value`). Everything that can be
+found wrong without touching data is found here, all in one message. No torch in this file: a typing error should
+not cost the seconds that importing torch takes.
+"""
+import json
+from collections.abc import Collection, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import ValidationError
+
+from utils.config.messages import expected, place_of, unknown_key
+from utils.config.rules import CONTRADICTIONS, keys_without_effect
+from utils.config.schema import ExperimentConfig, as_list
+from utils.errors import ConfigError
+from utils.known_datasets import DATASET_ALIASES, DATASET_DEFAULTS, OTHER_DATASETS
+from utils.paths import REPOSITORY_ROOT
+
+Problems = list[tuple[tuple[str, ...], str]]  # the keys it is about, and what is wrong
+
+
+
+class OldKey(NamedTuple):
+    """A key of the reference that is not a key here."""
+
+    renamed_to: str | None = None
+    unset: Any = None  # value that means "not given" for a renamed key
+    neutral: tuple[Any, ...] | None = None  # values that change nothing; None: no value does
+    advice: str = ""
+
+
+OLD_KEYS: dict[str, OldKey] = {
+    "task_learning_rate": OldKey(renamed_to="init_inner_loop_learning_rate", unset=-1),
+    "init_task_learning_rate": OldKey(renamed_to="init_inner_loop_learning_rate", unset=-1),
+    "reset_stored_paths": OldKey(renamed_to="reset_stored_filepaths", unset=False),
+    "evalute_on_test_set_only": OldKey(renamed_to="evaluate_on_test_set_only", unset=False),
+    "num_of_gpus": OldKey(advice="the ids after the script's name decide"),
+    "minimum_per_task_contribution": OldKey(neutral=(0.01,), advice="the floor of the multi-step weights is 0.03 / steps"),
+    "weight_decay": OldKey(renamed_to="meta_weight_decay"),
+    "meta_opt_bn": OldKey(neutral=(False,), advice='use "enable_inner_loop_optimizable_bn_params"'),
+    "cnn_num_blocks": OldKey(neutral=(4,), advice='use "num_stages"'),
+    "architecture_name": OldKey(neutral=(None, ""), advice="the backbone keys (num_stages, cnn_num_filters, ...) decide"),
+    "load_from_npz_files": OldKey(neutral=(False,), advice="images are read from folders"),
+    "train_in_stages": OldKey(neutral=(False,), advice='use "first_order_to_second_order_epoch" to train in two stages'),
+    "use_gdrive": OldKey(neutral=(False,), advice='put the archive into the folder "DATASET_DIR"'),
+    "name_of_args_json_file": OldKey(neutral=(None, "", "None"), advice="give it on the command line"),
+}
+"""Keys of the reference that have another name or no effect here. Its other keys are in the schema and work."""
+
+
+
+
+
+
+def load_config(json_path: Path | str | None, overrides: Mapping[str, Any] | None = None) -> ExperimentConfig:
+    """Read, check and resolve a config: defaults < JSON file < `overrides` (the command line's).
+
+    Raises:
+        ConfigError: everything that is wrong, in one message that names the file, the keys, the values and the fixes.
+    """
+    values: dict[str, Any] = {}
+    if json_path is not None:
+        try:
+            values = json.loads(Path(json_path).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError(_unreadable(Path(json_path), error)) from error
+        except ValueError as error:
+            raise ConfigError(f"{json_path}: not valid JSON ({error})") from error
+        if not isinstance(values, dict):
+            raise ConfigError(f"{json_path}: a config is one JSON object, not a {type(values).__name__}")
+        if values.get("continue_from_epoch") == "from_scratch":
+            raise ConfigError(
+                f'{json_path}: "continue_from_epoch": "from_scratch" would start anew at every rerun; '
+                "give it on the command line: --continue_from_epoch from_scratch"
+            )
+        if "plugin" in values:
+            raise ConfigError(f'{json_path}: "plugin" is for the command line alone (--plugin FILE.py): a config executes no file')
+    merged = _without_overridden(values, overrides or {})
+    return check_config(merged, str(json_path or "command line"), overridden=overrides or ())
+
+
+def _unreadable(path: Path, error: OSError) -> str:
+    elsewhere = REPOSITORY_ROOT / path
+    if isinstance(error, FileNotFoundError) and not path.is_absolute() and elsewhere.is_file():
+        return (
+            f"{path}: not found in the current folder {Path.cwd()}, but in {REPOSITORY_ROOT}; "
+            f"give --name_of_args_json_file {elsewhere}, or start from that folder"
+        )
+    place = "" if path.is_absolute() else f" in {Path.cwd()}"
+    return f"{path}: cannot be read{place} ({error.strerror}); give the path of a config JSON"
+
+
+def current_name(key: str) -> str:
+    """The key that an older spelling is read as; any other key itself."""
+    old = OLD_KEYS.get(key)
+    return (old.renamed_to or key) if old else key
+
+
+def _without_overridden(values: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge; an override also displaces the JSON's other spellings of the same key, and another dataset the old one's folder."""
+    overridden = {current_name(key) for key in overrides}
+    name = values.get("dataset_name", ExperimentConfig.model_fields["dataset_name"].default)
+    if "dataset_name" in overridden and values.get("dataset_path") in (name, _normalise_spelling("dataset_name", name)):
+        overridden.add("dataset_path")  # it only repeats the name: kept, the old images would be trained on under the new name
+    return {key: value for key, value in values.items() if current_name(key) not in overridden} | dict(overrides)
+
+
+def check_config(values: Mapping[str, Any], source: str, overridden: Collection[str] = ()) -> ExperimentConfig:
+    """Check and resolve a config given as a dict.
+
+    Every line of an error begins with `source` (a file name), or with "command line" for the keys in `overridden`.
+    """
+    problems: Problems = []
+    notes: list[str] = []
+    known = _translate_old_keys(dict(values), problems, notes)
+    given = {*values, *known}
+    overridden = {*overridden, *map(current_name, overridden)}
+    for key in [key for key in known if key not in ExperimentConfig.model_fields]:
+        problems.append(((key,), unknown_key(key, [*ExperimentConfig.model_fields, *OLD_KEYS])))
+        del known[key]
+    known = {key: _normalise_spelling(key, value) for key, value in known.items()}
+    invalid = _schema_problems(known, problems)
+    sound = {key: value for key, value in known.items() if key not in invalid}
+    config = _validated({"experiment_name": "unnamed"} | sound)
+    config = _resolve(config, notes)
+    for contradiction in CONTRADICTIONS:
+        if not invalid.intersection(contradiction.keys) and (problem := contradiction.problem(config)):
+            problems.append((contradiction.keys, problem))
+    if problems:
+        raise ConfigError("\n".join(f"{place_of(keys, given, overridden, source)}: {text}" for keys, text in problems))
+    config._notes = tuple(notes)
+    return config
+
+
+def _validated(values: Mapping[str, Any]) -> ExperimentConfig:
+    # Through JSON text: strict mode then takes a JSON array for a tuple, but no "5" for 5 and no true for 1.
+    return ExperimentConfig.model_validate_json(json.dumps(values), strict=True)
+
+
+def _schema_problems(values: Mapping[str, Any], problems: Problems) -> set[str]:
+    try:
+        _validated(values)
+    except ValidationError as error:
+        seen: dict[str, list[str]] = {}
+        out_of_range = {item["loc"][0] for item in error.errors() if item["type"] == "greater_than_equal"}
+        for item in error.errors():
+            key = str(item["loc"][0])
+            if key in out_of_range and item["type"] in ("tuple_type", "int_type"):  # of the right kind, alone or in a list
+                continue
+            seen.setdefault(key, []).append(expected(key, values.get(key), item, partial(_works, key)))
+        for key, texts in seen.items():
+            if key not in values:
+                problems.append(((key,), f'"{key}" is missing; {meaning(key)}'))
+                continue
+            allowed = " or ".join(dict.fromkeys(texts))
+            problems.append(((key,), f'"{key}" is {json.dumps(values[key])}, but must be: {allowed}. {meaning(key)}'))
+        return set(seen)
+    return set()
+
+
+def _works(key: str, value: Any) -> bool:
+    """Whether a key could have this value, whatever the others are."""
+    try:
+        config = _validated({"experiment_name": "unnamed"} | {key: value})
+    except ValidationError:
+        return False
+    return not any(rule.problem(config) for rule in CONTRADICTIONS if rule.keys == (key,))
+
+
+def meaning(key: str) -> str:
+    """What a key is for, in one line."""
+    return " ".join((ExperimentConfig.model_fields[key].description or "").split())
+
+
+def _translate_old_keys(values: dict[str, Any], problems: Problems, notes: list[str]) -> dict[str, Any]:
+    if values.get("init_inner_loop_learning_rate") == -1:
+        del values["init_inner_loop_learning_rate"]
+    for key in [key for key in values if key in OLD_KEYS]:
+        value, old = values.pop(key), OLD_KEYS[key]
+        if isinstance(value, str) and value.lower() in ("true", "false"):
+            value = value.lower() == "true"
+        if old.renamed_to is None:
+            if old.neutral is None or value in old.neutral:
+                notes.append(f'"{key}" has no effect here{": " + old.advice if old.neutral is None else ""}')
+            else:
+                problems.append(((key,), f'"{key}" is {json.dumps(value)}, but has no effect here: {old.advice}'))
+        elif value != old.unset:
+            if old.renamed_to in values and values[old.renamed_to] != value:
+                other = f'"{old.renamed_to}" is {json.dumps(values[old.renamed_to])}'
+                problems.append(((key,), f'"{key}" is {json.dumps(value)}, but {other}; they mean the same, give one'))
+            values[old.renamed_to] = value
+            notes.append(f'"{key}" is read as "{old.renamed_to}"')
+    return values
+
+
+def _normalise_spelling(key: str, value: Any) -> Any:
+    if key == "dataset_name" and isinstance(value, str):
+        return DATASET_ALIASES.get(value, value)
+    if key == "gpu_to_use":
+        parts = value if isinstance(value, list) else str(value).split()
+        return ",".join(str(part) for part in parts) or "auto"
+    if key in ("allow_config_change", "trackers") and isinstance(value, str):
+        return [value]
+    if key == "test_dataset_name" and isinstance(value, str | list):
+        return [DATASET_ALIASES.get(name, name) for name in ([value] if isinstance(value, str) else value)]
+    if key in ("support_augmentation", "query_augmentation") and (value is None or isinstance(value, str)):
+        return [] if value in (None, "null") else [value]
+    if key == "continue_from_epoch" and isinstance(value, int) and not isinstance(value, bool) and value < 0:
+        return "latest"
+    if isinstance(value, str) and value.lower() in ("true", "false"):
+        return value.lower() == "true"
+    return value
+
+
+def _resolve(config: ExperimentConfig, notes: list[str]) -> ExperimentConfig:
+    """Replace `auto` and null by what they stand for, and say what was looked up."""
+    table = DATASET_DEFAULTS.get(config.dataset_name, OTHER_DATASETS)
+    looked_up = {key: value for key, value in table.items() if getattr(config, key) == "auto"}
+    if looked_up:
+        known = "known" if config.dataset_name in DATASET_DEFAULTS else "not a known one"
+        notes.append(f"dataset {config.dataset_name} ({known}): " + ", ".join(f"{k} = {json.dumps(v)}" for k, v in looked_up.items()))
+    if config.dataset_path and Path(config.dataset_path).name != config.dataset_name:
+        notes.append(f'dataset {config.dataset_name} is read from the folder {config.dataset_path} ("dataset_path")')
+    split = config.train_val_test_split
+    if not config.sets_are_pre_split and len(split) == 3 and abs(sum(split) - 1) > 1e-6:
+        notes.append(f'"train_val_test_split" sums to {sum(split):.4f}; test gets the classes that train and val leave')
+    if idle := keys_without_effect(config):
+        listed = ", ".join(f'"{key}" {json.dumps(getattr(config, key))}' for key in idle)
+        notes.append(f'{listed} without effect: "backbone" {config.backbone} has a form of its own')
+    trained = config.batch_norm_statistics if isinstance(config.batch_norm_statistics, str) else "mixed"
+    statistics = config.test_batch_norm_statistics or trained
+    ways_and_shots = {key: as_list(getattr(config, key)) for key in ("num_classes_per_set", "num_samples_per_class")}
+    return config.model_copy(
+        update=looked_up
+        | {key: values[0] for key, values in ways_and_shots.items() if len(values) == 1}
+        | {
+            "dataset_path": config.dataset_path or config.dataset_name,
+            "evaluate_on_test_set_only": config.evaluate_on_test_set_only or bool(config.tested_elsewhere),
+            "number_of_evaluation_steps_per_iter": config.number_of_training_steps_per_iter
+            if config.number_of_evaluation_steps_per_iter is None
+            else config.number_of_evaluation_steps_per_iter,
+            "number_of_ensemble_models": config.number_of_ensemble_models or min(5, config.max_models_to_save),
+            "test_batch_norm_statistics": (statistics,) if isinstance(statistics, str) else tuple(dict.fromkeys(statistics)),
+        }
+    )

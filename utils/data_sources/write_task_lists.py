@@ -1,0 +1,73 @@
+"""`python -m utils.prepare_dataset tasks`: write the exact test tasks of a config, or Lake's within-alphabet runs, to a file.
+
+    python -m utils.prepare_dataset tasks --config experiment_config/X.json [--to FILE]
+    python -m utils.prepare_dataset tasks --from all_runs.zip [--to FILE]
+
+A run is tested on the file with `--task_list FILE`. Needs no torch.
+"""
+import argparse
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+from utils.config import load_config
+from utils.data_sources.dataset_classes import find_classes
+from utils.data_sources.lakes_runs import all_runs_tasks
+from utils.data_sources.task_lists import TaskList, TaskLists, named_tasks, tasks_digest, write_task_lists
+from utils.episodes.class_table import ClassTable
+from utils.episodes.drawing import draw_episodes
+from utils.errors import ConfigError, UserError
+from utils.words import printable
+
+
+def test_tasks(config: Any) -> TaskLists:
+    """The test tasks of a config (`utils.config.ExperimentConfig`), a list per shape: those that a run of it is tested on.
+
+    Raises:
+        ConfigError: a dataset without images.
+        DataError, StorageError: as `find_classes`.
+    """
+    if config.is_regression:
+        raise ConfigError(f'"dataset_name" is {config.dataset_name}: its tasks are drawn and have no images to list.')
+    dataset = find_classes(config, {"test": config.test_shapes})
+    table = ClassTable.of({c.name: c.images for c in dataset.sets["test"]})
+    indices = range(config.num_evaluation_tasks)
+    lists = []
+    for shape in config.test_shapes:
+        drawn = draw_episodes(
+            seed=config.val_seed, split="test", indices=indices, class_sizes=table.sizes, shape=shape, rotate=False
+        )
+        image_path = dataset.packed.image_path
+        digest = tasks_digest("test", shape, indices, drawn, table, image_path)
+        lists.append(TaskList(shape, named_tasks(drawn, table, image_path), config.val_seed, digest))
+    return TaskLists(dataset.folder.name, tuple(lists))
+
+
+
+
+def main(arguments: list[str]) -> int:
+    """Write a task list; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m utils.prepare_dataset tasks", description=main.__doc__)
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--config", type=Path, help="config whose test tasks are written")
+    what.add_argument("--from", dest="location", type=Path, help="all_runs.zip, or the folder that it unpacks to")
+    parser.add_argument("--to", type=Path, help="file to write (default: <experiment or archive name>.tasks.json, here)")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    try:
+        if options.config is not None:
+            config = load_config(options.config)
+            task_lists, name = test_tasks(config), config.experiment_name
+        else:
+            task_lists, name = all_runs_tasks(options.location), options.location.name.partition(".")[0]
+        path = options.to or Path(f"{name}.tasks.json")
+        if path.exists():
+            raise ConfigError(f"{printable(path)}: is there already; nothing is overwritten. Give another name with --to.")
+        write_task_lists(path, task_lists)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    for one in task_lists.lists:
+        print(f"{printable(path)}: {len(one.tasks)} tasks of {one.shape} from {task_lists.dataset} {one.digest[:12]}".rstrip())
+    return 0

@@ -1,0 +1,1 @@
+"""Which classes and images make up episode i, and the same as tensors."""

@@ -1,0 +1,36 @@
+"""The classes of a split as arrays, from which whole meta-batches are gathered at once."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from utils.episodes.drawing import EpisodeIndices
+
+
+@dataclass(frozen=True)
+class ClassTable:
+    """The classes of one split and where their images are."""
+
+    names: tuple[str, ...]
+    sizes: np.ndarray
+    """int64 (classes,), images per class."""
+    starts: np.ndarray
+    """int64 (classes,), place of each class's first image in `images`."""
+    images: np.ndarray
+    """int64 (images of the split,), rank in the packed file."""
+
+    @classmethod
+    def of(cls, images_by_class: Mapping[str, Sequence[int]]) -> "ClassTable":
+        """From class name -> ranks of its images."""
+        sizes = np.array([len(images) for images in images_by_class.values()], dtype=np.int64)
+        return cls(
+            names=tuple(images_by_class),
+            sizes=sizes,
+            starts=np.cumsum(sizes) - sizes,
+            images=np.array([rank for images in images_by_class.values() for rank in images], dtype=np.int64),
+        )
+
+    def ranks(self, drawn: EpisodeIndices) -> np.ndarray:
+        """Rank of each image of these episodes in the packed file: int64 (B, N, K+Q)."""
+        return self.images[self.starts[drawn.classes][:, :, None] + drawn.images]

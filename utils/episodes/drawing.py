@@ -1,0 +1,135 @@
+"""Which classes and images make up episode i: a pure function of (seed, split, i), on the host, in numpy."""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from utils.episodes.randomness import below, random_words, sample_without_replacement
+
+SPLITS = ("train", "val", "test")
+
+_CLASSES, _ROTATIONS, _IMAGES, _SEEDS, _SHAPE, SUPPORT_AUGMENTATION, QUERY_AUGMENTATION = range(7)
+"""Purposes of an episode's draws: asking for more images never changes the classes."""
+
+
+@dataclass(frozen=True)
+class EpisodeShape:
+    """How large an episode is: N way, K shot, Q query."""
+
+    n_way: int
+    n_shot: int
+    n_query: int
+
+    @property
+    def n_images(self) -> int:
+        """K+Q, images of each class."""
+        return self.n_shot + self.n_query
+
+    def __str__(self) -> str:
+        return f"{self.n_way} way {self.n_shot} shot {self.n_query} query"
+
+
+def combinations(ways: Sequence[int], shots: Sequence[int], queries: Sequence[int]) -> tuple[EpisodeShape, ...]:
+    """Every shape of these ways, shots and queries; the ways change slowest."""
+    return tuple(EpisodeShape(*numbers) for numbers in itertools.product(ways, shots, queries))
+
+
+def training_shape(shapes: Sequence[EpisodeShape], seed: int, meta_batch: int) -> EpisodeShape:
+    """Draw the shape that all episodes of a meta-batch have: a pure function of (seed, meta_batch).
+
+    Args:
+        shapes: equally likely; a single one is returned as it is.
+        meta_batch: number of the meta-batch, from 0 on.
+    """
+    if len(shapes) == 1:
+        return shapes[0]
+    return shapes[int(below(random_words(seed, "train", [meta_batch], _SHAPE, 1), len(shapes))[0, 0])]
+
+
+@dataclass(frozen=True)
+class EpisodeIndices:
+    """B episodes as numbers. N way, K shot, Q query."""
+
+    classes: np.ndarray
+    """int64 (B, N), distinct within an episode; position = episode label."""
+    images: np.ndarray
+    """int64 (B, N, K+Q), place within the class, distinct; the first K are the support images."""
+    rotations: np.ndarray
+    """int64 (B, N), quarter turns 0..3 of all images of the class; zeros without rotation."""
+    seeds: np.ndarray
+    """int64 (B,), not negative: one number per episode for whatever else is random in it, such as dropout masks."""
+
+    def at(self, places: Sequence[int]) -> "EpisodeIndices":
+        """The episodes at these places."""
+        rows = np.asarray(places)
+        return EpisodeIndices(self.classes[rows], self.images[rows], self.rotations[rows], self.seeds[rows])
+
+
+def draw_episodes(
+    *,
+    seed: int,
+    split: str,
+    indices: Sequence[int],
+    class_sizes: np.ndarray,
+    shape: EpisodeShape,
+    rotate: bool,
+    n_tasks: int | None = None,
+) -> EpisodeIndices:
+    """Draw the episodes with these numbers: classes without replacement, then images of each without replacement.
+
+    Args:
+        seed: 0..2**56-1.
+        split: "train", "val" or "test"; each has a stream of its own.
+        indices: B episode numbers from 0 on.
+        class_sizes: int64 (number of classes,), images per class of the split.
+        shape: N way, K shot, Q query.
+        rotate: draw one of four quarter turns per class.
+        n_tasks: size of a pool of fixed tasks: episode i has the classes, images and rotations of task i mod n_tasks, and a
+            seed of its own. None: no pool.
+    Raises:
+        ValueError: fewer classes than N, a drawn class with fewer than K+Q images, an unknown split.
+    """
+    class_sizes = np.asarray(class_sizes, dtype=np.int64)
+    n_episodes, n_way, n_images = len(indices), shape.n_way, shape.n_images
+    tasks = np.asarray(indices, dtype=np.int64) % n_tasks if n_tasks else indices
+    classes = sample_without_replacement(
+        random_words(seed, split, tasks, _CLASSES, n_way), np.full(n_episodes, len(class_sizes))
+    )
+    images = sample_without_replacement(
+        random_words(seed, split, tasks, _IMAGES, n_way * n_images).reshape(n_episodes * n_way, n_images),
+        class_sizes[classes].reshape(-1),
+    ).reshape(n_episodes, n_way, n_images)
+    rotations = np.zeros((n_episodes, n_way), dtype=np.int64)
+    if rotate:
+        rotations = below(random_words(seed, split, tasks, _ROTATIONS, n_way), 4)
+    seeds = (random_words(seed, split, indices, _SEEDS, 1)[:, 0] >> np.uint64(1)).astype(np.int64)
+    return EpisodeIndices(classes=classes, images=images, rotations=rotations, seeds=seeds)
+
+
+def split_classes(names: Sequence[str], fractions: Sequence[float], seed: int) -> dict[str, list[str]]:
+    """Split classes into train, val and test by the rule of the reference.
+
+    With n classes: shuffle; the first int(f0 * n) are train, those up to int((f0 + f1) * n) val, the rest test. For
+    Omniglot's 1,623 classes and seed 0 these are the very 1,150 / 50 / 423 classes of HowToTrainYourMAMLPytorch
+    (data.py, load_dataset), whose legacy RandomState numpy promises never to change.
+
+    Args:
+        names: class names in rank order (sorted).
+        fractions: of the classes, train and val first; a third number has no effect.
+        seed: of the split, 0..2**32-1.
+    Returns:
+        split -> names in rank order.
+    """
+    derived_seed = np.random.RandomState(seed).randint(1, 999999)
+    shuffled = np.arange(len(names), dtype=np.int32)
+    np.random.RandomState(derived_seed).shuffle(shuffled)
+    end_of_train = int(fractions[0] * len(names))
+    end_of_val = int((fractions[0] + fractions[1]) * len(names))
+    parts = {
+        "train": shuffled[:end_of_train],
+        "val": shuffled[end_of_train:end_of_val],
+        "test": shuffled[end_of_val:],
+    }
+    return {split: [names[rank] for rank in sorted(ranks)] for split, ranks in parts.items()}

@@ -1,0 +1,115 @@
+"""Work that a thread does before it is asked for: the next meta-batches are gathered while one is trained on.
+
+What comes out is what would come out without the thread: a result depends on its number alone.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Generic, TypeVar
+
+from utils.episodes.drawing import EpisodeShape, training_shape
+
+Result = TypeVar("Result")
+
+
+class Prefetcher(Generic[Result]):
+    """Computes results by number, those of the next numbers in one thread while the caller does something else."""
+
+    def __init__(self, compute: Callable[[int], Result], ahead: int, end: int | None = None):
+        """Args:
+        compute: number -> result; called in the thread alone. What it raises is raised where its number is asked for.
+        ahead: results that are computed or waiting beside the one that is asked for, at least 1.
+        end: no number from this one on is computed before it is asked for; None: there is no end.
+        """
+        self._compute, self._ahead, self._end = compute, ahead, end
+        self._under_way: dict[int, Future[Result]] = {}
+        self._thread: ThreadPoolExecutor | None = None
+
+    def get(self, number: int) -> Result:
+        """The result of this number; begins with the next ones. Numbers may jump: what is under way is then given up."""
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1, thread_name_prefix="prefetching")
+        if number not in self._under_way:
+            self._give_up()
+        for wanted in range(number, number + 1 + self._ahead):
+            beyond = self._end is not None and wanted >= self._end and wanted != number
+            if wanted not in self._under_way and not beyond:
+                self._under_way[wanted] = self._thread.submit(self._compute, wanted)
+        return self._under_way.pop(number).result()
+
+    def _give_up(self) -> None:
+        for future in self._under_way.values():
+            future.cancel()
+        self._under_way.clear()
+
+    def close(self) -> None:
+        """End the thread, after the result that it is at; `get` would start another one."""
+        self._give_up()
+        if self._thread is not None:
+            self._thread.shutdown(cancel_futures=True)
+            self._thread = None
+
+
+def episodes_in_turn(
+    data: Any, split: str, batches: Sequence[Sequence[int]], shape: EpisodeShape | None, before_each: Callable[[], None]
+) -> Iterator[Any]:
+    """The episodes of each batch of numbers, prepared ahead where `TrainingEpisodes` would.
+
+    Args:
+        before_each: called before each batch; may raise to stop.
+    """
+    ahead = getattr(data, "meta_batches_ahead", 0)
+    if not ahead:
+        for indices in batches:
+            before_each()
+            yield data.episodes(split, indices, shape)
+        return
+    prefetcher = Prefetcher(lambda place: data.prepare(split, batches[place], shape), ahead, len(batches))
+    try:
+        for place in range(len(batches)):
+            before_each()
+            yield data.finish(prefetcher.get(place))
+    finally:
+        prefetcher.close()
+
+
+class TrainingEpisodes:
+    """The meta-batch of each training iteration, a pure function of its number."""
+
+    def __init__(
+        self, data: Any, n_tasks: int, shapes: Sequence[EpisodeShape] = (), train_seed: int = 0, part: range | None = None
+    ):  # fmt: skip
+        """Args:
+        data: its `episodes` are asked for; where its `meta_batches_ahead` is more than 0, a thread calls its `prepare`
+            and the caller its `finish`.
+        n_tasks: B.
+        shapes: of which each meta-batch draws one; none: the shape that the data has of itself.
+        part: places in the meta-batch of the tasks that are wanted, 0 to B-1; None: all.
+        """
+        self._part = range(n_tasks) if part is None else part
+        self._data, self._n_tasks, self._shapes, self._train_seed = data, n_tasks, tuple(shapes), train_seed
+        ahead = getattr(data, "meta_batches_ahead", 0)
+        self._prefetcher = Prefetcher(self._prepare, ahead) if ahead else None
+
+    def of_iteration(self, iteration: int) -> Any:
+        """The part of the meta-batch of this iteration, counted from 1."""
+        if self._prefetcher is None:
+            return self._data.episodes(*self._request(iteration, self._part))
+        return self._data.finish(self._prefetcher.get(iteration))
+
+    def whole_iteration(self, iteration: int) -> Any:
+        """All of its meta-batch."""
+        return self._data.episodes(*self._request(iteration, range(self._n_tasks)))
+
+    def _prepare(self, iteration: int) -> Any:
+        return self._data.prepare(*self._request(iteration, self._part))
+
+    def _request(self, iteration: int, places: range) -> tuple[str, range, EpisodeShape | None]:
+        shape = training_shape(self._shapes, self._train_seed, iteration - 1) if self._shapes else None
+        first = (iteration - 1) * self._n_tasks
+        return "train", range(first + places.start, first + places.stop), shape
+
+    def close(self) -> None:
+        """End the thread, if there is one."""
+        if self._prefetcher is not None:
+            self._prefetcher.close()

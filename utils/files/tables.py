@@ -1,0 +1,83 @@
+"""JSON, CSV and JSON-lines files."""
+
+import csv
+import io
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from utils.files.atomic_files import storage_error, write_bytes_atomically
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Indented JSON, atomically; non-finite numbers are a bug (ValueError).
+
+    Raises:
+        StorageError: no space or no permission.
+    """
+    write_bytes_atomically(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """All rows under the union of their columns in order of appearance, atomically; None is an empty cell.
+
+    Raises:
+        StorageError: no space or no permission.
+    """
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({name: "" if value is None else value for name, value in row.items()} for row in rows)
+    write_bytes_atomically(path, text.getvalue().encode())
+
+
+class JsonLines:
+    """A file of one JSON object per line that is appended to and can be cut back to a remembered length."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._file: io.FileIO | None = None
+
+    def open(self, keep_bytes: int) -> None:
+        """Keep the first `keep_bytes` bytes, whole lines only, and append after them.
+
+        Raises:
+            StorageError: it cannot be opened or cut.
+        """
+        try:
+            # Unbuffered: what a full disk did not take must not be written again when the file is closed.
+            self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115 -- stays open for the run
+            kept = min(keep_bytes, self._file.tell())
+            with open(self.path, "rb") as reader:
+                content = reader.read(kept)
+            self._file.truncate(content.rfind(b"\n") + 1)
+            self._file.seek(0, os.SEEK_END)
+        except OSError as error:
+            raise storage_error(self.path, error) from error
+
+    def append(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """Raises StorageError when there is no space."""
+        assert self._file is not None, "open() comes first"
+        try:
+            lines = memoryview("".join(json.dumps(record, allow_nan=False) + "\n" for record in records).encode())
+            while lines:
+                lines = lines[self._file.write(lines) :]
+        except OSError as error:
+            raise storage_error(self.path, error) from error
+
+    def commit(self) -> int:
+        """Force all lines to disk and return the file's length in bytes, to be remembered in a checkpoint."""
+        assert self._file is not None, "open() comes first"
+        try:
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise storage_error(self.path, error) from error
+        return self._file.tell()
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None

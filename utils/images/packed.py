@@ -1,0 +1,390 @@
+"""All images of a dataset in one uint8 file, decoded once and memory-mapped afterwards.
+
+Beside the dataset lies `.packed/<dataset>.<height>x<width>x<channels>.<filter>.json`, the index: the fingerprint, the
+files in their order, and the name of the data file, which holds the pixels as uint8 (images, C, H, W).
+"""
+
+import functools
+import hashlib
+import itertools
+import json
+import logging
+import math
+import os
+import queue
+import subprocess
+import sys
+import time
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import tqdm
+
+from utils.errors import StorageError
+from utils.files.atomic_files import storage_error, write_bytes_atomically
+from utils.files.atomic_folders import lock
+from utils.images import decoding as image_decoding
+from utils.images.decoding import DECODER_VERSION, PixelFormat
+from utils.images.duplicates import content_digest, identical_files
+from utils.images.folders import ImageFolder, scan
+from utils.paths import REPOSITORY_ROOT
+from utils.words import printable
+
+logger = logging.getLogger(__name__)
+
+FORMAT_VERSION = 1
+FEWEST_IMAGES_PER_PROCESS = 500
+"""Below this a further process costs more than it saves."""
+IMAGES_MOVED_AT_ONCE = 4096
+MOST_NAMED = 20
+"""Lines about images that are left out."""
+
+
+@dataclass(frozen=True)
+class PackedImages:
+    """A packed file and its index."""
+
+    data_file: Path
+    shape: tuple[int, int, int, int]
+    """(images, C, H, W)."""
+    folders: tuple[ImageFolder, ...]
+    """In the order of the images."""
+    content_sha256: str
+    """Of all pixels in their order."""
+    left_out: tuple[tuple[str, str], ...] = ()
+    """(path in the dataset folder, reason) of every file that cannot be decoded."""
+    identical: tuple[tuple[int, ...], ...] = ()
+    """Ranks of images whose files are equal byte by byte."""
+
+    @property
+    def n_bytes(self) -> int:
+        """Size of the file."""
+        return math.prod(self.shape)
+
+    def read(self, into_memory: bool) -> np.ndarray:
+        """uint8 (images, C, H, W): read into memory, or mapped, in which case the file is read where it is touched."""
+        if into_memory:
+            return np.fromfile(self.data_file, dtype=np.uint8).reshape(self.shape)
+        # "c": pages are private, so that torch gets an array it may call writable; nothing is ever written.
+        return np.memmap(self.data_file, dtype=np.uint8, mode="c", shape=self.shape)
+
+    def image_path(self, rank: int) -> str:
+        """Path of the image with this rank, relative to the dataset folder."""
+        folder_rank = bisect_right(self._starts, rank) - 1
+        folder = self.folders[folder_rank]
+        return folder.path_of(folder.files[rank - self._starts[folder_rank]])
+
+    def image_paths(self) -> Iterator[str]:
+        """Paths of all images, in their order."""
+        return (folder.path_of(file) for folder in self.folders for file in folder.files)
+
+    @functools.cached_property
+    def _starts(self) -> list[int]:
+        lengths = [len(folder.files) for folder in self.folders]
+        return [0, *itertools.accumulate(lengths[:-1])]
+
+
+def _fingerprint(dataset_folder: Path, all_folders: Sequence[str], pixel_format: PixelFormat) -> str | None:
+    """sha256 of what the packed file depends on; None where a folder is gone.
+
+    A folder's time changes when a file in it is added, removed or renamed, so only folders are looked at, not files.
+    """
+    digest = hashlib.sha256(json.dumps([FORMAT_VERSION, DECODER_VERSION, asdict(pixel_format)]).encode())
+    for path in all_folders:
+        try:
+            status = os.stat(dataset_folder / path)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        digest.update(f"{json.dumps(path)} {status.st_mtime_ns} {status.st_size}\n".encode())
+    return digest.hexdigest()
+
+
+def _read_index(
+    index_file: Path, dataset_folder: Path, pixel_format: PixelFormat, skip_bad: bool, level: int = logging.INFO
+) -> PackedImages | None:
+    """The packed images, if there are any and they are still those of the dataset folder; else why not, at a log level."""
+    try:
+        index = json.loads(index_file.read_text())
+        if index["fingerprint"] != _fingerprint(dataset_folder, index["all_folders"], pixel_format):
+            text = "%s: the dataset or the decoder has changed, decoding again"
+            logger.log(level, text, printable(dataset_folder))
+            return None
+        packed = PackedImages(
+            data_file=index_file.parent / index["data_file"],
+            shape=tuple(index["shape"]),
+            folders=tuple(ImageFolder(path, tuple(files)) for path, files in index["image_folders"]),
+            content_sha256=index["content_sha256"],
+            left_out=tuple((file, reason) for file, reason in index.get("left_out", ())),
+            identical=tuple(map(tuple, index.get("identical", ()))),
+        )
+        if packed.data_file.stat().st_size != packed.n_bytes:
+            logger.log(level, "%s: not complete, decoding again", packed.data_file)
+            return None
+        if packed.left_out and not skip_bad:
+            logger.log(level, "%s: %d images are left out, decoding again", packed.data_file, len(packed.left_out))
+            return None
+        return packed
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (PermissionError, ValueError, KeyError, TypeError) as error:
+        logger.log(level, "%s: not readable (%s), decoding again", index_file, error)
+        return None
+
+
+def _possible_folders(dataset_folder: Path) -> list[Path]:
+    """Where packed files of a dataset may be: `.packed` beside it, or the user's cache folder."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "few_shot_packed_images"
+    path_digest = hashlib.sha256(os.fsencode(dataset_folder.resolve())).hexdigest()[:12]
+    return [dataset_folder.absolute().parent / ".packed", cache / path_digest]
+
+
+def _writable_folder(dataset_folder: Path) -> Path:
+    """The first of `_possible_folders` that can be written.
+
+    Raises:
+        StorageError: none.
+    """
+    candidates = _possible_folders(dataset_folder)
+    for folder in candidates:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            logger.info("%s: %s", folder, error.strerror)
+            continue
+        if os.access(folder, os.W_OK | os.X_OK):
+            return folder
+    raise StorageError(
+        f"no place for the packed images of {printable(dataset_folder)}: neither {candidates[0]} nor {candidates[1]}"
+        " can be written. Set XDG_CACHE_HOME to a folder that can."
+    )
+
+
+def load_or_pack(
+    dataset_folder: Path,
+    pixel_format: PixelFormat,
+    *,
+    num_workers: int = 4,
+    rebuild: bool = False,
+    skip_bad: bool = False,
+) -> tuple[PackedImages | None, list[ImageFolder], list[str]]:
+    """Open the packed images of a dataset; decode and pack them first where that was not done or no longer fits.
+
+    Args:
+        num_workers: most processes to decode in; 0 or 1 decodes here.
+        rebuild: pack again in any case.
+        skip_bad: leave out images that cannot be decoded, instead of making them problems.
+    Returns:
+        (packed images, or None where an image cannot be decoded; folders with images; problems as lines of text).
+    Raises:
+        DataError: no image at all.
+        StorageError: no space or no permission.
+    """
+    name = dataset_folder.resolve().name
+    stem = f"{name}.{pixel_format.height}x{pixel_format.width}x{pixel_format.channels}.{pixel_format.resize_filter}"
+    if not rebuild:
+        for folder in _possible_folders(dataset_folder):  # also one that somebody else made and we may only read
+            packed = _read_index(folder / f"{stem}.json", dataset_folder, pixel_format, skip_bad)
+            if packed is not None:
+                return _tell_what_is_left_out(packed, dataset_folder), list(packed.folders), []
+    index_file = _writable_folder(dataset_folder) / f"{stem}.json"
+    try:
+        with lock(index_file.with_suffix(".lock")):
+            packed = None if rebuild else _read_index(index_file, dataset_folder, pixel_format, skip_bad, logging.DEBUG)
+            if packed is not None:  # another process was faster
+                return _tell_what_is_left_out(packed, dataset_folder), list(packed.folders), []
+            return _pack(dataset_folder, pixel_format, num_workers, index_file, skip_bad)
+    except OSError as error:
+        raise storage_error(index_file, error) from error
+
+
+def _tell_what_is_left_out(packed: PackedImages, dataset_folder: Path) -> PackedImages:
+    if packed.left_out:
+        logger.warning("on_bad_image skip: %d images cannot be decoded and are left out:", len(packed.left_out))
+        for file, reason in packed.left_out[:MOST_NAMED]:
+            logger.warning("  %s: %s", printable(dataset_folder / file), reason)
+        if len(packed.left_out) > MOST_NAMED:
+            logger.warning("  and %d more", len(packed.left_out) - MOST_NAMED)
+    return packed
+
+
+def _without(folders: list[ImageFolder], bad: set[str]) -> list[ImageFolder]:
+    """The folders with the good files alone; a folder of which none is left is left out."""
+    kept = [
+        ImageFolder(folder.path, tuple(file for file in folder.files if folder.path_of(file) not in bad))
+        for folder in folders
+    ]
+    return [folder for folder in kept if folder.files]
+
+
+def _close_gaps(packed_file: Path, shape: tuple[int, int, int, int], bad_ranks: Sequence[int]) -> None:
+    """Move the good images together and cut the file after them."""
+    images = np.memmap(packed_file, dtype=np.uint8, mode="r+", shape=shape)
+    gaps = [*bad_ranks, len(images)]
+    place = gaps[0]
+    for gap, next_gap in itertools.pairwise(gaps):
+        for first in range(gap + 1, next_gap, IMAGES_MOVED_AT_ONCE):
+            end = min(first + IMAGES_MOVED_AT_ONCE, next_gap)
+            images[place : place + end - first] = images[first:end].copy()
+            place += end - first
+    images.flush()
+    del images
+    os.truncate(packed_file, place * int(np.prod(shape[1:])))
+
+
+def _pack(
+    dataset_folder: Path, pixel_format: PixelFormat, num_workers: int, index_file: Path, skip_bad: bool
+) -> tuple[PackedImages | None, list[ImageFolder], list[str]]:
+    folders, all_folders = scan(dataset_folder)
+    fingerprint = _fingerprint(dataset_folder, all_folders, pixel_format)
+    files = [folder.path_of(file) for folder in folders for file in folder.files]
+    shape = (len(files), *pixel_format.shape)
+    started = time.perf_counter()
+    logger.info("decoding %d images of %s, once", len(files), printable(dataset_folder))
+    temporary = index_file.with_suffix(".unfinished")
+    temporary.unlink(missing_ok=True)  # a killed run's last decoding process may still be writing into that file
+    try:
+        with open(temporary, "wb") as data:
+            os.posix_fallocate(data.fileno(), 0, int(np.prod(shape)))  # a full disk is noticed here
+            broken = _decode_all(dataset_folder, files, pixel_format, num_workers, temporary)
+            os.fsync(data.fileno())
+        if broken and (not skip_bad or len(broken) == len(files)):
+            return None, folders, [f"{printable(dataset_folder / file)}: {reason}" for file, reason in broken]
+        if broken:
+            bad = {file for file, _ in broken}
+            _close_gaps(temporary, shape, [rank for rank, file in enumerate(files) if file in bad])
+            folders, shape = _without(folders, bad), (len(files) - len(bad), *shape[1:])
+            files = [file for file in files if file not in bad]
+        content_sha256, same_pixels = content_digest(temporary, len(files), math.prod(shape[1:]))
+        identical = identical_files(dataset_folder, files, same_pixels)
+        data_file = index_file.with_suffix(f".{content_sha256[:12]}.uint8")
+        temporary.rename(data_file)
+        _write_index(
+            index_file,
+            {
+                "format_version": FORMAT_VERSION,
+                "fingerprint": fingerprint,
+                "data_file": data_file.name,
+                "shape": shape,
+                "content_sha256": content_sha256,
+                "image_folders": [[folder.path, folder.files] for folder in folders],
+                "all_folders": all_folders,
+                "left_out": broken,
+                "identical": identical,
+            },
+        )
+    finally:
+        temporary.unlink(missing_ok=True)
+    seconds = time.perf_counter() - started
+    logger.info("packed %d images into %s in %.1f s", shape[0], data_file, seconds)
+    packed = PackedImages(
+        data_file, shape, tuple(folders), content_sha256, tuple(broken), tuple(map(tuple, identical))
+    )
+    return _tell_what_is_left_out(packed, dataset_folder), folders, []
+
+
+def _write_index(index_file: Path, index: dict) -> None:
+    """Put the new index in place, then remove the data files that no index names any more."""
+    write_bytes_atomically(index_file, json.dumps(index).encode())
+    for data_file in index_file.parent.iterdir():
+        name = data_file.name
+        is_ours = name.startswith(f"{index_file.stem}.") and name.endswith(".uint8")
+        if is_ours and name != index["data_file"]:
+            data_file.unlink(missing_ok=True)
+
+
+def _decode_all(
+    dataset_folder: Path, files: list[str], pixel_format: PixelFormat, num_workers: int, packed_file: Path
+) -> list[tuple[str, str]]:
+    """Decode files into the packed file with a progress bar; returns (file, reason) of the broken ones, in order."""
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    n_processes = min(num_workers, available, len(files) // FEWEST_IMAGES_PER_PROCESS)
+    chunk = max(16, min(256, len(files) // (8 * max(n_processes, 1)) + 1))
+    starts = range(0, len(files), chunk)
+    broken: dict[int, list[tuple[str, str]]] = {}
+    with tqdm.tqdm(total=len(files), desc="decoding", unit="image", disable=None if logger.isEnabledFor(logging.INFO) else True) as bar:
+        if n_processes <= 1:
+            answers = _decode_here(dataset_folder, files, pixel_format, packed_file, starts, chunk)
+        else:
+            answers = _decode_in_processes(dataset_folder, files, pixel_format, packed_file, starts, chunk, n_processes)
+        for start, problems in answers:
+            broken[start] = problems
+            bar.update(min(chunk, len(files) - start))
+    return [problem for start in sorted(broken) for problem in broken[start]]
+
+
+_Answers = Iterator[tuple[int, list[tuple[str, str]]]]
+
+
+def _decode_here(
+    folder: Path, files: list[str], pixel_format: PixelFormat, packed_file: Path, starts: range, chunk: int
+) -> _Answers:
+    descriptor = os.open(packed_file, os.O_WRONLY)
+    try:
+        for start in starts:
+            part = files[start : start + chunk]
+            yield start, image_decoding.decode_into_file(folder, part, pixel_format, descriptor, start)
+    finally:
+        os.close(descriptor)
+
+
+def _decode_in_processes(
+    folder: Path, files: list[str], pixel_format: PixelFormat, packed_file: Path, starts: range, chunk: int, count: int
+) -> _Answers:
+    """Each process gets a part whenever it is done with one; a thread per process waits for its answers."""
+    waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
+    for start in starts:
+        waiting.put(start)
+    answers: queue.SimpleQueue[tuple[int, list] | None] = queue.SimpleQueue()
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "utils.images.decoding"],
+            cwd=REPOSITORY_ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(count)
+    ]
+
+    def feed(process: subprocess.Popen) -> None:
+        try:
+            while True:
+                try:
+                    start = waiting.get_nowait()
+                except queue.Empty:
+                    return
+                part = files[start : start + chunk]
+                job = image_decoding.job(folder.absolute(), part, pixel_format, packed_file.absolute(), start)
+                try:
+                    print(job, file=process.stdin, flush=True)
+                    line = process.stdout.readline()
+                except BrokenPipeError:
+                    line = ""
+                if not line:
+                    text = f"a decoding process ended (exit code {process.wait()}) in {part[0]} .. {part[-1]}"
+                    raise OSError(printable(text))
+                answer = json.loads(line)
+                if "error" in answer:
+                    raise OSError(*answer["error"])
+                answers.put((start, [tuple(problem) for problem in answer["problems"]]))
+        finally:
+            answers.put(None)
+
+    with ThreadPoolExecutor(count) as threads:
+        try:
+            feeders = [threads.submit(feed, process) for process in processes]
+            for _ in range(count):
+                while (answer := answers.get()) is not None:
+                    yield answer
+            for feeder in feeders:
+                feeder.result()
+        finally:
+            while not waiting.empty():
+                waiting.get()
+            for process in processes:
+                process.kill()
+                process.communicate()

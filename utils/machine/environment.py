@@ -1,0 +1,51 @@
+"""What a run was made with: versions, device, commit. No host name, user or path goes into it."""
+
+import platform
+import subprocess
+import time
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from utils.paths import REPOSITORY_ROOT
+
+PACKAGES = ("torch", "torchvision", "numpy", "scipy", "pillow", "pydantic", "safetensors", "tqdm")
+
+
+DATA_FACTS = ("dataset_name", "content_sha256", "image_shape", "splits", "prepared")
+
+
+def describe_environment(device: Any, data_summary: Mapping[str, Any]) -> dict[str, Any]:
+    """One entry of environment.json: time of the start, versions, device, threads, commit of the code, data."""
+    import torch
+
+    return {
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "packages": {name: _version(name) for name in PACKAGES},
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version() if device.type == "cuda" else None,
+        "threads": torch.get_num_threads(),
+        "commit": _git("rev-parse", "HEAD"),
+        "uncommitted_changes": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "data": {name: data_summary[name] for name in DATA_FACTS if name in data_summary},
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(REPOSITORY_ROOT), *arguments], capture_output=True, text=True, timeout=10, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

@@ -1,0 +1,49 @@
+"""From an exception to the message and exit code of the process."""
+
+import logging
+
+from utils.errors import Interrupted, UserError
+
+log = logging.getLogger(__name__)
+
+OUT_OF_MEMORY = 6
+BUG = 70
+KEYS_TO_LOWER = (
+    "batch_size", "task_chunk_size", "num_target_samples", "cnn_num_filters", "number_of_training_steps_per_iter",
+    "image_height", "image_width",
+)  # fmt: skip
+
+
+def report_failure(error: BaseException) -> int:
+    """Log what the user needs to know about an exception and return the exit code."""
+    if isinstance(error, UserError):
+        log.error("%s", error)
+        return error.exit_code
+    if isinstance(error, Interrupted):
+        log.warning("%s", error)
+        return error.exit_code
+    if is_out_of_memory(error):
+        log.error(
+            "Out of memory: %s\nSet gradient_checkpointing to true or lower one of these keys (neither it nor task_chunk_size changes a "
+            "result): %s. "
+            "Finished epochs are saved.",
+            out_of_memory_reason(error), ", ".join(KEYS_TO_LOWER),
+        )  # fmt: skip
+        return OUT_OF_MEMORY
+    log.error("This is a bug in the program, not in what you gave it. Please report the lines below.", exc_info=error)
+    return BUG
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """True for Python's, CUDA's and PyTorch's CPU allocator's ways of saying so. Needs no torch."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
+def out_of_memory_reason(error: BaseException) -> str:
+    """The allocator's first line, and under it what `meta_learning.execution.chunk_size` has noted about the memory that is needed."""
+    lines = (str(error).strip().splitlines() or ["no memory left"])[:1]
+    return "\n".join(lines + getattr(error, "__notes__", []))
+
+

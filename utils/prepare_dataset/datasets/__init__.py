@@ -1,0 +1,1 @@
+"""The datasets of the field that are fetched or drawn, one file each."""

@@ -1,0 +1,48 @@
+"""Caltech-UCSD Birds 200-2011: from its official archive with classes split by seed, or with split CSVs."""
+
+from pathlib import Path
+
+import numpy as np
+
+from utils.episodes.randomness import random_words, sample_without_replacement
+from utils.errors import DataError
+from utils.prepare_dataset.class_sources import FoundClasses, SourceClass
+from utils.prepare_dataset.forms.class_folders import find_class_folders, find_pre_split
+from utils.prepare_dataset.forms.csv_splits import find_csv
+from utils.prepare_dataset.workspace import Workspace, find_folder
+from utils.words import printable
+
+FRACTIONS = (0.5, 0.25)
+"""Of the classes, for train and val: 100, 50 and 50 of 200, as most papers have it."""
+ARCHIVE = "CUB_200_2011.tgz"
+
+
+def find_cub(source: Path, splits: Path | None, seed: int, workspace: Workspace) -> FoundClasses:
+    """Classes of the birds: of split CSVs where there are any, else of the folder CUB_200_2011/images, split by seed.
+
+    Raises:
+        DataError: none of these is there.
+    """
+    archive = find_folder(source, lambda folder: (folder / ARCHIVE).is_file())
+    if archive is not None:
+        source = workspace.unpack(archive / ARCHIVE)
+    found = find_csv(source, splits) or find_pre_split(source)
+    if found is not None:
+        return found
+    parent = find_folder(source, lambda folder: (folder / "images").is_dir() and (folder / "classes.txt").is_file())
+    if parent is None:
+        raise DataError(
+            f"{printable(source)}: neither {ARCHIVE} nor its folder CUB_200_2011 (images, classes.txt), nor split CSVs with images."
+        )
+    classes = split_by_seed(find_class_folders(parent / "images").classes, seed)
+    return FoundClasses(f"Caltech's archive, classes split by seed {seed}", classes)
+
+
+def split_by_seed(classes: list[SourceClass], seed: int) -> list[SourceClass]:
+    """Deal classes to train, val and test: names sorted, then shuffled with the seed, then cut by FRACTIONS."""
+    by_name = sorted(classes, key=lambda c: c.name)
+    words = random_words(seed, "prepared_splits", [0], 0, len(by_name))
+    shuffled = [by_name[i] for i in sample_without_replacement(words, np.array([len(by_name)]))[0]]
+    n_train, n_val = (round(fraction * len(by_name)) for fraction in FRACTIONS)
+    splits = ["train"] * n_train + ["val"] * n_val + ["test"] * (len(by_name) - n_train - n_val)
+    return [SourceClass(split, c.name, c.files, c.read) for split, c in zip(splits, shuffled, strict=True)]

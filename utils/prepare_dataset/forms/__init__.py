@@ -1,0 +1,1 @@
+"""The forms in which people have images: class folders, arrays, pickles, lists."""

@@ -1,0 +1,165 @@
+"""An images folder plus train.csv, val.csv and test.csv: one row "file,label" per image, with or without a header.
+
+mini-ImageNet's files of Ravi and Larochelle (2017) have this form, and CUB and iNaturalist circulate in it. Where mini-ImageNet's
+images are not there, they can be taken from ImageNet itself: see `ImageNetTree`.
+"""
+
+import csv
+import re
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+
+from utils.episodes.drawing import SPLITS
+from utils.errors import DataError
+from utils.images.folders import IMAGE_EXTENSIONS, report_problems
+from utils.prepare_dataset.class_sources import FoundClasses, SourceClass, safe_name
+from utils.prepare_dataset.workspace import find_folder, find_split_files
+from utils.words import printable
+
+CSV_FILES = {split: (f"{split}.csv",) for split in SPLITS}
+_HEADER = {"filename", "file", "image", "image_name", "path", "label", "class", "class_name"}
+
+Rows = dict[str, list[tuple[str, str]]]
+"""Split -> (file, label) of each row."""
+Locate = Callable[[str, str], Path | None]
+"""(file, label) -> where the image is, or None."""
+
+
+def find_csv(root: Path, splits: Path | None = None) -> FoundClasses | None:
+    """Classes of split CSVs, with images from a folder or from an ImageNet tree; None where there are no such CSVs.
+
+    Args:
+        root: where the images are, and the CSVs unless `splits` says where those are.
+    Raises:
+        DataError: rows that cannot be read, images that are listed twice or are not there.
+    """
+    files = find_split_files(splits or root, CSV_FILES)
+    if files is None:
+        return None
+    rows = {split: _read_rows(path) for split, path in files.items()}
+    folder = next(iter(files.values())).parent
+    places = [place for base in (folder, folder.parent, root) for place in (base / "images", base)]
+    locate, form = _image_finder(rows, places), "CSV files with an images folder"
+    first = next(row for split in SPLITS for row in rows[split])
+    if locate(*first) is None:
+        tree = ImageNetTree.find(root, first[1])
+        if tree is None:
+            looked = ", ".join(dict.fromkeys(printable(place) for place in places))
+            raise DataError(
+                f"{printable(files['train'])}: its image {printable(first[0])} is not in {looked}, and there is no folder"
+                f" {printable(first[1])} of an ImageNet tree either. Put the images into {printable(folder / 'images')}."
+            )
+        locate, form = tree.locate, "CSV files with an ImageNet tree"
+    return FoundClasses(form, _classes(folder, rows, locate))
+
+
+def _read_rows(path: Path) -> list[tuple[str, str]]:
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
+            rows = [[cell.strip() for cell in row] for row in csv.reader(file) if any(cell.strip() for cell in row)]
+    except (OSError, csv.Error) as error:
+        raise DataError(f"{printable(path)}: cannot be read ({getattr(error, 'strerror', None) or error}).") from error
+    if rows and set(map(str.lower, rows[0][:2])) & _HEADER:
+        del rows[0]
+    short = next((row for row in rows if len(row) < 2), None)
+    if not rows or short is not None:
+        raise DataError(f'{printable(path)}: every row must be "file,label"' + (f", but one is {short}." if short else "; there is none."))
+    for row in rows:
+        parts = PurePosixPath(row[0]).parts
+        if ".." in parts or row[0].startswith("/"):
+            raise DataError(f"{printable(path)}: {printable(row[0])} leads out of the images folder.")
+    return [(row[0], row[1]) for row in rows]
+
+
+def _image_finder(rows: Rows, places: list[Path]) -> Locate:
+    """Look in the first of the places that has any of the images: as the row says, or in the folder of its label."""
+
+    def at(place: Path, file: str, label: str) -> Path | None:
+        candidates = (place / file, place / label / PurePosixPath(file).name)
+        return next((path for path in candidates if path.is_file()), None)
+
+    firsts = [rows[split][0] for split in SPLITS]
+    place = next((place for place in places if any(at(place, *row) for row in firsts)), places[0])
+    return lambda file, label: at(place, file, label)
+
+
+def _classes(folder: Path, rows: Rows, locate: Locate) -> list[SourceClass]:
+    problems: list[str] = []
+    seen: dict[str, str] = {}
+    images: dict[tuple[str, str], list[tuple[str, Path]]] = {}
+    for split in SPLITS:
+        for file, label in rows[split]:
+            if file in seen:
+                problems.append(f"{split}.csv: image {printable(file)} is in {seen[file]}.csv already")
+                continue
+            seen[file] = split
+            path = locate(file, label)
+            if path is None:
+                problems.append(f"{split}.csv: image {printable(file)} of class {printable(label)} is not there")
+            else:
+                images.setdefault((split, label), []).append((file, path))
+    if problems:
+        raise report_problems(folder, problems)
+    names = _class_names(images)
+    return [_class(split, names[split, label], found) for (split, label), found in images.items()]
+
+
+def _class(split: str, name: str, found: list[tuple[str, Path]]) -> SourceClass:
+    files = []
+    for file, path in found:
+        stem = PurePosixPath(file)
+        stem = stem.name if stem.suffix.lower() not in IMAGE_EXTENSIONS else stem.stem
+        files.append(safe_name(stem) + path.suffix.lower())
+    paths = [path for _, path in found]
+    return SourceClass(split, name, files, lambda place: paths[place])
+
+
+def _class_names(images: dict[tuple[str, str], list[tuple[str, Path]]]) -> dict[tuple[str, str], str]:
+    """Labels as names; numbers, which splits may give anew, are replaced by the folder of the images or get the split."""
+    names = {}
+    for (split, label), found in images.items():
+        name = safe_name(label)
+        if label.isdigit():
+            parents = {PurePosixPath(file).parent.name for file, _ in found}
+            name = safe_name(parents.pop()) if len(parents) == 1 and parents != {""} else f"{split}_{int(label):03}"
+        names[split, label] = name
+    return names
+
+
+class ImageNetTree:
+    """The training folder of ILSVRC 2012: `<class>/<class>_<number>.JPEG`.
+
+    mini-ImageNet's row n0153282900000005.jpg is the fifth image of class n01532829, by number.
+    """
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+        self._images: dict[str, list[Path]] = {}
+
+    @classmethod
+    def find(cls, root: Path, label: str) -> "ImageNetTree | None":
+        """The folder below `root` that has a folder named `label`."""
+        folder = find_folder(root, lambda candidate: (candidate / label).is_dir())
+        return None if folder is None else cls(folder)
+
+    def _images_of(self, label: str) -> list[Path]:
+        if label not in self._images:
+            folder = self._folder / label
+            numbered = []
+            if folder.is_dir():
+                for path in folder.iterdir():
+                    match = re.fullmatch(r".*_(\d+)\.jpe?g", path.name, flags=re.IGNORECASE)
+                    if match:
+                        numbered.append((int(match[1]), path))
+            self._images[label] = [path for _, path in sorted(numbered)]
+        return self._images[label]
+
+    def locate(self, file: str, label: str) -> Path | None:
+        """The image of a row: the one of that name, else the n-th of its class."""
+        exact = self._folder / label / file
+        if exact.is_file():
+            return exact
+        match = re.fullmatch(re.escape(label) + r"(\d+)\.\w+", file)
+        place = int(match[1]) - 1 if match else -1
+        images = self._images_of(label)
+        return images[place] if 0 <= place < len(images) else None

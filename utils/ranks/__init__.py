@@ -1,0 +1,1 @@
+"""Several processes that work on one run: starting them, what they tell each other, how they stop."""
