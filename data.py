@@ -81,7 +81,8 @@ class FewShotData:
             class_rotation: turn all images of a class in a training episode by the same 0 to 3 quarter turns.
             normalisation: a name in NORMALISATIONS.
             reverse_channels: blue green red instead of red green blue.
-            n_train_tasks: training episode i has the classes, images and rotations of episode i mod this; None: its own.
+            n_train_tasks: training episode i has the classes, images and rotations of episode i mod this; None: its
+                own.
             augmentation: "support" and "query" -> names of `utils.episodes.augmentation`, applied to training episodes.
             listed: shape -> its episodes, which are then not drawn.
             meta_batches_ahead: how many meta-batches of a training are worth calling `prepare` for before their time.
@@ -196,7 +197,11 @@ class FewShotData:
         split, shape, n_episodes = prepared.split, prepared.shape, len(prepared.indices)
         numbers = copy_to(self.device, prepared.numbers)  # one copy per meta-batch
         n_ranks = n_episodes * shape.n_way * shape.n_images
-        images = self._images.index_select(0, numbers[:n_ranks]) if prepared.images is None else copy_to(self.device, prepared.images)
+        images = (
+            self._images.index_select(0, numbers[:n_ranks])
+            if prepared.images is None
+            else copy_to(self.device, prepared.images)
+        )
         images = images.reshape(n_episodes, shape.n_way, shape.n_images, *self.example_shape())
         if self.class_rotation and split == "train":
             quarter_turns = numbers[n_ranks:-n_episodes].reshape(n_episodes, shape.n_way, 1, 1, 1, 1)
@@ -245,7 +250,9 @@ class FewShotData:
         return tasks_digest(split, shape, indices, drawn, self.tables[split], self.image_path)
 
 
-def build_data(config: Any, device: torch.device | str, dtype: torch.dtype = torch.float32) -> FewShotData | SinusoidData:
+def build_data(
+    config: Any, device: torch.device | str, dtype: torch.dtype = torch.float32
+) -> FewShotData | SinusoidData:
     """The episodes of a config (`utils.config.ExperimentConfig`), once its dataset is found, packed and checked.
 
     Raises:
@@ -269,9 +276,13 @@ def build_data(config: Any, device: torch.device | str, dtype: torch.dtype = tor
 
 
 def _data_of(
-    config: Any, dataset: DatasetClasses | RegisteredDataset, classes: Mapping[str, Mapping[str, Sequence[int]]], device: torch.device | str,
-    dtype: torch.dtype, **more: Any,
-) -> FewShotData:  # fmt: skip
+    config: Any,
+    dataset: DatasetClasses | RegisteredDataset,
+    classes: Mapping[str, Mapping[str, Sequence[int]]],
+    device: torch.device | str,
+    dtype: torch.dtype,
+    **more: Any,
+) -> FewShotData:
     device = torch.device(device)
     images, meta_batches_ahead = place_images(dataset.packed, config.load_into_memory, device)
     return FewShotData(
@@ -307,7 +318,11 @@ def build_other_task_sets(config: Any, device: torch.device | str, dtype: torch.
     for name in config.test_dataset_name:
         registered = make_registered_dataset(config, name, {"test": config.test_shapes})
         if registered is not None:
-            facts = {"dataset": name, "classes": f"{len(registered.classes['test'])} (test split)", "images": "as the plugin makes them"}
+            facts = {
+                "dataset": name,
+                "classes": f"{len(registered.classes['test'])} (test split)",
+                "images": "as the plugin makes them",
+            }
             data = _data_of(config, registered, {"test": registered.classes["test"]}, device, dtype)
             task_sets += [TaskSet(data, shape, protocol | facts) for shape, protocol in shape_protocols(config)]
             continue
@@ -325,16 +340,23 @@ def build_other_task_sets(config: Any, device: torch.device | str, dtype: torch.
 
 def _listed_task_sets(config: Any, path: Path, device: torch.device | str, dtype: torch.dtype) -> list[TaskSet]:
     task_lists = all_runs_tasks(path) if path.is_dir() or path.suffix == ".zip" else read_task_lists(path)
-    dataset = packed_dataset(config if task_lists.dataset == config.dataset_path else other_dataset(config, task_lists.dataset))
+    dataset = packed_dataset(
+        config if task_lists.dataset == config.dataset_path else other_dataset(config, task_lists.dataset)
+    )
     images = enumerate(dataset.packed.image_paths())
     classes, listed, missing = indexed_tasks(task_lists.lists, {image: rank for rank, image in images})
     if missing:
-        raise report_problems(dataset.folder, [f"{printable(image)}: in {printable(path)}, but not here" for image in missing])
+        raise report_problems(
+            dataset.folder, [f"{printable(image)}: in {printable(path)}, but not here" for image in missing]
+        )
     data = _data_of(config, dataset, {"test": classes}, device, dtype, listed=listed)
     task_sets = []
     for one in task_lists.lists:
         facts = {"tasks": len(one.tasks), "seed": one.seed, "dataset": task_lists.dataset, "task_list": path.name}
         task_sets.append(TaskSet(data, one.shape, protocol_of(config, one.shape) | facts))
         if one.digest and task_sets[-1].digest != one.digest:
-            raise DataError(f"{printable(path)}: the tasks of {one.shape} are not those of its digest; it was changed. Make it again.")
+            raise DataError(
+                f"{printable(path)}: the tasks of {one.shape} are not those of its digest; it was changed. Make it "
+                "again."
+            )
     return task_sets

@@ -94,7 +94,8 @@ class ExperimentBuilder:
         config: the resolved config as a dict, stored in every checkpoint.
         stop: asked between iterations and between batches of evaluation tasks.
         diagnostics: what looks at the learner between epochs, for people; None: nothing does.
-        group: the processes that share the tasks; all of them hold the same state, and rank 0 reads, writes and tells `observers`.
+        group: the processes that share the tasks; all of them hold the same state, and rank 0 reads, writes and
+        tells `observers`.
         """
         self.learner, self.data, self.observers = learner, data, Observers(observers)
         self.run_folder, self.settings = run_folder, settings
@@ -194,17 +195,28 @@ class ExperimentBuilder:
                     self._stop_now(under_way)
         train = under_way.sums.result()
         row = epoch_records.epoch_row(
-            epoch=epoch + 1, train=train, val=val, train_time_s=train_time_s, data_time_s=under_way.data_time_s,
-            val_time_s=time.perf_counter() - start, tasks_trained=settings.total_iter_per_epoch * settings.tasks_per_meta_batch, **schedule,
-        )  # fmt: skip
+            epoch=epoch + 1,
+            train=train,
+            val=val,
+            train_time_s=train_time_s,
+            data_time_s=under_way.data_time_s,
+            val_time_s=time.perf_counter() - start,
+            tasks_trained=settings.total_iter_per_epoch * settings.tasks_per_meta_batch,
+            **schedule,
+        )
         if val and row["val_accuracy_mean"] is None:
             log.warning("epoch %d: the validation gave numbers that are not finite.", epoch + 1)
         looks = self.diagnostics is not None and self.group.is_main
         look = self.diagnostics.look(self.learner, self.data, epoch, is_last=is_last) if looks else {}
         entry = epoch_records.curves_entry(
-            row, iteration=self.iteration, train=train, val=val, multi_step_loss_weights=schedule["multi_step_loss_weights"],
-            snapshot=self.learner.snapshot() | self.learner.memory_per_task() | look, score=self.score,
-        )  # fmt: skip
+            row,
+            iteration=self.iteration,
+            train=train,
+            val=val,
+            multi_step_loss_weights=schedule["multi_step_loss_weights"],
+            snapshot=self.learner.snapshot() | self.learner.memory_per_task() | look,
+            score=self.score,
+        )
         self.rows.append(row)
         self.curves.append(entry)
         self._under_way = None
@@ -214,7 +226,9 @@ class ExperimentBuilder:
         log.info(epoch_records.epoch_text(row, settings.total_epochs, self.score, look.get("peak_memory_mib")))
         self.observers.on_epoch(dict(row), dict(entry))
 
-    def _train_iterations(self, under_way: EpochMetrics, epoch: int, schedule: Mapping[str, Any], progress: EpochProgress) -> None:
+    def _train_iterations(
+        self, under_way: EpochMetrics, epoch: int, schedule: Mapping[str, Any], progress: EpochProgress
+    ) -> None:
         """Train what is left of an epoch (from 0), and save where it is time to."""
         last_iteration = under_way.first_iteration + self.settings.total_iter_per_epoch
         while self.iteration < last_iteration:
@@ -228,9 +242,17 @@ class ExperimentBuilder:
         self._save_if_due(under_way)
 
     def _end_interval(
-        self, under_way: EpochMetrics, epoch: int, schedule: Mapping[str, Any], progress: EpochProgress, gradients: Mapping[str, Tensor]
+        self,
+        under_way: EpochMetrics,
+        epoch: int,
+        schedule: Mapping[str, Any],
+        progress: EpochProgress,
+        gradients: Mapping[str, Tensor],
     ) -> None:
-        """Read and tell the metrics of the iterations since the last time. Here, and where it is saved, the host waits for the device."""
+        """Read and tell the metrics of the iterations since the last time.
+
+        Here, and where it is saved, the host waits for the device.
+        """
         self._look_for_non_finite(under_way)
         interval = under_way.interval()
         if not interval:  # all of it was skipped
@@ -238,9 +260,12 @@ class ExperimentBuilder:
             return
         done = self.iteration - under_way.first_iteration
         record = epoch_records.iteration_record(
-            iteration=self.iteration, epoch=epoch + 1, interval=interval, tasks_per_s=done * self.settings.tasks_per_meta_batch / under_way.time_s,
+            iteration=self.iteration,
+            epoch=epoch + 1,
+            interval=interval,
+            tasks_per_s=done * self.settings.tasks_per_meta_batch / under_way.time_s,
             **schedule,
-        )  # fmt: skip
+        )
         self.records.add_line(record)
         under_way.end_interval()
         self.observers.on_iteration_metrics(record)
@@ -286,7 +311,9 @@ class ExperimentBuilder:
         for iteration, metrics in under_way.refused().items():
             if iteration in self.skipped:
                 continue
-            if len(self.skipped) >= self.settings.skip_non_finite_iterations:  # more, where a start allows fewer than the one before
+            if (
+                len(self.skipped) >= self.settings.skip_non_finite_iterations
+            ):  # more, where a start allows fewer than the one before
                 self._stop_before(iteration, metrics, under_way)
             self.skipped.append(iteration)
             log.warning(
@@ -318,7 +345,9 @@ class ExperimentBuilder:
         )
 
     def _iteration_report(self, iteration: int, epoch: int) -> dict[str, Any]:
-        return non_finite.iteration_report(self.learner, self._training_source.whole_iteration(iteration), iteration, epoch)
+        return non_finite.iteration_report(
+            self.learner, self._training_source.whole_iteration(iteration), iteration, epoch
+        )
 
     def replay(self, iteration: int) -> dict[str, Any]:
         """Compute a training iteration (counted from 1) again, show everything about it, and change no file.
@@ -466,9 +495,11 @@ class ExperimentBuilder:
             return
         self.learner.anneal_over(stored_epochs)
         log.info(
-            "The meta learning rate is annealed over %d epochs, as when the run began; over %d with --restart_schedule true.",
-            stored_epochs, now,
-        )  # fmt: skip
+            "The meta learning rate is annealed over %d epochs, as when the run began; over %d with "
+            "--restart_schedule true.",
+            stored_epochs,
+            now,
+        )
 
     # --- the final test -----------------------------------------------------------------------------------------------
 
@@ -487,10 +518,21 @@ def build_experiment(
     config: Any, learner: Any, data: Any, observers: Sequence[Observer], run_folder: RunFolder, device: Any = "cpu",
     stop: StopSignals | None = None, task_sets: Sequence[TaskSet] | None = None, group: RankGroup = ALONE,
 ) -> ExperimentBuilder:  # fmt: skip
-    """Unpack the config; `run_folder` comes from `experiment_parts.runs.run_folder.open_run_folder`; task_sets None: the test tasks of `data`."""
+    """Unpack the config; `run_folder` comes from `experiment_parts.runs.run_folder.open_run_folder`; task_sets None:
+    the test tasks of `data`.
+    """
     task_sets = build_task_sets(config, data) if task_sets is None else task_sets
     settings = ExperimentSettings(**{name: getattr(config, name) for name in ExperimentSettings.__dataclass_fields__})
     return ExperimentBuilder(
-        learner, data, observers, run_folder, settings, task_sets, config.to_json_dict(), device,
-        stop, build_diagnostics(config, run_folder.logs), group,
+        learner,
+        data,
+        observers,
+        run_folder,
+        settings,
+        task_sets,
+        config.to_json_dict(),
+        device,
+        stop,
+        build_diagnostics(config, run_folder.logs),
+        group,
     )

@@ -64,19 +64,30 @@ class FewShotLearner(nn.Module):
         n_evaluation_steps: inner steps of `evaluate`, unless it is told otherwise.
         batch_norm_statistics: a value of `meta_learning.networks.norms`.
         task_chunk_size: tasks computed at once; None: all.
-        chosen_automatically: whether the chunk size was chosen by the machine: a resumed run reuses it, and it is halved where
-            memory runs out.
+        chosen_automatically: whether the chunk size was chosen by the machine: a resumed run reuses it, and it is
+            halved where memory runs out.
         gradient_checkpointing: recompute inner steps, for the memory of one of them.
         precision: number format of the convolutions; None: that of the parameters.
         use_cuda_graphs: record the meta-gradient's kernels once and replay them, where there is CUDA.
     """
 
     def __init__(
-        self, network: MetaNetwork, inner_loop: InnerLoopOptimizer, outer_loop: OuterLoop, *, head: str = "learned",
-        outer_update: OuterUpdate = DEFAULT_UPDATE, loss: TaskLoss = CROSS_ENTROPY, n_evaluation_steps: int | None = None,
-        batch_norm_statistics: str = "transductive", task_chunk_size: int | None = None, chosen_automatically: bool = False,
-        gradient_checkpointing: bool = False, precision: ConvolutionPrecision | None = None, use_cuda_graphs: bool = False,
-    ) -> None:  # fmt: skip
+        self,
+        network: MetaNetwork,
+        inner_loop: InnerLoopOptimizer,
+        outer_loop: OuterLoop,
+        *,
+        head: str = "learned",
+        outer_update: OuterUpdate = DEFAULT_UPDATE,
+        loss: TaskLoss = CROSS_ENTROPY,
+        n_evaluation_steps: int | None = None,
+        batch_norm_statistics: str = "transductive",
+        task_chunk_size: int | None = None,
+        chosen_automatically: bool = False,
+        gradient_checkpointing: bool = False,
+        precision: ConvolutionPrecision | None = None,
+        use_cuda_graphs: bool = False,
+    ) -> None:
         super().__init__()
         self.network, self.inner_loop, self.outer_loop, self.loss = network, inner_loop, outer_loop, loss
         self.adaptation = Adaptation(network, inner_loop, head, loss)
@@ -131,33 +142,46 @@ class FewShotLearner(nn.Module):
         or, where the outer update is the displacement (Reptile), theta[0] - mean over tasks of theta[S].
 
         Args:
-            episodes: support_images (B, N*K, C, H, W), support_labels (B, N*K), query_images, query_labels, seeds (B,), n_way.
+            episodes: support_images (B, N*K, C, H, W), support_labels (B, N*K), query_images, query_labels, seeds
+                (B,), n_way.
             epoch: from 0; decides derivative order and the weights v.
         """
         second_order, weights = self.is_second_order(epoch), self.multi_step_loss_weights(epoch)
         means = self.execution.mean_over_tasks(
-            lambda tasks, weights: self._meta_gradients(tasks, weights, second_order), episodes, weights, epoch, second_order,
+            lambda tasks, weights: self._meta_gradients(tasks, weights, second_order),
+            episodes,
+            weights,
+            epoch,
+            second_order,
             heaviest=lambda tasks, weights: self._meta_gradients(tasks, weights, self.outer_loop.second_order),
         )
         return MetaGradients(means["gradients"], means.get("statistics", {}), means["metrics"])
 
-    def _meta_gradients(self, episodes: Any, weights: Sequence[Tensor | None], create_graph: bool) -> dict[str, dict[str, Tensor]]:
+    def _meta_gradients(
+        self, episodes: Any, weights: Sequence[Tensor | None], create_graph: bool
+    ) -> dict[str, dict[str, Tensor]]:
         """The means over some tasks of meta-gradient, batch statistics and metrics."""
         collected = BatchStatistics()
         seeds = episodes.seeds if self.network.uses_dropout else None
         mode = Pass(statistics=self.batch_norm_statistics, collected=collected, dropout_seeds=seeds, rows={})
         start = self.adaptation.start(episodes, mode)
         if self.outer_loop.displacement:
-            adapted, losses, metrics = self._adapt_and_look(episodes, start, mode, weights, create_graph=False, keep_history=False)
+            adapted, losses, metrics = self._adapt_and_look(
+                episodes, start, mode, weights, create_graph=False, keep_history=False
+            )
             gradients = self._displacement(adapted)
         elif self.gradient_checkpointing and start.features is None and self.n_steps > 0:
             gradients, losses, metrics = recomputed_gradient(self, episodes, start, mode, weights, create_graph)
         else:
-            _, losses, metrics = self._adapt_and_look(episodes, start, mode, weights, create_graph=create_graph, keep_history=True)
+            _, losses, metrics = self._adapt_and_look(
+                episodes, start, mode, weights, create_graph=create_graph, keep_history=True
+            )
             gradients = self._gradient_of(torch.stack(losses).sum())
         outer_loss = torch.stack(losses).sum().detach()
         per_step = {name: torch.stack([step[name] for step in metrics]) for name in metrics[0]}
-        empty = {name: outer_loss.new_empty(0) for name in STEP_METRICS if name not in per_step}  # no step: nothing was asked of the support set
+        empty = {
+            name: outer_loss.new_empty(0) for name in STEP_METRICS if name not in per_step
+        }  # no step: nothing was asked of the support set
         accuracy = per_step["query_accuracy"][-1]
         return {
             "gradients": gradients,
@@ -166,13 +190,25 @@ class FewShotLearner(nn.Module):
         }
 
     def _adapt_and_look(
-        self, episodes: Any, adapted: Adapted, mode: Pass, weights: Sequence[Tensor | None], *, create_graph: bool, keep_history: bool
+        self,
+        episodes: Any,
+        adapted: Adapted,
+        mode: Pass,
+        weights: Sequence[Tensor | None],
+        *,
+        create_graph: bool,
+        keep_history: bool,
     ) -> tuple[Adapted, list[Tensor], list[dict[str, Tensor]]]:
-        """Take all inner steps. Returns the learners after the last one and, of each step, weight * query loss and the metrics."""
+        """Take all inner steps.
+
+        Returns the learners after the last one and, of each step, weight * query loss and the metrics.
+        """
         losses, metrics = [], []
         for step, weight in enumerate(weights):
             before = adapted if keep_history else adapted.detached()
-            adapted, loss, of_step = self.training_step(episodes, before, replace(mode, step=step), weight, create_graph=create_graph)
+            adapted, loss, of_step = self.training_step(
+                episodes, before, replace(mode, step=step), weight, create_graph=create_graph
+            )
             losses.append(loss)
             metrics.append(of_step)
         return adapted, losses, metrics
@@ -192,7 +228,11 @@ class FewShotLearner(nn.Module):
             metrics["support_loss"] = support_loss.detach().mean()
             metrics["support_accuracy"] = self.loss.per_task_score(logits, episodes.support_labels).mean()
         if weight is None:
-            return adapted, torch.zeros_like(not_computed), metrics | {"query_loss": not_computed, "query_accuracy": not_computed}
+            return (
+                adapted,
+                torch.zeros_like(not_computed),
+                metrics | {"query_loss": not_computed, "query_accuracy": not_computed},
+            )
         with torch.set_grad_enabled(not self.outer_loop.displacement):
             logits = self.adaptation.outputs("query", episodes, adapted, replace(mode, episode=adapted.moving))
             query_loss = self.loss.per_task_loss(logits, episodes.query_labels).mean()
@@ -207,7 +247,9 @@ class FewShotLearner(nn.Module):
         return dict(zip(parameters, values, strict=True))
 
     def _displacement(self, adapted: Adapted) -> dict[str, Tensor]:
-        """Return theta[0] - mean over tasks of theta[S], zero for what is not adapted (Nichol et al. 2018, Algorithm 2)."""
+        """Return theta[0] - mean over tasks of theta[S], zero for what is not adapted (Nichol et al. 2018, Algorithm
+        2).
+        """
         after = {f"network.{name}": value.detach().mean(0) for name, value in adapted.params.items()}
         return {
             name: parameter.detach() - after[name] if name in after else torch.zeros_like(parameter)
@@ -216,10 +258,12 @@ class FewShotLearner(nn.Module):
 
     @torch.no_grad()
     def meta_update(self, meta_gradients: MetaGradients, epoch: int) -> Tensor:
-        """Apply a meta-batch: a step of the outer optimiser at the epoch's learning rate, and one moving-average step of the statistics.
+        """Apply a meta-batch: a step of the outer optimiser at the epoch's learning rate, and one moving-average
+        step of the statistics.
 
         Returns:
-            bool of shape (), on the device: false where loss, gradients or statistics are not finite; see `MetaOptimizer.update`.
+            bool of shape (), on the device: false where loss, gradients or statistics are not finite; see
+            `MetaOptimizer.update`.
         """
         metrics, statistics = meta_gradients.metrics, meta_gradients.statistics
         evidence = [metrics["loss"], metrics["gradient_norm"], *statistics.values()]
@@ -228,7 +272,9 @@ class FewShotLearner(nn.Module):
         with self.meta_optimizer.update(meta_gradients.gradients, epoch, evidence, buffers) as applied:
             for name, layer in layers.items():
                 if f"{name}.running_mean" in statistics:
-                    layer.update_running_statistics(statistics[f"{name}.running_mean"], statistics[f"{name}.running_var"])
+                    layer.update_running_statistics(
+                        statistics[f"{name}.running_mean"], statistics[f"{name}.running_var"]
+                    )
         return applied
 
     def allow_skips(self, count: int) -> None:
@@ -257,27 +303,33 @@ class FewShotLearner(nn.Module):
         n_steps = self.n_evaluation_steps if n_steps is None else n_steps
         mode = Pass(statistics=statistics or self.batch_norm_statistics)
         self._check_running_statistics(mode)
-        results = self.execution.over_tasks(lambda tasks: self._evaluate(tasks, n_steps, mode), episodes, ("evaluation", n_steps, mode.statistics))
+        results = self.execution.over_tasks(
+            lambda tasks: self._evaluate(tasks, n_steps, mode), episodes, ("evaluation", n_steps, mode.statistics)
+        )
         return Evaluation(results.pop("query_logits"), **{name: rows.T for name, rows in results.items()})
 
     def adapt(self, episodes: Any, n_steps: int | None = None, statistics: str | None = None) -> Adapted:
         """Adapt to the support set of each task; the learner stays exactly as it was, and nothing keeps a graph.
 
-        theta[s+1] = theta[s] - alpha[s] * direction of grad L(theta[s], support)   (Finn et al. 2017, Algorithm 1, lines 5-6)
+        theta[s+1] = theta[s] - alpha[s] * direction of grad L(theta[s], support)   (Finn et al. 2017, Algorithm 1,
+        lines 5-6)
 
         Args:
             n_steps, statistics: as for `evaluate`.
         """
         mode = Pass(statistics=statistics or self.batch_norm_statistics)
         self._check_running_statistics(mode)
-        *_, (adapted, _, _) = self.adaptation.path(episodes, mode, self.n_evaluation_steps if n_steps is None else n_steps)
+        *_, (adapted, _, _) = self.adaptation.path(
+            episodes, mode, self.n_evaluation_steps if n_steps is None else n_steps
+        )
         return adapted
 
     def _check_running_statistics(self, mode: Pass) -> None:
         for name, layer in self._batch_norm_layers().items():
             if layer.statistics_of(mode) == "running" and not layer.has_running_statistics():
                 raise ConfigError(
-                    f'batch-norm statistics "running" were never collected (layer "{name}" has mean 0 and variance 1 as at its start); '
+                    f'batch-norm statistics "running" were never collected (layer "{name}" has mean 0 and variance 1 '
+                    "as at its start); "
                     "train first, or test with transductive or support statistics"
                 )
 
@@ -285,9 +337,13 @@ class FewShotLearner(nn.Module):
         """The fields of `Evaluation` for some tasks, the task axis first."""
         rows: dict[str, list[Tensor]] = {name: [] for name in STEP_METRICS}
         mode = replace(mode, rows={})
-        for step, (adapted, support_logits, support_loss) in enumerate(self.adaptation.path(episodes, mode, n_steps, look_at_last=True)):
+        for step, (adapted, support_logits, support_loss) in enumerate(
+            self.adaptation.path(episodes, mode, n_steps, look_at_last=True)
+        ):
             with torch.no_grad():
-                logits = self.adaptation.outputs("query", episodes, adapted, replace(mode, step=max(step - 1, 0), episode=adapted.moving))
+                logits = self.adaptation.outputs(
+                    "query", episodes, adapted, replace(mode, step=max(step - 1, 0), episode=adapted.moving)
+                )
                 rows["query_loss"].append(self.loss.per_task_loss(logits, episodes.query_labels))
                 rows["query_accuracy"].append(self.loss.per_task_score(logits, episodes.query_labels))
             rows["support_loss"].append(support_loss)
@@ -297,7 +353,9 @@ class FewShotLearner(nn.Module):
     # State.
 
     def state_tensors(self) -> dict[str, Tensor]:
-        """Return name -> tensor, of any shape, of all that training changes: network, inner learning rates, the optimiser's moments and steps."""
+        """Return name -> tensor, of any shape, of all that training changes: network, inner learning rates, the
+        optimiser's moments and steps.
+        """
         tensors = {name: value.detach() for name, value in self.state_dict().items()}
         return tensors | {OPTIMIZER_PREFIX + name: value for name, value in self.meta_optimizer.state_tensors().items()}
 
@@ -315,18 +373,25 @@ class FewShotLearner(nn.Module):
             given_shape = tuple(given[name].shape) if name in given else None
             if own_shape != given_shape:
                 raise ConfigError(
-                    f'the checkpoint is of another network: tensor "{name}" has shape {given_shape} there and {own_shape} here; '
+                    f'the checkpoint is of another network: tensor "{name}" has shape {given_shape} there and '
+                    f"{own_shape} here; "
                     "use the config that it was trained with"
                 )
         self.load_state_dict(given)
         if optimizer:
             self.meta_optimizer.load_state_tensors(
-                {name.removeprefix(OPTIMIZER_PREFIX): value for name, value in tensors.items() if name.startswith(OPTIMIZER_PREFIX)}
+                {
+                    name.removeprefix(OPTIMIZER_PREFIX): value
+                    for name, value in tensors.items()
+                    if name.startswith(OPTIMIZER_PREFIX)
+                }
             )
 
     @property
     def automatic_choices(self) -> dict[str, Any]:
-        """Choices made by the machine at the start; a resumed run reuses them, so that it computes in the same order."""
+        """Choices made by the machine at the start; a resumed run reuses them, so that it computes in the same
+        order.
+        """
         return {"task_chunk_size": self.execution.chunks.size} if self.execution.chunks.automatic else {}
 
     def reuse_choices(self, choices: dict[str, Any]) -> None:
@@ -345,8 +410,8 @@ class FewShotLearner(nn.Module):
         }
 
     def snapshot(self) -> dict[str, Any]:
-        """Return inner learning rates, name -> [S], of Meta-SGD also their quantiles; per layer and norm row the mean of weights, biases
-        and statistics.
+        """Return inner learning rates, name -> [S], of Meta-SGD also their quantiles; per layer and norm row the
+        mean of weights, biases and statistics.
         """
         layers = {}
         for name, layer in self._batch_norm_layers().items():
@@ -382,10 +447,14 @@ def build_learner(config: Any, device: torch.device | str) -> FewShotLearner:
         head=config.head,
         loss=TaskLoss(config.loss, config.label_smoothing),
         n_evaluation_steps=config.number_of_evaluation_steps_per_iter,
-        batch_norm_statistics=config.batch_norm_statistics if isinstance(config.batch_norm_statistics, str) else "mixed",
+        batch_norm_statistics=config.batch_norm_statistics
+        if isinstance(config.batch_norm_statistics, str)
+        else "mixed",
         task_chunk_size=choose_task_chunk_size(device, image_shape, n_tasks) if automatic else config.task_chunk_size,
         chosen_automatically=automatic,
         gradient_checkpointing=config.gradient_checkpointing,
-        precision=ConvolutionPrecision(network, torch.bfloat16 if config.precision == "bfloat16" else None, config.precision_error_limit),
+        precision=ConvolutionPrecision(
+            network, torch.bfloat16 if config.precision == "bfloat16" else None, config.precision_error_limit
+        ),
         use_cuda_graphs=config.use_cuda_graphs,
     )

@@ -1,4 +1,5 @@
-"""The backbones, built from functional meta-layers (`meta_learning.networks.layers`, `meta_learning.networks.norms`), by name.
+"""The backbones, built from functional meta-layers (`meta_learning.networks.layers`,
+`meta_learning.networks.norms`), by name.
 
 Letters: B tasks, n images per task, C channels, H x W pixels, F filters, N way, D features.
 """
@@ -37,9 +38,24 @@ from utils.errors import ConfigError
 from utils.registry import registered_backbone, user_code
 
 __all__ = [
-    "BACKBONES", "BatchStatistics", "EpisodeHead", "MetaBatchNorm2d", "MetaConv2d", "MetaConvBlock", "MetaLayerNorm", "MetaLinear", "MetaNetwork", "MultilayerPerceptron",
-    "NormChoice", "Pass", "VGGReLUNormNetwork", "below", "build_network", "fold_tasks", "unfold_features",
-]  # fmt: skip
+    "BACKBONES",
+    "BatchStatistics",
+    "EpisodeHead",
+    "MetaBatchNorm2d",
+    "MetaConv2d",
+    "MetaConvBlock",
+    "MetaLayerNorm",
+    "MetaLinear",
+    "MetaNetwork",
+    "MultilayerPerceptron",
+    "NormChoice",
+    "Pass",
+    "VGGReLUNormNetwork",
+    "below",
+    "build_network",
+    "fold_tasks",
+    "unfold_features",
+]
 
 
 LEAKY_RELU_SLOPE = 0.01
@@ -54,7 +70,9 @@ class MetaConvBlock(nn.Module):
         self.conv, self.norm = conv, norm
         self.pool, self.dropout, self.index = pool, dropout, index
 
-    def forward(self, x: Tensor | ImagePatches, params: Parameters | None, n_tasks: int, mode: Pass, name: str) -> Tensor:
+    def forward(
+        self, x: Tensor | ImagePatches, params: Parameters | None, n_tasks: int, mode: Pass, name: str
+    ) -> Tensor:
         """Return (n, B*F, H', W') for x (n, B*C, H, W), or for the patches of the first block's images."""
         of_conv, of_norm, norm_name = below(params, "conv"), below(params, "norm"), f"{name}.norm"
         if isinstance(x, ImagePatches):
@@ -66,7 +84,8 @@ class MetaConvBlock(nn.Module):
 
 
 class VGGReLUNormNetwork(MetaNetwork):
-    """The reference's network: stages of 3x3 convolutions with norm, leaky ReLU and max-pooling or strides; a linear head.
+    """The reference's network: stages of 3x3 convolutions with norm, leaky ReLU and max-pooling or strides; a linear
+    head.
 
     Parameter names are those of a plain `nn.Module`: block<i>.conv.weight, block<i>.norm.weight, head.weight, ...
     Convolutions and head start Xavier-uniform with zero biases.
@@ -78,9 +97,18 @@ class VGGReLUNormNetwork(MetaNetwork):
     """
 
     def __init__(
-        self, image_shape: tuple[int, int, int], n_way: int | None, *, n_filters: int = 64, n_stages: int = 4, blocks_per_stage: int = 1,
-        padding: bool = True, max_pooling: bool = True, norm: NormChoice | None = None, dropout: float = 0.0,
-    ) -> None:  # fmt: skip
+        self,
+        image_shape: tuple[int, int, int],
+        n_way: int | None,
+        *,
+        n_filters: int = 64,
+        n_stages: int = 4,
+        blocks_per_stage: int = 1,
+        padding: bool = True,
+        max_pooling: bool = True,
+        norm: NormChoice | None = None,
+        dropout: float = 0.0,
+    ) -> None:
         super().__init__()
         norm = norm or NormChoice()
         channels, height, width = image_shape
@@ -90,7 +118,10 @@ class VGGReLUNormNetwork(MetaNetwork):
             ends_stage = (index + 1) % blocks_per_stage == 0
             stride = 2 if ends_stage and not max_pooling else 1
             conv = MetaConv2d(channels, n_filters, 3, stride=stride, padding=int(padding))
-            height, width = (feature_size(side, 1, 1, padding, False) if stride == 2 else side + 2 * int(padding) - 2 for side in (height, width))
+            height, width = (
+                feature_size(side, 1, 1, padding, False) if stride == 2 else side + 2 * int(padding) - 2
+                for side in (height, width)
+            )
             norm_layer = norm.build((n_filters, height, width))
             if ends_stage and max_pooling:
                 height, width = height // 2, width // 2
@@ -107,7 +138,9 @@ class VGGReLUNormNetwork(MetaNetwork):
             return images
         return cut_patches(images, block.conv, (2, 2) if block.pool else (1, 1))
 
-    def features(self, images: Tensor | ImagePatches, params: Parameters | None = None, mode: Pass | None = None) -> Tensor:
+    def features(
+        self, images: Tensor | ImagePatches, params: Parameters | None = None, mode: Pass | None = None
+    ) -> Tensor:
         """Return features (B, n, D) of images (B, n, C, H, W), or of what `prepare` made of them."""
         mode = mode or Pass()
         x, n_tasks = fold_images(images)
@@ -121,9 +154,16 @@ class VGGReLUNormNetwork(MetaNetwork):
 def build_vgg(config: Any, image_shape: tuple[int, int, int], n_way: int | None, norm: NormChoice) -> MetaNetwork:
     """Build the reference's network from the keys of a config."""
     return VGGReLUNormNetwork(
-        image_shape, n_way, n_filters=config.cnn_num_filters, n_stages=config.num_stages, blocks_per_stage=config.cnn_blocks_per_stage,
-        padding=config.conv_padding, max_pooling=config.max_pooling, norm=norm, dropout=config.dropout_rate_value,
-    )  # fmt: skip
+        image_shape,
+        n_way,
+        n_filters=config.cnn_num_filters,
+        n_stages=config.num_stages,
+        blocks_per_stage=config.cnn_blocks_per_stage,
+        padding=config.conv_padding,
+        max_pooling=config.max_pooling,
+        norm=norm,
+        dropout=config.dropout_rate_value,
+    )
 
 
 def build_conv4(config: Any, image_shape: tuple[int, int, int], n_way: int | None, norm: NormChoice) -> MetaNetwork:
@@ -133,7 +173,9 @@ def build_conv4(config: Any, image_shape: tuple[int, int, int], n_way: int | Non
 
 def build_residual(config: Any, image_shape: tuple[int, int, int], n_way: int | None, norm: NormChoice) -> MetaNetwork:
     """Build the residual network that a config names."""
-    return ResidualNetwork(image_shape, n_way, norm=norm, dropout=config.dropout_rate_value, **RESIDUAL_NETWORKS[config.backbone])
+    return ResidualNetwork(
+        image_shape, n_way, norm=norm, dropout=config.dropout_rate_value, **RESIDUAL_NETWORKS[config.backbone]
+    )
 
 
 class MultilayerPerceptron(MetaNetwork):
@@ -176,11 +218,16 @@ BACKBONES: dict[str, Callable[[Any, tuple[int, int, int], int | None, NormChoice
     "mlp": build_mlp,
     **dict.fromkeys(RESIDUAL_NETWORKS, build_residual),
 }
-"""Value of the key `backbone` -> function of (config, (C, H, W), N or None, norm) that builds it; `utils.registry` has the names."""
+"""Value of the key `backbone` -> function of (config, (C, H, W), N or None, norm) that builds it; `utils.registry`
+has the names.
+"""
 
 
-def build_registered(config: Any, image_shape: tuple[int, int, int], n_way: int | None, norm: NormChoice) -> MetaNetwork:
-    """Build the network that a plugin registered under the config's `backbone`; the seed of the config decides its weights.
+def build_registered(
+    config: Any, image_shape: tuple[int, int, int], n_way: int | None, norm: NormChoice
+) -> MetaNetwork:
+    """Build the network that a plugin registered under the config's `backbone`; the seed of the config decides its
+    weights.
 
     Raises:
         ConfigError: building it fails, or it is nothing that the learner can use.
@@ -203,12 +250,20 @@ def build_network(config: Any) -> MetaNetwork:
     """Build and initialise the backbone of a config (`utils.config.ExperimentConfig`), on the CPU in float32."""
     n_rows = max(config.number_of_training_steps_per_iter, 1) if config.per_step_bn_statistics else 1
     norm = NormChoice(
-        config.norm_layer, n_rows, 1 if config.enable_inner_loop_optimizable_bn_params else n_rows, config.learnable_bn_gamma,
-        config.learnable_bn_beta, config.batch_norm_momentum, config.learnable_batch_norm_momentum, config.norm_groups,
-    )  # fmt: skip
+        config.norm_layer,
+        n_rows,
+        1 if config.enable_inner_loop_optimizable_bn_params else n_rows,
+        config.learnable_bn_gamma,
+        config.learnable_bn_beta,
+        config.batch_norm_momentum,
+        config.learnable_batch_norm_momentum,
+        config.norm_groups,
+    )
     image_shape = (config.image_channels, config.image_height, config.image_width)
     n_outputs = config.num_regression_outputs if config.is_regression else config.validation_shape.n_way
-    network = BACKBONES.get(config.backbone, build_registered)(config, image_shape, n_outputs if config.head == "learned" else None, norm)
+    network = BACKBONES.get(config.backbone, build_registered)(
+        config, image_shape, n_outputs if config.head == "learned" else None, norm
+    )
     network.initialise(torch.Generator().manual_seed(config.initialisation_seed))
     if config.initial_weights:
         load_initial_weights(network, Path(config.initial_weights).expanduser())
@@ -225,7 +280,8 @@ def choose_statistics_per_stage(network: MetaNetwork, statistics: tuple[str, ...
     """
     if len(statistics) != len(network.stage_names):
         raise ConfigError(
-            f'"batch_norm_statistics" lists {len(statistics)} values, but the network has {len(network.stage_names)} stages '
+            f'"batch_norm_statistics" lists {len(statistics)} values, but the network has {len(network.stage_names)} '
+            "stages "
             f"({', '.join(network.stage_names)}); give one for each"
         )
     of_stage = dict(zip(network.stage_names, statistics, strict=True))

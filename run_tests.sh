@@ -21,6 +21,7 @@ python="$(bash install.sh --dev --print-python)"
 
 echo "ruff"
 "$python" -m ruff check .
+"$python" -m ruff format --check --quiet .
 echo "shellcheck"
 shellcheck="$(dirname -- "$python")/shellcheck"
 [[ -x "$shellcheck" ]] || shellcheck=shellcheck

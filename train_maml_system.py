@@ -18,7 +18,8 @@ if missing := [
 ]:
     root = Path(__file__).resolve().parent
     sys.exit(
-        f"The package {missing[0]} is missing in {sys.executable}. Run once: bash {root}/install.sh; then start with the "
+        f"The package {missing[0]} is missing in {sys.executable}. Run once: bash {root}/install.sh; then start with "
+        "the "
         f"Python that bash {root}/install.sh --print-python names, in most cases {root}/.venv/bin/python"
     )
 
@@ -50,8 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one experiment, as the scripts do; call it from Python with the arguments that a script would be given.
 
     Args:
-        arguments: for example ["--name_of_args_json_file", "experiment_config/quickstart.json", "--total_epochs", "2"]; None: those of
-            the command line.
+        arguments: for example ["--name_of_args_json_file", "experiment_config/quickstart.json", "--total_epochs",
+            "2"]; None: those of the command line.
     Returns:
         the exit code: 0 finished or paused, otherwise see `utils.errors`. What went wrong is printed, not raised.
     """
@@ -63,7 +64,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     rank = ranks.this_rank()
-    quiet, asked_to_stop = (False, None) if rank is None else (not rank.is_main, rank.asked_to_stop if rank.folder else None)
+    quiet, asked_to_stop = (
+        (False, None) if rank is None else (not rank.is_main, rank.asked_to_stop if rank.folder else None)
+    )
     with Console(quiet=quiet) as console, stop_signals.StopSignals(asked_to_stop) as stop:
         code, failure = 0, None
         try:
@@ -81,7 +84,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run(arguments: list[str], console: Console, stop: stop_signals.StopSignals, rank: ranks.Rank | None) -> int:
-    """Train and test the experiment of these arguments, or show the result of one that is finished; returns the exit code.
+    """Train and test the experiment of these arguments, or show the result of one that is finished; returns the exit
+    code.
 
     Several GPUs: this process starts others for it and stays with them.
 
@@ -93,7 +97,9 @@ def run(arguments: list[str], console: Console, stop: stop_signals.StopSignals, 
     json_path, overrides = parse_command_line(arguments)
     overrides = load_plugins(overrides)
     if json_path is None and "experiment_name" not in overrides:
-        raise ConfigError(f"command line: --name_of_args_json_file is missing, the path of a config\n{USAGE}\n--help lists the keys")
+        raise ConfigError(
+            f"command line: --name_of_args_json_file is missing, the path of a config\n{USAGE}\n--help lists the keys"
+        )
     config = load_config(json_path, overrides)
     launch = plan_launch(config.gpu_to_use, launch_options) if rank is None else None
     if launch is not None:
@@ -114,14 +120,17 @@ def run_experiment(
     config: Any, folder: Path, console: Console, stop: stop_signals.StopSignals, source_experiment: str | None = None,
     rank: ranks.Rank | None = None,
 ) -> None:  # fmt: skip
-    """Open the run folder of a config below `folder` and run what is left to do in it; of several ranks the first does so."""
+    """Open the run folder of a config below `folder` and run what is left to do in it; of several ranks the first
+    does so.
+    """
     if rank is not None:
         ranks.check_task_count(config.tasks_per_meta_batch, rank.size)
         if not rank.is_main:
             _train_and_test(config, RunFolder(folder / config.experiment_name), stop, rank)
             return
     if ranks.was_started_again(rank) and (config.continue_from_epoch == "from_scratch" or source_experiment is None):
-        # Renaming the folder again would lose what the first start has trained, and it may have newer epochs than the one named.
+        # Renaming the folder again would lose what the first start has trained, and it may have newer epochs than the
+        # one named.
         config = config.model_copy(update={"continue_from_epoch": "latest"})
     run_folder = open_run_folder(
         folder, config.experiment_name, config.to_json_dict(),
@@ -134,9 +143,13 @@ def run_experiment(
         for note in config.notes:
             log.info("note: %s", note)
         result = stored_result(
-            run_folder, config.total_epochs, protocols_of(config), config.number_of_ensemble_models, with_curve=config.test_curve,
+            run_folder,
+            config.total_epochs,
+            protocols_of(config),
+            config.number_of_ensemble_models,
+            with_curve=config.test_curve,
             patience=config.early_stopping_patience,
-        )  # fmt: skip
+        )
         if result is not None and not (config.evaluate_on_test_set_only or config.replay_iteration):
             from experiment_tools.parts.terminal_texts import next_command
 
@@ -150,7 +163,9 @@ def run_experiment(
         run_folder.unlock()
 
 
-def _train_and_test(config: Any, run_folder: RunFolder, stop: stop_signals.StopSignals, rank: ranks.Rank | None) -> None:
+def _train_and_test(
+    config: Any, run_folder: RunFolder, stop: stop_signals.StopSignals, rank: ranks.Rank | None
+) -> None:
     tune_host()
     with stop.at_once():  # an exception that comes up in torch's imports, some of them late, can abort the process
         import torch
@@ -173,7 +188,9 @@ def _train_and_test(config: Any, run_folder: RunFolder, stop: stop_signals.StopS
         others = "" if group.is_alone else f", the first of {group.size} processes that share the tasks"
         log.info("%s: %s%s", config.experiment_name, describe_device(device), others)
         check_same_program(group, config.to_json_dict())
-        torch.manual_seed(config.initialisation_seed)  # PyTorch's own start differs between processes; checkpoints hold its state
+        torch.manual_seed(
+            config.initialisation_seed
+        )  # PyTorch's own start differs between processes; checkpoints hold its state
     dtype = getattr(torch, config.parameter_format)
     with group.in_turn():  # one unpacks and decodes what all of a machine use
         if group.local_index:  # and has rebuilt it, where that was asked for
@@ -191,7 +208,9 @@ def _train_and_test(config: Any, run_folder: RunFolder, stop: stop_signals.StopS
         learner = build_learner(config.model_copy(update={"initial_weights": ""}) if resumes else config, device)
         observers = []
         if group.is_main:
-            add_start(run_folder.path / "environment.json", describe_environment(device, summary) | {"processes": group.size})
+            add_start(
+                run_folder.path / "environment.json", describe_environment(device, summary) | {"processes": group.size}
+            )
             observers = [*build_report_observer(config), *build_trackers(config)]
             log.info(start_banner(config, learner.description()))
         experiment = build_experiment(config, learner, data, observers, run_folder, device, stop, task_sets, group)
@@ -199,7 +218,10 @@ def _train_and_test(config: Any, run_folder: RunFolder, stop: stop_signals.StopS
     if group.is_main and run_folder.logs.joinpath("test_summary.json").exists() and not config.dry_run:
         log.info(next_command(run_folder.path))
     elif experiment.is_trained and not config.test_after_training:
-        log.info("Trained and not tested, as test_after_training is false. To test it: the same command with --test_after_training true")
+        log.info(
+            "Trained and not tested, as test_after_training is false. To test it: the same command with "
+            "--test_after_training true"
+        )
 
 
 def _tell_other_machines(text: str) -> None:

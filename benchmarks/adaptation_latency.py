@@ -2,8 +2,9 @@
 
     python benchmarks/adaptation_latency.py [--experiment NAME] [--queries 5] [--threads 2] [--repeats 50]
 
-Prints a table: median and 95th percentile of fit, of predict, and of both, the first call aside. Without --experiment the network is
-that of the Omniglot templates with the weights it starts with: the numbers do not depend on what was learned.
+Prints a table: median and 95th percentile of fit, of predict, and of both, the first call aside. Without
+--experiment the network is that of the Omniglot templates with the weights it starts with: the numbers do not depend
+on what was learned.
 """
 
 import argparse
@@ -46,13 +47,18 @@ def main() -> None:
     generator = np.random.default_rng(0)
     times = []
     for _ in range(options.repeats + 1):
-        support, query = (generator.integers(0, 256, (n, channels, height, width), dtype=np.uint8) for n in (5, options.queries))
+        support, query = (
+            generator.integers(0, 256, (n, channels, height, width), dtype=np.uint8) for n in (5, options.queries)
+        )
         start = time.perf_counter()
         classifier.fit(support, list("abcde"))
         fitted = time.perf_counter()
         classifier.predict(query)
         times.append((fitted - start, time.perf_counter() - fitted, time.perf_counter() - start))
-    print(f"{channels} x {height} x {width}, {classifier.number_of_evaluation_steps_per_iter} inner steps, {options.threads} threads, torch {torch.__version__}")
+    print(
+        f"{channels} x {height} x {width}, {classifier.number_of_evaluation_steps_per_iter} inner steps, "
+        f"{options.threads} threads, torch {torch.__version__}"
+    )
     print("| | median ms | 95th percentile ms |\n| --- | --- | --- |")
     for name, column in zip(("fit", f"predict {options.queries}", "both"), 1000 * np.array(times[1:]).T, strict=True):
         print(f"| {name} | {np.median(column):.1f} | {np.percentile(column, 95):.1f} |")

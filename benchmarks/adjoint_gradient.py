@@ -2,15 +2,17 @@
 
     python benchmarks/adjoint_gradient.py [--backbone conv4] [--image_size 24] [--steps 3]
 
-prints how far its gradients are from the engine's, in float64 on one task of random images; benchmarks/inner_loop_memory.py measures memory and time.
+prints how far its gradients are from the engine's, in float64 on one task of random images;
+benchmarks/inner_loop_memory.py measures memory and time.
 
 Only the adapted parameters of each step are kept. Backwards over the steps, with a the inner learning rate,
 
     adjoint[S] = d L(theta[S], query) / d theta[S]
     adjoint[s] = adjoint[s+1] - a * H[s] adjoint[s+1],   H[s] = d^2 L(theta[s], support) / d theta^2
 
-The product with H[s] is the forward-mode derivative of the gradient along the adjoint, so that no graph of a gradient is ever kept. The same
-pass gives the share of the parameters that are not adapted. MAML with fixed rates and transductive batch norm alone.
+The product with H[s] is the forward-mode derivative of the gradient along the adjoint, so that no graph of a
+gradient is ever kept. The same pass gives the share of the parameters that are not adapted. MAML with fixed rates
+and transductive batch norm alone.
 """
 
 import argparse
@@ -35,7 +37,9 @@ from meta_learning.networks.passes import BatchStatistics, Pass
 
 @contextmanager
 def plain_operations():
-    """Inside, layers are made of torch's operations, whose backward passes have forward-mode derivatives; ours have none."""
+    """Inside, layers are made of torch's operations, whose backward passes have forward-mode derivatives; ours have
+    none.
+    """
 
     def batch_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
         var, mean = torch.var_mean(x, dim=(0, 2, 3), correction=0)
@@ -63,7 +67,11 @@ def adjoint_meta_gradients(learner: Any, episodes: Any) -> dict[str, Tensor]:
     rate, n_tasks = float(learner.inner_loop.rates(0)[0]), len(episodes.support_labels)
 
     def mean_losses(role: str, values: list[Tensor]) -> Tensor:
-        outputs = learner.network(getattr(episodes, f"{role}_images"), dict(zip(adapted, values, strict=True)), Pass(collected=BatchStatistics()))
+        outputs = learner.network(
+            getattr(episodes, f"{role}_images"),
+            dict(zip(adapted, values, strict=True)),
+            Pass(collected=BatchStatistics()),
+        )
         return learner.loss.per_task_loss(outputs, getattr(episodes, f"{role}_labels"))
 
     def gradients(loss: Tensor, leaves: list[Tensor]) -> list[Tensor]:
@@ -81,9 +89,18 @@ def adjoint_meta_gradients(learner: Any, episodes: Any) -> dict[str, Tensor]:
         leaves = [value.detach().requires_grad_() for value in path.pop()]
         with forward_mode.dual_level():
             duals = [forward_mode.make_dual(leaf, value) for leaf, value in zip(leaves, values, strict=False)]
-            products = [forward_mode.unpack_dual(value).tangent for value in gradients(mean_losses("support", duals).sum(), leaves)]
-        values = [value if product is None else value - rate * product for value, product in zip(values, products, strict=True)]
-    return {f"network.{name}": value.sum(0) if name in adapted else value for name, value in zip([*adapted, *others], values, strict=True)}
+            products = [
+                forward_mode.unpack_dual(value).tangent
+                for value in gradients(mean_losses("support", duals).sum(), leaves)
+            ]
+        values = [
+            value if product is None else value - rate * product
+            for value, product in zip(values, products, strict=True)
+        ]
+    return {
+        f"network.{name}": value.sum(0) if name in adapted else value
+        for name, value in zip([*adapted, *others], values, strict=True)
+    }
 
 
 def main() -> None:
@@ -96,9 +113,14 @@ def main() -> None:
     parser.add_argument("--image_size", type=int, default=24, help="height and width in pixels (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=3, help="of the inner loop (default: %(default)s)")
     options = parser.parse_args()
-    task = learner_and_episodes(options.backbone, options.image_size, options.steps, recompute=False, precision="float64")
+    task = learner_and_episodes(
+        options.backbone, options.image_size, options.steps, recompute=False, precision="float64"
+    )
     difference = relative_difference(gradient_of("adjoint", *task), gradient_of("kept", *task))
-    print(f"{options.backbone}, {options.image_size} x {options.image_size}, {options.steps} steps: relative difference {difference:.1e} (float64)")
+    print(
+        f"{options.backbone}, {options.image_size} x {options.image_size}, {options.steps} steps: relative difference "
+        f"{difference:.1e} (float64)"
+    )
 
 
 if __name__ == "__main__":

@@ -2,11 +2,12 @@
 
     python benchmarks/claims.py [--only protocols tasks_6000 outer_rate inner_adam pool]
 
-Trains what is not trained yet (`EXPERIMENTS_DIR/claims_<name>`; interrupted runs are resumed) on the Omniglot in `DATASET_DIR`, and prints
-the accuracies, the verdict on each claim and the commands, from the runs' own files. What is not trained yet says so.
+Trains what is not trained yet (`EXPERIMENTS_DIR/claims_<name>`; interrupted runs are resumed) on the Omniglot in
+`DATASET_DIR`, and prints the accuracies, the verdict on each claim and the commands, from the runs' own files. What
+is not trained yet says so.
 
-A difference between two trainings is held against the intervals over test tasks and `TRAINING_NOISE`, by which two seeds of one
-setting may differ; one between two tests of one training against the intervals alone.
+A difference between two trainings is held against the intervals over test tasks and `TRAINING_NOISE`, by which two
+seeds of one setting may differ; one between two tests of one training against the intervals alone.
 """
 
 import argparse
@@ -20,10 +21,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.trained_runs import TrainedRun, say, with_interval
 
 BUDGET = {
-    "total_epochs": 2, "total_iter_per_epoch": 150, "batch_size": 4, "cnn_num_filters": 32, "number_of_training_steps_per_iter": 3,
-    "number_of_evaluation_steps_per_iter": 3, "num_evaluation_tasks": 600, "validate_every_epochs": 2, "max_models_to_save": 1,
-    "diagnostics_every_epochs": 0, "report_every_s": 0,
-}  # fmt: skip
+    "total_epochs": 2,
+    "total_iter_per_epoch": 150,
+    "batch_size": 4,
+    "cnn_num_filters": 32,
+    "number_of_training_steps_per_iter": 3,
+    "number_of_evaluation_steps_per_iter": 3,
+    "num_evaluation_tasks": 600,
+    "validate_every_epochs": 2,
+    "max_models_to_save": 1,
+    "diagnostics_every_epochs": 0,
+    "report_every_s": 0,
+}
 """300 iterations of 4 tasks, 3 inner steps, 32 filters; 600 test tasks."""
 QUERIES = {"test_num_target_samples": [1, 5, 15]}
 TRAINED = {"transductive": "transductive", "inductive": "support"}
@@ -38,7 +47,13 @@ def _run(name: str, template: str = "maml", **overrides) -> TrainedRun:
 
 def _runs() -> dict[str, dict[str, TrainedRun]]:
     """Group -> name -> run."""
-    groups: dict[str, dict[str, TrainedRun]] = {"protocols": {}, "tasks_6000": {}, "outer_rate": {}, "inner_adam": {}, "pool": {}}
+    groups: dict[str, dict[str, TrainedRun]] = {
+        "protocols": {},
+        "tasks_6000": {},
+        "outer_rate": {},
+        "inner_adam": {},
+        "pool": {},
+    }
     adam = {"inner_loop_optimizer": "adam", "init_inner_loop_learning_rate": 0.01}
     long = {"total_epochs": 4, "total_iter_per_epoch": 400, "second_order": False}
     methods = {
@@ -80,7 +95,11 @@ class Measured:
 
 def tested(name: str, statistics: str, queries: int = 1) -> Measured | None:
     """The test of a run under a kind of batch-norm statistics; None while there is none."""
-    for result in (result for tag in ("", "_other_statistics") for result in (ALL_RUNS[name].read(f"test_summary{tag}.json") or {"results": []})["results"]):
+    for result in (
+        result
+        for tag in ("", "_other_statistics")
+        for result in (ALL_RUNS[name].read(f"test_summary{tag}.json") or {"results": []})["results"]
+    ):
         if (result["protocol"]["statistics"], result["protocol"]["queries"]) == (statistics, queries):
             return Measured(result["test_accuracy_mean"], result["test_accuracy_ci95"])
     return None
@@ -129,19 +148,54 @@ def claims() -> list[Claim]:
     for method in ("maml", "first_order", "anil", "task_norm"):
         trained = f"{method}_transductive"
         asked += [
-            Claim(f"{method}, transductive: 5 queries are 1.5 points worse than 1 (fmu2)", (trained, "transductive", 5), (trained, "transductive", 1), -0.015),
-            Claim(f"{method}, transductive: 15 queries are 2.5 points worse than 1 (fmu2)", (trained, "transductive", 15), (trained, "transductive", 1), -0.025),
-        ]  # fmt: skip
+            Claim(
+                f"{method}, transductive: 5 queries are 1.5 points worse than 1 (fmu2)",
+                (trained, "transductive", 5),
+                (trained, "transductive", 1),
+                -0.015,
+            ),
+            Claim(
+                f"{method}, transductive: 15 queries are 2.5 points worse than 1 (fmu2)",
+                (trained, "transductive", 15),
+                (trained, "transductive", 1),
+                -0.025,
+            ),
+        ]
     for kind, statistics in TRAINED.items():
         asked += [
-            Claim(f"{kind}: first order is {'at least 10 points ' if kind == 'inductive' else ''}worse than second (fmu2: collapses where inductive)",
-                  (f"first_order_{kind}", statistics, 1), (f"maml_{kind}", statistics, 1), -0.1 if kind == "inductive" else None),
-            Claim(f"{kind}: ANIL is worse than MAML (fmu2: drops where inductive)", (f"anil_{kind}", statistics, 1), (f"maml_{kind}", statistics, 1)),
-            Claim(f"{kind}: batch norm is worse than TaskNorm", (f"maml_{kind}", statistics, 1), (f"task_norm_{kind}", statistics, 1)),
-            Claim(f"{kind}: outer rate 1e-3 is worse than 1e-4 (hoyeoplee)", (f"maml_{kind}", statistics, 1), (f"rate_1e-4_{kind}", statistics, 1)),
-            Claim(f"{kind}: inner Adam without clipping is worse than with", (f"adam_{kind}", statistics, 1), (f"adam_clipped_{kind}", statistics, 1)),
-            Claim(f"{kind}: inner Adam is worse than gradient descent", (f"adam_{kind}", statistics, 1), (f"maml_{kind}", statistics, 1)),
-        ]  # fmt: skip
+            Claim(
+                f"{kind}: first order is {'at least 10 points ' if kind == 'inductive' else ''}worse than second "
+                "(fmu2: collapses where inductive)",
+                (f"first_order_{kind}", statistics, 1),
+                (f"maml_{kind}", statistics, 1),
+                -0.1 if kind == "inductive" else None,
+            ),
+            Claim(
+                f"{kind}: ANIL is worse than MAML (fmu2: drops where inductive)",
+                (f"anil_{kind}", statistics, 1),
+                (f"maml_{kind}", statistics, 1),
+            ),
+            Claim(
+                f"{kind}: batch norm is worse than TaskNorm",
+                (f"maml_{kind}", statistics, 1),
+                (f"task_norm_{kind}", statistics, 1),
+            ),
+            Claim(
+                f"{kind}: outer rate 1e-3 is worse than 1e-4 (hoyeoplee)",
+                (f"maml_{kind}", statistics, 1),
+                (f"rate_1e-4_{kind}", statistics, 1),
+            ),
+            Claim(
+                f"{kind}: inner Adam without clipping is worse than with",
+                (f"adam_{kind}", statistics, 1),
+                (f"adam_clipped_{kind}", statistics, 1),
+            ),
+            Claim(
+                f"{kind}: inner Adam is worse than gradient descent",
+                (f"adam_{kind}", statistics, 1),
+                (f"maml_{kind}", statistics, 1),
+            ),
+        ]
     asked.append(Claim("1,088 fixed training tasks are worse than unlimited ones (Lightning): transductive test",
                        ("pool_1088", "transductive", 1), ("pool_unlimited", "transductive", 1)))  # fmt: skip
     return asked
@@ -154,12 +208,16 @@ def accuracy_rows() -> list[list[str]]:
         for statistics in ("transductive", "support", "episodic"):
             found = [tested(name, statistics, queries) for queries in (1, 5, 15)]
             if any(found):
-                rows.append([name, statistics, *(with_interval(one.mean, one.half_width) if one else "" for one in found)])
+                rows.append(
+                    [name, statistics, *(with_interval(one.mean, one.half_width) if one else "" for one in found)]
+                )
     return rows
 
 
 def large_test_rows() -> list[list[str]]:
-    """The accuracy on 6,000 tasks, on the first 600 and on the others, what that says of a bias, and the range of ten times 600."""
+    """The accuracy on 6,000 tasks, on the first 600 and on the others, what that says of a bias, and the range of
+    ten times 600.
+    """
     from safetensors.torch import load_file
 
     from utils.metrics import summarise, task_scores
@@ -177,11 +235,15 @@ def large_test_rows() -> list[list[str]]:
         parts = scores.view(10, 600).mean(dim=1).tolist()
         inside = sum(abs(part - whole.mean) <= first.ci95 for part in parts)
         difference, width = first.mean - others.mean, math.hypot(first.ci95, others.ci95)
-        rows.append([
-            name, *(with_interval(part.mean, part.ci95) for part in (whole, first, others)), with_interval(difference, width),
-            f"{100 * min(parts):.2f} to {100 * max(parts):.2f}, {inside} of 10 within the interval of 600",
-            "held" if abs(difference) > width else "not held",
-        ])  # fmt: skip
+        rows.append(
+            [
+                name,
+                *(with_interval(part.mean, part.ci95) for part in (whole, first, others)),
+                with_interval(difference, width),
+                f"{100 * min(parts):.2f} to {100 * max(parts):.2f}, {inside} of 10 within the interval of 600",
+                "held" if abs(difference) > width else "not held",
+            ]
+        )
     return rows
 
 
@@ -190,8 +252,12 @@ def training_rows() -> list[list[str]]:
     rows = []
     for name in RUNS["pool"]:
         for epoch in (ALL_RUNS[name].read("curves.json") or {"epochs": []})["epochs"]:
-            accuracies = [(epoch.get(part) or {"query_accuracy": [None]})["query_accuracy"][-1] for part in ("train", "val")]
-            rows.append([name, str(epoch["epoch"]), *("" if value is None else f"{100 * value:.2f}" for value in accuracies)])
+            accuracies = [
+                (epoch.get(part) or {"query_accuracy": [None]})["query_accuracy"][-1] for part in ("train", "val")
+            ]
+            rows.append(
+                [name, str(epoch["epoch"]), *("" if value is None else f"{100 * value:.2f}" for value in accuracies)]
+            )
     return rows
 
 
@@ -204,27 +270,51 @@ def table(heading: list[str], rows: list[list[str]]) -> str:
 def main() -> None:
     """Train and test the groups asked for, then print everything that is there."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="*", choices=list(RUNS), default=list(RUNS), help="groups of runs to carry out; none: only print")
-    parser.add_argument("--runs", nargs="+", choices=list(ALL_RUNS), default=list(ALL_RUNS), help="of these groups; default: all")
+    parser.add_argument(
+        "--only",
+        nargs="*",
+        choices=list(RUNS),
+        default=list(RUNS),
+        help="groups of runs to carry out; none: only print",
+    )
+    parser.add_argument(
+        "--runs", nargs="+", choices=list(ALL_RUNS), default=list(ALL_RUNS), help="of these groups; default: all"
+    )
     options = parser.parse_args()
-    for name, run in ((name, run) for group in options.only for name, run in RUNS[group].items() if name in options.runs):
+    for name, run in (
+        (name, run) for group in options.only for name, run in RUNS[group].items() if name in options.runs
+    ):
         say(f"{name}: {run.command}")
         run.carry_out()
         other = {"transductive": "support", "support": "transductive"}.get(run.overrides.get("batch_norm_statistics"))
         if other and tested(name, other) is None:
             run.carry_out(
-                evaluate_on_test_set_only=True, tag="other_statistics", test_batch_norm_statistics=other, test_num_target_samples=1
+                evaluate_on_test_set_only=True,
+                tag="other_statistics",
+                test_batch_norm_statistics=other,
+                test_num_target_samples=1,
             )
     if "tasks_6000" in options.only:
         for name in LARGE_TESTS:
             if not (ALL_RUNS[name].folder / "logs" / f"test_summary_{LARGE_TEST}.json").exists():
                 say(f"{name}: {LARGE_TEST} test tasks")
                 ALL_RUNS[name].carry_out(
-                    evaluate_on_test_set_only=True, tag=LARGE_TEST, num_evaluation_tasks=LARGE_TEST, test_num_target_samples=1
-                )  # fmt: skip
+                    evaluate_on_test_set_only=True,
+                    tag=LARGE_TEST,
+                    num_evaluation_tasks=LARGE_TEST,
+                    test_num_target_samples=1,
+                )
     print("5-way 1-shot; accuracy in per cent with its 95 % interval over test tasks\n")
     print(table(["trained", "tested", "1 query", "5 queries", "15 queries"], accuracy_rows()))
-    heading = ["run", f"{LARGE_TEST} tasks", "the first 600", "the others", "difference", "ten times 600", "600 tasks are biased (fmu2)"]
+    heading = [
+        "run",
+        f"{LARGE_TEST} tasks",
+        "the first 600",
+        "the others",
+        "difference",
+        "ten times 600",
+        "600 tasks are biased (fmu2)",
+    ]
     print(table(heading, large_test_rows()))
     print(table(["trained", "epoch", "training tasks", "validation tasks"], training_rows()))
     print(table(["claim", "first", "second", "difference", "verdict"], [claim.row() for claim in claims()]))

@@ -1,10 +1,11 @@
 """Time the meta-iteration of the original "How to train your MAML in PyTorch" and of this project, in turns.
 
-    python benchmarks/compare_with_original.py --original PATH_OF_ITS_CHECKOUT [--ways 5 20] [--rounds 3] [--iterations 10]
+    python benchmarks/compare_with_original.py --original PATH_OF_ITS_CHECKOUT [--ways 5 20] [--rounds 3] \
+        [--iterations 10]
 
 MAML++ on random Omniglot-shaped images: 1 shot, 1 query, 8 tasks, 5 steps, 64 filters, multi-step loss on. Each round
-runs both in processes of their own, one after the other, so that a noisy machine disturbs both alike. The last line is one
-JSON object.
+runs both in processes of their own, one after the other, so that a noisy machine disturbs both alike. The last line
+is one JSON object.
 """
 
 import argparse
@@ -31,14 +32,32 @@ def time_original(checkout: Path, n_way: int, iterations: int, warm_up: int = 2)
     import torch
 
     settings = SimpleNamespace(
-        batch_size=N_TASKS, use_cuda=torch.cuda.is_available(), seed=0, num_classes_per_set=n_way, task_learning_rate=0.1,
-        number_of_training_steps_per_iter=N_STEPS, number_of_evaluation_steps_per_iter=N_STEPS,
-        learnable_per_layer_per_step_inner_loop_learning_rate=True, meta_learning_rate=1e-3, min_learning_rate=1e-5,
-        total_epochs=100, multi_step_loss_num_epochs=10, enable_inner_loop_optimizable_bn_params=False, second_order=True,
-        first_order_to_second_order_epoch=-1, use_multi_step_loss_optimization=True, dataset_name="omniglot_dataset",
-        per_step_bn_statistics=True, learnable_bn_gamma=True, learnable_bn_beta=True, norm_layer="batch_norm",
-        max_pooling=True, cnn_num_filters=N_FILTERS, num_stages=4, conv_padding=True,
-    )  # fmt: skip
+        batch_size=N_TASKS,
+        use_cuda=torch.cuda.is_available(),
+        seed=0,
+        num_classes_per_set=n_way,
+        task_learning_rate=0.1,
+        number_of_training_steps_per_iter=N_STEPS,
+        number_of_evaluation_steps_per_iter=N_STEPS,
+        learnable_per_layer_per_step_inner_loop_learning_rate=True,
+        meta_learning_rate=1e-3,
+        min_learning_rate=1e-5,
+        total_epochs=100,
+        multi_step_loss_num_epochs=10,
+        enable_inner_loop_optimizable_bn_params=False,
+        second_order=True,
+        first_order_to_second_order_epoch=-1,
+        use_multi_step_loss_optimization=True,
+        dataset_name="omniglot_dataset",
+        per_step_bn_statistics=True,
+        learnable_bn_gamma=True,
+        learnable_bn_beta=True,
+        norm_layer="batch_norm",
+        max_pooling=True,
+        cnn_num_filters=N_FILTERS,
+        num_stages=4,
+        conv_padding=True,
+    )
     images = np.random.default_rng(0).random((N_TASKS, n_way, 1, 1, 28, 28), dtype=np.float32)
     labels = np.tile(np.arange(n_way, dtype=np.float32)[None, :, None], (N_TASKS, 1, 1))
     seconds = []

@@ -2,8 +2,9 @@
 
     python benchmarks/convolution_calls.py [--images 5 20 75] [--tasks 8] [--filters 64]
 
-Grouped convolutions of the inner blocks of the Omniglot network (14 x 14, 7 x 7 and 3 x 3 pixels, channels last, float32), forward and backward on
-the CPU. Prints a table of medians in milliseconds: a sum over the blocks for each number of images per task.
+Grouped convolutions of the inner blocks of the Omniglot network (14 x 14, 7 x 7 and 3 x 3 pixels, channels last,
+float32), forward and backward on the CPU. Prints a table of medians in milliseconds: a sum over the blocks for each
+number of images per task.
 """
 
 import argparse
@@ -30,11 +31,15 @@ def milliseconds(work: Callable[[], object]) -> float:
 def forward_and_backward(n_images: int, side: int, n_tasks: int, n_filters: int) -> float:
     """Milliseconds of a forward and a backward pass with a task in each group."""
     n_channels = n_tasks * n_filters
-    images, grad = (torch.randn(n_images, n_channels, side, side).contiguous(memory_format=torch.channels_last) for _ in range(2))
+    images, grad = (
+        torch.randn(n_images, n_channels, side, side).contiguous(memory_format=torch.channels_last) for _ in range(2)
+    )
     weight = torch.randn(n_channels, n_filters, 3, 3)
     backward = torch.ops.aten.convolution_backward
     return milliseconds(lambda: torch.conv2d(images, weight, None, 1, 1, 1, n_tasks)) + milliseconds(
-        lambda: backward(grad, images, weight, None, [1, 1], [1, 1], [1, 1], False, [0, 0], n_tasks, [True, True, False])
+        lambda: backward(
+            grad, images, weight, None, [1, 1], [1, 1], [1, 1], False, [0, 0], n_tasks, [True, True, False]
+        )
     )
 
 

@@ -2,13 +2,15 @@
 
     python benchmarks/data_supply.py --data FOLDER [--seconds 10] [--only start supply step] [--workers N]
 
-FOLDER holds omniglot_dataset.tar.bz2 and grocery_few_shot.tar.gz, which are copied and left alone; a missing one is left out. About ten minutes on two
-cores. Every measurement is a process of its own, and prints a row:
+FOLDER holds omniglot_dataset.tar.bz2 and grocery_few_shot.tar.gz, which are copied and left alone; a missing one is
+left out. About ten minutes on two cores. Every measurement is a process of its own, and prints a row:
 
 start   from the archive to the first meta-batch (unpacked, decoded, packed), and the same in a second process
-supply  episodes per second from packed images: read into memory; mapped, with the file in the system's cache; mapped, with the file
-        dropped from it before (the first meta-batches of a run). Against torch's DataLoader over torchvision's transforms: the same
-        episodes, a worker process per core, each decoding, resizing and normalising the images of a whole meta-batch
+supply  episodes per second from packed images: read into memory; mapped, with the file in the system's cache;
+mapped, with the file
+        dropped from it before (the first meta-batches of a run). Against torch's DataLoader over torchvision's
+        transforms: the same episodes, a worker process per core, each decoding, resizing and normalising the images
+        of a whole meta-batch
 step    time for a meta-batch against that of the training step that uses it, on this machine's CPU
 
 Run it when nothing else runs.
@@ -39,9 +41,10 @@ ARCHIVES = {OMNIGLOT: "omniglot_dataset.tar.bz2", PHOTOGRAPHS: "grocery_few_shot
 CONFIGS = {
     OMNIGLOT: ("omniglot_maml++_20way_1shot_seed0.json", {}),
     PHOTOGRAPHS: (
-        "mini_imagenet_maml++_5way_5shot_seed0.json", {"dataset_name": "grocery_few_shot", "dataset_path": "grocery_few_shot", "normalisation": "imagenet"},
+        "mini_imagenet_maml++_5way_5shot_seed0.json",
+        {"dataset_name": "grocery_few_shot", "dataset_path": "grocery_few_shot", "normalisation": "imagenet"},
     ),
-}  # fmt: skip
+}
 WARM_UP = 2
 COLD_META_BATCHES = 20
 
@@ -63,7 +66,10 @@ def measure_start(problem: str) -> dict[str, Any]:
     start = time.perf_counter()
     data = build_data(config, "cpu")
     data.episodes("train", range(config.tasks_per_meta_batch))
-    return {"seconds": time.perf_counter() - start, "images": sum(s["images"] for s in data.summary()["splits"].values())}
+    return {
+        "seconds": time.perf_counter() - start,
+        "images": sum(s["images"] for s in data.summary()["splits"].values()),
+    }
 
 
 def measure_supply(problem: str, kind: str, seconds: float) -> dict[str, Any]:
@@ -77,7 +83,12 @@ def measure_supply(problem: str, kind: str, seconds: float) -> dict[str, Any]:
         packed_file = data.summary()["packed_file"]
         read_before = _bytes_read()
         _drop_from_cache(packed_file)
-        rate = _rate((data.episodes("train", range(i * n_tasks, (i + 1) * n_tasks)) for i in range(COLD_META_BATCHES)), n_tasks, None, 0)
+        rate = _rate(
+            (data.episodes("train", range(i * n_tasks, (i + 1) * n_tasks)) for i in range(COLD_META_BATCHES)),
+            n_tasks,
+            None,
+            0,
+        )
         return {"episodes_per_s": rate, "mib_read": (_bytes_read() - read_before) / 2**20}
     meta_batches = (data.episodes("train", range(i * n_tasks, (i + 1) * n_tasks)) for i in range(10**9))
     return {"episodes_per_s": _rate(meta_batches, n_tasks, seconds, WARM_UP)}
@@ -123,7 +134,9 @@ def measure_baseline(problem: str, seconds: float, workers: int) -> dict[str, An
             turns = drawn.rotations[:, :, None].repeat(shape.n_images, axis=2)
             yield list(zip(table.ranks(drawn).reshape(-1).tolist(), turns.reshape(-1).tolist(), strict=True))
 
-    loader = torch.utils.data.DataLoader(Images(), batch_sampler=meta_batches(), num_workers=workers, prefetch_factor=4 if workers else None)
+    loader = torch.utils.data.DataLoader(
+        Images(), batch_sampler=meta_batches(), num_workers=workers, prefetch_factor=4 if workers else None
+    )
     episodes = (images.unflatten(0, (n_tasks, shape.n_way, shape.n_images)) for images in loader)
     return {"episodes_per_s": _rate(episodes, n_tasks, seconds, max(WARM_UP, workers))}
 
@@ -187,7 +200,9 @@ def _bytes_read() -> int:
 def in_own_process(dataset_root: Path, measurement: str, **arguments: Any) -> dict[str, Any]:
     """Run one measurement in a fresh process."""
     command = [sys.executable, __file__, "--measure", json.dumps([measurement, arguments])]
-    ran = subprocess.run(command, env=os.environ | {"DATASET_DIR": str(dataset_root)}, stdout=subprocess.PIPE, text=True, check=True)
+    ran = subprocess.run(
+        command, env=os.environ | {"DATASET_DIR": str(dataset_root)}, stdout=subprocess.PIPE, text=True, check=True
+    )
     return json.loads(ran.stdout.splitlines()[-1])
 
 
@@ -196,22 +211,38 @@ def report_start(dataset_root: Path, problems: list[str]) -> None:
     print("\n| dataset | images | archive to first meta-batch, s | second start, s |\n| --- | --- | --- | --- |")
     for problem in problems:
         first, second = (in_own_process(dataset_root, "start", problem=problem) for _ in range(2))
-        print(f"| {ARCHIVES[problem]} | {first['images']} | {first['seconds']:.1f} | {second['seconds']:.2f} |", flush=True)
+        print(
+            f"| {ARCHIVES[problem]} | {first['images']} | {first['seconds']:.1f} | {second['seconds']:.2f} |",
+            flush=True,
+        )
 
 
 def report_supply(dataset_root: Path, problems: list[str], seconds: float, workers: int) -> None:
     """Episodes per second."""
-    print(f"\n| episodes per second | in memory | mapped, warm | mapped, cold | DataLoader, {workers} workers | times as fast |")
+    print(
+        f"\n| episodes per second | in memory | mapped, warm | mapped, cold | DataLoader, {workers} workers | times "
+        "as fast |"
+    )
     print("| --- | --- | --- | --- | --- | --- |")
     for problem in problems:
         in_own_process(dataset_root, "start", problem=problem)  # packed, if `start` was not asked for
         memory, mapped, cold = (
-            in_own_process(dataset_root, "supply", problem=problem, kind=kind, seconds=seconds) for kind in ("memory", "mapped", "cold")
+            in_own_process(dataset_root, "supply", problem=problem, kind=kind, seconds=seconds)
+            for kind in ("memory", "mapped", "cold")
         )
-        baseline = in_own_process(dataset_root, "baseline", problem=problem, seconds=seconds, workers=workers)["episodes_per_s"]
+        baseline = in_own_process(dataset_root, "baseline", problem=problem, seconds=seconds, workers=workers)[
+            "episodes_per_s"
+        ]
         rates = [measured["episodes_per_s"] for measured in (memory, mapped, cold)]
         ratios = " / ".join(f"{rate / baseline:.1f}" for rate in rates)
-        cells = [problem, f"{rates[0]:.0f}", f"{rates[1]:.0f}", f"{rates[2]:.0f} ({cold['mib_read']:.0f} MiB read)", f"{baseline:.1f}", ratios]
+        cells = [
+            problem,
+            f"{rates[0]:.0f}",
+            f"{rates[1]:.0f}",
+            f"{rates[2]:.0f} ({cold['mib_read']:.0f} MiB read)",
+            f"{baseline:.1f}",
+            ratios,
+        ]
         print(f"| {' | '.join(cells)} |", flush=True)
 
 
@@ -220,7 +251,11 @@ def report_step(dataset_root: Path, problems: list[str], seconds: float) -> None
     print("\n| config | meta-batch, ms | training step, ms | share of the data |\n| --- | --- | --- | --- |")
     for problem in problems:
         found = in_own_process(dataset_root, "step", problem=problem, seconds=seconds)
-        print(f"| {CONFIGS[problem][0]} | {found['supply_ms']:.2f} | {found['step_ms']:.0f} | {100 * found['share']:.2f} % |", flush=True)
+        print(
+            f"| {CONFIGS[problem][0]} | {found['supply_ms']:.2f} | {found['step_ms']:.0f} | "
+            f"{100 * found['share']:.2f} % |",
+            flush=True,
+        )
 
 
 def main() -> int:
@@ -230,14 +265,21 @@ def main() -> int:
     parser.add_argument("--data", type=Path, help="folder with the archives")
     parser.add_argument("--seconds", type=float, default=10.0, help="of each measurement of a speed (default 10)")
     parser.add_argument("--only", nargs="+", choices=("start", "supply", "step"), default=("start", "supply", "step"))
-    parser.add_argument("--workers", type=int, default=cores, help=f"processes of the DataLoader (default {cores}, the cores)")
+    parser.add_argument(
+        "--workers", type=int, default=cores, help=f"processes of the DataLoader (default {cores}, the cores)"
+    )
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
         logging.disable()
         tune_host()
         name, arguments = json.loads(options.measure)
-        measurements = {"start": measure_start, "supply": measure_supply, "baseline": measure_baseline, "step": measure_step}
+        measurements = {
+            "start": measure_start,
+            "supply": measure_supply,
+            "baseline": measure_baseline,
+            "step": measure_step,
+        }
         print(json.dumps(measurements[name](**arguments)))
         return 0
     problems = [problem for problem, archive in ARCHIVES.items() if options.data and (options.data / archive).is_file()]

@@ -1,12 +1,16 @@
-"""Peak memory and time of a second-order meta-gradient through ResNet-12: activations kept, recomputed, or the adjoint form.
+"""Peak memory and time of a second-order meta-gradient through ResNet-12: activations kept, recomputed, or the
+adjoint form.
 
-    python benchmarks/inner_loop_memory.py [--steps 5 10] [--rounds 2] [--backbone resnet12] [--image_size 84] [--kinds kept recomputed adjoint]
+    python benchmarks/inner_loop_memory.py [--steps 5 10] [--rounds 2] [--backbone resnet12] [--image_size 84] \
+        [--kinds kept recomputed adjoint]
 
-`recomputed` is `gradient_checkpointing`; `adjoint` is benchmarks/adjoint_gradient.py, whose layers are made of torch's own operations, and so are those of
-`recomputed, plain`, to tell the two causes apart. --check also compares the gradients in float64 at a small size.
+`recomputed` is `gradient_checkpointing`; `adjoint` is benchmarks/adjoint_gradient.py, whose layers are made of
+torch's own operations, and so are those of `recomputed, plain`, to tell the two causes apart. --check also compares
+the gradients in float64 at a small size.
 
-84 x 84, 5-way 1-shot, 1 query image per class, one task. Every measurement is a process of its own, in turns; memory is the peak of the
-process above what it needed before the gradient (on a GPU, of torch's allocator). The CPU's seconds count where other programs run.
+84 x 84, 5-way 1-shot, 1 query image per class, one task. Every measurement is a process of its own, in turns; memory
+is the peak of the process above what it needed before the gradient (on a GPU, of torch's allocator). The CPU's
+seconds count where other programs run.
 """
 
 import argparse
@@ -35,13 +39,21 @@ def learner_and_episodes(backbone: str, image_size: int, n_steps: int, *, recomp
 
     config = check_config(
         {
-            "experiment_name": "memory", "dataset_name": "random", "backbone": backbone, "image_height": image_size,
-            "image_width": image_size, "image_channels": 3, "batch_size": 1, "num_target_samples": 1,
-            "number_of_training_steps_per_iter": n_steps, "gradient_checkpointing": recompute, "init_inner_loop_learning_rate": 0.01,
+            "experiment_name": "memory",
+            "dataset_name": "random",
+            "backbone": backbone,
+            "image_height": image_size,
+            "image_width": image_size,
+            "image_channels": 3,
+            "batch_size": 1,
+            "num_target_samples": 1,
+            "number_of_training_steps_per_iter": n_steps,
+            "gradient_checkpointing": recompute,
+            "init_inner_loop_learning_rate": 0.01,
             "precision": precision,
         },
         "benchmark",
-    )  # fmt: skip
+    )
     device = choose_device("auto")
     learner = build_learner(config, device)
     episodes = random_episodes(learner, (3, image_size, image_size), 1, 5, 1, 1)
@@ -58,7 +70,11 @@ def gradient_of(kind: str, learner, episodes) -> dict:
     from benchmarks.adjoint_gradient import adjoint_meta_gradients, plain_operations
 
     with plain_operations():
-        return adjoint_meta_gradients(learner, episodes) if kind == "adjoint" else learner.meta_gradients(episodes, 0).gradients
+        return (
+            adjoint_meta_gradients(learner, episodes)
+            if kind == "adjoint"
+            else learner.meta_gradients(episodes, 0).gradients
+        )
 
 
 def measure(backbone: str, image_size: int, n_steps: int, kind: str) -> dict[str, float]:
@@ -84,10 +100,15 @@ def check(backbone: str) -> None:
 
     gradients = {}
     for kind in KINDS:
-        learner, episodes = learner_and_episodes(backbone, 24, 3, recompute=kind.startswith("recomputed"), precision="float64")
+        learner, episodes = learner_and_episodes(
+            backbone, 24, 3, recompute=kind.startswith("recomputed"), precision="float64"
+        )
         gradients[kind] = gradient_of(kind, learner, episodes)
     for kind in KINDS[1:]:
-        print(f"{kind} against kept: {relative_difference(gradients[kind], gradients['kept']):.1e} (float64, 24 x 24, 3 steps)")
+        print(
+            f"{kind} against kept: {relative_difference(gradients[kind], gradients['kept']):.1e} (float64, 24 x 24, 3 "
+            "steps)"
+        )
 
 
 def main() -> None:
@@ -116,7 +137,9 @@ def main() -> None:
     print(f"                                                            of {options.kinds[0]}:")
     print("steps  activations             peak GiB  seconds  of CPU    memory   time  CPU time")
     for (steps, kind), measured in results.items():
-        row = {"steps": steps, "activations": kind} | {key: statistics.median(m[key] for m in measured) for key in measured[0]}
+        row = {"steps": steps, "activations": kind} | {
+            key: statistics.median(m[key] for m in measured) for key in measured[0]
+        }
         plain = {key: statistics.median(m[key] for m in results[steps, options.kinds[0]]) for key in measured[0]}
         memory, seconds, cpu_seconds = (row[key] / plain[key] for key in ("peak_gib", "seconds", "cpu_seconds"))
         rows.append(row)

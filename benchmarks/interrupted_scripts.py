@@ -1,8 +1,9 @@
-"""Part of `reliability.py`: real scripts that are interrupted at random moments of every phase of their life, and run again to their end.
+"""Part of `reliability.py`: real scripts that are interrupted at random moments of every phase of their life, and
+run again to their end.
 
-A history is a run of experiment_scripts/quickstart.sh, shortened by flags, with everything below a folder of its own: its
-dataset is ready, or still has to be drawn, or to be unpacked from an archive. Its whole folder, and what it made of its
-dataset, is compared with that of a run that was never interrupted.
+A history is a run of experiment_scripts/quickstart.sh, shortened by flags, with everything below a folder of its
+own: its dataset is ready, or still has to be drawn, or to be unpacked from an archive. Its whole folder, and what it
+made of its dataset, is compared with that of a run that was never interrupted.
 """
 
 import hashlib
@@ -32,7 +33,19 @@ FLAGS = {
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 0}
 DATASET = "synthetic_strokes"
 STARTS = ("ready", "drawn", "unpacked")
-PHASES = ("start", "drawing", "unpacking", "packing", "set-up", "training", "save", "validation", "end of an epoch", "test", "end")
+PHASES = (
+    "start",
+    "drawing",
+    "unpacking",
+    "packing",
+    "set-up",
+    "training",
+    "save",
+    "validation",
+    "end of an epoch",
+    "test",
+    "end",
+)
 """In the order of a run's life, as its files show them."""
 TARGETS = ("start", "packing", "set-up", "training", "validation", "test", "end")
 """What an interruption may aim at besides drawing and unpacking; the short ones between are met by the way."""
@@ -73,9 +86,11 @@ class ScriptRun:
         self._started_at, self._resumes = 0.0, False
         self._arguments = [text for key, value in (FLAGS | flags).items() for text in (f"--{key}", str(value))]
         self._environment = os.environ | {
-            "DATASET_DIR": str(self.datasets), "EXPERIMENTS_DIR": str(folder / "experiments"), "VIRTUAL_ENV": sys.prefix,
+            "DATASET_DIR": str(self.datasets),
+            "EXPERIMENTS_DIR": str(folder / "experiments"),
+            "VIRTUAL_ENV": sys.prefix,
             "OMP_NUM_THREADS": "1",
-        }  # fmt: skip
+        }
 
     def start(self) -> subprocess.Popen:
         """A new process; its output goes to a file."""
@@ -112,7 +127,9 @@ class ScriptRun:
         return dict(seconds)
 
     def interrupt(self, number: int, target: str, after_s: float) -> Interruption | None:
-        """Start, wait for a phase or a later one and some seconds more, send a signal; None when it ended before that."""
+        """Start, wait for a phase or a later one and some seconds more, send a signal; None when it ended before
+        that.
+        """
         process = self.start()
         while PHASES.index(self.phase()) < PHASES.index(target) and process.poll() is None:
             time.sleep(POLL_S)
@@ -151,7 +168,11 @@ class ScriptRun:
         metrics = self.run_folder / "logs" / "metrics.jsonl"
         if self._resumes and "Resuming" not in output:
             return "set-up"
-        if not metrics.exists() or not metrics.stat().st_size or (not self._resumes and metrics.stat().st_mtime < self._started_at):
+        if (
+            not metrics.exists()
+            or not metrics.stat().st_size
+            or (not self._resumes and metrics.stat().st_mtime < self._started_at)
+        ):
             return "set-up"
         iteration = metrics.read_bytes().count(b"\n") * FLAGS["log_every_iterations"]
         if iteration % FLAGS["total_iter_per_epoch"]:
@@ -226,4 +247,6 @@ def dataset_differences(datasets: Path, whole: Path) -> list[str]:
         return found
 
     ours, other = content(datasets), content(whole)
-    return sorted(f"datasets/{name}: differs" for name in ours.keys() | other.keys() if ours.get(name) != other.get(name))
+    return sorted(
+        f"datasets/{name}: differs" for name in ours.keys() | other.keys() if ours.get(name) != other.get(name)
+    )

@@ -1,4 +1,6 @@
-"""Part of `meta_iteration.py`, `scaling.py` and `methods_on_omniglot.py`: random episodes, and the time and memory that they take."""
+"""Part of `meta_iteration.py`, `scaling.py` and `methods_on_omniglot.py`: random episodes, and the time and memory
+that they take.
+"""
 
 import json
 import resource
@@ -28,10 +30,18 @@ def random_episodes(config: ExperimentConfig, device, dtype):
     support_images, support_labels = images_and_labels(shape.n_shot)
     query_images, query_labels = images_and_labels(shape.n_query)
     return EpisodeBatch(
-        support_images=support_images, support_labels=support_labels, query_images=query_images, query_labels=query_labels,
-        seeds=torch.arange(n_tasks, device=device), n_way=shape.n_way, n_shot=shape.n_shot,
-        n_query=shape.n_query, split="train", indices=tuple(range(n_tasks)), class_ids=None,
-    )  # fmt: skip
+        support_images=support_images,
+        support_labels=support_labels,
+        query_images=query_images,
+        query_labels=query_labels,
+        seeds=torch.arange(n_tasks, device=device),
+        n_way=shape.n_way,
+        n_shot=shape.n_shot,
+        n_query=shape.n_query,
+        split="train",
+        indices=tuple(range(n_tasks)),
+        class_ids=None,
+    )
 
 
 def time_iterations(config: ExperimentConfig, iterations: int, epoch: int, warm_up: int = 2) -> dict:

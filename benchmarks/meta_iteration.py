@@ -1,10 +1,13 @@
 """Time meta-iterations of the standard settings in one table, or of any config, on random data.
 
     .venv/bin/python benchmarks/meta_iteration.py [--settings NAME ...] [--iterations N] [--key value ...]
-    .venv/bin/python benchmarks/meta_iteration.py --name_of_args_json_file CFG [--key value ...] --iterations N [--epoch E]
+    .venv/bin/python benchmarks/meta_iteration.py --name_of_args_json_file CFG [--key value ...] \
+        --iterations N [--epoch E]
 
-An iteration is meta-gradient plus meta-update, as in training, without data and logging. Another environment works too. The last line is one JSON object.
+An iteration is meta-gradient plus meta-update, as in training, without data and logging. Another environment works
+too. The last line is one JSON object.
 """
+
 import json
 import sys
 from pathlib import Path
@@ -29,10 +32,11 @@ def chosen_settings(overrides: dict) -> list[str]:
     names = [names] if isinstance(names, str) else names
     for name in names:
         if name not in SETTINGS:
-            raise ConfigError(f"command line: --settings: there is no {json.dumps(name)}; there are: {', '.join(map(json.dumps, SETTINGS))}")
+            raise ConfigError(
+                f"command line: --settings: there is no {json.dumps(name)}; there are: "
+                f"{', '.join(map(json.dumps, SETTINGS))}"
+            )
     return names
-
-
 
 
 def main(arguments: list[str]) -> int:

@@ -2,9 +2,10 @@
 
     python benchmarks/methods_on_omniglot.py [--only anil boil] [--rounds 3] [--iterations 4]
 
-Trains what is not trained yet (`EXPERIMENTS_DIR/methods_<name>`; interrupted runs are resumed) on the Omniglot in `DATASET_DIR`, then times
-`--iterations` meta-iterations of every method in turns, `--rounds` times (0: not at all), on one thread by the process's own clock, which other
-programs do not move. Accuracies are read from the runs' files; memory is what the log says of one task.
+Trains what is not trained yet (`EXPERIMENTS_DIR/methods_<name>`; interrupted runs are resumed) on the Omniglot in
+`DATASET_DIR`, then times `--iterations` meta-iterations of every method in turns, `--rounds` times (0: not at all),
+on one thread by the process's own clock, which other programs do not move. Accuracies are read from the runs' files;
+memory is what the log says of one task.
 """
 
 import argparse
@@ -20,14 +21,28 @@ from benchmarks.trained_runs import REPOSITORY_ROOT, TrainedRun, say, with_inter
 from utils.config import load_config
 
 METHODS = {
-    "proto_net": "ProtoNet", "anil": "ANIL", "boil": "BOIL", "meta_sgd": "Meta-SGD", "fomaml": "first-order MAML", "maml": "MAML",
-    "maml++": "MAML++", "proto_maml": "ProtoMAML", "zero_head_maml": "MAML, zero head", "reptile": "Reptile",
-}  # fmt: skip
+    "proto_net": "ProtoNet",
+    "anil": "ANIL",
+    "boil": "BOIL",
+    "meta_sgd": "Meta-SGD",
+    "fomaml": "first-order MAML",
+    "maml": "MAML",
+    "maml++": "MAML++",
+    "proto_maml": "ProtoMAML",
+    "zero_head_maml": "MAML, zero head",
+    "reptile": "Reptile",
+}
 """Template -> name; the quick ones first."""
 BUDGET = {
-    "total_epochs": 2, "total_iter_per_epoch": 125, "batch_size": 8, "num_evaluation_tasks": 600, "validate_every_epochs": 2,
-    "max_models_to_save": 1, "diagnostics_every_epochs": 2, "report_every_s": 0,
-}  # fmt: skip
+    "total_epochs": 2,
+    "total_iter_per_epoch": 125,
+    "batch_size": 8,
+    "num_evaluation_tasks": 600,
+    "validate_every_epochs": 2,
+    "max_models_to_save": 1,
+    "diagnostics_every_epochs": 2,
+    "report_every_s": 0,
+}
 """250 iterations of 8 tasks; 600 test tasks; the last model is tested, alone."""
 
 
@@ -59,7 +74,11 @@ def measured_in_turns(methods: list[str], rounds: int, iterations: int) -> dict[
             milliseconds = 1000 * (time.process_time() - start) / iterations
             measured[method].append((milliseconds, learner.memory_per_task()["peak_memory_per_task_mib"]))
             say(f"round {turn + 1}/{rounds}: {method} {milliseconds:.0f} ms")
-    return {method: tuple(map(statistics.median, zip(*values, strict=True))) for method, values in measured.items() if values}
+    return {
+        method: tuple(map(statistics.median, zip(*values, strict=True)))
+        for method, values in measured.items()
+        if values
+    }
 
 
 def row_of(method: str, measured: tuple[float, float] | None) -> list[str]:
@@ -69,7 +88,10 @@ def row_of(method: str, measured: tuple[float, float] | None) -> list[str]:
     return [
         METHODS[method],
         with_interval(test["test_accuracy_mean"], test["test_accuracy_ci95"]),
-        *(f"{value:.{digits}f}" if measured else "not measured" for value, digits in zip(measured or (0, 0), (0, 1), strict=True)),
+        *(
+            f"{value:.{digits}f}" if measured else "not measured"
+            for value, digits in zip(measured or (0, 0), (0, 1), strict=True)
+        ),
         f"`{run.command}`",
     ]
 
@@ -79,7 +101,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=list(METHODS), default=list(METHODS), help="methods; default: all")
     parser.add_argument("--rounds", type=int, default=3, help="turns of the timing; 0: none")
-    parser.add_argument("--iterations", type=int, default=4, help="meta-iterations of a turn, after one that does not count")
+    parser.add_argument(
+        "--iterations", type=int, default=4, help="meta-iterations of a turn, after one that does not count"
+    )
     options = parser.parse_args()
     for method in options.only:
         say(run_of(method).command)

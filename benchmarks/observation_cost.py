@@ -5,8 +5,9 @@
 CONFIG.json: any config (default: the quickstart's); --key value: changes to it, any key of a config.
 
 Trains two short epochs in a temporary folder, then prints a table: the calls by which a training process starts the
-report's process, orders a report and takes leave of it; a report itself, which another process of the lowest priority makes; and the look at
-gradients, updates and example episodes (diagnostics_every_epochs), beside an epoch of the config. Run it when nothing else runs.
+report's process, orders a report and takes leave of it; a report itself, which another process of the lowest
+priority makes; and the look at gradients, updates and example episodes (diagnostics_every_epochs), beside an epoch
+of the config. Run it when nothing else runs.
 """
 
 import statistics
@@ -46,7 +47,9 @@ def measure(config: Any) -> dict[str, list[float]]:
     device = choose_device(config.gpu_to_use)
     data = build_data(config, device, getattr(torch, config.precision))
     n_tasks = config.tasks_per_meta_batch
-    short = config.model_copy(update={"total_epochs": 2, "total_iter_per_epoch": TIMED, "num_evaluation_tasks": n_tasks})
+    short = config.model_copy(
+        update={"total_epochs": 2, "total_iter_per_epoch": TIMED, "num_evaluation_tasks": n_tasks}
+    )
 
     def seconds(step: Callable[[], Any]) -> float:
         start = time.perf_counter()
@@ -76,20 +79,34 @@ def measure(config: Any) -> dict[str, list[float]]:
             "a report": [seconds(lambda: write_report(run_folder.path)) for _ in range(TIMED)],
             "a look": [seconds(lambda: look(learner, data, epoch, is_last=False)) for _ in range(TIMED)],
             "a training iteration": [
-                seconds(lambda i=i: learner.meta_update(learner.meta_gradients(data.episodes("train", range(i * n_tasks, (i + 1) * n_tasks)), epoch), epoch))
+                seconds(
+                    lambda i=i: learner.meta_update(
+                        learner.meta_gradients(data.episodes("train", range(i * n_tasks, (i + 1) * n_tasks)), epoch),
+                        epoch,
+                    )
+                )
                 for i in range(TIMED)
             ],
             "a meta-batch of validation": [
-                seconds(lambda i=i: learner.evaluate(data.episodes("val", range(i * n_tasks, (i + 1) * n_tasks))).query_logits.sum().item())
+                seconds(
+                    lambda i=i: (
+                        learner.evaluate(data.episodes("val", range(i * n_tasks, (i + 1) * n_tasks)))
+                        .query_logits.sum()
+                        .item()
+                    )
+                )
                 for i in range(TIMED)
             ],
-        }  # fmt: skip
+        }
 
 
 def table(config: Any, measured: dict[str, list[float]]) -> str:
     """The measurements and what follows from them."""
     lines = [f"{'':<30}{'median':>12}{'longest':>12}{'repeated':>10}"]
-    lines += [f"{name:<30}{_text(statistics.median(row)):>12}{_text(max(row)):>12}{len(row):>10}" for name, row in measured.items()]
+    lines += [
+        f"{name:<30}{_text(statistics.median(row)):>12}{_text(max(row)):>12}{len(row):>10}"
+        for name, row in measured.items()
+    ]
     median = {name: statistics.median(row) for name, row in measured.items()}
     epoch_s = config.total_iter_per_epoch * median["a training iteration"]
     epoch_s += -(-config.num_evaluation_tasks // config.tasks_per_meta_batch) * median["a meta-batch of validation"]
@@ -98,8 +115,10 @@ def table(config: Any, measured: dict[str, list[float]]) -> str:
     return "\n".join(
         [
             *lines,
-            f"Training is blocked for {longest_ms:.3f} ms per report at most ({'less' if longest_ms < LONGEST_ORDER_MS else 'not less'} than {LONGEST_ORDER_MS:g} ms).",
-            f"An epoch of {config.experiment_name} takes about {_text(epoch_s)}; a look after each adds {100 * share:.2f} %, "
+            f"Training is blocked for {longest_ms:.3f} ms per report at most "
+            f"({'less' if longest_ms < LONGEST_ORDER_MS else 'not less'} than {LONGEST_ORDER_MS:g} ms).",
+            f"An epoch of {config.experiment_name} takes about {_text(epoch_s)}; a look after each adds "
+            f"{100 * share:.2f} %, "
             f"after every fifth {20 * share:.2f} %.",
         ]
     )
@@ -115,7 +134,11 @@ def main(arguments: Sequence[str]) -> int:
         print(__doc__)
         return 0
     words = list(arguments)
-    path = Path(words.pop(0)) if words and not words[0].startswith("-") else REPOSITORY_ROOT / "experiment_config" / "quickstart.json"
+    path = (
+        Path(words.pop(0))
+        if words and not words[0].startswith("-")
+        else REPOSITORY_ROOT / "experiment_config" / "quickstart.json"
+    )
     try:
         config = load_config(path, parse_command_line(words)[1])
         tune_host()

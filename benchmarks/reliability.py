@@ -2,10 +2,10 @@
 
     python benchmarks/reliability.py                a few minutes on two cores
     python benchmarks/reliability.py --soak         an hour or more: 200 kills, each signal 25 times
-    python benchmarks/reliability.py --only-costs   measure only times again, on a quiet machine, and put them into the report
+    python benchmarks/reliability.py --only-costs   measure times alone, on a quiet machine, for the report
 
-How scripts are interrupted is in `interrupted_scripts.py`. With --progress FILE every history is written down as it ends, and
-the same command goes on after the last one.
+How scripts are interrupted is in `interrupted_scripts.py`. With --progress FILE every history is written down as it
+ends, and the same command goes on after the last one.
 """
 
 import argparse
@@ -100,7 +100,9 @@ def interrupt_scripts(
 
 
 def share_of_others(seconds: float = 0.5) -> float:
-    """Share of the processors that other programs use, measured while this one sleeps; 0 where the system does not tell."""
+    """Share of the processors that other programs use, measured while this one sleeps; 0 where the system does not
+    tell.
+    """
 
     def times() -> list[int]:
         try:
@@ -170,10 +172,15 @@ def measure_hostile_files(folder: Path) -> list[str]:
         return entry, content
 
     archives = {
-        "parent": [member("../canary")], "deep parent": [member("a/../../canary")], "absolute": [member(str(canary))],
-        "symbolic link": [member("l", tarfile.SYMTYPE, ".."), member("l/canary")], "hard link": [member("h", tarfile.LNKTYPE, "/etc/hostname")],
-        "device": [member("d", tarfile.CHRTYPE)], "pipe": [member("p", tarfile.FIFOTYPE)], "twice": [member("a"), member("a")],
-    }  # fmt: skip
+        "parent": [member("../canary")],
+        "deep parent": [member("a/../../canary")],
+        "absolute": [member(str(canary))],
+        "symbolic link": [member("l", tarfile.SYMTYPE, ".."), member("l/canary")],
+        "hard link": [member("h", tarfile.LNKTYPE, "/etc/hostname")],
+        "device": [member("d", tarfile.CHRTYPE)],
+        "pipe": [member("p", tarfile.FIFOTYPE)],
+        "twice": [member("a"), member("a")],
+    }
     tried = refused = 0
     for name, members in archives.items():
         path = folder / f"{name}.tar"
@@ -186,9 +193,13 @@ def measure_hostile_files(folder: Path) -> list[str]:
         except UserError:
             refused += not canary.exists() and not (folder / "target").exists()
     checkpoints = {
-        "pickle that makes a folder": f"cos\nmkdir\n(V{canary}\ntR.".encode(), "empty": b"", "giant header": b"\xff" * 8 + b"{}", "text": b"#!/bin/sh\n",
-        "header beyond the end": (10**6).to_bytes(8, "little") + b"{}", "nested": (10**4).to_bytes(8, "little") + b"[" * 10**4,
-    }  # fmt: skip
+        "pickle that makes a folder": f"cos\nmkdir\n(V{canary}\ntR.".encode(),
+        "empty": b"",
+        "giant header": b"\xff" * 8 + b"{}",
+        "text": b"#!/bin/sh\n",
+        "header beyond the end": (10**6).to_bytes(8, "little") + b"{}",
+        "nested": (10**4).to_bytes(8, "little") + b"[" * 10**4,
+    }
     for name, content in checkpoints.items():
         path = folder / name
         path.write_bytes(content)
@@ -197,11 +208,15 @@ def measure_hostile_files(folder: Path) -> list[str]:
             load_checkpoint(path)
         except UserError:
             refused += not canary.exists()
-    return [f"| hostile archives and checkpoints | {tried} | {refused} refused, nothing written elsewhere, nothing run |"]
+    return [
+        f"| hostile archives and checkpoints | {tried} | {refused} refused, nothing written elsewhere, nothing run |"
+    ]
 
 
 def time_saves(folder: Path, repetitions: int) -> tuple[list[float], int]:
-    """Seconds of whole saves of the Omniglot network as the paper has it, with Adam's moments; and bytes of the file."""
+    """Seconds of whole saves of the Omniglot network as the paper has it, with Adam's moments; and bytes of the
+    file.
+    """
     from experiment_parts.runs.checkpoints import save_checkpoint
     from few_shot_learning_system import build_learner
 
@@ -265,14 +280,19 @@ def report(arguments: str, minutes: float, rows: Sequence[str], where: str = "a 
     versions = describe_environment(torch.device("cpu"), {})["packages"]
     return (
         "# Reliability, measured\n\n"
-        f"Written by `python benchmarks/reliability.py {arguments}` (histories: {minutes:.0f} minutes) on {where} with torch {versions['torch']}.\n"
-        "A run is `bash experiment_scripts/quickstart.sh`, shortened by flags, whose dataset is ready, or an archive, or still to be\n"
-        "drawn. Signals come at random moments of its whole life, up to eight in a run; then it is started until it ends. Equal means:\n"
+        f"Written by `python benchmarks/reliability.py {arguments}` (histories: {minutes:.0f} minutes) on {where} "
+        f"with torch {versions['torch']}.\n"
+        "A run is `bash experiment_scripts/quickstart.sh`, shortened by flags, whose dataset is ready, or an archive, "
+        "or still to be\n"
+        "drawn. Signals come at random moments of its whole life, up to eight in a run; then it is started until it "
+        "ends. Equal means:\n"
         "its whole folder and its packed images are those of a run that nothing interrupted, times aside.\n\n"
         "| what | tried | came of it |\n| --- | --- | --- |\n" + "\n".join(rows) + "\n\n"
-        "Exit codes are those that a shell shows: before Python is there, SIGINT and SIGTERM end bash itself. In the first hundredth of\n"
+        "Exit codes are those that a shell shows: before Python is there, SIGINT and SIGTERM end bash itself. In the "
+        "first hundredth of\n"
         "a second, while bash has not read the script's first line yet, SIGUSR1 can end it with 138 instead of 0.\n\n"
-        "Not covered: power loss (the order of fsync and rename is tested, not the disk), object stores, file systems without\n"
+        "Not covered: power loss (the order of fsync and rename is tested, not the disk), object stores, file systems "
+        "without\n"
         "locks. Bits are equal for equal versions, machine type and thread count; on CUDA with `deterministic` true.\n"
     )
 
@@ -298,7 +318,9 @@ def main() -> None:
             rows = measure_costs(histories, options.signals or 6)
             options.output.write_text(replace_rows(options.output.read_text(), rows))
         else:
-            tallies = {number: interrupt_scripts(histories, number, signals, 4, options.progress) for number in EXIT_CODES}
+            tallies = {
+                number: interrupt_scripts(histories, number, signals, 4, options.progress) for number in EXIT_CODES
+            }
             tallies[signal.SIGKILL] = interrupt_scripts(histories, signal.SIGKILL, kills, 8, options.progress)
             rows = [row for number in (signal.SIGKILL, *EXIT_CODES) for row in tallies[number].row(number)]
             rows += [latency_row(number, tallies[number]) for number in EXIT_CODES]

@@ -1,9 +1,11 @@
-"""Cost of a meta-iteration against tasks, inner steps, ways, image size, filters and ranks, and the exponent with which it grows.
+"""Cost of a meta-iteration against tasks, inner steps, ways, image size, filters and ranks, and the exponent with
+which it grows.
 
     .venv/bin/python benchmarks/scaling.py [--what tasks steps ...] [--quick] [--iterations N] [--key value ...]
 
-Everything else stays as in the Omniglot MAML++ 5-way 1-shot config, or as keys say. An iteration is meta-gradient, all-reduce over the ranks and
-meta-update on random data. Ranks share one meta-batch: GPUs where there are any, else processes with one thread each. The last line is one JSON object.
+Everything else stays as in the Omniglot MAML++ 5-way 1-shot config, or as keys say. An iteration is meta-gradient,
+all-reduce over the ranks and meta-update on random data. Ranks share one meta-batch: GPUs where there are any, else
+processes with one thread each. The last line is one JSON object.
 """
 
 import json
@@ -38,10 +40,21 @@ AXES: dict[str, tuple[tuple[str, ...], tuple[int, ...]]] = {
 }
 """Name -> keys that get a value each time, and the values."""
 QUICK = {
-    "batch_size": 2, "number_of_training_steps_per_iter": 1, "cnn_num_filters": 4, "image_height": 16, "image_width": 16,
+    "batch_size": 2,
+    "number_of_training_steps_per_iter": 1,
+    "cnn_num_filters": 4,
+    "image_height": 16,
+    "image_width": 16,
     "gpu_to_use": "cpu",
-}  # fmt: skip
-QUICK_VALUES = {"tasks": (1, 2), "steps": (1, 2), "ways": (2, 4), "image_size": (16, 24), "filters": (4, 8), "ranks": (1, 2)}
+}
+QUICK_VALUES = {
+    "tasks": (1, 2),
+    "steps": (1, 2),
+    "ways": (2, 4),
+    "image_size": (16, 24),
+    "filters": (4, 8),
+    "ranks": (1, 2),
+}
 EXPECTED = {"tasks": 1.0, "steps": 1.0, "ways": 1.0, "image_size": 2.0, "filters": 2.0, "ranks": -1.0}
 """What counting products alone would give."""
 AS_RANK = "SCALING_AS_RANK"
@@ -56,7 +69,9 @@ def fitted_exponent(values: Sequence[float], costs: Sequence[float]) -> float:
     """
     if len(set(values)) < 2:
         raise ValueError(f"an exponent needs two different values, not {list(values)}")
-    return statistics.linear_regression(*([math.log(number) for number in numbers] for numbers in (values, costs))).slope
+    return statistics.linear_regression(
+        *([math.log(number) for number in numbers] for numbers in (values, costs))
+    ).slope
 
 
 def seconds_per_iteration(config: ExperimentConfig, iterations: int, warm_up: int = 2) -> float:
@@ -76,7 +91,9 @@ def seconds_per_iteration(config: ExperimentConfig, iterations: int, warm_up: in
     learner = build_learner(config, device)
     episodes = random_episodes(config, device, getattr(torch, config.parameter_format))
     part = group.part(config.tasks_per_meta_batch)
-    tensors = {item.name: value for item in fields(episodes) if isinstance(value := getattr(episodes, item.name), torch.Tensor)}
+    tensors = {
+        item.name: value for item in fields(episodes) if isinstance(value := getattr(episodes, item.name), torch.Tensor)
+    }
     episodes = replace(episodes, **{name: value[part.start : part.stop] for name, value in tensors.items()})
     seconds = []
     for iteration in range(-warm_up, iterations):
@@ -99,8 +116,22 @@ def seconds_of_ranks(n_ranks: int, overrides: dict[str, Any], iterations: int) -
     environment = os.environ | {AS_RANK: json.dumps(overrides), "OMP_NUM_THREADS": "1"}
     if sys.platform == "linux":
         environment.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes=1", "--rdzv_backend=c10d", "--rdzv_endpoint=127.0.0.1:0"]
-    command = [*torchrun, "--local_addr=127.0.0.1", f"--nproc_per_node={n_ranks}", __file__, "--iterations", str(iterations)]
+    torchrun = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nnodes=1",
+        "--rdzv_backend=c10d",
+        "--rdzv_endpoint=127.0.0.1:0",
+    ]
+    command = [
+        *torchrun,
+        "--local_addr=127.0.0.1",
+        f"--nproc_per_node={n_ranks}",
+        __file__,
+        "--iterations",
+        str(iterations),
+    ]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise ConfigError(f"{n_ranks} ranks cannot be measured: {done.stderr.strip()}")
@@ -132,7 +163,13 @@ def measure(what: str, quick: bool, overrides: dict[str, Any], iterations: int) 
             seconds = seconds_per_iteration(load_config(CONFIG, changed), iterations)
         milliseconds.append(1000 * seconds)
     exponent = fitted_exponent(values, milliseconds) if len(values) > 1 else None
-    return {"what": what, "values": list(values), "ms_per_iteration": milliseconds, "exponent": exponent, "products_alone": EXPECTED[what]}
+    return {
+        "what": what,
+        "values": list(values),
+        "ms_per_iteration": milliseconds,
+        "exponent": exponent,
+        "products_alone": EXPECTED[what],
+    }
 
 
 def table_of(rows: Sequence[dict[str, Any]]) -> str:
@@ -141,7 +178,10 @@ def table_of(rows: Sequence[dict[str, Any]]) -> str:
     for row in rows:
         shown = " ".join(f"{number:.4g}" for number in row["ms_per_iteration"])
         exponent = "" if row["exponent"] is None else f"{row['exponent']:.2f}"
-        lines.append(f"| {row['what']} | {' '.join(map(str, row['values']))} | {shown} | {exponent} | {row['products_alone']:g} |")
+        lines.append(
+            f"| {row['what']} | {' '.join(map(str, row['values']))} | {shown} | {exponent} | "
+            f"{row['products_alone']:g} |"
+        )
     return "\n".join(lines)
 
 
@@ -153,7 +193,9 @@ def main(arguments: list[str]) -> int:
     try:
         path, overrides = parse_command_line(arguments)
         if path is not None:
-            raise ConfigError(f"command line: --name_of_args_json_file is not for this benchmark, which changes keys of {CONFIG.name}")
+            raise ConfigError(
+                f"command line: --name_of_args_json_file is not for this benchmark, which changes keys of {CONFIG.name}"
+            )
         iterations = whole_number(overrides, "iterations", 10, 1)
         if AS_RANK in os.environ:
             seconds = seconds_per_iteration(load_config(CONFIG, json.loads(os.environ[AS_RANK])), iterations)
@@ -164,13 +206,19 @@ def main(arguments: list[str]) -> int:
         chosen = overrides.pop("what", list(AXES))
         chosen = chosen if isinstance(chosen, list) else [chosen]
         if unknown := [name for name in chosen if name not in AXES]:
-            raise ConfigError(f"command line: --what: there is no {json.dumps(unknown[0])}; there are: {', '.join(AXES)}")
+            raise ConfigError(
+                f"command line: --what: there is no {json.dumps(unknown[0])}; there are: {', '.join(AXES)}"
+            )
         rows = [measure(what, quick, overrides, iterations) for what in chosen]
     except UserError as error:
         print(error, file=sys.stderr)
         return error.exit_code
     print(table_of(rows))
-    print(json.dumps({"rows": rows, "iterations": iterations, "config": CONFIG.name, "overrides": overrides, "quick": quick}))
+    print(
+        json.dumps(
+            {"rows": rows, "iterations": iterations, "config": CONFIG.name, "overrides": overrides, "quick": quick}
+        )
+    )
     return 0
 
 

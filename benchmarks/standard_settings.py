@@ -1,7 +1,9 @@
-"""Part of `meta_iteration.py`: the table that it prints without a config, every standard setting in a process of its own.
+"""Part of `meta_iteration.py`: the table that it prints without a config, every standard setting in a process of its
+own.
 
-An iteration gets its episodes from a dataset of random images in memory, as a training run does, and ends with the meta-update. Arithmetic
-and memory traffic are counted on one iteration, operator by operator: what each reads and writes, whether a cache served it or not.
+An iteration gets its episodes from a dataset of random images in memory, as a training run does, and ends with the
+meta-update. Arithmetic and memory traffic are counted on one iteration, operator by operator: what each reads and
+writes, whether a cache served it or not.
 """
 
 import json
@@ -16,17 +18,29 @@ REPOSITORY_ROOT = Path(__file__).resolve().parent.parent
 OMNIGLOT, MINI_IMAGENET = "omniglot_maml++_{}way_{}shot_seed0.json", "mini_imagenet_maml++_5way_{}shot_seed0.json"
 ONE_QUERY = {"num_target_samples": 1}
 SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
-    **{f"Omniglot {way}-way {shot}-shot": (OMNIGLOT.format(way, shot), {"batch_size": 8, **ONE_QUERY}) for way in (5, 20) for shot in (1, 5)},
-    **{f"84x84 5-way {shot}-shot": (MINI_IMAGENET.format(shot), {"batch_size": 2, "cnn_num_filters": 48}) for shot in (1, 5)},
+    **{
+        f"Omniglot {way}-way {shot}-shot": (OMNIGLOT.format(way, shot), {"batch_size": 8, **ONE_QUERY})
+        for way in (5, 20)
+        for shot in (1, 5)
+    },
+    **{
+        f"84x84 5-way {shot}-shot": (MINI_IMAGENET.format(shot), {"batch_size": 2, "cnn_num_filters": 48})
+        for shot in (1, 5)
+    },
     "ResNet-12 84x84 5-way 1-shot": (MINI_IMAGENET.format(1), {"backbone": "resnet12", "batch_size": 2, **ONE_QUERY}),
 }
 """Name -> config file and changes to it."""
 N_CLASSES, N_IMAGES = 64, 24
 COLUMNS = (
-    ("ms with multi-step loss", "ms_multi_step_loss", "{:.1f}"), ("ms after it", "ms_last_step_loss", "{:.1f}"), ("tasks/s", "tasks_per_s", "{:.1f}"),
-    ("GFLOP/s (of ceiling)", "flops_per_s", "{:.0f}"), ("GB/s (of ceiling)", "bytes_per_s", "{:.0f}"), ("operators", "operators", "{}"), ("waits for data", "share_of_data", "{:.2%}"),
+    ("ms with multi-step loss", "ms_multi_step_loss", "{:.1f}"),
+    ("ms after it", "ms_last_step_loss", "{:.1f}"),
+    ("tasks/s", "tasks_per_s", "{:.1f}"),
+    ("GFLOP/s (of ceiling)", "flops_per_s", "{:.0f}"),
+    ("GB/s (of ceiling)", "bytes_per_s", "{:.0f}"),
+    ("operators", "operators", "{}"),
+    ("waits for data", "share_of_data", "{:.2%}"),
     ("peak memory, GiB", "peak_memory_bytes", "{:.2f}"),
-)  # fmt: skip
+)
 
 
 def measure(name: str, iterations: int, overrides: dict[str, Any]) -> dict[str, Any]:
@@ -47,17 +61,31 @@ def measure(name: str, iterations: int, overrides: dict[str, Any]) -> dict[str, 
         make_deterministic()
     device = choose_device(config.gpu_to_use)
     learner, data = build_learner(config, device), _random_data(config, device)
-    row: dict[str, Any] = {"setting": name, "device": describe_device(device), "torch": torch.__version__, "iterations": iterations}
+    row: dict[str, Any] = {
+        "setting": name,
+        "device": describe_device(device),
+        "torch": torch.__version__,
+        "iterations": iterations,
+    }
     after = config.multi_step_loss_num_epochs + 1
-    times = {epoch: _time(learner, data, config.tasks_per_meta_batch, epoch, iterations, device) for epoch in (0, after)}
+    times = {
+        epoch: _time(learner, data, config.tasks_per_meta_batch, epoch, iterations, device) for epoch in (0, after)
+    }
     (supply, step), (_, row["ms_last_step_loss"]) = times[0], times[after]
     peak = peak_memory_bytes(device)
     counts = _count(learner, data.episodes("train", range(config.tasks_per_meta_batch)))
     return row | {
-        "ms_multi_step_loss": step, "tasks_per_s": config.tasks_per_meta_batch / (supply + step) * 1000, "share_of_data": supply / (supply + step),
-        "flops": counts[0], "bytes": counts[1], "operators": counts[2], "flops_per_s": counts[0] / step * 1000, "bytes_per_s": counts[1] / step * 1000,
-        "peak_memory_bytes": peak, **ceilings(device),
-    }  # fmt: skip
+        "ms_multi_step_loss": step,
+        "tasks_per_s": config.tasks_per_meta_batch / (supply + step) * 1000,
+        "share_of_data": supply / (supply + step),
+        "flops": counts[0],
+        "bytes": counts[1],
+        "operators": counts[2],
+        "flops_per_s": counts[0] / step * 1000,
+        "bytes_per_s": counts[1] / step * 1000,
+        "peak_memory_bytes": peak,
+        **ceilings(device),
+    }
 
 
 def _random_data(config: Any, device: Any) -> Any:
@@ -69,12 +97,20 @@ def _random_data(config: Any, device: Any) -> Any:
     images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0)).to(device)
     classes = {str(label): range(label * N_IMAGES, (label + 1) * N_IMAGES) for label in range(N_CLASSES)}
     return FewShotData(
-        images, {"train": classes}, shape=config.validation_shape, seeds={"train": 0}, class_rotation=config.class_rotation,
-        normalisation=config.normalisation, device=device, dtype=getattr(torch, config.parameter_format),
-    )  # fmt: skip
+        images,
+        {"train": classes},
+        shape=config.validation_shape,
+        seeds={"train": 0},
+        class_rotation=config.class_rotation,
+        normalisation=config.normalisation,
+        device=device,
+        dtype=getattr(torch, config.parameter_format),
+    )
 
 
-def _time(learner: Any, data: Any, n_tasks: int, epoch: int, iterations: int, device: Any, warm_up: int = 2) -> tuple[float, float]:
+def _time(
+    learner: Any, data: Any, n_tasks: int, epoch: int, iterations: int, device: Any, warm_up: int = 2
+) -> tuple[float, float]:
     """Median milliseconds of the episodes and of the step, each waited for."""
     import torch
 
@@ -95,7 +131,9 @@ def _time(learner: Any, data: Any, n_tasks: int, epoch: int, iterations: int, de
 
 
 def _count(learner: Any, episodes: Any) -> tuple[int, int, int]:
-    """Floating-point operations of products, bytes that operators read and write, and operators that compute, of one meta-gradient."""
+    """Floating-point operations of products, bytes that operators read and write, and operators that compute, of one
+    meta-gradient.
+    """
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils._pytree import tree_leaves
@@ -108,7 +146,9 @@ def _count(learner: Any, episodes: Any) -> tuple[int, int, int]:
             if not operator.is_view:
                 tensors = [leaf for leaf in tree_leaves((args, kwargs, out)) if isinstance(leaf, torch.Tensor)]
                 self.bytes += sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-                self.operators += "empty" not in operator.overloadpacket.__name__  # on a GPU each starts a kernel or several
+                self.operators += (
+                    "empty" not in operator.overloadpacket.__name__
+                )  # on a GPU each starts a kernel or several
             self.flops += flops_of(operator.overloadpacket.__name__, args, out)
             return out
 
@@ -118,7 +158,9 @@ def _count(learner: Any, episodes: Any) -> tuple[int, int, int]:
 
 
 def flops_of(operator: str, args: Any, out: Any) -> int:
-    """Twice the multiplications of a convolution or a matrix product; torch's own counter takes groups for whole channels."""
+    """Twice the multiplications of a convolution or a matrix product; torch's own counter takes groups for whole
+    channels.
+    """
     if operator == "convolution":
         return 2 * out.numel() * args[1][0].numel()
     if operator == "convolution_backward":
@@ -157,8 +199,10 @@ def ceilings(device: Any) -> dict[str, float]:
 def cells(row: dict[str, Any]) -> list[str]:
     """A row of the table as texts."""
     shown = row | {
-        "flops_per_s": row["flops_per_s"] / 1e9, "bytes_per_s": row["bytes_per_s"] / 1e9, "peak_memory_bytes": row["peak_memory_bytes"] / 2**30,
-    }  # fmt: skip
+        "flops_per_s": row["flops_per_s"] / 1e9,
+        "bytes_per_s": row["bytes_per_s"] / 1e9,
+        "peak_memory_bytes": row["peak_memory_bytes"] / 2**30,
+    }
     texts = {key: form.format(shown[key]) for _, key, form in COLUMNS}
     for key in ("flops_per_s", "bytes_per_s"):
         texts[key] += f" ({row[key] / row[f'ceiling_{key}']:.0%})"
@@ -170,7 +214,10 @@ def print_table(names: list[str], iterations: int | None, overrides: dict[str, A
     import torch
 
     count = iterations or (50 if torch.cuda.is_available() else 5)
-    print("| setting | " + " | ".join(title for title, _, _ in COLUMNS) + " |\n|" + " --- |" * (len(COLUMNS) + 1), flush=True)
+    print(
+        "| setting | " + " | ".join(title for title, _, _ in COLUMNS) + " |\n|" + " --- |" * (len(COLUMNS) + 1),
+        flush=True,
+    )
     rows = []
     for name in names:
         command = [sys.executable, __file__, json.dumps([name, count, overrides])]

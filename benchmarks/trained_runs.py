@@ -1,4 +1,6 @@
-"""Part of `claims.py` and `methods_on_omniglot.py`: the runs that their tables are made of, started or resumed by the program itself, read from their own files."""
+"""Part of `claims.py` and `methods_on_omniglot.py`: the runs that their tables are made of, started or resumed by
+the program itself, read from their own files.
+"""
 
 import json
 import shlex
@@ -39,9 +41,17 @@ class TrainedRun:
             SystemExit: the run failed; its own message was shown.
         """
         command = [sys.executable, str(REPOSITORY_ROOT / "train_maml_system.py"), "--name_of_args_json_file"]
-        command += [str(REPOSITORY_ROOT / "experiment_config" / f"{self.config_name}.json"), "--experiment_name", self.experiment_name]
+        command += [
+            str(REPOSITORY_ROOT / "experiment_config" / f"{self.config_name}.json"),
+            "--experiment_name",
+            self.experiment_name,
+        ]
         finished = subprocess.run(
-            [*command, *as_arguments(self.overrides | one_start)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False
+            [*command, *as_arguments(self.overrides | one_start)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
         )
         if finished.returncode:
             sys.exit(f"{self.command}\nended with exit code {finished.returncode}:\n{finished.stderr[-2000:]}")

@@ -10,7 +10,18 @@ from pathlib import Path
 from types import TracebackType
 from typing import TextIO
 
-REQUIRED_PACKAGES = ("torch", "torchvision", "numpy", "tqdm", "PIL", "scipy", "pydantic", "safetensors", "matplotlib", "jinja2")
+REQUIRED_PACKAGES = (
+    "torch",
+    "torchvision",
+    "numpy",
+    "tqdm",
+    "PIL",
+    "scipy",
+    "pydantic",
+    "safetensors",
+    "matplotlib",
+    "jinja2",
+)
 
 
 def set_up_command() -> str:
@@ -29,8 +40,11 @@ def _has_lost_its_reader(stream: TextIO) -> bool:
 
 
 def _leave_readers_that_are_gone() -> bool:
-    """Send to nowhere what is still to be printed where nobody reads it any more (`| head`); returns whether that is so."""
-    # No SIGPIPE as Unix tools have it: the demo's browser, or a process that a tool reads from, may go away without ending the tool.
+    """Send to nowhere what is still to be printed where nobody reads it any more (`| head`); returns whether that is
+    so.
+    """
+    # No SIGPIPE as Unix tools have it: the demo's browser, or a process that a tool reads from, may go away without
+    # ending the tool.
     gone = [stream for stream in (sys.stdout, sys.stderr) if stream is not None and _has_lost_its_reader(stream)]
     for stream in gone:
         nowhere = os.open(os.devnull, os.O_WRONLY)

@@ -5,7 +5,9 @@ from pathlib import Path
 
 
 def tools() -> dict[str, str]:
-    """Name -> what it does, the first sentence of its docstring; a tool is a module of this folder whose docstring says how to start it."""
+    """Name -> what it does, the first sentence of its docstring; a tool is a module of this folder whose docstring
+    says how to start it.
+    """
     found = {}
     folder = Path(__file__).parent
     for path in [*folder.glob("[a-z]*.py"), *folder.glob("*/__main__.py")]:

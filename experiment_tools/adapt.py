@@ -2,7 +2,8 @@
 
     python -m experiment_tools.adapt --experiment NAME --support FOLDER --query FOLDER
 
---support holds a folder of images per class; --query images, anywhere below it. Writes predictions.csv and contact_sheet.html.
+--support holds a folder of images per class; --query images, anywhere below it. Writes predictions.csv and
+contact_sheet.html.
 """
 
 import argparse
@@ -63,7 +64,10 @@ def read_images(folder: Path, files: Sequence[Path], pixel_format: PixelFormat) 
         except DECODING_ERRORS as error:
             problems.append(f"  {printable(file)}: {str(error) or type(error).__name__}")
     if problems:
-        raise DataError(f"{folder}: {len(problems)} {'image' if len(problems) == 1 else 'images'} cannot be decoded; repair or remove {'it' if len(problems) == 1 else 'them'}\n" + "\n".join(problems))
+        raise DataError(
+            f"{folder}: {len(problems)} {'image' if len(problems) == 1 else 'images'} cannot be decoded; repair or "
+            f"remove {'it' if len(problems) == 1 else 'them'}\n" + "\n".join(problems)
+        )
     return np.stack(images)
 
 
@@ -81,7 +85,10 @@ def support_files_of(support: Path) -> tuple[list[Path], list[str]]:
     files = images_below(support)
     outside = [file for file in files if len(file.parts) < 2]
     if outside:
-        raise DataError(f"{support}: {printable(outside[0])} lies in no class folder; --support is one folder per class, with images inside")
+        raise DataError(
+            f"{support}: {printable(outside[0])} lies in no class folder; --support is one folder per class, with "
+            "images inside"
+        )
     return files, [file.parts[0] for file in files]
 
 
@@ -94,8 +101,10 @@ def check_number_of_classes(config: Mapping[str, Any], support: Path, n_classes:
     n_outputs = config["num_classes_per_set"]
     if config["head"] == "learned" and n_classes != n_outputs:
         raise ConfigError(
-            f"{support}: holds {n_classes} class {'folder' if n_classes == 1 else 'folders'}, but the head that this run has learned tells {n_outputs} classes "
-            f'apart ("num_classes_per_set"). Give {n_outputs}; a run trained with "head" "zero" or "prototypes" takes any number'
+            f"{support}: holds {n_classes} class {'folder' if n_classes == 1 else 'folders'}, but the head that this "
+            f"run has learned tells {n_outputs} classes "
+            f'apart ("num_classes_per_set"). Give {n_outputs}; a run trained with "head" "zero" or "prototypes" takes '
+            "any number"
         )
 
 
@@ -103,8 +112,8 @@ def adapt(classifier: FewShotClassifier, support: Path, query: Path) -> dict[str
     """Adapt to the class folders of `support` and classify the images below `query`.
 
     Returns:
-        classes; support_files, support_labels, support_images; query_files, query_images, probabilities (n, N), predictions; and
-        labels, the class whose folder a query image lies in (None: none of them).
+        classes; support_files, support_labels, support_images; query_files, query_images, probabilities (n, N),
+        predictions; and labels, the class whose folder a query image lies in (None: none of them).
     Raises:
         DataError, ConfigError: folders that cannot work, or a number of classes that the head has no outputs for.
     """
@@ -128,7 +137,11 @@ def adapt(classifier: FewShotClassifier, support: Path, query: Path) -> dict[str
 
 def accuracy_text(result: Mapping[str, Any]) -> str:
     """'7 of 10 right' for the query images whose class their folder tells; empty without any."""
-    known = [(label, predicted) for label, predicted in zip(result["labels"], result["predictions"], strict=True) if label is not None]
+    known = [
+        (label, predicted)
+        for label, predicted in zip(result["labels"], result["predictions"], strict=True)
+        if label is not None
+    ]
     right = sum(label == predicted for label, predicted in known)
     return f"{right} of {len(known)} right, {100 * right / len(known):.2f} %" if known else ""
 
@@ -140,32 +153,55 @@ def predictions_csv(result: Mapping[str, Any]) -> str:
     writer.writerow(["file", "prediction", "probability", "folder", *(f"p({name})" for name in result["classes"])])
     rows = zip(result["query_files"], result["predictions"], result["labels"], result["probabilities"], strict=True)
     for file, predicted, label, probabilities in rows:
-        writer.writerow([printable(file.as_posix()), predicted, f"{probabilities.max():.6f}", label or "", *(f"{p:.6f}" for p in probabilities)])
+        writer.writerow(
+            [
+                printable(file.as_posix()),
+                predicted,
+                f"{probabilities.max():.6f}",
+                label or "",
+                *(f"{p:.6f}" for p in probabilities),
+            ]
+        )
     return text.getvalue()
 
 
 def contact_sheet(result: Mapping[str, Any], title: str) -> str:
-    """One HTML file without anything outside of it: the examples of each class, then every query image with its probabilities."""
+    """One HTML file without anything outside of it: the examples of each class, then every query image with its
+    probabilities.
+    """
     parts = [
-        f"<!doctype html><meta charset='utf-8'><meta name='viewport' content='width=device-width'><title>{html.escape(title)}</title>"
+        "<!doctype html><meta charset='utf-8'><meta name='viewport' "
+        f"content='width=device-width'><title>{html.escape(title)}</title>"
         "<style>:root{color-scheme:light dark}body{font:14px system-ui,sans-serif;margin:2em;overflow-wrap:anywhere}"
-        "figure{display:inline-block;margin:4px;vertical-align:top;max-width:180px}figcaption{font-size:12px;overflow-wrap:anywhere}"
-        "img{image-rendering:pixelated;border:1px solid #888}.wrong img{border:2px solid #c00}meter{width:90px}</style>",
+        "figure{display:inline-block;margin:4px;vertical-align:top;max-width:180px}"
+        "figcaption{font-size:12px;overflow-wrap:anywhere}"
+        "img{image-rendering:pixelated;border:1px solid #888}.wrong img{border:2px solid "
+        "#c00}meter{width:90px}</style>",
         f"<h1>{html.escape(title)}</h1><p>{html.escape(accuracy_text(result))}</p><h2>Examples</h2>",
     ]
     for name in result["classes"]:
-        own = [image for image, label in zip(result["support_images"], result["support_labels"], strict=True) if label == name]
+        own = [
+            image
+            for image, label in zip(result["support_images"], result["support_labels"], strict=True)
+            if label == name
+        ]
         parts.append(f"<h3>{html.escape(name)}</h3>" + "".join(f"<figure>{_picture(image)}</figure>" for image in own))
     parts.append("<h2>Predictions</h2>")
     for place, file in enumerate(result["query_files"]):
-        predicted, label, probabilities = result["predictions"][place], result["labels"][place], result["probabilities"][place]
+        predicted, label, probabilities = (
+            result["predictions"][place],
+            result["labels"][place],
+            result["probabilities"][place],
+        )
         bars = "".join(
             f"<br><meter value='{p:.4f}'></meter> {100 * p:.1f} % {html.escape(name)}"
             for p, name in sorted(zip(probabilities, result["classes"], strict=True), reverse=True)[:5]
         )
         wrong = " class='wrong'" if label not in (None, predicted) else ""
         caption = f"<b>{html.escape(predicted)}</b><br>{html.escape(printable(file.as_posix()))}{bars}"
-        parts.append(f"<figure{wrong}>{_picture(result['query_images'][place])}<figcaption>{caption}</figcaption></figure>")
+        parts.append(
+            f"<figure{wrong}>{_picture(result['query_images'][place])}<figcaption>{caption}</figcaption></figure>"
+        )
     return "\n".join(parts) + "\n"
 
 
@@ -174,19 +210,33 @@ def _picture(pixels: np.ndarray) -> str:
     image.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
     data = io.BytesIO()
     image.save(data, "PNG")
-    return f"<img width='{max(image.width, 64)}' alt='' src='data:image/png;base64,{base64.b64encode(data.getvalue()).decode()}'>"
+    return (
+        f"<img width='{max(image.width, 64)}' alt='' "
+        f"src='data:image/png;base64,{base64.b64encode(data.getvalue()).decode()}'>"
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m experiment_tools.adapt", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m experiment_tools.adapt",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--experiment", required=True, help="name of the run, or the path of its folder")
     parser.add_argument("--support", required=True, type=Path, help="a folder per class, with a few images each")
     parser.add_argument("--query", required=True, type=Path, help="images to classify")
-    parser.add_argument("--output", type=Path, help="folder for the results; default adapted_<experiment>. Files that exist stay as they are")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        help="folder for the results; default adapted_<experiment>. Files that exist stay as they are",
+    )
     parser.add_argument("--checkpoint", default="best", help="epoch or file; default: the best by validation")
     parser.add_argument("--steps", type=int, help="inner steps; default: the run's")
-    parser.add_argument("--statistics", help="batch-norm statistics: transductive (query images are normalised together), support, running, episodic")
+    parser.add_argument(
+        "--statistics",
+        help="batch-norm statistics: transductive (query images are normalised together), support, running, episodic",
+    )
     options = parser.parse_args(arguments)
     changes = {"number_of_evaluation_steps_per_iter": options.steps, "batch_norm_statistics": options.statistics}
     with Console():
@@ -197,7 +247,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 if path.exists():
                     raise ConfigError(f"{path}: exists already and stays as it is; give another --output")
             classifier = FewShotClassifier.from_experiment(
-                options.experiment, options.checkpoint, **{name: value for name, value in changes.items() if value is not None}
+                options.experiment,
+                options.checkpoint,
+                **{name: value for name, value in changes.items() if value is not None},
             )
             result = adapt(classifier, options.support, options.query)
             try:
@@ -205,12 +257,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
             except OSError as error:
                 raise storage_error(output, error) from error
             write_bytes_atomically(targets[0], predictions_csv(result).encode())
-            write_bytes_atomically(targets[1], contact_sheet(result, f"{options.experiment} adapted to {options.support}").encode())
+            write_bytes_atomically(
+                targets[1], contact_sheet(result, f"{options.experiment} adapted to {options.support}").encode()
+            )
             n_images = ", ".join(f"{name}: {result['support_labels'].count(name)}" for name in result["classes"])
             log.info("adapted to %d classes (%s images)", len(result["classes"]), n_images)
-            log.info("%d images classified%s", len(result["query_files"]), f"; {accuracy_text(result)}" if accuracy_text(result) else "")
+            log.info(
+                "%d images classified%s",
+                len(result["query_files"]),
+                f"; {accuracy_text(result)}" if accuracy_text(result) else "",
+            )
             if classifier.adapted_learner().depends_on_other_images:
-                log.info("the images to classify are normalised together (transductive batch-norm statistics); --statistics support would not")
+                log.info(
+                    "the images to classify are normalised together (transductive batch-norm statistics); "
+                    "--statistics support would not"
+                )
             log.info("%s\n%s", *targets)
         except Exception as error:  # noqa: BLE001 -- the last resort, which shows the traceback
             return report_failure(error)

@@ -5,7 +5,8 @@
 NEW.json is the config that it was trained with, converted by script_generation_tools/convert_config.py. The result lies
 beside the checkpoint, as OLD/saved_models/train_model_40.safetensors, and is tested or trained on by
 
-    python train_maml_system.py --name_of_args_json_file NEW.json --load_checkpoint ...safetensors [--evaluate_on_test_set_only true]
+    python train_maml_system.py --name_of_args_json_file NEW.json --load_checkpoint ...safetensors \
+        [--evaluate_on_test_set_only true]
 
 Weights, norm statistics and inner learning rates are carried over; Adam's moments are not.
 """
@@ -63,9 +64,12 @@ def convert_checkpoint(config: Any, path: Path) -> tuple[dict[str, Any], dict[st
         raise ConfigError(f"{path}: {error}") from error
     iteration = int(content.get("current_iter", 0))
     state = {
-        "epoch": iteration // config.total_iter_per_epoch, "iteration": iteration, "rows": [], "config": config.to_json_dict(),
+        "epoch": iteration // config.total_iter_per_epoch,
+        "iteration": iteration,
+        "rows": [],
+        "config": config.to_json_dict(),
         "converted_from": {"file": path.name, "best_val_accuracy": float(content.get("best_val_acc", 0.0))},
-    }  # fmt: skip
+    }
     return tensors, state
 
 
@@ -82,9 +86,13 @@ def read_tensors_and_numbers(path: Path) -> Any:
 
     scalar = np.float64(0).__reduce__()[0]
     allowed = [
-        np.dtype, codecs.encode, scalar, (scalar, "numpy.core.multiarray.scalar"), (scalar, "numpy._core.multiarray.scalar"),
+        np.dtype,
+        codecs.encode,
+        scalar,
+        (scalar, "numpy.core.multiarray.scalar"),
+        (scalar, "numpy._core.multiarray.scalar"),
         *(getattr(np.dtypes, f"{kind}DType") for kind in ("Float32", "Float64", "Int32", "Int64", "Bool")),
-    ]  # fmt: skip
+    ]
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -94,7 +102,9 @@ def read_tensors_and_numbers(path: Path) -> Any:
             return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except (OSError, UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, TypeError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise StorageError(f"{path}: refused; it is damaged or holds more than tensors and numbers ({reason})") from error
+        raise StorageError(
+            f"{path}: refused; it is damaged or holds more than tensors and numbers ({reason})"
+        ) from error
 
 
 def _translated(network: Mapping[str, Any], inner_loop: Any, config: Any, path: Path) -> dict[str, Any]:
@@ -109,11 +119,18 @@ def _translated(network: Mapping[str, Any], inner_loop: Any, config: Any, path: 
         if not found:
             raise ConfigError(f'{path}: tensor "{name}" is of no network of "How to train your MAML in PyTorch"')
         tensors[found[0]] = value
-    rates = {name.removeprefix(RATES).removeprefix("module-"): value for name, value in network.items() if name.startswith(RATES)}
+    rates = {
+        name.removeprefix(RATES).removeprefix("module-"): value
+        for name, value in network.items()
+        if name.startswith(RATES)
+    }
     wanted = [_reference_name(name) for name in inner_loop.names]
     if rates.keys() != set(wanted):
         differing = sorted(rates.keys() ^ set(wanted))
-        raise ConfigError(f'{path}: adapts other parameters than the config says: "{differing[0]}"; give the config that it was trained with')
+        raise ConfigError(
+            f'{path}: adapts other parameters than the config says: "{differing[0]}"; give the config that it was '
+            "trained with"
+        )
     # The reference keeps one rate more than there are steps.
     tensors["inner_loop.learning_rates"] = torch.stack([rates[name][: inner_loop.n_steps] for name in wanted])
     if not config.learnable_per_layer_per_step_inner_loop_learning_rate:
@@ -133,9 +150,15 @@ def _reference_name(name: str) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Convert one checkpoint; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m experiment_tools.convert_checkpoint", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m experiment_tools.convert_checkpoint",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--config", type=Path, required=True, help="its config, converted")
-    parser.add_argument("--checkpoint", type=Path, required=True, help="its file train_model_<epoch> or train_model_latest")
+    parser.add_argument(
+        "--checkpoint", type=Path, required=True, help="its file train_model_<epoch> or train_model_latest"
+    )
     parser.add_argument("--output", type=Path, help="where the new one goes; never over a file that exists")
     options = parser.parse_args(arguments)
     with Console():

@@ -1,8 +1,9 @@
 """See whether everything is in order: python -m experiment_tools.doctor [CONFIG] [--key value ...]
 
-Without a config: versions, devices, folders, disk space. With one (a path, or a name in experiment_config/) also the config, its data, a
-training iteration, a validation, a save and a resume, and how long the whole run will take. Each line is ok, a warning or an error, with the
-fix. Exit code 0, or 1 when there is an error. Nothing is left behind, apart from images that any run needs unpacked and decoded.
+Without a config: versions, devices, folders, disk space. With one (a path, or a name in experiment_config/) also the
+config, its data, a training iteration, a validation, a save and a resume, and how long the whole run will take. Each
+line is ok, a warning or an error, with the fix. Exit code 0, or 1 when there is an error. Nothing is left behind,
+apart from images that any run needs unpacked and decoded.
 """
 
 import logging
@@ -110,7 +111,9 @@ def check_packages() -> Iterator[Finding]:
     yield Finding(OK, ", ".join(found))
     missing = [name for name, _ in _requirements("requirements-extras.txt") if _version(name) is None]
     if missing:
-        yield Finding(OK, f"optional, not installed: {', '.join(missing)} (python -m pip install -r requirements-extras.txt)")
+        yield Finding(
+            OK, f"optional, not installed: {', '.join(missing)} (python -m pip install -r requirements-extras.txt)"
+        )
 
 
 def _requirements(file: str) -> list[tuple[str, str | None]]:
@@ -141,9 +144,16 @@ def check_devices() -> Iterator[Finding]:
     if torch.cuda.is_available():
         for number in range(torch.cuda.device_count()):
             free, total = torch.cuda.mem_get_info(number)
-            text = f"GPU {number}: {torch.cuda.get_device_name(number)}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free"
+            text = (
+                f"GPU {number}: {torch.cuda.get_device_name(number)}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB "
+                "free"
+            )
             is_taken = free < total / 2
-            yield Finding(WARNING if is_taken else OK, text, "another process uses it; wait, or give another id" if is_taken else "")
+            yield Finding(
+                WARNING if is_taken else OK,
+                text,
+                "another process uses it; wait, or give another id" if is_taken else "",
+            )
     elif shutil.which("nvidia-smi"):
         yield Finding(
             WARNING, f"there is an NVIDIA driver, but torch {torch.__version__} finds no GPU; runs use the CPU",
@@ -160,12 +170,16 @@ def check_folders() -> Iterator[Finding]:
         while not existing.exists() and existing != existing.parent:
             existing = existing.parent
         if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-            yield Finding(ERROR, f"{variable} {folder}: cannot be written", f"set {variable} to a folder that you can write to")
+            yield Finding(
+                ERROR, f"{variable} {folder}: cannot be written", f"set {variable} to a folder that you can write to"
+            )
             continue
         free = shutil.disk_usage(existing).free
         text = f"{variable} {folder}: {size_text(free)} free" + ("" if folder.exists() else "; it will be made")
         is_full = free < LEAST_FREE_GIB * 2**30
-        yield Finding(WARNING if is_full else OK, text, f"make room, or set {variable} to another disk" if is_full else "")
+        yield Finding(
+            WARNING if is_full else OK, text, f"make room, or set {variable} to another disk" if is_full else ""
+        )
 
 
 # --- one run ----------------------------------------------------------------------------------------------------------
@@ -186,7 +200,9 @@ def check_run(config: ExperimentConfig) -> Iterator[Finding]:
         yield Finding(OK, f"device of the run: {describe_device(device)}")
         start = time.perf_counter()
         data = build_data(config, device, getattr(torch, config.parameter_format))
-        splits = ", ".join(f"{name} {n['classes']} classes with {n['images']} images" for name, n in data.summary()["splits"].items())
+        splits = ", ".join(
+            f"{name} {n['classes']} classes with {n['images']} images" for name, n in data.summary()["splits"].items()
+        )
         yield Finding(OK, f"data {config.dataset_name}: {splits}; ready in {time.perf_counter() - start:.1f} s")
         with tempfile.TemporaryDirectory(prefix="doctor_") as folder:
             yield from _short_run(config, data, device, Path(folder))
@@ -196,7 +212,9 @@ def check_run(config: ExperimentConfig) -> Iterator[Finding]:
         if not is_out_of_memory(error):
             raise
         yield Finding(
-            ERROR, f"out of memory: {out_of_memory_reason(error)}", f"lower one of {', '.join(KEYS_TO_LOWER)}; task_chunk_size changes no result"
+            ERROR,
+            f"out of memory: {out_of_memory_reason(error)}",
+            f"lower one of {', '.join(KEYS_TO_LOWER)}; task_chunk_size changes no result",
         )
 
 
@@ -209,7 +227,14 @@ def _short_run(config: ExperimentConfig, data: Any, device: Any, root: Path) -> 
     from few_shot_learning_system import build_learner
 
     heaviest = {"first_order_to_second_order_epoch": -1} if config.second_order else {}
-    limits = {"total_epochs": 2, "total_iter_per_epoch": 1, "num_evaluation_tasks": 1, "load_checkpoint": "", "trackers": (), "test_after_training": True}
+    limits = {
+        "total_epochs": 2,
+        "total_iter_per_epoch": 1,
+        "num_evaluation_tasks": 1,
+        "load_checkpoint": "",
+        "trackers": (),
+        "test_after_training": True,
+    }
     small = config.model_copy(update=limits | heaviest)
 
     def start(epochs_before_pause: int) -> Any:
@@ -225,7 +250,11 @@ def _short_run(config: ExperimentConfig, data: Any, device: Any, root: Path) -> 
 
     first = start(epochs_before_pause=1)
     (row,) = first.rows
-    yield Finding(OK, f"one training iteration: loss {row['train_loss_mean']:.4f}; one validation task: loss {row['val_loss_mean']:.4f}")
+    yield Finding(
+        OK,
+        f"one training iteration: loss {row['train_loss_mean']:.4f}; one validation task: loss "
+        f"{row['val_loss_mean']:.4f}",
+    )
     (path,) = list_epochs(first.run_folder.saved_models).values()
     size = path.stat().st_size
     yield Finding(OK, f"one save: {size / 2**20:.1f} MiB")
@@ -234,7 +263,9 @@ def _short_run(config: ExperimentConfig, data: Any, device: Any, root: Path) -> 
     has_resumed = second.iteration == 2 and second.rows[0] == row
     yield Finding(
         OK if has_resumed else ERROR,
-        "one resume: went on at iteration 2 and was tested" if has_resumed else "one resume: it did not go on where it was saved",
+        "one resume: went on at iteration 2 and was tested"
+        if has_resumed
+        else "one resume: it did not go on where it was saved",
         "" if has_resumed else "this is a bug in the program; please report it",
     )
     yield _estimate(config, second.learner, data)
@@ -253,7 +284,9 @@ def _check_space(needed_bytes: float) -> Iterator[Finding]:
 
 
 def _estimate(config: ExperimentConfig, learner: Any, data: Any) -> Finding:
-    """How long the whole run takes, by timing a few iterations of its heaviest derivative order and a batch of validation tasks."""
+    """How long the whole run takes, by timing a few iterations of its heaviest derivative order and a batch of
+    validation tasks.
+    """
     n_tasks = config.tasks_per_meta_batch
     epoch = config.total_epochs
 
@@ -268,13 +301,20 @@ def _estimate(config: ExperimentConfig, learner: Any, data: Any) -> Finding:
     iteration_s, evaluation_s = _timed(iteration, learner), _timed(evaluation, learner)
     batches = math.ceil(config.num_evaluation_tasks / n_tasks)
     validations = math.ceil(config.total_epochs / config.validate_every_epochs)
-    tests = config.number_of_ensemble_models * len(config.test_shapes) * len(config.test_batch_norm_statistics) * config.test_after_training
+    tests = (
+        config.number_of_ensemble_models
+        * len(config.test_shapes)
+        * len(config.test_batch_norm_statistics)
+        * config.test_after_training
+    )
     training_s = config.total_epochs * config.total_iter_per_epoch * iteration_s
     total_s = training_s + (validations + tests) * batches * evaluation_s
     return Finding(
         OK,
-        f"the whole run: about {duration_text(total_s)} ({config.total_epochs} epochs of {config.total_iter_per_epoch} iterations of "
-        f"{1000 * iteration_s:.0f} ms, and {validations} validations and {tests} tests of {config.num_evaluation_tasks} tasks)",
+        f"the whole run: about {duration_text(total_s)} ({config.total_epochs} epochs of "
+        f"{config.total_iter_per_epoch} iterations of "
+        f"{1000 * iteration_s:.0f} ms, and {validations} validations and {tests} tests of "
+        f"{config.num_evaluation_tasks} tasks)",
     )
 
 

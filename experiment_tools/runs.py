@@ -1,7 +1,9 @@
 """List runs: python -m experiment_tools.runs [FOLDER] [--sort name|state|val|test|disk|changed]
 
-State, progress, best validation accuracy, test accuracy and disk use of every run below a folder (default EXPERIMENTS_DIR).
+State, progress, best validation accuracy, test accuracy and disk use of every run below a folder (default
+EXPERIMENTS_DIR).
 """
+
 import argparse
 import sys
 import time
@@ -18,8 +20,12 @@ HEADING = ("run", "state", "epochs", "best val", "test", "disk", "changed")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """List the runs of a command line; return the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m experiment_tools.runs", description="List runs and what they have reached.")
-    parser.add_argument("folder", nargs="?", type=Path, help="folder of run folders (default: EXPERIMENTS_DIR, else experiments/)")
+    parser = argparse.ArgumentParser(
+        prog="python -m experiment_tools.runs", description="List runs and what they have reached."
+    )
+    parser.add_argument(
+        "folder", nargs="?", type=Path, help="folder of run folders (default: EXPERIMENTS_DIR, else experiments/)"
+    )
     parser.add_argument("--sort", choices=["name", "state", "val", "test", "disk", "changed"], default="name")
     options = parser.parse_args(arguments)
     folder = (options.folder or experiments_root()).expanduser()
@@ -79,8 +85,6 @@ def _test(run: Run) -> Summary | None:
 
 def _last_change(run: Run) -> float:
     return max((path.lstat().st_mtime for path in run.path.rglob("*")), default=run.path.stat().st_mtime)
-
-
 
 
 if __name__ == "__main__":

@@ -2,8 +2,9 @@
 
     python -m experiment_tools.show_data CONFIG.json [--to FOLDER] [--episodes 2] [--key value ...]
 
-Writes FOLDER/train.png, val.png and test.png, a row per class of each episode: its label, quarter turns and name, its support
-images, a gap, and its query images; and FOLDER/classes.csv. Training episodes are turned and augmented as in training.
+Writes FOLDER/train.png, val.png and test.png, a row per class of each episode: its label, quarter turns and name,
+its support images, a gap, and its query images; and FOLDER/classes.csv. Training episodes are turned and augmented
+as in training.
 """
 
 import logging
@@ -127,7 +128,8 @@ def counts_table(rows: Iterable[dict[str, Any]]) -> str:
     for split in SPLITS:
         counts = [row["images"] for row in rows if row["split"] == split]
         lines.append(
-            f"{split:<6} {len(counts):>8} {sum(counts):>9} {min(counts):>18} {int(np.median(counts)):>7} {max(counts):>6}"
+            f"{split:<6} {len(counts):>8} {sum(counts):>9} {min(counts):>18} {int(np.median(counts)):>7} "
+            f"{max(counts):>6}"
         )
     return "\n".join(lines)
 
@@ -143,7 +145,9 @@ def show_data(config: Any, folder: Path, n_episodes: int) -> None:
     from data import build_data
 
     if config.dataset_name == SINUSOID:
-        raise ConfigError('"dataset_name" sinusoid: points of waves are no pictures; docs/regression.md has what they are')
+        raise ConfigError(
+            '"dataset_name" sinusoid: points of waves are no pictures; docs/regression.md has what they are'
+        )
     _refuse_what_is_not_ours(folder)
     data = build_data(config, "cpu", getattr(torch, config.parameter_format))
     rows = class_rows(data)

@@ -1,4 +1,6 @@
-"""Few-shot learning from Python, with scikit-learn's conventions: `from few_shot_classifier import FewShotClassifier`."""
+"""Few-shot learning from Python, with scikit-learn's conventions: `from few_shot_classifier import
+FewShotClassifier`.
+"""
 
 from few_shot_classifier.arrays import InputError
 from few_shot_classifier.classifier import Accuracy, FewShotClassifier, run_checkpoint

@@ -55,13 +55,22 @@ def image_arrays(images: Any, *, channels: int | None = None, image_shape: Seque
     if len(array) == 0:
         raise InputError(f"Found array with 0 sample(s) (shape={array.shape}) while a minimum of 1 is required.")
     if channels is not None and array.shape[1] != channels:
-        raise InputError(f"images have {array.shape[1]} channels, but the network takes {channels}; convert them to grey or RGB first")
+        raise InputError(
+            f"images have {array.shape[1]} channels, but the network takes {channels}; convert them to grey or RGB "
+            "first"
+        )
     if array.dtype != np.uint8:
         array = array.astype(np.float32)
         if not np.isfinite(array).all():
-            raise InputError("images hold NaN or values that are infinite (inf) or too large for float32; replace or leave out such images")
+            raise InputError(
+                "images hold NaN or values that are infinite (inf) or too large for float32; replace or leave out "
+                "such images"
+            )
         if not flat and array.min() >= 0 and array.max() > LIKELY_BYTES:
-            warnings.warn(f"images are floats up to {array.max():g}; floats are taken as 0 to 1: divide by 255, or give uint8", stacklevel=3)
+            warnings.warn(
+                f"images are floats up to {array.max():g}; floats are taken as 0 to 1: divide by 255, or give uint8",
+                stacklevel=3,
+            )
     return Images(array, n_features, flat)
 
 
@@ -75,15 +84,26 @@ def _numbers(images: Any) -> np.ndarray:
             array = np.stack([np.asarray(image) for image in images]) if images else np.empty((0, 1, 1))
         except ValueError as error:
             shapes = sorted({np.shape(image) for image in images})
-            raise InputError(f"images have several shapes, such as {shapes[:3]}; bring them to one size first") from error
+            raise InputError(
+                f"images have several shapes, such as {shapes[:3]}; bring them to one size first"
+            ) from error
     else:
         array = np.asarray(images)
     if np.iscomplexobj(array):
         raise InputError("Complex data not supported: images are real numbers")
     if array.ndim not in (2, 3, 4):
         advice = "Reshape your data to (1, C, H, W) if it is one image." if array.ndim < 2 else ""
-        raise InputError(f"images have {array.ndim} axes; they must be (n, H, W), (n, H, W, C), (n, C, H, W) or flat (n, C*H*W). {advice}")
-    return array.astype(np.uint8) if array.dtype == bool else array if array.dtype == np.uint8 else array.astype(np.float64)
+        raise InputError(
+            f"images have {array.ndim} axes; they must be (n, H, W), (n, H, W, C), (n, C, H, W) or flat (n, C*H*W). "
+            f"{advice}"
+        )
+    return (
+        array.astype(np.uint8)
+        if array.dtype == bool
+        else array
+        if array.dtype == np.uint8
+        else array.astype(np.float64)
+    )
 
 
 def _is_tensor(images: Any) -> bool:
@@ -99,19 +119,27 @@ def _unflattened(array: np.ndarray, image_shape: Sequence[int] | None) -> np.nda
     known = int(np.prod([side for side in image_shape if side != -1]))
     open_sides = sum(side == -1 for side in image_shape)
     if len(image_shape) != 3 or open_sides > 1 or n_features % known or (not open_sides and n_features != known):
-        raise InputError(f"image_shape is {tuple(image_shape)}, but images are flat with {n_features} numbers each; C * H * W must be that")
+        raise InputError(
+            f"image_shape is {tuple(image_shape)}, but images are flat with {n_features} numbers each; C * H * W must "
+            "be that"
+        )
     return array.reshape(n, *image_shape)
 
 
 def _channels_first(array: np.ndarray, channels: int | None, *, channels_last: bool) -> np.ndarray:
-    """(n, H, W), (n, H, W, C) or (n, C, H, W) to the last; where both could be meant, arrays are the former, tensors the latter."""
+    """(n, H, W), (n, H, W, C) or (n, C, H, W) to the last; where both could be meant, arrays are the former, tensors
+    the latter.
+    """
     if array.ndim == 3:
         return array[:, None]
     axes = array.shape[1], array.shape[3]
     allowed = (channels,) if channels in axes else CHANNELS
     first, last = (side in allowed for side in axes)
     if not (first or last):
-        raise InputError(f"images have the shape {array.shape[1:]}, but neither the first nor the last of its axes is 1 or 3 channels")
+        raise InputError(
+            f"images have the shape {array.shape[1:]}, but neither the first nor the last of its axes is 1 or 3 "
+            "channels"
+        )
     return array.transpose(0, 3, 1, 2) if last and (channels_last or not first) else array
 
 
@@ -137,7 +165,9 @@ def class_labels(labels: Any, n_images: int) -> np.ndarray:
         if not np.isfinite(array).all():
             raise InputError("Input y contains NaN or infinity; labels name classes")
         if (array != np.round(array)).any():
-            raise InputError("Unknown label type: continuous; labels name classes, regression is for configs with mean_squared_error")
+            raise InputError(
+                "Unknown label type: continuous; labels name classes, regression is for configs with mean_squared_error"
+            )
     return array
 
 
@@ -146,7 +176,11 @@ def _warn_of_column() -> None:
         from sklearn.exceptions import DataConversionWarning as Category
     except ModuleNotFoundError:
         Category = UserWarning
-    warnings.warn("A column-vector y was passed when a 1d array was expected: labels (n, 1) are taken as (n,)", Category, stacklevel=4)
+    warnings.warn(
+        "A column-vector y was passed when a 1d array was expected: labels (n, 1) are taken as (n,)",
+        Category,
+        stacklevel=4,
+    )
 
 
 def resized(pixels: np.ndarray, height: int, width: int, what: str = "images") -> np.ndarray:
@@ -157,13 +191,21 @@ def resized(pixels: np.ndarray, height: int, width: int, what: str = "images") -
     import torch.nn.functional as F
 
     h, w = pixels.shape[2:]
-    warnings.warn(f"{what} of {h} x {w} pixels are resized to the network's {height} x {width}", UserWarning, stacklevel=3)
-    out = F.interpolate(torch.from_numpy(np.array(pixels, dtype=np.float32)), (height, width), mode="bilinear", antialias=True)
+    warnings.warn(
+        f"{what} of {h} x {w} pixels are resized to the network's {height} x {width}", UserWarning, stacklevel=3
+    )
+    out = F.interpolate(
+        torch.from_numpy(np.array(pixels, dtype=np.float32)), (height, width), mode="bilinear", antialias=True
+    )
     return out.round().clamp(0, 255).numpy().astype(np.uint8) if pixels.dtype == np.uint8 else out.numpy()
 
 
-def as_input(pixels: np.ndarray, normalise: "tuple[Sequence[float], Sequence[float]]", *, reverse_channels: bool = False) -> "Tensor":
-    """Pixels (n, C, H, W) as a network takes them: 0 to 1, minus the mean, over the deviation of each channel; float32."""
+def as_input(
+    pixels: np.ndarray, normalise: "tuple[Sequence[float], Sequence[float]]", *, reverse_channels: bool = False
+) -> "Tensor":
+    """Pixels (n, C, H, W) as a network takes them: 0 to 1, minus the mean, over the deviation of each channel;
+    float32.
+    """
     import torch
 
     images = torch.from_numpy(np.array(pixels, dtype=np.float32))

@@ -46,9 +46,17 @@ from utils.registry import register_backbone
 __all__ = ["Accuracy", "FewShotClassifier", "InputError", "NotFittedError", "run_checkpoint"]
 
 OF_SCRIPTS_ALONE = {
-    *config_schema.ONE_START_ONLY, "test_after_training", "evaluate_on_test_set_only", "load_checkpoint", "tag", "test_curve", "dataset_name", "dataset_path",
-    "total_epochs_before_pause", "plugin_sha256",
-}  # fmt: skip
+    *config_schema.ONE_START_ONLY,
+    "test_after_training",
+    "evaluate_on_test_set_only",
+    "load_checkpoint",
+    "tag",
+    "test_curve",
+    "dataset_name",
+    "dataset_path",
+    "total_epochs_before_pause",
+    "plugin_sha256",
+}
 """Config keys that are no parameters: `meta_fit` is given the dataset, `accuracy` tests, `load` loads."""
 IMAGE_SIDES = ("image_channels", "image_height", "image_width")
 PARAMETERS: dict[str, Any] = {
@@ -60,8 +68,10 @@ PARAMETERS: dict[str, Any] = {
     },
     "diagnostics_every_epochs": 0,
 }  # fmt: skip
-"""Parameter -> default. `network`: a `torch.nn.Module`, a function of (config, (C, H, W), N) that makes one, the name of a backbone, or
-None for the key `backbone`. `image_shape`: C, H, W of flat images. None for the size of images: that of the first ones. `loss` may also be a function of (logits (n, N), labels (n,))."""
+"""Parameter -> default. `network`: a `torch.nn.Module`, a function of (config, (C, H, W), N) that makes one, the
+name of a backbone, or None for the key `backbone`. `image_shape`: C, H, W of flat images. None for the size of
+images: that of the first ones. `loss` may also be a function of (logits (n, N), labels (n,)).
+"""
 IMAGES_AT_ONCE = 256
 """Where an image's prediction does not depend on the other images."""
 FIT_PREFIX = "fit."
@@ -81,7 +91,9 @@ register_backbone(GIVEN_NETWORK, _copy_of_given_network)
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Mean accuracy over tasks, half width of its 95 % interval (Student's t over tasks; None for one task), and the protocol."""
+    """Mean accuracy over tasks, half width of its 95 % interval (Student's t over tasks; None for one task), and the
+    protocol.
+    """
 
     mean: float
     ci95: float | None
@@ -91,7 +103,10 @@ class Accuracy:
     per_task: tuple[float, ...]
 
     def __str__(self) -> str:
-        return f"{percent(summarise(self.per_task))} ({self.n_tasks} tasks, {self.n_steps} inner steps, {self.statistics} statistics)"
+        return (
+            f"{percent(summarise(self.per_task))} ({self.n_tasks} tasks, {self.n_steps} inner steps, "
+            f"{self.statistics} statistics)"
+        )
 
 
 class _FunctionLoss(TaskLoss):
@@ -103,7 +118,8 @@ class _FunctionLoss(TaskLoss):
 
     def per_task_loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """Return each task's loss (B,)."""
-        losses = [self.function(logits, of_task) for logits, of_task in zip(outputs, labels, strict=True)]  # type: ignore[attr-defined]
+        # type: ignore[attr-defined]
+        losses = [self.function(logits, of_task) for logits, of_task in zip(outputs, labels, strict=True)]
         return torch.stack([loss.mean() for loss in losses])
 
 
@@ -124,10 +140,12 @@ class FewShotClassifier(Estimator):
     def meta_fit(self, dataset: Any, val: Any = None) -> "FewShotClassifier":
         """Meta-learn the initialisation, by the builder of the scripts; the epoch with the best validation is kept.
 
-        With the parameter `experiment_name` the run has a folder and goes on where it was interrupted; else it leaves none.
+        With the parameter `experiment_name` the run has a folder and goes on where it was interrupted; else it
+        leaves none.
 
         Args:
-            dataset: a folder, (images, labels), a dataset of (image, label), tasks, or a `data.FewShotData`; see `python_datasets`.
+            dataset: a folder, (images, labels), a dataset of (image, label), tasks, or a `data.FewShotData`; see
+                `python_datasets`.
             val: the same kind of thing, with other classes, or None: see `python_datasets.training_data`.
         Raises:
             ConfigError: parameters that cannot work. DataError, InputError: data that cannot.
@@ -140,7 +158,9 @@ class FewShotClassifier(Estimator):
             # Checkpoints hold PyTorch's random state, and a run that is resumed restores it; the user's own stays.
             stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
             learner = self._build(config, None)
-            root = experiments_root() if self.experiment_name else Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            root = (
+                experiments_root() if self.experiment_name else Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            )
             run_folder = open_run_folder(root, config.experiment_name, config.to_json_dict())
             stack.callback(run_folder.unlock)
             torch.manual_seed(config.initialisation_seed)
@@ -158,9 +178,13 @@ class FewShotClassifier(Estimator):
         for name in ("classes_", "n_features_in_", "support_images_", "support_labels_", "_adapted", "_config_of_fit"):
             vars(self).pop(name, None)
 
-    def _config(self, shape: Sequence[int] | None, *, meta_learned: bool, n_way: int | None = None, **changes: Any) -> Any:
+    def _config(
+        self, shape: Sequence[int] | None, *, meta_learned: bool, n_way: int | None = None, **changes: Any
+    ) -> Any:
         """The config of the parameters; sizes that they leave open are those of the meta-learning, else `shape`."""
-        values = {name: _plain(value) for name, value in self.get_params().items() if name not in ("network", "image_shape")}
+        values = {
+            name: _plain(value) for name, value in self.get_params().items() if name not in ("network", "image_shape")
+        }
         values["experiment_name"] = values["experiment_name"] or "few_shot_classifier"
         values["dataset_name"] = "images"
         values["loss"] = "cross_entropy" if callable(self.loss) else self.loss
@@ -171,14 +195,20 @@ class FewShotClassifier(Estimator):
                 if meta_learned:
                     values[name] = self.meta_config_[name]
                 elif shape is None:
-                    raise ConfigError(f'FewShotClassifier: "{name}" is not given; set image_channels, image_height and image_width for this dataset')
+                    raise ConfigError(
+                        f'FewShotClassifier: "{name}" is not given; set image_channels, image_height and image_width '
+                        "for this dataset"
+                    )
                 else:
                     values[name] = int(shape[place])
         if n_way is not None and not meta_learned:
             values["num_classes_per_set"] = n_way
         config = check_config(values | changes, "FewShotClassifier")
         if config.loss == "mean_squared_error":
-            raise ConfigError('FewShotClassifier: "loss" mean_squared_error is for regression; use cross_entropy or binary_cross_entropy')
+            raise ConfigError(
+                'FewShotClassifier: "loss" mean_squared_error is for regression; use cross_entropy or '
+                "binary_cross_entropy"
+            )
         return config
 
     def _build(self, config: Any, initialisation: dict[str, Tensor] | None) -> FewShotLearner:
@@ -192,8 +222,13 @@ class FewShotClassifier(Estimator):
             learner.loss = learner.adaptation.loss = _FunctionLoss(self.loss)
         if initialisation is not None:
             own = learner.state_tensors()
-            learned = config.learnable_per_layer_per_step_inner_loop_learning_rate or config.learnable_inner_loop_learning_rates != "none"
-            kept = {name: value for name, value in initialisation.items() if learned or not name.startswith("inner_loop.")}
+            learned = (
+                config.learnable_per_layer_per_step_inner_loop_learning_rate
+                or config.learnable_inner_loop_learning_rates != "none"
+            )
+            kept = {
+                name: value for name, value in initialisation.items() if learned or not name.startswith("inner_loop.")
+            }
             rates = {name: value for name, value in own.items() if name.startswith("inner_loop.") and not learned}
             learner.load_state_tensors(rates | kept, optimizer=False)
         return learner
@@ -204,11 +239,12 @@ class FewShotClassifier(Estimator):
         """Adapt to a few labelled images; what an earlier `fit` saw is forgotten.
 
         Args:
-            X: images, as an array, tensor or list: (n, H, W), (n, H, W, C), (n, C, H, W), or flat (n, C*H*W) with the parameter `image_shape`.
-                uint8 from 0 to 255, or floats from 0 to 1.
+            X: images, as an array, tensor or list: (n, H, W), (n, H, W, C), (n, C, H, W), or flat (n, C*H*W) with
+                the parameter `image_shape`. uint8 from 0 to 255, or floats from 0 to 1.
             y: labels (n,), of any type; as many classes as the head allows: any number with `head` zero or prototypes.
         Raises:
-            InputError, a ValueError: images or labels that cannot work, or a number of classes that the learned head has no outputs for.
+            InputError, a ValueError: images or labels that cannot work, or a number of classes that the learned head
+                has no outputs for.
         """
         given = image_arrays(X, channels=self._channels(), image_shape=self.image_shape)
         labels = class_labels(y, len(given.pixels))
@@ -231,7 +267,9 @@ class FewShotClassifier(Estimator):
         labels = class_labels(y, len(given.pixels))
         unknown = set(labels.tolist()) - set(np.asarray(classes).tolist()) if classes is not None else ()
         if unknown:
-            raise InputError(f"label {next(iter(unknown))!r} is not among the classes given, {np.asarray(classes).tolist()}")
+            raise InputError(
+                f"label {next(iter(unknown))!r} is not among the classes given, {np.asarray(classes).tolist()}"
+            )
         if not self.__sklearn_is_fitted__():
             return self.fit(X, y)
         self._check_features(given.n_features, flat=given.flat)
@@ -239,7 +277,9 @@ class FewShotClassifier(Estimator):
         all_classes, ranks = np.unique(np.concatenate([before, labels]), return_inverse=True)
         config = self._config_of_fit
         if len(all_classes) != len(self.classes_):
-            config = self._config(self.support_images_.shape[1:], meta_learned=self.initialisation_ is not None, n_way=len(all_classes))
+            config = self._config(
+                self.support_images_.shape[1:], meta_learned=self.initialisation_ is not None, n_way=len(all_classes)
+            )
         support = torch.cat([self.support_images_, self._as_input(given.pixels, config)])
         return self._adapt(config, support, ranks, all_classes, self.n_features_in_)
 
@@ -252,10 +292,11 @@ class FewShotClassifier(Estimator):
         return self.classes_[probabilities.argmax(axis=-1)]
 
     def predict_proba(self, X: Any, *, every_step: bool = False) -> np.ndarray:
-        """Return class probabilities, (n, N) in the order of `classes_`; with `every_step` (S+1, n, N), row s after s inner steps.
+        """Return class probabilities, (n, N) in the order of `classes_`; with `every_step` (S+1, n, N), row s after
+        s inner steps.
 
-        With `batch_norm_statistics` transductive the images of one call are normalised together, so a prediction depends on the
-        others; with support, running or episodic it does not.
+        With `batch_norm_statistics` transductive the images of one call are normalised together, so a prediction
+        depends on the others; with support, running or episodic it does not.
 
         Raises:
             NotFittedError: before `fit`.
@@ -267,7 +308,9 @@ class FewShotClassifier(Estimator):
         size = len(query) if self._adapted.depends_on_other_images else IMAGES_AT_ONCE
         last = len(self._adapted.path) - 1
         steps = range(last + 1) if every_step else [last]
-        probabilities = np.stack([np.concatenate([self._classify(part, step) for part in query.split(size)]) for step in steps])
+        probabilities = np.stack(
+            [np.concatenate([self._classify(part, step) for part in query.split(size)]) for step in steps]
+        )
         return probabilities if every_step else probabilities[0]
 
     def adapted_learner(self) -> AdaptedLearner:
@@ -297,7 +340,10 @@ class FewShotClassifier(Estimator):
 
     def _check_features(self, n_features: int, *, flat: bool) -> None:
         if flat and n_features != self.n_features_in_:
-            raise InputError(f"X has {n_features} features, but FewShotClassifier is expecting {self.n_features_in_} features as input.")
+            raise InputError(
+                f"X has {n_features} features, but FewShotClassifier is expecting {self.n_features_in_} features as "
+                "input."
+            )
 
     def _adapt(
         self, config: Any, images: Tensor, ranks: np.ndarray, classes: np.ndarray, n_features: int, *,
@@ -311,7 +357,12 @@ class FewShotClassifier(Estimator):
         except ConfigError as error:  # a learned head of another number of classes
             raise InputError(str(error)) from error
         self._adapted, self._config_of_fit = adapted, config
-        self.support_images_, self.support_labels_, self.classes_, self.n_features_in_ = images, labels, classes, n_features
+        self.support_images_, self.support_labels_, self.classes_, self.n_features_in_ = (
+            images,
+            labels,
+            classes,
+            n_features,
+        )
         return self
 
     def _classify(self, query: Tensor, step: int) -> np.ndarray:
@@ -324,17 +375,21 @@ class FewShotClassifier(Estimator):
 
     # Measuring.
 
-    def accuracy(self, test_dataset: Any, n_tasks: int = 600, n_steps: int | None = None, statistics: str | None = None) -> Accuracy:
+    def accuracy(
+        self, test_dataset: Any, n_tasks: int = 600, n_steps: int | None = None, statistics: str | None = None
+    ) -> Accuracy:
         """Measure the meta-learned initialisation on tasks of classes that it has not seen. Changes nothing.
 
         Args:
-            test_dataset: as for `meta_fit`; of a folder, its test classes. Tasks have the ways, shots and queries of the parameters
-                `test_num_classes_per_set`, `test_num_samples_per_class`, `test_num_target_samples`, or those of training.
+            test_dataset: as for `meta_fit`; of a folder, its test classes. Tasks have the ways, shots and queries of
+                the parameters `test_num_classes_per_set`, `test_num_samples_per_class`, `test_num_target_samples`,
+                or those of training.
             n_tasks: how many; of a list of tasks at most those that there are.
             n_steps: inner steps; None: `number_of_evaluation_steps_per_iter`.
             statistics: batch-norm statistics; None: those of training.
         Raises:
-            NotFittedError: nothing was meta-learned. ConfigError, DataError, InputError: parameters or data that cannot work.
+            NotFittedError: nothing was meta-learned. ConfigError, DataError, InputError: parameters or data that
+                cannot work.
         """
         self._check_meta_fitted("accuracy")
         changes = {} if n_steps is None else {"number_of_evaluation_steps_per_iter": n_steps}
@@ -343,21 +398,39 @@ class FewShotClassifier(Estimator):
         data = evaluation_data(test_dataset, config, choose_device(config.gpu_to_use), self.image_shape)
         n_tasks = _at_most(data, "test", n_tasks)
         evaluation = evaluate_tasks(
-            learner, data, "test", n_tasks=n_tasks, tasks_per_batch=config.tasks_per_meta_batch, statistics=statistics, shape=config.test_shapes[0]
+            learner,
+            data,
+            "test",
+            n_tasks=n_tasks,
+            tasks_per_batch=config.tasks_per_meta_batch,
+            statistics=statistics,
+            shape=config.test_shapes[0],
         )
         scores = tuple(evaluation.metrics["query_accuracy"][-1])
         summary = summarise(scores)
         used = statistics or config.batch_norm_statistics
-        return Accuracy(summary.mean, summary.ci95, n_tasks, learner.n_evaluation_steps, used if isinstance(used, str) else "mixed", scores)
+        return Accuracy(
+            summary.mean,
+            summary.ci95,
+            n_tasks,
+            learner.n_evaluation_steps,
+            used if isinstance(used, str) else "mixed",
+            scores,
+        )
 
     def _check_meta_fitted(self, what: str) -> None:
         if self.initialisation_ is None:
-            raise NotFittedError(f"{what} needs a meta-learned initialisation: call meta_fit(dataset), from_experiment(name) or load(path) first")
+            raise NotFittedError(
+                f"{what} needs a meta-learned initialisation: call meta_fit(dataset), from_experiment(name) or "
+                "load(path) first"
+            )
 
     # Runs and files.
 
     @classmethod
-    def from_experiment(cls, name: str | Path, checkpoint: int | str | Path = "best", **params: Any) -> "FewShotClassifier":
+    def from_experiment(
+        cls, name: str | Path, checkpoint: int | str | Path = "best", **params: Any
+    ) -> "FewShotClassifier":
         """Take over what a run of the scripts has learned.
 
         Args:
@@ -375,7 +448,9 @@ class FewShotClassifier(Estimator):
         if "config" not in state:
             raise StorageError(f"{path}: holds no config, so it is no checkpoint of a run")
         config = check_config(state["config"], str(path))
-        stored = {name: getattr(config, name) for name in PARAMETERS if name in config_schema.ExperimentConfig.model_fields}
+        stored = {
+            name: getattr(config, name) for name in PARAMETERS if name in config_schema.ExperimentConfig.model_fields
+        }
         stored |= {"gpu_to_use": "auto", "experiment_name": None, "network": network}
         classifier = cls(**(stored | params))
         classifier._keep_initialisation(tensors, config)
@@ -393,15 +468,33 @@ class FewShotClassifier(Estimator):
         fitted = self.__sklearn_is_fitted__()
         initialisation = self.initialisation_
         if initialisation is None:
-            initialisation = {name: value for name, value in self._adapted.learner.state_tensors().items() if not name.startswith(OPTIMIZER_PREFIX)}
+            initialisation = {
+                name: value
+                for name, value in self._adapted.learner.state_tensors().items()
+                if not name.startswith(OPTIMIZER_PREFIX)
+            }
         config = self._config_of_fit if fitted else self._config(None, meta_learned=True)
-        params = {name: _plain(value) for name, value in self.get_params().items() if name not in ("network", "loss") or isinstance(value, str)}
-        state: dict[str, Any] = {"config": config.to_json_dict(), "classifier": json.loads(json.dumps(params)), "meta_config": self.meta_config_}
-        state["given_as_objects"] = [name for name in ("network", "loss") if not isinstance(getattr(self, name), (str, type(None)))]
+        params = {
+            name: _plain(value)
+            for name, value in self.get_params().items()
+            if name not in ("network", "loss") or isinstance(value, str)
+        }
+        state: dict[str, Any] = {
+            "config": config.to_json_dict(),
+            "classifier": json.loads(json.dumps(params)),
+            "meta_config": self.meta_config_,
+        }
+        state["given_as_objects"] = [
+            name for name in ("network", "loss") if not isinstance(getattr(self, name), (str, type(None)))
+        ]
         tensors = dict(initialisation)
         if fitted:
             tensors |= {f"{FIT_PREFIX}images": self.support_images_, f"{FIT_PREFIX}labels": self.support_labels_}
-            state["fit"] = {"classes": self.classes_.tolist(), "kind": self.classes_.dtype.str, "n_features": self.n_features_in_}
+            state["fit"] = {
+                "classes": self.classes_.tolist(),
+                "kind": self.classes_.dtype.str,
+                "n_features": self.n_features_in_,
+            }
             if self.classes_.dtype.hasobject:
                 state["fit"]["kind"] = "O"
         save_checkpoint(Path(path), tensors, state)
@@ -424,7 +517,9 @@ class FewShotClassifier(Estimator):
             if objects[name] is None:
                 raise ConfigError(f"{path}: was saved with a {name} of its own; give it: load(path, {name}=...)")
         tensors, _ = load_checkpoint(Path(path))
-        params = {name: tuple(value) if isinstance(value, list) else value for name, value in state["classifier"].items()}
+        params = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in state["classifier"].items()
+        }
         classifier = cls(**(params | {name: value for name, value in objects.items() if value is not None}))
         if state["meta_config"] is not None:
             classifier._keep_initialisation(tensors, check_config(state["meta_config"], str(path)))
@@ -433,9 +528,13 @@ class FewShotClassifier(Estimator):
             classes = np.array(fit["classes"], dtype=np.dtype(fit["kind"]))
             weights = {name: value for name, value in tensors.items() if not name.startswith(FIT_PREFIX)}
             classifier._adapt(
-                check_config(state["config"], str(path)), tensors[f"{FIT_PREFIX}images"], tensors[f"{FIT_PREFIX}labels"].numpy(), classes,
-                fit["n_features"], initialisation=weights,
-            )  # fmt: skip
+                check_config(state["config"], str(path)),
+                tensors[f"{FIT_PREFIX}images"],
+                tensors[f"{FIT_PREFIX}labels"].numpy(),
+                classes,
+                fit["n_features"],
+                initialisation=weights,
+            )
         return classifier
 
 
@@ -456,11 +555,17 @@ def run_checkpoint(name: str | Path, checkpoint: int | str | Path = "best") -> P
     if newest is None:
         raise ConfigError(f"{folder}: nothing has been trained yet")
     rows = newest[1]["rows"]
-    return run_folder.saved_models / model_selection.load_best(run_folder.saved_models, rows, 1)[0][0]["file"] if rows else newest[0]
+    return (
+        run_folder.saved_models / model_selection.load_best(run_folder.saved_models, rows, 1)[0][0]["file"]
+        if rows
+        else newest[0]
+    )
 
 
 def _at_most(data: Any, split: str, n_tasks: int) -> int:
-    """So many tasks, or those that there are: a list that came round again would seem to be more, and its interval too narrow."""
+    """So many tasks, or those that there are: a list that came round again would seem to be more, and its interval
+    too narrow.
+    """
     known = data.count(split) if hasattr(data, "count") else None
     return min(n_tasks, known or n_tasks)
 

@@ -92,7 +92,9 @@ def labelled_images(dataset: Any, config: Any, image_shape: Sequence[int] | None
         pixels = np.concatenate(parts)
     labels = class_labels(labels, len(pixels))
     classes, ranks = np.unique(labels, return_inverse=True)
-    return LabelledImages(pixels, {str(name): np.flatnonzero(ranks == rank).tolist() for rank, name in enumerate(classes)})
+    return LabelledImages(
+        pixels, {str(name): np.flatnonzero(ranks == rank).tolist() for rank, name in enumerate(classes)}
+    )
 
 
 def _as_bytes(pixels: np.ndarray) -> np.ndarray:
@@ -100,13 +102,16 @@ def _as_bytes(pixels: np.ndarray) -> np.ndarray:
         return pixels
     if pixels.min() < 0 or pixels.max() > 1:
         raise InputError(
-            f"images are numbers from {pixels.min():g} to {pixels.max():g}; give uint8 from 0 to 255 or floats from 0 to 1, not "
+            f"images are numbers from {pixels.min():g} to {pixels.max():g}; give uint8 from 0 to 255 or floats from 0 "
+            "to 1, not "
             'normalised yet: the parameter "normalisation" does that'
         )
     return (pixels * 255).round().astype(np.uint8)
 
 
-def training_data(dataset: Any, val: Any, config: Any, device: torch.device, image_shape: Sequence[int] | None = None) -> Any:
+def training_data(
+    dataset: Any, val: Any, config: Any, device: torch.device, image_shape: Sequence[int] | None = None
+) -> Any:
     """Episodes of a meta-training, "train" and "val".
 
     Without `val`, classes (or tasks) of the dataset are kept for validation; a folder is split as its config says.
@@ -119,7 +124,10 @@ def training_data(dataset: Any, val: Any, config: Any, device: torch.device, ima
         return dataset if val is None else SplitData({"train": dataset, "val": val})
     if is_folder(dataset):
         if val is not None:
-            raise InputError("a folder is split into train, val and test by itself (train_val_test_split, sets_are_pre_split); give val=None")
+            raise InputError(
+                "a folder is split into train, val and test by itself (train_val_test_split, sets_are_pre_split); "
+                "give val=None"
+            )
         return build_data(_with_folder(config, dataset), device, getattr(torch, config.parameter_format))
     if _holds_tasks(dataset):
         train, kept = (dataset, val) if val is not None else _keep_tasks(dataset, config.num_evaluation_tasks)
@@ -127,13 +135,21 @@ def training_data(dataset: Any, val: Any, config: Any, device: torch.device, ima
     images = labelled_images(dataset, config, image_shape)
     if val is not None:
         kept_images = labelled_images(val, config, image_shape)
-        return SplitData({"train": _few_shot_data({"train": images}, config, device), "val": _few_shot_data({"val": kept_images}, config, device)})
+        return SplitData(
+            {
+                "train": _few_shot_data({"train": images}, config, device),
+                "val": _few_shot_data({"val": kept_images}, config, device),
+            }
+        )
     names = list(images.classes)
     kept_names = _classes_for_validation(names, config)
     splits = {
-        "train": LabelledImages(images.pixels, {name: images.classes[name] for name in names if name not in kept_names or len(kept_names) == len(names)}),
+        "train": LabelledImages(
+            images.pixels,
+            {name: images.classes[name] for name in names if name not in kept_names or len(kept_names) == len(names)},
+        ),
         "val": LabelledImages(images.pixels, {name: images.classes[name] for name in kept_names}),
-    }  # fmt: skip
+    }
     return _few_shot_data(splits, config, device)
 
 
@@ -141,7 +157,12 @@ def _classes_for_validation(names: Sequence[str], config: Any) -> list[str]:
     n_way = config.validation_shape.n_way
     most = max(shape.n_way for shape in config.training_shapes)
     if len(names) < n_way + most:
-        log.info("%d classes are too few to keep %d for validation: it has the classes of training, and says nothing of new ones.", len(names), n_way)
+        log.info(
+            "%d classes are too few to keep %d for validation: it has the classes of training, and says nothing of "
+            "new ones.",
+            len(names),
+            n_way,
+        )
         return list(names)
     n_kept = min(max(n_way, round(SHARE_FOR_VALIDATION * len(names))), len(names) - most)
     seed = 0 if config.class_split_seed is None else config.class_split_seed
@@ -171,23 +192,32 @@ def _few_shot_data(splits: Mapping[str, LabelledImages], config: Any, device: to
         _check_sizes(split, images, shapes[split])
     pixels = next(iter(splits.values())).pixels  # the splits share it
     return FewShotData(
-        torch.from_numpy(np.array(pixels)).to(device), {split: dict(images.classes) for split, images in splits.items()},
+        torch.from_numpy(np.array(pixels)).to(device),
+        {split: dict(images.classes) for split, images in splits.items()},
         shape=config.test_shapes[0] if "test" in splits else config.validation_shape,
         seeds={"train": config.train_seed, "val": config.val_seed, "test": config.val_seed},
-        class_rotation=config.class_rotation, normalisation=config.normalisation, reverse_channels=config.reverse_channels,
-        n_train_tasks=config.number_of_train_tasks, device=device, dtype=getattr(torch, config.parameter_format),
+        class_rotation=config.class_rotation,
+        normalisation=config.normalisation,
+        reverse_channels=config.reverse_channels,
+        n_train_tasks=config.number_of_train_tasks,
+        device=device,
+        dtype=getattr(torch, config.parameter_format),
         augmentation={"support": config.support_augmentation, "query": config.query_augmentation},
-    )  # fmt: skip
+    )
 
 
 def _check_sizes(split: str, images: LabelledImages, shapes: Sequence[EpisodeShape]) -> None:
     n_way, n_images = max(shape.n_way for shape in shapes), max(shape.n_images for shape in shapes)
     if len(images.classes) < n_way:
-        raise InputError(f"{split}: {len(images.classes)} classes, but a task needs {n_way}; lower num_classes_per_set or give more classes")
+        raise InputError(
+            f"{split}: {len(images.classes)} classes, but a task needs {n_way}; lower num_classes_per_set or give "
+            "more classes"
+        )
     small = [f'"{name}" has {len(ranks)}' for name, ranks in images.classes.items() if len(ranks) < n_images]
     if small:
         raise InputError(
-            f"{split}: {len(small)} classes have fewer than the {n_images} images that num_samples_per_class + num_target_samples need: "
+            f"{split}: {len(small)} classes have fewer than the {n_images} images that num_samples_per_class + "
+            "num_target_samples need: "
             f"{', '.join(small[:5])}; lower num_target_samples or leave them out"
         )
 
@@ -226,7 +256,8 @@ def _holds_tasks(dataset: Any) -> bool:
         return False
     if not hasattr(dataset, "__iter__"):
         raise InputError(
-            f"a {type(dataset).__name__} is no dataset: give a folder, (images, labels), a dataset of (image, label), or tasks of "
+            f"a {type(dataset).__name__} is no dataset: give a folder, (images, labels), a dataset of (image, label), "
+            "or tasks of "
             "(support_images, support_labels, query_images, query_labels)"
         )
     return True
@@ -264,15 +295,26 @@ class TaskEpisodes:
         Raises:
             InputError: they are not, one is malformed, or the iterator has ended.
         """
-        given = [self._lists[split][i % len(self._lists[split])] if split in self._lists else self._streams[split].get(i) for i in indices]
+        given = [
+            self._lists[split][i % len(self._lists[split])] if split in self._lists else self._streams[split].get(i)
+            for i in indices
+        ]
         parts = [self._one(task, split, index) for task, index in zip(given, indices, strict=True)]
         sizes = sorted({tuple(len(labels) for labels in part[1::2]) for part in parts})
         if len(sizes) > 1:
-            raise InputError(f"{split}: tasks of one meta-batch have {sizes} support and query images; give tasks of one size, or batch_size=1")
-        support_images, support_labels, query_images, query_labels = (torch.stack(values).to(self.device) for values in zip(*parts, strict=True))
+            raise InputError(
+                f"{split}: tasks of one meta-batch have {sizes} support and query images; give tasks of one size, or "
+                "batch_size=1"
+            )
+        support_images, support_labels, query_images, query_labels = (
+            torch.stack(values).to(self.device) for values in zip(*parts, strict=True)
+        )
         n_way = int(support_labels.max()) + 1
         if len(ways := sorted(set((support_labels.amax(dim=1) + 1).tolist()))) > 1:
-            raise InputError(f"{split}: tasks of one meta-batch have {ways} classes; give tasks of one number of classes, or batch_size=1")
+            raise InputError(
+                f"{split}: tasks of one meta-batch have {ways} classes; give tasks of one number of classes, or "
+                "batch_size=1"
+            )
         return EpisodeBatch(
             support_images, support_labels, query_images, query_labels,
             seeds=torch.tensor([int(index) for index in indices], device=self.device), n_way=n_way,
@@ -286,11 +328,18 @@ class TaskEpisodes:
             support_images, support_names, query_images, query_names = task
             tensors = []
             for images in (support_images, query_images):
-                pixels = resized(image_arrays(images, channels=config.image_channels).pixels, config.image_height, config.image_width)
-                tensors.append(
-                    as_input(pixels, NORMALISATIONS[config.normalisation], reverse_channels=config.reverse_channels).to(getattr(torch, config.parameter_format))
+                pixels = resized(
+                    image_arrays(images, channels=config.image_channels).pixels, config.image_height, config.image_width
                 )
-            support_names, query_names = class_labels(support_names, len(tensors[0])), class_labels(query_names, len(tensors[1]))
+                tensors.append(
+                    as_input(pixels, NORMALISATIONS[config.normalisation], reverse_channels=config.reverse_channels).to(
+                        getattr(torch, config.parameter_format)
+                    )
+                )
+            support_names, query_names = (
+                class_labels(support_names, len(tensors[0])),
+                class_labels(query_names, len(tensors[1])),
+            )
         except (ValueError, TypeError) as error:
             raise InputError(f"{split}, task {index}: {error}") from error
         classes, support_labels = np.unique(support_names, return_inverse=True)
@@ -298,7 +347,12 @@ class TaskEpisodes:
         if unknown:
             raise InputError(f"{split}, task {index}: query label {unknown[0]!r} has no support image")
         query_labels = np.searchsorted(classes, query_names)
-        return tensors[0], torch.from_numpy(support_labels.astype(np.int64)), tensors[1], torch.from_numpy(query_labels.astype(np.int64))
+        return (
+            tensors[0],
+            torch.from_numpy(support_labels.astype(np.int64)),
+            tensors[1],
+            torch.from_numpy(query_labels.astype(np.int64)),
+        )
 
 
 class _Stream:
@@ -314,11 +368,14 @@ class _Stream:
                 self._recent.append(next(self._items))
             except StopIteration:
                 raise InputError(
-                    f"the iterator of tasks ended after {self._next}; training asks for task {index + 1}: lower total_epochs, "
+                    f"the iterator of tasks ended after {self._next}; training asks for task {index + 1}: lower "
+                    "total_epochs, "
                     "total_iter_per_epoch or batch_size, or give a list, which comes round again"
                 ) from None
             self._next += 1
         place = len(self._recent) - (self._next - index)
         if place < 0:
-            raise ConfigError(f"task {index} of the iterator is gone; give a list of tasks to go on from a run that was interrupted")
+            raise ConfigError(
+                f"task {index} of the iterator is gone; give a list of tasks to go on from a run that was interrupted"
+            )
         return self._recent[place]

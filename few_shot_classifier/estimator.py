@@ -67,7 +67,9 @@ class Estimator:
             if name not in self.parameter_defaults:
                 nearest = difflib.get_close_matches(name, self.parameter_defaults, 1)
                 hint = f', did you mean "{nearest[0]}"' if nearest else ""
-                raise ValueError(f"Invalid parameter {name!r} for estimator {type(self).__name__}{hint}; get_params() lists them")
+                raise ValueError(
+                    f"Invalid parameter {name!r} for estimator {type(self).__name__}{hint}; get_params() lists them"
+                )
         for name, value in params.items():
             setattr(self, name, value)
         return self
@@ -90,16 +92,21 @@ class Estimator:
         """Raise NotFittedError before `fit`."""
         if not self.__sklearn_is_fitted__():
             raise NotFittedError(
-                f"This {type(self).__name__} is not fitted yet: call fit(images, labels) with a few examples of each class first"
+                f"This {type(self).__name__} is not fitted yet: call fit(images, labels) with a few examples of each "
+                "class first"
             )
 
     def __sklearn_tags__(self) -> Any:
         from sklearn.utils import ClassifierTags, InputTags, Tags, TargetTags
 
         return Tags(
-            estimator_type="classifier", target_tags=TargetTags(required=True), transformer_tags=None, regressor_tags=None,
-            classifier_tags=ClassifierTags(), input_tags=InputTags(two_d_array=True, three_d_array=True),
-        )  # fmt: skip
+            estimator_type="classifier",
+            target_tags=TargetTags(required=True),
+            transformer_tags=None,
+            regressor_tags=None,
+            classifier_tags=ClassifierTags(),
+            input_tags=InputTags(two_d_array=True, three_d_array=True),
+        )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         other = type(self)()
@@ -113,17 +120,22 @@ class Estimator:
             TypeError: always.
         """
         raise TypeError(
-            f"a {type(self).__name__} is not pickled, because reading a pickle can run anything; use save(path) and load(path), "
+            f"a {type(self).__name__} is not pickled, because reading a pickle can run anything; use save(path) and "
+            "load(path), "
             "clone() for a copy, and n_jobs=1 where scikit-learn would send it to other processes"
         )
 
     def __repr__(self) -> str:
-        changed = {name: value for name, value in self.get_params().items() if not _same(value, self.parameter_defaults[name])}
+        changed = {
+            name: value for name, value in self.get_params().items() if not _same(value, self.parameter_defaults[name])
+        }
         return f"{type(self).__name__}({', '.join(f'{name}={_short(value)}' for name, value in changed.items())})"
 
 
 def _same(value: Any, default: Any) -> bool:
-    return value is default or (type(value) is type(default) and isinstance(value, (str, int, float, tuple)) and value == default)
+    return value is default or (
+        type(value) is type(default) and isinstance(value, (str, int, float, tuple)) and value == default
+    )
 
 
 def _short(value: Any) -> str:

@@ -43,7 +43,11 @@ class Adapted:
 
     def tensors(self) -> list[Tensor]:
         """Everything that a step hands on to the next one and that can be differentiated."""
-        return [*self.params.values(), *self.fixed.values(), *(value for values in self.state.values() for value in values)]
+        return [
+            *self.params.values(),
+            *self.fixed.values(),
+            *(value for values in self.state.values() for value in values),
+        ]
 
     def as_leaves(self) -> "Adapted":
         """The same learners with `tensors` that begin a graph of their own."""
@@ -87,7 +91,8 @@ class Adaptation:
             features = episodes.support_images.new_empty(n_tasks, 0, self.network.head.in_features)
             adapted.fixed.update(zero_head(features, episodes.n_way))
         else:
-            # With the network's own parameters: to the inner gradients the head is a parameter, not a function of the body.
+            # With the network's own parameters: to the inner gradients the head is a parameter, not a function of the
+            # body.
             mode = replace(mode, episode=adapted.moving)
             features = self._features("support", episodes, replace(adapted, params={}), mode)
             adapted.fixed.update(prototype_head(features, episodes.support_labels, episodes.n_way))
@@ -98,12 +103,14 @@ class Adaptation:
         )  # fmt: skip
         return replace(adapted, state=self.optimizer.init(adapted.params))
 
-    def path(self, episodes: Any, mode: Pass, n_steps: int, *, look_at_last: bool = False) -> Iterator[tuple[Adapted, Tensor | None, Tensor | None]]:
+    def path(
+        self, episodes: Any, mode: Pass, n_steps: int, *, look_at_last: bool = False
+    ) -> Iterator[tuple[Adapted, Tensor | None, Tensor | None]]:
         """The inner loop where nothing is learned from it: no graph is kept from one step to the next.
 
         Yields:
-            for theta[0], theta[1], ..., theta[S]: the learners, and their logits and loss (B,) of the support images, of the last ones
-            only with `look_at_last`.
+            for theta[0], theta[1], ..., theta[S]: the learners, and their logits and loss (B,) of the support
+            images, of the last ones only with `look_at_last`.
         """
         with torch.no_grad():
             adapted = self.start(episodes, mode)
@@ -122,16 +129,24 @@ class Adaptation:
         n_outputs = self.network.head.out_features
         if not self.loss.is_regression and episodes.n_way != n_outputs:
             raise ConfigError(
-                f'the learned head has {n_outputs} outputs, but the episodes have {episodes.n_way} ways; set "head" to "zero" or '
+                f'the learned head has {n_outputs} outputs, but the episodes have {episodes.n_way} ways; set "head" '
+                'to "zero" or '
                 f'"prototypes" for any number of ways, or "num_classes_per_set" to {episodes.n_way}'
             )
 
     def _body_stays(self, mode: Pass) -> bool:
-        """Tell whether adaptation leaves all features as they are, so that one pass through the body serves all steps."""
+        """Tell whether adaptation leaves all features as they are, so that one pass through the body serves all
+        steps.
+        """
         layers = self.network.norm_layers().values()
         return (
             all(name.startswith("head.") for name in self.optimizer.names)
-            and all(value.dim() < 2 for layer in layers for value in (*layer.parameters(), *layer.buffers()) if not isinstance(layer, nn.LayerNorm))
+            and all(
+                value.dim() < 2
+                for layer in layers
+                for value in (*layer.parameters(), *layer.buffers())
+                if not isinstance(layer, nn.LayerNorm)
+            )
             and not any(layer.statistics_of(mode) == "episodic" for layer in layers)
             and mode.dropout_seeds is None
         )

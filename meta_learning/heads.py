@@ -7,7 +7,8 @@
 
 The last two are made per episode and never saved; the number of ways may then differ from episode to episode.
 
-Source: Snell et al. 2017, equation 8 (prototypes); Triantafillou et al. 2020, section 3 (ProtoMAML); Kao et al. 2022 (zero head).
+Source: Snell et al. 2017, equation 8 (prototypes); Triantafillou et al. 2020, section 3 (ProtoMAML); Kao et al. 2022
+(zero head).
 """
 
 import torch

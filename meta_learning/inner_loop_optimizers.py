@@ -29,9 +29,9 @@ class InnerLoopOptimizer(nn.Module):
         g     = clipped gradient + weight_decay * theta
         theta[s+1] = theta[s] - alpha * direction(g)
 
-    alpha is one number per parameter tensor and step ("fixed", or meta-learned as "per_layer_per_step": LSLR of MAML++), one
-    per tensor ("per_layer") or one per element ("per_element": Meta-SGD). Where each episode brings its head, the elements of
-    its rates are shared over the classes.
+    alpha is one number per parameter tensor and step ("fixed", or meta-learned as "per_layer_per_step": LSLR of
+    MAML++), one per tensor ("per_layer") or one per element ("per_element": Meta-SGD). Where each episode brings its
+    head, the elements of its rates are shared over the classes.
 
     Args:
         shapes: name -> shape of the adapted parameters, without the task axis.
@@ -41,7 +41,8 @@ class InnerLoopOptimizer(nn.Module):
         head_learning_rate: initial value for parameters called "head.*"; None: `learning_rate`.
         clip_norm: bound of each task's gradient norm over all adapted parameters; 0: none.
         clamp: bound of each element of the gradient; 0: none.
-    Source: Finn et al. 2017, Algorithm 1; Antoniou et al. 2019, section 4 (LSLR); Li et al. 2017, equation 2 (Meta-SGD).
+    Source: Finn et al. 2017, Algorithm 1; Antoniou et al. 2019, section 4 (LSLR); Li et al. 2017, equation 2
+    (Meta-SGD).
     """
 
     def __init__(
@@ -53,7 +54,8 @@ class InnerLoopOptimizer(nn.Module):
         self.names, self.n_steps, self.form = tuple(shapes), n_steps, learning_rates
         self.weight_decay, self.clip_norm, self.clamp = weight_decay, clip_norm, clamp
         starts = [
-            learning_rate if head_learning_rate is None or not name.startswith("head.") else head_learning_rate for name in self.names
+            learning_rate if head_learning_rate is None or not name.startswith("head.") else head_learning_rate
+            for name in self.names
         ]
         if learning_rates == "per_element":
             # A parameter's name may not hold dots.
@@ -115,11 +117,17 @@ class InnerLoopOptimizer(nn.Module):
         """
         gradients = self._clipped(gradients)
         if self.weight_decay:
-            gradients = [gradient + self.weight_decay * params[name] for name, gradient in zip(self.names, gradients, strict=True)]
+            gradients = [
+                gradient + self.weight_decay * params[name]
+                for name, gradient in zip(self.names, gradients, strict=True)
+            ]
         directions, state = self.direction(gradients, state, step)
         values = [params[name] for name in self.names]
         if self.form == "per_element":
-            updated = [value - rate * direction for value, rate, direction in zip(values, self.rates(step), directions, strict=True)]
+            updated = [
+                value - rate * direction
+                for value, rate, direction in zip(values, self.rates(step), directions, strict=True)
+            ]
         else:
             updated = _Step.apply(self._row(step), *values, *directions)
         return dict(zip(self.names, updated, strict=True)), state
@@ -132,17 +140,29 @@ class InnerLoopOptimizer(nn.Module):
         if self.clamp:
             gradients = [gradient.clamp(-self.clamp, self.clamp) for gradient in gradients]
         if self.clip_norm:
-            squares = torch.stack([gradient.reshape(len(gradient), -1).square().sum(1) for gradient in gradients]).sum(0)  # (B,)
-            scale = (self.clip_norm / (_square_root(squares) + 1e-6)).clamp(max=1.0)  # torch.nn.utils.clip_grad_norm_'s constant
+            squares = torch.stack([gradient.reshape(len(gradient), -1).square().sum(1) for gradient in gradients]).sum(
+                0
+            )  # (B,)
+            scale = (self.clip_norm / (_square_root(squares) + 1e-6)).clamp(
+                max=1.0
+            )  # torch.nn.utils.clip_grad_norm_'s constant
             gradients = [gradient * scale.view(-1, *[1] * (gradient.dim() - 1)) for gradient in gradients]
         return gradients
 
 
 class GradientDescent(InnerLoopOptimizer):
-    """Gradient descent, with momentum where that is asked for: buffer = momentum * buffer + g, from zero in each episode."""
+    """Gradient descent, with momentum where that is asked for: buffer = momentum * buffer + g, from zero in each
+    episode.
+    """
 
     def __init__(
-        self, shapes: Mapping[str, Sequence[int]], learning_rate: float, n_steps: int, *, momentum: float = 0.0, **shared: Any
+        self,
+        shapes: Mapping[str, Sequence[int]],
+        learning_rate: float,
+        n_steps: int,
+        *,
+        momentum: float = 0.0,
+        **shared: Any,
     ) -> None:
         super().__init__(shapes, learning_rate, n_steps, **shared)
         self.momentum = momentum
@@ -152,12 +172,15 @@ class GradientDescent(InnerLoopOptimizer):
         if not self.momentum:
             return gradients, state
         if state:
-            gradients = [self.momentum * buffer + gradient for buffer, gradient in zip(state["momentum"], gradients, strict=True)]
+            gradients = [
+                self.momentum * buffer + gradient for buffer, gradient in zip(state["momentum"], gradients, strict=True)
+            ]
         return gradients, {"momentum": gradients}
 
 
 class Adam(InnerLoopOptimizer):
-    """Adam that can be differentiated: the numbers of `torch.optim.Adam`, with derivative 0 where a gradient has always been 0.
+    """Adam that can be differentiated: the numbers of `torch.optim.Adam`, with derivative 0 where a gradient has
+    always been 0.
 
         m = b1 m + (1 - b1) g,  v = b2 v + (1 - b2) g^2,  direction = m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps)
 
@@ -165,9 +188,15 @@ class Adam(InnerLoopOptimizer):
     """
 
     def __init__(
-        self, shapes: Mapping[str, Sequence[int]], learning_rate: float, n_steps: int, *, betas: tuple[float, float] = (0.9, 0.999),
-        epsilon: float = 1e-8, **shared: Any,
-    ) -> None:  # fmt: skip
+        self,
+        shapes: Mapping[str, Sequence[int]],
+        learning_rate: float,
+        n_steps: int,
+        *,
+        betas: tuple[float, float] = (0.9, 0.999),
+        epsilon: float = 1e-8,
+        **shared: Any,
+    ) -> None:
         super().__init__(shapes, learning_rate, n_steps, **shared)
         self.betas, self.epsilon = betas, epsilon
 
@@ -191,13 +220,19 @@ class Adam(InnerLoopOptimizer):
 class RMSprop(InnerLoopOptimizer):
     """RMSprop that can be differentiated: the numbers of `torch.optim.RMSprop`.
 
-        v = a v + (1 - a) g^2,  direction = g / (sqrt(v) + eps)
+    v = a v + (1 - a) g^2,  direction = g / (sqrt(v) + eps)
     """
 
     def __init__(
-        self, shapes: Mapping[str, Sequence[int]], learning_rate: float, n_steps: int, *, smoothing: float = 0.99, epsilon: float = 1e-8,
+        self,
+        shapes: Mapping[str, Sequence[int]],
+        learning_rate: float,
+        n_steps: int,
+        *,
+        smoothing: float = 0.99,
+        epsilon: float = 1e-8,
         **shared: Any,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__(shapes, learning_rate, n_steps, **shared)
         self.smoothing, self.epsilon = smoothing, epsilon
 
@@ -214,7 +249,9 @@ class RMSprop(InnerLoopOptimizer):
 
 
 class _Step(torch.autograd.Function):
-    """values[i] - rates[i] * directions[i] for rates (n,), n values and n directions: one pass over each tensor, one over each of its derivatives."""
+    """values[i] - rates[i] * directions[i] for rates (n,), n values and n directions: one pass over each tensor, one
+    over each of its derivatives.
+    """
 
     @staticmethod
     def forward(ctx: Any, rates: Tensor, *values_and_directions: Tensor) -> tuple[Tensor, ...]:
@@ -228,7 +265,9 @@ class _Step(torch.autograd.Function):
         rates, *directions = ctx.saved_tensors
         for_rates, for_directions = None, [None] * len(grads)
         if ctx.needs_input_grad[0]:
-            for_rates = -torch.stack([(grad * direction).sum() for grad, direction in zip(grads, directions, strict=True)])
+            for_rates = -torch.stack(
+                [(grad * direction).sum() for grad, direction in zip(grads, directions, strict=True)]
+            )
         if any(ctx.needs_input_grad[1 + len(grads) :]):
             for_directions = [grad * rate for grad, rate in zip(grads, (-rates).unbind(), strict=True)]
         return for_rates, *grads, *for_directions
@@ -237,7 +276,9 @@ class _Step(torch.autograd.Function):
 def _square_root(values: Tensor) -> Tensor:
     """sqrt with derivative 0, not infinity, at 0."""
     positive = values > 0
-    return torch.where(positive, torch.sqrt(torch.where(positive, values, torch.ones_like(values))), torch.zeros_like(values))
+    return torch.where(
+        positive, torch.sqrt(torch.where(positive, values, torch.ones_like(values))), torch.zeros_like(values)
+    )
 
 
 def adapted_shapes(network: MetaNetwork, config: Any) -> dict[str, tuple[int, ...]]:
@@ -246,7 +287,9 @@ def adapted_shapes(network: MetaNetwork, config: Any) -> dict[str, tuple[int, ..
     Raises:
         ConfigError: a pattern of `frozen_layers` matches nothing, or nothing is left to adapt.
     """
-    norm_names = {f"{name}.{key}" for name, layer in network.norm_layers().items() for key, _ in layer.named_parameters()}
+    norm_names = {
+        f"{name}.{key}" for name, layer in network.norm_layers().items() for key, _ in layer.named_parameters()
+    }
     adapted_in_norms = ("weight", "bias") if config.enable_inner_loop_optimizable_bn_params else ()
     shapes = {
         name: tuple(parameter.shape)
@@ -271,7 +314,9 @@ def adapted_shapes(network: MetaNetwork, config: Any) -> dict[str, tuple[int, ..
     if config.number_of_training_steps_per_iter == 0:
         return {}
     if not kept:
-        raise ConfigError('"frozen_layers" and "adapted_parameters" leave nothing for the inner loop to adapt; free some layers')
+        raise ConfigError(
+            '"frozen_layers" and "adapted_parameters" leave nothing for the inner loop to adapt; free some layers'
+        )
     return kept
 
 
@@ -294,11 +339,15 @@ def build_inner_loop(config: Any, shapes: Mapping[str, Sequence[int]]) -> InnerL
     if config.inner_loop_optimizer == "adam":
         return Adam(shapes, start, n_steps, betas=config.inner_loop_betas, epsilon=config.inner_loop_epsilon, **shared)
     if config.inner_loop_optimizer == "rmsprop":
-        return RMSprop(shapes, start, n_steps, smoothing=config.inner_loop_smoothing, epsilon=config.inner_loop_epsilon, **shared)
+        return RMSprop(
+            shapes, start, n_steps, smoothing=config.inner_loop_smoothing, epsilon=config.inner_loop_epsilon, **shared
+        )
     return GradientDescent(shapes, start, n_steps, momentum=config.inner_loop_momentum, **shared)
 
 
 def _form_of_rates(config: Any) -> str:
     if config.learnable_per_layer_per_step_inner_loop_learning_rate:
         return "per_layer_per_step"
-    return "fixed" if config.learnable_inner_loop_learning_rates == "none" else config.learnable_inner_loop_learning_rates
+    return (
+        "fixed" if config.learnable_inner_loop_learning_rates == "none" else config.learnable_inner_loop_learning_rates
+    )

@@ -30,7 +30,8 @@ class MetaGradients:
         """The same with other means over tasks, in the order of `tensors`."""
         values = iter(tensors)
         gradients, statistics, metrics = (
-            {name: next(values) for name in group} for group in (self.gradients, self.statistics, self._means_of_metrics())
+            {name: next(values) for name in group}
+            for group in (self.gradients, self.statistics, self._means_of_metrics())
         )
         return MetaGradients(gradients, statistics, metrics | {"gradient_norm": norm_of(gradients)})
 
@@ -40,4 +41,6 @@ class MetaGradients:
 
 def norm_of(gradients: Mapping[str, Tensor]) -> Tensor:
     """The Euclidean norm of all gradients together, of shape ()."""
-    return torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(gradient) for gradient in gradients.values()]))
+    return torch.linalg.vector_norm(
+        torch.stack([torch.linalg.vector_norm(gradient) for gradient in gradients.values()])
+    )

@@ -1,4 +1,6 @@
-"""The meta-update: torch's optimisers, the schedule of the meta learning rate, clamping and clipping of the meta-gradient."""
+"""The meta-update: torch's optimisers, the schedule of the meta learning rate, clamping and clipping of the
+meta-gradient.
+"""
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,9 +23,11 @@ class LearningRateSchedule:
 
         cosine:    end + (start - end) (1 + cos(pi e / E)) / 2                       (Loshchilov & Hutter 2017)
         step:      start * gamma ** (number of milestones <= e)
-        one_cycle: from start / 25 in half a cosine to start at epoch 0.3 E - 1, then to end at the last  (Smith & Topin 2018)
+        one_cycle: from start / 25 in half a cosine to start at epoch 0.3 E - 1, then to end at the last  (Smith &
+        Topin 2018)
         constant:  start
-    As torch's schedulers of these names do when they are stepped once per epoch; cosine and one_cycle end at E and stay there.
+    As torch's schedulers of these names do when they are stepped once per epoch; cosine and one_cycle end at E and
+    stay there.
     """
 
     kind: str = "cosine"
@@ -72,7 +76,8 @@ class MetaOptimizer:
     """Applies meta-gradients to parameters by one of torch's optimisers, unless something about them is not finite.
 
     The order: clamp each element of the network's gradients, clip the norm of all of them together, decay and step of
-    torch's optimiser. The network's parameters decay, learned rates do not: nothing speaks for an inner learning rate of zero.
+    torch's optimiser. The network's parameters decay, learned rates do not: nothing speaks for an inner learning
+    rate of zero.
 
     Args:
         parameters: name -> what is learned.
@@ -84,7 +89,9 @@ class MetaOptimizer:
         network = [parameter for name, parameter in self._parameters.items() if name.startswith(NETWORK)]
         others = [parameter for name, parameter in self._parameters.items() if not name.startswith(NETWORK)]
         groups: list[dict[str, Any]] = [
-            {"params": params, "weight_decay": decay} for params, decay in ((network, choices.weight_decay), (others, 0.0)) if params
+            {"params": params, "weight_decay": decay}
+            for params, decay in ((network, choices.weight_decay), (others, 0.0))
+            if params
         ]
         start = self.schedule.start
         if choices.optimizer == "adam":
@@ -105,7 +112,11 @@ class MetaOptimizer:
 
     @contextmanager
     def update(
-        self, gradients: Mapping[str, Tensor], epoch: int, evidence: Iterable[Tensor], also_changed: Sequence[Tensor] = ()
+        self,
+        gradients: Mapping[str, Tensor],
+        epoch: int,
+        evidence: Iterable[Tensor],
+        also_changed: Sequence[Tensor] = (),
     ) -> Iterator[Tensor]:
         """Take a step on entry; what the caller writes to `also_changed` inside belongs to it.
 
@@ -113,8 +124,8 @@ class MetaOptimizer:
             gradients: name -> the shape of the parameter.
             evidence: tensors of one dtype; the update stays if all are finite. Nobody waits for them.
         Yields:
-            bool (), on the device: false where the update is taken back on leaving. Then nothing has changed but counts of
-            steps (see `take_back_steps`), and unless `allow_skips` left some, nothing will any more.
+            bool (), on the device: false where the update is taken back on leaving. Then nothing has changed but
+            counts of steps (see `take_back_steps`), and unless `allow_skips` left some, nothing will any more.
         """
         with self._guard.update(evidence, [*also_changed, *self._changed_by_a_step()]) as applied:
             self._step(gradients, epoch)
@@ -135,7 +146,8 @@ class MetaOptimizer:
             return gradients
         # The reference clamps the network's gradients, not those of the learned rates.
         return {
-            name: gradient.clamp(-clamp, clamp) if name.startswith(NETWORK) else gradient for name, gradient in gradients.items()
+            name: gradient.clamp(-clamp, clamp) if name.startswith(NETWORK) else gradient
+            for name, gradient in gradients.items()
         }
 
     def _clipped(self, gradients: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
@@ -166,8 +178,11 @@ class MetaOptimizer:
     def _moment_names(self) -> tuple[str, ...]:
         momentum = ("momentum_buffer",) if self.choices.momentum else ()
         return {
-            "adam": ("exp_avg", "exp_avg_sq"), "adamw": ("exp_avg", "exp_avg_sq"), "sgd": momentum, "rmsprop": ("square_avg", *momentum),
-        }[self.choices.optimizer]  # fmt: skip
+            "adam": ("exp_avg", "exp_avg_sq"),
+            "adamw": ("exp_avg", "exp_avg_sq"),
+            "sgd": momentum,
+            "rmsprop": ("square_avg", *momentum),
+        }[self.choices.optimizer]
 
     @property
     def _counts_steps(self) -> bool:
@@ -199,19 +214,27 @@ class MetaOptimizer:
             ConfigError: a tensor is missing, unknown or of another shape: the state is of another optimiser.
         """
         kinds = (*(("step",) if self._counts_steps else ()), *self._moment_names)
-        wanted = {f"{key}.{name}": parameter for name, parameter in self._parameters.items() for key in kinds} if tensors else {}
+        wanted = (
+            {f"{key}.{name}": parameter for name, parameter in self._parameters.items() for key in kinds}
+            if tensors
+            else {}
+        )
         for full_name in sorted(wanted.keys() ^ tensors.keys()):
             where = "missing" if full_name in wanted else "there, but not used"
             raise ConfigError(
-                f'the checkpoint is of another meta-optimiser than "meta_optimizer" {self.choices.optimizer} with "meta_momentum" '
-                f'{self.choices.momentum}: its tensor "optimizer.{full_name}" is {where}. Go on with the values that it was trained with, '
+                f'the checkpoint is of another meta-optimiser than "meta_optimizer" {self.choices.optimizer} with '
+                '"meta_momentum" '
+                f'{self.choices.momentum}: its tensor "optimizer.{full_name}" is {where}. Go on with the values that '
+                "it was trained with, "
                 "or start a new run from its weights with --load_checkpoint PATH and another --experiment_name"
             )
         self.torch_optimizer.state.clear()
         for name, parameter in self._parameters.items() if wanted else ():
             for key in kinds:
                 value = tensors[f"{key}.{name}"]
-                self.torch_optimizer.state[parameter][key] = value.clone() if key == "step" else value.to(parameter, copy=True)
+                self.torch_optimizer.state[parameter][key] = (
+                    value.clone() if key == "step" else value.to(parameter, copy=True)
+                )
 
 
 def build_outer_update(config: Any) -> OuterUpdate:
@@ -232,6 +255,7 @@ def build_outer_update(config: Any) -> OuterUpdate:
         config.gradient_clamp,
         config.gradient_clip_norm,
     )
+
 
 class UpdateGuard:
     """Takes back, on the device and without waiting for it, updates that came of numbers that are not finite.

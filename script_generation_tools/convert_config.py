@@ -68,7 +68,9 @@ def _read_yaml(path: Path, text: str) -> Any:
     try:
         import yaml
     except ModuleNotFoundError as error:
-        raise ConfigError(f"{path}: reading YAML needs the package pyyaml. Run: {sys.executable} -m pip install pyyaml") from error
+        raise ConfigError(
+            f"{path}: reading YAML needs the package pyyaml. Run: {sys.executable} -m pip install pyyaml"
+        ) from error
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -78,7 +80,9 @@ def _read_yaml(path: Path, text: str) -> Any:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Convert, say what was found, write the new config; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="the old JSON; or the training YAML and its test YAML")
+    parser.add_argument(
+        "files", nargs="+", type=Path, metavar="FILE", help="the old JSON; or the training YAML and its test YAML"
+    )
     parser.add_argument("--output", type=Path, help="where the new config goes; never over a file that exists")
     options = parser.parse_args(arguments)
     try:

@@ -29,18 +29,40 @@ ENCODERS: dict[str, dict[str, Any]] = {
     "resnet18": {"backbone": "resnet10"},
     "wide-resnet18": {"backbone": "resnet10_wide"},
 }
-BLOCKS = {"convnet4": [f"conv{i}" for i in range(1, 5)], "resnet12": [f"layer{i}" for i in range(1, 5)], "resnet18": [f"layer{i}" for i in range(5)]}
+BLOCKS = {
+    "convnet4": [f"conv{i}" for i in range(1, 5)],
+    "resnet12": [f"layer{i}" for i in range(1, 5)],
+    "resnet18": [f"layer{i}" for i in range(5)],
+}
 """Blocks of an encoder (its name without `wide-`), in the order of this project's stages."""
 
 INNER_DEFAULTS: dict[str, Any] = {
-    "reset_classifier": False, "n_step": 5, "encoder_lr": 0.01, "classifier_lr": 0.01, "momentum": 0.0, "weight_decay": 0.0,
-    "first_order": False, "frozen": [],
-}  # fmt: skip
+    "reset_classifier": False,
+    "n_step": 5,
+    "encoder_lr": 0.01,
+    "classifier_lr": 0.01,
+    "momentum": 0.0,
+    "weight_decay": 0.0,
+    "first_order": False,
+    "frozen": [],
+}
 SET_DEFAULTS = {
     "split": "train", "image_size": 84, "normalization": True, "transform": None, "val_transform": None, "n_batch": 200,
     "n_episode": 4, "n_way": 5, "n_shot": 1, "n_query": 15,
 }  # fmt: skip
-READ = {"dataset", "train", "val", "encoder", "encoder_args", "classifier", "classifier_args", "inner_args", "optimizer", "optimizer_args", "epoch"}
+READ = {
+    "dataset",
+    "train",
+    "val",
+    "encoder",
+    "encoder_args",
+    "classifier",
+    "classifier_args",
+    "inner_args",
+    "optimizer",
+    "optimizer_args",
+    "epoch",
+}
 AUGMENTATIONS = ("resize", "crop", "color", "flip", "enlarge")
 
 
@@ -52,13 +74,17 @@ def convert_fmu2_config(train: Mapping[str, Any], test: Mapping[str, Any] | None
     """
     if "train" not in train or "encoder" not in train:
         raise ConfigError(
-            'this YAML has no "train" and "encoder"; give the training YAML first, and a test YAML, which starts from its weights, second'
+            'this YAML has no "train" and "encoder"; give the training YAML first, and a test YAML, which starts from '
+            "its weights, second"
         )
     findings: list[str] = []
     values: dict[str, Any] = {"experiment_name": experiment_name}
     for key in train:
         if key in ("load", "_parallel", "_gpu"):
-            findings.append(f'"{key}": {json.dumps(train[key])} is not part of a config here; --load_checkpoint and the ids after the script do that')
+            findings.append(
+                f'"{key}": {json.dumps(train[key])} is not part of a config here; --load_checkpoint and the ids after '
+                "the script do that"
+            )
         elif key not in READ:
             findings.append(f'"{key}": {json.dumps(train[key])} had no effect: the code has no such key')
     values |= _data(train, findings)
@@ -86,7 +112,10 @@ def _data(config: Mapping[str, Any], findings: list[str]) -> dict[str, Any]:
     if name in IMPOSSIBLE_DATASETS:
         findings.append(f'"dataset": {json.dumps(name)} could not be built there: its constructor took no keywords')
     if episodes["split"] != "meta-train":
-        findings.append(f'"train.split": {json.dumps(episodes["split"])} trained on other classes than meta-train; here training is on the train folder')
+        findings.append(
+            f'"train.split": {json.dumps(episodes["split"])} trained on other classes than meta-train; here training '
+            "is on the train folder"
+        )
     if episodes["normalization"] is False and _episodes(config, "val")["normalization"] is not False:
         findings.append("training images were not normalised there and validation images were; here neither are")
     augmentation = {}
@@ -99,30 +128,50 @@ def _data(config: Mapping[str, Any], findings: list[str]) -> dict[str, Any]:
             if role == "train":
                 augmentation[name] = [operation]
             else:
-                findings.append(f'"val.{key}": {json.dumps(operation)} changed images at validation (and test); here training images alone')
+                findings.append(
+                    f'"val.{key}": {json.dumps(operation)} changed images at validation (and test); here training '
+                    "images alone"
+                )
     size = episodes["image_size"]
     return augmentation | {
-        "dataset_name": folder, "dataset_path": folder, "image_height": size, "image_width": size, "image_channels": 3,
-        "sets_are_pre_split": True, "resize_filter": "bilinear", "class_rotation": False,
+        "dataset_name": folder,
+        "dataset_path": folder,
+        "image_height": size,
+        "image_width": size,
+        "image_channels": 3,
+        "sets_are_pre_split": True,
+        "resize_filter": "bilinear",
+        "class_rotation": False,
         "normalisation": "none" if episodes["normalization"] is False else normalisation,
-        "num_classes_per_set": episodes["n_way"], "num_samples_per_class": episodes["n_shot"],
-        "num_target_samples": episodes["n_query"], "batch_size": episodes["n_episode"], "total_iter_per_epoch": episodes["n_batch"],
-    }  # fmt: skip
+        "num_classes_per_set": episodes["n_way"],
+        "num_samples_per_class": episodes["n_shot"],
+        "num_target_samples": episodes["n_query"],
+        "batch_size": episodes["n_episode"],
+        "total_iter_per_epoch": episodes["n_batch"],
+    }
 
 
 def _backbone(config: Mapping[str, Any], findings: list[str]) -> dict[str, Any]:
     encoder = config["encoder"]
     values = dict(_known(ENCODERS, "encoder", encoder))
     if "resnet18" in encoder:
-        findings.append(f'"encoder": {json.dumps(encoder)} had one block per stage, which is a ResNet-10: written as {values["backbone"]}')
+        findings.append(
+            f'"encoder": {json.dumps(encoder)} had one block per stage, which is a ResNet-10: written as '
+            f"{values['backbone']}"
+        )
     if "convnet4" in encoder and _episodes(config, "train")["image_size"] != 84:
         findings.append(f'"encoder": {json.dumps(encoder)} took images of 84 x 84 only; here it takes any size')
     if config.get("classifier") != "logistic":
-        findings.append(f'"classifier": {json.dumps(config.get("classifier"))} is not one of its classifiers; it had logistic alone')
+        findings.append(
+            f'"classifier": {json.dumps(config.get("classifier"))} is not one of its classifiers; it had logistic alone'
+        )
     temperature = config.get("classifier_args") or {}
     for key, neutral in (("temp", 1.0), ("learn_temp", False)):
         if temperature.get(key, neutral) != neutral:
-            findings.append(f'"classifier_args.{key}": {json.dumps(temperature[key])} scaled the logits; there is no such scale here')
+            findings.append(
+                f'"classifier_args.{key}": {json.dumps(temperature[key])} scaled the logits; there is no such scale '
+                "here"
+            )
     return values | _batch_norm((config.get("encoder_args") or {}).get("bn_args") or {}, encoder, findings)
 
 
@@ -141,7 +190,8 @@ def _batch_norm(given: Mapping[str, Any], encoder: str, findings: list[str]) -> 
     per_block = ["episodic" if block in episodic else "running" for block in blocks]
     if "running" in per_block:
         findings.append(
-            "with running statistics it scored training queries by them; here they count at evaluation, and training uses those of the images"
+            "with running statistics it scored training queries by them; here they count at evaluation, and training "
+            "uses those of the images"
         )
     return momentum | {"batch_norm_statistics": per_block[0] if len(set(per_block)) == 1 else per_block}
 
@@ -169,16 +219,22 @@ def _inner_arguments(config: Mapping[str, Any], name: str, findings: list[str]) 
         if key not in used:
             findings.append(f'"{name}.{key}": {json.dumps(value)} had no effect: the code has no such key')
         elif value is not None and used[key] != value:
-            findings.append(f'"{name}.{key}": {json.dumps(value)} had no effect: the code replaced 0 by its default, {used[key]}')
+            findings.append(
+                f'"{name}.{key}": {json.dumps(value)} had no effect: the code replaced 0 by its default, {used[key]}'
+            )
     return used
 
 
 def _frozen(frozen: list[str], encoder: str, findings: list[str]) -> dict[str, Any]:
-    """A parameter whose name contains one of these texts was not adapted; norm weights and biases were, unless frozen."""
+    """A parameter whose name contains one of these texts was not adapted; norm weights and biases were, unless
+    frozen.
+    """
     names = _parameter_names(encoder)
     for text in frozen:
         if not any(text in name for name in names):
-            findings.append(f'"inner_args.frozen": {json.dumps(text)} had no effect: no parameter of {encoder} has that in its name')
+            findings.append(
+                f'"inner_args.frozen": {json.dumps(text)} had no effect: no parameter of {encoder} has that in its name'
+            )
 
     def is_frozen(belongs: Callable[[str], bool]) -> list[bool]:
         return [any(text in name for text in frozen) for name in names if belongs(name)]
@@ -190,7 +246,11 @@ def _frozen(frozen: list[str], encoder: str, findings: list[str]) -> dict[str, A
         return values | {"adapted_parameters": "head"}
     if all(head):
         values["adapted_parameters"] = "body"
-    rest = [text for text in frozen if text != "bn" and text not in "classifier.linear." and any(text in name for name in names)]
+    rest = [
+        text
+        for text in frozen
+        if text != "bn" and text not in "classifier.linear." and any(text in name for name in names)
+    ]
     if rest:
         values["frozen_layers"] = [_pattern(text, encoder) for text in rest]
         findings.append(f'"inner_args.frozen": {rest} is written as "frozen_layers" {values["frozen_layers"]}')
@@ -200,7 +260,12 @@ def _frozen(frozen: list[str], encoder: str, findings: list[str]) -> dict[str, A
 def _parameter_names(encoder: str) -> list[str]:
     parts = ["conv.weight", "conv.bias", "bn.weight", "bn.bias"]
     if "resnet" in encoder:
-        parts = [f"{kind}{i}.{key}" for i in (1, 2, 3) for kind, keys in (("conv", ["weight"]), ("bn", ["weight", "bias"])) for key in keys]
+        parts = [
+            f"{kind}{i}.{key}"
+            for i in (1, 2, 3)
+            for kind, keys in (("conv", ["weight"]), ("bn", ["weight", "bias"]))
+            for key in keys
+        ]
         parts += ["res_conv.conv.weight", "res_conv.bn.weight", "res_conv.bn.bias"]
     prefix = "encoder.encoder." if "convnet4" in encoder else "encoder."
     names = [f"{prefix}{block}.{part}" for block in BLOCKS[encoder.removeprefix("wide-")] for part in parts]
@@ -236,7 +301,10 @@ def _outer_loop(config: Mapping[str, Any], findings: list[str]) -> dict[str, Any
         return values | {"meta_learning_rate_schedule": "constant"}
     if schedule == "cosine":
         if milestones[-1] != epochs:
-            findings.append(f"its cosine schedule ended at the last milestone, {milestones[-1]}; here it ends at total_epochs, {epochs}")
+            findings.append(
+                f"its cosine schedule ended at the last milestone, {milestones[-1]}; here it ends at total_epochs, "
+                f"{epochs}"
+            )
         return values | {"meta_learning_rate_schedule": "cosine", "min_learning_rate": 0.0}
     if schedule != "step":
         findings.append(f'"optimizer_args.schedule": {json.dumps(schedule)} had no effect: it knew step and cosine')
@@ -256,7 +324,9 @@ def _evaluation(
         findings.append('without "val" it neither validated nor kept a best model; here every epoch is validated')
     for key in ("n_way", "n_shot", "n_query"):
         if config.get("val") and validation[key] != _episodes(config, "train")[key]:
-            findings.append(f'"val.{key}": {validation[key]} is not carried over: validation has the tasks of training here')
+            findings.append(
+                f'"val.{key}": {validation[key]} is not carried over: validation has the tasks of training here'
+            )
     if test is None:
         return {"num_evaluation_tasks": n_tasks}
     if not test.get("test"):
@@ -264,14 +334,27 @@ def _evaluation(
     tasks, inner = SET_DEFAULTS | dict(test["test"]), _inner_arguments(test, "test: inner_args", findings)
     n_test_tasks = tasks["n_batch"] * tasks["n_episode"] * (test.get("epoch") or 1)
     if n_test_tasks != n_tasks:
-        findings.append(f"validation had {n_tasks} tasks and the test {n_test_tasks}; num_evaluation_tasks, the test's, is for both here")
+        findings.append(
+            f"validation had {n_tasks} tasks and the test {n_test_tasks}; num_evaluation_tasks, the test's, is for "
+            "both here"
+        )
     if inner["n_step"] != converted["number_of_training_steps_per_iter"]:
         findings.append(f"only the test took {inner['n_step']} inner steps; here validation does so too")
-    for key, name in (("encoder_lr", "init_inner_loop_learning_rate"), ("momentum", "inner_loop_momentum"), ("weight_decay", "inner_loop_weight_decay")):
+    for key, name in (
+        ("encoder_lr", "init_inner_loop_learning_rate"),
+        ("momentum", "inner_loop_momentum"),
+        ("weight_decay", "inner_loop_weight_decay"),
+    ):
         if inner[key] != converted[name]:
-            findings.append(f'"test: inner_args.{key}": {inner[key]} is not carried over: here the test adapts as training does, {converted[name]}')
+            findings.append(
+                f'"test: inner_args.{key}": {inner[key]} is not carried over: here the test adapts as training does, '
+                f"{converted[name]}"
+            )
     if tasks["n_way"] != converted["num_classes_per_set"] and converted["head"] == "learned":
-        findings.append(f'"test: n_way": {tasks["n_way"]} had no effect: the head kept the {converted["num_classes_per_set"]} ways of training')
+        findings.append(
+            f'"test: n_way": {tasks["n_way"]} had no effect: the head kept the {converted["num_classes_per_set"]} '
+            "ways of training"
+        )
         tasks["n_way"] = converted["num_classes_per_set"]
     return {
         "num_evaluation_tasks": n_test_tasks, "number_of_evaluation_steps_per_iter": inner["n_step"],

@@ -142,7 +142,8 @@ def expand_template(path: Path, own_values: Mapping[str, Any], default_values: M
 
 
 def first_config(template: Path, chosen: Mapping[str, Any]) -> dict[str, Any]:
-    """Fill one template with the chosen values of its variables, and the first of those in the values file for the others.
+    """Fill one template with the chosen values of its variables, and the first of those in the values file for the
+    others.
 
     Raises:
         ConfigError: the template or its values cannot be used.
@@ -151,7 +152,9 @@ def first_config(template: Path, chosen: Mapping[str, Any]) -> dict[str, Any]:
         raise ConfigError(f"{template}: there is no such template")
     all_values = _read_values(template.parent / VALUES_FILE)
     values = _with_inherited(all_values, template.stem) | dict(chosen)
-    first = {name: value[:1] if isinstance(value, list) and name != SETTINGS else value for name, value in values.items()}
+    first = {
+        name: value[:1] if isinstance(value, list) and name != SETTINGS else value for name, value in values.items()
+    }
     first |= {SETTINGS: values[SETTINGS][:1]} if SETTINGS in values else {}
     return json.loads(expand_template(template, first, all_values.get(DEFAULTS, {}))[0].text)
 

@@ -1,9 +1,11 @@
-"""Make one script in experiment_scripts/ for every config in experiment_config/, hand-written configs too; and jobs for SLURM.
+"""Make one script in experiment_scripts/ for every config in experiment_config/, hand-written configs too; and jobs
+for SLURM.
 
     cd script_generation_tools && python generate_configs.py && python generate_scripts.py
 
-The scripts are local_run_template_script.sh with `$execution_script$` and `$experiment_config$` filled in. Configs that differ in the
-seed at the end of their name alone share a job, slurm_template_script.sbatch with `$job_name$`, `$array$` and `$experiment_script$`
+The scripts are local_run_template_script.sh with `$execution_script$` and `$experiment_config$` filled in. Configs
+that differ in the seed at the end of their name alone share a job, slurm_template_script.sbatch with `$job_name$`,
+`$array$` and `$experiment_script$`
 filled in: an array over the seeds.
 """
 
@@ -61,7 +63,9 @@ def _read_template(template: Path, placeholder: str) -> str:
 
 
 def seeds_of_settings(names: Iterable[str]) -> dict[str, list[int]]:
-    """Names of configs without their `_seed<number>` -> these numbers; a name without one stands for itself, with none."""
+    """Names of configs without their `_seed<number>` -> these numbers; a name without one stands for itself, with
+    none.
+    """
     settings: dict[str, list[int]] = {}
     for name in names:
         match = re.fullmatch(r"(.+)_seed(0|[1-9]\d{0,5})", name)
@@ -72,7 +76,9 @@ def seeds_of_settings(names: Iterable[str]) -> dict[str, list[int]]:
 
 
 def fill_job(template: str, name: str, script: str, seeds: list[int]) -> str:
-    """Put a setting's script, without seed and ending, and its seeds into the text of the job template; without seeds it is no array."""
+    """Put a setting's script, without seed and ending, and its seeds into the text of the job template; without
+    seeds it is no array.
+    """
     array = f"#SBATCH --array={','.join(map(str, seeds))}\n" if seeds else ""
     job_name = re.sub(r"[^A-Za-z0-9_+=,.()-]", "_", name)  # one word for sbatch
     filled = template.replace("$job_name$", job_name).replace("$array$\n", array)
@@ -87,7 +93,8 @@ def fill_script(template: str, config: str) -> str:
 def main(arguments: list[str] | None = None) -> int:
     """Generate the scripts of this checkout; return the exit code."""
     parser = argparse.ArgumentParser(
-        description="Make a script in experiment_scripts/ for each config in experiment_config/, and a SLURM job for each setting."
+        description="Make a script in experiment_scripts/ for each config in experiment_config/, and a SLURM job for "
+        "each setting."
     )
     parser.add_argument("--prune", action="store_true", help="remove outdated generated scripts that nobody edited")
     options = parser.parse_args(arguments)

@@ -19,24 +19,59 @@ class Conversion(NamedTuple):
 
 
 PARSER_DEFAULTS: dict[str, Any] = {
-    "batch_size": 32, "image_height": 28, "image_width": 28, "image_channels": 1, "reset_stored_filepaths": False,
-    "reverse_channels": False, "num_of_gpus": 1, "indexes_of_folders_indicating_class": [-2, -3],
-    "train_val_test_split": [0.73982737361, 0.26, 0.13008631319], "samples_per_iter": 1, "labels_as_int": False, "seed": 104,
-    "num_dataprovider_workers": 4, "max_models_to_save": 5, "dataset_name": "omniglot_dataset",
-    "dataset_path": "datasets/omniglot_dataset", "num_target_samples": 15, "second_order": False, "total_epochs": 200,
-    "total_iter_per_epoch": 500, "min_learning_rate": 0.00001, "meta_learning_rate": 0.001, "task_learning_rate": 0.1,
-    "norm_layer": "batch_norm", "max_pooling": False, "per_step_bn_statistics": False, "num_classes_per_set": 20,
-    "number_of_training_steps_per_iter": 1, "number_of_evaluation_steps_per_iter": 1, "cnn_num_filters": 64,
+    "batch_size": 32,
+    "image_height": 28,
+    "image_width": 28,
+    "image_channels": 1,
+    "reset_stored_filepaths": False,
+    "reverse_channels": False,
+    "num_of_gpus": 1,
+    "indexes_of_folders_indicating_class": [-2, -3],
+    "train_val_test_split": [0.73982737361, 0.26, 0.13008631319],
+    "samples_per_iter": 1,
+    "labels_as_int": False,
+    "seed": 104,
+    "num_dataprovider_workers": 4,
+    "max_models_to_save": 5,
+    "dataset_name": "omniglot_dataset",
+    "dataset_path": "datasets/omniglot_dataset",
+    "num_target_samples": 15,
+    "second_order": False,
+    "total_epochs": 200,
+    "total_iter_per_epoch": 500,
+    "min_learning_rate": 0.00001,
+    "meta_learning_rate": 0.001,
+    "task_learning_rate": 0.1,
+    "norm_layer": "batch_norm",
+    "max_pooling": False,
+    "per_step_bn_statistics": False,
+    "num_classes_per_set": 20,
+    "number_of_training_steps_per_iter": 1,
+    "number_of_evaluation_steps_per_iter": 1,
+    "cnn_num_filters": 64,
     "num_samples_per_class": 1,
-}  # fmt: skip
+}
 """What its command line gives a key that the JSON lacks."""
 
 REQUIRED = (
-    "experiment_name", "train_seed", "val_seed", "total_epochs_before_pause", "num_evaluation_tasks", "sets_are_pre_split",
-    "load_into_memory", "evaluate_on_test_set_only", "num_stages", "conv_padding", "learnable_bn_gamma", "learnable_bn_beta",
-    "enable_inner_loop_optimizable_bn_params", "learnable_per_layer_per_step_inner_loop_learning_rate",
-    "first_order_to_second_order_epoch", "use_multi_step_loss_optimization", "multi_step_loss_num_epochs",
-)  # fmt: skip
+    "experiment_name",
+    "train_seed",
+    "val_seed",
+    "total_epochs_before_pause",
+    "num_evaluation_tasks",
+    "sets_are_pre_split",
+    "load_into_memory",
+    "evaluate_on_test_set_only",
+    "num_stages",
+    "conv_padding",
+    "learnable_bn_gamma",
+    "learnable_bn_beta",
+    "enable_inner_loop_optimizable_bn_params",
+    "learnable_per_layer_per_step_inner_loop_learning_rate",
+    "first_order_to_second_order_epoch",
+    "use_multi_step_loss_optimization",
+    "multi_step_loss_num_epochs",
+)
 """Keys that its code reads and its command line does not know: without them in the JSON it stopped."""
 
 READ_NOWHERE: dict[str, str] = {
@@ -71,7 +106,10 @@ def convert_reference_config(given: Mapping[str, Any]) -> Conversion:
         findings.append(f"without {', '.join(missing)} it stopped with an AttributeError; here the defaults count")
     defaults = {key: value for key, value in PARSER_DEFAULTS.items() if key not in values}
     if defaults:
-        findings.append("not given, so its command line's defaults counted: " + ", ".join(f"{k} = {json.dumps(v)}" for k, v in defaults.items()))
+        findings.append(
+            "not given, so its command line's defaults counted: "
+            + ", ".join(f"{k} = {json.dumps(v)}" for k, v in defaults.items())
+        )
     values = PARSER_DEFAULTS | values
     _inner_learning_rate(values, given, findings)
     _dataset(values, findings)
@@ -101,7 +139,8 @@ def _inner_learning_rate(values: dict[str, Any], given: Mapping[str, Any], findi
     source = "given" if "task_learning_rate" in given else "its default"
     if named is not None and named != rate:
         findings.append(
-            f'"init_inner_loop_learning_rate": {json.dumps(named)} had no effect: it really adapted with task_learning_rate = {rate} ({source}), '
+            f'"init_inner_loop_learning_rate": {json.dumps(named)} had no effect: it really adapted with '
+            f"task_learning_rate = {rate} ({source}), "
             f"so that is what the converted config says; for the intended rate set it to {named}"
         )
     if not rate > 0:
@@ -121,27 +160,43 @@ def _dataset(values: dict[str, Any], findings: list[str]) -> None:
         "resize_filter": "nearest" if is_omniglot else "bicubic",
     }
     if not (is_omniglot or is_imagenet):
-        findings.append(f'"dataset_name": {json.dumps(name)} made it stop: only names with omniglot or imagenet in them had transforms')
+        findings.append(
+            f'"dataset_name": {json.dumps(name)} made it stop: only names with omniglot or imagenet in them had '
+            "transforms"
+        )
     if not is_omniglot and values["image_channels"] == 1:
         findings.append('"image_channels": 1 made it stop with this dataset: its images always became RGB')
     if values["image_height"] != values["image_width"]:
         height, width = values["image_height"], values["image_width"]
         values |= {"image_height": width, "image_width": height}
-        findings.append(f"image_height {height} and image_width {width} were swapped when images were resized: written as they were used")
+        findings.append(
+            f"image_height {height} and image_width {width} were swapped when images were resized: written as they "
+            "were used"
+        )
     if values.get("sets_are_pre_split"):
-        findings.append(f'"train_val_test_split": {json.dumps(values.pop("train_val_test_split"))} had no effect: the sets are pre-split')
+        findings.append(
+            f'"train_val_test_split": {json.dumps(values.pop("train_val_test_split"))} had no effect: the sets are '
+            "pre-split"
+        )
     if values.get("val_seed"):
         values["class_split_seed"] = values["val_seed"]
-        findings.append(f'"val_seed": {values["val_seed"]} also drew the split of the classes: written as class_split_seed')
+        findings.append(
+            f'"val_seed": {values["val_seed"]} also drew the split of the classes: written as class_split_seed'
+        )
     if values["seed"] == PARSER_DEFAULTS["seed"]:
-        findings.append("seed 104 drew the initial weights of every run, whatever its train_seed: kept; set it to null for independent runs")
+        findings.append(
+            "seed 104 drew the initial weights of every run, whatever its train_seed: kept; set it to null for "
+            "independent runs"
+        )
 
 
 def _meta_batch_and_tasks(values: dict[str, Any], findings: list[str]) -> None:
     n_gpus = values.pop("num_of_gpus")
     if n_gpus != 1:
         values["batch_size"] *= n_gpus
-        findings.append(f'"num_of_gpus": {n_gpus} multiplied the tasks of a meta-batch: batch_size is {values["batch_size"]} here')
+        findings.append(
+            f'"num_of_gpus": {n_gpus} multiplied the tasks of a meta-batch: batch_size is {values["batch_size"]} here'
+        )
     n_tasks = values["batch_size"] * values["samples_per_iter"]
     wanted = values.get("num_evaluation_tasks")
     if wanted and wanted % n_tasks:
@@ -154,14 +209,18 @@ def _norm_layer(values: dict[str, Any], findings: list[str]) -> None:
     if values["norm_layer"] != "layer_norm":
         if values["per_step_bn_statistics"]:
             findings.append(
-                "the running statistics of per_step_bn_statistics never normalised anything, only its weights and biases per step had "
+                "the running statistics of per_step_bn_statistics never normalised anything, only its weights and "
+                "biases per step had "
                 "an effect: batch_norm_statistics is transductive here"
             )
         return
     for key, value in (("per_step_bn_statistics", False), ("learnable_bn_beta", True)):
         if values.get(key, value) != value:
             values[key] = value
-            findings.append(f'"{key}": {json.dumps(not value)} had no effect with layer_norm, whose biases were always learned, one row for all steps')
+            findings.append(
+                f'"{key}": {json.dumps(not value)} had no effect with layer_norm, whose biases were always learned, '
+                "one row for all steps"
+            )
 
 
 def _checkpoints(values: dict[str, Any], findings: list[str]) -> None:
@@ -169,20 +228,38 @@ def _checkpoints(values: dict[str, Any], findings: list[str]) -> None:
     values |= {"number_of_ensemble_models": 5}
     if kept < 5:
         values["max_models_to_save"] = 5
-        findings.append(f'"max_models_to_save": {kept} had no effect: every model was kept and the best five were tested; 5 here')
+        findings.append(
+            f'"max_models_to_save": {kept} had no effect: every model was kept and the best five were tested; 5 here'
+        )
     pause, epochs = values.get("total_epochs_before_pause", 0), values["total_epochs"]
     if pause == epochs:
-        findings.append(f"total_epochs_before_pause {pause} = total_epochs left before the test, which took a second start; here the test follows")
+        findings.append(
+            f"total_epochs_before_pause {pause} = total_epochs left before the test, which took a second start; here "
+            "the test follows"
+        )
 
 
 def _crashes(values: dict[str, Any], findings: list[str]) -> None:
     steps, evaluation_steps = (values[f"number_of_{phase}_steps_per_iter"] for phase in ("training", "evaluation"))
     if steps != evaluation_steps:
-        findings.append(f"number_of_evaluation_steps_per_iter {evaluation_steps} besides {steps} training steps made it stop; here it works")
+        findings.append(
+            f"number_of_evaluation_steps_per_iter {evaluation_steps} besides {steps} training steps made it stop; "
+            "here it works"
+        )
     if values.get("multi_step_loss_num_epochs") == 0:
         values |= {"multi_step_loss_num_epochs": 1, "use_multi_step_loss_optimization": False}
-        findings.append('"multi_step_loss_num_epochs": 0 made it stop (a division by zero); here the multi-step loss is off')
+        findings.append(
+            '"multi_step_loss_num_epochs": 0 made it stop (a division by zero); here the multi-step loss is off'
+        )
     if values["num_dataprovider_workers"] == 0:
-        findings.append('"num_dataprovider_workers": 0 made it train on validation episodes after the first validation; not repeated here')
-    if values.get("enable_inner_loop_optimizable_bn_params") and not (values.get("learnable_bn_gamma", True) and values.get("learnable_bn_beta", True)):
-        findings.append("enable_inner_loop_optimizable_bn_params with a norm parameter that is not learned made it stop; here it works")
+        findings.append(
+            '"num_dataprovider_workers": 0 made it train on validation episodes after the first validation; not '
+            "repeated here"
+        )
+    if values.get("enable_inner_loop_optimizable_bn_params") and not (
+        values.get("learnable_bn_gamma", True) and values.get("learnable_bn_beta", True)
+    ):
+        findings.append(
+            "enable_inner_loop_optimizable_bn_params with a norm parameter that is not learned made it stop; here it "
+            "works"
+        )

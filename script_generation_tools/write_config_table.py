@@ -24,7 +24,11 @@ def config_table() -> str:
     """Return the Markdown tables of all keys, a table per section, and that of the original's other keys."""
     parts = []
     for section in SECTIONS:
-        parts += [f"\n**{(section.__doc__ or '').strip()}**\n", "| key | values | default | meaning |", "| --- | --- | --- | --- |"]
+        parts += [
+            f"\n**{(section.__doc__ or '').strip()}**\n",
+            "| key | values | default | meaning |",
+            "| --- | --- | --- | --- |",
+        ]
         for name, field in section.model_fields.items():
             default, text = default_text(field), meaning(name).replace("|", "\\|")
             shown = "required" if default is None else f"`{default}`"

@@ -85,7 +85,9 @@ def source(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def prepare(tmp_path: Path, capsys: pytest.CaptureFixture) -> Callable[..., tuple[int, str, str]]:
-    """`prepare("cub", "--seed", 1)`: the preparation command with datasets in tmp_path / "datasets" -> (exit code, output, errors)."""
+    """`prepare("cub", "--seed", 1)`: the preparation command with datasets in tmp_path / "datasets" -> (exit code,
+    output, errors).
+    """
     from utils.prepare_dataset.__main__ import main
 
     def run(*arguments: object) -> tuple[int, str, str]:

@@ -120,7 +120,9 @@ def test_a_shape_can_be_asked_for_and_the_classes_stay_when_shots_and_queries_ch
     assert (batch.n_way, batch.n_shot, batch.n_query) == (4, 1, 2)
     assert np.array_equal(data.episodes("val", [0, 1], EpisodeShape(4, 3, 1)).class_ids, batch.class_ids)
     assert data.episodes("val", [0, 1]).support_labels.tolist() == [[0, 0, 1, 1, 2, 2]] * 2
-    digests = {data.task_list_digest("val", [0, 1], shape) for shape in (None, EpisodeShape(4, 1, 2), EpisodeShape(4, 2, 1))}
+    digests = {
+        data.task_list_digest("val", [0, 1], shape) for shape in (None, EpisodeShape(4, 1, 2), EpisodeShape(4, 2, 1))
+    }
     assert len(digests) == 3
 
 

@@ -141,7 +141,9 @@ class Recorder(Observer):
 
 @pytest.fixture
 def experiment(tmp_path):
-    """`experiment(learner=..., **settings)` -> an ExperimentBuilder in the same folder each time: 3 epochs of 4 iterations."""
+    """`experiment(learner=..., **settings)` -> an ExperimentBuilder in the same folder each time: 3 epochs of 4
+    iterations.
+    """
     folder = RunFolder(tmp_path / "run")
     folder.create()
 
@@ -260,7 +262,9 @@ def test_epochs_without_validation_have_empty_cells_and_the_last_one_is_validate
     assert read_json(run, "test_summary.json")["ensemble"]["epochs"] == [2, 4, 5]
 
 
-STOPPED = "Training stopped early, after 4 of 9 epochs: no validation since epoch 2 was better (early_stopping_patience 2)."
+STOPPED = (
+    "Training stopped early, after 4 of 9 epochs: no validation since epoch 2 was better (early_stopping_patience 2)."
+)
 
 
 def test_training_stops_early_when_no_validation_was_better_for_so_many_epochs(experiment, caplog):
@@ -279,14 +283,21 @@ def test_training_stops_early_when_no_validation_was_better_for_so_many_epochs(e
 def test_a_run_that_stopped_early_stays_so_until_it_is_told_otherwise(experiment):
     qualities = [3, 9, 9, 8, 10]
     whole = run_content_of(experiment, FakeLearner(qualities=qualities), total_epochs=9, early_stopping_patience=2)
-    assert run_content_of(experiment, FakeLearner(qualities=qualities), total_epochs=9, early_stopping_patience=2) == whole
+    assert (
+        run_content_of(experiment, FakeLearner(qualities=qualities), total_epochs=9, early_stopping_patience=2) == whole
+    )
     patient = experiment(learner=FakeLearner(qualities=qualities), total_epochs=9, early_stopping_patience=3)
     patient.run()
     assert patient.epochs_done == 8 and read_json(patient, "test_summary.json")["epochs_trained"] == 8
 
 
 def test_patience_ends_at_a_validation_and_not_between_two(experiment):
-    run = experiment(learner=FakeLearner(qualities=[3, 9, 9, 9, 9, 8]), total_epochs=9, early_stopping_patience=1, validate_every_epochs=2)
+    run = experiment(
+        learner=FakeLearner(qualities=[3, 9, 9, 9, 9, 8]),
+        total_epochs=9,
+        early_stopping_patience=1,
+        validate_every_epochs=2,
+    )
     run.run()
     assert run.epochs_done == 4
     run = experiment(learner=FakeLearner(), total_epochs=4, early_stopping_patience=0)
@@ -433,8 +444,15 @@ def test_the_ensemble_is_the_best_models_and_ties_go_to_the_earlier_epoch(experi
     assert summary["test_accuracy_mean"] == pytest.approx(0.9)  # two of three are right where the third is wrong
     assert (summary["test_accuracy_std"], summary["test_accuracy_ci95"]) == (0.0, 0.0)
     assert summary["protocol"] == {
-        "ways": 5, "shots": 1, "queries": 2, "steps": 2, "tasks": 7, "seed": 0, "dataset": "fake", "statistics": "transductive",
-    }  # fmt: skip
+        "ways": 5,
+        "shots": 1,
+        "queries": 2,
+        "steps": 2,
+        "tasks": 7,
+        "seed": 0,
+        "dataset": "fake",
+        "statistics": "transductive",
+    }
     assert summary["task_list_digest"] == "test [0, 1, 2, 3, 4, 5, 6]"
 
 

@@ -44,7 +44,11 @@ class OneWeight(MetaNetwork):
 
 def one_weight_learner(weight: float, rate: float, n_steps: int, *, second_order: bool, learn_rates: bool = False):
     inner_loop = GradientDescent(
-        {"weight": ()}, rate, n_steps, learning_rates="per_layer_per_step" if learn_rates else "fixed", dtype=torch.float64
+        {"weight": ()},
+        rate,
+        n_steps,
+        learning_rates="per_layer_per_step" if learn_rates else "fixed",
+        dtype=torch.float64,
     )
     return FewShotLearner(OneWeight(weight), inner_loop, OuterLoop(second_order=second_order))
 
@@ -110,10 +114,12 @@ class BodyAndHead(MetaNetwork):
 
 @pytest.mark.parametrize("second_order", [True, False])
 def test_anils_meta_gradient_equals_the_one_worked_by_hand(second_order):
-    """Body u, head w, features z = u a of the support image and y = u b of the query image, L(w; z) = log(1 + exp(-w z)), rate r.
+    """Body u, head w, features z = u a of the support image and y = u b of the query image, L(w; z) = log(1 + exp(-w
+    z)), rate r.
 
     The inner step moves the head alone: w1 = w + r z sigmoid(-w z). With k = sigmoid(w z) sigmoid(-w z),
-        d w1 / d w = 1 - r z^2 k,   d w1 / d z = r (sigmoid(-w z) - w z k);   1 and 0 with the inner gradient held constant.
+        d w1 / d w = 1 - r z^2 k,   d w1 / d z = r (sigmoid(-w z) - w z k);   1 and 0 with the inner gradient held
+        constant.
     The outer loss L(w1; y) has the slopes -y sigmoid(-w1 y) in w1 and -w1 sigmoid(-w1 y) in y, so
         head: (d L / d w1) (d w1 / d w),   body: (d L / d w1) (d w1 / d z) a + (d L / d y) b.
     """
@@ -122,7 +128,9 @@ def test_anils_meta_gradient_equals_the_one_worked_by_hand(second_order):
     curvature = sigmoid(w * z) * sigmoid(-w * z)
     after = w + rate * z * sigmoid(-w * z)
     slope, slope_of_feature = -y * sigmoid(-after * y), -after * sigmoid(-after * y)
-    by_head, by_feature = (1 - rate * z * z * curvature, rate * (sigmoid(-w * z) - w * z * curvature)) if second_order else (1.0, 0.0)
+    by_head, by_feature = (
+        (1 - rate * z * z * curvature, rate * (sigmoid(-w * z) - w * z * curvature)) if second_order else (1.0, 0.0)
+    )
 
     inner_loop = GradientDescent({"head.weight": ()}, rate, 1, dtype=torch.float64)
     learner = FewShotLearner(BodyAndHead(u, w), inner_loop, OuterLoop(second_order=second_order))
@@ -135,7 +143,10 @@ def finite_difference(function, parameters, directions, step=1e-6):
     """Return the central difference of `function` along `directions`."""
 
     def at(sign):
-        moved = {name: (value + sign * step * directions[name]).detach().requires_grad_() for name, value in parameters.items()}
+        moved = {
+            name: (value + sign * step * directions[name]).detach().requires_grad_()
+            for name, value in parameters.items()
+        }
         return float(function(moved).detach())
 
     return (at(1) - at(-1)) / (2 * step)
@@ -148,7 +159,9 @@ def test_second_order_meta_gradient_equals_finite_differences(choices):
     ours = learner.meta_gradients(episodes, epoch=0).gradients
     parameters = plain_parameters(learner)
     generator = torch.Generator().manual_seed(3)
-    directions = {name: torch.randn(value.shape, generator=generator, dtype=value.dtype) for name, value in parameters.items()}
+    directions = {
+        name: torch.randn(value.shape, generator=generator, dtype=value.dtype) for name, value in parameters.items()
+    }
     weights, rates = learner.multi_step_loss_weights(0), learner.inner_loop.learning_rates.detach()
 
     numeric = finite_difference(
@@ -182,7 +195,9 @@ def test_first_order_meta_gradient_equals_finite_differences_with_inner_gradient
         constants.append(recorded)
 
     generator = torch.Generator().manual_seed(3)
-    directions = {name: torch.randn(value.shape, generator=generator, dtype=value.dtype) for name, value in parameters.items()}
+    directions = {
+        name: torch.randn(value.shape, generator=generator, dtype=value.dtype) for name, value in parameters.items()
+    }
     numeric = finite_difference(
         lambda moved: plain_outer_loss(moved, rates, episodes, weights, second_order=False, inner_gradients=constants),
         parameters,
@@ -212,7 +227,9 @@ def test_tasks_together_equal_a_plain_loop_over_tasks(choices, chunk):
         parameters, rates, episodes, learner.multi_step_loss_weights(0), second_order=config.second_order
     )
     expected = torch.autograd.grad(loss, [*parameters.values(), rates])
-    expected = dict(zip([*(f"network.{name}" for name in parameters), "inner_loop.learning_rates"], expected, strict=True))
+    expected = dict(
+        zip([*(f"network.{name}" for name in parameters), "inner_loop.learning_rates"], expected, strict=True)
+    )
     expected = {name: value for name, value in expected.items() if name in ours.gradients}
     assert float(ours.metrics["loss"]) == pytest.approx(float(loss.detach()), rel=1e-12)
     assert worst_difference(ours.gradients, expected) <= 1e-9
@@ -232,7 +249,10 @@ def test_derivative_order_annealing_is_first_order_up_to_epoch_k():
     first, second = small_learner(second_order=False), small_learner()
     episodes = random_episodes(small_config())
     for epoch, same in ((0, first), (2, first), (3, second)):
-        ours, theirs = annealed.meta_gradients(episodes, epoch).gradients, same.meta_gradients(episodes, epoch).gradients
+        ours, theirs = (
+            annealed.meta_gradients(episodes, epoch).gradients,
+            same.meta_gradients(episodes, epoch).gradients,
+        )
         assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
@@ -244,7 +264,10 @@ def test_meta_gradients_change_nothing_and_meta_update_does():
     learner.meta_update(gradients, 0)
     after = learner.state_tensors()
     without_effect = "network.block0.conv.bias"  # batch norm takes it out again, so that its gradient is exactly zero
-    for name in ({*gradients.gradients} - {without_effect}) | {"network.block0.norm.running_mean", "network.block1.norm.running_var"}:
+    for name in ({*gradients.gradients} - {without_effect}) | {
+        "network.block0.norm.running_mean",
+        "network.block1.norm.running_var",
+    }:
         assert not torch.equal(before[name], after[name]), name
 
 
@@ -304,7 +327,9 @@ def test_running_statistics_make_a_prediction_independent_of_the_other_queries()
     others = replace(episodes, query_images=changed)
     alone, among = (learner.evaluate(batch).query_logits[:, 0] for batch in (episodes, others))
     assert torch.allclose(alone, among, rtol=1e-12)
-    alone, among = (learner.evaluate(batch, statistics="transductive").query_logits[:, 0] for batch in (episodes, others))
+    alone, among = (
+        learner.evaluate(batch, statistics="transductive").query_logits[:, 0] for batch in (episodes, others)
+    )
     assert not torch.allclose(alone, among, rtol=1e-3)
 
 
@@ -326,8 +351,13 @@ def test_running_statistics_are_one_moving_average_step_of_the_mean_over_tasks_a
         loss = nn.functional.cross_entropy(logits[0], one.support_labels[0])
         index = {name: i for i, name in enumerate(params)}
         gradients = torch.autograd.grad(loss, list(params.values()))
-        new = {name: params[name] - rates[index[name], 0] * gradients[index[name]] for name in ("block0.conv.weight", "block0.conv.bias")}
-        out = nn.functional.conv2d(one.query_images[0], new["block0.conv.weight"][0], new["block0.conv.bias"][0], padding=1)
+        new = {
+            name: params[name] - rates[index[name], 0] * gradients[index[name]]
+            for name in ("block0.conv.weight", "block0.conv.bias")
+        }
+        out = nn.functional.conv2d(
+            one.query_images[0], new["block0.conv.weight"][0], new["block0.conv.bias"][0], padding=1
+        )
         fast_means.append(out.mean((0, 2, 3)))
         fast_vars.append(out.var((0, 2, 3)))
     mean = (torch.stack([s.mean((0, 2, 3)) for s in support]).mean(0) + torch.stack(fast_means).mean(0)) / 2
@@ -439,7 +469,9 @@ def test_every_option_of_the_network_gives_the_gradient_of_finite_differences(ch
     ours = learner.meta_gradients(episodes, 0).gradients
     assert sorted(ours) == sorted(learner.meta_parameters())
     generator = torch.Generator().manual_seed(11)
-    directions = {name: torch.randn(value.shape, generator=generator, dtype=value.dtype) for name, value in ours.items()}
+    directions = {
+        name: torch.randn(value.shape, generator=generator, dtype=value.dtype) for name, value in ours.items()
+    }
 
     def loss_at(step):
         with torch.no_grad():

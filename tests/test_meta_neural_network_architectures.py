@@ -1,4 +1,6 @@
-"""Each functional layer is the torch layer, with its own parameters bit for bit and with passed-in ones task by task."""
+"""Each functional layer is the torch layer, with its own parameters bit for bit and with passed-in ones task by
+task.
+"""
 
 import pytest
 import torch
@@ -53,7 +55,9 @@ def test_batch_norm_with_one_row_is_torchs_in_value_and_in_statistics():
     assert torch.equal(layer(images, mode=Pass(collected=collected), name="norm"), plain(images))
     means = collected.means()
     layer.update_running_statistics(means["norm.running_mean"], means["norm.running_var"])
-    assert torch.allclose(layer.running_mean, plain.running_mean) and torch.allclose(layer.running_var, plain.running_var)
+    assert torch.allclose(layer.running_mean, plain.running_mean) and torch.allclose(
+        layer.running_var, plain.running_var
+    )
     plain.eval()
     assert torch.allclose(layer(images, mode=Pass(statistics="running")), plain(images), atol=1e-6)
 
@@ -103,7 +107,9 @@ def test_the_network_is_the_plain_module_of_the_same_parameter_names():
 def test_every_shape_of_the_network_fits_its_head(shape, padding, max_pooling, blocks):
     if min(feature_size(side, 2, blocks, padding, max_pooling) for side in shape) < 1:
         pytest.skip("the image vanishes")
-    network = VGGReLUNormNetwork((1, *shape), 4, n_filters=2, n_stages=2, blocks_per_stage=blocks, padding=padding, max_pooling=max_pooling)
+    network = VGGReLUNormNetwork(
+        (1, *shape), 4, n_filters=2, n_stages=2, blocks_per_stage=blocks, padding=padding, max_pooling=max_pooling
+    )
     assert network(torch.randn(2, 3, 1, *shape)).shape == (2, 3, 4)
     sides = [feature_size(side, 2, blocks, padding, max_pooling) for side in shape]
     assert network.head.in_features == (2 * sides[0] * sides[1] if max_pooling else 2)

@@ -100,7 +100,10 @@ def test_the_benchmark_refuses_a_count_that_is_none(count):
 
 @pytest.mark.parametrize("package", ["torch", "numpy", "tqdm", "PIL", "scipy", "pydantic", "safetensors"])
 def test_a_single_package_that_is_missing_is_named(tmp_path, package):
-    hide = f"import importlib.util as u\nfind = u.find_spec\nu.find_spec = lambda n, *a: None if n == {package!r} else find(n, *a)\n"
+    hide = (
+        f"import importlib.util as u\nfind = u.find_spec\nu.find_spec = lambda n, *a: None if n == {package!r} else "
+        "find(n, *a)\n"
+    )
     (tmp_path / "sitecustomize.py").write_text(hide)
     command = [sys.executable, str(REPOSITORY_ROOT / "train_maml_system.py"), "--help"]
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
@@ -141,14 +144,19 @@ def test_a_run_leaves_its_files_and_a_second_start_shows_the_result_again(main, 
     report, next_command = rest.splitlines()
     assert again.endswith(f"{result}{next_command}\n")
     assert report == str(logs_of(workplace).parent / "visual_outputs/report.html")
-    assert next_command == "Next: python -m experiment_tools.adapt --experiment 'tiny run' --support FOLDER --query FOLDER"
+    assert (
+        next_command == "Next: python -m experiment_tools.adapt --experiment 'tiny run' --support FOLDER --query FOLDER"
+    )
     assert before == {path.name: path.read_bytes() for path in logs_of(workplace).iterdir() if path.name != "run.log"}
 
 
 def test_a_run_may_leave_the_test_for_later(main, workplace):
     code, out, _ = main("--test_after_training", "false")
     assert code == 0 and "Testing" not in out and not (logs_of(workplace) / "test_summary.json").exists()
-    last = "Trained and not tested, as test_after_training is false. To test it: the same command with --test_after_training true"
+    last = (
+        "Trained and not tested, as test_after_training is false. To test it: the same command with "
+        "--test_after_training true"
+    )
     assert out.rstrip().endswith(last)
     code, out, _ = main()
     assert code == 0 and "Test accuracy of" in out and epochs_in_csv(workplace) == [1, 2]

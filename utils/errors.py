@@ -1,7 +1,7 @@
 """Errors that a user can mend: one class per exit code, raised where the value is first understood.
 
-`train_maml_system.main` prints the text of these, without a traceback, and leaves with `exit_code`. Everything else is a
-bug and keeps its traceback (exit code 70).
+`train_maml_system.main` prints the text of these, without a traceback, and leaves with `exit_code`. Everything else
+is a bug and keeps its traceback (exit code 70).
 """
 
 import signal
@@ -38,7 +38,9 @@ class StorageError(UserError):
 
 
 class DamagedCheckpointError(StorageError):
-    """A checkpoint whose content is not what was written: another one can be used in its place, unlike one that cannot be read now."""
+    """A checkpoint whose content is not what was written: another one can be used in its place, unlike one that
+    cannot be read now.
+    """
 
 
 class ExperimentInUseError(UserError):
@@ -48,7 +50,10 @@ class ExperimentInUseError(UserError):
 
 
 class PeerLostError(Exception):
-    """Another process of the same run is gone. Not the user's to mend: the launcher starts the run again from its last save."""
+    """Another process of the same run is gone.
+
+    Not the user's to mend: the launcher starts the run again from its last save.
+    """
 
 
 class Interrupted(BaseException):

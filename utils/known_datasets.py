@@ -7,7 +7,8 @@ from typing import Any
 DATA_LICENCES = {
     "omniglot_dataset": "MIT (Lake et al. 2015)",
     "synthetic_strokes": "drawn by the training program itself; MIT, as the program",
-    "mini_imagenet_full_size": "ImageNet's terms: non-commercial research and education only, no redistribution of images",
+    "mini_imagenet_full_size": "ImageNet's terms: non-commercial research and education only, no redistribution of "
+    "images",
     "tiered_imagenet": "ImageNet's terms: non-commercial research and education only, no redistribution of images",
     "quickdraw": "CC BY 4.0 (Google)",
 }
@@ -23,9 +24,19 @@ DATASET_ALIASES = {"omniglot": "omniglot_dataset", "mini_imagenet": "mini_imagen
 
 DATASET_DEFAULTS: dict[str, dict[str, Any]] = {
     SINUSOID: {"class_rotation": False, "normalisation": "none", "gradient_clamp": 0.0, "resize_filter": "nearest"},
-    "omniglot_dataset": {"class_rotation": True, "normalisation": "none", "gradient_clamp": 0.0, "resize_filter": "nearest"},
-    "mini_imagenet_full_size": {"class_rotation": False, "normalisation": "imagenet", "gradient_clamp": 10.0, "resize_filter": "bicubic"},
-}  # fmt: skip
+    "omniglot_dataset": {
+        "class_rotation": True,
+        "normalisation": "none",
+        "gradient_clamp": 0.0,
+        "resize_filter": "nearest",
+    },
+    "mini_imagenet_full_size": {
+        "class_rotation": False,
+        "normalisation": "imagenet",
+        "gradient_clamp": 10.0,
+        "resize_filter": "bicubic",
+    },
+}
 
 
 OTHER_DATASETS = {"class_rotation": False, "normalisation": "none", "gradient_clamp": 0.0, "resize_filter": "bicubic"}
@@ -41,7 +52,8 @@ class Counts:
 
 
 IMAGENET_TERMS = (
-    "The images are ImageNet's: non-commercial research and education only, no redistribution. See imagenet_license.md and"
+    "The images are ImageNet's: non-commercial research and education only, no redistribution. See "
+    "imagenet_license.md and"
     " https://image-net.org/download."
 )
 
@@ -65,13 +77,16 @@ class KnownDataset:
 KNOWN_DATASETS: dict[str, KnownDataset] = {
     "omniglot": KnownDataset(
         "omniglot_dataset",
-        "a folder with images_background.zip and images_evaluation.zip, or those unpacked; without --from it is fetched",
+        "a folder with images_background.zip and images_evaluation.zip, or those unpacked; without --from it is "
+        "fetched",
         Counts({None: 1623}, 20),
     ),
     "mini_imagenet": KnownDataset(
         "mini_imagenet_full_size",
-        "folders train, val and test, or their archive; train.csv, val.csv and test.csv with a folder images, or with an ImageNet tree"
-        " (then --splits gives the CSVs); mini-imagenet-cache-{train,val,test}.pkl; train_phase_train.pickle, val.pickle, test.pickle",
+        "folders train, val and test, or their archive; train.csv, val.csv and test.csv with a folder images, or with "
+        "an ImageNet tree"
+        " (then --splits gives the CSVs); mini-imagenet-cache-{train,val,test}.pkl; train_phase_train.pickle, "
+        "val.pickle, test.pickle",
         Counts({"train": 64, "val": 16, "test": 20}, 600),
         IMAGENET_TERMS,
     ),
@@ -83,14 +98,18 @@ KNOWN_DATASETS: dict[str, KnownDataset] = {
     ),
     "cifar_fs": KnownDataset(
         "cifar_fs",
-        "CIFAR-100's files (fetched without --from) with lists {train,val,test}.txt or .json (--splits); its class folders with"
+        "CIFAR-100's files (fetched without --from) with lists {train,val,test}.txt or .json (--splits); its class "
+        "folders with"
         " such lists; {train,val,test}.pickle",
         Counts({"train": 64, "val": 16, "test": 20}, 600),
     ),
-    "fc100": KnownDataset("fc100", "like cifar_fs; the lists may name superclasses", Counts({"train": 60, "val": 20, "test": 20}, 600)),
+    "fc100": KnownDataset(
+        "fc100", "like cifar_fs; the lists may name superclasses", Counts({"train": 60, "val": 20, "test": 20}, 600)
+    ),
     "cub": KnownDataset(
         "cub",
-        "CUB_200_2011.tgz or its folder, with 100/50/50 classes drawn by --seed; split CSVs with a folder images; folders train, val, test",
+        "CUB_200_2011.tgz or its folder, with 100/50/50 classes drawn by --seed; split CSVs with a folder images; "
+        "folders train, val, test",
         Counts({"train": 100, "val": 50, "test": 50}),
         split_by_seed=True,
     ),

@@ -136,6 +136,7 @@ class MetricSums:
         """JSON-able; `MetricSums(state)` goes on from it."""
         return {name: [asdict(statistics) for statistics in sums] for name, sums in self._sums.items()}
 
+
 def task_scores(outputs: "Tensor", labels: "Tensor") -> "Tensor":
     """Return the score of each task, by what its labels are.
 

@@ -1,4 +1,7 @@
-"""What a config may name: the project's own backbones, and the backbones and datasets that a plugin file registers. No torch."""
+"""What a config may name: the project's own backbones, and the backbones and datasets that a plugin file registers.
+
+No torch.
+"""
 
 import difflib
 import hashlib
@@ -20,7 +23,9 @@ BUILT_IN_BACKBONES: dict[str, frozenset[str]] = {
     "vgg": VGG_KEYS,
     "conv4": frozenset({"cnn_num_filters"}),
     "mlp": frozenset(),
-    **dict.fromkeys(("resnet10", "resnet10_wide", "resnet12", "resnet12_wide", "resnet18", "resnet34", "resnet50"), frozenset()),
+    **dict.fromkeys(
+        ("resnet10", "resnet10_wide", "resnet12", "resnet12_wide", "resnet18", "resnet34", "resnet50"), frozenset()
+    ),
 }
 """Name -> which of `VGG_KEYS` it reads. `meta_neural_network_architectures.BACKBONES` builds them."""
 
@@ -34,8 +39,9 @@ def register_backbone(name: str, build: Callable[..., Any]) -> None:
     """Make a network known as a value of the key `backbone`; for plugin files (docs/backbones.md).
 
     Args:
-        build: called as build(config, image_shape, n_way), with image_shape = (C, H, W); returns any `torch.nn.Module` that
-            turns images (n, C, H, W) into logits (n, n_way), its last operation being a linear layer.
+        build: called as build(config, image_shape, n_way), with image_shape = (C, H, W); returns any
+            `torch.nn.Module` that turns images (n, C, H, W) into logits (n, n_way), its last operation being a
+            linear layer.
     Raises:
         ConfigError: the name is taken or has other characters, or `build` cannot be called.
     """
@@ -46,8 +52,8 @@ def register_dataset(name: str, build: Callable[..., Any]) -> None:
     """Make a dataset known as a value of the key `dataset_name`; for plugin files (docs/backbones.md).
 
     Args:
-        build: called as build(config); returns {"train": {class name: images}, "val": ..., "test": ...}, the images of a class
-            a uint8 array (n, H, W) or (n, H, W, C) of the size that the config says.
+        build: called as build(config); returns {"train": {class name: images}, "val": ..., "test": ...}, the images
+            of a class a uint8 array (n, H, W) or (n, H, W, C) of the size that the config says.
     Raises:
         ConfigError: the name is taken or has other characters, or `build` cannot be called.
     """
@@ -60,7 +66,9 @@ def _register(
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise ConfigError(f"register_{kind}: the name is {name!r}, but must be 1 to 80 letters, digits and _ + = , . -")
     if not callable(build):
-        raise ConfigError(f'register_{kind}("{name}", ...): the second argument must be a function, not a {type(build).__name__}')
+        raise ConfigError(
+            f'register_{kind}("{name}", ...): the second argument must be a function, not a {type(build).__name__}'
+        )
     if name in table or name in taken:
         raise ConfigError(f'register_{kind}: there is a {kind} "{name}" already; give yours another name')
     table[name] = build
@@ -103,6 +111,7 @@ def unknown_backbone(name: str) -> str | None:
         "--plugin FILE.py on the command line (docs/backbones.md)"
     )
 
+
 def load_plugins(overrides: Mapping[str, Any]) -> dict[str, Any]:
     """Execute the files that `--plugin` names, and put their digests in its place.
 
@@ -124,11 +133,15 @@ def load_plugins(overrides: Mapping[str, Any]) -> dict[str, Any]:
 def _load(given: Any) -> str:
     path = Path(str(given)).expanduser()
     if not isinstance(given, str) or path.suffix != ".py":
-        raise ConfigError(f"command line: --plugin is {given}, but must be the path of a Python file, as in --plugin my_network.py")
+        raise ConfigError(
+            f"command line: --plugin is {given}, but must be the path of a Python file, as in --plugin my_network.py"
+        )
     try:
         digest = f"{path.name}:{hashlib.sha256(path.read_bytes()).hexdigest()}"
     except OSError as error:
-        raise ConfigError(f"command line: --plugin {path} cannot be read in {Path.cwd()} ({error.strerror}); give the path of a file") from error
+        raise ConfigError(
+            f"command line: --plugin {path} cannot be read in {Path.cwd()} ({error.strerror}); give the path of a file"
+        ) from error
     if digest in loaded_plugins():
         return digest
     before = n_registered()
@@ -140,7 +153,8 @@ def _load(given: Any) -> str:
         spec.loader.exec_module(module)
     if n_registered() == before:
         raise ConfigError(
-            f"--plugin {path} registers nothing; it must call register_backbone(name, build) or register_dataset(name, build) "
+            f"--plugin {path} registers nothing; it must call register_backbone(name, build) or "
+            "register_dataset(name, build) "
             "of utils.registry"
         )
     add_plugin(digest, str(path))

@@ -23,16 +23,29 @@ class ModelTests:
     """Tests models of a run and writes the results. Rank 0 reads the models and writes; all ranks share the tasks."""
 
     def __init__(
-        self, learner: Any, task_sets: Sequence[TaskSet], run_folder: RunFolder, settings: Any, group: RankGroup, check: Callable[[], None]
+        self,
+        learner: Any,
+        task_sets: Sequence[TaskSet],
+        run_folder: RunFolder,
+        settings: Any,
+        group: RankGroup,
+        check: Callable[[], None],
     ):
         """Args:
         settings: `experiment_builder.ExperimentSettings`.
         check: may raise to stop; called between batches.
         """
-        self._learner, self._task_sets, self._run_folder, self._settings = learner, list(task_sets), run_folder, settings
+        self._learner, self._task_sets, self._run_folder, self._settings = (
+            learner,
+            list(task_sets),
+            run_folder,
+            settings,
+        )
         self._group, self._check = group, check
         self._chosen = bool(settings.load_checkpoint) and settings.evaluate_on_test_set_only
-        self._suffix = final_test.result_suffix(settings.tag, settings.load_checkpoint if self._chosen else "", settings.tested_elsewhere)
+        self._suffix = final_test.result_suffix(
+            settings.tag, settings.load_checkpoint if self._chosen else "", settings.tested_elsewhere
+        )
 
     def run(self, rows: Sequence[Mapping[str, Any]], stopped_early: str | None) -> dict[str, Any]:
         """Test the ensemble of the models and each of them, and write the results.
@@ -47,7 +60,9 @@ class ModelTests:
         to_test = self._models(rows) if self._group.is_main else []
         if self._settings.evaluate_on_test_set_only and self._group.is_main:
             known = [model for model, _ in to_test]
-            final_test.refuse_to_replace(logs / f"test_summary{self._suffix}.json", protocols(self._task_sets, kinds), known, len(rows))
+            final_test.refuse_to_replace(
+                logs / f"test_summary{self._suffix}.json", protocols(self._task_sets, kinds), known, len(rows)
+            )
         models, evaluations = [], []
         for model, tensors in self._group.items_of_main(to_test):
             log.info("Testing %s on %d tasks", model["file"], sum(tasks.n_tasks for tasks in self._task_sets))
@@ -74,9 +89,15 @@ class ModelTests:
         return evaluate_task_sets(self._learner, self._task_sets, kinds, n_tasks, self._check, self._group)
 
     def _write_results(
-        self, rows: Sequence[Any], stopped_early: str | None, models: list[dict[str, Any]], evaluations: list[list[SplitEvaluation]]
+        self,
+        rows: Sequence[Any],
+        stopped_early: str | None,
+        models: list[dict[str, Any]],
+        evaluations: list[list[SplitEvaluation]],
     ) -> dict[str, Any]:
-        results, arrays = collect_results(self._task_sets, self._settings.test_batch_norm_statistics, models, evaluations)
+        results, arrays = collect_results(
+            self._task_sets, self._settings.test_batch_norm_statistics, models, evaluations
+        )
         summary = results[0] | {
             "results": results,
             "selection": "load_checkpoint" if self._chosen else final_test.BEST_MODELS,
@@ -99,7 +120,11 @@ class ModelTests:
             return
         accuracy = {row["epoch"]: row["val_accuracy_mean"] for row in rows}
         kinds = self._settings.test_batch_norm_statistics
-        lines = [line for epoch in sorted(done) for line in curve_rows(self._task_sets, kinds, epoch, accuracy.get(epoch), done[epoch])]
+        lines = [
+            line
+            for epoch in sorted(done)
+            for line in curve_rows(self._task_sets, kinds, epoch, accuracy.get(epoch), done[epoch])
+        ]
         write_csv(self._run_folder.logs / f"test_curve{self._suffix}.csv", lines)
 
     def _other_epochs(self, done: set[int]) -> Iterator[model_selection.Model]:

@@ -53,7 +53,9 @@ def evaluate_tasks(
 
 
 def _evaluate_batch(learner: Any, episodes: Any, statistics: str | None, with_scores: bool) -> dict[str, Tensor]:
-    """metrics (B, 4, S+1) and, where tasks have classes, hits (B, 2): right answers and questions; scores and labels on the host."""
+    """metrics (B, 4, S+1) and, where tasks have classes, hits (B, 2): right answers and questions; scores and labels
+    on the host.
+    """
     evaluation = learner.evaluate(episodes, statistics=statistics)
     metrics = torch.stack([getattr(evaluation, name).detach() for name in STEP_METRICS])  # (4, S+1, B)
     result = {"metrics": metrics.permute(2, 0, 1)}

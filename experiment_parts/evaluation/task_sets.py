@@ -68,7 +68,9 @@ def shape_protocols(config: Any) -> list[tuple[EpisodeShape, dict[str, Any]]]:
 
 
 def build_task_sets(config: Any, data: Any) -> list[TaskSet]:
-    """The sets that a config (`utils.config.ExperimentConfig`) tests on: one per shape; none where it leaves the test for later."""
+    """The sets that a config (`utils.config.ExperimentConfig`) tests on: one per shape; none where it leaves the
+    test for later.
+    """
     if not (config.test_after_training or config.evaluate_on_test_set_only):
         return []
     return [TaskSet(data, shape, protocol) for shape, protocol in shape_protocols(config)]
@@ -81,7 +83,10 @@ def protocols(task_sets: Sequence[TaskSet], statistics: Sequence[str]) -> list[d
 
 def protocols_of(config: Any) -> list[dict[str, Any]]:
     """`protocols` of the test of a config, without its data."""
-    return protocols([TaskSet(None, shape, protocol) for shape, protocol in shape_protocols(config)], config.test_batch_norm_statistics)
+    return protocols(
+        [TaskSet(None, shape, protocol) for shape, protocol in shape_protocols(config)],
+        config.test_batch_norm_statistics,
+    )
 
 
 Evaluations = Sequence["SplitEvaluation"]
@@ -111,13 +116,17 @@ def evaluate_task_sets(
 
 
 def collect_results(
-    task_sets: Sequence[TaskSet], statistics: Sequence[str], models: Sequence[dict[str, Any]], evaluations: Sequence[Evaluations]
+    task_sets: Sequence[TaskSet],
+    statistics: Sequence[str],
+    models: Sequence[dict[str, Any]],
+    evaluations: Sequence[Evaluations],
 ) -> tuple[list[dict[str, Any]], "dict[str, Tensor]"]:
     """Score the models together and alone on every set with every kind of statistics.
 
     Returns:
-        (results in the order of `protocols`; name -> scores (models, tasks, queries, classes), labels (tasks, queries) and
-        classes (tasks, N): `scores.<statistics>`, `query_labels` and `class_ids` for one set, with the set's name behind for several).
+        (results in the order of `protocols`; name -> scores (models, tasks, queries, classes), labels (tasks,
+        queries) and classes (tasks, N): `scores.<statistics>`, `query_labels` and `class_ids` for one set, with the
+        set's name behind for several).
     """
     import torch
 
@@ -136,10 +145,16 @@ def collect_results(
 
 
 def curve_rows(
-    task_sets: Sequence[TaskSet], statistics: Sequence[str], epoch: int, val_accuracy: float | None, evaluations: Evaluations
+    task_sets: Sequence[TaskSet],
+    statistics: Sequence[str],
+    epoch: int,
+    val_accuracy: float | None,
+    evaluations: Evaluations,
 ) -> list[dict[str, Any]]:
     """Rows of test_curve.csv of one epoch's model."""
     return [
-        {"epoch": epoch, "val_accuracy_mean": val_accuracy} | final_test.accuracy_columns(result.scores, result.labels) | protocol
+        {"epoch": epoch, "val_accuracy_mean": val_accuracy}
+        | final_test.accuracy_columns(result.scores, result.labels)
+        | protocol
         for protocol, result in zip(protocols(task_sets, statistics), evaluations, strict=True)
     ]

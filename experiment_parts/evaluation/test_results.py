@@ -34,7 +34,8 @@ def score_models(outputs: "Tensor", labels: "Tensor", models: Sequence[dict[str,
     """Score over tasks of the models' mean outputs and of each model.
 
     Args:
-        outputs: (models, tasks, queries, classes), class scores, higher is better; (models, tasks, points, D) in a regression.
+        outputs: (models, tasks, queries, classes), class scores, higher is better; (models, tasks, points, D) in a
+            regression.
         labels: int64 (tasks, queries); float (tasks, points, D) in a regression.
         models: what is known of each (epoch, file, validation score).
     Raises:
@@ -55,14 +56,18 @@ def _refuse_non_finite(scores: Sequence[float], model: Mapping[str, Any]) -> Non
     diverged = [task for task, score in enumerate(scores) if not math.isfinite(score)]
     if diverged:
         raise NonFiniteError(
-            f"{model['file']} gives numbers that are not finite in {len(diverged)} of {len(scores)} test tasks, the first one task {diverged[0]}: the inner "
-            "loop diverges there. Test with fewer steps, --evaluate_on_test_set_only true --tag NAME --number_of_evaluation_steps_per_iter N, or "
+            f"{model['file']} gives numbers that are not finite in {len(diverged)} of {len(scores)} test tasks, the "
+            f"first one task {diverged[0]}: the inner "
+            "loop diverges there. Test with fewer steps, --evaluate_on_test_set_only true --tag NAME "
+            "--number_of_evaluation_steps_per_iter N, or "
             "train with a lower init_inner_loop_learning_rate"
         )
 
 
 def accuracy_columns(outputs: "Tensor", labels: "Tensor") -> dict[str, Any]:
-    """test_accuracy_mean, _std and _ci95 over tasks of one model's outputs (tasks, queries, classes or D); None where not finite."""
+    """test_accuracy_mean, _std and _ci95 over tasks of one model's outputs (tasks, queries, classes or D); None
+    where not finite.
+    """
     columns = _columns(summarise(_task_scores(outputs, labels)))
     return {name: None if value is None else finite_or_none(value) for name, value in columns.items()}
 
@@ -81,9 +86,14 @@ def write_predictions(path: Path, tensors: "dict[str, Tensor]", state: dict[str,
 
 
 def stored_result(
-    run_folder: RunFolder, total_epochs: int, protocols: Sequence[Mapping[str, Any]], n_models: int, *, with_curve: bool,
+    run_folder: RunFolder,
+    total_epochs: int,
+    protocols: Sequence[Mapping[str, Any]],
+    n_models: int,
+    *,
+    with_curve: bool,
     patience: int = 0,
-) -> str | None:  # fmt: skip
+) -> str | None:
     """The text of a finished and tested run, to be shown again; None while something is left to do. Needs no torch.
 
     Args:
@@ -91,7 +101,9 @@ def stored_result(
         patience: of early stopping.
     """
     newest = run_folder.newest_good_checkpoint()
-    if newest is None or (newest[1]["epoch"] < total_epochs and not early_stop(newest[1]["rows"], total_epochs, patience)):
+    if newest is None or (
+        newest[1]["epoch"] < total_epochs and not early_stop(newest[1]["rows"], total_epochs, patience)
+    ):
         return None
     try:
         summary = json.loads((run_folder.logs / "test_summary.json").read_text())
@@ -113,7 +125,8 @@ def stored_result(
 
 
 def result_suffix(tag: str, checkpoint: str, elsewhere: str = "") -> str:
-    """What the names of a test's files end in: `_<tag>`, or for chosen weights and other tasks without a tag what these are.
+    """What the names of a test's files end in: `_<tag>`, or for chosen weights and other tasks without a tag what
+    these are.
 
     Args:
         checkpoint: the key load_checkpoint, where it chooses the weights.
@@ -141,7 +154,8 @@ def _differ(before: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]
 def refuse_to_replace(
     summary_file: Path, now: Sequence[Mapping[str, Any]], models: Sequence[Mapping[str, Any]], epochs_trained: int
 ) -> None:
-    """Leave the result of a test with other protocols or other models alone; the same test may be repeated, and after more training.
+    """Leave the result of a test with other protocols or other models alone; the same test may be repeated, and
+    after more training.
 
     Args:
         now: protocols of the test that is about to begin.
@@ -153,7 +167,9 @@ def refuse_to_replace(
     try:
         summary = json.loads(summary_file.read_text())
         before = [result["protocol"] for result in summary["results"]]
-        tested = [{key: model[key] for key in ("epoch", "file", "val_accuracy")} for model in summary.get("models", models)]
+        tested = [
+            {key: model[key] for key in ("epoch", "file", "val_accuracy")} for model in summary.get("models", models)
+        ]
         trained_since = summary.get("epochs_trained") != epochs_trained
     except (OSError, ValueError, KeyError, TypeError):  # not there, or not as this release writes it
         return
@@ -161,7 +177,9 @@ def refuse_to_replace(
         if trained_since or tested == list(models):
             return
         other = f"{_names_of(tested)} before, {_names_of(models)} now"
-        raise ConfigError(f"{summary_file}: holds the result of other models ({other}). Give this test a name of its own: --tag NAME")
+        raise ConfigError(
+            f"{summary_file}: holds the result of other models ({other}). Give this test a name of its own: --tag NAME"
+        )
     was, becomes = before[0], now[0]
     changed = [f"{key} {was.get(key)} before, {becomes[key]} now" for key in becomes if was.get(key) != becomes[key]]
     if [test["statistics"] for test in before] != [test["statistics"] for test in now]:
@@ -169,7 +187,8 @@ def refuse_to_replace(
     if not changed:
         changed.append("other ways, shots, queries or datasets beside the first")
     raise ConfigError(
-        f"{summary_file}: holds the result of another test ({'; '.join(changed)}). Give this one a name of its own: --tag NAME"
+        f"{summary_file}: holds the result of another test ({'; '.join(changed)}). Give this one a name of its own: "
+        "--tag NAME"
     )
 
 
@@ -192,7 +211,9 @@ def summary_rows(summary: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def result_text(summary: dict[str, Any], run_folder: Path | None) -> str:
-    """The result for people: score with interval, protocol, single models, and where everything was written, unless that is None."""
+    """The result for people: score with interval, protocol, single models, and where everything was written, unless
+    that is None.
+    """
     results = summary["results"]
     lines = _table(results) if len({_tasks_of(result) for result in results}) > 1 else []
     for result in () if lines else results:
@@ -200,8 +221,13 @@ def result_text(summary: dict[str, Any], run_folder: Path | None) -> str:
         n_models = ensemble["models"]
         what = f"the ensemble of {n_models} models" if n_models > 1 else "the model"
         score = _score(result)
-        lines.append(f"Test {score.name} of {what}: {_text(score, ensemble)} (95 % interval over {protocol['tasks']} tasks)")
-        shape = f"{protocol['ways']}-way {protocol['shots']}-shot, {protocol['queries']} {'query' if protocol['queries'] == 1 else 'queries'} per class"
+        lines.append(
+            f"Test {score.name} of {what}: {_text(score, ensemble)} (95 % interval over {protocol['tasks']} tasks)"
+        )
+        shape = (
+            f"{protocol['ways']}-way {protocol['shots']}-shot, {protocol['queries']} "
+            f"{'query' if protocol['queries'] == 1 else 'queries'} per class"
+        )
         if score is not ACCURACY:
             shape = f"{protocol['shots']} points to adapt to, {protocol['queries']} to predict"
         lines.append(
@@ -217,7 +243,9 @@ def result_text(summary: dict[str, Any], run_folder: Path | None) -> str:
     if run_folder is not None:
         suffix = summary["suffix"]
         lines.append(f"Everything was written to {run_folder}")
-        lines.append(f"  result: logs/test_summary{suffix}.csv, .json; scores: logs/test_predictions{suffix}.safetensors")
+        lines.append(
+            f"  result: logs/test_summary{suffix}.csv, .json; scores: logs/test_predictions{suffix}.safetensors"
+        )
         lines.append("  epochs: logs/summary_statistics.csv, .json, curves.json; models: saved_models/")
     return "\n".join(lines)
 
@@ -243,7 +271,8 @@ def _table(results: Sequence[dict[str, Any]]) -> list[str]:
     rows += [[*(str(r["protocol"][name]) for name in TABLE_COLUMNS), _text(score, r["ensemble"])] for r in results]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
-        f"Test {score.name} of {what} (95 % interval over {protocol['tasks']} tasks each), {protocol['steps']} inner steps, "
+        f"Test {score.name} of {what} (95 % interval over {protocol['tasks']} tasks each), {protocol['steps']} inner "
+        "steps, "
         f"{_origin(protocol)}",
         *("  " + "  ".join(map(str.ljust, row, widths)).rstrip() for row in rows),
     ]

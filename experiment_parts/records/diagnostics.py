@@ -1,7 +1,7 @@
 """What a run writes for people to look at beside its metrics: gradients, updates, where the time goes, a few episodes.
 
-Looked at between epochs, never in a training step, and a pure function of the learner's state (times and memory aside): a run that
-was killed and resumed writes the same.
+Looked at between epochs, never in a training step, and a pure function of the learner's state (times and memory
+aside): a run that was killed and resumed writes the same.
 
 Letters: E example episodes, N way, K support and Q query images shown of each class.
 """
@@ -48,7 +48,8 @@ class Diagnostics:
     def look(self, learner: Any, data: Any, epoch: int, *, is_last: bool) -> dict[str, Any]:
         """Write the example episodes and return what curves.json holds of an epoch (from 0) beside the metrics.
 
-        Changes nothing in the learner; does nothing and returns nothing in an epoch that is not due. To be called before the epoch's
+        Changes nothing in the learner; does nothing and returns nothing in an epoch that is not due. To be called
+        before the epoch's
         checkpoint is saved: a run that is killed in between does both again.
 
         Raises:
@@ -70,16 +71,22 @@ class Diagnostics:
 def build_diagnostics(config: Any, logs: Path) -> Diagnostics | None:
     """Unpack a config (`utils.config.ExperimentConfig`); None where the run asks for no look."""
     every_epochs = config.diagnostics_every_epochs
-    return Diagnostics(logs / "validation_episodes.safetensors", config.tasks_per_meta_batch, every_epochs) if every_epochs else None
+    return (
+        Diagnostics(logs / "validation_episodes.safetensors", config.tasks_per_meta_batch, every_epochs)
+        if every_epochs
+        else None
+    )
 
 
 def look_at_gradients(learner: Any, episodes: Any, epoch: int) -> tuple[Any, dict[str, Any]]:
-    """Return a meta-gradient, and its norm per parameter, the angle between first and second order, and what took the time.
+    """Return a meta-gradient, and its norm per parameter, the angle between first and second order, and what took
+    the time.
 
     The second of them:
         norms: name -> Euclidean norm, of the epoch's own derivative order.
         order: "first" or "second".
-        angle_degrees: between the two orders' gradients of the same meta-batch, over all parameters; None in a run that is of
+        angle_degrees: between the two orders' gradients of the same meta-batch, over all parameters; None in a run
+        that is of
             first order throughout.
         time_inner_s, time_outer_s: up to the last inner gradient, and after it.
     """
@@ -93,11 +100,15 @@ def look_at_gradients(learner: Any, episodes: Any, epoch: int) -> tuple[Any, dic
         gradients = meta_gradients.gradients
         if learner.outer_loop.second_order:
             other = copy.copy(learner)  # shares the parameters; the learner itself is left alone
-            other.outer_loop = replace(learner.outer_loop, second_order=not is_second_order, first_order_to_second_order_epoch=-1)
+            other.outer_loop = replace(
+                learner.outer_loop, second_order=not is_second_order, first_order_to_second_order_epoch=-1
+            )
             angle = angle_degrees(gradients, other.meta_gradients(episodes, epoch).gradients)
     norms = torch.stack([torch.linalg.vector_norm(gradient) for gradient in gradients.values()]).tolist()
     return meta_gradients, {
-        "norms": {name.removeprefix("network."): finite_or_none(norm) for name, norm in zip(gradients, norms, strict=True)},
+        "norms": {
+            name.removeprefix("network."): finite_or_none(norm) for name, norm in zip(gradients, norms, strict=True)
+        },
         "order": "second" if is_second_order else "first",
         "angle_degrees": angle,
         "time_inner_s": clock.inner_s,
@@ -117,7 +128,10 @@ def angle_degrees(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> flo
 
 
 class _GradientClock(TorchFunctionMode):
-    """Seconds of the calls between: up to the last inner gradient, and from there on. Waits for the device at each gradient."""
+    """Seconds of the calls between: up to the last inner gradient, and from there on.
+
+    Waits for the device at each gradient.
+    """
 
     def __init__(self, device: torch.device, meta_parameters: Any):
         super().__init__()
@@ -152,7 +166,8 @@ class _GradientClock(TorchFunctionMode):
 
 
 def look_at_update(learner: Any, meta_gradients: Any, epoch: int) -> dict[str, dict[str, float | None]]:
-    """Return name -> the norm of the parameter and of the step that the meta-optimiser would take; the step is taken back.
+    """Return name -> the norm of the parameter and of the step that the meta-optimiser would take; the step is taken
+    back.
 
     What can be resumed from restores everything, so the learner's own state is set back from it.
     """
@@ -170,7 +185,10 @@ def look_at_update(learner: Any, meta_gradients: Any, epoch: int) -> dict[str, d
     finally:
         learner.load_state_tensors(before)
     return {
-        name.removeprefix("network."): {"update_norm": finite_or_none(next(numbers)), "norm": finite_or_none(next(numbers))}
+        name.removeprefix("network."): {
+            "update_norm": finite_or_none(next(numbers)),
+            "norm": finite_or_none(next(numbers)),
+        }
         for name in parameters
     }
 
@@ -187,13 +205,17 @@ def peak_memory_mib(learner: Any) -> float:
 
 
 def write_examples(path: Path, learner: Any, data: Any, epoch: int) -> list[int]:
-    """Write the first validation episodes with the learner's answers, before and after adaptation, to one verified file.
+    """Write the first validation episodes with the learner's answers, before and after adaptation, to one verified
+    file.
 
-    Nothing in a regression, whose points are nothing to look at, nor of tasks that come without names of classes. Returns the number of right answers in each of them, after adaptation.
+    Nothing in a regression, whose points are nothing to look at, nor of tasks that come without names of classes.
+    Returns the number of right answers in each of them, after adaptation.
 
-    Tensors: support_images uint8 (E, N, K, C, h, w), query_images uint8 (E, N, Q, C, h, w); predictions_before, predictions
-    int64 (E, N, Q); confidence float32 (E, N, Q), the probability of the prediction; and all of a task's query
-    images counted: right_before, right int64 (E,). State: epoch (from 1), class_names of each episode, queries in a task.
+    Tensors: support_images uint8 (E, N, K, C, h, w), query_images uint8 (E, N, Q, C, h, w); predictions_before,
+    predictions int64 (E, N, Q); confidence float32 (E, N, Q), the probability of the prediction; and all of a task's
+    query
+    images counted: right_before, right int64 (E,). State: epoch (from 1), class_names of each episode, queries in a
+    task.
 
     Raises:
         StorageError: no space or no permission.
@@ -214,9 +236,14 @@ def write_examples(path: Path, learner: Any, data: Any, epoch: int) -> list[int]
         logits = learner.evaluate(episodes, n_steps=n_steps).query_logits.detach().cpu().float()
         right = logits.argmax(dim=-1) == episodes.query_labels.cpu()
         confidence, predictions = (
-            values.reshape(n_episodes, n_way, n_query)[:, :, : shown[1]] for values in logits.softmax(dim=-1).max(dim=-1)
+            values.reshape(n_episodes, n_way, n_query)[:, :, : shown[1]]
+            for values in logits.softmax(dim=-1).max(dim=-1)
         )
-        tensors |= {f"predictions{suffix}": predictions, f"confidence{suffix}": confidence, f"right{suffix}": right.sum(dim=-1)}
+        tensors |= {
+            f"predictions{suffix}": predictions,
+            f"confidence{suffix}": confidence,
+            f"right{suffix}": right.sum(dim=-1),
+        }
     state = {
         "epoch": epoch + 1,
         "class_names": [[names[rank] for rank in ranks] for ranks in episodes.class_ids.tolist()],

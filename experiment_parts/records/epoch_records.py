@@ -11,7 +11,9 @@ from utils.metrics import ACCURACY, Score, Summary, finite_or_none, summarise
 Row = dict[str, Any]
 STEP_METRICS = ("support_loss", "support_accuracy", "query_loss", "query_accuracy")
 FIRST_STEP = {"support_loss": 0, "support_accuracy": 0, "query_loss": 1, "query_accuracy": 1}
-"""Inner steps done at the first entry of a training metric: the support set is seen before a step, the query set after."""
+"""Inner steps done at the first entry of a training metric: the support set is seen before a step, the query set
+after.
+"""
 
 
 def first_steps(train: Mapping[str, Sequence[Any]]) -> dict[str, int]:
@@ -92,7 +94,10 @@ def curves_entry(
         "val_accuracy_histogram": accuracy_histogram(val["query_accuracy"][-1]) if val and score is ACCURACY else None,
         "gradient_norm": {"mean": row["gradient_norm_mean"], "std": row["gradient_norm_std"]},
         **snapshot,
-        "time": {name: row[name] for name in ("epoch_run_time", "train_time_s", "data_time_s", "val_time_s", "train_tasks_per_s")},
+        "time": {
+            name: row[name]
+            for name in ("epoch_run_time", "train_time_s", "data_time_s", "val_time_s", "train_tasks_per_s")
+        },
     }
 
 
@@ -112,7 +117,9 @@ def iteration_record(
 
 
 def accuracy_histogram(accuracies: Sequence[float], n_bins: int = 20) -> list[int]:
-    """Tasks by accuracy: bin b counts b / n_bins <= accuracy < (b + 1) / n_bins, the last also 1; other scores count nowhere."""
+    """Tasks by accuracy: bin b counts b / n_bins <= accuracy < (b + 1) / n_bins, the last also 1; other scores count
+    nowhere.
+    """
     counts = [0] * n_bins
     for accuracy in accuracies:
         if 0.0 <= accuracy <= 1.0:
@@ -138,7 +145,8 @@ def early_stop(rows: Sequence[Row], total_epochs: int, patience: int) -> str | N
     if len(rows) - best < patience:
         return None
     return (
-        f"Training stopped early, after {len(rows)} of {total_epochs} epochs: no validation since epoch {best} was better "
+        f"Training stopped early, after {len(rows)} of {total_epochs} epochs: no validation since epoch {best} was "
+        "better "
         f"(early_stopping_patience {patience})."
     )
 
@@ -162,9 +170,7 @@ def epoch_text(row: Row, total_epochs: int, score: Score = ACCURACY, peak_memory
     else:
         text += f"train loss {row['train_loss_mean']:.4f}, {score.name} {score.short_text(row['train_accuracy_mean'])}"
     if row["val_accuracy_mean"] is not None:
-        val = Summary(
-            row["val_accuracy_mean"], row["val_accuracy_std"], row["val_accuracy_ci95"], row["val_tasks"]
-        )
+        val = Summary(row["val_accuracy_mean"], row["val_accuracy_std"], row["val_accuracy_ci95"], row["val_tasks"])
         loss = "not finite" if row["val_loss_mean"] is None else f"{row['val_loss_mean']:.4f}"
         text += f"; val loss {loss}, {score.name} {score.text(val)} ({row['val_tasks']} tasks)"
     speed = f", {row['train_tasks_per_s']:.1f} tasks/s" if row["train_tasks_per_s"] else ""

@@ -63,7 +63,9 @@ def replay_command(run_folder: Path, iteration: int) -> str:
 
 
 def _norms(tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
-    return {name: _readable([float(torch.linalg.vector_norm(t.double()))])[0] for name, t in tensors.items() if t.numel()}
+    return {
+        name: _readable([float(torch.linalg.vector_norm(t.double()))])[0] for name, t in tensors.items() if t.numel()
+    }
 
 
 def _readable(values: Sequence[float]) -> list[float | str]:

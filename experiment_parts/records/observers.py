@@ -15,7 +15,9 @@ class Observer:
     """Base of all observers: does nothing. Observers see copies of what is written, and change nothing."""
 
     def on_start(self, run_folder: Path, config: dict[str, Any], rows: list[dict[str, Any]]) -> None:
-        """Once per process, with the rows of the epochs that are already done; the files in logs/ stand where the run stands."""
+        """Once per process, with the rows of the epochs that are already done; the files in logs/ stand where the
+        run stands.
+        """
 
     def on_iteration_metrics(self, record: dict[str, Any]) -> None:
         """Each line of metrics.jsonl."""

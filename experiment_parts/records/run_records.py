@@ -1,4 +1,7 @@
-"""The files that a run writes while it trains. One process of a run writes them; in the others all of this does nothing."""
+"""The files that a run writes while it trains.
+
+One process of a run writes them; in the others all of this does nothing.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -67,7 +70,9 @@ class RunRecords:
             remove_or_warn(unfinished_path(self._saved_models))
 
     def write_epochs(self, rows: Sequence[dict[str, Any]], curves: Sequence[dict[str, Any]], keep_best: int) -> None:
-        """Bring the tables of the epochs up to date, and remove the checkpoints that are among neither the best nor the newest."""
+        """Bring the tables of the epochs up to date, and remove the checkpoints that are among neither the best nor
+        the newest.
+        """
         if not self._writes:
             return
         write_csv(self._logs / "summary_statistics.csv", rows)

@@ -1,7 +1,8 @@
 """Checkpoints: one safetensors file each, verified by a digest, never a pickle.
 
-A file holds tensors and, under one metadata key, JSON of {format_version, sha256, state}. The digest covers all bytes of
-the file, its own 64 characters taken as zeros, so any changed bit is found. (Several metadata keys would come out in a
+A file holds tensors and, under one metadata key, JSON of {format_version, sha256, state}. The digest covers all
+bytes of the file, its own 64 characters taken as zeros, so any changed bit is found. (Several metadata keys would
+come out in a
 random order: equal states could give unequal files.)
 """
 
@@ -121,7 +122,8 @@ def _read_verified(path: Path) -> tuple[bytes, dict[str, Any]]:
         data = path.read_bytes()
     except OSError as error:
         raise StorageError(
-            f"{path}: cannot be read ({error.strerror}). Make it readable and run again, or move the file away to go on without it."
+            f"{path}: cannot be read ({error.strerror}). Make it readable and run again, or move the file away to go "
+            "on without it."
         ) from error
     header_length = int.from_bytes(data[:8], "little")
     if len(data) < 8 or not 0 < header_length <= min(len(data) - 8, LARGEST_HEADER_BYTES):
@@ -142,6 +144,7 @@ def _read_verified(path: Path) -> tuple[bytes, dict[str, Any]]:
         raise DamagedCheckpointError(f"{path}: not a checkpoint of this project ({error!r}).") from error
     if version != FORMAT_VERSION:
         raise StorageError(
-            f"{path}: format version {version}; this release reads version {FORMAT_VERSION}. Use the release that wrote it, or move the file away."
+            f"{path}: format version {version}; this release reads version {FORMAT_VERSION}. Use the release that "
+            "wrote it, or move the file away."
         )
     return data, state

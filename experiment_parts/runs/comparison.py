@@ -1,7 +1,7 @@
 """Whether two run folders hold the same: the measure of "resumed equals never interrupted". Needs no torch.
 
-Every file counts, so leftovers are differences too. Left out is what must differ: times, memory, run.log and environment.json
-(one entry per start), the report (it shows all of these), and the content of the lock.
+Every file counts, so leftovers are differences too. Left out is what must differ: times, memory, run.log and
+environment.json (one entry per start), the report (it shows all of these), and the content of the lock.
 """
 
 import csv

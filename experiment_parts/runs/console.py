@@ -92,7 +92,15 @@ class Console:
 class EpochProgress:
     """On a terminal a tqdm bar for the run and one for the epoch; else a plain line now and then. A context manager."""
 
-    def __init__(self, epoch: int, total_epochs: int, n_iterations: int, tasks_per_iteration: int, done: int = 0, score: Score = ACCURACY):
+    def __init__(
+        self,
+        epoch: int,
+        total_epochs: int,
+        n_iterations: int,
+        tasks_per_iteration: int,
+        done: int = 0,
+        score: Score = ACCURACY,
+    ):
         """`done`: iterations of the epoch that another process has done."""
         self._score = score
         self._title = f"epoch {epoch}/{total_epochs}"
@@ -106,7 +114,15 @@ class EpochProgress:
             titles = f"{'run':<{len(self._title)}}", self._title
             totals, before = (total_epochs * n_iterations, n_iterations), ((epoch - 1) * n_iterations + done, done)
             self._run_bar, self._bar = (
-                tqdm(total=totals[place], initial=before[place], desc=titles[place], unit="it", leave=False, position=place, **size)
+                tqdm(
+                    total=totals[place],
+                    initial=before[place],
+                    desc=titles[place],
+                    unit="it",
+                    leave=False,
+                    position=place,
+                    **size,
+                )
                 for place in range(2)
             )
 
@@ -147,9 +163,3 @@ def _has_size(terminal: TextIO) -> bool:
         return min(os.get_terminal_size(terminal.fileno())) > 0
     except (OSError, ValueError):
         return False
-
-
-
-
-
-

@@ -22,7 +22,12 @@ def dry_run(config: Any) -> Iterator[tuple[Any, Path]]:
         config: a `utils.config.ExperimentConfig`; its derivative order becomes that of the heaviest epoch.
     """
     limits: dict[str, Any] = dict(LIMITS)
-    limits |= {"continue_from_epoch": "latest", "total_epochs_before_pause": 0, "wandb_mode": "offline", "test_after_training": True}
+    limits |= {
+        "continue_from_epoch": "latest",
+        "total_epochs_before_pause": 0,
+        "wandb_mode": "offline",
+        "test_after_training": True,
+    }
     if config.second_order:
         limits["first_order_to_second_order_epoch"] = -1
     if config.load_checkpoint.isdigit():  # of a run folder that is left alone here

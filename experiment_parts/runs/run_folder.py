@@ -62,8 +62,8 @@ class RunFolder:
     def lock(self) -> None:
         """Hold the folder until the process ends (or `unlock`), however it ends.
 
-        An fcntl lock on a descriptor that is not opened again: it goes with its process, unlike an flock, which a forked
-        child would keep.
+        An fcntl lock on a descriptor that is not opened again: it goes with its process, unlike an flock, which a
+        forked child would keep.
 
         Raises:
             ExperimentInUseError: another process holds it.
@@ -125,7 +125,8 @@ class RunFolder:
             self._lock = None
 
     def remove_failed_start(self) -> None:
-        """Take away what this process has made when nothing came of it: no checkpoint, no result, no file of anybody else.
+        """Take away what this process has made when nothing came of it: no checkpoint, no result, no file of anybody
+        else.
 
         Only the files that every start writes and empty folders go; the rest stays, and so do the folders around it.
         """
@@ -148,12 +149,12 @@ class RunFolder:
     def newest_good_checkpoint(self, before_iteration: int | None = None) -> tuple[Path, dict[str, Any]] | None:
         """Path and state of the newest checkpoint that verifies, an epoch's file or that of an epoch under way.
 
-        With `before_iteration`, the newest in which that iteration (counted from 1) is not done yet; None: from the start.
-        None when nothing was ever saved. Damaged ones on the way are renamed to `*.corrupt`, with one line each.
+        With `before_iteration`, the newest in which that iteration (counted from 1) is not done yet; None: from the
+        start. None when nothing was ever saved. Damaged ones on the way are renamed to `*.corrupt`, with one line each.
 
         Raises:
-            StorageError: something was saved once, but nothing usable is left, or one cannot be read, which may be as good as when it was
-                saved; never a silent start from zero.
+            StorageError: something was saved once, but nothing usable is left, or one cannot be read, which may be
+                as good as when it was saved; never a silent start from zero.
         """
 
         def is_wanted(entry: tuple[Path, dict[str, Any]] | None) -> bool:
@@ -243,7 +244,11 @@ def open_run_folder(
             stored = newest[1]["config"]
             if stored["experiment_name"] == experiment_name:  # a branch may differ from where it comes from
                 changed = check_config_changes(
-                    stored, config, only_testing=only_testing, experiment=experiment_name, allowed_by_user=allowed_changes
+                    stored,
+                    config,
+                    only_testing=only_testing,
+                    experiment=experiment_name,
+                    allowed_by_user=allowed_changes,
                 )
                 for key in changed:
                     log.info("config: %s is %s now, was %s", key, json.dumps(config[key]), json.dumps(stored[key]))

@@ -1,4 +1,5 @@
-"""Check the meta-gradient of a config: python -m experiment_tools.check_gradients --name_of_args_json_file CONFIG.json [--full_size] [--key value ...]
+"""Check the meta-gradient of a config: python -m experiment_tools.check_gradients --name_of_args_json_file
+CONFIG.json [--full_size] [--key value ...]
 
 Against finite differences and `torch.optim`, in float64 on the CPU, on random images.
 Sizes shrink (2 tasks, 2 inner steps, few filters, small images) unless --full_size is given. Needs no dataset.
@@ -13,9 +14,18 @@ from utils.config.command_line import parse_command_line
 from utils.errors import ConfigError, UserError
 from utils.registry import load_plugins
 
-SMALL = {"batch_size": 2, "samples_per_iter": 1, "number_of_training_steps_per_iter": 2, "number_of_evaluation_steps_per_iter": None,
-         "cnn_num_filters": 4, "num_classes_per_set": 3, "num_samples_per_class": 2, "num_target_samples": 2,
-         "test_num_classes_per_set": None, "norm_groups": 2}  # fmt: skip
+SMALL = {
+    "batch_size": 2,
+    "samples_per_iter": 1,
+    "number_of_training_steps_per_iter": 2,
+    "number_of_evaluation_steps_per_iter": None,
+    "cnn_num_filters": 4,
+    "num_classes_per_set": 3,
+    "num_samples_per_class": 2,
+    "num_target_samples": 2,
+    "test_num_classes_per_set": None,
+    "norm_groups": 2,
+}
 SMALLEST_SIDE = 28
 
 
@@ -25,7 +35,8 @@ def small_values(config: Any) -> dict[str, Any]:
         key: value for key, value in SMALL.items()
         if value is None or not isinstance(getattr(config, key), int) or getattr(config, key) > value
     }  # fmt: skip
-    # Where a gradient is far below epsilon, an adaptive rule is a sign function, which finite differences cannot follow.
+    # Where a gradient is far below epsilon, an adaptive rule is a sign function, which finite differences cannot
+    # follow.
     values["inner_loop_epsilon"] = max(config.inner_loop_epsilon, 1e-3)
     if config.number_of_training_steps_per_iter == 0:
         values["number_of_evaluation_steps_per_iter"] = 0
@@ -66,7 +77,9 @@ def check_config_gradients(json_path: Any, overrides: dict[str, Any], *, full_si
                 buffer.add_(0.1 * torch.rand(buffer.shape, generator=generator, dtype=buffer.dtype))
     shape = config.training_shapes[0]
     image_shape = (config.image_channels, config.image_height, config.image_width)
-    episodes = random_episodes(learner, image_shape, config.tasks_per_meta_batch, shape.n_way, shape.n_shot, shape.n_query)
+    episodes = random_episodes(
+        learner, image_shape, config.tasks_per_meta_batch, shape.n_way, shape.n_shot, shape.n_query
+    )
     epochs = {0, config.first_order_to_second_order_epoch + 1} if config.second_order else {0}
     checks = []
     for epoch in sorted(epochs):
@@ -91,7 +104,10 @@ def main(arguments: list[str] | None = None) -> int:
         return error.exit_code
     for check in checks:
         relation = "above" if check.at_least else "at most"
-        print(f"{'ok    ' if check.passed else 'FAILED'}  {check.name:<15} {check.error:9.2e} ({relation} {check.allowed:.0e})  against {check.against}")
+        print(
+            f"{'ok    ' if check.passed else 'FAILED'}  {check.name:<15} {check.error:9.2e} ({relation} "
+            f"{check.allowed:.0e})  against {check.against}"
+        )
     failed = sum(not check.passed for check in checks)
     print(f"{len(checks)} checks, {failed} failed" if failed else f"{len(checks)} checks, all passed")
     return 1 if failed else 0

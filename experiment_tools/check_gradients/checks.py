@@ -1,11 +1,12 @@
-"""Whether a learner computes what it says: each check compares it with something that shares no derivative code with it.
+"""Whether a learner computes what it says: each check compares it with something that shares no derivative code with
+it.
 
-    adaptation      the inner loop against `torch.optim`, task by task
-    meta-gradient   against central differences of the outer loss, in first order with the inner gradients held constant;
-                    Reptile against the displacement by `torch.optim`; ProtoNet against autograd on its formula
-    tasks together  the gradient of a meta-batch against the mean over its tasks alone
-    order           second order differs from first where it should
-    evaluation      changes nothing
+adaptation      the inner loop against `torch.optim`, task by task
+meta-gradient   against central differences of the outer loss, in first order with the inner gradients held constant;
+                Reptile against the displacement by `torch.optim`; ProtoNet against autograd on its formula
+tasks together  the gradient of a meta-batch against the mean over its tasks alone
+order           second order differs from first where it should
+evaluation      changes nothing
 """
 
 from collections.abc import Iterator, Mapping
@@ -54,28 +55,46 @@ def relative_difference(ours: Mapping[str, Tensor], other: Mapping[str, Tensor],
     """Return the worst norm(a - b) / max(norm(b), share * norm(all b)) over tensors."""
     norms = {name: float(torch.linalg.vector_norm(value.detach())) for name, value in other.items()}
     floor = max(share * sum(norm**2 for norm in norms.values()) ** 0.5, 1e-300)
-    return max(float(torch.linalg.vector_norm((ours[name] - other[name]).detach())) / max(norm, floor) for name, norm in norms.items())
+    return max(
+        float(torch.linalg.vector_norm((ours[name] - other[name]).detach())) / max(norm, floor)
+        for name, norm in norms.items()
+    )
 
 
 def _share(learner: FewShotLearner) -> float:
-    """Adam and RMSprop divide by epsilon the rounding in gradients that are zero, such as that of a bias before a norm."""
+    """Adam and RMSprop divide by epsilon the rounding in gradients that are zero, such as that of a bias before a
+    norm.
+    """
     return 1.0 if isinstance(learner.inner_loop, Adam | RMSprop) else 1e-6
 
 
-def random_episodes(learner: FewShotLearner, shape: tuple[int, ...], n_tasks: int, n_way: int, n_shot: int, n_query: int) -> EpisodeBatch:
+def random_episodes(
+    learner: FewShotLearner, shape: tuple[int, ...], n_tasks: int, n_way: int, n_shot: int, n_query: int
+) -> EpisodeBatch:
     """Draw tasks of random images (or inputs) of this shape, in float64; the same ones each time."""
     generator = torch.Generator().manual_seed(0)
 
     def half(per_class: int) -> tuple[Tensor, Tensor]:
         images = torch.randn((n_tasks, n_way * per_class, *shape), generator=generator, dtype=torch.float64)
         if learner.loss.is_regression:
-            return images, torch.randn((n_tasks, n_way * per_class, learner.network.head.out_features), generator=generator, dtype=torch.float64)
+            return images, torch.randn(
+                (n_tasks, n_way * per_class, learner.network.head.out_features),
+                generator=generator,
+                dtype=torch.float64,
+            )
         return images, torch.arange(n_way).repeat_interleave(per_class).repeat(n_tasks, 1)
 
     return EpisodeBatch(
-        *half(n_shot), *half(n_query), seeds=torch.arange(n_tasks) + 1, n_way=n_way, n_shot=n_shot, n_query=n_query, split="train",
-        indices=tuple(range(n_tasks)), class_ids=torch.zeros(n_tasks, n_way, dtype=torch.int64).numpy(),
-    )  # fmt: skip
+        *half(n_shot),
+        *half(n_query),
+        seeds=torch.arange(n_tasks) + 1,
+        n_way=n_way,
+        n_shot=n_shot,
+        n_query=n_query,
+        split="train",
+        indices=tuple(range(n_tasks)),
+        class_ids=torch.zeros(n_tasks, n_way, dtype=torch.int64).numpy(),
+    )
 
 
 def one_task(episodes: EpisodeBatch, index: int) -> EpisodeBatch:
@@ -107,7 +126,9 @@ def check_evaluation(learner: FewShotLearner, episodes: EpisodeBatch) -> Check:
     second = learner.evaluate(episodes).query_logits
     after = learner.state_tensors()
     changed = [name for name, value in before.items() if not torch.equal(value, after[name])]
-    changes = len(changed) + int(not torch.equal(generator, torch.get_rng_state())) + int(not torch.equal(first, second))
+    changes = (
+        len(changed) + int(not torch.equal(generator, torch.get_rng_state())) + int(not torch.equal(first, second))
+    )
     return Check("evaluation", "state before it: tensors that changed", float(changes), 0.0)
 
 
@@ -117,7 +138,9 @@ def check_tasks_together(learner: FewShotLearner, episodes: EpisodeBatch, epoch:
     n_tasks = len(episodes.support_labels)
     alone = [learner.meta_gradients(one_task(episodes, index), epoch).gradients for index in range(n_tasks)]
     mean = {name: torch.stack([gradients[name] for gradients in alone]).mean(0) for name in together}
-    return Check("tasks together", "mean over tasks, one by one", relative_difference(together, mean, _share(learner)), TOLERANCE)
+    return Check(
+        "tasks together", "mean over tasks, one by one", relative_difference(together, mean, _share(learner)), TOLERANCE
+    )
 
 
 # The inner loop.
@@ -127,7 +150,9 @@ def check_adaptation(learner: FewShotLearner, episodes: EpisodeBatch) -> Check:
     """Compare the adapted parameters of each task with those that `torch.optim` reaches."""
     ours = learner.adapt(episodes, learner.n_steps).params
     theirs = adapted_by_torch(learner, episodes, training=False)
-    return Check("adaptation", "torch.optim, task by task", relative_difference(ours, theirs, _share(learner)), TOLERANCE)
+    return Check(
+        "adaptation", "torch.optim, task by task", relative_difference(ours, theirs, _share(learner)), TOLERANCE
+    )
 
 
 def adapted_by_torch(learner: FewShotLearner, episodes: EpisodeBatch, *, training: bool) -> dict[str, Tensor]:
@@ -168,9 +193,13 @@ def adapted_by_torch(learner: FewShotLearner, episodes: EpisodeBatch, *, trainin
 def _torch_optimizer(inner_loop: Any, values: Mapping[str, Tensor]) -> torch.optim.Optimizer:
     kind, decay = type(inner_loop).__name__, inner_loop.weight_decay
     if kind == "Adam":
-        return torch.optim.Adam(values.values(), lr=1.0, betas=inner_loop.betas, eps=inner_loop.epsilon, weight_decay=decay)
+        return torch.optim.Adam(
+            values.values(), lr=1.0, betas=inner_loop.betas, eps=inner_loop.epsilon, weight_decay=decay
+        )
     if kind == "RMSprop":
-        return torch.optim.RMSprop(values.values(), lr=1.0, alpha=inner_loop.smoothing, eps=inner_loop.epsilon, weight_decay=decay)
+        return torch.optim.RMSprop(
+            values.values(), lr=1.0, alpha=inner_loop.smoothing, eps=inner_loop.epsilon, weight_decay=decay
+        )
     return torch.optim.SGD(values.values(), lr=1.0, momentum=inner_loop.momentum, weight_decay=decay)
 
 
@@ -194,7 +223,9 @@ def check_displacement(learner: FewShotLearner, episodes: EpisodeBatch, epoch: i
     for name, parameter in learner.meta_parameters().items():
         adapted = after.get(name.removeprefix("network."))
         expected[name] = torch.zeros_like(parameter) if adapted is None else parameter.detach() - adapted.mean(0)
-    return Check("meta-gradient", "displacement by torch.optim", relative_difference(ours, expected, _share(learner)), TOLERANCE)
+    return Check(
+        "meta-gradient", "displacement by torch.optim", relative_difference(ours, expected, _share(learner)), TOLERANCE
+    )
 
 
 def check_meta_gradient(learner: FewShotLearner, episodes: EpisodeBatch, epoch: int) -> Check:
@@ -212,11 +243,16 @@ def check_meta_gradient(learner: FewShotLearner, episodes: EpisodeBatch, epoch: 
     scale = torch.sqrt(sum(gradient.square().sum() for gradient in gradients.values()))
     worst = 0.0
     for _ in range(N_DIRECTIONS):
-        direction = {name: torch.randn(value.shape, generator=generator, dtype=value.dtype) for name, value in parameters.items()}
+        direction = {
+            name: torch.randn(value.shape, generator=generator, dtype=value.dtype) for name, value in parameters.items()
+        }
         slope = float(sum((gradients[name] * direction[name]).sum() for name in gradients))
 
         def outer_loss(width: float, direction: dict[str, Tensor] = direction) -> float:
-            held = _inner_gradients(learner, replay=None if second_order else recorded), _moving_statistics(learner, replay=moving)
+            held = (
+                _inner_gradients(learner, replay=None if second_order else recorded),
+                _moving_statistics(learner, replay=moving),
+            )
             with _moved(parameters, direction, width), held[0], held[1]:
                 return float(learner.meta_gradients(episodes, epoch).metrics["loss"])
 
@@ -246,7 +282,9 @@ def check_order(learner: FewShotLearner, episodes: EpisodeBatch, epoch: int) -> 
 
 
 def check_proto_net(learner: FewShotLearner, episodes: EpisodeBatch, epoch: int) -> Check:
-    """Compare with autograd on softmax over minus squared distances to the class means (Snell et al. 2017, Algorithm 1)."""
+    """Compare with autograd on softmax over minus squared distances to the class means (Snell et al. 2017, Algorithm
+    1).
+    """
     mode = Pass(
         statistics=learner.batch_norm_statistics, collected=BatchStatistics(), episode={},
         dropout_seeds=episodes.seeds if learner.network.uses_dropout else None,
@@ -259,14 +297,21 @@ def check_proto_net(learner: FewShotLearner, episodes: EpisodeBatch, epoch: int)
         query = network.features(both, {}, replace(query_mode, n_support=n_support))[:, n_support:]
     else:
         query = network.features(episodes.query_images, {}, query_mode)
-    prototypes = torch.stack([support[:, (episodes.support_labels[0] == way)].mean(1) for way in range(episodes.n_way)], dim=1)
+    prototypes = torch.stack(
+        [support[:, (episodes.support_labels[0] == way)].mean(1) for way in range(episodes.n_way)], dim=1
+    )
     # |f|^2 does not change the softmax, but the yes-or-no questions of binary cross-entropy.
     logits = query.square().sum(-1, keepdim=True) - torch.cdist(query, prototypes).square()
     loss = _mean_loss(learner, logits.flatten(0, 1), episodes.query_labels.flatten())
     parameters = learner.meta_parameters()
     expected = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True, materialize_grads=True)
     ours = learner.meta_gradients(episodes, epoch).gradients
-    return Check("ProtoNet", "autograd on its formula", relative_difference(ours, dict(zip(parameters, expected, strict=True))), 1e-7)
+    return Check(
+        "ProtoNet",
+        "autograd on its formula",
+        relative_difference(ours, dict(zip(parameters, expected, strict=True))),
+        1e-7,
+    )
 
 
 @contextmanager
@@ -305,9 +350,13 @@ def _inner_gradients(
 
 @contextmanager
 def _moving_statistics(
-    learner: FewShotLearner, record: list[tuple[Tensor, Tensor]] | None = None, replay: list[tuple[Tensor, Tensor]] | None = None
+    learner: FewShotLearner,
+    record: list[tuple[Tensor, Tensor]] | None = None,
+    replay: list[tuple[Tensor, Tensor]] | None = None,
 ) -> Iterator[None]:
-    """Inside, the moving averages that support passes leave in the episode are recorded, or replaced by recorded ones."""
+    """Inside, the moving averages that support passes leave in the episode are recorded, or replaced by recorded
+    ones.
+    """
     waiting = list(replay or ())
 
     def watched(original: Any) -> Any:

@@ -1,7 +1,7 @@
 """Compare runs: python -m experiment_tools.compare RUN [RUN ...] [--output FOLDER] [--statistics KIND] [--four_panels]
 
-A RUN is a run folder or the name of one below EXPERIMENTS_DIR. Runs that differ in their seeds alone count as one method.
-Writes comparison.html, .md, .tex and .csv and the curves as PNG into a folder, and shows the tables.
+A RUN is a run folder or the name of one below EXPERIMENTS_DIR. Runs that differ in their seeds alone count as one
+method. Writes comparison.html, .md, .tex and .csv and the curves as PNG into a folder, and shows the tables.
 """
 
 import argparse
@@ -24,9 +24,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m experiment_tools.compare", description="Compare runs: table, tests of differences, curves."
     )
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run folder, or its name below EXPERIMENTS_DIR")
-    parser.add_argument("--output", type=Path, help="folder for the files (default: comparison, or comparison-2, ... in the current folder)")
-    parser.add_argument("--statistics", help="kind of batch-norm statistics of the test; default: the first that each run was tested with")
-    parser.add_argument("--four_panels", action="store_true", help="also losses and accuracies of each method and way, a line per shot")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        help="folder for the files (default: comparison, or comparison-2, ... in the current folder)",
+    )
+    parser.add_argument(
+        "--statistics",
+        help="kind of batch-norm statistics of the test; default: the first that each run was tested with",
+    )
+    parser.add_argument(
+        "--four_panels", action="store_true", help="also losses and accuracies of each method and way, a line per shot"
+    )
     options = parser.parse_args(arguments)
     try:
         comparison, runs = read_and_compare(options.runs, options.statistics)

@@ -1,4 +1,7 @@
-"""Runs side by side: method x way x shot with intervals, and tests of the differences. Pure functions over read runs."""
+"""Runs side by side: method x way x shot with intervals, and tests of the differences.
+
+Pure functions over read runs.
+"""
 
 import math
 from collections.abc import Sequence
@@ -97,7 +100,10 @@ def compare_runs(runs: Sequence[Run], statistics: str | None = None) -> Comparis
         statistics: kind of batch-norm statistics of the test; None: each run's first.
     """
     results = [results_of(run, statistics) for run in runs]
-    own_columns = [[_column(result) for result in of_run] or [training_column(run)] for run, of_run in zip(runs, results, strict=True)]
+    own_columns = [
+        [_column(result) for result in of_run] or [training_column(run)]
+        for run, of_run in zip(runs, results, strict=True)
+    ]
     configs = [run.config for run in runs]
     methods = row_labels(configs, own_columns)
     labels = tell_repeats_apart(methods, [run.name for run in runs], configs, own_columns)
@@ -120,7 +126,9 @@ def compare_runs(runs: Sequence[Run], statistics: str | None = None) -> Comparis
 
 
 def _column(result: Result) -> Column:
-    return Column(result.protocol["dataset"], result.protocol["ways"], result.protocol["shots"], result.protocol["queries"])
+    return Column(
+        result.protocol["dataset"], result.protocol["ways"], result.protocol["shots"], result.protocol["queries"]
+    )
 
 
 def training_column(run: Run) -> Column:
@@ -143,7 +151,10 @@ def _cell(key: tuple[str, Column], found: Sequence[tuple[Run, Result]]) -> Cell:
 
 def _missing_note(run: Run, statistics: str | None) -> str:
     if run.summary is None:
-        return f"{run.name}: {run.state}{', ' + run.problem if run.problem else ''}; no test result, so only its curves are shown"
+        return (
+            f"{run.name}: {run.state}{', ' + run.problem if run.problem else ''}; no test result, so only its curves "
+            "are shown"
+        )
     return f"{run.name}: was not tested with {statistics} batch-norm statistics; only its curves are shown"
 
 
@@ -159,7 +170,11 @@ def _protocol_notes(columns: Sequence[Column], cells: dict[tuple[str, Column], C
             "models in the ensemble": [result.n_models for result in found],
         }
         same = [f"{values[0]} {name}" for name, values in facts.items() if len(set(values)) == 1]
-        other = [f"{name} ({', '.join(map(str, sorted(set(values))))})" for name, values in facts.items() if len(set(values)) > 1]
+        other = [
+            f"{name} ({', '.join(map(str, sorted(set(values))))})"
+            for name, values in facts.items()
+            if len(set(values)) > 1
+        ]
         text = f"{column}: {', '.join(same)}"
         notes.append(text + (f"; the runs differ in {', '.join(other)}" if other else ""))
     return notes
@@ -181,13 +196,15 @@ def _differences(
 def difference(column: Column, first: str, second: str, one: Cell, other: Cell) -> Difference:
     """Test whether two methods differ, over test tasks: paired where both were tested on the same tasks, else Welch's.
 
-    With several seeds a task's score is the mean over the runs. Such a test speaks of these trained models; whether training again
-    would tell the methods apart is what `p_over_seeds` asks.
+    With several seeds a task's score is the mean over the runs. Such a test speaks of these trained models; whether
+    training again would tell the methods apart is what `p_over_seeds` asks.
     """
     over_seeds = _p_over_seeds(one, other)
     scores = [[result.task_scores for result in cell.results] for cell in (one, other)]
     if any(values is None for of_cell in scores for values in of_cell):
-        return Difference(column, first, second, "none", "the predictions of a run are missing or damaged", p_over_seeds=over_seeds)
+        return Difference(
+            column, first, second, "none", "the predictions of a run are missing or damaged", p_over_seeds=over_seeds
+        )
     n_tasks = {len(values) for of_cell in scores for values in of_cell}
     if min(n_tasks) < 2:
         return Difference(column, first, second, "none", "needs two test tasks or more", p_over_seeds=over_seeds)

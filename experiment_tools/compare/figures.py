@@ -44,7 +44,9 @@ def mean_curve(runs: Sequence[Run], name: str) -> Curve:
 
 def _score_axis(groups: Mapping[str, Sequence[Run]]) -> tuple[float, str]:
     """Factor and name of what is called accuracy in the rows of these runs, which are all of one kind."""
-    is_regression = any((run.config or {}).get("loss") == "mean_squared_error" for runs in groups.values() for run in runs)
+    is_regression = any(
+        (run.config or {}).get("loss") == "mean_squared_error" for runs in groups.values() for run in runs
+    )
     return (-1.0, "Mean squared error") if is_regression else (100.0, "Accuracy in %")
 
 
@@ -60,8 +62,11 @@ def validation_figure(groups: Mapping[str, Sequence[Run]], title: str) -> "Figur
     return figure
 
 
-def four_panels(groups: Mapping[str, Sequence[Run]], test_points: Mapping[str, Mapping[str, tuple[float, float]]], title: str) -> "Figure":
-    """Training and validation loss and accuracy over epochs; a line per group, with a point of the test at its last epoch.
+def four_panels(
+    groups: Mapping[str, Sequence[Run]], test_points: Mapping[str, Mapping[str, tuple[float, float]]], title: str
+) -> "Figure":
+    """Training and validation loss and accuracy over epochs; a line per group, with a point of the test at its last
+    epoch.
 
     Args:
         groups: label, such as '1 shot', -> runs of different seeds.
@@ -119,10 +124,6 @@ def _figure(width: float, height: float) -> "Figure":
     return Figure(figsize=(width, height), layout="constrained")
 
 
-
-
-
-
 # --- from a comparison to its figures ---------------------------------------------------------------------------------
 
 
@@ -131,7 +132,10 @@ def comparison_figures(comparison: Comparison, runs: Sequence[Run]) -> "list[tup
     figures = []
     for column, groups in _by_training_column(comparison, runs).items():
         stem = f"validation_{column.dataset}_{column.ways}way_{column.shots}shot_{column.queries}query"
-        text = f"{column}: validation accuracy over epochs; lines are means over seeds, bands one standard deviation over them."
+        text = (
+            f"{column}: validation accuracy over epochs; lines are means over seeds, bands one standard deviation "
+            "over them."
+        )
         figures.append((stem, text, validation_figure(groups, str(column))))
     return figures
 
@@ -156,7 +160,9 @@ def four_panel_figures(comparison: Comparison, runs: Sequence[Run]) -> "list[tup
         title = f"{label}, {dataset}, {ways}-way"
         safe = "".join(letter if letter.isalnum() or letter in "+-" else "_" for letter in label)
         stem = f"four_panels_{safe}_{dataset}_{ways}way"
-        text = f"{title}: loss and accuracy over epochs for each number of shots; circles are the test of the best models."
+        text = (
+            f"{title}: loss and accuracy over epochs for each number of shots; circles are the test of the best models."
+        )
         figures.append((stem, text, four_panels(groups, points.get((label, dataset, ways), {}), title)))
     return figures
 
@@ -168,4 +174,3 @@ def _by_training_column(comparison: Comparison, runs: Sequence[Run]) -> dict[Col
             label = comparison.labels[str(run.path)]
             groups.setdefault(training_column(run), {}).setdefault(label, []).append(run)
     return groups
-

@@ -1,4 +1,5 @@
 """A comparison as Markdown, LaTeX, CSV and HTML. Pure functions from a `Comparison` to text."""
+
 import csv
 import html
 import io
@@ -11,7 +12,10 @@ from utils.metrics import ACCURACY, Score
 
 def accuracy_table(comparison: Comparison) -> Table:
     """One row per method; per column of the comparison the accuracy and, where one is known, the published value."""
-    published = {column: any(c.published for (_, k), c in comparison.cells.items() if k == column) for column in comparison.columns}
+    published = {
+        column: any(c.published for (_, k), c in comparison.cells.items() if k == column)
+        for column in comparison.columns
+    }
     heading = ["method"]
     for column in comparison.columns:
         heading += [str(column), "published"] if published[column] else [str(column)]
@@ -41,7 +45,16 @@ def difference_table(comparison: Comparison) -> Table:
     if not comparison.differences:
         return []
     with_seeds = any(d.p_over_seeds is not None for d in comparison.differences)
-    heading = ["tasks", "pair", "difference", "95 % interval", "p", "p (Holm)", *(["p over seeds"] if with_seeds else []), "test"]
+    heading = [
+        "tasks",
+        "pair",
+        "difference",
+        "95 % interval",
+        "p",
+        "p (Holm)",
+        *(["p over seeds"] if with_seeds else []),
+        "test",
+    ]
     scores = {column: cell.score for (_, column), cell in comparison.cells.items()}
     return [heading, *(_difference_row(d, with_seeds, scores[d.column]) for d in comparison.differences)]
 
@@ -69,9 +82,13 @@ def p_text(p: float | None) -> str:
 def caption(comparison: Comparison) -> str:
     """How to read the table of accuracies."""
     found = dict.fromkeys(cell.score for cell in comparison.cells.values())
-    names = " or ".join("accuracy in percent" if score is ACCURACY else score.name for score in found) or "accuracy in percent"
+    names = (
+        " or ".join("accuracy in percent" if score is ACCURACY else score.name for score in found)
+        or "accuracy in percent"
+    )
     return (
-        f"Test {names}: mean and 95 % interval, over runs of different seeds where there are several (Student's t), else "
+        f"Test {names}: mean and 95 % interval, over runs of different seeds where there are several (Student's t), "
+        "else "
         "over test tasks."
     )
 
@@ -86,7 +103,8 @@ def sources(comparison: Comparison) -> list[str]:
 
 
 DIFFERENCE_CAPTION = (
-    "Differences in points (of errors: as they are), over test tasks. They speak of these trained models; p over seeds asks whether training again would tell "
+    "Differences in points (of errors: as they are), over test tasks. They speak of these trained models; p over "
+    "seeds asks whether training again would tell "
     "the methods apart."
 )
 
@@ -106,10 +124,10 @@ def markdown(comparison: Comparison) -> str:
 def _markdown_table(table: Table) -> str:
     escaped = [[cell.replace("|", "\\|") for cell in row] for row in table]
     widths = [max(3, *(len(row[place]) for row in escaped)) for place in range(len(table[0]))]
-    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in escaped]
+    lines = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in escaped
+    ]
     return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
-
-
 
 
 def latex(comparison: Comparison) -> str:
@@ -124,11 +142,28 @@ def latex(comparison: Comparison) -> str:
 def _latex_table(table: Table) -> str:
     lines = [" & ".join(_latex_text(cell) for cell in row) + r" \\" for row in table]
     columns = "".join("l" if heading in TEXT_COLUMNS else "r" for heading in table[0])
-    return "\n".join([rf"\begin{{tabular}}{{{columns}}}", r"\toprule", lines[0], r"\midrule", *lines[1:], r"\bottomrule", r"\end{tabular}"])
+    return "\n".join(
+        [
+            rf"\begin{{tabular}}{{{columns}}}",
+            r"\toprule",
+            lines[0],
+            r"\midrule",
+            *lines[1:],
+            r"\bottomrule",
+            r"\end{tabular}",
+        ]
+    )
 
 
 def _latex_text(text: str) -> str:
-    replaced = {"\\": r"\textbackslash{}", "±": r"$\pm$", "<": "$<$", ">": "$>$", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    replaced = {
+        "\\": r"\textbackslash{}",
+        "±": r"$\pm$",
+        "<": "$<$",
+        ">": "$>$",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+    }
     replaced |= {letter: f"\\{letter}" for letter in "&%$#_{}"}
     return "".join(replaced.get(letter, letter) for letter in text)
 
@@ -142,9 +177,21 @@ def csv_text(comparison: Comparison) -> str:
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(
-        ["method", "dataset", "ways", "shots", "queries", "test_accuracy_mean", "test_accuracy_ci95", "interval_over", "runs",
-         "published_accuracy", "published_plus_minus", "published_source"]
-    )  # fmt: skip
+        [
+            "method",
+            "dataset",
+            "ways",
+            "shots",
+            "queries",
+            "test_accuracy_mean",
+            "test_accuracy_ci95",
+            "interval_over",
+            "runs",
+            "published_accuracy",
+            "published_plus_minus",
+            "published_source",
+        ]
+    )
     for (row, column), cell in comparison.cells.items():
         summary, published = cell.summary, cell.published
         known = ["", "", ""]
@@ -155,8 +202,6 @@ def csv_text(comparison: Comparison) -> str:
         names = " ".join(run.name for run in cell.runs)
         writer.writerow([row, *column, summary.mean, interval, cell.interval_is_over, names, *known])
     return text.getvalue()
-
-
 
 
 def html_page(comparison: Comparison, figures: Sequence[tuple[str, str]]) -> str:
@@ -170,19 +215,17 @@ def html_page(comparison: Comparison, figures: Sequence[tuple[str, str]]) -> str
         parts.append(f"<h2>Differences</h2>{_html_table(difference_table(comparison))}{_html_note(DIFFERENCE_CAPTION)}")
     if figures:
         parts.append("<h2>Curves</h2>")
-        parts += [f"<figure>{svg}<figcaption class=note>{html.escape(text)}</figcaption></figure>" for text, svg in figures]
+        parts += [
+            f"<figure>{svg}<figcaption class=note>{html.escape(text)}</figcaption></figure>" for text, svg in figures
+        ]
     lines = "".join(f"<li>{html.escape(line)}</li>" for line in comparison.notes)
     lines += "".join(f"<li>published, {html.escape(line)}</li>" for line in sources(comparison))
     parts.append(f"<h2>Notes</h2><ul class=note>{lines}</ul>")
     return page("Comparison of runs", "".join(parts))
 
 
-
-
 def _html_table(table: Table) -> str:
     return html_table(table[0], table[1:])
-
-
 
 
 def _html_note(text: str) -> str:

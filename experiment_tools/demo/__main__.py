@@ -1,7 +1,8 @@
-"""A page on which one draws a few examples of some classes, and watches the network learn them: python -m experiment_tools.demo --experiment NAME
+"""A page on which one draws a few examples of some classes, and watches the network learn them: python -m
+experiment_tools.demo --experiment NAME
 
-It is served on this computer's loopback interface alone, loads nothing from anywhere and keeps nothing: drawings and photographs
-stay in memory until they have not been used for an hour, or the demo ends (Ctrl-C).
+It is served on this computer's loopback interface alone, loads nothing from anywhere and keeps nothing: drawings and
+photographs stay in memory until they have not been used for an hour, or the demo ends (Ctrl-C).
 """
 
 import argparse
@@ -37,9 +38,13 @@ LOOPBACK = "127.0.0.1"
 MOST_EXAMPLES = 100
 UPLOADS_AT_ONCE = 4
 HEADERS = {
-    "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "X-Frame-Options": "DENY",
-    "Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Resource-Policy": "same-origin",
-}  # fmt: skip
+    "Cache-Control": "no-store",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "X-Frame-Options": "DENY",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
 
 
 class Demo(ThreadingHTTPServer):
@@ -71,10 +76,19 @@ class Demo(ThreadingHTTPServer):
         """The page for a new visitor, and its content security policy."""
         start = json.dumps(self.start | {"session": self.sessions.new_name()}, ensure_ascii=True)
         script, style = self._parts["js"], self._parts["css"]
-        text = self._parts["html"].replace("{{ start }}", html.escape(start)).replace("{{ style }}", style).replace("{{ script }}", script)
-        hashes = ["'sha256-" + base64.b64encode(hashlib.sha256(part.encode()).digest()).decode() + "'" for part in (script, style)]
+        text = (
+            self._parts["html"]
+            .replace("{{ start }}", html.escape(start))
+            .replace("{{ style }}", style)
+            .replace("{{ script }}", script)
+        )
+        hashes = [
+            "'sha256-" + base64.b64encode(hashlib.sha256(part.encode()).digest()).decode() + "'"
+            for part in (script, style)
+        ]
         policy = (
-            f"default-src 'none'; script-src {hashes[0]}; style-src {hashes[1]}; img-src data: blob:; connect-src 'self'; "
+            f"default-src 'none'; script-src {hashes[0]}; style-src {hashes[1]}; img-src data: blob:; connect-src "
+            "'self'; "
             "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
         )
         return text, policy
@@ -101,7 +115,9 @@ class Demo(ThreadingHTTPServer):
         if not isinstance(classes, list) or not all(isinstance(numbers, list) and numbers for numbers in classes):
             raise RefusedError(400, "classes are lists of one image or more")
         if not 2 <= len(classes) <= self.network.most_classes:
-            raise RefusedError(400, f"{len(classes)} classes with examples; this network takes 2 to {self.network.most_classes}")
+            raise RefusedError(
+                400, f"{len(classes)} classes with examples; this network takes 2 to {self.network.most_classes}"
+            )
         ranks = [rank for rank, numbers in enumerate(classes) for _ in numbers]
         if len(ranks) > MOST_EXAMPLES:
             raise RefusedError(413, f"{len(ranks)} examples; at most {MOST_EXAMPLES} are taken")
@@ -170,17 +186,29 @@ class Handler(BaseHTTPRequestHandler):
             answer()
         except RefusedError as error:
             self.close_connection = True  # what of the body was not read must not become the next request
-            self._send(HTTPStatus(error.status), json.dumps({"error": str(error)}).encode(), "application/json", {"Connection": "close"})
+            self._send(
+                HTTPStatus(error.status),
+                json.dumps({"error": str(error)}).encode(),
+                "application/json",
+                {"Connection": "close"},
+            )
         except (TimeoutError, ConnectionError):
             self.close_connection = True
         except Exception as error:  # the visitor is told; the terminal has the traceback
             self.close_connection = True
             log.error("the demo could not answer %s", self.path[:100], exc_info=error)
-            self._send(HTTPStatus.INTERNAL_SERVER_ERROR, b'{"error": "the demo failed; its terminal says why"}', "application/json", {"Connection": "close"})
+            self._send(
+                HTTPStatus.INTERNAL_SERVER_ERROR,
+                b'{"error": "the demo failed; its terminal says why"}',
+                "application/json",
+                {"Connection": "close"},
+            )
 
     def _send(self, status: HTTPStatus, body: bytes, content_type: str, more: dict[str, str] | None = None) -> None:
         self.send_response(status)
-        for name, value in (HEADERS | (more or {}) | {"Content-Type": content_type, "Content-Length": str(len(body))}).items():
+        for name, value in (
+            HEADERS | (more or {}) | {"Content-Type": content_type, "Content-Length": str(len(body))}
+        ).items():
             self.send_header(name, value)
         try:
             self.end_headers()
@@ -221,20 +249,29 @@ def build_demo(options: argparse.Namespace) -> Demo:
         return Demo(options.port, network, description(network, folder))
     except (OSError, OverflowError) as error:
         reason = error.strerror if isinstance(error, OSError) else "no such port"
-        raise ConfigError(f"--port {options.port} cannot be opened ({reason}); give another one, or 0 for any that is free") from error
+        raise ConfigError(
+            f"--port {options.port} cannot be opened ({reason}); give another one, or 0 for any that is free"
+        ) from error
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until Ctrl-C; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m experiment_tools.demo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m experiment_tools.demo",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--experiment", required=True, help="name of the run, or the path of its folder")
     parser.add_argument("--port", type=int, default=8000, help="on 127.0.0.1; 0: any that is free. Default 8000")
     parser.add_argument("--checkpoint", default="best", help="epoch or file; default: the best by validation")
     parser.add_argument("--steps", type=int, help="inner steps; default: the run's")
     parser.add_argument(
-        "--statistics", choices=("support", "transductive", "running", "episodic"), default="support",
-        help="batch-norm statistics; default support: a drawing is normalised with the statistics of the examples, not with its own",
-    )  # fmt: skip
+        "--statistics",
+        choices=("support", "transductive", "running", "episodic"),
+        default="support",
+        help="batch-norm statistics; default support: a drawing is normalised with the statistics of the examples, "
+        "not with its own",
+    )
     options = parser.parse_args(arguments)
     with Console():
         try:

@@ -1,4 +1,5 @@
-"""The network behind the demo page: adapts to a few images of some classes and classifies another after each inner step.
+"""The network behind the demo page: adapts to a few images of some classes and classifies another after each inner
+step.
 
 Letters: n images of C x H x W pixels, N classes, S inner steps.
 """
@@ -22,7 +23,8 @@ MOST_CLASSES = 20
 
 
 class DemoNetwork:
-    """One network for all visitors, used by one at a time; what it was adapted to last is kept until somebody asks for something else.
+    """One network for all visitors, used by one at a time; what it was adapted to last is kept until somebody asks
+    for something else.
 
     Args:
         name: of the experiment, or the path of its folder.
@@ -31,7 +33,9 @@ class DemoNetwork:
         ConfigError: no such run, or one that classifies no images.
     """
 
-    def __init__(self, name: str, checkpoint: str = "best", statistics: str = "support", steps: int | None = None) -> None:
+    def __init__(
+        self, name: str, checkpoint: str = "best", statistics: str = "support", steps: int | None = None
+    ) -> None:
         changes: dict[str, Any] = {} if steps is None else {"number_of_evaluation_steps_per_iter": steps}
         classifier = FewShotClassifier.from_experiment(name, checkpoint, gpu_to_use="cpu")
         self.config: dict[str, Any] = classifier.meta_config_
@@ -45,13 +49,18 @@ class DemoNetwork:
         self.n_steps = self.learner.n_evaluation_steps
         self._lock = threading.Lock()
         self._adapted: tuple[Hashable, AdaptedLearner] | None = None
-        blank = np.zeros((2, self.config["image_channels"], self.config["image_height"], self.config["image_width"]), np.uint8)
-        self.probabilities("torch starts here, and what cannot work is said before the page is open", blank, [0, 1], blank[0])
+        blank = np.zeros(
+            (2, self.config["image_channels"], self.config["image_height"], self.config["image_width"]), np.uint8
+        )
+        self.probabilities(
+            "torch starts here, and what cannot work is said before the page is open", blank, [0, 1], blank[0]
+        )
 
     def probabilities(self, key: Hashable, support: np.ndarray, ranks: Sequence[int], query: np.ndarray) -> np.ndarray:
         """Probabilities (S+1, N) of one query image before adaptation and after each inner step.
 
-        A learned head may have more outputs than there are classes: those without examples are left out of the probabilities.
+        A learned head may have more outputs than there are classes: those without examples are left out of the
+        probabilities.
 
         Args:
             key: equal for equal support images and ranks.
@@ -71,13 +80,19 @@ class DemoNetwork:
         return torch.softmax(torch.stack(logits), -1).cpu().numpy()
 
     def _as_input(self, pixels: np.ndarray) -> Any:
-        return as_input(pixels, NORMALISATIONS[self.config["normalisation"]], reverse_channels=self.config["reverse_channels"])
+        return as_input(
+            pixels, NORMALISATIONS[self.config["normalisation"]], reverse_channels=self.config["reverse_channels"]
+        )
 
 
 def description(network: DemoNetwork, run_folder: Path) -> dict[str, Any]:
     """What the page says of a network."""
     config = network.config
     return {
-        "run": run_folder.name, "dataset": config["dataset_name"], "steps": network.n_steps, "mostClasses": network.most_classes,
-        "fixedHead": network.n_outputs is not None, "penWidth": pen_of(config).width,
-    }  # fmt: skip
+        "run": run_folder.name,
+        "dataset": config["dataset_name"],
+        "steps": network.n_steps,
+        "mostClasses": network.most_classes,
+        "fixedHead": network.n_outputs is not None,
+        "penWidth": pen_of(config).width,
+    }

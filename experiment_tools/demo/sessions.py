@@ -1,7 +1,8 @@
-"""What each visitor of the demo page has given, kept apart, bounded and forgotten after a while. Nothing touches the disk.
+"""What each visitor of the demo page has given, kept apart, bounded and forgotten after a while. Nothing touches the
+disk.
 
-A session's name is its secret: 128 random bits and a signature, so that only pages of this server's own making have one and none is
-kept before it is used.
+A session's name is its secret: 128 random bits and a signature, so that only pages of this server's own making have
+one and none is kept before it is used.
 """
 
 import hashlib
@@ -120,14 +121,22 @@ def photograph(data: bytes, config: Mapping[str, Any]) -> np.ndarray:
     Raises:
         RefusedError: no image of a known kind, damaged, or too many pixels.
     """
-    pixel_format = PixelFormat(config["image_height"], config["image_width"], config["image_channels"], config["resize_filter"])
+    pixel_format = PixelFormat(
+        config["image_height"], config["image_width"], config["image_channels"], config["resize_filter"]
+    )
     try:
         width, height, _ = original_form(io.BytesIO(data))
         if width * height > LARGEST_PIXELS:
-            raise RefusedError(413, f"the image has {width} x {height} pixels; at most {LARGEST_PIXELS // 10**6} million are taken. Make it smaller")
+            raise RefusedError(
+                413,
+                f"the image has {width} x {height} pixels; at most {LARGEST_PIXELS // 10**6} million are taken. Make "
+                "it smaller",
+            )
         return decode_image(io.BytesIO(data), pixel_format)
     except Image.DecompressionBombError as error:
-        raise RefusedError(413, f"the image has too many pixels; at most {LARGEST_PIXELS // 10**6} million are taken. Make it smaller") from error
+        raise RefusedError(
+            413, f"the image has too many pixels; at most {LARGEST_PIXELS // 10**6} million are taken. Make it smaller"
+        ) from error
     except DECODING_ERRORS as error:
         raise RefusedError(415, "this is no image that can be read; PNG, JPEG, BMP and WebP are") from error
 
@@ -138,11 +147,20 @@ def drawing(strokes: Any, config: Mapping[str, Any]) -> np.ndarray:
     Raises:
         RefusedError: they are something else, empty, or too many.
     """
-    if not isinstance(strokes, list) or not strokes or not all(isinstance(stroke, list) and stroke and len(stroke) % 2 == 0 for stroke in strokes):
+    if (
+        not isinstance(strokes, list)
+        or not strokes
+        or not all(isinstance(stroke, list) and stroke and len(stroke) % 2 == 0 for stroke in strokes)
+    ):
         raise RefusedError(400, "a drawing is a list of strokes, each a list of numbers x, y, x, y, ...")
     if sum(map(len, strokes)) > 2 * MOST_POINTS:
         raise RefusedError(413, f"the drawing has more than {MOST_POINTS} points; draw it simpler")
     for value in (value for stroke in strokes for value in stroke):
-        if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value) or not -1 <= value <= 2:
+        if (
+            not isinstance(value, int | float)
+            or isinstance(value, bool)
+            or not math.isfinite(value)
+            or not -1 <= value <= 2
+        ):
             raise RefusedError(400, "a drawing's numbers lie between 0 and 1")
     return draw_strokes([list(zip(stroke[::2], stroke[1::2], strict=True)) for stroke in strokes], config)

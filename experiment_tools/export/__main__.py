@@ -2,7 +2,8 @@
 
     python -m experiment_tools.export --experiment NAME [--support FOLDER] [--formats safetensors torch_export onnx]
 
---support holds a folder of images per class: the network adapted to them is exported, a classifier. Without it, the initialisation.
+--support holds a folder of images per class: the network adapted to them is exported, a classifier. Without it, the
+initialisation.
 """
 
 import argparse
@@ -59,7 +60,8 @@ def export(options: argparse.Namespace) -> dict[str, float]:
     run = read_run(find_run(options.experiment))
     if options.checkpoint == "best" and not run.test:
         raise ConfigError(
-            f"{run.path}: this run has not finished ({len(run.rows)} of {run.config.get('total_epochs')} epochs, no test). Run its script again, or "
+            f"{run.path}: this run has not finished ({len(run.rows)} of {run.config.get('total_epochs')} epochs, no "
+            "test). Run its script again, or "
             "export what there is with --checkpoint EPOCH"
         )
     checkpoint = run_checkpoint(run.path, options.checkpoint)
@@ -78,15 +80,23 @@ def export(options: argparse.Namespace) -> dict[str, float]:
 
     def fill(folder: Path) -> None:
         differences.update(_write_files(folder, plain, config, statistics, classes, options.formats))
-        facts = _facts(run, checkpoint, options, plain, statistics, classes, counts, differences, learner.n_evaluation_steps)
+        facts = _facts(
+            run, checkpoint, options, plain, statistics, classes, counts, differences, learner.n_evaluation_steps
+        )
         (folder / "README.md").write_text(model_card(facts, config), encoding="utf-8")
 
     make_folder(output, fill)
-    log.info("%s", f"adapted to {', '.join(classes)}" if classes else "the initialisation, to be adapted: no --support was given")
+    log.info(
+        "%s",
+        f"adapted to {', '.join(classes)}" if classes else "the initialisation, to be adapted: no --support was given",
+    )
     for file, difference in differences.items():
         log.info("%s: differs from the original by at most %.1e", output / file, difference)
     if plain.uses_batch and classes:
-        log.info("batch norm normalises the images of a batch together (%s statistics); --statistics support would not", statistics)
+        log.info(
+            "batch norm normalises the images of a batch together (%s statistics); --statistics support would not",
+            statistics,
+        )
     log.info("%s: the model card; fill in its licence", output / "README.md")
     return differences
 
@@ -97,7 +107,9 @@ def _classifier(run: RunFiles, checkpoint: Path, options: argparse.Namespace) ->
     if config.get("loss") == "mean_squared_error":
         raise ConfigError(f"{run.path}: is a regression; export is for classifiers")
     statistics = options.statistics or (config.get("test_batch_norm_statistics") or ["transductive"])[0]
-    changes: dict[str, Any] = {} if statistics == "mixed" else {"batch_norm_statistics": statistics, "test_batch_norm_statistics": None}
+    changes: dict[str, Any] = (
+        {} if statistics == "mixed" else {"batch_norm_statistics": statistics, "test_batch_norm_statistics": None}
+    )
     if config.get("precision") == "bfloat16":  # of the convolutions while training; the weights are float32
         changes["precision"] = "float32"
     if options.steps is not None:
@@ -106,15 +118,28 @@ def _classifier(run: RunFiles, checkpoint: Path, options: argparse.Namespace) ->
 
 
 def _write_files(
-    folder: Path, plain: PlainNetwork, config: dict[str, Any], statistics: str, classes: list[str] | None, formats: list[str]
+    folder: Path,
+    plain: PlainNetwork,
+    config: dict[str, Any],
+    statistics: str,
+    classes: list[str] | None,
+    formats: list[str],
 ) -> dict[str, float]:
     mean, deviation = NORMALISATIONS[config["normalisation"]]
     shape = (config["image_channels"], config["image_height"], config["image_width"])
     metadata = {
-        "architecture": plain.architecture, "classes": classes, "batch_norm_statistics": statistics,
-        "input": {"shape": ["n", *shape], "values": [0, 1], "mean": mean, "deviation": deviation, "resize_filter": config["resize_filter"],
-                  "reverse_channels": config["reverse_channels"]},
-    }  # fmt: skip
+        "architecture": plain.architecture,
+        "classes": classes,
+        "batch_norm_statistics": statistics,
+        "input": {
+            "shape": ["n", *shape],
+            "values": [0, 1],
+            "mean": mean,
+            "deviation": deviation,
+            "resize_filter": config["resize_filter"],
+            "reverse_channels": config["reverse_channels"],
+        },
+    }
     example = random_images(shape, BATCHES[0], next(plain.module.parameters()).dtype)
     if plain.architecture is not None:
         (folder / "network.py").write_bytes(Path(__file__).with_name("network.py").read_bytes())
@@ -131,35 +156,79 @@ def _write_files(
 
 
 def _facts(
-    run: RunFiles, checkpoint: Path, options: argparse.Namespace, plain: PlainNetwork, statistics: str, classes: list[str] | None,
-    counts: list[int], differences: dict[str, float], steps: int,
-) -> CardFacts:  # fmt: skip
+    run: RunFiles,
+    checkpoint: Path,
+    options: argparse.Namespace,
+    plain: PlainNetwork,
+    statistics: str,
+    classes: list[str] | None,
+    counts: list[int],
+    differences: dict[str, float],
+    steps: int,
+) -> CardFacts:
     import torch
 
     command = ["python", "-m", "experiment_tools.export", "--experiment", run.name]
-    for name, value in (("support", options.support and options.support.name), ("checkpoint", Path(options.checkpoint).name), ("statistics", options.statistics),
-                        ("steps", options.steps)):  # fmt: skip
+    for name, value in (
+        ("support", options.support and options.support.name),
+        ("checkpoint", Path(options.checkpoint).name),
+        ("statistics", options.statistics),
+        ("steps", options.steps),
+    ):
         command += [f"--{name}", str(value)] if value not in (None, "best") else []
     start = run.starts[-1] if run.starts else {}
-    versions = {"torch": torch.__version__, "python": platform.python_version(), "trained with torch": start.get("packages", {}).get("torch"), "code of commit": start.get("commit")}
+    versions = {
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "trained with torch": start.get("packages", {}).get("torch"),
+        "code of commit": start.get("commit"),
+    }
     return CardFacts(
-        name=run.name, files=differences, classes=classes, support_counts=counts, statistics=statistics, uses_batch=plain.uses_batch,
-        has_head=plain.has_head, has_module=plain.architecture is not None, steps=steps, epoch=read_checkpoint_state(checkpoint).get("epoch"), test=run.test,
-        command=shlex.join([*command, "--formats", *options.formats]), training_command=command_of(run),
+        name=run.name,
+        files=differences,
+        classes=classes,
+        support_counts=counts,
+        statistics=statistics,
+        uses_batch=plain.uses_batch,
+        has_head=plain.has_head,
+        has_module=plain.architecture is not None,
+        steps=steps,
+        epoch=read_checkpoint_state(checkpoint).get("epoch"),
+        test=run.test,
+        command=shlex.join([*command, "--formats", *options.formats]),
+        training_command=command_of(run),
         versions={name: value for name, value in versions.items() if value},
-    )  # fmt: skip
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m experiment_tools.export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m experiment_tools.export",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--experiment", required=True, help="name of the run, or the path of its folder")
-    parser.add_argument("--support", type=Path, help="a folder per class, with a few images each; without it the initialisation is exported")
-    parser.add_argument("--formats", nargs="+", choices=tuple(FILES), default=["safetensors", "torch_export"], help="default: safetensors torch_export")
-    parser.add_argument("--output", type=Path, help="new folder; default exported_<experiment>. One with something in it stays as it is")
+    parser.add_argument(
+        "--support",
+        type=Path,
+        help="a folder per class, with a few images each; without it the initialisation is exported",
+    )
+    parser.add_argument(
+        "--formats",
+        nargs="+",
+        choices=tuple(FILES),
+        default=["safetensors", "torch_export"],
+        help="default: safetensors torch_export",
+    )
+    parser.add_argument(
+        "--output", type=Path, help="new folder; default exported_<experiment>. One with something in it stays as it is"
+    )
     parser.add_argument("--checkpoint", default="best", help="epoch or file; default: the best by validation")
     parser.add_argument("--steps", type=int, help="inner steps; default: the run's")
-    parser.add_argument("--statistics", choices=STATISTICS, help="batch-norm statistics; default: those that the run was tested with")
+    parser.add_argument(
+        "--statistics", choices=STATISTICS, help="batch-norm statistics; default: those that the run was tested with"
+    )
     parser.add_argument("--plugin", nargs="+", help="plugin files of the run")
     options = parser.parse_args(arguments)
     options.formats = list(dict.fromkeys(options.formats))

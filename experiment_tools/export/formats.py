@@ -23,7 +23,9 @@ FILES = {"safetensors": "model.safetensors", "torch_export": "network.pt2", "onn
 BATCHES = (6, 3, 11)
 """Images per batch of the check; the first is the one that programs are made with."""
 TOLERANCE = 1e-3
-"""Largest difference of a logit, relative to the largest logit, that other kernels and another order of sums explain in float32."""
+"""Largest difference of a logit, relative to the largest logit, that other kernels and another order of sums explain
+in float32.
+"""
 
 
 def check_formats(formats: list[str]) -> None:
@@ -32,7 +34,10 @@ def check_formats(formats: list[str]) -> None:
         return
     missing = [name for name in ("onnx", "onnxscript") if not _is_there(name)]
     if missing:
-        raise ConfigError(f"--formats onnx needs {' and '.join(missing)}: pip install {' '.join(missing)} onnxruntime (requirements-extras.txt)")
+        raise ConfigError(
+            f"--formats onnx needs {' and '.join(missing)}: pip install {' '.join(missing)} onnxruntime "
+            "(requirements-extras.txt)"
+        )
 
 
 def _is_there(name: str) -> bool:
@@ -41,14 +46,20 @@ def _is_there(name: str) -> bool:
 
 def random_images(shape: tuple[int, int, int], n_images: int, dtype: torch.dtype) -> Tensor:
     """(n, C, H, W), the same every time."""
-    return torch.randn((n_images, *shape), generator=torch.Generator().manual_seed(n_images), dtype=torch.float64).to(dtype)
+    return torch.randn((n_images, *shape), generator=torch.Generator().manual_seed(n_images), dtype=torch.float64).to(
+        dtype
+    )
 
 
 def write_safetensors(plain: PlainNetwork, folder: Path, metadata: dict[str, Any]) -> Callable[[Tensor], Tensor]:
     """Write the weights and config.json; returns the network as it is read again."""
     from safetensors.torch import load_file, save_file
 
-    save_file({name: value.detach().clone().contiguous() for name, value in plain.module.state_dict().items()}, folder / FILES["safetensors"], {"format": "pt"})
+    save_file(
+        {name: value.detach().clone().contiguous() for name, value in plain.module.state_dict().items()},
+        folder / FILES["safetensors"],
+        {"format": "pt"},
+    )
     (folder / "config.json").write_text(json.dumps(metadata, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     if plain.architecture is None:
         plain.module.load_state_dict(load_file(folder / FILES["safetensors"]))
@@ -65,7 +76,9 @@ def write_torch_export(plain: PlainNetwork, folder: Path, example: Tensor) -> Ca
 
 
 def write_onnx(plain: PlainNetwork, folder: Path, example: Tensor) -> Callable[[Tensor], Tensor]:
-    """Write an ONNX model for any number of images; returns what runs it: onnxruntime, or onnx's own reference where that is missing."""
+    """Write an ONNX model for any number of images; returns what runs it: onnxruntime, or onnx's own reference where
+    that is missing.
+    """
     path = folder / FILES["onnx"]
     with _one_error("onnx"):
         torch.onnx.export(
@@ -95,7 +108,9 @@ def _one_error(what: str) -> Iterator[None]:
     Raises:
         ConfigError: any exception inside: a network may do whatever Python can.
     """
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "torch.export", "torch._dynamo")]
+    loggers = [
+        logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "torch.export", "torch._dynamo")
+    ]
     levels = [logger.level for logger in loggers]
     try:
         for logger in loggers:
@@ -114,7 +129,9 @@ def _one_error(what: str) -> Iterator[None]:
             logger.setLevel(level)
 
 
-def largest_difference(plain: PlainNetwork, exported: Callable[[Tensor], Tensor], shape: tuple[int, int, int], what: str) -> float:
+def largest_difference(
+    plain: PlainNetwork, exported: Callable[[Tensor], Tensor], shape: tuple[int, int, int], what: str
+) -> float:
     """Largest difference of an output between exported and original, over batches of several sizes of random images.
 
     Raises:
@@ -127,5 +144,8 @@ def largest_difference(plain: PlainNetwork, exported: Callable[[Tensor], Tensor]
             expected, found = plain.original(images).cpu(), exported(images)
         largest, scale = max(largest, (expected - found).abs().max().item()), max(scale, expected.abs().max().item())
     if not largest <= TOLERANCE * max(scale, 1.0):
-        raise ConfigError(f"{what}: the exported network differs from the original by {largest:.2g} on random input (largest output {scale:.2g})")
+        raise ConfigError(
+            f"{what}: the exported network differs from the original by {largest:.2g} on random input (largest output "
+            f"{scale:.2g})"
+        )
     return largest

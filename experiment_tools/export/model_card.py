@@ -1,4 +1,7 @@
-"""The README.md of an exported network: what it is, how it was measured and what it must not be used for, as model hubs read it."""
+"""The README.md of an exported network: what it is, how it was measured and what it must not be used for, as model
+hubs read it.
+"""
+
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,22 +14,31 @@ UNKNOWN_LICENCE = "not known to the program that wrote this; fill it in"
 
 STATISTICS = {
     "transductive": (
-        "**The images of one batch are normalised together**, as they were when the run was measured: an answer depends on the other images "
-        "of its batch. Classify batches that look like the test tasks (all classes, in about equal parts); single images come out wrong."
+        "**The images of one batch are normalised together**, as they were when the run was measured: an answer "
+        "depends on the other images "
+        "of its batch. Classify batches that look like the test tasks (all classes, in about equal parts); single "
+        "images come out wrong."
     ),
-    "running": "Batch norm uses the run's running statistics of the last inner step; an answer depends on its own image alone.",
-    "support": "Batch norm uses the statistics of the support set, which are stored in the weights; an answer depends on its own image alone.",
+    "running": "Batch norm uses the run's running statistics of the last inner step; an answer depends on its own "
+    "image alone.",
+    "support": "Batch norm uses the statistics of the support set, which are stored in the weights; an answer depends "
+    "on its own image alone.",
     "episodic": (
-        "Batch norm uses a moving average over the inner steps on the support set, which is stored in the weights; an answer depends on its "
+        "Batch norm uses a moving average over the inner steps on the support set, which is stored in the weights; an "
+        "answer depends on its "
         "own image alone."
     ),
-    "mixed": "Each block has its own kind of batch-norm statistics; where one is transductive, the images of one batch are normalised together.",
+    "mixed": "Each block has its own kind of batch-norm statistics; where one is transductive, the images of one "
+    "batch are normalised together.",
 }
 OF_INITIALISATION = {
     "running": "Batch norm uses the run's running statistics of the first inner step.",
     "mixed": STATISTICS["mixed"],
 }
-BEFORE_ADAPTATION = "Batch norm normalises with the batch that it is given, as the inner loop does with a support set; its weights are those of the first inner step."
+BEFORE_ADAPTATION = (
+    "Batch norm normalises with the batch that it is given, as the inner loop does with a support set; its weights "
+    "are those of the first inner step."
+)
 NO_BATCH = "The network has no batch norm; an answer depends on its own image alone."
 
 
@@ -60,8 +72,15 @@ Result = tuple[Mapping[str, Any], Mapping[str, Any]]
 
 def tested_results(facts: CardFacts) -> list[Result]:
     """Protocol and accuracy of the exported epoch alone, for each test of the run with as many inner steps."""
-    results = [result for result in facts.test.get("results", [facts.test]) if result.get("score", "accuracy") == "accuracy"]
-    pairs = [(result["protocol"], model) for result in results for model in result.get("models", ()) if model.get("epoch") == facts.epoch]
+    results = [
+        result for result in facts.test.get("results", [facts.test]) if result.get("score", "accuracy") == "accuracy"
+    ]
+    pairs = [
+        (result["protocol"], model)
+        for result in results
+        for model in result.get("models", ())
+        if model.get("epoch") == facts.epoch
+    ]
     return [(protocol, model) for protocol, model in pairs if protocol["steps"] == facts.steps]
 
 
@@ -74,25 +93,76 @@ def model_card(facts: CardFacts, config: Mapping[str, Any]) -> str:
     """Return the text: a YAML head for model hubs, then Markdown."""
     data = config["dataset_name"]
     tested = tested_result(facts)
-    lines = ["---", "license: unknown  # fill in under which licence you give the weights away", f"pretty_name: {_yaml(facts.name)}"]
+    lines = [
+        "---",
+        "license: unknown  # fill in under which licence you give the weights away",
+        f"pretty_name: {_yaml(facts.name)}",
+    ]
     lines += ["library_name: pytorch", "pipeline_tag: image-classification", "tags:"]
-    lines += [f"- {tag}" for tag in ("few-shot-learning", "meta-learning", "maml", *(("onnx",) if "network.onnx" in facts.files else ()))]
+    lines += [
+        f"- {tag}"
+        for tag in ("few-shot-learning", "meta-learning", "maml", *(("onnx",) if "network.onnx" in facts.files else ()))
+    ]
     lines += ["datasets:", f"- {_yaml(data)}", "metrics:", "- accuracy"]
     if tested:
         lines += [
-            "model-index:", f"- name: {_yaml(facts.name)}", "  results:", "  - task:", "      type: image-classification",
-            f"      name: {_yaml(_ways(tested[0]) + ' few-shot classification')}", "    dataset:", f"      type: {_yaml(data)}", f"      name: {_yaml(data)}",
-            "      split: test", "    metrics:", "    - type: accuracy", f"      value: {100 * tested[1]['test_accuracy_mean']:.2f}",
+            "model-index:",
+            f"- name: {_yaml(facts.name)}",
+            "  results:",
+            "  - task:",
+            "      type: image-classification",
+            f"      name: {_yaml(_ways(tested[0]) + ' few-shot classification')}",
+            "    dataset:",
+            f"      type: {_yaml(data)}",
+            f"      name: {_yaml(data)}",
+            "      split: test",
+            "    metrics:",
+            "    - type: accuracy",
+            f"      value: {100 * tested[1]['test_accuracy_mean']:.2f}",
             f"      name: {_yaml('accuracy in %, mean over ' + str(tested[0]['tasks']) + ' test tasks')}",
-        ]  # fmt: skip
-    lines += ["---", "", f"# {facts.name}", "", _what(facts, config), "", "## Use", "", *_use(facts, config), "", "## Data and protocol", ""]
+        ]
+    lines += [
+        "---",
+        "",
+        f"# {facts.name}",
+        "",
+        _what(facts, config),
+        "",
+        "## Use",
+        "",
+        *_use(facts, config),
+        "",
+        "## Data and protocol",
+        "",
+    ]
     lines += _data(facts, config, tested)
-    lines += ["", "## Limits", "", *_limits(facts, config), "", "## Files", "", "| file | largest difference from the original |", "| --- | --- |"]
+    lines += [
+        "",
+        "## Limits",
+        "",
+        *_limits(facts, config),
+        "",
+        "## Files",
+        "",
+        "| file | largest difference from the original |",
+        "| --- | --- |",
+    ]
     lines += [f"| `{file}` | {difference:.1e} |" for file, difference in facts.files.items()]
-    lines += ["", "Compared with the learner that was exported, on batches of several sizes of random images.", "", "## Made with", "", "```bash"]
+    lines += [
+        "",
+        "Compared with the learner that was exported, on batches of several sizes of random images.",
+        "",
+        "## Made with",
+        "",
+        "```bash",
+    ]
     lines += [facts.training_command, facts.command, "```", ""]
     lines += [", ".join(f"{name} {version}" for name, version in facts.versions.items()), ""]
-    lines += ["## Licences", "", "- **Weights:** not chosen yet. Whoever publishes them fills in `license` above and this line."]
+    lines += [
+        "## Licences",
+        "",
+        "- **Weights:** not chosen yet. Whoever publishes them fills in `license` above and this line.",
+    ]
     lines += [f"- **Training data:** {data}: {DATA_LICENCES.get(data, UNKNOWN_LICENCE)}."]
     if facts.classes is not None:
         lines.append("- **Support images:** yours; they are not in this folder, but the weights were adapted to them.")
@@ -105,28 +175,54 @@ def _what(facts: CardFacts, config: Mapping[str, Any]) -> str:
     body = f"A {config['backbone']} network"
     if facts.classes is None:
         head = {
-            True: f"Its head of {config['num_classes_per_set']} outputs is a start too, without meaning before adaptation",
+            True: f"Its head of {config['num_classes_per_set']} outputs is a start too, without meaning before "
+            "adaptation",
             False: "It has no head and returns features: each task makes its own",
         }[facts.has_head]
-        return f"{body}, the **initialisation** that meta-learning found on {config['dataset_name']}, **not a classifier yet**. {head}: adapt it to a few examples."
-    counts = ", ".join(f"{_markdown(name)} ({count})" for name, count in zip(facts.classes, facts.support_counts, strict=True))
-    return f"{body}, meta-learned on {config['dataset_name']} and **adapted** to these classes, in the order of its outputs (support images in brackets): {counts}."
+        return (
+            f"{body}, the **initialisation** that meta-learning found on {config['dataset_name']}, **not a classifier "
+            f"yet**. {head}: adapt it to a few examples."
+        )
+    counts = ", ".join(
+        f"{_markdown(name)} ({count})" for name, count in zip(facts.classes, facts.support_counts, strict=True)
+    )
+    return (
+        f"{body}, meta-learned on {config['dataset_name']} and **adapted** to these classes, in the order of its "
+        f"outputs (support images in brackets): {counts}."
+    )
 
 
 def _use(facts: CardFacts, config: Mapping[str, Any]) -> list[str]:
     shape = f"({config['image_channels']}, {config['image_height']}, {config['image_width']})"
     lines = []
     if facts.has_module and "model.safetensors" in facts.files:
-        lines += ["```python", "from network import load_network          # network.py of this folder: torch and safetensors",
-                  'network = load_network(".")', f"outputs = network(images)                  # (n, {', '.join(shape[1:-1].split(', '))}) float", "```", ""]  # fmt: skip
+        lines += [
+            "```python",
+            "from network import load_network          # network.py of this folder: torch and safetensors",
+            'network = load_network(".")',
+            f"outputs = network(images)                  # (n, {', '.join(shape[1:-1].split(', '))}) float",
+            "```",
+            "",
+        ]
     elif "model.safetensors" in facts.files:
-        lines += [f"`model.safetensors` has the names of the module of the plugin that built the network ({', '.join(config['plugin_sha256'])}).", ""]
+        lines += [
+            "`model.safetensors` has the names of the module of the plugin that built the network "
+            f"({', '.join(config['plugin_sha256'])}).",
+            "",
+        ]
     lines += [
-        f"Images are float, (n, {shape[1:-1]}): resized by `{config['resize_filter']}`, values from 0 to 1, normalised as `input` in `config.json` says"
-        + (", blue green red" if config["reverse_channels"] else "") + ". " + _norm_text(facts)
-    ]  # fmt: skip
+        f"Images are float, (n, {shape[1:-1]}): resized by `{config['resize_filter']}`, values from 0 to 1, "
+        "normalised as `input` in `config.json` says"
+        + (", blue green red" if config["reverse_channels"] else "")
+        + ". "
+        + _norm_text(facts)
+    ]
     if "network.pt2" in facts.files:
-        lines += ["", "`network.pt2` is read by `torch.export.load`. Such a file can run code when it is loaded: load only those that you trust."]
+        lines += [
+            "",
+            "`network.pt2` is read by `torch.export.load`. Such a file can run code when it is loaded: load only "
+            "those that you trust.",
+        ]
     return lines
 
 
@@ -140,30 +236,50 @@ def _norm_text(facts: CardFacts) -> str:
 
 def _data(facts: CardFacts, config: Mapping[str, Any], tested: Any) -> list[str]:
     ways, shots = config["num_classes_per_set"], config["num_samples_per_class"]
-    lines = [f"- Meta-learned on the training classes of **{config['dataset_name']}**, {ways}-way {shots}-shot tasks, epoch {facts.epoch} of the run."]
+    lines = [
+        f"- Meta-learned on the training classes of **{config['dataset_name']}**, {ways}-way {shots}-shot tasks, "
+        f"epoch {facts.epoch} of the run."
+    ]
     if tested is None:
-        lines.append(f"- Accuracy: **this epoch was not tested** with {facts.statistics} batch-norm statistics and {facts.steps} inner steps.")
+        lines.append(
+            f"- Accuracy: **this epoch was not tested** with {facts.statistics} batch-norm statistics and "
+            f"{facts.steps} inner steps."
+        )
     others = [pair for pair in tested_results(facts) if pair is not tested][:1] if tested is None else []
     for protocol, model in [tested] if tested else others:
-        accuracy = percent(Summary(model["test_accuracy_mean"], model["test_accuracy_std"], model["test_accuracy_ci95"], protocol["tasks"]))
+        accuracy = percent(
+            Summary(
+                model["test_accuracy_mean"], model["test_accuracy_std"], model["test_accuracy_ci95"], protocol["tasks"]
+            )
+        )
         lines.append(
-            f"- Accuracy of this epoch after adaptation{'' if tested else ', otherwise normalised'}: **{accuracy}** (mean over {protocol['tasks']} tasks of "
-            f"test classes and its 95 % interval; {_ways(protocol)}, {protocol['queries']} queries per class, {protocol['steps']} inner steps, "
+            f"- Accuracy of this epoch after adaptation{'' if tested else ', otherwise normalised'}: **{accuracy}** "
+            f"(mean over {protocol['tasks']} tasks of "
+            f"test classes and its 95 % interval; {_ways(protocol)}, {protocol['queries']} queries per class, "
+            f"{protocol['steps']} inner steps, "
             f"{protocol['statistics']} batch-norm statistics, test tasks of seed {protocol['seed']})."
         )
         if facts.classes is not None:
-            lines.append("- That is the accuracy of adapting to test classes, not to the classes of this folder, which was not measured.")
+            lines.append(
+                "- That is the accuracy of adapting to test classes, not to the classes of this folder, which was not "
+                "measured."
+            )
     lines.append("- Epochs are chosen by their validation accuracy, on classes that are in neither training nor test.")
     return lines
 
 
 def _limits(facts: CardFacts, config: Mapping[str, Any]) -> list[str]:
     lines = [
-        f"- Learned on {config['dataset_name']}; on images of another kind, or classes that look more alike than those of the test tasks, expect less.",
-        "- It names one of its classes for every image, also for one that is of none of them; its probabilities are not calibrated.",
+        f"- Learned on {config['dataset_name']}; on images of another kind, or classes that look more alike than "
+        "those of the test tasks, expect less.",
+        "- It names one of its classes for every image, also for one that is of none of them; its probabilities are "
+        "not calibrated.",
     ]
     if facts.classes is None:
-        lines.append("- The learned inner learning rates and the batch-norm rows of later steps are in the run's checkpoint, not here.")
+        lines.append(
+            "- The learned inner learning rates and the batch-norm rows of later steps are in the run's checkpoint, "
+            "not here."
+        )
     return lines
 
 

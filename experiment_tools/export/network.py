@@ -1,10 +1,11 @@
-"""The backbones as plain PyTorch: images (n, C, H, W) in, logits (n, N) out. An exported folder has this file as network.py.
+"""The backbones as plain PyTorch: images (n, C, H, W) in, logits (n, N) out. An exported folder has this file as
+network.py.
 
     from network import load_network
     network = load_network("the_exported_folder")
 
-Needs torch, and safetensors to read the weights. Without meta-learning's task axis, inner steps and dropout: a network that has been
-adapted, or one to adapt. `architecture` is what config.json says under that name.
+Needs torch, and safetensors to read the weights. Without meta-learning's task axis, inner steps and dropout: a
+network that has been adapted, or one to adapt. `architecture` is what config.json says under that name.
 """
 
 import json
@@ -70,7 +71,9 @@ def build_norm(architecture: Architecture, name: str) -> nn.Module:
     """Build the norm layer called `name`."""
     norm = architecture["norms"][name]
     if norm["kind"] == "batch_norm":
-        return nn.BatchNorm2d(norm["n_filters"], eps=norm["eps"], track_running_stats=norm["stored"])  # not stored: those of the batch
+        return nn.BatchNorm2d(
+            norm["n_filters"], eps=norm["eps"], track_running_stats=norm["stored"]
+        )  # not stored: those of the batch
     if norm["kind"] == "layer_norm":
         return nn.LayerNorm(norm["shape"], eps=norm["eps"])
     if norm["kind"] == "group_norm":
@@ -128,7 +131,11 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, architecture: Architecture, name: str, plan: dict[str, Any]) -> None:
         super().__init__()
-        self.n_convolutions, self.pools, self.negative_slope = len(plan["convolutions"]), plan["pools"], architecture["negative_slope"]
+        self.n_convolutions, self.pools, self.negative_slope = (
+            len(plan["convolutions"]),
+            plan["pools"],
+            architecture["negative_slope"],
+        )
         for number, (n_inputs, n_filters, kernel, stride) in enumerate(plan["convolutions"], 1):
             self.add_module(f"conv{number}", nn.Conv2d(n_inputs, n_filters, kernel, stride, kernel // 2, bias=False))
             self.add_module(f"bn{number}", build_norm(architecture, f"{name}.bn{number}"))

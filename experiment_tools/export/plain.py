@@ -7,7 +7,8 @@ Which statistics a batch norm of the plain module uses:
     support        the support set's, stored
     episodic       the moving average over the inner steps on the support set, stored
 
-The initialisation has seen no support set: there, support and episodic use the batch, as the inner loop does with a support set.
+The initialisation has seen no support set: there, support and episodic use the batch, as the inner loop does with a
+support set.
 """
 
 import copy
@@ -53,7 +54,9 @@ def plain_network(learner: Any, adapted: AdaptedLearner | None, config: Any) -> 
     network: MetaNetwork = learner.network
     step = 0 if adapted is None else len(adapted.path) - 1
     state = None if adapted is None else adapted.path[step]
-    episode_params = {} if state is None else {name: value.detach() for name, value in (state.params | state.fixed).items()}
+    episode_params = (
+        {} if state is None else {name: value.detach() for name, value in (state.params | state.fixed).items()}
+    )
     statistics = learner.batch_norm_statistics
     mode = Pass(max(step - 1, 0), statistics if isinstance(statistics, str) else "mixed")
     stored = _stored_statistics(network, adapted, episode_params, mode)
@@ -67,7 +70,10 @@ def plain_network(learner: Any, adapted: AdaptedLearner | None, config: Any) -> 
     if isinstance(network, ForeignNetwork):
         architecture, module = None, _module_of_plugin(network, config, set(stored), n_outputs)
     elif config.backbone not in BUILT_IN_BACKBONES:
-        raise ConfigError(f'backbone "{config.backbone}" of a plugin is a MetaNetwork, which has no plain form; export needs a torch.nn.Module')
+        raise ConfigError(
+            f'backbone "{config.backbone}" of a plugin is a MetaNetwork, which has no plain form; export needs a '
+            "torch.nn.Module"
+        )
     else:
         architecture = _architecture(network, config, stored, n_outputs)
         module = build_network(architecture)
@@ -86,11 +92,15 @@ def plain_network(learner: Any, adapted: AdaptedLearner | None, config: Any) -> 
         outputs = network if has_head else network.features
         return outputs(images[None], None, mode)[0]
 
-    batch_norms = {name for name, layer in network.norm_layers().items() if isinstance(layer, MetaBatchNorm2d | MetaTaskNorm2d)}
+    batch_norms = {
+        name for name, layer in network.norm_layers().items() if isinstance(layer, MetaBatchNorm2d | MetaTaskNorm2d)
+    }
     return PlainNetwork(module.eval(), architecture, original, bool(batch_norms - set(stored)), has_head)
 
 
-def _stored_statistics(network: MetaNetwork, adapted: AdaptedLearner | None, params: dict[str, Tensor], mode: Pass) -> Statistics:
+def _stored_statistics(
+    network: MetaNetwork, adapted: AdaptedLearner | None, params: dict[str, Tensor], mode: Pass
+) -> Statistics:
     """What each norm layer whose answer does not depend on the batch normalises with."""
     stored: Statistics = {}
     of_support = {} if adapted is None else _support_statistics(network, adapted, params, mode)
@@ -98,7 +108,10 @@ def _stored_statistics(network: MetaNetwork, adapted: AdaptedLearner | None, par
         kind = layer.statistics_of(mode)
         if isinstance(layer, MetaBatchNorm2d) and kind == "running":
             row = min(mode.step, layer.n_rows - 1)
-            stored[name] = {f"running_{what}": getattr(layer, f"running_{what}").view(layer.n_rows, -1)[row] for what in ("mean", "var")}
+            stored[name] = {
+                f"running_{what}": getattr(layer, f"running_{what}").view(layer.n_rows, -1)[row]
+                for what in ("mean", "var")
+            }
         elif isinstance(layer, MetaBatchNorm2d) and kind == "episodic" and adapted is not None:
             n_filters = layer.running_mean.shape[-1]
             mean, var = adapted.path[-1].moving.get(name, (torch.zeros(n_filters), torch.ones(n_filters)))
@@ -107,8 +120,14 @@ def _stored_statistics(network: MetaNetwork, adapted: AdaptedLearner | None, par
             mean, var = of_support[name]
             size = torch.tensor(float(adapted.task.support_images.shape[1]), dtype=mean.dtype)
             batch_norm = isinstance(layer, MetaBatchNorm2d)
-            stored[name] = {"running_mean": mean, "running_var": var} if batch_norm else {"context_mean": mean, "context_var": var, "context_size": size}
-    return {name: {buffer: value.detach().clone() for buffer, value in values.items()} for name, values in stored.items()}
+            stored[name] = (
+                {"running_mean": mean, "running_var": var}
+                if batch_norm
+                else {"context_mean": mean, "context_var": var, "context_size": size}
+            )
+    return {
+        name: {buffer: value.detach().clone() for buffer, value in values.items()} for name, values in stored.items()
+    }
 
 
 @torch.no_grad()
@@ -154,22 +173,35 @@ def _module_of_plugin(network: ForeignNetwork, config: Any, stored: set[str], n_
     """A fresh module of the plugin whose batch norms use what ours do."""
     build, who = registered_backbone(config.backbone), f'backbone "{config.backbone}"'
     if build is None:
-        raise ConfigError(f"{who} is an object that a Python program gave; export works for the project's backbones and those of a plugin")
+        raise ConfigError(
+            f"{who} is an object that a Python program gave; export works for the project's backbones and those of a "
+            "plugin"
+        )
     if n_outputs is None:
-        raise ConfigError(f'{who}: with "head" {config.head} the network has a head only once it is adapted; give --support')
+        raise ConfigError(
+            f'{who}: with "head" {config.head} the network has a head only once it is adapted; give --support'
+        )
     ours = network.norm_layers()
     with user_code(f"{who}: building it"):
-        module = copy.deepcopy(build(config, (config.image_channels, config.image_height, config.image_width), n_outputs))
+        module = copy.deepcopy(
+            build(config, (config.image_channels, config.image_height, config.image_width), n_outputs)
+        )
     for name, layer in module.named_modules():
         if not isinstance(layer, BATCH_NORMS):
             continue
         inner = f"body.{name}"
         if not isinstance(ours[inner], MetaBatchNorm2d):
-            raise ConfigError(f'{who}: its batch norms were trained as "norm_layer" {config.norm_layer}, which the plain module does not have; '
-                              "such a run cannot be exported")  # fmt: skip
+            raise ConfigError(
+                f'{who}: its batch norms were trained as "norm_layer" {config.norm_layer}, which the plain module '
+                "does not have; "
+                "such a run cannot be exported"
+            )
         layer.track_running_stats = inner in stored
         if inner in stored and layer.running_mean is None:
-            raise ConfigError(f'{who}: "{name}" keeps no running statistics (track_running_stats=False) in which to store others; remove that argument')
+            raise ConfigError(
+                f'{who}: "{name}" keeps no running statistics (track_running_stats=False) in which to store others; '
+                "remove that argument"
+            )
         if inner not in stored:
             layer.running_mean = layer.running_var = layer.num_batches_tracked = None
     return module
@@ -177,7 +209,12 @@ def _module_of_plugin(network: ForeignNetwork, config: Any, stored: set[str], n_
 
 def _architecture(network: MetaNetwork, config: Any, stored: Statistics, n_outputs: int | None) -> Architecture:
     norms = {name: _norm_architecture(layer, name in stored) for name, layer in network.norm_layers().items()}
-    common: Architecture = {"backbone": config.backbone, "n_features": network.head.in_features, "n_outputs": n_outputs, "norms": norms}
+    common: Architecture = {
+        "backbone": config.backbone,
+        "n_features": network.head.in_features,
+        "n_outputs": n_outputs,
+        "norms": norms,
+    }
     if config.backbone == "mlp":
         sizes = [config.image_channels * config.image_height * config.image_width, *config.mlp_hidden_sizes]
         return {"kind": "perceptron"} | common | {"sizes": sizes}
@@ -185,8 +222,14 @@ def _architecture(network: MetaNetwork, config: Any, stored: Statistics, n_outpu
         names = [f"block{index}" for index in range(len(network.stage_names))]
         blocks = [_block_plan(network.get_submodule(name)) for name in names]
         slope, average = (0.01, network.global_average) if config.backbone == "vgg" else (0.0, False)
-        return {"kind": "convolutional"} | common | {"blocks": blocks, "negative_slope": slope, "global_average": average}
-    stem = None if network.stem == "none" else {"convolution": _convolution_plan(network.conv1), "pools": network.stem == "torchvision"}
+        return (
+            {"kind": "convolutional"} | common | {"blocks": blocks, "negative_slope": slope, "global_average": average}
+        )
+    stem = (
+        None
+        if network.stem == "none"
+        else {"convolution": _convolution_plan(network.conv1), "pools": network.stem == "torchvision"}
+    )
     stages = [[_residual_plan(block) for block in network.get_submodule(name)] for name in network.layer_names]
     return {"kind": "residual"} | common | {"stem": stem, "stages": stages, "negative_slope": network.negative_slope}
 
@@ -194,7 +237,13 @@ def _architecture(network: MetaNetwork, config: Any, stored: Statistics, n_outpu
 def _block_plan(block: nn.Module) -> dict[str, Any]:
     conv = block.conv
     pools = getattr(block, "pool", True)
-    return {"n_inputs": conv.in_channels, "n_filters": conv.out_channels, "stride": conv.stride[0], "padding": conv.padding[0], "pools": pools}
+    return {
+        "n_inputs": conv.in_channels,
+        "n_filters": conv.out_channels,
+        "stride": conv.stride[0],
+        "padding": conv.padding[0],
+        "pools": pools,
+    }
 
 
 def _convolution_plan(conv: nn.Conv2d) -> list[int]:
@@ -202,7 +251,9 @@ def _convolution_plan(conv: nn.Conv2d) -> list[int]:
 
 
 def _residual_plan(block: nn.Module) -> dict[str, Any]:
-    convolutions = [_convolution_plan(block.get_submodule(f"conv{number}")) for number in range(1, block.n_convolutions + 1)]
+    convolutions = [
+        _convolution_plan(block.get_submodule(f"conv{number}")) for number in range(1, block.n_convolutions + 1)
+    ]
     downsample = None if block.downsample is None else _convolution_plan(block.downsample[0])
     return {"convolutions": convolutions, "downsample": downsample, "pools": block.pools}
 

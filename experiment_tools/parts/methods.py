@@ -49,7 +49,8 @@ def method_name(config: Mapping[str, Any]) -> str:
 
 
 def row_labels(configs: Sequence[Mapping[str, Any]], columns: Sequence[Iterable[Any]]) -> list[str]:
-    """A label for each config, such that configs with results in one column share it only when they are seeds of one method.
+    """A label for each config, such that configs with results in one column share it only when they are seeds of one
+    method.
 
     Args:
         configs: of the runs.
@@ -74,7 +75,8 @@ def tell_repeats_apart(
 ) -> list[str]:
     """The labels, with the run's name in those where one column would count the same training seed twice.
 
-    A seed that is run again, say on another machine or with other validation tasks, is no second independent run of the method.
+    A seed that is run again, say on another machine or with other validation tasks, is no second independent run of
+    the method.
     """
     n_runs: dict[Any, int] = {}
     for label, config, own in zip(labels, configs, columns, strict=True):
@@ -83,7 +85,11 @@ def tell_repeats_apart(
             n_runs[key] = n_runs.get(key, 0) + 1
     repeated = {label for (label, _, _), n in n_runs.items() if n > 1}
     return [
-        label if label not in repeated else f"{label[:-1]}, run {name})" if label.endswith(")") else f"{label} (run {name})"
+        label
+        if label not in repeated
+        else f"{label[:-1]}, run {name})"
+        if label.endswith(")")
+        else f"{label} (run {name})"
         for label, name in zip(labels, names, strict=True)
     ]
 

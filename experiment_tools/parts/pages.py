@@ -24,11 +24,13 @@ body { font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 0 auto; p
 h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 0.92rem; }
-th, td { padding: 0.35rem 0.8rem; text-align: left; white-space: nowrap; border-bottom: 1px solid #8886; vertical-align: top; }
+th, td { padding: 0.35rem 0.8rem; text-align: left; white-space: nowrap; border-bottom: 1px solid #8886;
+  vertical-align: top; }
 td.text { white-space: normal; min-width: 8rem; overflow-wrap: anywhere; }
 th { border-bottom: 2px solid #888a; vertical-align: bottom; }
 .note { font-size: 0.88rem; opacity: 0.8; max-width: 48rem; }
-figure { margin: 1rem 0; } figure svg { width: 100%; max-width: 46rem; height: auto; background: #fff; border-radius: 6px; }
+figure { margin: 1rem 0; } figure svg { width: 100%; max-width: 46rem; height: auto; background: #fff;
+  border-radius: 6px; }
 """
 
 
@@ -46,7 +48,8 @@ def html_table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     head = "".join(f"<th>{html.escape(cell)}</th>" for cell in heading)
     kinds = ["<td class=text>" if name in TEXT_COLUMNS else "<td>" for name in heading]
     body = "".join(
-        "<tr>" + "".join(f"{kind}{html.escape(cell)}</td>" for kind, cell in zip(kinds, row, strict=True)) + "</tr>" for row in rows
+        "<tr>" + "".join(f"{kind}{html.escape(cell)}</td>" for kind, cell in zip(kinds, row, strict=True)) + "</tr>"
+        for row in rows
     )
     return f"<div class=wide><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
 

@@ -52,7 +52,9 @@ class RunFiles:
     @property
     def is_regression(self) -> bool:
         """Whether what is written as accuracy is minus the mean squared error."""
-        return self.config.get("loss") == "mean_squared_error" or any((row.get("val_accuracy_mean") or 0.0) < 0 for row in self.rows)
+        return self.config.get("loss") == "mean_squared_error" or any(
+            (row.get("val_accuracy_mean") or 0.0) < 0 for row in self.rows
+        )
 
     def shown(self, score: float | None) -> float | None:
         """A score as people read it: the accuracy, or the mean squared error."""
@@ -66,11 +68,15 @@ def read_run(path: Path) -> RunFiles:
         ConfigError: it is no run folder.
     """
     if not (path / "config.json").is_file() and not (path / "logs").is_dir():
-        raise ConfigError(f"{path}: no run folder (neither config.json nor logs/ is there). Give experiments/<experiment_name>.")
+        raise ConfigError(
+            f"{path}: no run folder (neither config.json nor logs/ is there). Give experiments/<experiment_name>."
+        )
     run = RunFiles(path)
     logs = path / "logs"
     run.config = _read(run, path / "config.json", _json_object) or {}
-    run.starts = _read(run, path / "environment.json", lambda file: _list_of_objects(_json_object(file)["starts"])) or []
+    run.starts = (
+        _read(run, path / "environment.json", lambda file: _list_of_objects(_json_object(file)["starts"])) or []
+    )
     run.epochs = _read(run, logs / "curves.json", lambda file: _list_of_objects(_json_object(file)["epochs"])) or []
     run.rows = _read(run, logs / "summary_statistics.json", lambda file: _rows(_json_object(file))) or []
     run.iterations = _read(run, logs / "metrics.jsonl", _json_lines) or []

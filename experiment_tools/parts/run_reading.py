@@ -66,7 +66,8 @@ def find_run(text: str) -> Path:
         if path.is_dir():
             return path
     raise ConfigError(
-        f"{text}: no such run folder, neither as a path nor below {experiments_root()} (set EXPERIMENTS_DIR to look elsewhere). "
+        f"{text}: no such run folder, neither as a path nor below {experiments_root()} (set EXPERIMENTS_DIR to look "
+        "elsewhere). "
         "List the runs: python -m experiment_tools.runs"
     )
 
@@ -204,7 +205,11 @@ def results_of(run: Run, statistics: str | None = None) -> list[Result]:
         try:
             scores, loss = _scores_and_loss(run.path / "logs" / "test_predictions.safetensors", protocol)
             if abs(float(scores.mean()) - result["test_accuracy_mean"]) > 2e-3:  # float32 in torch, float64 here
-                scores, loss, problem = None, None, "logs/test_predictions.safetensors does not belong to logs/test_summary.json"
+                scores, loss, problem = (
+                    None,
+                    None,
+                    "logs/test_predictions.safetensors does not belong to logs/test_summary.json",
+                )
         except (StorageError, KeyError, ValueError) as error:
             problem = _reason(error)
         found.append(

@@ -14,24 +14,34 @@ from utils.paths import REPOSITORY_ROOT
 
 
 def nearest_config(config: Mapping[str, Any]) -> tuple[str, dict[str, tuple[Any, Any]]] | None:
-    """Return the generated config that a run's config is nearest to, and key -> (value there, value here) where they differ.
+    """Return the generated config that a run's config is nearest to, and key -> (value there, value here) where they
+    differ.
 
-    The one of the experiment's own name if there is one, else the one with the fewest differences; None where there is none.
+    The one of the experiment's own name if there is one, else the one with the fewest differences; None where there
+    is none.
     """
     folder = REPOSITORY_ROOT / "experiment_config"
     own = folder / f"{config.get('experiment_name')}.json"
-    nearest = own if own.is_file() else min(sorted(folder.glob("*.json")), key=lambda path: _n_differences(path, config), default=None)
+    nearest = (
+        own
+        if own.is_file()
+        else min(sorted(folder.glob("*.json")), key=lambda path: _n_differences(path, config), default=None)
+    )
     try:
         values = load_config(nearest).to_json_dict() if nearest else None
     except ConfigError:
         return None
     if values is None:
         return None
-    return nearest.stem, {key: (values[key], value) for key, value in config.items() if key in values and values[key] != value}
+    return nearest.stem, {
+        key: (values[key], value) for key, value in config.items() if key in values and values[key] != value
+    }
 
 
 def _n_differences(path: Path, config: Mapping[str, Any]) -> int:
-    """Keys of a config file that a run has with other values, as they stand there: checking every file would take a second."""
+    """Keys of a config file that a run has with other values, as they stand there: checking every file would take a
+    second.
+    """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         return sum(config.get(key) != value for key, value in values.items())

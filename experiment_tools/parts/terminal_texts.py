@@ -31,7 +31,10 @@ def start_banner(config: Any, description: Mapping[str, Any], width: int | None 
     heading = f"{method_name(values)}, {shape.n_way}-way {shape.n_shot}-shot, "
     heading += f"{shape.n_query} {'query' if shape.n_query == 1 else 'queries'} per class, "
     heading += f"{config.number_of_training_steps_per_iter} inner steps"
-    plan = f"{config.total_epochs} epochs x {config.total_iter_per_epoch} iterations x {config.tasks_per_meta_batch} tasks; "
+    plan = (
+        f"{config.total_epochs} epochs x {config.total_iter_per_epoch} iterations x {config.tasks_per_meta_batch} "
+        "tasks; "
+    )
     if config.test_after_training:
         n_models = min(config.number_of_ensemble_models, config.total_epochs)
         tested = f"the best {n_models} models are tested" if n_models > 1 else "the best model is tested"
@@ -53,13 +56,19 @@ def _differences(values: Mapping[str, Any]) -> list[str]:
     changed = {key: pair for key, pair in changed.items() if key not in FREE_KEYS or key == "total_epochs"}
     if not changed:
         return [f"settings of experiment_config/{name}.json"]
-    shown = [f"{key} {json.dumps(here)} ({json.dumps(there)})" for key, (there, here) in list(changed.items())[:MOST_DIFFERENCES]]
+    shown = [
+        f"{key} {json.dumps(here)} ({json.dumps(there)})"
+        for key, (there, here) in list(changed.items())[:MOST_DIFFERENCES]
+    ]
     more = f" and {len(changed) - len(shown)} more" if len(changed) > len(shown) else ""
     return [f"differs from experiment_config/{name}.json: {', '.join(shown)}{more}"]
 
 
 def parameter_table(description: Mapping[str, Any], width: int = 120) -> list[str]:
-    """One line per layer: parameters, shapes, and which the inner loop adapts. Shapes that do not fit into the width are left out."""
+    """One line per layer: parameters, shapes, and which the inner loop adapts.
+
+    Shapes that do not fit into the width are left out.
+    """
     adapted = set(description["adapted_parameters"])
     layers: dict[str, dict[str, Sequence[int]]] = {}
     for name, shape in description["meta_parameters"].items():

@@ -1,4 +1,6 @@
-"""Write `visual_outputs/report.html`, one file that shows what a run did: python -m experiment_tools.report RUN_FOLDER"""
+"""Write `visual_outputs/report.html`, one file that shows what a run did: python -m experiment_tools.report
+RUN_FOLDER
+"""
 
 import argparse
 import os
@@ -13,7 +15,8 @@ from utils.machine.host import die_with_parent
 
 
 def watch(run_folder: Path, *, orders: int, answers: int) -> None:
-    """Write the report whenever a line comes in, and leave when nothing can come any more: the training process has ended.
+    """Write the report whenever a line comes in, and leave when nothing can come any more: the training process has
+    ended.
 
     Each order is answered by a line: "ok", or one that says what went wrong. Orders that came in meanwhile are one.
 

@@ -60,12 +60,19 @@ def answers_of_test(arrays: Arrays, state: dict[str, Any]) -> Answers | None:
         raise ValueError(f"scores of shape {scores.shape} do not fit labels of shape {labels.shape}")
     names = state.get("class_names", {}).get(state["protocol"]["dataset"], ())
     ids = arrays.get(f"class_ids{suffix}")
-    known = ids is not None and ids.shape == (scores.shape[1], scores.shape[3]) and ids.min() >= 0 and ids.max() < len(names)
+    known = (
+        ids is not None
+        and ids.shape == (scores.shape[1], scores.shape[3])
+        and ids.min() >= 0
+        and ids.max() < len(names)
+    )
     return Answers(softmax(scores.mean(axis=0)), labels, ids if known else None, names if known else ())
 
 
 def task_errors_of_test(arrays: Arrays, state: dict[str, Any]) -> np.ndarray:
-    """Mean squared error of the models' mean output in each task of a regression, (T,); the first set of tasks, as above."""
+    """Mean squared error of the models' mean output in each task of a regression, (T,); the first set of tasks, as
+    above.
+    """
     prefix = f"scores.{state['protocol']['statistics']}"
     name = next(name for name in arrays if name.startswith(prefix))
     labels = arrays["query_labels" + name.removeprefix(prefix)]

@@ -20,47 +20,80 @@ Rates = Mapping[str, Sequence[float]]
 
 
 def inner_rates(run: RunFiles) -> Section:
-    """Learned inner learning rates: layer x step, with their way over epochs in each cell; of Meta-SGD how they are spread."""
+    """Learned inner learning rates: layer x step, with their way over epochs in each cell; of Meta-SGD how they are
+    spread.
+    """
     section = Section(
-        "inner-rates", "Inner learning rates",
-        "One learning rate per parameter and inner step. Colour compares with where they started; the line in a cell is its way over epochs.", "Inner rates",
-    )  # fmt: skip
+        "inner-rates",
+        "Inner learning rates",
+        "One learning rate per parameter and inner step. Colour compares with where they started; the line in a cell "
+        "is its way over epochs.",
+        "Inner rates",
+    )
     history = [rates for entry in run.epochs if (rates := rates_of(entry))]
     if not history:
-        section.missing.append("No epoch in logs/curves.json holds inner learning rates (one number per parameter and step).")
+        section.missing.append(
+            "No epoch in logs/curves.json holds inner learning rates (one number per parameter and step)."
+        )
         return section
     starts = {name: start_of(run.config, name) for name in history[-1]}
     newest, n_columns = history[-1], len(next(iter(history[-1].values())))
     thin = thinned(history, MOST_SPARK_POINTS)
     moved = any(rates[name] != newest[name] for rates in history for name in newest if name in rates)
-    learned = moved or any(abs(rate - starts[name]) > 1e-6 * abs(starts[name]) for name, row in newest.items() for rate in row)
+    learned = moved or any(
+        abs(rate - starts[name]) > 1e-6 * abs(starts[name]) for name, row in newest.items() for rate in row
+    )
     form = run.config.get("learnable_inner_loop_learning_rates", "none")
     if form == "per_element":
-        section.lead = "One learning rate per element of each parameter: their mean, and below how they are spread. Colour compares with where they started."
-    heads = {"per_layer": ["all steps"], "per_element": ["mean, all steps"]}.get(form) or [f"step {step + 1}" for step in range(n_columns)]
+        section.lead = (
+            "One learning rate per element of each parameter: their mean, and below how they are spread. Colour "
+            "compares with where they started."
+        )
+    heads = {"per_layer": ["all steps"], "per_element": ["mean, all steps"]}.get(form) or [
+        f"step {step + 1}" for step in range(n_columns)
+    ]
     rows = [
-        {"name": name, "cells": [_rate_cell(rate, starts[name], [_at(rates, name, step) for rates in thin], f"{name}, {head}")
-                                 for step, (rate, head) in enumerate(zip(newest[name], heads, strict=True))]}
+        {
+            "name": name,
+            "cells": [
+                _rate_cell(rate, starts[name], [_at(rates, name, step) for rates in thin], f"{name}, {head}")
+                for step, (rate, head) in enumerate(zip(newest[name], heads, strict=True))
+            ],
+        }
         for name in newest
-    ]  # fmt: skip
+    ]
     start = " and ".join(short(value) for value in sorted(set(starts.values())))
-    section.add("Layer × step", {"heads": heads, "rows": rows, "start": start}, kind="rates", size="two-thirds" if learned else "wide",
-                note="" if learned else "These rates are not learned in this run: all stay where they started.")  # fmt: skip
+    section.add(
+        "Layer × step",
+        {"heads": heads, "rows": rows, "start": start},
+        kind="rates",
+        size="two-thirds" if learned else "wide",
+        note="" if learned else "These rates are not learned in this run: all stay where they started.",
+    )
     if learned:
         weights = [name for name in newest if name.endswith("weight")]
         epochs = [entry["epoch"] for entry in run.epochs if rates_of(entry)]
         lines = [
-            Series(name, [(epoch, _mean(rates.get(name, ()))) for epoch, rates in zip(epochs, history, strict=True)], ramp(i, len(weights)))
+            Series(
+                name,
+                [(epoch, _mean(rates.get(name, ()))) for epoch, rates in zip(epochs, history, strict=True)],
+                ramp(i, len(weights)),
+            )
             for i, name in enumerate(weights)
         ]
         section.add(
             "Change over epochs",
             line_chart(lines, Axes("epoch", short, "epoch"), "Mean inner learning rate of each weight over epochs"),
-            legend=_ends([Legend(line.name, line.colour) for line in lines]), note="Mean over inner steps, weights only.",
-        )  # fmt: skip
+            legend=_ends([Legend(line.name, line.colour) for line in lines]),
+            note="Mean over inner steps, weights only.",
+        )
     for name, chart in element_rates(run.epochs, starts):
-        section.add(f"Rates in {name}", chart, legend=[Legend("median", "var(--accent)"), Legend("start", "var(--muted)", "dashed")],
-                    note="Band: half of its elements; faint lines: 5 and 95 % of them.")  # fmt: skip
+        section.add(
+            f"Rates in {name}",
+            chart,
+            legend=[Legend("median", "var(--accent)"), Legend("start", "var(--muted)", "dashed")],
+            note="Band: half of its elements; faint lines: 5 and 95 % of them.",
+        )
     return section
 
 
@@ -76,14 +109,29 @@ def element_rates(epochs: Sequence[Entry], starts: Mapping[str, float]) -> list[
     names = [name for name in looked[-1]["rate_quantiles"] if name.endswith("weight")][:MOST_WEIGHTS] if looked else []
     charts = []
     for name in names:
-        rows = [(entry["epoch"], *entry["rate_quantiles"][name][1:6]) for entry in looked if name in entry["rate_quantiles"]]
+        rows = [
+            (entry["epoch"], *entry["rate_quantiles"][name][1:6]) for entry in looked if name in entry["rate_quantiles"]
+        ]
         lines = [
             Series("start", [(row[0], starts.get(name)) for row in rows], "var(--muted)", "dashed"),
             Series("5 %", [(row[0], row[1]) for row in rows], "var(--accent)", "faint"),
             Series("95 %", [(row[0], row[5]) for row in rows], "var(--accent)", "faint"),
-            Series("median", [(row[0], row[3]) for row in rows], "var(--accent)", dots=len(rows) < 30, band=[(row[0], row[2], row[4]) for row in rows]),
+            Series(
+                "median",
+                [(row[0], row[3]) for row in rows],
+                "var(--accent)",
+                dots=len(rows) < 30,
+                band=[(row[0], row[2], row[4]) for row in rows],
+            ),
         ]
-        charts.append((name, line_chart(lines, Axes("epoch", short, "epoch"), f"Inner learning rates of the elements of {name} over epochs")))
+        charts.append(
+            (
+                name,
+                line_chart(
+                    lines, Axes("epoch", short, "epoch"), f"Inner learning rates of the elements of {name} over epochs"
+                ),
+            )
+        )
     return charts
 
 
@@ -123,13 +171,23 @@ def _ends(legends: list[Legend]) -> list[Legend]:
 
 def batch_norm(run: RunFiles) -> Section:
     """Statistics and parameters of the norm layers, per inner step where they have rows of their own."""
-    section = Section("batch-norm", "Batch norm", "Means over the channels of each layer. MAML++ keeps one row per inner step; else it is one over epochs.", "Batch norm")
+    section = Section(
+        "batch-norm",
+        "Batch norm",
+        "Means over the channels of each layer. MAML++ keeps one row per inner step; else it is one over epochs.",
+        "Batch norm",
+    )
     entries = [entry for entry in run.epochs if entry.get("batch_norm")]
     if not entries:
         section.missing.append("No epoch in logs/curves.json holds batch-norm statistics.")
         return section
     newest = entries[-1]["batch_norm"]
-    names = {"running_mean": "Running mean", "running_var": "Running variance", "weight": "Weight γ", "bias": "Bias β"}
+    names = {
+        "running_mean": "Running mean",
+        "running_var": "Running variance",
+        "weight": "Weight γ",
+        "bias": "Bias β",
+    }
     for key, title in names.items():
         layers = [layer for layer, values in newest.items() if _numbers(values.get(key))]
         per_step = any(len(newest[layer][key]) > 1 for layer in layers)
@@ -142,15 +200,21 @@ def batch_norm(run: RunFiles) -> Section:
                     lines.append(Series(f"{layer}, first", [(s + 1, v) for s, v in enumerate(first)], colour, "faint"))
                 lines.append(Series(layer, [(s + 1, v) for s, v in enumerate(newest[layer][key])], colour, dots=True))
             else:
-                values = [(entry["epoch"], _mean(entry["batch_norm"].get(layer, {}).get(key) or ())) for entry in entries]
+                values = [
+                    (entry["epoch"], _mean(entry["batch_norm"].get(layer, {}).get(key) or ())) for entry in entries
+                ]
                 lines.append(Series(layer, values, colour, dots=len(entries) < 30))
         axes = Axes("inner step" if per_step else "epoch", short, "step" if per_step else "epoch")
         what = "per inner step" if per_step else "over epochs"
         section.add(
-            title, line_chart(lines, axes, f"{title} of each norm layer {what}"),
+            title,
+            line_chart(lines, axes, f"{title} of each norm layer {what}"),
             legend=_ends([Legend(line.name, line.colour) for line in lines if line.look != "faint"]),
-            size="half", note=f"Epoch {entries[-1]['epoch']}; faint: epoch {entries[0]['epoch']}." if per_step and len(entries) > 1 else "",
-        )  # fmt: skip
+            size="half",
+            note=f"Epoch {entries[-1]['epoch']}; faint: epoch {entries[0]['epoch']}."
+            if per_step and len(entries) > 1
+            else "",
+        )
     return section
 
 
@@ -161,28 +225,44 @@ def _numbers(values: Any) -> bool:
 def gradients(run: RunFiles) -> Section:
     """Norms of meta-gradients and updates, and the angle between first and second order."""
     section = Section(
-        "gradients", "Gradients and updates",
-        "How large the meta-gradient is, what it does to the weights, and how far the first-order approximation points elsewhere.", "Gradients",
-    )  # fmt: skip
+        "gradients",
+        "Gradients and updates",
+        "How large the meta-gradient is, what it does to the weights, and how far the first-order approximation "
+        "points elsewhere.",
+        "Gradients",
+    )
     per_epoch = run.config.get("total_iter_per_epoch") or 1
     lines = thinned([line for line in run.iterations if line.get("gradient_norm") is not None], 400)
     means = [(row["epoch"], row.get("gradient_norm_mean")) for row in run.rows]
     chart = line_chart(
-        [Series("single iterations", [(line["iteration"] / per_epoch, line["gradient_norm"]) for line in lines], "var(--ink)", "faint"),
-         Series("mean of the epoch", means, "var(--ink)", dots=len(means) < 30)],
-        Axes("epoch", short, "epoch", log_y=True), "Norm of the meta-gradient over epochs",
-    )  # fmt: skip
+        [
+            Series(
+                "single iterations",
+                [(line["iteration"] / per_epoch, line["gradient_norm"]) for line in lines],
+                "var(--ink)",
+                "faint",
+            ),
+            Series("mean of the epoch", means, "var(--ink)", dots=len(means) < 30),
+        ],
+        Axes("epoch", short, "epoch", log_y=True),
+        "Norm of the meta-gradient over epochs",
+    )
     section.add("Norm of the meta-gradient", chart, "nothing is logged yet.",
                 legend=[Legend("mean of the epoch", "var(--ink)"), Legend("single iterations", "var(--ink)", "faint")],
                 note="All parameters together, before clamping and clipping.")  # fmt: skip
     looked = [entry for entry in run.epochs if entry.get("gradients")]
     if not looked:
-        section.missing.append("Norms per layer and angles: no epoch was looked at (diagnostics_every_epochs is 0, or no epoch is finished).")
+        section.missing.append(
+            "Norms per layer and angles: no epoch was looked at (diagnostics_every_epochs is 0, or no epoch is "
+            "finished)."
+        )
         return section
     section.add(
-        "Angle between first and second order", angle_chart(looked),
+        "Angle between first and second order",
+        angle_chart(looked),
         "this run is of first order throughout, so the second was never computed.",
-        note=f"Both gradients of the same validation tasks. {_angle_at_switch(looked)}0° would mean that the second order changes nothing but the length.",
+        note=f"Both gradients of the same validation tasks. {_angle_at_switch(looked)}0° would mean that the second "
+        "order changes nothing but the length.",
     )
     updates = [entry for entry in run.epochs if entry.get("updates")]
     weights = [n for n in updates[-1]["updates"] if n.endswith("weight") and ".norm." not in n] if updates else []
@@ -191,16 +271,34 @@ def gradients(run: RunFiles) -> Section:
         for i, name in enumerate(weights)
     ]
     section.add(
-        "Update / weight", line_chart(ratio, Axes("epoch", short, "epoch", log_y=True), "Norm of an update over norm of the weight, over epochs"),
-        legend=_ends([Legend(line.name, line.colour) for line in ratio]), note="Norm of one meta-update relative to the weight's own. Around 0.001 is usual.",
-    )  # fmt: skip
+        "Update / weight",
+        line_chart(
+            ratio, Axes("epoch", short, "epoch", log_y=True), "Norm of an update over norm of the weight, over epochs"
+        ),
+        legend=_ends([Legend(line.name, line.colour) for line in ratio]),
+        note="Norm of one meta-update relative to the weight's own. Around 0.001 is usual.",
+    )
     norms = [(entry["epoch"], entry["gradients"]["norms"]) for entry in looked]
-    section.add("Gradient norm by parameter, over epochs", norm_strips(norms, "Gradient norm"), kind="strips", size="half",
-                note="The stronger the colour, the larger, on a logarithmic scale; the number is the newest. "
-                     "Parameters with next to no gradient are left out, such as biases before a norm layer.")  # fmt: skip
-    norms = [(entry["epoch"], {name: update.get("update_norm") for name, update in entry["updates"].items()}) for entry in updates]
-    section.add("Update norm by parameter, over epochs", norm_strips(norms, "Update norm"), "no update was looked at.", kind="strips", size="half",
-                note="Of one meta-update, the next one after the epoch.")  # fmt: skip
+    section.add(
+        "Gradient norm by parameter, over epochs",
+        norm_strips(norms, "Gradient norm"),
+        kind="strips",
+        size="half",
+        note="The stronger the colour, the larger, on a logarithmic scale; the number is the newest. "
+        "Parameters with next to no gradient are left out, such as biases before a norm layer.",
+    )
+    norms = [
+        (entry["epoch"], {name: update.get("update_norm") for name, update in entry["updates"].items()})
+        for entry in updates
+    ]
+    section.add(
+        "Update norm by parameter, over epochs",
+        norm_strips(norms, "Update norm"),
+        "no update was looked at.",
+        kind="strips",
+        size="half",
+        note="Of one meta-update, the next one after the epoch.",
+    )
     return section
 
 
@@ -208,7 +306,13 @@ def angle_chart(looked: Sequence[Entry]) -> Markup | None:
     """Angle over epochs; the background and a mark tell where the derivative order changes."""
     angles = [(entry["epoch"], entry["gradients"].get("angle_degrees")) for entry in looked]
     switch = _switch(looked)
-    axes = Axes("epoch", lambda degrees: f"{degrees:.3g}°", "epoch", (0.0, None), shades=() if switch is None else [(0, switch - 0.5, "var(--shade)")])
+    axes = Axes(
+        "epoch",
+        lambda degrees: f"{degrees:.3g}°",
+        "epoch",
+        (0.0, None),
+        shades=() if switch is None else [(0, switch - 0.5, "var(--shade)")],
+    )
     marks = [] if switch is None else [Mark(switch - 0.5, "second order from here", "var(--ink)")]
     return line_chart([Series("angle", angles, "var(--accent)", dots=len(angles) < 30)], axes,
                       "Angle between first- and second-order meta-gradients over epochs", marks)  # fmt: skip
@@ -217,7 +321,10 @@ def angle_chart(looked: Sequence[Entry]) -> Markup | None:
 def _switch(looked: Sequence[Entry]) -> int | None:
     """The first epoch of second order after one of first order."""
     orders = [(entry["epoch"], entry["gradients"].get("order")) for entry in looked]
-    return next((epoch for (_, before), (epoch, now) in itertools.pairwise(orders) if (before, now) == ("first", "second")), None)
+    return next(
+        (epoch for (_, before), (epoch, now) in itertools.pairwise(orders) if (before, now) == ("first", "second")),
+        None,
+    )
 
 
 def _angle_at_switch(looked: Sequence[Entry]) -> str:
@@ -254,9 +361,18 @@ def norm_strips(looks: Sequence[tuple[int, Mapping[str, float | None]]], what: s
     rows = []
     for name in sorted(names, key=lambda name: order[name.rpartition(".")[0]]):
         row = [(epoch, norms.get(name)) for epoch, norms in shown]
-        cells = [(_strip_colour(norm, low, high), f"{name}, epoch {epoch}: {'–' if norm is None else short(norm)}") for epoch, norm in row]
+        cells = [
+            (_strip_colour(norm, low, high), f"{name}, epoch {epoch}: {'–' if norm is None else short(norm)}")
+            for epoch, norm in row
+        ]
         last = row[-1][1]
-        rows.append({"name": name, "strip": strip(cells, f"{what} of {name} over epochs"), "last": "–" if last is None else f"{last:.3g}"})
+        rows.append(
+            {
+                "name": name,
+                "strip": strip(cells, f"{what} of {name} over epochs"),
+                "last": "–" if last is None else f"{last:.3g}",
+            }
+        )
     return rows
 
 

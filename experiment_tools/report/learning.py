@@ -25,32 +25,54 @@ Entry = Mapping[str, Any]
 
 def learning(run: RunFiles) -> Section:
     """Training and validation over epochs, with the best epoch marked."""
-    section = Section("learning", "Learning curves", "Loss and accuracy over epochs. The band is the 95 % interval over validation tasks.", "Learning")
+    section = Section(
+        "learning",
+        "Learning curves",
+        "Loss and accuracy over epochs. The band is the 95 % interval over validation tasks.",
+        "Learning",
+    )
     validated = [row for row in run.rows if row.get("val_accuracy_mean") is not None]
     best = best_row(validated) if validated else None
     words = short if run.is_regression else percent
-    names = (("accuracy", "Mean squared error", (0.0, None)) if run.is_regression else ("accuracy", "Accuracy", (0.0, 1.0)), ("loss", "Loss", (0.0, None)))
+    names = (
+        ("accuracy", "Mean squared error", (0.0, None)) if run.is_regression else ("accuracy", "Accuracy", (0.0, 1.0)),
+        ("loss", "Loss", (0.0, None)),
+    )
     legend = [Legend("training", TRAIN), Legend("validation", VAL), Legend("single iterations", TRAIN, "faint")]
     for name, title, y_range in names:
         is_score = name == "accuracy"
         axes = Axes("epoch", percent_tick if title == "Accuracy" else short, "epoch", y_range)
 
-        def points(values: Sequence[tuple[float, float | None]], is_score: bool = is_score) -> list[tuple[float, float | None]]:
+        def points(
+            values: Sequence[tuple[float, float | None]], is_score: bool = is_score
+        ) -> list[tuple[float, float | None]]:
             return [(x, run.shown(y) if is_score else y) for x, y in values]
 
         middle = dict(points(series_of(validated, f"val_{name}_mean")))
         half = {row["epoch"]: row.get(f"val_{name}_ci95") for row in validated}
-        band = [(epoch, middle[epoch] - width, middle[epoch] + width) for epoch, width in half.items() if width is not None]
+        band = [
+            (epoch, middle[epoch] - width, middle[epoch] + width) for epoch, width in half.items() if width is not None
+        ]
         lines = [
             Series("single iterations", points(_trace(run, name)), TRAIN, "faint"),
             Series("training", points(series_of(run.rows, f"train_{name}_mean")), TRAIN, dots=len(run.rows) < 30),
-            Series("validation", points(series_of(run.rows, f"val_{name}_mean")), VAL, dots=len(run.rows) < 30, band=band),
+            Series(
+                "validation", points(series_of(run.rows, f"val_{name}_mean")), VAL, dots=len(run.rows) < 30, band=band
+            ),
         ]
         text = f", {words(run.shown(best['val_accuracy_mean']))}" if best and is_score else ""
         marks = [Mark(best["epoch"], f"best: epoch {best['epoch']}{text}", VAL)] if best else []
         chart = line_chart(lines, axes, f"{title} of training and validation over epochs", marks)
-        section.add(title, chart, NOT_YET, legend=legend, size="half",
-                    note=f"Query {'points' if run.is_regression else 'images'} after the last inner step." if is_score else "What the outer loop lowers.")  # fmt: skip
+        section.add(
+            title,
+            chart,
+            NOT_YET,
+            legend=legend,
+            size="half",
+            note=f"Query {'points' if run.is_regression else 'images'} after the last inner step."
+            if is_score
+            else "What the outer loop lowers.",
+        )
     return section
 
 
@@ -64,10 +86,13 @@ def _trace(run: RunFiles, name: str) -> list[tuple[float, float | None]]:
 def adaptation(run: RunFiles) -> Section:
     """Support and query, before and after each inner step."""
     section = Section(
-        "adaptation", "Adaptation, step by step",
-        "What the inner loop does to a task with classes never seen before: step 0 is before adaptation, each step is one update on the "
-        "support set.", "Adaptation",
-    )  # fmt: skip
+        "adaptation",
+        "Adaptation, step by step",
+        "What the inner loop does to a task with classes never seen before: step 0 is before adaptation, each step is "
+        "one update on the "
+        "support set.",
+        "Adaptation",
+    )
     entries = [entry for entry in run.epochs if entry.get("val")]
     if not entries:
         section.missing.append("No validated epoch in logs/curves.json yet.")
@@ -76,7 +101,11 @@ def adaptation(run: RunFiles) -> Section:
     best_epoch = best_row(rows)["epoch"] if rows else entries[-1]["epoch"]
     chosen = next((entry for entry in entries if entry["epoch"] == best_epoch), entries[-1])
     regression = run.is_regression
-    score, score_axes = ("Mean squared error", (short, True, (None, None))) if regression else ("Accuracy", (percent_tick, False, (0.0, 1.0)))
+    score, score_axes = (
+        ("Mean squared error", (short, True, (None, None)))
+        if regression
+        else ("Accuracy", (percent_tick, False, (0.0, 1.0)))
+    )
     legend = [
         Legend("validation, query", VAL), Legend("validation, support", VAL, "dashed"),
         Legend("training, query", TRAIN), Legend("training, support", TRAIN, "dashed"),
@@ -87,23 +116,40 @@ def adaptation(run: RunFiles) -> Section:
     ):
         shown = run.shown if name == "accuracy" else (lambda value: value)
         lines = [
-            Series(f"{words}, {part}", [(x, shown(y)) for x, y in _steps(chosen, split, f"{part}_{name}")], colour,
-                   "dashed" if part == "support" else "solid", dots=part == "query")
-            for split, words, colour in (("train", "training", TRAIN), ("val", "validation", VAL)) for part in ("support", "query")
-        ]  # fmt: skip
+            Series(
+                f"{words}, {part}",
+                [(x, shown(y)) for x, y in _steps(chosen, split, f"{part}_{name}")],
+                colour,
+                "dashed" if part == "support" else "solid",
+                dots=part == "query",
+            )
+            for split, words, colour in (("train", "training", TRAIN), ("val", "validation", VAL))
+            for part in ("support", "query")
+        ]
         chart = line_chart(lines, axes, f"{title} after each inner step in epoch {chosen['epoch']}")
-        note = f"Epoch {chosen['epoch']}, the best one." if chosen["epoch"] == best_epoch else f"Epoch {chosen['epoch']}."
+        note = (
+            f"Epoch {chosen['epoch']}, the best one." if chosen["epoch"] == best_epoch else f"Epoch {chosen['epoch']}."
+        )
         section.add(f"{title} per inner step", chart, legend=legend, note=note)
     n_rows = len(entries[-1]["val"]["query_accuracy"])
     lines = [
-        Series(_after(step), [(entry["epoch"], run.shown(entry["val"]["query_accuracy"][step])) for entry in entries], ramp(step, n_rows))
+        Series(
+            _after(step),
+            [(entry["epoch"], run.shown(entry["val"]["query_accuracy"][step])) for entry in entries],
+            ramp(step, n_rows),
+        )
         for step in range(n_rows)
     ]
     section.add(
         "Before and after, over epochs",
-        line_chart(lines, Axes("epoch", score_axes[0], "epoch", score_axes[2], log_y=score_axes[1]), f"Validation {score.lower()} over epochs, by inner steps done"),
+        line_chart(
+            lines,
+            Axes("epoch", score_axes[0], "epoch", score_axes[2], log_y=score_axes[1]),
+            f"Validation {score.lower()} over epochs, by inner steps done",
+        ),
         legend=[Legend(line.name, line.colour) for line in (lines if n_rows <= 6 else (lines[0], lines[1], lines[-1]))],
-        note=f"Validation, query, {score.lower()}. The distance between the lowest and the highest line is what adaptation gains.",
+        note=f"Validation, query, {score.lower()}. The distance between the lowest and the highest line is what "
+        "adaptation gains.",
     )
     return section
 
@@ -120,8 +166,17 @@ def _steps(entry: Entry, split: str, name: str) -> list[tuple[float, float | Non
 
 def outer_loop(run: RunFiles) -> Section:
     """Weights of the outer loss and the meta learning rate."""
-    section = Section("outer-loop", "Outer loop", "Which inner steps the outer loss looks at, and how fast the start is learned.", "Outer loop")
-    rows = [(entry["epoch"], entry["multi_step_loss_weights"]) for entry in run.epochs if entry.get("multi_step_loss_weights")]
+    section = Section(
+        "outer-loop",
+        "Outer loop",
+        "Which inner steps the outer loss looks at, and how fast the start is learned.",
+        "Outer loop",
+    )
+    rows = [
+        (entry["epoch"], entry["multi_step_loss_weights"])
+        for entry in run.epochs
+        if entry.get("multi_step_loss_weights")
+    ]
     section.add("Multi-step loss weights", multi_step_weights(rows), NOT_YET, legend=_weight_legend(rows), size="half",
                 note="Share of the query loss after each inner step in the outer loss; they sum to one.")  # fmt: skip
     rates = [(entry["epoch"], entry.get("meta_learning_rate")) for entry in run.epochs]
@@ -142,7 +197,13 @@ def multi_step_weights(rows: Sequence[tuple[int, Sequence[float]]]) -> Markup | 
     rows = thinned([(epoch, weights) for epoch, weights in rows if len(weights) == n_steps], 150)
     names = [f"step {step + 1}" for step in range(n_steps)]
     colours = [ramp(step, n_steps) for step in range(n_steps)]
-    return area_chart(names, rows, colours, Axes("epoch", percent_tick, "epoch"), "Weights of the inner steps in the outer loss over epochs")
+    return area_chart(
+        names,
+        rows,
+        colours,
+        Axes("epoch", percent_tick, "epoch"),
+        "Weights of the inner steps in the outer loss over epochs",
+    )
 
 
 def _weight_legend(rows: Sequence[tuple[int, Sequence[float]]]) -> list[Legend]:

@@ -1,4 +1,5 @@
 """The report's sections about the machine and the settings: where the time went, memory, environment, config."""
+
 import json
 from typing import Any
 
@@ -21,36 +22,63 @@ from experiment_tools.report.svg import Axes, Series, line_chart
 from utils.config.schema import SECTIONS
 
 PARTS = (
-    ("waiting for data", "var(--muted)"), ("inner loop", "var(--accent)"), ("outer loop", TRAIN), ("evaluation", VAL), ("looks for this page", TEST),
-)  # fmt: skip
+    ("waiting for data", "var(--muted)"),
+    ("inner loop", "var(--accent)"),
+    ("outer loop", TRAIN),
+    ("evaluation", VAL),
+    ("looks for this page", TEST),
+)
 START_KEYS = ("started", "device", "python", "system", "cuda", "cudnn", "threads", "commit", "uncommitted_changes")
 
 
 def time_and_memory(run: RunFiles) -> Section:
     """Where the seconds went, speed and memory over epochs."""
-    section = Section("machine", "Time and memory", "Where the seconds of the run went, how fast it trains and what it needs.", "Machine")
+    section = Section(
+        "machine",
+        "Time and memory",
+        "Where the seconds of the run went, how fast it trains and what it needs.",
+        "Machine",
+    )
     split = time_split(run)
     if split:
         total = sum(split.values())
         parts = [
-            {"name": name, "colour": colour, "share": round(100 * split[name] / total, 2), "percent": percent(split[name] / total),
-             "text": duration(split[name])}
-            for name, colour in PARTS if split.get(name)
-        ]  # fmt: skip
+            {
+                "name": name,
+                "colour": colour,
+                "share": round(100 * split[name] / total, 2),
+                "percent": percent(split[name] / total),
+                "text": duration(split[name]),
+            }
+            for name, colour in PARTS
+            if split.get(name)
+        ]
         by_probe = "inner loop" in split
         note = "Inner and outer loop: their shares as measured once per epoch on one meta-batch." if by_probe else ""
         section.add("Time split", {"parts": parts, "total": duration(total)}, kind="split", size="wide", note=note)
     else:
         section.missing.append("Time split: no epoch is finished yet.")
     speed = series_of(run.rows, "train_tasks_per_s")
-    section.add("Speed", line_chart([Series("training tasks per second", speed, TRAIN, dots=len(speed) < 30)],
-                                    Axes("epoch", short, "epoch", from_zero=True), "Training tasks per second over epochs"),
-                note="Training tasks per second, waiting for data included.")  # fmt: skip
+    section.add(
+        "Speed",
+        line_chart(
+            [Series("training tasks per second", speed, TRAIN, dots=len(speed) < 30)],
+            Axes("epoch", short, "epoch", from_zero=True),
+            "Training tasks per second over epochs",
+        ),
+        note="Training tasks per second, waiting for data included.",
+    )
     memory = [(entry["epoch"], entry.get("peak_memory_mib")) for entry in run.epochs]
     on = run.starts[-1].get("device", "") if run.starts else ""
-    section.add("Peak memory", line_chart([Series("MiB", memory, "var(--accent)", dots=len(memory) < 30)],
-                                          Axes("epoch", lambda mib: f"{mib:.0f}", "epoch", from_zero=True), "Peak memory over epochs, in MiB"),
-                note=f"MiB {'of the process' if on == 'cpu' else 'allocated on the device'}, the most so far since its start.")  # fmt: skip
+    section.add(
+        "Peak memory",
+        line_chart(
+            [Series("MiB", memory, "var(--accent)", dots=len(memory) < 30)],
+            Axes("epoch", lambda mib: f"{mib:.0f}", "epoch", from_zero=True),
+            "Peak memory over epochs, in MiB",
+        ),
+        note=f"MiB {'of the process' if on == 'cpu' else 'allocated on the device'}, the most so far since its start.",
+    )
     seconds = [(row["epoch"], row.get("epoch_run_time")) for row in run.rows]
     section.add("Time of an epoch", line_chart(
         [Series("training", series_of(run.rows, "train_time_s"), TRAIN, dots=len(seconds) < 30),
@@ -72,19 +100,23 @@ def time_split(run: RunFiles) -> dict[str, float]:
     computing = max(train - data, 0.0)
     looking = sum(entry.get("look_time_s") or 0.0 for entry in run.epochs)
     if inner + outer <= 0:
-        return {"waiting for data": data, "outer loop": computing, "evaluation": evaluation, "looks for this page": looking}
+        return {
+            "waiting for data": data,
+            "outer loop": computing,
+            "evaluation": evaluation,
+            "looks for this page": looking,
+        }
     share = inner / (inner + outer)
     return {
-        "waiting for data": data, "inner loop": computing * share, "outer loop": computing * (1 - share), "evaluation": evaluation,
+        "waiting for data": data,
+        "inner loop": computing * share,
+        "outer loop": computing * (1 - share),
+        "evaluation": evaluation,
         "looks for this page": looking,
-    }  # fmt: skip
+    }
 
 
 # --- config and environment -------------------------------------------------------------------------------------------
-
-
-
-
 
 
 def settings(run: RunFiles) -> Section:
@@ -102,7 +134,10 @@ def settings(run: RunFiles) -> Section:
         note = "" if rows else "Nothing: every key has the value that its template generated."
         section.add(title, Table(rows, ["key", "there", "this run"], code=True), kind="table", size="wide", note=note)
     groups = [
-        {"name": (model.__doc__ or "").strip(), "rows": [[key, _json(run.config[key])] for key in model.model_fields if key in run.config]}
+        {
+            "name": (model.__doc__ or "").strip(),
+            "rows": [[key, _json(run.config[key])] for key in model.model_fields if key in run.config],
+        }
         for model in SECTIONS
     ]
     section.add("The whole config", [group for group in groups if group["rows"]], kind="config", size="wide")
@@ -111,7 +146,12 @@ def settings(run: RunFiles) -> Section:
 
 def environment(run: RunFiles) -> Section:
     """Versions and device of every start."""
-    section = Section("environment", "Environment", "What the run was made with. A run that was resumed has several starts.", "Environment")
+    section = Section(
+        "environment",
+        "Environment",
+        "What the run was made with. A run that was resumed has several starts.",
+        "Environment",
+    )
     if not run.starts:
         section.missing.append("environment.json is not there or cannot be read.")
         return section
@@ -119,19 +159,28 @@ def environment(run: RunFiles) -> Section:
     rows = [[key.replace("_", " "), _plain(newest[key])] for key in START_KEYS if newest.get(key) not in (None, "")]
     section.add("Machine and code", Table(rows), kind="table")
     packages = newest.get("packages") or {}
-    section.add("Packages", Table([[name, _plain(version)] for name, version in packages.items() if version]), kind="table")
+    section.add(
+        "Packages", Table([[name, _plain(version)] for name, version in packages.items() if version]), kind="table"
+    )
     data = newest.get("data") or {}
     splits = data.get("splits") or {}
     rows = [[split, f"{counts['classes']} classes, {counts['images']} images"] for split, counts in splits.items()]
-    rows += [[key.replace("_", " "), _plain(data[key])] for key in ("dataset_name", "image_shape", "content_sha256") if data.get(key)]
+    rows += [
+        [key.replace("_", " "), _plain(data[key])]
+        for key in ("dataset_name", "image_shape", "content_sha256")
+        if data.get(key)
+    ]
     section.add("Data", Table(rows), kind="table")
     if len(run.starts) > 1:
-        rows = [[str(start.get("started", "?")), f"{start.get('device', '?')}, torch {(start.get('packages') or {}).get('torch', '?')}"]
-                for start in run.starts[-20:]]  # fmt: skip
+        rows = [
+            [
+                str(start.get("started", "?")),
+                f"{start.get('device', '?')}, torch {(start.get('packages') or {}).get('torch', '?')}",
+            ]
+            for start in run.starts[-20:]
+        ]
         section.add(f"{len(run.starts)} starts", Table(rows), kind="table")
     return section
-
-
 
 
 def _json(value: Any) -> str:

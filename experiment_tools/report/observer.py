@@ -1,7 +1,8 @@
-"""Keeps `visual_outputs/report.html` up to date beside a run: asks a process of its own, of the lowest priority, for a new one.
+"""Keeps `visual_outputs/report.html` up to date beside a run: asks a process of its own, of the lowest priority, for
+a new one.
 
-That process is started once and waits; an order is one byte in a pipe. So training never waits for a picture, and whatever
-goes wrong there is one warning here.
+That process is started once and waits; an order is one byte in a pipe. So training never waits for a picture, and
+whatever goes wrong there is one warning here.
 """
 
 import contextlib
@@ -27,12 +28,17 @@ class ReportObserver(Observer):
 
     Args:
         every_s: least seconds between two orders.
-        command: what makes reports: it gets the run folder as its last argument; `experiment_tools.report.__main__.watch` says the rest.
+        command: what makes reports: it gets the run folder as its last argument;
+            `experiment_tools.report.__main__.watch` says the rest.
         says_where: tell at the end where the report is.
     """
 
     def __init__(
-        self, every_s: float, command: tuple[str, ...] = (sys.executable, "-m", "experiment_tools.report", "--watch"), *, says_where: bool = True
+        self,
+        every_s: float,
+        command: tuple[str, ...] = (sys.executable, "-m", "experiment_tools.report", "--watch"),
+        *,
+        says_where: bool = True,
     ):
         self.every_s, self.command, self.says_where = every_s, command, says_where
         self._process: subprocess.Popen[bytes] | None = None
@@ -46,9 +52,14 @@ class ReportObserver(Observer):
         try:
             # A session of its own: Ctrl-C in the terminal is for the training, which then asks for the last report.
             self._process = subprocess.Popen(
-                [*self.command, str(run_folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-                bufsize=0, cwd=REPOSITORY_ROOT, start_new_session=True,
-            )  # fmt: skip
+                [*self.command, str(run_folder)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                bufsize=0,
+                cwd=REPOSITORY_ROOT,
+                start_new_session=True,
+            )
             os.set_blocking(self._process.stdin.fileno(), False)
             os.set_blocking(self._process.stdout.fileno(), False)
         except OSError as error:
@@ -110,7 +121,10 @@ class ReportObserver(Observer):
     def _warn(self, reason: str) -> None:
         """Once per run: a report that fails once mostly fails every time."""
         if not self._warned:
-            log.warning("The report could not be made: %s. The run goes on without it; --report_every_s 0 turns it off.", reason.rstrip("."))
+            log.warning(
+                "The report could not be made: %s. The run goes on without it; --report_every_s 0 turns it off.",
+                reason.rstrip("."),
+            )
         self._warned = True
 
 

@@ -1,7 +1,8 @@
 """Write `visual_outputs/report.html`, one file that shows what a run did: python -m experiment_tools.report RUN_FOLDER
 
-It holds pictures, style and script itself and loads nothing from anywhere; what a run has not written (yet) is said in its place.
-Needs no torch, so that it can be made beside a training run; `experiment_tools.report.observer` starts it so, with --watch.
+It holds pictures, style and script itself and loads nothing from anywhere; what a run has not written (yet) is said
+in its place. Needs no torch, so that it can be made beside a training run; `experiment_tools.report.observer` starts
+it so, with --watch.
 """
 
 import base64
@@ -47,7 +48,10 @@ def _attempt(build: Callable[[RunFiles], Section], run: RunFiles) -> Section:
     except DAMAGED as error:
         name = build.__name__.replace("_", "-")
         empty = Section(name, name.replace("-", " ").capitalize(), "")
-        empty.missing.append(f"This part could not be drawn: the run's files hold something unexpected ({type(error).__name__}: {error}).")
+        empty.missing.append(
+            f"This part could not be drawn: the run's files hold something unexpected ({type(error).__name__}: "
+            f"{error})."
+        )
         return empty
 
 
@@ -62,13 +66,23 @@ def report_html(run: RunFiles) -> str:
     except ImportError as error:
         raise ConfigError(f"the report needs jinja2, which {sys.executable} lacks. Run: bash install.sh") from error
     loader = jinja2.FileSystemLoader(FOLDER)
-    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = jinja2.Environment(
+        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     environment.filters["breakable"] = breakable
     script = (FOLDER / "report.js").read_text(encoding="utf-8")
     try:
         head = report_results.headline(run)
     except DAMAGED as error:
-        head = {"state": "damaged", "finished": False, "value": "–", "interval": "", "what": "the result cannot be shown", "tiles": [], "protocol": []}
+        head = {
+            "state": "damaged",
+            "finished": False,
+            "value": "–",
+            "interval": "",
+            "what": "the result cannot be shown",
+            "tiles": [],
+            "protocol": [],
+        }
         run.problems.append(f"the result cannot be shown ({type(error).__name__}: {error})")
     try:
         verdict = findings(run.rows, run.epochs, run.config)
@@ -98,17 +112,12 @@ def write_report(run_folder: Path) -> Path:
     if len(page) > LARGEST_BYTES:  # pictures are the only thing that can be so large
         run = read_run(run_folder)
         run.examples = ({}, {})
-        run.problems.append("the validation episodes are left out: with their images the report would be larger than 2 MB")
+        run.problems.append(
+            "the validation episodes are left out: with their images the report would be larger than 2 MB"
+        )
         page = report_html(run).encode("utf-8", "replace")
     path = run_folder / REPORT
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_temporary_files(path.parent)
     write_bytes_atomically(path, page)
     return path
-
-
-
-
-
-
-

@@ -26,7 +26,9 @@ from utils.metrics import score_named, score_of
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 LARGEST_MATRIX = MOST_SINGLE_BARS = 20
-NOT_TESTED = "Not tested, as test_after_training is false. To test it: the same command with --test_after_training true."
+NOT_TESTED = (
+    "Not tested, as test_after_training is false. To test it: the same command with --test_after_training true."
+)
 
 
 def headline(run: RunFiles) -> dict[str, Any]:
@@ -34,7 +36,13 @@ def headline(run: RunFiles) -> dict[str, Any]:
     validated = [row for row in run.rows if row.get("val_accuracy_mean") is not None]
     best = best_row(validated) if validated else None
     total, done = run.config.get("total_epochs"), len(run.rows)
-    head: dict[str, Any] = {"state": f"epoch {done} of {total or '?'}", "finished": False, "value": "–", "interval": "", "what": "no result yet"}
+    head: dict[str, Any] = {
+        "state": f"epoch {done} of {total or '?'}",
+        "finished": False,
+        "value": "–",
+        "interval": "",
+        "what": "no result yet",
+    }
     if run.test:
         ensemble = run.test["ensemble"]
         n_models = ensemble["models"]
@@ -54,7 +62,9 @@ def headline(run: RunFiles) -> dict[str, Any]:
         tiles.append(("best validation", _score(best["val_accuracy_mean"], None)["value"], f"epoch {best['epoch']}"))
     gain = next((entry["val"]["query_accuracy"] for entry in reversed(run.epochs) if entry.get("val")), None)
     if gain and gain[0] is not None and gain[-1] is not None:
-        before, after = (f"{run.shown(score):.3g}" if run.is_regression else percent(score, 0) for score in (gain[0], gain[-1]))
+        before, after = (
+            f"{run.shown(score):.3g}" if run.is_regression else percent(score, 0) for score in (gain[0], gain[-1])
+        )
         tiles.append(("adaptation", f"{before} → {after}", f"in {len(gain) - 1} inner steps"))
     if run.rows and (speed := run.rows[-1].get("train_tasks_per_s")):
         tiles.append(("speed", f"{speed:.3g}" if speed < 100 else f"{speed:,.0f}", "training tasks per second"))
@@ -70,20 +80,35 @@ def _score(mean: float, interval: float | None) -> dict[str, str]:
 def _protocol(protocol: Mapping[str, Any], *, is_regression: bool) -> list[str]:
     if is_regression:
         return [
-            f"{protocol['shots']} points to adapt to", f"{protocol['queries']} points to predict", f"{protocol['steps']} inner steps",
-            f"{protocol['tasks']} tasks of {protocol['dataset']}", f"task seed {protocol['seed']}", "95 % interval over tasks",
-        ]  # fmt: skip
+            f"{protocol['shots']} points to adapt to",
+            f"{protocol['queries']} points to predict",
+            f"{protocol['steps']} inner steps",
+            f"{protocol['tasks']} tasks of {protocol['dataset']}",
+            f"task seed {protocol['seed']}",
+            "95 % interval over tasks",
+        ]
     return [
-        f"{protocol['ways']}-way {protocol['shots']}-shot", queries_per_class(protocol["queries"]), f"{protocol['steps']} inner steps",
-        f"{protocol['statistics']} batch norm", f"{protocol['tasks']} tasks of {protocol['dataset']}", f"task seed {protocol['seed']}",
+        f"{protocol['ways']}-way {protocol['shots']}-shot",
+        queries_per_class(protocol["queries"]),
+        f"{protocol['steps']} inner steps",
+        f"{protocol['statistics']} batch norm",
+        f"{protocol['tasks']} tasks of {protocol['dataset']}",
+        f"task seed {protocol['seed']}",
         "95 % interval over tasks",
-    ]  # fmt: skip
+    ]
 
 
 def _protocol_of_config(config: Mapping[str, Any], *, is_regression: bool) -> list[str]:
-    shapes = {"num_classes_per_set": "{}-way".format, "num_samples_per_class": "{}-shot".format, "num_target_samples": queries_per_class}
+    shapes = {
+        "num_classes_per_set": "{}-way".format,
+        "num_samples_per_class": "{}-shot".format,
+        "num_target_samples": queries_per_class,
+    }
     if is_regression:
-        shapes = {"num_samples_per_class": "{} points to adapt to".format, "num_target_samples": "{} points to predict".format}
+        shapes = {
+            "num_samples_per_class": "{} points to adapt to".format,
+            "num_target_samples": "{} points to predict".format,
+        }
     words = shapes | {
         "number_of_evaluation_steps_per_iter": "{} inner steps".format, "num_evaluation_tasks": "{} tasks".format,
         "dataset_name": str,
@@ -97,16 +122,21 @@ def _protocol_of_config(config: Mapping[str, Any], *, is_regression: bool) -> li
 def episodes(run: RunFiles) -> Section:
     """The first validation tasks: support images, query images with their prediction, mistakes marked."""
     section = Section(
-        "episodes", "Validation episodes",
-        "The same tasks every time: what the newest model answers after adapting to the support images on the left. A mistake has a cross and the "
-        "letter of the class it was taken for.", "Episodes",
-    )  # fmt: skip
+        "episodes",
+        "Validation episodes",
+        "The same tasks every time: what the newest model answers after adapting to the support images on the left. A "
+        "mistake has a cross and the "
+        "letter of the class it was taken for.",
+        "Episodes",
+    )
     arrays, state = run.examples
     if run.is_regression:
         section.missing.append("A regression has points, which are nothing to look at one by one.")
         return section
     if not arrays:
-        section.missing.append("logs/validation_episodes.safetensors is not there: no epoch is finished, or diagnostics_every_epochs is 0.")
+        section.missing.append(
+            "logs/validation_episodes.safetensors is not there: no epoch is finished, or diagnostics_every_epochs is 0."
+        )
         return section
     n_episodes, n_way = arrays["predictions"].shape[:2]
     history = [entry["examples_right"] for entry in run.epochs if entry.get("examples_right")]
@@ -118,7 +148,15 @@ def episodes(run: RunFiles) -> Section:
         note = f"Epoch {state['epoch']}: {after} of {n_queries} right, {before} before adaptation."
         if history and len(history[-1]) > index:
             note += f" Right over epochs: {', '.join(str(right[index]) for right in history[-12:])}."
-        section.add(f"Task {index + 1}", content, kind="episodes", size="quarter" if arrays["predictions"].shape[2] <= 3 and arrays["support_images"].shape[2] <= 1 else "half", note=note)
+        section.add(
+            f"Task {index + 1}",
+            content,
+            kind="episodes",
+            size="quarter"
+            if arrays["predictions"].shape[2] <= 3 and arrays["support_images"].shape[2] <= 1
+            else "half",
+            note=note,
+        )
     return section
 
 
@@ -161,19 +199,35 @@ def picture(pixels: np.ndarray) -> Markup:
 
 def test_answers(run: RunFiles) -> Section:
     """The final test: spread over tasks, single models, calibration, hard classes, one task's confusions."""
-    section = Section("test", "Test, task by task", "The final test of the best models on fixed tasks with classes never seen in training or validation.", "Test")
+    section = Section(
+        "test",
+        "Test, task by task",
+        "The final test of the best models on fixed tasks with classes never seen in training or validation.",
+        "Test",
+    )
     if run.test:
-        section.add("All results", _result_rows(run.test), kind="models", size="wide" if len(run.test["results"]) > 1 else "third",
-                    note="The ensemble takes the mean scores of the best models by validation accuracy. Whiskers: 95 % intervals over tasks.")  # fmt: skip
+        section.add(
+            "All results",
+            _result_rows(run.test),
+            kind="models",
+            size="wide" if len(run.test["results"]) > 1 else "third",
+            note="The ensemble takes the mean scores of the best models by validation accuracy. Whiskers: 95 % "
+            "intervals over tasks.",
+        )
     if run.is_regression and run.scores[0]:
         _add_errors(section, task_errors_of_test(*run.scores))
         return section
     answers = answers_of_test(*run.scores) if run.scores[0] else None
     if answers is None:
-        section.missing.append("No test yet: it follows the last epoch." if run.config.get("test_after_training", True) else NOT_TESTED)
+        section.missing.append(
+            "No test yet: it follows the last epoch." if run.config.get("test_after_training", True) else NOT_TESTED
+        )
         histogram = next((entry for entry in reversed(run.epochs) if entry.get("val_accuracy_histogram")), None)
         if histogram:
-            section.add(f"Accuracy over validation tasks, epoch {histogram['epoch']}", _histogram(histogram["val_accuracy_histogram"], VAL))
+            section.add(
+                f"Accuracy over validation tasks, epoch {histogram['epoch']}",
+                _histogram(histogram["val_accuracy_histogram"], VAL),
+            )
         return section
     low, high = (percent(float(np.quantile(answers.task_accuracies, share))) for share in (0.25, 0.75))
     middle = f"half of them or more have {low}" if low == high else f"half of them lie between {low} and {high}"
@@ -183,31 +237,65 @@ def test_answers(run: RunFiles) -> Section:
     else:
         section.missing.append(f"Calibration: with the loss {run.config['loss']} the scores are no probabilities.")
     if answers.class_ids is None:
-        section.missing.append("Hardest classes: this run's logs/test_predictions.safetensors does not name the classes of its tasks.")
+        section.missing.append(
+            "Hardest classes: this run's logs/test_predictions.safetensors does not name the classes of its tasks."
+        )
     else:
-        bars = [{"name": name, "share": share, "text": f"{percent(share, 0)} of {count}"} for name, share, count in hardest_classes(answers)]
-        section.add("Hardest classes", bars, kind="bars", note="Share of their query images that were recognised, over all test tasks.")
-        pairs = [
-            {"one": one, "other": other, "text": f"{times} of {together}"} for one, other, times, together in confused_pairs(answers) if times > 1
+        bars = [
+            {"name": name, "share": share, "text": f"{percent(share, 0)} of {count}"}
+            for name, share, count in hardest_classes(answers)
         ]
-        section.add("Most confused", pairs, "no class was taken for the same other one twice.", kind="pairs", note="Of the query images of the first class in tasks that had both.")
+        section.add(
+            "Hardest classes",
+            bars,
+            kind="bars",
+            note="Share of their query images that were recognised, over all test tasks.",
+        )
+        pairs = [
+            {"one": one, "other": other, "text": f"{times} of {together}"}
+            for one, other, times, together in confused_pairs(answers)
+            if times > 1
+        ]
+        section.add(
+            "Most confused",
+            pairs,
+            "no class was taken for the same other one twice.",
+            kind="pairs",
+            note="Of the query images of the first class in tasks that had both.",
+        )
     _add_confusion(section, answers)
     return section
 
 
 def _add_errors(section: Section, errors: np.ndarray) -> None:
-    """How the mean squared error is spread over the test tasks of a regression; the last bar holds all that is larger."""
+    """How the mean squared error is spread over the test tasks of a regression; the last bar holds all that is
+    larger.
+    """
     most = float(np.quantile(errors, 0.98)) or 1.0
     counts = np.histogram(np.minimum(errors, most), bins=20, range=(0.0, most))[0].tolist()
     bars = [
-        (f"{short(most * index / 20)} to {short(most * (index + 1) / 20)}{' and more' if index == 19 else ''}: {count} tasks", float(count),
-         f"{most * index / 20:.2g}" if index % 4 == 0 else "")
+        (
+            f"{short(most * index / 20)} to {short(most * (index + 1) / 20)}{' and more' if index == 19 else ''}: "
+            f"{count} tasks",
+            float(count),
+            f"{most * index / 20:.2g}" if index % 4 == 0 else "",
+        )
         for index, count in enumerate(counts)
-    ]  # fmt: skip
+    ]
     mean = float(errors.mean())
-    chart = bar_chart(bars, "mean squared error of a task", "Number of tasks by their error", TEST, (min(mean / most, 1.0), f"mean {short(mean)}"))
+    chart = bar_chart(
+        bars,
+        "mean squared error of a task",
+        "Number of tasks by their error",
+        TEST,
+        (min(mean / most, 1.0), f"mean {short(mean)}"),
+    )
     low, middle, high = (float(np.quantile(errors, share)) for share in (0.25, 0.5, 0.75))
-    section.add("Error over tasks", chart, note=f"{len(errors)} tasks: half of them lie between {low:.3g} and {high:.3g}, the median is {middle:.3g}.")
+    section.add(
+        "Error over tasks",
+        chart,
+        note=f"{len(errors)} tasks: half of them lie between {low:.3g} and {high:.3g}, the median is {middle:.3g}.",
+    )
 
 
 def task_histogram(answers: Answers) -> Markup:
@@ -219,9 +307,13 @@ def task_histogram(answers: Answers) -> Markup:
     counts = np.bincount(np.rint(accuracies * n_query).astype(int), minlength=n_query + 1).tolist()
     every = max(1, round(n_query / 5))
     bars = [
-        (f"{right} of {n_query} right: {count} tasks", float(count), f"{100 * right / n_query:.0f}" if right % every == 0 else "")
+        (
+            f"{right} of {n_query} right: {count} tasks",
+            float(count),
+            f"{100 * right / n_query:.0f}" if right % every == 0 else "",
+        )
         for right, count in enumerate(counts)
-    ]  # fmt: skip
+    ]
     mark = ((mean * n_query + 0.5) / (n_query + 1), f"mean {percent(mean)}")
     return bar_chart(bars, "accuracy of a task in %", "Number of tasks by their accuracy", TEST, mark, centred=True)
 
@@ -245,8 +337,13 @@ def _add_calibration(section: Section, answers: Answers) -> None:
         "Accuracy of predictions by their confidence",
     )
     sure = sum(b.count * (b.confidence - b.accuracy) for b in bins)
-    section.add("Calibration", chart, legend=[Legend("ensemble", TEST), Legend("as sure as right", "var(--muted)", "dashed")],
-                note=f"Expected calibration error {percent(calibration_error(bins))}: {'surer than right' if sure > 0 else 'more often right than sure'} on average.")  # fmt: skip
+    section.add(
+        "Calibration",
+        chart,
+        legend=[Legend("ensemble", TEST), Legend("as sure as right", "var(--muted)", "dashed")],
+        note=f"Expected calibration error {percent(calibration_error(bins))}: "
+        f"{'surer than right' if sure > 0 else 'more often right than sure'} on average.",
+    )
 
 
 def _add_confusion(section: Section, answers: Answers) -> None:
@@ -254,21 +351,40 @@ def _add_confusion(section: Section, answers: Answers) -> None:
     matrix = confusion(answers, task)
     n_way = len(matrix)
     if n_way > LARGEST_MATRIX:
-        section.missing.append(f"Confusion of one task: {n_way} classes do not fit; at most {LARGEST_MATRIX} are shown.")
+        section.missing.append(
+            f"Confusion of one task: {n_way} classes do not fit; at most {LARGEST_MATRIX} are shown."
+        )
         return
-    names = [answers.class_names[c] for c in answers.class_ids[task]] if answers.class_ids is not None else [f"class {letter(w)}" for w in range(n_way)]
+    names = (
+        [answers.class_names[c] for c in answers.class_ids[task]]
+        if answers.class_ids is not None
+        else [f"class {letter(w)}" for w in range(n_way)]
+    )
     largest = max(1, int(matrix.max()))
     rows = [
-        {"name": names[row], "letter": letter(row),
-         "cells": [{"count": int(count), "share": round(100 * count / largest), "right": row == column} for column, count in enumerate(matrix[row])]}
+        {
+            "name": names[row],
+            "letter": letter(row),
+            "cells": [
+                {"count": int(count), "share": round(100 * count / largest), "right": row == column}
+                for column, count in enumerate(matrix[row])
+            ],
+        }
         for row in range(n_way)
-    ]  # fmt: skip
-    section.add("Confusions in the hardest task", {"rows": rows, "letters": [letter(w) for w in range(n_way)]}, kind="confusion",
-                note=f"Test task {task}. Rows: what it was; columns: what it was taken for. Accuracy {percent(float(answers.task_accuracies[task]))}.")  # fmt: skip
+    ]
+    section.add(
+        "Confusions in the hardest task",
+        {"rows": rows, "letters": [letter(w) for w in range(n_way)]},
+        kind="confusion",
+        note=f"Test task {task}. Rows: what it was; columns: what it was taken for. Accuracy "
+        f"{percent(float(answers.task_accuracies[task]))}.",
+    )
 
 
 def _result_rows(test: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Ensemble and single models of every result, with the place of mean and interval on a common axis in per cent of it."""
+    """Ensemble and single models of every result, with the place of mean and interval on a common axis in per cent
+    of it.
+    """
     several = len(test["results"]) > 1
     rows = []
     for result in test["results"]:
@@ -276,19 +392,24 @@ def _result_rows(test: Mapping[str, Any]) -> list[dict[str, Any]]:
         ensemble = result["ensemble"]
         where = f"{protocol['ways']}-way {protocol['shots']}-shot, {protocol['statistics']}" if several else ""
         label = f"ensemble of {ensemble['models']}" if ensemble["models"] > 1 else f"epoch {ensemble['epochs'][0]}"
-        rows.append({"name": f"{where}: {label}" if where else label, "strong": True, "val": None, **_whisker(ensemble)})
+        rows.append(
+            {"name": f"{where}: {label}" if where else label, "strong": True, "val": None, **_whisker(ensemble)}
+        )
         if ensemble["models"] > 1 and not several:
             rows += [
-                {"name": f"epoch {m['epoch']} alone", "strong": False, "val": m.get("val_accuracy"), **_whisker(m)} for m in result["models"]
+                {"name": f"epoch {m['epoch']} alone", "strong": False, "val": m.get("val_accuracy"), **_whisker(m)}
+                for m in result["models"]
             ]
     low = min(row["mean"] - row["ci"] for row in rows)
     high = max(row["mean"] + row["ci"] for row in rows)
     width = (high - low) or 1.0
     for row in rows:
         row |= {
-            "text": _score(row["mean"], row["ci"] or None), "at": round(100 * (row["mean"] - low) / width, 1),
-            "from": round(100 * (row["mean"] - row["ci"] - low) / width, 1), "width": round(100 * 2 * row["ci"] / width, 1),
-        }  # fmt: skip
+            "text": _score(row["mean"], row["ci"] or None),
+            "at": round(100 * (row["mean"] - low) / width, 1),
+            "from": round(100 * (row["mean"] - row["ci"] - low) / width, 1),
+            "width": round(100 * 2 * row["ci"] / width, 1),
+        }
     return rows
 
 

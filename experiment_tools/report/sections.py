@@ -34,8 +34,8 @@ class Figure:
     """One card of a section.
 
     Attributes:
-        kind: which macro of the template draws `content`: "chart" (an SVG), "rates", "strips", "episodes", "confusion", "bars",
-            "pairs", "models", "split", "table".
+        kind: which macro of the template draws `content`: "chart" (an SVG), "rates", "strips", "episodes",
+            "confusion", "bars", "pairs", "models", "split", "table".
         note: how to read it, in a sentence.
         size: share of the page's width: "quarter", "third", "half", "two-thirds" or "wide"; more on narrow screens.
     """

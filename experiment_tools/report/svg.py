@@ -1,6 +1,7 @@
 """Charts as inline SVG: sizes in one place, colours as CSS variables of the page, every text escaped.
 
-A chart is drawn for a width of 360 units, so that its text stays readable on a phone and two or three fit side by side elsewhere.
+A chart is drawn for a width of 360 units, so that its text stays readable on a phone and two or three fit side by
+side elsewhere.
 """
 
 import html
@@ -24,7 +25,10 @@ class Markup(str):
 
 
 def element(name: str, content: str = "", /, **attributes: object) -> str:
-    """Return `<name attributes>content</name>`; attribute values are escaped, content is not. `class_` is class, `_` is `-`."""
+    """Return `<name attributes>content</name>`; attribute values are escaped, content is not.
+
+    `class_` is class, `_` is `-`.
+    """
     words = [name]
     for key, value in attributes.items():
         if value is not None:
@@ -104,20 +108,39 @@ def line_chart(series: Sequence[Series], axes: Axes, label: str, marks: Sequence
         return f"{place_x(x):.1f},{place_y(math.log10(y) if axes.log_y else y):.1f}"
 
     parts = [
-        element("rect", x=place_x(max(a, xs[0])), y=TOP, width=max(0.0, place_x(min(b, xs[-1])) - place_x(max(a, xs[0]))),
-                height=HEIGHT - TOP - BOTTOM, fill=colour, class_="shade")
-        for a, b, colour in axes.shades if a < xs[-1] and b > xs[0]
-    ]  # fmt: skip
+        element(
+            "rect",
+            x=place_x(max(a, xs[0])),
+            y=TOP,
+            width=max(0.0, place_x(min(b, xs[-1])) - place_x(max(a, xs[0]))),
+            height=HEIGHT - TOP - BOTTOM,
+            fill=colour,
+            class_="shade",
+        )
+        for a, b, colour in axes.shades
+        if a < xs[-1] and b > xs[0]
+    ]
     for value in _log_ticks(low, high) if axes.log_y else ticks(low, high, 4):
         y = place_y(math.log10(value) if axes.log_y else value)
         parts.append(element("line", x1=LEFT, x2=WIDTH - RIGHT, y1=y, y2=y, class_="rule"))
-        parts.append(element("text", html.escape(axes.y_text(value)), x=LEFT - 6, y=y + 3.5, class_="tick", text_anchor="end"))
+        parts.append(
+            element("text", html.escape(axes.y_text(value)), x=LEFT - 6, y=y + 3.5, class_="tick", text_anchor="end")
+        )
     for value in ticks(xs[0], xs[-1], 5, whole=axes.whole_x):
         parts.append(
-            element("text", _number(value), x=place_x(value), y=HEIGHT - BOTTOM + 14, class_="tick", text_anchor="middle")
+            element(
+                "text", _number(value), x=place_x(value), y=HEIGHT - BOTTOM + 14, class_="tick", text_anchor="middle"
+            )
         )
     parts.append(
-        element("text", html.escape(axes.x_label), x=(LEFT + WIDTH - RIGHT) / 2, y=HEIGHT - 4, class_="axis", text_anchor="middle")
+        element(
+            "text",
+            html.escape(axes.x_label),
+            x=(LEFT + WIDTH - RIGHT) / 2,
+            y=HEIGHT - 4,
+            class_="axis",
+            text_anchor="middle",
+        )
     )
     if axes.diagonal:
         start, end = max(low, xs[0]), min(high, xs[-1])
@@ -141,7 +164,15 @@ def line_chart(series: Sequence[Series], axes: Axes, label: str, marks: Sequence
         anchor, shift = ("end", -5) if x > WIDTH / 2 else ("start", 5)
         parts.append(element("line", x1=x, x2=x, y1=TOP, y2=HEIGHT - BOTTOM, stroke=mark.colour, class_="mark"))
         parts.append(
-            element("text", html.escape(mark.text), x=x + shift, y=TOP + 9, style=f"fill:{mark.colour}", class_="marktext", text_anchor=anchor)
+            element(
+                "text",
+                html.escape(mark.text),
+                x=x + shift,
+                y=TOP + 9,
+                style=f"fill:{mark.colour}",
+                class_="marktext",
+                text_anchor=anchor,
+            )
         )
     return _svg(parts, label, _tooltips(series, axes, place_x))
 
@@ -167,13 +198,24 @@ def area_chart(names: Sequence[str], rows: Sequence[tuple[float, Sequence[float]
         parts.append(element("path", d="M" + " L".join(upper + lower[::-1]) + " Z", fill=colour, class_="area"))
         below = above
     for value in (0.0, 0.25, 0.5, 0.75, 1.0):
-        parts.append(element("text", axes.y_text(value), x=LEFT - 6, y=place_y(value) + 3.5, class_="tick", text_anchor="end"))
+        parts.append(
+            element("text", axes.y_text(value), x=LEFT - 6, y=place_y(value) + 3.5, class_="tick", text_anchor="end")
+        )
     for value in ticks(rows[0][0], rows[-1][0], 5, whole=True):
         parts.append(
-            element("text", _number(value), x=place_x(value), y=HEIGHT - BOTTOM + 14, class_="tick", text_anchor="middle")
+            element(
+                "text", _number(value), x=place_x(value), y=HEIGHT - BOTTOM + 14, class_="tick", text_anchor="middle"
+            )
         )
     parts.append(
-        element("text", html.escape(axes.x_label), x=(LEFT + WIDTH - RIGHT) / 2, y=HEIGHT - 4, class_="axis", text_anchor="middle")
+        element(
+            "text",
+            html.escape(axes.x_label),
+            x=(LEFT + WIDTH - RIGHT) / 2,
+            y=HEIGHT - 4,
+            class_="axis",
+            text_anchor="middle",
+        )
     )
     series = [
         Series(name, [(x, shares[index]) for x, shares in rows], colours[index]) for index, name in enumerate(names)
@@ -181,8 +223,15 @@ def area_chart(names: Sequence[str], rows: Sequence[tuple[float, Sequence[float]
     return _svg(parts, label, _tooltips(series, axes, place_x))
 
 
-def bar_chart(bars: Sequence[tuple[str, float, str]], x_label: str, label: str, colour: str, mark: tuple[float, str] | None = None,
-              *, centred: bool = False) -> Markup:  # fmt: skip
+def bar_chart(
+    bars: Sequence[tuple[str, float, str]],
+    x_label: str,
+    label: str,
+    colour: str,
+    mark: tuple[float, str] | None = None,
+    *,
+    centred: bool = False,
+) -> Markup:
     """Draw upright bars over an axis from 0 to 1.
 
     Args:
@@ -202,17 +251,42 @@ def bar_chart(bars: Sequence[tuple[str, float, str]], x_label: str, label: str, 
         x, y = place_x(float(index)), place_y(float(height))
         bar = element("title", html.escape(text))
         width = place_x(1.0) - place_x(0.0) - 1.5
-        parts.append(element("rect", bar, x=x + 0.75, y=y, width=width, height=HEIGHT - BOTTOM - y, rx=1.5, fill=colour, class_="bar"))
+        parts.append(
+            element(
+                "rect", bar, x=x + 0.75, y=y, width=width, height=HEIGHT - BOTTOM - y, rx=1.5, fill=colour, class_="bar"
+            )
+        )
         if tick:
             middle = place_x(index + 0.5) if centred else x
-            parts.append(element("text", html.escape(tick), x=middle, y=HEIGHT - BOTTOM + 14, class_="tick", text_anchor="middle"))
+            parts.append(
+                element(
+                    "text", html.escape(tick), x=middle, y=HEIGHT - BOTTOM + 14, class_="tick", text_anchor="middle"
+                )
+            )
     if mark is not None:
         x = place_x(mark[0] * len(bars))
         anchor, shift = ("end", -5) if mark[0] > 0.5 else ("start", 5)
         parts.append(element("line", x1=x, x2=x, y1=TOP - 4, y2=HEIGHT - BOTTOM, stroke="var(--ink)", class_="mark"))
-        parts.append(element("text", html.escape(mark[1]), x=x + shift, y=TOP + 3, style="fill:var(--ink)", class_="marktext", text_anchor=anchor))
+        parts.append(
+            element(
+                "text",
+                html.escape(mark[1]),
+                x=x + shift,
+                y=TOP + 3,
+                style="fill:var(--ink)",
+                class_="marktext",
+                text_anchor=anchor,
+            )
+        )
     parts.append(
-        element("text", html.escape(x_label), x=(LEFT + WIDTH - RIGHT) / 2, y=HEIGHT - 4, class_="axis", text_anchor="middle")
+        element(
+            "text",
+            html.escape(x_label),
+            x=(LEFT + WIDTH - RIGHT) / 2,
+            y=HEIGHT - 4,
+            class_="axis",
+            text_anchor="middle",
+        )
     )
     return _svg(parts, label, None)
 
@@ -228,7 +302,17 @@ def sparkline(values: Sequence[float | None], label: str) -> Markup:
     place_x, place_y = _scale(0.0, float(len(values) - 1), 1.0, 59.0), _scale(low, high, 15.0, 2.0)
     points = " ".join(f"{place_x(index):.1f},{place_y(value):.1f}" for index, value in known)
     line = element("polyline", points=points, class_="spark")
-    return Markup(element("svg", line, viewBox="0 0 60 17", preserveAspectRatio="none", class_="sparkline", role="img", aria_label=label))
+    return Markup(
+        element(
+            "svg",
+            line,
+            viewBox="0 0 60 17",
+            preserveAspectRatio="none",
+            class_="sparkline",
+            role="img",
+            aria_label=label,
+        )
+    )
 
 
 def strip(cells: Sequence[tuple[str, str]], label: str) -> Markup:
@@ -238,7 +322,11 @@ def strip(cells: Sequence[tuple[str, str]], label: str) -> Markup:
         for index, (colour, text) in enumerate(cells)
     ]
     box = f"0 0 {len(cells)} 1"
-    return Markup(element("svg", "".join(rects), viewBox=box, preserveAspectRatio="none", class_="strip", role="img", aria_label=label))
+    return Markup(
+        element(
+            "svg", "".join(rects), viewBox=box, preserveAspectRatio="none", class_="strip", role="img", aria_label=label
+        )
+    )
 
 
 def ramp(index: int, count: int) -> str:

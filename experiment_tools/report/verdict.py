@@ -11,7 +11,9 @@ GOOD, NOTE, WARNING = "good", "note", "warning"
 Entries = Sequence[Mapping[str, Any]]
 
 SMALLEST_SHARE_OF_GRADIENT = 1e-4
-"""A weight tensor whose gradient is below this share of the largest learns practically nothing by Adam's standards of the others."""
+"""A weight tensor whose gradient is below this share of the largest learns practically nothing by Adam's standards
+of the others.
+"""
 
 
 @dataclass(frozen=True)
@@ -32,10 +34,17 @@ def findings(rows: Entries, curves: Entries, config: Mapping[str, Any]) -> list[
     validated = [row for row in rows if row.get("val_accuracy_mean") is not None]
     if not validated:
         return [Finding(NOTE, "No epoch has been validated yet: there is nothing to judge.")]
-    if any(row["val_accuracy_mean"] < 0 for row in validated):  # a regression: the score is minus the mean squared error
+    if any(
+        row["val_accuracy_mean"] < 0 for row in validated
+    ):  # a regression: the score is minus the mean squared error
         found = [*_regression(validated), *_gradients(rows, curves), *_adaptation_to_points(curves)]
     else:
-        found = [*_learning(validated, config), *_overfitting(validated), *_gradients(rows, curves), *_adaptation(curves)]
+        found = [
+            *_learning(validated, config),
+            *_overfitting(validated),
+            *_gradients(rows, curves),
+            *_adaptation(curves),
+        ]
     order = (WARNING, NOTE, GOOD)
     return sorted(found, key=lambda finding: order.index(finding.kind))
 
@@ -57,7 +66,8 @@ def _learning(validated: Entries, config: Mapping[str, Any]) -> list[Finding]:
         return [
             Finding(
                 WARNING,
-                f"Not above chance: the best validation accuracy is {100 * accuracy:.1f} %, guessing gives {100 / ways:.1f} %. "
+                f"Not above chance: the best validation accuracy is {100 * accuracy:.1f} %, guessing gives "
+                f"{100 / ways:.1f} %. "
                 "Look at the inner learning rate and at the validation episodes below.",
             )
         ]
@@ -84,16 +94,21 @@ def _overfitting(validated: Entries) -> list[Finding]:
             return [
                 Finding(
                     WARNING,
-                    f"Overfitting: since epoch {best['epoch']} validation accuracy fell by {_points(lost)} while the training "
+                    f"Overfitting: since epoch {best['epoch']} validation accuracy fell by {_points(lost)} while the "
+                    "training "
                     "loss went on falling. The test uses the best epochs, not the last.",
                 )
             ]
     train, val = best.get("train_accuracy_mean"), best["val_accuracy_mean"]
     if train is not None and train - val > max(0.1, 2 * interval):
         return [
-            Finding(NOTE, f"A gap of {_points(train - val)} between training and validation accuracy at the best epoch: the training "
-                    "classes are known better than new ones.")
-        ]  # fmt: skip
+            Finding(
+                NOTE,
+                f"A gap of {_points(train - val)} between training and validation accuracy at the best epoch: the "
+                "training "
+                "classes are known better than new ones.",
+            )
+        ]
     return [Finding(GOOD, "No overfitting seen: validation follows training.")]
 
 
@@ -106,10 +121,18 @@ def _gradients(rows: Entries, curves: Entries) -> list[Finding]:
         return [Finding(WARNING, f"{text} The weights hardly change any more.")]
     quiet = _quiet_layers(curves)
     if quiet:
-        text = f"Vanishing gradients in {', '.join(quiet)}: below {SMALLEST_SHARE_OF_GRADIENT:g} of the largest layer's."
+        text = (
+            f"Vanishing gradients in {', '.join(quiet)}: below {SMALLEST_SHARE_OF_GRADIENT:g} of the largest layer's."
+        )
         return [Finding(WARNING, text)]
     if len(norms) > 2 and norms[-1] > 20 * sorted(norms)[len(norms) // 2]:
-        return [Finding(WARNING, f"Exploding gradients: the last epoch's norm {norms[-1]:.2g} is over 20 times the usual. Clip them: gradient_clip_norm.")]
+        return [
+            Finding(
+                WARNING,
+                f"Exploding gradients: the last epoch's norm {norms[-1]:.2g} is over 20 times the usual. Clip them: "
+                "gradient_clip_norm.",
+            )
+        ]
     return [Finding(GOOD, f"Gradients flow: norm {norms[-1]:.2g} in the last epoch, {norms[0]:.2g} in the first.")]
 
 
@@ -135,9 +158,16 @@ def _adaptation(curves: Entries) -> list[Finding]:
     steps = len(accuracies) - 1
     if after - before < 0.02:
         return [
-            Finding(WARNING, f"Adaptation changes little: {100 * before:.1f} % before and {100 * after:.1f} % after {steps} inner steps.")
+            Finding(
+                WARNING,
+                f"Adaptation changes little: {100 * before:.1f} % before and {100 * after:.1f} % after {steps} inner "
+                "steps.",
+            )
         ]
-    text = f"Adaptation works: {steps} inner step{'s' if steps > 1 else ''} lift new classes from {100 * before:.1f} % to {100 * after:.1f} %."
+    text = (
+        f"Adaptation works: {steps} inner step{'s' if steps > 1 else ''} lift new classes from {100 * before:.1f} % "
+        f"to {100 * after:.1f} %."
+    )
     best_step = max(range(steps + 1), key=lambda step: accuracies[step] or 0.0)
     if accuracies[best_step] - after > 0.02:
         text = (
@@ -157,17 +187,30 @@ def _regression(validated: Entries) -> list[Finding]:
     error, interval = -best["val_accuracy_mean"], best.get("val_accuracy_ci95") or 0.0
     found = []
     if best is last and len(validated) > 1:
-        found.append(Finding(GOOD, f"Still improving: the newest mean squared error is the lowest, {error:.3g}. More epochs may help."))
+        found.append(
+            Finding(
+                GOOD,
+                f"Still improving: the newest mean squared error is the lowest, {error:.3g}. More epochs may help.",
+            )
+        )
     else:
-        found.append(Finding(GOOD, f"Learning: the lowest mean squared error came in epoch {best['epoch']}: {error:.3g}."))
+        found.append(
+            Finding(GOOD, f"Learning: the lowest mean squared error came in epoch {best['epoch']}: {error:.3g}.")
+        )
     newest = -last["val_accuracy_mean"]
     train_falls = (last.get("train_loss_mean") or 0.0) < (best.get("train_loss_mean") or 0.0)
     if best is not last and train_falls and newest - error > interval:
-        text = f"Overfitting: since epoch {best['epoch']} the validation error rose from {error:.3g} to {newest:.3g} while the training loss fell."
+        text = (
+            f"Overfitting: since epoch {best['epoch']} the validation error rose from {error:.3g} to {newest:.3g} "
+            "while the training loss fell."
+        )
         return [*found, Finding(WARNING, f"{text} The test uses the best epochs, not the last.")]
     train = -best["train_accuracy_mean"] if best.get("train_accuracy_mean") is not None else error
     if error > 1.5 * train and error - train > 2 * interval:
-        text = f"A gap between training and validation error at the best epoch: {train:.3g} against {error:.3g}. More training tasks may help."
+        text = (
+            f"A gap between training and validation error at the best epoch: {train:.3g} against {error:.3g}. More "
+            "training tasks may help."
+        )
         return [*found, Finding(NOTE, text)]
     return [*found, Finding(GOOD, "No overfitting seen: validation follows training.")]
 
@@ -181,8 +224,26 @@ def _adaptation_to_points(curves: Entries) -> list[Finding]:
     before, after, steps = errors[0], errors[-1], len(errors) - 1
     best_step = min(range(steps + 1), key=lambda step: errors[step])
     if after > 0.95 * before and best_step == 0:
-        return [Finding(WARNING, f"Adaptation does not help: mean squared error {before:.3g} before and {after:.3g} after {steps} inner steps. "
-                        "Look at the inner learning rate.")]  # fmt: skip
+        return [
+            Finding(
+                WARNING,
+                f"Adaptation does not help: mean squared error {before:.3g} before and {after:.3g} after {steps} "
+                "inner steps. "
+                "Look at the inner learning rate.",
+            )
+        ]
     if errors[best_step] < 0.8 * after:
-        return [Finding(NOTE, f"Too many inner steps: after {best_step} the error is {errors[best_step]:.3g}, after {steps} {after:.3g}.")]
-    return [Finding(GOOD, f"Adaptation works: {steps} inner step{'s' if steps > 1 else ''} lower the error of new tasks from {before:.3g} to {after:.3g}.")]
+        return [
+            Finding(
+                NOTE,
+                f"Too many inner steps: after {best_step} the error is {errors[best_step]:.3g}, after {steps} "
+                f"{after:.3g}.",
+            )
+        ]
+    return [
+        Finding(
+            GOOD,
+            f"Adaptation works: {steps} inner step{'s' if steps > 1 else ''} lower the error of new tasks from "
+            f"{before:.3g} to {after:.3g}.",
+        )
+    ]

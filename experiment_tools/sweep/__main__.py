@@ -1,7 +1,9 @@
-"""Try values of config keys: python -m experiment_tools.sweep SWEEP.toml [--gpus ID ...] [--workers N] [--test] [--wandb_yaml FILE]
+"""Try values of config keys: python -m experiment_tools.sweep SWEEP.toml [--gpus ID ...] [--workers N] [--test]
+[--wandb_yaml FILE]
 
-The sweep file stands beside a template (docs/sweeps.md). Every trial is a run in EXPERIMENTS_DIR/sweep_<name>/ that ends with its last
-validation, whose best accuracy counts; with --test the best trial alone is tested, at the end. Killed? The same command goes on where it was.
+The sweep file stands beside a template (docs/sweeps.md). Every trial is a run in EXPERIMENTS_DIR/sweep_<name>/ that
+ends with its last validation, whose best accuracy counts; with --test the best trial alone is tested, at the end.
+Killed? The same command goes on where it was.
 """
 
 import argparse
@@ -37,19 +39,34 @@ PROGRAM = REPOSITORY_ROOT / "train_maml_system.py"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a sweep; return the exit code: 0, or 1 when every trial failed or the sweep file is wrong."""
     parser = argparse.ArgumentParser(
-        prog="python -m experiment_tools.sweep", description=__doc__.partition("\n\n")[2],
-        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+        prog="python -m experiment_tools.sweep",
+        description=__doc__.partition("\n\n")[2],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
-    parser.add_argument("file", type=Path, metavar="SWEEP.toml", help="what to try, e.g. experiment_template_config/quickstart.sweep.toml")
+    parser.add_argument(
+        "file",
+        type=Path,
+        metavar="SWEEP.toml",
+        help="what to try, e.g. experiment_template_config/quickstart.sweep.toml",
+    )
     parser.add_argument("--gpus", nargs="+", metavar="ID", help="GPU ids; one trial at a time on each")
     parser.add_argument("--workers", type=int, default=1, help="without --gpus: trials at a time (default 1)")
-    parser.add_argument("--test", action="store_true", help="when all trials are done, test the best one; no other meets the test set")
-    parser.add_argument("--wandb_yaml", type=Path, metavar="FILE", help="write the same sweep for `wandb sweep`, and leave")
-    parser.add_argument("--trial", action="store_true", help="run one trial with the --key=value that follow, for `wandb agent`")
+    parser.add_argument(
+        "--test", action="store_true", help="when all trials are done, test the best one; no other meets the test set"
+    )
+    parser.add_argument(
+        "--wandb_yaml", type=Path, metavar="FILE", help="write the same sweep for `wandb sweep`, and leave"
+    )
+    parser.add_argument(
+        "--trial", action="store_true", help="run one trial with the --key=value that follow, for `wandb agent`"
+    )
     options, rest = parser.parse_known_args(arguments)
     try:
         if rest and not options.trial:
-            raise ConfigError(f"command line: unknown argument {rest[0]}; what is fixed stands in the sweep file, under [fixed]")
+            raise ConfigError(
+                f"command line: unknown argument {rest[0]}; what is fixed stands in the sweep file, under [fixed]"
+            )
         sweep = read_sweep(options.file)
         if options.trial:
             return run_one(sweep, parse_command_line(rest)[1])
@@ -120,7 +137,9 @@ def _locked(folder: Path) -> Iterator[None]:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise ExperimentInUseError(f"{folder}: another process runs this sweep. Wait for it, or stop it.") from error
+            raise ExperimentInUseError(
+                f"{folder}: another process runs this sweep. Wait for it, or stop it."
+            ) from error
         yield
 
 
@@ -184,24 +203,45 @@ def _start(sweep: Sweep, folder: Path, trial: Trial, slot: str) -> _Running:
 
 
 def _run_of(folder: Path, trial: Trial, slot: str, *overrides: str, **streams: Any) -> subprocess.Popen:
-    command = [sys.executable, str(PROGRAM), "--name_of_args_json_file", str(_config_path(folder, trial)), "--gpu_to_use", slot, *overrides]
+    command = [
+        sys.executable,
+        str(PROGRAM),
+        "--name_of_args_json_file",
+        str(_config_path(folder, trial)),
+        "--gpu_to_use",
+        slot,
+        *overrides,
+    ]
     # In a session of its own: Ctrl-C reaches the sweep alone, which asks its trials to save.
     return subprocess.Popen(
-        command, env=os.environ | {"EXPERIMENTS_DIR": str(folder)}, stdin=subprocess.DEVNULL, start_new_session=True, **streams
+        command,
+        env=os.environ | {"EXPERIMENTS_DIR": str(folder)},
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,
+        **streams,
     )
 
 
 def _look(sweep: Sweep, folder: Path, entry: _Running, trials: Sequence[Trial]) -> None:
     """Read how far a trial is, and ask it to stop where it is hopeless."""
     rows = read_run(folder / entry.trial.name).rows
-    entry.trial.accuracies = {int(row["epoch"]): row["val_accuracy_mean"] for row in rows if row["val_accuracy_mean"] is not None}
-    if entry.process.poll() is None and not entry.is_pruned and is_hopeless(entry.trial, trials, sweep.prune_after_epochs):
+    entry.trial.accuracies = {
+        int(row["epoch"]): row["val_accuracy_mean"] for row in rows if row["val_accuracy_mean"] is not None
+    }
+    if (
+        entry.process.poll() is None
+        and not entry.is_pruned
+        and is_hopeless(entry.trial, trials, sweep.prune_after_epochs)
+    ):
         entry.is_pruned = True
         entry.process.send_signal(signal.SIGTERM)
 
 
 def _test(folder: Path, trial: Trial, slot: str, stop: StopSignals) -> int:
-    """Run the final test of a trained trial and show it; one that was tested shows its result. Returns the exit code."""
+    """Run the final test of a trained trial and show it; one that was tested shows its result.
+
+    Returns the exit code.
+    """
     process = _run_of(folder, trial, slot, "--test_after_training", "true")
     try:
         while process.poll() is None:

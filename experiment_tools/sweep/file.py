@@ -1,18 +1,19 @@
-"""A sweep file: which template, which keys are tried with which values, and how. Read, checked and translated; nothing runs here.
+"""A sweep file: which template, which keys are tried with which values, and how. Read, checked and translated;
+nothing runs here.
 
-    template = "quickstart.json"            # beside this file
-    method = "tpe"                          # grid, random, or tpe (Optuna)
-    trials = 20                             # of a grid: all its points, unless fewer are asked for
-    seed = 0
-    prune_after_epochs = 2                  # 0: every trial runs to its end
+template = "quickstart.json"            # beside this file
+method = "tpe"                          # grid, random, or tpe (Optuna)
+trials = 20                             # of a grid: all its points, unless fewer are asked for
+seed = 0
+prune_after_epochs = 2                  # 0: every trial runs to its end
 
-    [fixed]                                 # config keys, or variables of the template
-    total_epochs = 10
+[fixed]                                 # config keys, or variables of the template
+total_epochs = 10
 
-    [parameters]                            # config keys
-    meta_learning_rate = { low = 1e-4, high = 1e-2, log = true }
-    number_of_training_steps_per_iter = { low = 1, high = 5 }
-    init_inner_loop_learning_rate = [0.1, 0.01]
+[parameters]                            # config keys
+meta_learning_rate = { low = 1e-4, high = 1e-2, log = true }
+number_of_training_steps_per_iter = { low = 1, high = 5 }
+init_inner_loop_learning_rate = [0.1, 0.01]
 """
 
 import difflib
@@ -97,9 +98,18 @@ class Sweep:
         """
         if self.method == "grid":
             values = (parameter.extremes() for parameter in self.parameters.values())
-            return [dict(zip(self.parameters, point, strict=True)) for point in itertools.islice(itertools.product(*values), count)]
+            return [
+                dict(zip(self.parameters, point, strict=True))
+                for point in itertools.islice(itertools.product(*values), count)
+            ]
         shares = (np.random.default_rng([self.seed, number]).random(len(self.parameters)) for number in range(count))
-        return [{name: parameter.at(float(share)) for (name, parameter), share in zip(self.parameters.items(), row, strict=True)} for row in shares]
+        return [
+            {
+                name: parameter.at(float(share))
+                for (name, parameter), share in zip(self.parameters.items(), row, strict=True)
+            }
+            for row in shares
+        ]
 
 
 def read_sweep(path: Path) -> Sweep:
@@ -135,7 +145,10 @@ def _problems(content: Mapping[str, Any]) -> list[str]:
     for key in content:
         if key not in KEYS:
             near = difflib.get_close_matches(key, KEYS, n=1)
-            problems.append(f'unknown entry "{key}"' + (f'; did you mean "{near[0]}"?' if near else f"; there are {', '.join(KEYS)}"))
+            problems.append(
+                f'unknown entry "{key}"'
+                + (f'; did you mean "{near[0]}"?' if near else f"; there are {', '.join(KEYS)}")
+            )
     if content.get("method") not in METHODS:
         problems.append(f'"method" is {json.dumps(content.get("method"))}, but must be one of {", ".join(METHODS)}')
     for key, least in (("trials", 1), ("seed", 0), ("prune_after_epochs", 0)):
@@ -164,7 +177,10 @@ def _parameter_problem(value: Any, method: Any) -> str | None:
     if isinstance(value, list):
         return None if value else "has no values"
     if not isinstance(value, dict) or not {"low", "high"} <= value.keys() <= RANGE_KEYS:
-        return f"is {json.dumps(value, default=str)}, but must be a list of values or {{ low = ..., high = ..., log = true }}"
+        return (
+            f"is {json.dumps(value, default=str)}, but must be a list of values or {{ low = ..., high = ..., log = "
+            "true }"
+        )
     numbers = value["low"], value["high"]
     if not all(type(number) in (int, float) for number in numbers) or numbers[0] >= numbers[1]:
         return f"needs numbers with low < high, not {numbers[0]} and {numbers[1]}"
@@ -174,7 +190,11 @@ def _parameter_problem(value: Any, method: Any) -> str | None:
 
 
 def _parameter(value: Any) -> Choice | Range:
-    return Choice(tuple(value)) if isinstance(value, list) else Range(value["low"], value["high"], bool(value.get("log", False)))
+    return (
+        Choice(tuple(value))
+        if isinstance(value, list)
+        else Range(value["low"], value["high"], bool(value.get("log", False)))
+    )
 
 
 def _common_config(path: Path, content: Mapping[str, Any], parameters: Mapping[str, Choice | Range]) -> dict[str, Any]:
@@ -187,7 +207,9 @@ def _common_config(path: Path, content: Mapping[str, Any], parameters: Mapping[s
     fixed = dict(content.get("fixed", {}))
     config = first_config(template, {})
     variables = template_variables(template)
-    if chosen := {name: fixed.pop(name) for name in list(fixed) if name in variables and name not in ExperimentConfig.model_fields}:
+    if chosen := {
+        name: fixed.pop(name) for name in list(fixed) if name in variables and name not in ExperimentConfig.model_fields
+    }:
         config = first_config(template, chosen)
     config = _displaced(config, fixed) | {"experiment_name": "trial", "test_after_training": False}
     check_config(config, f"{path}, [fixed]", overridden=())

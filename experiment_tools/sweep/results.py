@@ -34,12 +34,18 @@ def write_results(folder: Path, sweep: Sweep, trials: Sequence[Trial]) -> str:
         body += f"<h2>Parallel coordinates</h2><figure>{svg_text(figure)}</figure>"
     write_bytes_atomically(folder / "sweep.html", page(f"Sweep {sweep.name}", body).encode())
     widths = [max(len(row[place]) for row in (heading, *rows)) for place in range(len(heading))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in (heading, *rows)]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in (heading, *rows)
+    ]
     return "\n".join([*lines, f"Written to {folder}: trials.csv, sweep.html, parallel_coordinates.png"])
 
 
 def _caption(sweep: Sweep) -> str:
-    return f"{sweep.method}, {sweep.trials} trials, by the best validation accuracy of each. No trial was tested to choose."
+    return (
+        f"{sweep.method}, {sweep.trials} trials, by the best validation accuracy of each. No trial was tested to "
+        "choose."
+    )
 
 
 def table(sweep: Sweep, trials: Sequence[Trial]) -> tuple[list[str], list[list[str]]]:
@@ -48,11 +54,15 @@ def table(sweep: Sweep, trials: Sequence[Trial]) -> tuple[list[str], list[list[s
     heading = ["trial", "best val", "state", "epochs", *sweep.parameters, "note"]
     rows = [
         [
-            str(trial.number), "" if trial.value is None else score_text(sweep, trial.value), trial.state,
-            str(max(trial.accuracies, default=0)), *(value_text(trial.point[name]) for name in sweep.parameters), trial.note,
+            str(trial.number),
+            "" if trial.value is None else score_text(sweep, trial.value),
+            trial.state,
+            str(max(trial.accuracies, default=0)),
+            *(value_text(trial.point[name]) for name in sweep.parameters),
+            trial.note,
         ]
         for trial in ordered
-    ]  # fmt: skip
+    ]
     return heading, rows
 
 
@@ -80,7 +90,9 @@ def _csv_text(sweep: Sweep, trials: Sequence[Trial]) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["trial", "state", "val_accuracy_best", "epochs", *sweep.parameters, "note"])
     for trial in trials:
-        values = [value_text(v) if isinstance(v, list | bool) else v for v in (trial.point[name] for name in sweep.parameters)]
+        values = [
+            value_text(v) if isinstance(v, list | bool) else v for v in (trial.point[name] for name in sweep.parameters)
+        ]
         value = "" if trial.value is None else trial.value
         writer.writerow([trial.number, trial.state, value, max(trial.accuracies, default=0), *values, trial.note])
     return text.getvalue()
@@ -90,7 +102,9 @@ def _csv_text(sweep: Sweep, trials: Sequence[Trial]) -> str:
 
 
 def parallel_coordinates(sweep: Sweep, trials: Sequence[Trial]) -> "Figure":
-    """An upright axis per parameter and one for the accuracy; a line per trial, coloured by its accuracy, the best one thick."""
+    """An upright axis per parameter and one for the accuracy; a line per trial, coloured by its accuracy, the best
+    one thick.
+    """
     from matplotlib import colormaps
     from matplotlib.figure import Figure
 
@@ -111,8 +125,16 @@ def parallel_coordinates(sweep: Sweep, trials: Sequence[Trial]) -> "Figure":
         parameter = sweep.parameters.get(name)
         ticks = _ticks(parameter) if parameter else [(0.0, score_text(sweep, low)), (1.0, score_text(sweep, high))]
         for height, text in ticks:
-            axes.annotate(text, (position, height), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8,
-                          bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.8}, zorder=4)  # fmt: skip
+            axes.annotate(
+                text,
+                (position, height),
+                xytext=(4, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=8,
+                bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.8},
+                zorder=4,
+            )
     axes.set_xticks(range(len(names)), [_wrapped(name) for name in names], fontsize=8)
     axes.set_yticks([])
     axes.set_xlim(-0.15, len(names) - 0.55)

@@ -57,7 +57,8 @@ def best_trial(trials: Sequence[Trial]) -> Trial | None:
 
 
 def is_hopeless(trial: Trial, trials: Sequence[Trial], after_epochs: int) -> bool:
-    """The median rule (Golovin et al. 2017): its best accuracy so far is below the median of the others' at the same epoch.
+    """The median rule (Golovin et al. 2017): its best accuracy so far is below the median of the others' at the same
+    epoch.
 
     Args:
         after_epochs: epochs that every trial has; 0: nothing is pruned.
@@ -65,7 +66,11 @@ def is_hopeless(trial: Trial, trials: Sequence[Trial], after_epochs: int) -> boo
     epoch = max(trial.accuracies, default=0)
     if not after_epochs or epoch < after_epochs:
         return False
-    rivals = [value for other in trials if other.is_done and other is not trial and (value := other.best_until(epoch)) is not None]
+    rivals = [
+        value
+        for other in trials
+        if other.is_done and other is not trial and (value := other.best_until(epoch)) is not None
+    ]
     return len(rivals) >= LEAST_RIVALS and trial.best_until(epoch) < statistics.median(rivals)
 
 
@@ -92,11 +97,15 @@ def _suggested(sweep: Sweep, trials: Sequence[Trial]) -> dict[str, Any]:
     distributions = {}
     for name, parameter in sweep.parameters.items():
         if isinstance(parameter, Choice):
-            distributions[name] = optuna.distributions.CategoricalDistribution([json.dumps(value) for value in parameter.values])
+            distributions[name] = optuna.distributions.CategoricalDistribution(
+                [json.dumps(value) for value in parameter.values]
+            )
         elif parameter.is_whole:
             distributions[name] = optuna.distributions.IntDistribution(parameter.low, parameter.high, log=parameter.log)
         else:
-            distributions[name] = optuna.distributions.FloatDistribution(parameter.low, parameter.high, log=parameter.log)
+            distributions[name] = optuna.distributions.FloatDistribution(
+                parameter.low, parameter.high, log=parameter.log
+            )
     sampler = optuna.samplers.TPESampler(
         seed=sweep.seed + len(trials), n_startup_trials=max(3, min(10, sweep.trials // 4)), constant_liar=True
     )
@@ -115,7 +124,11 @@ def _suggested(sweep: Sweep, trials: Sequence[Trial]) -> dict[str, Any]:
         }
         study.add_trial(
             optuna.trial.create_trial(
-                params=point, distributions=distributions, value=value, state=state, intermediate_values=dict(trial.accuracies)
+                params=point,
+                distributions=distributions,
+                value=value,
+                state=state,
+                intermediate_values=dict(trial.accuracies),
             )
         )
     suggested = study.ask(fixed_distributions=distributions).params
@@ -138,7 +151,8 @@ def load_trials(folder: Path, sweep: Sweep) -> list[Trial]:
     copy = folder / "sweep.toml"
     if copy.exists() and _without_count(copy.read_text(encoding="utf-8")) != _without_count(sweep.text):
         raise ConfigError(
-            f"{copy}: the sweep {sweep.name} has started with another sweep file than this. Restore it (only trials may change), "
+            f"{copy}: the sweep {sweep.name} has started with another sweep file than this. Restore it (only trials "
+            "may change), "
             "or give the changed file another name, which begins another sweep."
         )
     write_bytes_atomically(copy, sweep.text.encode())

@@ -1,4 +1,7 @@
-"""Where else the curves of a run go, by the key `trackers`: TensorBoard, Weights & Biases. CSV and JSON-lines are always written."""
+"""Where else the curves of a run go, by the key `trackers`: TensorBoard, Weights & Biases.
+
+CSV and JSON-lines are always written.
+"""
 
 import logging
 from importlib.util import find_spec
@@ -10,7 +13,10 @@ log = logging.getLogger(__name__)
 
 
 def build_trackers(config: Any) -> list[Observer]:
-    """The trackers that a config names. One whose package is missing is left out with a warning that says how to get it."""
+    """The trackers that a config names.
+
+    One whose package is missing is left out with a warning that says how to get it.
+    """
     return [_tracker(name, config) for name in config.trackers if _is_installed(name)]
 
 

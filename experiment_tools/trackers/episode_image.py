@@ -1,4 +1,6 @@
-"""The example episodes of the validation as one picture: support images, then query images framed by right and wrong."""
+"""The example episodes of the validation as one picture: support images, then query images framed by right and
+wrong.
+"""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,8 +19,8 @@ FRAME, GAP = 2, 10
 def episode_image(path: Path, epoch: int) -> "np.ndarray | None":
     """Draw the file that `experiment_parts.records.diagnostics.write_examples` leaves after an epoch.
 
-    Episodes side by side, a row per class: support images with a grey frame, then query images, green where the prediction is
-    right and red where it is wrong.
+    Episodes side by side, a row per class: support images with a grey frame, then query images, green where the
+    prediction is right and red where it is wrong.
 
     Returns:
         uint8 (height, width, 3); None when the file is not of this epoch (counted from 1).
@@ -39,7 +41,10 @@ def episode_image(path: Path, epoch: int) -> "np.ndarray | None":
             tiles = [_framed(image, NEUTRAL) for image in shown]
             tiles.append(np.full((tiles[0].shape[0], GAP, 3), 255, np.uint8))
             answers = predictions[episode, label]
-            tiles += [_framed(image, RIGHT if answer == label else WRONG) for image, answer in zip(asked, answers, strict=True)]
+            tiles += [
+                _framed(image, RIGHT if answer == label else WRONG)
+                for image, answer in zip(asked, answers, strict=True)
+            ]
             rows.append(np.concatenate(tiles, axis=1))
         columns += [np.concatenate(rows, axis=0), np.full((rows[0].shape[0] * len(rows), 3 * GAP, 3), 255, np.uint8)]
     return np.concatenate(columns[:-1], axis=1)

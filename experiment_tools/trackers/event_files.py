@@ -1,7 +1,8 @@
-"""TensorBoard's event files: cut them back to a training step, so that a resumed run goes on where its checkpoint stands.
+"""TensorBoard's event files: cut them back to a training step, so that a resumed run goes on where its checkpoint
+stands.
 
-An event file is a row of records: length (uint64), checksum (uint32), data, checksum (uint32), all little endian; the data are an
-`Event` message. A process that was killed may have left the last record incomplete.
+An event file is a row of records: length (uint64), checksum (uint32), data, checksum (uint32), all little endian;
+the data are an `Event` message. A process that was killed may have left the last record incomplete.
 """
 
 from collections.abc import Collection, Iterator

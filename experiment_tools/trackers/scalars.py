@@ -58,8 +58,12 @@ def summary_scalars(summary: Mapping[str, Any]) -> Scalars:
         protocol = result["protocol"]
         where = f"test{summary['suffix']}"
         if place:
-            where += f"/{protocol['dataset']}_{protocol['ways']}way_{protocol['shots']}shot_{protocol['queries']}query_{protocol['statistics']}"
-        scalars |= {f"{where}/accuracy": result["test_accuracy_mean"], f"{where}/accuracy_ci95": result["test_accuracy_ci95"]}
+            where += f"/{protocol['dataset']}_{protocol['ways']}way_{protocol['shots']}shot_"
+            where += f"{protocol['queries']}query_{protocol['statistics']}"
+        scalars |= {
+            f"{where}/accuracy": result["test_accuracy_mean"],
+            f"{where}/accuracy_ci95": result["test_accuracy_ci95"],
+        }
     return _numbers(scalars)
 
 
@@ -67,7 +71,8 @@ def _numbers(scalars: Mapping[str, Any]) -> Scalars:
     return {name: float(value) for name, value in scalars.items() if isinstance(value, int | float)}
 
 
-# --- what a run has already written ------------------------------------------------------------------------------------
+# --- what a run has already written
+# ------------------------------------------------------------------------------------
 
 
 def written_records(run_folder: Path) -> Iterator[tuple[int, Scalars]]:
@@ -81,7 +86,9 @@ def written_records(run_folder: Path) -> Iterator[tuple[int, Scalars]]:
             yield record["iteration"], iteration_scalars(record)
 
 
-def written_epochs(run_folder: Path, config: Mapping[str, Any], rows: list[dict[str, Any]]) -> Iterator[tuple[int, Scalars]]:
+def written_epochs(
+    run_folder: Path, config: Mapping[str, Any], rows: list[dict[str, Any]]
+) -> Iterator[tuple[int, Scalars]]:
     """(iteration of its end, scalars) of each finished epoch."""
     path = run_folder / "logs" / "curves.json"
     entries = json.loads(path.read_text(encoding="utf-8"))["epochs"] if path.exists() else []

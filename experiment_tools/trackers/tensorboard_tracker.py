@@ -1,7 +1,9 @@
-"""TensorBoard: scalars, gradient histograms, example episodes and hyper-parameters, in logs/tensorboard of the run folder.
+"""TensorBoard: scalars, gradient histograms, example episodes and hyper-parameters, in logs/tensorboard of the run
+folder.
 
-A resumed run goes on without saw-teeth: what was logged past its checkpoint is cut from the event files, and what is missing before
-it (a process that was killed, or a tracker that was turned on later) is written from the run's own files.
+A resumed run goes on without saw-teeth: what was logged past its checkpoint is cut from the event files, and what is
+missing before it (a process that was killed, or a tracker that was turned on later) is written from the run's own
+files.
 """
 
 from collections.abc import Mapping
@@ -62,7 +64,9 @@ class TensorBoardTracker(Observer):
     def _write_hyper_parameters(self, config: Mapping[str, Any]) -> None:
         from torch.utils.tensorboard.summary import hparams
 
-        plain = {name: value if isinstance(value, bool | int | float | str) else str(value) for name, value in config.items()}
+        plain = {
+            name: value if isinstance(value, bool | int | float | str) else str(value) for name, value in config.items()
+        }
         for summary in hparams(plain, {"val/accuracy": 0, "test/accuracy": 0})[:2]:  # the third would end the session
             self._writer.file_writer.add_summary(summary)
         lines = [f"| {name} | {value} |" for name, value in config.items()]

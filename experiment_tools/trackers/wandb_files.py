@@ -1,7 +1,8 @@
 """Reading back the offline files of Weights & Biases: what really arrived there before a process was killed.
 
-A `.wandb` file is a LevelDB log of `Record` messages after seven bytes of heading: blocks of 32 KiB, in them parts of records, each with
-checksum (4 bytes), length (2) and kind (1). A process that was killed may have left the last record incomplete.
+A `.wandb` file is a LevelDB log of `Record` messages after seven bytes of heading: blocks of 32 KiB, in them parts
+of records, each with checksum (4 bytes), length (2) and kind (1). A process that was killed may have left the last
+record incomplete.
 """
 
 import json

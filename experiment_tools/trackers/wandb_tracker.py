@@ -1,8 +1,10 @@
-"""Weights & Biases: scalars, gradient histograms, example episodes and the config, in logs/wandb of the run folder or online.
+"""Weights & Biases: scalars, gradient histograms, example episodes and the config, in logs/wandb of the run folder
+or online.
 
-A run folder is one W&B run, however often it is resumed; logs/wandb.json holds its id. W&B takes no step twice, so nothing is sent before
-a checkpoint holds it: what a killed process logged past its checkpoint was never sent. What was sent and did not arrive before the kill
-is missing in W&B's own files, and sent again.
+A run folder is one W&B run, however often it is resumed; logs/wandb.json holds its id. W&B takes no step twice, so
+nothing is sent before
+a checkpoint holds it: what a killed process logged past its checkpoint was never sent. What was sent and did not
+arrive before the kill is missing in W&B's own files, and sent again.
 """
 
 import json
@@ -52,7 +54,10 @@ class WandbTracker(Observer):
         self._memory = run_folder / "logs" / "wandb.json"
         self._sent = self._read_memory()
         if self.mode == "online" and not wandb.api.api_key:
-            log.warning("W&B: not logged in (wandb login); writing offline to %s instead, for wandb sync.", run_folder / "logs" / "wandb")
+            log.warning(
+                "W&B: not logged in (wandb login); writing offline to %s instead, for wandb sync.",
+                run_folder / "logs" / "wandb",
+            )
             self.mode = "offline"
         self._run = wandb.init(
             project=self.project, name=run_folder.name, id=self._sent["id"], resume="allow", mode=self.mode,
@@ -75,8 +80,14 @@ class WandbTracker(Observer):
         """The last step that W&B has."""
         if self.mode == "online":
             return max(self._run.step - 1, 0)  # `step` is that of the next row
-        earlier = [path for path in wandb_files.offline_files(folder, self._sent["id"]) if path.parent != Path(self._run.dir).parent]
-        return wandb_files.last_step(earlier) if earlier else self._sent["iteration"]  # synchronised, and then cleaned away
+        earlier = [
+            path
+            for path in wandb_files.offline_files(folder, self._sent["id"])
+            if path.parent != Path(self._run.dir).parent
+        ]
+        return (
+            wandb_files.last_step(earlier) if earlier else self._sent["iteration"]
+        )  # synchronised, and then cleaned away
 
     def on_iteration_metrics(self, record: dict[str, Any]) -> None:
         if record["iteration"] > self._sent["iteration"]:
@@ -131,4 +142,6 @@ class WandbTracker(Observer):
         self._remember()
 
     def _remember(self) -> None:
-        write_json(self._memory, {**self._sent, "meaning": "id of the W&B run, and the training iterations that it has"})
+        write_json(
+            self._memory, {**self._sent, "meaning": "id of the W&B run, and the training iterations that it has"}
+        )

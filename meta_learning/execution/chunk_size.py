@@ -1,4 +1,6 @@
-"""How many tasks are computed at once: what one of them needs, what is free, and half as many where that was too much."""
+"""How many tasks are computed at once: what one of them needs, what is free, and half as many where that was too
+much.
+"""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -35,7 +37,9 @@ class _Held:
 
 @contextmanager
 def held_by_autograd() -> Iterator[Callable[[], int]]:
-    """Inside, watch what autograd keeps for backward passes; yields a function that tells the most bytes it held at one time."""
+    """Inside, watch what autograd keeps for backward passes; yields a function that tells the most bytes it held at
+    one time.
+    """
     storages: dict[int, list[int]] = {}
     peak = 0
 
@@ -50,7 +54,9 @@ def held_by_autograd() -> Iterator[Callable[[], int]]:
 
 
 def peak_bytes(compute: Callable[[], Any], device: torch.device, parameter_bytes: int) -> int:
-    """Return the memory that `compute()` needs: on a GPU the peak of torch's allocator, else from what autograd held."""
+    """Return the memory that `compute()` needs: on a GPU the peak of torch's allocator, else from what autograd
+    held.
+    """
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         before = torch.cuda.memory_allocated(device)
@@ -64,7 +70,9 @@ def peak_bytes(compute: Callable[[], Any], device: torch.device, parameter_bytes
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """Return the memory that can still be had on a GPU, or in the machine (within its container's limit); None: unknown."""
+    """Return the memory that can still be had on a GPU, or in the machine (within its container's limit); None:
+    unknown.
+    """
     if device.type == "cuda":
         held_back = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + held_back
@@ -86,8 +94,8 @@ class TaskChunks:
 
     Args:
         size: tasks at once; None: all of the meta-batch.
-        automatic: the size is the machine's choice, and at most `size`: made at the first meta-gradient, kept in checkpoints,
-            and halved where memory runs out.
+        automatic: the size is the machine's choice, and at most `size`: made at the first meta-gradient, kept in
+            checkpoints, and halved where memory runs out.
         parameter_bytes: of everything that has a meta-gradient.
     """
 
@@ -107,10 +115,14 @@ class TaskChunks:
 
     def snapshot(self) -> dict[str, float]:
         """Return the memory of a task in MiB, where it was measured."""
-        return {} if self.bytes_per_task is None else {"peak_memory_per_task_mib": round(self.bytes_per_task / 2**20, 2)}
+        return (
+            {} if self.bytes_per_task is None else {"peak_memory_per_task_mib": round(self.bytes_per_task / 2**20, 2)}
+        )
 
     def choose(self, n_tasks: int, device: torch.device, compute_one: Callable[[], Any]) -> None:
-        """Measure one task and choose the largest number of tasks that fits, once, where there is something to choose."""
+        """Measure one task and choose the largest number of tasks that fits, once, where there is something to
+        choose.
+        """
         if not self._is_open or self.of(n_tasks) == 1:
             return
         self._is_open = False
@@ -126,11 +138,17 @@ class TaskChunks:
             self.size = max(1, min(self.of(n_tasks), int(SAFE_SHARE * free) // self.bytes_per_task))
         log.info(
             "Memory: about %s per task%s; %d of %d tasks at once.",
-            mib_text(self.bytes_per_task), "" if free is None else f", {mib_text(free)} free", self.of(n_tasks), n_tasks,
-        )  # fmt: skip
+            mib_text(self.bytes_per_task),
+            "" if free is None else f", {mib_text(free)} free",
+            self.of(n_tasks),
+            n_tasks,
+        )
 
-    def run(self, compute: Callable[[int], Any], n_tasks: int, device: torch.device, compute_one: Callable[[], Any]) -> Any:
-        """Return `compute(tasks at once)`; where memory runs out and the size is the machine's choice, with half as many from now on.
+    def run(
+        self, compute: Callable[[int], Any], n_tasks: int, device: torch.device, compute_one: Callable[[], Any]
+    ) -> Any:
+        """Return `compute(tasks at once)`; where memory runs out and the size is the machine's choice, with half as
+        many from now on.
 
         Raises:
             RuntimeError, MemoryError: out of memory; its notes say how much is needed.
@@ -146,7 +164,9 @@ class TaskChunks:
                     error.add_note(self._need(size, n_tasks, device, compute_one))
                     raise
             self.size = (size + 1) // 2
-            log.warning("Out of memory with %d tasks at once; going on with %d, which changes no result.", size, self.size)
+            log.warning(
+                "Out of memory with %d tasks at once; going on with %d, which changes no result.", size, self.size
+            )
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
 
@@ -161,7 +181,11 @@ class TaskChunks:
         if self.bytes_per_task is None:
             free = free_bytes(device)
             return "One task alone needs more than is free" + ("." if free is None else f" ({mib_text(free)}).")
-        return f"{size} of {n_tasks} tasks at once need about {mib_text(size * self.bytes_per_task)}, {mib_text(self.bytes_per_task)} each."
+        return (
+            f"{size} of {n_tasks} tasks at once need about {mib_text(size * self.bytes_per_task)}, "
+            f"{mib_text(self.bytes_per_task)} each."
+        )
+
 
 def choose_task_chunk_size(device: torch.device, image_shape: tuple[int, int, int], n_tasks: int) -> int:
     """Choose how many tasks are computed at once.

@@ -1,4 +1,6 @@
-"""A computation recorded once as a CUDA graph and replayed, because launching thousands of small kernels takes longer than running them."""
+"""A computation recorded once as a CUDA graph and replayed, because launching thousands of small kernels takes
+longer than running them.
+"""
 
 import logging
 from collections.abc import Callable, Hashable, Iterator, Mapping
@@ -26,7 +28,8 @@ class Recording(Protocol):
 
 
 class CudaRecorder:
-    """Records CUDA graphs that share their memory: they replay one after the other, and their results are copied before the next one does.
+    """Records CUDA graphs that share their memory: they replay one after the other, and their results are copied
+    before the next one does.
 
     Args:
         device: on which the function computes, whichever one is current.
@@ -40,7 +43,8 @@ class CudaRecorder:
     def __call__(self, function: Callable[[], Tensor]) -> tuple[Recording, Tensor]:
         """Return a graph of a function and the tensor that each replay writes its result to.
 
-        Warm-up and recording compute from the same inputs and keep nothing but the result: the function must change nothing.
+        Warm-up and recording compute from the same inputs and keep nothing but the result: the function must change
+        nothing.
 
         Raises:
             RuntimeError: what the function raised, also where that makes the end of the recording fail.
@@ -56,7 +60,8 @@ class CudaRecorder:
                     for _ in range(WARM_UPS):
                         function()
                 outside.wait_stream(self._stream)
-                # Another thread prepares the next episodes meanwhile; its allocations are none of this graph's business.
+                # Another thread prepares the next episodes meanwhile; its allocations are none of this graph's
+                # business.
                 with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
                     result = function()
             except RuntimeError as error:
@@ -69,8 +74,9 @@ class CudaRecorder:
 class GraphedComputation:
     """Runs a pure function of tensors from recordings, one for each key and each set of shapes.
 
-    Every result is that of a replay, also the first, so that a run that was resumed replays the same. What comes back is the caller's: the
-    next replay does not touch it. Where recording fails, one line says so and the function runs as it is from then on.
+    Every result is that of a replay, also the first, so that a run that was resumed replays the same. What comes
+    back is the caller's: the next replay does not touch it. Where recording fails, one line says so and the function
+    runs as it is from then on.
 
     Args:
         record: None: nothing is recorded.
@@ -78,7 +84,9 @@ class GraphedComputation:
 
     def __init__(self, record: Callable[[Callable[[], Tensor]], tuple[Recording, Tensor]] | None) -> None:
         self._record = record
-        self._recordings: dict[Hashable, tuple[Recording, Tensor, dict[str, Tensor], list[tuple[str, str, torch.Size]]]] = {}
+        self._recordings: dict[
+            Hashable, tuple[Recording, Tensor, dict[str, Tensor], list[tuple[str, str, torch.Size]]]
+        ] = {}
 
     @contextmanager
     def off(self) -> Iterator[None]:
@@ -111,7 +119,10 @@ class GraphedComputation:
                 if is_out_of_memory(error):
                     self._recordings.clear()  # their memory may be what is missing
                     raise
-                log.warning("CUDA graphs are off: this computation cannot be recorded (%s).", str(error).strip().partition("\n")[0])
+                log.warning(
+                    "CUDA graphs are off: this computation cannot be recorded (%s).",
+                    str(error).strip().partition("\n")[0],
+                )
                 self._record = None
                 return function(inputs)
         recording, flat, places, layout = self._recordings[full_key]
@@ -129,7 +140,9 @@ class GraphedComputation:
 
         def flat_result() -> Tensor:
             results = function(places)
-            layout[:] = [(group, name, value.shape) for group, values in results.items() for name, value in values.items()]
+            layout[:] = [
+                (group, name, value.shape) for group, values in results.items() for name, value in values.items()
+            ]
             return torch.cat([value.detach().reshape(-1) for values in results.values() for value in values.values()])
 
         recording, flat = self._record(flat_result)

@@ -15,8 +15,6 @@ from meta_learning.meta_gradients import norm_of
 Computation = Callable[[Any, Sequence[Tensor | None]], dict[str, dict[str, Tensor]]]
 
 
-
-
 def tensors_of(episodes: Any) -> dict[str, Tensor]:
     """The fields of a dataclass that are tensors, by name."""
     return {item.name: value for item in fields(episodes) if isinstance(value := getattr(episodes, item.name), Tensor)}
@@ -57,8 +55,8 @@ def mean_over_chunks(
 class Execution:
     """Carries out a computation over the tasks of a meta-batch, so that the algorithm need not know how.
 
-    In chunks of tasks that fit into memory (`TaskChunks`), replayed where there is CUDA (`GraphedComputation`), and with convolutions
-    in a narrow format that is checked once an epoch (`ConvolutionPrecision`).
+    In chunks of tasks that fit into memory (`TaskChunks`), replayed where there is CUDA (`GraphedComputation`), and
+    with convolutions in a narrow format that is checked once an epoch (`ConvolutionPrecision`).
     """
 
     def __init__(self, chunks: TaskChunks, replayed: GraphedComputation, precision: ConvolutionPrecision) -> None:
@@ -66,9 +64,16 @@ class Execution:
         self._weights: tuple[int, Tensor] | None = None
 
     def mean_over_tasks(
-        self, compute: Computation, episodes: Any, weights: Sequence[float], epoch: int, *more: Hashable, heaviest: Computation
+        self,
+        compute: Computation,
+        episodes: Any,
+        weights: Sequence[float],
+        epoch: int,
+        *more: Hashable,
+        heaviest: Computation,
     ) -> dict[str, dict[str, Tensor]]:
-        """Return the mean over tasks of what `compute(tasks, weights)` gives for some of them: groups of tensors, one of them "gradients".
+        """Return the mean over tasks of what `compute(tasks, weights)` gives for some of them: groups of tensors,
+        one of them "gradients".
 
         Args:
             weights: numbers of this epoch; a zero reaches `compute` as None, since it decides what is computed.
@@ -98,19 +103,27 @@ class Execution:
         self.precision.check(lambda: carry_out()["gradients"], epoch)
         return carry_out()
 
-    def over_tasks(self, compute: Callable[[Any], dict[str, Tensor]], episodes: Any, key: Hashable) -> dict[str, Tensor]:
+    def over_tasks(
+        self, compute: Callable[[Any], dict[str, Tensor]], episodes: Any, key: Hashable
+    ) -> dict[str, Tensor]:
         """Return what `compute(tasks)` gives for all of them: tensors with a leading task axis."""
 
         def of_chunks(inputs: Mapping[str, Tensor], size: int) -> dict[str, dict[str, Tensor]]:
             parts = [compute(tasks) for tasks in task_chunks(replace(episodes, **inputs), size)]
             return {"": {name: torch.cat([part[name] for part in parts]) for name in parts[0]}}
 
-        return self._carry_out(of_chunks, tensors_of(episodes), episodes, key, lambda: compute(next(task_chunks(episodes, 1))))[""]
+        return self._carry_out(
+            of_chunks, tensors_of(episodes), episodes, key, lambda: compute(next(task_chunks(episodes, 1)))
+        )[""]
 
     def _carry_out(
-        self, of_chunks: Callable[[Mapping[str, Tensor], int], dict[str, dict[str, Tensor]]], inputs: Mapping[str, Tensor], episodes: Any,
-        key: Hashable, of_one_task: Callable[[], Any],
-    ) -> dict[str, dict[str, Tensor]]:  # fmt: skip
+        self,
+        of_chunks: Callable[[Mapping[str, Tensor], int], dict[str, dict[str, Tensor]]],
+        inputs: Mapping[str, Tensor],
+        episodes: Any,
+        key: Hashable,
+        of_one_task: Callable[[], Any],
+    ) -> dict[str, dict[str, Tensor]]:
         full_key = key, episodes.n_way, self.precision.current
         return self.chunks.run(
             lambda size: self.replayed(lambda values: of_chunks(values, size), inputs, (full_key, size)),
@@ -122,5 +135,3 @@ class Execution:
         if self._weights is None or self._weights[0] != epoch:
             self._weights = epoch, torch.tensor(weights, dtype=like.dtype, device=like.device)
         return self._weights[1]
-
-

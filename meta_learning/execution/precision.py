@@ -14,7 +14,8 @@ log = logging.getLogger(__name__)
 
 
 class ConvolutionPrecision:
-    """Computes the products of a network's convolutions in another dtype; sums, norms, losses and parameters keep theirs.
+    """Computes the products of a network's convolutions in another dtype; sums, norms, losses and parameters keep
+    theirs.
 
     Args:
         dtype: None: that of the parameters.
@@ -42,7 +43,8 @@ class ConvolutionPrecision:
             self._set(self.dtype)
 
     def check(self, meta_gradient: Callable[[], Mapping[str, Tensor]], epoch: int) -> None:
-        """Compare the meta-gradients of one meta-batch in both formats, at the start of a run and once in each epoch; waits for the device.
+        """Compare the meta-gradients of one meta-batch in both formats, at the start of a run and once in each
+        epoch; waits for the device.
 
             error = norm(narrow - exact) / norm(exact), over all meta-parameters together
 
@@ -56,11 +58,18 @@ class ConvolutionPrecision:
             exact = _flat(meta_gradient())
         error = float((narrow - exact).norm() / exact.norm())
         name = str(self.dtype).removeprefix("torch.")
-        log.info("epoch %d: the meta-gradient in %s differs from that in float32 by %.3g of its norm.", epoch + 1, name, error)
+        log.info(
+            "epoch %d: the meta-gradient in %s differs from that in float32 by %.3g of its norm.",
+            epoch + 1,
+            name,
+            error,
+        )
         if not error <= self.error_limit:
             raise ConfigError(
-                f'"precision" {name}: in epoch {epoch + 1} the meta-gradient of one meta-batch differs from that in float32 by {error:.3g} '
-                f'of its norm; "precision_error_limit" allows {self.error_limit:g}. Set "precision" to float32, or allow more: a rerun goes on'
+                f'"precision" {name}: in epoch {epoch + 1} the meta-gradient of one meta-batch differs from that in '
+                f"float32 by {error:.3g} "
+                f'of its norm; "precision_error_limit" allows {self.error_limit:g}. Set "precision" to float32, or '
+                "allow more: a rerun goes on"
             )
         self._checked_epoch = epoch
 

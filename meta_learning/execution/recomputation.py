@@ -1,6 +1,5 @@
 """The meta-gradient with the memory of one inner step: activations are computed a second time instead of being kept."""
 
-
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -20,7 +19,8 @@ def recomputed_gradient(
         adjoint[s] = (d step_s / d theta[s])^T adjoint[s+1] + v[s] d L(theta[s+1], query) / d theta[s]
 
     Returns:
-        The meta-gradient, equal to that through the whole graph up to rounding; of each step weight * query loss, and metrics.
+        The meta-gradient, equal to that through the whole graph up to rounding; of each step weight * query loss,
+        and metrics.
     """
     path = [start.as_leaves()]
     for step in range(len(weights) - 1):
@@ -33,8 +33,12 @@ def recomputed_gradient(
     losses, metrics = [], []
     for step in reversed(range(len(weights))):
         before = path.pop()
-        after, loss, of_step = learner.training_step(episodes, before, replace(mode, step=step), weights[step], create_graph=create_graph)
-        values = gradients_of([loss, *after.tensors()], [torch.ones_like(loss), *adjoint], [*before.tensors(), *parameters.values()])
+        after, loss, of_step = learner.training_step(
+            episodes, before, replace(mode, step=step), weights[step], create_graph=create_graph
+        )
+        values = gradients_of(
+            [loss, *after.tensors()], [torch.ones_like(loss), *adjoint], [*before.tensors(), *parameters.values()]
+        )
         adjoint = values[: len(before.tensors())]
         totals = [total + value for total, value in zip(totals, values[len(adjoint) :], strict=True)]
         losses.append(loss.detach())
@@ -51,5 +55,3 @@ def gradients_of(outputs: list[Tensor], weights: list[Tensor], inputs: list[Tens
         return [torch.zeros_like(value) for value in inputs]
     outputs, weights = map(list, zip(*pairs, strict=True))
     return list(torch.autograd.grad(outputs, inputs, weights, allow_unused=True, materialize_grads=True))
-
-

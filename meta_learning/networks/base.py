@@ -21,8 +21,8 @@ class MetaNetwork(nn.Module):
         head: `MetaLinear`, or `EpisodeHead` where each episode brings its head.
         stage_names: submodules in the order of the forward pass, for choices that are made per block.
         uses_dropout: whether training passes need the seeds of the episodes.
-        plain_prefixes: what parameter names begin with here -> in the plain module of another library or a user, whose names
-            the saved tensors then have.
+        plain_prefixes: what parameter names begin with here -> in the plain module of another library or a user,
+            whose names the saved tensors then have.
     """
 
     head: MetaLinear | EpisodeHead
@@ -36,7 +36,9 @@ class MetaNetwork(nn.Module):
         self.register_load_state_dict_pre_hook(_from_plain_names)
 
     def prepare(self, images: Tensor) -> Any:
-        """Return the images (B, n, C, H, W) in the form in which `features` takes them fastest, for many passes over the same ones."""
+        """Return the images (B, n, C, H, W) in the form in which `features` takes them fastest, for many passes over
+        the same ones.
+        """
         return images
 
     def features(self, images: Any, params: Parameters | None = None, mode: Pass | None = None) -> Tensor:
@@ -81,7 +83,8 @@ def make_head(n_features: int, n_way: int | None) -> MetaLinear | EpisodeHead:
 
 
 def initialise_kaiming(network: MetaNetwork, generator: torch.Generator, negative_slope: float = 0.0) -> None:
-    """Draw the initial weights: Kaiming-normal convolutions (fan out), zero biases; the head uniform in +-1/sqrt(D), as torch's.
+    """Draw the initial weights: Kaiming-normal convolutions (fan out), zero biases; the head uniform in +-1/sqrt(D),
+    as torch's.
 
     Source: He et al. 2015, equation 14; torchvision's ResNet.
     """
@@ -108,7 +111,9 @@ def _to_plain_names(network: MetaNetwork, state: dict[str, Tensor], prefix: str,
 
 
 def _from_plain_names(network: MetaNetwork, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
-    """Let the state dict of a plain module load: its names become ours, and its counts of batches, which nothing reads, go."""
+    """Let the state dict of a plain module load: its names become ours, and its counts of batches, which nothing
+    reads, go.
+    """
     for name in [name for name in state if name.startswith(prefix) and name.endswith(".num_batches_tracked")]:
         del state[name]
     _rename(state, prefix, {plain: own for own, plain in network.plain_prefixes.items()})

@@ -30,7 +30,9 @@ class Moments:
 
 
 class MetaNorm(nn.Module):
-    """What all norm layers are called with: forward(x, params, n_tasks, mode, name), name being the layer's in the network."""
+    """What all norm layers are called with: forward(x, params, n_tasks, mode, name), name being the layer's in the
+    network.
+    """
 
     own_statistics: str = "transductive"
     """The layer's choice where the pass says "mixed"."""
@@ -129,22 +131,31 @@ class MetaBatchNorm2d(_AffineNorm):
         support, query = x[: mode.n_support], x[mode.n_support :]
         if statistics != "support":
             parts = zip((support, query), _modes_of_parts(mode), strict=True)
-            return torch.cat([self._normalise_one_set(part, weight, bias, n_tasks, its_mode, name) for part, its_mode in parts])
+            return torch.cat(
+                [self._normalise_one_set(part, weight, bias, n_tasks, its_mode, name) for part, its_mode in parts]
+            )
         moments = _moments(support)
         self.leave_statistics(moments.mean, moments.unbiased_var, n_tasks, mode, name)
         return _normalise(x, *_scale_and_shift(moments.mean, moments.var, weight, bias, self.eps))
 
     def modes_of_own_moments(self, mode: Pass, n_sets: int) -> tuple[Pass, ...] | None:
-        """Return what each set of images of a pass is told, where each is normalised by its own moments and by nothing else; else None."""
+        """Return what each set of images of a pass is told, where each is normalised by its own moments and by
+        nothing else; else None.
+        """
         modes = _modes_of_parts(mode) if n_sets > 1 else (mode,)
         shares = n_sets > 1 and self.statistics_of(mode) == "support"
-        is_own = not shares and not self._mixes_with_running(mode) and not any(self._has_fixed_statistics(its_mode) for its_mode in modes)
+        is_own = (
+            not shares
+            and not self._mixes_with_running(mode)
+            and not any(self._has_fixed_statistics(its_mode) for its_mode in modes)
+        )
         return modes if is_own else None
 
     def scales_and_shifts(
         self, sets: Sequence[Moments], params: Parameters | None, n_tasks: int, mode: Pass, name: str
     ) -> list[tuple[Tensor, Tensor]]:
-        """Return s and t (B*F,) for each set of images, of y = s x + t, the norm of x, whose moments are given instead of x.
+        """Return s and t (B*F,) for each set of images, of y = s x + t, the norm of x, whose moments are given
+        instead of x.
 
         Args:
             sets: of the images of the pass; of support and query images where both are there.
@@ -165,7 +176,9 @@ class MetaBatchNorm2d(_AffineNorm):
             results.append(_scale_and_shift(mean, var, weight, bias, self.eps))
         return results
 
-    def _normalise_one_set(self, x: Tensor, weight: Tensor, bias: Tensor, n_tasks: int, mode: Pass, name: str) -> Tensor:
+    def _normalise_one_set(
+        self, x: Tensor, weight: Tensor, bias: Tensor, n_tasks: int, mode: Pass, name: str
+    ) -> Tensor:
         fixed = self._fixed_statistics(n_tasks, mode, name)
         if fixed is not None:
             return F.batch_norm(x, *fixed, weight, bias, training=False, eps=self.eps)
@@ -181,7 +194,9 @@ class MetaBatchNorm2d(_AffineNorm):
     def _fixed_statistics(self, n_tasks: int, mode: Pass, name: str) -> tuple[Tensor, Tensor] | None:
         """Mean and variance (B*F,) of a pass that does not look at its own images; None: it does."""
         statistics = self.statistics_of(mode)
-        assert not (statistics == "support" and mode.is_query), "query images must come together with the support images"
+        assert not (statistics == "support" and mode.is_query), (
+            "query images must come together with the support images"
+        )
         if not self._has_fixed_statistics(mode):
             return None
         if statistics == "running":

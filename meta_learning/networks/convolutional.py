@@ -39,7 +39,9 @@ class Conv4Block(nn.Module):
         super().__init__()
         self.conv, self.norm = MetaConv2d(channels, shape[0], 3, padding=1), norm.build(shape)
 
-    def forward(self, x: Tensor | ImagePatches, params: Parameters | None, n_tasks: int, mode: Pass, name: str) -> Tensor:
+    def forward(
+        self, x: Tensor | ImagePatches, params: Parameters | None, n_tasks: int, mode: Pass, name: str
+    ) -> Tensor:
         """Return (n, B*F, H', W') for x (n, B*C, H, W), or for the patches of the first block's images."""
         if isinstance(x, ImagePatches):
             given = below(params, "conv"), below(params, "norm")
@@ -49,18 +51,26 @@ class Conv4Block(nn.Module):
 
 
 class Conv4(MetaNetwork):
-    """Four blocks of a padded 3x3 convolution with bias, norm, ReLU and 2x2 max-pooling; the map, flattened, is the features.
+    """Four blocks of a padded 3x3 convolution with bias, norm, ReLU and 2x2 max-pooling; the map, flattened, is the
+    features.
 
     Against the reference's network: ReLU instead of leaky ReLU, and Kaiming-normal instead of Xavier-uniform weights.
 
     Args:
         image_shape: C, H, W of an image; from 16 pixels on every block halves it.
         n_way: N, outputs of the head; None: each episode brings its head.
-        n_filters: F; 32 in Ravi & Larochelle 2017 and in MAML on mini-ImageNet, 64 in Vinyals et al. 2016 and Snell et al. 2017.
+        n_filters: F; 32 in Ravi & Larochelle 2017 and in MAML on mini-ImageNet, 64 in Vinyals et al. 2016 and Snell
+            et al. 2017.
     """
 
     def __init__(
-        self, image_shape: tuple[int, int, int], n_way: int | None, *, n_filters: int = 64, norm: NormChoice | None = None, dropout: float = 0.0
+        self,
+        image_shape: tuple[int, int, int],
+        n_way: int | None,
+        *,
+        n_filters: int = 64,
+        norm: NormChoice | None = None,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.dropout, self.uses_dropout = dropout, dropout > 0
@@ -78,7 +88,9 @@ class Conv4(MetaNetwork):
             return images
         return cut_patches(images, block.conv, pooling_window(*images.shape[3:]))
 
-    def features(self, images: Tensor | ImagePatches, params: Parameters | None = None, mode: Pass | None = None) -> Tensor:
+    def features(
+        self, images: Tensor | ImagePatches, params: Parameters | None = None, mode: Pass | None = None
+    ) -> Tensor:
         """Return features (B, n, D) of images (B, n, C, H, W), or of what `prepare` made of them."""
         mode = mode or Pass()
         x, n_tasks = fold_images(images)

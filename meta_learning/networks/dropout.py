@@ -1,4 +1,6 @@
-"""Dropout whose masks follow from the episode: the same episode, inner step and layer drop the same activations anywhere."""
+"""Dropout whose masks follow from the episode: the same episode, inner step and layer drop the same activations
+anywhere.
+"""
 
 from torch import Tensor
 
@@ -9,7 +11,8 @@ LAYERS_PER_PASS = 1024
 
 
 def drop(x: Tensor, rate: float, mode: Pass, index: int, n_tasks: int = 1, *, whole_channels: bool = False) -> Tensor:
-    """Drop activations with probability `rate` and scale the rest by 1 / (1 - rate); nothing without the episodes' seeds.
+    """Drop activations with probability `rate` and scale the rest by 1 / (1 - rate); nothing without the episodes'
+    seeds.
 
     Args:
         x: (n, B*F, ...), tasks folded into the channels.

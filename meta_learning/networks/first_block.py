@@ -1,17 +1,18 @@
 """The first block of a network from patches of its images: convolution, batch norm, max-pooling and activation at once.
 
-The images of an episode stay the same through all inner steps and nothing is differentiated with respect to them. So their
-patches p, what the kernel sees at each pixel, are cut once per episode. Then batch norm needs no pass over the feature map, the
-largest of the network, because the map's statistics follow from those of the patches,
+The images of an episode stay the same through all inner steps and nothing is differentiated with respect to them. So
+their patches p, what the kernel sees at each pixel, are cut once per episode. Then batch norm needs no pass over the
+feature map, the largest of the network, because the map's statistics follow from those of the patches,
 
     x = W p + b,   mean(x) = W mean(p) + b,   var(x) = diag(W cov(p) W^T)
 
-and norm and convolution together are one linear map of patches, whose maxima over the pooling windows are all that is kept:
+and norm and convolution together are one linear map of patches, whose maxima over the pooling windows are all that
+is kept:
 
     out = f(max over the pixels of a window of (A p + c)),   A = s W,  c = s b + t,   y = s x + t the norm
 
-Given which pixel of a window wins and on which side of zero it lies, `out` is linear in (A, c): the backward and the double
-backward are products of small matrices too.
+Given which pixel of a window wins and on which side of zero it lies, `out` is linear in (A, c): the backward and the
+double backward are products of small matrices too.
 
 Letters: B tasks, n images per task, C channels, k x k kernel, K = C k^2, F filters, L windows per image.
 """
@@ -41,14 +42,18 @@ class PatchSet:
     windows: Tensor
     """(n*B, q, L, K + 1), for each of the q pixels of the pooling windows; the last column being ones."""
     moments: Tensor
-    """(B, K, K + 1), covariance and, in the last column, mean of all patches of the set, also those that no window covers."""
+    """(B, K, K + 1), covariance and, in the last column, mean of all patches of the set, also those that no window
+    covers.
+    """
     n_patches: int
     """Of each task."""
 
 
 @dataclass(frozen=True)
 class ImagePatches:
-    """Images (B, n, C, H, W) as the first block of a network sees them; support before query images where both are there."""
+    """Images (B, n, C, H, W) as the first block of a network sees them; support before query images where both are
+    there.
+    """
 
     sets: tuple[PatchSet, ...]
     n_tasks: int
@@ -66,7 +71,9 @@ def cut_patches(images: Tensor, conv: MetaConv2d, window: tuple[int, int]) -> Im
     folded = images.transpose(0, 1).flatten(0, 1)  # (n*B, C, H, W)
     height, width = (
         (side + 2 * padding - kernel) // stride + 1
-        for side, padding, kernel, stride in zip(images.shape[-2:], conv.padding, conv.kernel_size, conv.stride, strict=True)
+        for side, padding, kernel, stride in zip(
+            images.shape[-2:], conv.padding, conv.kernel_size, conv.stride, strict=True
+        )
     )
     patches = F.unfold(folded, conv.kernel_size, padding=conv.padding, stride=conv.stride)  # (n*B, K, H'*W')
     n_positions = patches.shape[2]
@@ -82,7 +89,9 @@ def cut_patches(images: Tensor, conv: MetaConv2d, window: tuple[int, int]) -> Im
         for top, left in product(range(window[0]), range(window[1]))
     ]
     moments = torch.cat([covariance, mean.unsqueeze(2)], dim=2)
-    return ImagePatches((PatchSet(torch.stack(pixels, dim=1).flatten(2, 3), moments, n_images * n_positions),), n_tasks, (rows, columns))
+    return ImagePatches(
+        (PatchSet(torch.stack(pixels, dim=1).flatten(2, 3), moments, n_images * n_positions),), n_tasks, (rows, columns)
+    )
 
 
 def fold_images(images: Tensor | ImagePatches) -> tuple[Tensor | ImagePatches, int]:
@@ -94,7 +103,12 @@ def fold_images(images: Tensor | ImagePatches) -> tuple[Tensor | ImagePatches, i
 
 def can_use_patches(conv: MetaConv2d, norm: Any, images: Tensor) -> bool:
     """Tell whether `convolve_patches` can take the place of a first block."""
-    plain = conv.groups == 1 and conv.dilation == (1, 1) and conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
+    plain = (
+        conv.groups == 1
+        and conv.dilation == (1, 1)
+        and conv.padding_mode == "zeros"
+        and not isinstance(conv.padding, str)
+    )
     return plain and type(norm) is MetaBatchNorm2d and images.shape[2] <= MOST_CHANNELS and not images.requires_grad
 
 
@@ -110,16 +124,26 @@ def convolve_patches(
     """
     n_tasks = patches.n_tasks
     weight = given_or_own(conv, params[0], "weight", n_tasks).flatten(2)  # (B, F, K)
-    bias = given_or_own(conv, params[0], "bias", n_tasks) if conv.bias is not None else weight.new_zeros(weight.shape[:2])
+    bias = (
+        given_or_own(conv, params[0], "bias", n_tasks) if conv.bias is not None else weight.new_zeros(weight.shape[:2])
+    )
     maps = _linear_maps(patches, weight, bias, norm, params[1], mode, name)
-    outputs = [window_maxima(linear, images.windows, negative_slope) for images, linear in zip(patches.sets, maps, strict=True)]
+    outputs = [
+        window_maxima(linear, images.windows, negative_slope) for images, linear in zip(patches.sets, maps, strict=True)
+    ]
     out = outputs[0] if len(outputs) == 1 else torch.cat(outputs)  # (n, B, L, F)
     pixels_first = out.transpose(1, 2).flatten(2)  # (n, L, B*F)
     return in_best_format(pixels_first.unflatten(1, patches.sides).permute(0, 3, 1, 2))
 
 
 def _linear_maps(
-    patches: ImagePatches, weight: Tensor, bias: Tensor, norm: MetaBatchNorm2d, params: Parameters | None, mode: Pass, name: str
+    patches: ImagePatches,
+    weight: Tensor,
+    bias: Tensor,
+    norm: MetaBatchNorm2d,
+    params: Parameters | None,
+    mode: Pass,
+    name: str,
 ) -> list[Tensor]:
     """Return A and, in the last column, c, (B, F, K + 1), for each set of images: convolution and norm together."""
     n_tasks, modes = patches.n_tasks, norm.modes_of_own_moments(mode, len(patches.sets))
@@ -140,5 +164,6 @@ def _linear_maps(
         moments.append(Moments(mean.flatten(), var.flatten(), images.n_patches))
     affine = norm.scales_and_shifts(moments, params, n_tasks, mode, name)
     return [
-        torch.cat([scale.view(n_tasks, -1, 1) * weight, (scale * bias.flatten() + shift).view(n_tasks, -1, 1)], dim=2) for scale, shift in affine
+        torch.cat([scale.view(n_tasks, -1, 1) * weight, (scale * bias.flatten() + shift).view(n_tasks, -1, 1)], dim=2)
+        for scale, shift in affine
     ]

@@ -1,7 +1,8 @@
 """Any `torch.nn.Module` as a network of the learner: split into body and head, its norms and dropouts replaced by ours.
 
-The body is called for one task at a time, by `torch.vmap` for all tasks together or, where it cannot be batched, in a loop.
-What the norm layers see is carried out of the call as values, since nothing can be written in place inside a vmap.
+The body is called for one task at a time, by `torch.vmap` for all tasks together or, where it cannot be batched, in
+a loop. What the norm layers see is carried out of the call as values, since nothing can be written in place inside a
+vmap.
 
 Letters: B tasks, n images per task, C channels, H x W pixels, F filters, N way, D features.
 """
@@ -25,7 +26,9 @@ from meta_learning.networks.norms import NormChoice
 from meta_learning.networks.passes import BatchStatistics, Pass
 from utils.errors import ConfigError
 
-Output = dict[str, Any]  # of one task or, stacked, of B: "features", "statistics" name -> row -> value, "episode" name -> pair
+Output = dict[
+    str, Any
+]  # of one task or, stacked, of B: "features", "statistics" name -> row -> value, "episode" name -> pair
 
 
 class CurrentPass:
@@ -54,7 +57,9 @@ class KeyedDropout(nn.Module):
 
 
 class _NormCall:
-    """Lets a norm layer of ours stand where a plain one stood: it gets the pass, and maps of any number of dimensions."""
+    """Lets a norm layer of ours stand where a plain one stood: it gets the pass, and maps of any number of
+    dimensions.
+    """
 
     def __init__(self, name: str, current: CurrentPass) -> None:
         self.name, self.current = name, current
@@ -102,7 +107,13 @@ class ForeignNetwork(MetaNetwork):
     """
 
     def __init__(
-        self, body: nn.Module, head: MetaLinear | EpisodeHead, head_name: str, current: CurrentPass, *, together: bool = True
+        self,
+        body: nn.Module,
+        head: MetaLinear | EpisodeHead,
+        head_name: str,
+        current: CurrentPass,
+        *,
+        together: bool = True,
     ) -> None:
         super().__init__()
         self.body, self.head, self.together = body, head, together
@@ -111,7 +122,9 @@ class ForeignNetwork(MetaNetwork):
         self.stage_names = stages(body, "body")
         self.uses_dropout = any(isinstance(module, KeyedDropout) and module.rate for module in body.modules())
         self._is_recurrent = any(isinstance(module, nn.RNNBase) for module in body.modules())
-        self._attends = any(isinstance(module, nn.MultiheadAttention | nn.TransformerEncoderLayer) for module in body.modules())
+        self._attends = any(
+            isinstance(module, nn.MultiheadAttention | nn.TransformerEncoderLayer) for module in body.modules()
+        )
 
     def initialise(self, generator: torch.Generator) -> None:
         """Keep the weights that the module came with."""
@@ -122,11 +135,21 @@ class ForeignNetwork(MetaNetwork):
         is_training = mode.collected is not None
         if self.body.training != is_training:
             self.body.train(is_training)
-        of_body = {name.removeprefix("body."): value for name, value in (params or {}).items() if name.startswith("body.")}
-        seeds = torch.zeros(n_tasks, dtype=torch.int64, device=images.device) if mode.dropout_seeds is None else mode.dropout_seeds
-        episode = {name: tuple(value.view(n_tasks, -1) for value in pair) for name, pair in (mode.episode or {}).items()}
+        of_body = {
+            name.removeprefix("body."): value for name, value in (params or {}).items() if name.startswith("body.")
+        }
+        seeds = (
+            torch.zeros(n_tasks, dtype=torch.int64, device=images.device)
+            if mode.dropout_seeds is None
+            else mode.dropout_seeds
+        )
+        episode = {
+            name: tuple(value.view(n_tasks, -1) for value in pair) for name, pair in (mode.episode or {}).items()
+        }
 
-        def of_one_task(params: dict[str, Tensor], images: Tensor, seed: Tensor, episode: dict[str, tuple[Tensor, Tensor]]) -> Output:
+        def of_one_task(
+            params: dict[str, Tensor], images: Tensor, seed: Tensor, episode: dict[str, tuple[Tensor, Tensor]]
+        ) -> Output:
             collected = BatchStatistics() if is_training else None
             moving = None if mode.episode is None else dict(episode)
             of_task = None if mode.dropout_seeds is None else seed[None]
@@ -139,7 +162,8 @@ class ForeignNetwork(MetaNetwork):
                 out = torch.vmap(of_one_task)(of_body, images, seeds, episode)
             else:
                 parts = [
-                    of_one_task(_task(of_body, task), images[task], seeds[task], _task(episode, task)) for task in range(n_tasks)
+                    of_one_task(_task(of_body, task), images[task], seeds[task], _task(episode, task))
+                    for task in range(n_tasks)
                 ]
                 out = _stacked(parts)
         self._current.begin(Pass())  # keeps no tensors alive
@@ -148,7 +172,9 @@ class ForeignNetwork(MetaNetwork):
                 for value in passes:  # (B, 1, F)
                     mode.collected.add(name, row, len(rows), value.squeeze(1))
         if mode.episode is not None:
-            mode.episode.update({name: tuple(value.flatten() for value in pair) for name, pair in out["episode"].items()})
+            mode.episode.update(
+                {name: tuple(value.flatten() for value in pair) for name, pair in out["episode"].items()}
+            )
         return out["features"]
 
     def _twice_differentiable(self) -> ExitStack:
@@ -182,7 +208,11 @@ def _stacked(trees: list[Any]) -> Any:
 
 def stages(module: nn.Module, prefix: str) -> list[str]:
     """Names of the outermost submodules that norm layers are in, where there are several."""
-    inside = {name: child for name, child in module.named_children() if any(isinstance(part, MetaNorm) for part in child.modules())}
+    inside = {
+        name: child
+        for name, child in module.named_children()
+        if any(isinstance(part, MetaNorm) for part in child.modules())
+    }
     if len(inside) == 1:
         ((name, child),) = inside.items()
         if not isinstance(child, MetaNorm):
@@ -191,7 +221,12 @@ def stages(module: nn.Module, prefix: str) -> list[str]:
 
 
 def replace_layers(
-    body: nn.Module, shapes: Mapping[str, tuple[int, ...]], norm: NormChoice, dtype: torch.dtype, current: CurrentPass, who: str
+    body: nn.Module,
+    shapes: Mapping[str, tuple[int, ...]],
+    norm: NormChoice,
+    dtype: torch.dtype,
+    current: CurrentPass,
+    who: str,
 ) -> None:
     """Put our norms and dropouts in the places of torch's.
 
@@ -203,7 +238,9 @@ def replace_layers(
     for name, layer in list(body.named_modules()):
         if isinstance(layer, _BatchNorm):
             if type(layer) not in BATCH_NORMS:
-                raise ConfigError(f'{who}: norm layer "{name}" is a {type(layer).__name__}; use torch\'s own batch norms')
+                raise ConfigError(
+                    f'{who}: norm layer "{name}" is a {type(layer).__name__}; use torch\'s own batch norms'
+                )
             new = _our_norm(layer, shapes[name], norm, dtype)
             call = _NormCall(f"body.{name}", current)
             new.register_forward_pre_hook(call.before, with_kwargs=True)

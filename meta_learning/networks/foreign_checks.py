@@ -1,7 +1,7 @@
 """Making a user's `torch.nn.Module` ready for the learner, with one clear error for each thing that cannot work.
 
-A network for meta-learning is a function of its images and parameters: it shares no parameters, keeps nothing between calls,
-draws no random numbers of its own, and ends with a linear layer.
+A network for meta-learning is a function of its images and parameters: it shares no parameters, keeps nothing
+between calls, draws no random numbers of its own, and ends with a linear layer.
 """
 
 import logging
@@ -27,9 +27,16 @@ TOLERANCE = 1e-3  # between two ways of computing the same in float32
 
 
 def foreign_network(
-    module: nn.Module, image_shape: tuple[int, int, int], n_way: int | None, norm: NormChoice | None = None, *, head_name: str = "",
-    task_batching: str = "auto", second_order: bool = True, who: str = "the network",
-) -> ForeignNetwork:  # fmt: skip
+    module: nn.Module,
+    image_shape: tuple[int, int, int],
+    n_way: int | None,
+    norm: NormChoice | None = None,
+    *,
+    head_name: str = "",
+    task_batching: str = "auto",
+    second_order: bool = True,
+    who: str = "the network",
+) -> ForeignNetwork:
     """Turn a module into a network of the learner; the module itself is used up.
 
     Args:
@@ -67,7 +74,9 @@ def foreign_network(
 def _shapes_of_batch_norms(module: nn.Module, images: Tensor, who: str) -> tuple[Tensor, dict[str, tuple[int, ...]]]:
     shapes: dict[str, tuple[int, ...]] = {}
     hooks = [
-        layer.register_forward_pre_hook(lambda _, arguments, name=name: shapes.update({name: tuple(as_map(arguments[0]).shape)}))
+        layer.register_forward_pre_hook(
+            lambda _, arguments, name=name: shapes.update({name: tuple(as_map(arguments[0]).shape)})
+        )
         for name, layer in module.named_modules()
         if isinstance(layer, _BatchNorm)
     ]
@@ -75,8 +84,13 @@ def _shapes_of_batch_norms(module: nn.Module, images: Tensor, who: str) -> tuple
     for hook in hooks:
         hook.remove()
     if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(images):
-        seen = f"a tensor of shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
-        raise ConfigError(f"{who}: its forward pass returns {seen} for {len(images)} images, but must return logits ({len(images)}, ways)")
+        seen = (
+            f"a tensor of shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
+        )
+        raise ConfigError(
+            f"{who}: its forward pass returns {seen} for {len(images)} images, but must return logits ({len(images)}, "
+            "ways)"
+        )
     idle = [name for name, layer in module.named_modules() if isinstance(layer, _BatchNorm) and name not in shapes]
     if idle:
         raise ConfigError(f'{who}: its forward pass does not use its layer "{idle[0]}"; leave it out of the module')
@@ -94,7 +108,8 @@ def _refuse_shared_parameters(module: nn.Module, who: str) -> None:
     for name, parameter in module.named_parameters(remove_duplicate=False):
         if parameter in names:
             raise ConfigError(
-                f'{who}: "{names[parameter]}" and "{name}" are one shared parameter, which the inner loop would adapt as two; '
+                f'{who}: "{names[parameter]}" and "{name}" are one shared parameter, which the inner loop would adapt '
+                "as two; "
                 "give each layer its own"
             )
         names[parameter] = name
@@ -103,7 +118,9 @@ def _refuse_shared_parameters(module: nn.Module, who: str) -> None:
 def _find_head(module: nn.Module, head_name: str, who: str) -> tuple[str, nn.Linear]:
     linear = [name for name, layer in module.named_modules() if isinstance(layer, nn.Linear) and name]
     if head_name and head_name not in linear:
-        raise ConfigError(f'"head_name" is "{head_name}", but {who} has the linear layers {", ".join(linear) or "(none)"}')
+        raise ConfigError(
+            f'"head_name" is "{head_name}", but {who} has the linear layers {", ".join(linear) or "(none)"}'
+        )
     if not linear:
         raise ConfigError(f"{who} has no linear layer inside, and so no head; end it with a torch.nn.Linear")
     name = head_name or linear[-1]
@@ -121,7 +138,8 @@ def _our_head(plain: nn.Linear, n_way: int | None, name: str, who: str) -> MetaL
         return EpisodeHead(plain.in_features)
     if plain.out_features != n_way:
         raise ConfigError(
-            f'{who}: its head "{name}" has {plain.out_features} outputs, but "num_classes_per_set" is {n_way}; build it for the '
+            f'{who}: its head "{name}" has {plain.out_features} outputs, but "num_classes_per_set" is {n_way}; build '
+            "it for the "
             'number of ways that it is given, or name the right layer with "head_name"'
         )
     head = MetaLinear(plain.in_features, n_way, bias=plain.bias is not None).to(plain.weight.dtype)
@@ -137,19 +155,30 @@ def _refuse_other_last_operations(
     with torch.no_grad():
         if not fits or not torch.allclose(head(features), logits, rtol=TOLERANCE, atol=TOLERANCE):
             raise ConfigError(
-                f'{who}: the linear layer "{name}" is not the last operation of its forward pass; name the head with "head_name", '
+                f'{who}: the linear layer "{name}" is not the last operation of its forward pass; name the head with '
+                '"head_name", '
                 "and leave what follows it (a softmax, say) to the loss"
             )
 
 
 def _attributes(module: nn.Module) -> dict[str, Any]:
-    """What a module and its parts hold: the objects themselves, and how often a tensor was written or how long a list is."""
+    """What a module and its parts hold: the objects themselves, and how often a tensor was written or how long a
+    list is.
+    """
     of_torch = vars(nn.Module()).keys()
     found: dict[str, Any] = {}
     for name, part in module.named_modules():
         held = {key: value for key, value in vars(part).items() if key not in of_torch}
-        for key, value in (held | dict(part.named_buffers(recurse=False)) | dict(part.named_parameters(recurse=False))).items():
-            size = value._version if isinstance(value, Tensor) else len(value) if isinstance(value, list | dict | set) else 0
+        for key, value in (
+            held | dict(part.named_buffers(recurse=False)) | dict(part.named_parameters(recurse=False))
+        ).items():
+            size = (
+                value._version
+                if isinstance(value, Tensor)
+                else len(value)
+                if isinstance(value, list | dict | set)
+                else 0
+            )
             found[f"{name}.{key}".lstrip(".")] = (value, size)
     return found
 
@@ -162,7 +191,8 @@ def _refuse_hidden_state(module: nn.Module, images: Tensor, who: str) -> None:
         unchanged = value is old or (isinstance(value, int | float | str) and value == old)
         if not unchanged or size != old_size:
             raise ConfigError(
-                f'{who} keeps hidden state: its forward pass writes to "{name}", so that tasks would reach each other; compute it '
+                f'{who} keeps hidden state: its forward pass writes to "{name}", so that tasks would reach each '
+                "other; compute it "
                 "anew in each pass"
             )
 
@@ -172,7 +202,8 @@ def _refuse_hidden_randomness(module: nn.Module, images: Tensor, who: str) -> No
         first, second = (_call(module, images, who) for _ in range(2))
     if not torch.equal(first, second):
         raise ConfigError(
-            f"{who}: its forward pass draws random numbers of its own in training mode (F.dropout, say, or dropout inside attention or "
+            f"{who}: its forward pass draws random numbers of its own in training mode (F.dropout, say, or dropout "
+            "inside attention or "
             "recurrent layers), which no seed of an episode decides; use torch.nn.Dropout layers"
         )
 
@@ -184,7 +215,9 @@ def _way_of_batching(network: ForeignNetwork, together: bool) -> Iterator[None]:
     network.together = before
 
 
-def _derivatives(network: ForeignNetwork, images: Tensor, second_order: bool, who: str) -> tuple[Tensor, dict[str, Tensor | None]]:
+def _derivatives(
+    network: ForeignNetwork, images: Tensor, second_order: bool, who: str
+) -> tuple[Tensor, dict[str, Tensor | None]]:
     """Features of two tasks with parameters of their own and, through them, first (and second) derivatives."""
     norms = network.norm_layers()
     params = {
@@ -196,7 +229,9 @@ def _derivatives(network: ForeignNetwork, images: Tensor, second_order: bool, wh
     if not features.requires_grad:
         return features, dict.fromkeys(params)
     weights = torch.linspace(-1, 1, features.numel()).view_as(features).to(features)
-    gradients = torch.autograd.grad((features.sin() * weights).sum(), list(params.values()), create_graph=second_order, allow_unused=True)
+    gradients = torch.autograd.grad(
+        (features.sin() * weights).sum(), list(params.values()), create_graph=second_order, allow_unused=True
+    )
     if second_order and any(gradient is not None and gradient.requires_grad for gradient in gradients):
         squares = sum(gradient.square().sum() for gradient in gradients if gradient is not None)
         torch.autograd.grad(squares, list(params.values()), allow_unused=True)
@@ -215,12 +250,14 @@ def _choose_batching(network: ForeignNetwork, images: Tensor, task_batching: str
         except RuntimeError as error:
             twice = " twice" if second_order else ""
             raise ConfigError(
-                f"{who} cannot be differentiated{twice}: {_first_line(error)}" + ('; "second_order" false needs one derivative' if twice else "")
+                f"{who} cannot be differentiated{twice}: {_first_line(error)}"
+                + ('; "second_order" false needs one derivative' if twice else "")
             ) from error
     idle = [name for name, gradient in gradients.items() if gradient is None]
     if idle:
         raise ConfigError(
-            f'{who}: its forward pass does not use its parameter "{idle[0].removeprefix("body.")}", which the inner loop could not adapt; '
+            f'{who}: its forward pass does not use its parameter "{idle[0].removeprefix("body.")}", which the inner '
+            "loop could not adapt; "
             "leave it out of the module"
         )
     if task_batching == "loop":
@@ -228,14 +265,24 @@ def _choose_batching(network: ForeignNetwork, images: Tensor, task_batching: str
     try:
         with _way_of_batching(network, True):
             together, _ = _derivatives(network, images, second_order, who)
-        same = torch.linalg.vector_norm(together - one_by_one) <= TOLERANCE * torch.linalg.vector_norm(one_by_one) + 1e-6
+        same = (
+            torch.linalg.vector_norm(together - one_by_one) <= TOLERANCE * torch.linalg.vector_norm(one_by_one) + 1e-6
+        )
         problem = None if same else "the result differs from that of a loop"
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:  # what vmap raises, and what modules raise inside it
+    except (
+        RuntimeError,
+        ValueError,
+        TypeError,
+        IndexError,
+    ) as error:  # what vmap raises, and what modules raise inside it
         problem = _first_line(error)
     if problem is None:
         return
     if task_batching == "batched":
-        raise ConfigError(f'"task_batching" is "batched", but {who} cannot compute several tasks together: {problem}; set it to "auto" or "loop"')
+        raise ConfigError(
+            f'"task_batching" is "batched", but {who} cannot compute several tasks together: {problem}; set it to '
+            '"auto" or "loop"'
+        )
     log.info("%s computes its tasks one after the other, since they cannot be batched: %s", who, problem)
     network.together = False
 

@@ -22,8 +22,8 @@ MOST_DIFFERENCES_SHOWN = 12
 def load_initial_weights(network: MetaNetwork, path: Path) -> None:
     """Start the body of a network from the tensors of a file; the head stays as it is.
 
-    The names are those that the network is saved with, for ResNets torchvision's; a checkpoint of this project will do, too. Where norms
-    have a row per inner step, one row in the file serves all.
+    The names are those that the network is saved with, for ResNets torchvision's; a checkpoint of this project will
+    do, too. Where norms have a row per inner step, one row in the file serves all.
 
     Raises:
         ConfigError: the file cannot be read, or a name or shape of the body differs; all differences are listed.
@@ -32,15 +32,22 @@ def load_initial_weights(network: MetaNetwork, path: Path) -> None:
         given = load_file(path)
     except (OSError, SafetensorError) as error:
         raise ConfigError(
-            f'"initial_weights" {path} cannot be read ({error}); give a safetensors file, which torch tensors become by '
+            f'"initial_weights" {path} cannot be read ({error}); give a safetensors file, which torch tensors become '
+            "by "
             "safetensors.torch.save_file(model.state_dict(), path)"
         ) from error
     if any(name.startswith("network.") for name in given):
         given = {name.removeprefix("network."): value for name, value in given.items() if name.startswith("network.")}
     head = network.plain_prefixes.get("head.", "head.")
     own = {name: value for name, value in network.state_dict().items() if not name.startswith(head)}
-    given = {name: value for name, value in given.items() if not name.startswith(head) and not name.endswith(".num_batches_tracked")}
-    differences = [text for name in own.keys() | given.keys() if (text := _difference(name, own.get(name), given.get(name)))]
+    given = {
+        name: value
+        for name, value in given.items()
+        if not name.startswith(head) and not name.endswith(".num_batches_tracked")
+    }
+    differences = [
+        text for name in own.keys() | given.keys() if (text := _difference(name, own.get(name), given.get(name)))
+    ]
     if differences:
         shown = "".join(f"\n  {text}" for text in sorted(differences)[:MOST_DIFFERENCES_SHOWN])
         more = len(differences) - MOST_DIFFERENCES_SHOWN

@@ -1,7 +1,7 @@
 """Functional meta-layers: torch layers that also take parameters from outside, for the tasks of a meta-batch at once.
 
-Each layer is the torch layer of its base class plus `params=None`: without it the layer uses its own parameters, with it the
-ones passed in, which carry a leading task axis.
+Each layer is the torch layer of its base class plus `params=None`: without it the layer uses its own parameters,
+with it the ones passed in, which carry a leading task axis.
 
 Letters: B tasks, n images per task, C channels, H x W pixels, F filters, N way, D features.
 Inside the networks the task axis is folded into the channels, (n, B*C, H, W): a convolution over all tasks is then one
@@ -54,7 +54,9 @@ class MetaConv2d(nn.Conv2d):
         """
         weight = given_or_own(self, params, "weight", n_tasks).flatten(0, 1)
         bias = given_or_own(self, params, "bias", n_tasks).flatten() if self.bias is not None else None
-        return convolve(x, weight, bias, Geometry(self.stride, self.padding, self.dilation, n_tasks), self.compute_dtype)
+        return convolve(
+            x, weight, bias, Geometry(self.stride, self.padding, self.dilation, n_tasks), self.compute_dtype
+        )
 
 
 class MetaLinear(nn.Linear):

@@ -1,16 +1,17 @@
 """Norm layers over B tasks at once, and what a forward pass tells them.
 
-Letters: B tasks, n images per task, F filters, H x W pixels, R rows (one per inner step). The task axis is folded into the
-channels, (n, B*F, H, W).
+Letters: B tasks, n images per task, F filters, H x W pixels, R rows (one per inner step). The task axis is folded
+into the channels, (n, B*F, H, W).
 
 Which images the statistics of batch norm come from is a choice of the pass:
 
     transductive   the set that is classified: support images for support, query images for query
     running        while meta-training as above; at evaluation the per-step running statistics, for both sets
     support        query images go through one forward with the support images and are normalised with their statistics
-    episodic       support as above; query with a moving average over the support passes of the episode, starting at (0, 1)
-    mixed          each layer has a choice of its own among these
+    episodic       support as above; query with a moving average over the support passes of the episode, starting at
+    (0, 1) mixed          each layer has a choice of its own among these
 """
+
 from dataclasses import dataclass
 
 import torch
@@ -37,7 +38,13 @@ class MetaTaskNorm2d(_AffineNorm):
     """
 
     def __init__(
-        self, n_filters: int, *, n_parameter_rows: int = 1, learn_weight: bool = True, learn_bias: bool = True, eps: float = 1e-5
+        self,
+        n_filters: int,
+        *,
+        n_parameter_rows: int = 1,
+        learn_weight: bool = True,
+        learn_bias: bool = True,
+        eps: float = 1e-5,
     ) -> None:
         super().__init__(n_filters, n_parameter_rows, learn_weight, learn_bias)
         self.eps = eps
@@ -75,9 +82,15 @@ class MetaGroupNorm(_AffineNorm):
     """`nn.GroupNorm` for B tasks at once: each image is normalised over groups of filters. Wu & He 2018."""
 
     def __init__(
-        self, n_groups: int, n_filters: int, *, n_parameter_rows: int = 1, learn_weight: bool = True, learn_bias: bool = True,
+        self,
+        n_groups: int,
+        n_filters: int,
+        *,
+        n_parameter_rows: int = 1,
+        learn_weight: bool = True,
+        learn_bias: bool = True,
         eps: float = 1e-5,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__(n_filters, n_parameter_rows, learn_weight, learn_bias)
         self.n_groups, self.eps = n_groups, eps
 
@@ -135,7 +148,9 @@ class NormChoice:
             return MetaLayerNorm(shape, learn_bias=self.learn_bias)
         if self.layer == "group_norm":
             if shape[0] % self.n_groups:
-                raise ConfigError(f'"norm_groups" {self.n_groups} does not divide the {shape[0]} filters of a layer; choose a divisor')
+                raise ConfigError(
+                    f'"norm_groups" {self.n_groups} does not divide the {shape[0]} filters of a layer; choose a divisor'
+                )
             return MetaGroupNorm(self.n_groups, shape[0], n_parameter_rows=n_parameter_rows, **affine)
         if self.layer == "task_norm":
             return MetaTaskNorm2d(shape[0], n_parameter_rows=n_parameter_rows, **affine)

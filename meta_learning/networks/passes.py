@@ -46,7 +46,9 @@ class Pass:
     is_query: bool = False
     """Query images, not support images. The two drop different activations."""
     n_support: int = 0
-    """How many of the n images, the first ones, are support images that came along with query images; 0: all are of one set."""
+    """How many of the n images, the first ones, are support images that came along with query images; 0: all are of
+    one set.
+    """
     collected: BatchStatistics | None = None
     """Where batch-norm layers leave the statistics that they saw; None: nowhere, this is evaluation."""
     episode: dict[str, tuple[Tensor, Tensor]] | None = None
@@ -54,4 +56,6 @@ class Pass:
     dropout_seeds: Tensor | None = None
     """int64 (B,), one seed per episode; None: no dropout (evaluation)."""
     rows: dict[tuple[str, bool], tuple[Tensor, ...]] | None = None
-    """Weights and biases of norm layers as all steps of one computation use them, kept by the first step; None: nothing is kept."""
+    """Weights and biases of norm layers as all steps of one computation use them, kept by the first step; None:
+    nothing is kept.
+    """

@@ -1,7 +1,8 @@
-"""Residual networks as functional meta-networks: ResNet-10 and -12 of the few-shot literature, torchvision's ResNet-18, -34 and -50.
+"""Residual networks as functional meta-networks: ResNet-10 and -12 of the few-shot literature, torchvision's
+ResNet-18, -34 and -50.
 
-Parameters have torchvision's names: conv1.weight, bn1.weight, layer1.0.conv1.weight, layer1.0.downsample.0.weight, ..., and
-saved the head is fc.weight and fc.bias, so that a state dict of torchvision loads.
+Parameters have torchvision's names: conv1.weight, bn1.weight, layer1.0.conv1.weight, layer1.0.downsample.0.weight,
+..., and saved the head is fc.weight and fc.bias, so that a state dict of torchvision loads.
 
 Letters: B tasks, n images per task, C channels, H x W pixels, F filters, N way, D features.
 """
@@ -51,7 +52,14 @@ class ResidualBlock(nn.Module):
     """
 
     def __init__(
-        self, shape: Shape, plans: Sequence[ConvolutionPlan], norm: NormChoice, *, projects: bool, pools: bool, negative_slope: float
+        self,
+        shape: Shape,
+        plans: Sequence[ConvolutionPlan],
+        norm: NormChoice,
+        *,
+        projects: bool,
+        pools: bool,
+        negative_slope: float,
     ) -> None:
         super().__init__()
         self.n_convolutions, self.pools, self.negative_slope = len(plans), pools, negative_slope
@@ -98,27 +106,38 @@ class ResidualNetwork(MetaNetwork):
         n_way: N, outputs of the head; None: each episode brings its head.
         widths: filters of the stages.
         depths: blocks of the stages.
-        block: "basic" (two 3x3 convolutions), "bottleneck" (1x1, 3x3, 1x1 with four times the filters) or "pooled" (three 3x3
-            convolutions, leaky ReLU of slope 0.1, max-pooling instead of strides).
-        stem: "torchvision" (7x7 convolution of stride 2, 3x3 max-pooling of stride 2), "3x3" (a convolution of stride 1) or
-            "none".
+        block: "basic" (two 3x3 convolutions), "bottleneck" (1x1, 3x3, 1x1 with four times the filters) or "pooled"
+            (three 3x3 convolutions, leaky ReLU of slope 0.1, max-pooling instead of strides).
+        stem: "torchvision" (7x7 convolution of stride 2, 3x3 max-pooling of stride 2), "3x3" (a convolution of
+            stride 1) or "none".
         dropout: probability of dropping an activation after each stage while meta-training.
-    Source: He et al. 2016 and torchvision (basic, bottleneck); Oreshkin et al. 2018, Lee et al. 2019 (pooled: ResNet-12).
+    Source: He et al. 2016 and torchvision (basic, bottleneck); Oreshkin et al. 2018, Lee et al. 2019 (pooled:
+    ResNet-12).
     """
 
     plain_prefixes = MappingProxyType({"head.": "fc."})
 
     def __init__(
-        self, image_shape: Shape, n_way: int | None, *, widths: Sequence[int] = (64, 128, 256, 512), depths: Sequence[int] = (1, 1, 1, 1),
-        block: str = "basic", stem: str = "torchvision", norm: NormChoice | None = None, dropout: float = 0.0,
-    ) -> None:  # fmt: skip
+        self,
+        image_shape: Shape,
+        n_way: int | None,
+        *,
+        widths: Sequence[int] = (64, 128, 256, 512),
+        depths: Sequence[int] = (1, 1, 1, 1),
+        block: str = "basic",
+        stem: str = "torchvision",
+        norm: NormChoice | None = None,
+        dropout: float = 0.0,
+    ) -> None:
         super().__init__()
         norm = norm or NormChoice()
         self.dropout, self.uses_dropout = dropout, dropout > 0
         self.stem, self.negative_slope = stem, 0.1 if block == "pooled" else 0.0
         shape = image_shape
         if stem != "none":
-            self.conv1, shape = _convolution(shape, ConvolutionPlan(widths[0], 7, 2) if stem == "torchvision" else ConvolutionPlan(64, 3))
+            self.conv1, shape = _convolution(
+                shape, ConvolutionPlan(widths[0], 7, 2) if stem == "torchvision" else ConvolutionPlan(64, 3)
+            )
             self.bn1 = norm.build(shape)
         if stem == "torchvision":
             shape = (shape[0], *((side - 1) // 2 + 1 for side in shape[1:]))
@@ -130,7 +149,14 @@ class ResidualNetwork(MetaNetwork):
                 plans = _plans(block, width, stride if index == 0 else 1)
                 projects = block == "pooled" or (index == 0 and stride > 1)
                 blocks.append(
-                    ResidualBlock(shape, plans, norm, projects=projects, pools=block == "pooled", negative_slope=self.negative_slope)
+                    ResidualBlock(
+                        shape,
+                        plans,
+                        norm,
+                        projects=projects,
+                        pools=block == "pooled",
+                        negative_slope=self.negative_slope,
+                    )
                 )
                 shape = blocks[-1].out_shape
             self.add_module(name, nn.Sequential(*blocks))

@@ -1,1 +1,3 @@
-"""Operations of a network whose derivatives of both orders are written by hand, since torch's take several times as long."""
+"""Operations of a network whose derivatives of both orders are written by hand, since torch's take several times as
+long.
+"""

@@ -10,7 +10,8 @@ Letters: per channel, N values x with mean mu and r = 1 / sqrt(var + eps); u = (
         with respect to x   r (q - mean(q) - u mean(q u)) - w r^2 K u / N
                             where q = -w r <g, u> / N v + (a - w r <v, u> / N) g
 
-P and its two sums are torch's own fused backward; <g, u> and sum(g) are left over from the first backward. The double backward
+P and its two sums are torch's own fused backward; <g, u> and sum(g) are left over from the first backward. The
+double backward
 itself cannot be differentiated again: MAML needs second order, not third.
 """
 
@@ -77,7 +78,11 @@ class _BatchNorm(torch.autograd.Function):
 def _torchs_backward(
     grad: Tensor, x: Tensor, weight: Tensor, mean: Tensor, rstd: Tensor, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    same_format = grad.contiguous(memory_format=torch.channels_last if x.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format)
+    same_format = grad.contiguous(
+        memory_format=torch.channels_last
+        if x.is_contiguous(memory_format=torch.channels_last)
+        else torch.contiguous_format
+    )
     return torch.ops.aten.native_batch_norm_backward(
         same_format, x, weight, None, None, mean, rstd, True, eps, [True, True, True]
     )

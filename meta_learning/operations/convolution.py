@@ -1,8 +1,10 @@
 """2-d convolution whose double backward is two forward passes and one backward pass, grouped or not.
 
-torch's own double backward walks through the groups one by one; with a task in each group that is the loop over tasks again.
+torch's own double backward walks through the groups one by one; with a task in each group that is the loop over
+tasks again.
 
-The forward pass is bilinear in input x and weights w, so with I(g, w) and W(g, x) for the gradients with respect to x and w:
+The forward pass is bilinear in input x and weights w, so with I(g, w) and W(g, x) for the gradients with respect to
+x and w:
 
     forward           y = x * w + b
     backward          I(g, w),   W(g, x),   sum(g)
@@ -30,21 +32,26 @@ class Geometry(NamedTuple):
     groups: int
 
 
-def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, dtype: torch.dtype | None = None) -> Tensor:
+def convolve(
+    x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, dtype: torch.dtype | None = None
+) -> Tensor:
     """Convolve as `F.conv2d` does, for second order.
 
     Args:
         x: (n, C, H, W).
         weight: (F, C / groups, k, k).
         bias: (F,).
-        dtype: in which products are computed, forward and backward; sums, and everything that comes out, have that of x. None: that of x.
+        dtype: in which products are computed, forward and backward; sums, and everything that comes out, have that
+            of x. None: that of x.
     Returns:
         (n, F, H', W').
     """
     return _Convolution.apply(x, weight, bias, geometry, dtype or x.dtype)
 
 
-def _backward(grad: Tensor, x: Tensor, weight: Tensor, geometry: Geometry, wanted: tuple[bool, bool, bool]) -> tuple[Tensor | None, ...]:
+def _backward(
+    grad: Tensor, x: Tensor, weight: Tensor, geometry: Geometry, wanted: tuple[bool, bool, bool]
+) -> tuple[Tensor | None, ...]:
     stride, padding, dilation, groups = geometry
     return torch.ops.aten.convolution_backward(
         grad, x, weight, [weight.shape[0]], stride, padding, dilation, False, [0, 0], groups, list(wanted)
@@ -53,7 +60,9 @@ def _backward(grad: Tensor, x: Tensor, weight: Tensor, geometry: Geometry, wante
 
 class _Convolution(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, dtype: torch.dtype) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, dtype: torch.dtype
+    ) -> Tensor:
         narrow = x.to(dtype), weight.to(dtype)
         ctx.save_for_backward(*narrow)
         ctx.geometry = geometry
@@ -87,7 +96,9 @@ class _ConvolutionBackward(torch.autograd.Function):
         for_x = for_weight = None
         wanted = ctx.needs_input_grad[1] and u is not None, ctx.needs_input_grad[2] and v is not None, False
         if any(wanted):
-            for_x, for_weight, _ = _backward(grad, x if v is None else v, weight if u is None else u, ctx.geometry, wanted)
+            for_x, for_weight, _ = _backward(
+                grad, x if v is None else v, weight if u is None else u, ctx.geometry, wanted
+            )
         return for_grad, _as(ctx.dtype, for_x), _as(ctx.dtype, for_weight), None, None
 
 
@@ -95,7 +106,9 @@ def _as(dtype: torch.dtype, tensor: Tensor | None) -> Tensor | None:
     return None if tensor is None else tensor.to(dtype)
 
 
-def _for_grad(grad: Tensor, x: Tensor, weight: Tensor, v: Tensor | None, u: Tensor | None, c: Tensor | None, ctx: Any) -> Tensor:
+def _for_grad(
+    grad: Tensor, x: Tensor, weight: Tensor, v: Tensor | None, u: Tensor | None, c: Tensor | None, ctx: Any
+) -> Tensor:
     """v * w + x * u + c, of which any may be missing."""
     total = None
     for images, kernels in ((v, weight), (x, u)):

@@ -1,4 +1,5 @@
-"""2-d max-pooling and leaky ReLU as one operation that keeps only what it puts out, and the places of the maxima, for second order.
+"""2-d max-pooling and leaky ReLU as one operation that keeps only what it puts out, and the places of the maxima,
+for second order.
 
 f, a leaky ReLU of slope a for negative values, is increasing, so it commutes with the maximum:
 
@@ -43,10 +44,18 @@ class _PoolAndActivate(torch.autograd.Function):
 
 class _PoolAndActivateBackward(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, grad: Tensor, out: Tensor, places: Tensor, setting: tuple[tuple[int, int], float, torch.Size, tuple[int, ...]]) -> Tensor:
+    def forward(
+        ctx: Any,
+        grad: Tensor,
+        out: Tensor,
+        places: Tensor,
+        setting: tuple[tuple[int, int], float, torch.Size, tuple[int, ...]],
+    ) -> Tensor:
         window, ctx.negative_slope, shape, strides = setting
         ctx.save_for_backward(out, places)
-        shape_only = torch.empty_strided(shape, strides, dtype=grad.dtype, device=grad.device)  # nobody reads its values
+        shape_only = torch.empty_strided(
+            shape, strides, dtype=grad.dtype, device=grad.device
+        )  # nobody reads its values
         return torch.ops.aten.max_pool2d_with_indices_backward(
             times_slope(grad, out, ctx.negative_slope), shape_only, window, window, [0, 0], [1, 1], False, places
         )

@@ -1,12 +1,15 @@
-"""Batch norm of a linear map of patches, from the patches' mean and covariance, with its double backward in a few small products.
+"""Batch norm of a linear map of patches, from the patches' mean and covariance, with its double backward in a few
+small products.
 
-Per task and filter, with w the filter's weights, m and C mean and covariance of the patches p, and gamma, beta of the norm:
+Per task and filter, with w the filter's weights, m and C mean and covariance of the patches p, and gamma, beta of
+the norm:
 
     q = <w, m>,   v = w^T C w,   r = 1 / sqrt(v + eps),   s = gamma r
     forward           A = s w,  c = beta - s q, so that A p + c is the norm of w p + b; the bias b cancels
     backward          for G of A and h of c, with d = <G, w> - h q:
                       dw = s (G - h m) - s r^2 d C w,   dgamma = r d,   dbeta = h
-    double backward   for cotangents x of dw, a of dgamma and b of dbeta, the gradient of L = <x, dw> + a dgamma + b dbeta;
+    double backward   for cotangents x of dw, a of dgamma and b of dbeta, the gradient of L = <x, dw> + a dgamma + b
+    dbeta;
                       with P = <x, G> - h <x, m>,  u = x^T C w,  D = a r - s r^2 u (= dL / dd):
         with respect to G, h    s x + D w,   b - s <x, m> - D q
         with respect to gamma   r (P - r^2 d u)
@@ -33,7 +36,8 @@ def normalised_map(
         gamma, beta: (B, F).
         moments: (B, K, K + 1), covariance and, in the last column, mean of each task's patches.
     Returns:
-        A and, in the last column, c, (B, F, K + 1); mean and variance of w p + b, (B, F) each, which are not differentiated.
+        A and, in the last column, c, (B, F, K + 1); mean and variance of w p + b, (B, F) each, which are not
+        differentiated.
     """
     return _NormalisedMap.apply(weight, bias, gamma, beta, moments, eps)
 
@@ -72,7 +76,9 @@ class _NormalisedMapBackward(torch.autograd.Function):
         (of_weight, q), (g, h) = _parts(products), _parts(grad)
         d = (g * weight).sum(2).addcmul_(h, q, value=-1)
         scale, for_gamma = gamma * r, r * d
-        for_weight = (g * scale.unsqueeze(2)).addcmul_((scale * h).unsqueeze(2), moments[..., -1].unsqueeze(1), value=-1)
+        for_weight = (g * scale.unsqueeze(2)).addcmul_(
+            (scale * h).unsqueeze(2), moments[..., -1].unsqueeze(1), value=-1
+        )
         for_weight.addcmul_(of_weight, (scale * r).mul_(for_gamma).unsqueeze(2), value=-1)
         ctx.save_for_backward(grad, weight, gamma, moments, products, r, d)
         ctx.set_materialize_grads(False)
@@ -98,7 +104,9 @@ class _NormalisedMapBackward(torch.autograd.Function):
         torch.add(for_h, 0 if b is None else b, out=for_grad[..., -1])
 
         for_r = torch.addcmul(p, r_squared, d_u, value=-3).mul_(gamma).addcmul_(a, d).mul_(r_squared).mul_(r)
-        for_weight = (g * for_d.unsqueeze(2)).addcmul_((for_d * h).unsqueeze(2), moments[..., -1].unsqueeze(1), value=-1)
+        for_weight = (g * for_d.unsqueeze(2)).addcmul_(
+            (for_d * h).unsqueeze(2), moments[..., -1].unsqueeze(1), value=-1
+        )
         for_weight.addcmul_(of_x, (steep * d).unsqueeze(2), value=-1).addcmul_(of_weight, for_r.unsqueeze(2), value=-1)
         for_gamma = p.addcmul_(r_squared, d_u, value=-1).mul_(r)
         return for_grad, for_weight, for_gamma, None, None, None

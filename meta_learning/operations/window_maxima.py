@@ -1,11 +1,11 @@
 """A linear map of patches, the maximum over pooling windows and a leaky ReLU f as one operation, for second order.
 
     forward           out[l] = f(max over q of A p[q, l])
-    backward          sum over l of f'[l] g[l] p[q(l), l]^T,  q(l) the first pixel of window l with the maximum, f' by the sign of out
-    double backward   of a cotangent V of A's gradient: f'[l] V p[q(l), l]
+    backward          sum over l of f'[l] g[l] p[q(l), l]^T,  q(l) the first pixel of window l with the maximum, f'
+    by the sign of out double backward   of a cotangent V of A's gradient: f'[l] V p[q(l), l]
 
-On a CPU the pixels of the windows are taken one after the other, so that what is worked on stays in the cache; elsewhere all at once,
-because starting an operation takes longer there than a small one.
+On a CPU the pixels of the windows are taken one after the other, so that what is worked on stays in the cache;
+elsewhere all at once, because starting an operation takes longer there than a small one.
 
 Letters: B tasks, n images of each, q pixels of a window, L windows of an image, K numbers of a patch, F filters.
 """
@@ -75,7 +75,13 @@ class _AllPixelsBackward(torch.autograd.Function):
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
         out, winners, windows = ctx.saved_tensors
         values = torch.bmm(windows.flatten(1, 2), _to_images(cotangent, windows)).unflatten(1, windows.shape[1:3])
-        return times_slope(values.gather(1, winners.unsqueeze(1)).view_as(out), out, ctx.negative_slope), None, None, None, None
+        return (
+            times_slope(values.gather(1, winners.unsqueeze(1)).view_as(out), out, ctx.negative_slope),
+            None,
+            None,
+            None,
+            None,
+        )
 
 
 class _PixelByPixel(torch.autograd.Function):
@@ -100,7 +106,9 @@ class _PixelByPixel(torch.autograd.Function):
 
 
 def _slopes(maxima: Tensor, is_new: Sequence[Tensor], negative_slope: float) -> list[Tensor]:
-    """For each pixel of the windows the derivative of the output: that of f where it is the first one with the maximum, else 0."""
+    """For each pixel of the windows the derivative of the output: that of f where it is the first one with the
+    maximum, else 0.
+    """
     slope = torch.empty_like(maxima).fill_(1.0)
     slope = torch.ops.aten.leaky_relu_backward(slope, maxima, negative_slope, False)
     slopes = []

@@ -1,4 +1,6 @@
-"""What benchmarks say of themselves, and what those of trained runs and of memory conclude; the measurements themselves are run by hand."""
+"""What benchmarks say of themselves, and what those of trained runs and of memory conclude; the measurements
+themselves are run by hand.
+"""
 
 import ast
 import re
@@ -25,13 +27,20 @@ def test_a_benchmark_says_how_it_is_started_or_of_which_it_is_a_part(name):
     text = ast.get_docstring(ast.parse((REPOSITORY_ROOT / "benchmarks" / f"{name}.py").read_text(encoding="utf-8")))
     wholes = re.findall(r"`(\w+)\.py`", text.splitlines()[0]) if text.startswith("Part of ") else []
     if wholes:
-        assert all(f"benchmarks.{name} import" in (REPOSITORY_ROOT / "benchmarks" / f"{whole}.py").read_text(encoding="utf-8") for whole in wholes)
+        assert all(
+            f"benchmarks.{name} import" in (REPOSITORY_ROOT / "benchmarks" / f"{whole}.py").read_text(encoding="utf-8")
+            for whole in wholes
+        )
     else:
         assert f"python benchmarks/{name}.py" in text
 
 
 @pytest.mark.parametrize(
-    ("name", "options"), [("adjoint_gradient", ["--backbone", "--image_size", "--steps"]), ("observation_cost", ["CONFIG.json", "--key value"])]
+    ("name", "options"),
+    [
+        ("adjoint_gradient", ["--backbone", "--image_size", "--steps"]),
+        ("observation_cost", ["CONFIG.json", "--key value"]),
+    ],
 )
 def test_help_says_what_a_benchmark_does_and_its_options(name, options, tmp_path):
     command = [sys.executable, str(REPOSITORY_ROOT / "benchmarks" / f"{name}.py"), "--help"]
@@ -40,7 +49,9 @@ def test_help_says_what_a_benchmark_does_and_its_options(name, options, tmp_path
     assert f"python benchmarks/{name}.py" in done.stdout and all(option in done.stdout for option in options)
 
 
-@pytest.mark.parametrize("keys", [{"backbone": "resnet12", "image_height": 16, "image_width": 16}, {"backbone": "conv4", "num_stages": 4}])
+@pytest.mark.parametrize(
+    "keys", [{"backbone": "resnet12", "image_height": 16, "image_width": 16}, {"backbone": "conv4", "num_stages": 4}]
+)
 def test_the_adjoint_form_gives_the_engines_gradients(keys, monkeypatch):
     monkeypatch.setitem(RESIDUAL_NETWORKS["resnet12"], "widths", (6, 6, 6, 6))
     learner, episodes = small_learner(**keys), random_episodes(small_config(**keys))
@@ -72,7 +83,9 @@ def test_every_run_of_a_benchmark_is_a_valid_config_and_its_command_says_the_sam
     for run in runs:
         arguments = run.command.split()
         script, rest = arguments[1], arguments[2:]
-        path, overrides = parse_command_line(["--name_of_args_json_file", script.replace("scripts", "config").replace(".sh", ".json"), *rest])
+        path, overrides = parse_command_line(
+            ["--name_of_args_json_file", script.replace("scripts", "config").replace(".sh", ".json"), *rest]
+        )
         config = load_config(path, overrides)
         values = config.to_json_dict()
         assert {key: values[key] for key in run.overrides if key != "test_num_target_samples"} == {

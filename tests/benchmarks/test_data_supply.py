@@ -23,7 +23,11 @@ def test_without_an_archive_it_says_what_it_needs(tmp_path):
 
 @pytest.mark.full
 def test_every_table_has_its_row(tmp_path):
-    folder = draw_dataset(tmp_path / "grocery_few_shot", [f"{split}/c{i}" for split in ("train", "val", "test") for i in range(5)], images_per_class=20)
+    folder = draw_dataset(
+        tmp_path / "grocery_few_shot",
+        [f"{split}/c{i}" for split in ("train", "val", "test") for i in range(5)],
+        images_per_class=20,
+    )
     with tarfile.open(tmp_path / "grocery_few_shot.tar.gz", "w:gz") as archive:
         archive.add(folder, folder.name)
     result = run("--data", str(tmp_path), "--seconds", "0.1", "--workers", "1", "--only", "start", "supply")

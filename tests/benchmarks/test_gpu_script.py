@@ -14,7 +14,9 @@ def run(tmp_path, *arguments):
     stand_in.write_text(f'#!/usr/bin/env bash\necho "$*" >> "{tmp_path}/asked"\n')
     stand_in.chmod(0o755)
     environment = os.environ | {"PYTHON": str(stand_in), "OUT": str(tmp_path / "out put")}
-    done = subprocess.run(["bash", SCRIPT, *arguments], env=environment, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        ["bash", SCRIPT, *arguments], env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
     asked = tmp_path / "asked"
     return done, asked.read_text().splitlines() if asked.exists() else []
 
@@ -25,7 +27,8 @@ def test_each_part_runs_its_command_and_keeps_what_it_printed(tmp_path):
     assert asked == [
         "benchmarks/meta_iteration.py",
         "benchmarks/meta_iteration.py --settings Omniglot 5-way 1-shot Omniglot 20-way 1-shot --deterministic true",
-        "train_maml_system.py --name_of_args_json_file experiment_config/omniglot_maml++_20way_1shot_seed0.json --gpu_to_use 0"
+        "train_maml_system.py --name_of_args_json_file experiment_config/omniglot_maml++_20way_1shot_seed0.json "
+        "--gpu_to_use 0"
         " --experiment_name released_schedule --batch_size 8 --total_epochs 100 --total_iter_per_epoch 500",
         "benchmarks/compare_with_original.py --original /the/original --iterations 20",
     ]

@@ -11,7 +11,14 @@ import torch.nn.functional as F
 from benchmarks.standard_settings import SETTINGS, cells, flops_of, measure
 from utils.paths import REPOSITORY_ROOT
 
-TINY = {"cnn_num_filters": 4, "number_of_training_steps_per_iter": 1, "batch_size": 2, "image_height": 16, "image_width": 16, "gpu_to_use": "cpu"}
+TINY = {
+    "cnn_num_filters": 4,
+    "number_of_training_steps_per_iter": 1,
+    "batch_size": 2,
+    "image_height": 16,
+    "image_width": 16,
+    "gpu_to_use": "cpu",
+}
 
 
 def test_products_are_counted_with_their_groups():
@@ -43,7 +50,15 @@ def test_every_setting_is_a_config_that_there_is():
 
 def test_the_command_prints_a_table_and_one_json_object():
     tiny = [text for key, value in TINY.items() for text in (f"--{key}", str(value))]
-    command = [sys.executable, "benchmarks/meta_iteration.py", "--settings", "Omniglot 5-way 1-shot", "--iterations", "1", *tiny]
+    command = [
+        sys.executable,
+        "benchmarks/meta_iteration.py",
+        "--settings",
+        "Omniglot 5-way 1-shot",
+        "--iterations",
+        "1",
+        *tiny,
+    ]
     done = subprocess.run(command, cwd=REPOSITORY_ROOT, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()

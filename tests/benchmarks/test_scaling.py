@@ -37,10 +37,15 @@ def test_the_command_prints_a_table_and_one_json_object():
     done = run_benchmark("--quick", "--iterations", "1", "--what", "tasks", "steps", "ways", "image_size", "filters")
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert lines[0] == "| what | values | ms per iteration | exponent | by products alone |" and lines[2].startswith("| tasks | 1 2 | ")
+    assert lines[0] == "| what | values | ms per iteration | exponent | by products alone |" and lines[2].startswith(
+        "| tasks | 1 2 | "
+    )
     rows = json.loads(lines[-1])["rows"]
     assert [row["what"] for row in rows] == ["tasks", "steps", "ways", "image_size", "filters"]
-    assert all(len(row["ms_per_iteration"]) == 2 and min(row["ms_per_iteration"]) > 0 and row["exponent"] is not None for row in rows)
+    assert all(
+        len(row["ms_per_iteration"]) == 2 and min(row["ms_per_iteration"]) > 0 and row["exponent"] is not None
+        for row in rows
+    )
 
 
 @pytest.mark.full
@@ -54,4 +59,7 @@ def test_ranks_are_measured_in_processes():
 def test_an_unknown_axis_is_refused_with_those_that_there_are():
     done = run_benchmark("--what", "depth")
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == 'command line: --what: there is no "depth"; there are: tasks, steps, ways, image_size, filters, ranks\n'
+    assert (
+        done.stderr
+        == 'command line: --what: there is no "depth"; there are: tasks, steps, ways, image_size, filters, ranks\n'
+    )

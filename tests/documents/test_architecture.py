@@ -10,15 +10,36 @@ from utils.paths import REPOSITORY_ROOT
 
 LAYOUT = REPOSITORY_ROOT / "docs" / "layout.md"
 WITHOUT_TORCH = (
-    "utils.config", "utils.config.help", "utils.config.rules", "utils.config.schema", "utils.config.command_line",
-    "utils.registry", "utils.errors", "utils.episodes.drawing", "utils.files.archives", "utils.images.folders",
-    "utils.images.packed", "utils.data_sources.dataset_classes", "utils.data_sources.write_task_lists",
-    "utils.episodes.prefetching", "utils.files.atomic_files", "utils.prepare_dataset", "utils.prepare_dataset.preparation",
-    "utils.prepare_dataset.forms.from_dataset", "utils.machine.stop_signals", "utils.machine.devices", "utils.ranks.rank",
-    "utils.ranks.launch", "script_generation_tools.generate_configs", "script_generation_tools.generate_scripts",
-    "script_generation_tools.generated_files", "script_generation_tools.convert_config",
-    "script_generation_tools.reference_configs", "script_generation_tools.fmu2_configs", "few_shot_classifier.estimator",
-)  # fmt: skip
+    "utils.config",
+    "utils.config.help",
+    "utils.config.rules",
+    "utils.config.schema",
+    "utils.config.command_line",
+    "utils.registry",
+    "utils.errors",
+    "utils.episodes.drawing",
+    "utils.files.archives",
+    "utils.images.folders",
+    "utils.images.packed",
+    "utils.data_sources.dataset_classes",
+    "utils.data_sources.write_task_lists",
+    "utils.episodes.prefetching",
+    "utils.files.atomic_files",
+    "utils.prepare_dataset",
+    "utils.prepare_dataset.preparation",
+    "utils.prepare_dataset.forms.from_dataset",
+    "utils.machine.stop_signals",
+    "utils.machine.devices",
+    "utils.ranks.rank",
+    "utils.ranks.launch",
+    "script_generation_tools.generate_configs",
+    "script_generation_tools.generate_scripts",
+    "script_generation_tools.generated_files",
+    "script_generation_tools.convert_config",
+    "script_generation_tools.reference_configs",
+    "script_generation_tools.fmu2_configs",
+    "few_shot_classifier.estimator",
+)
 PROGRAMS = ("utils.prepare_dataset.__main__", "utils.ranks.agent")
 """They stand on top of their wing: nothing imports them."""
 
@@ -27,7 +48,10 @@ def floor_plan() -> dict[str, set[str]]:
     """Room -> what it may import beside itself, as docs/layout.md draws it."""
     block = re.search(r"^## Floor plan$.*?^```text\n(.*?)^```", LAYOUT.read_text(encoding="utf-8"), re.M | re.S)[1]
     lines = re.sub(r"\n +", " ", block).splitlines()
-    plan = {room: set(below.split()) for room, _, below in (re.split(r"\s+(->|=)\s*", line, maxsplit=1) for line in lines if line)}
+    plan = {
+        room: set(below.split())
+        for room, _, below in (re.split(r"\s+(->|=)\s*", line, maxsplit=1) for line in lines if line)
+    }
     ground = plan.pop("ground")
     plan |= dict.fromkeys(ground, ground)
     return {room: below - {"ground"} | (ground if "ground" in below else set()) for room, below in plan.items()}
@@ -118,8 +142,12 @@ def loaded_by(module: str) -> set[str]:
 @pytest.mark.parametrize("module", MODULES)
 def test_a_room_imports_only_the_rooms_below_it(module):
     own = wing_of(module)
-    assert own or (len(MODULES[module].parts) > 1 and MODULES[module].name == "__init__.py"), f"{module} is in no room of the plan"
-    upwards = {name for name in own_imports(module) if not any(lies_in(name, room, own) for room in {own, *PLAN.get(own, ())})}
+    assert own or (len(MODULES[module].parts) > 1 and MODULES[module].name == "__init__.py"), (
+        f"{module} is in no room of the plan"
+    )
+    upwards = {
+        name for name in own_imports(module) if not any(lies_in(name, room, own) for room in {own, *PLAN.get(own, ())})
+    }
     assert module in PROGRAMS or not upwards, f"{module} may not import {sorted(upwards)}"
 
 

@@ -1,4 +1,6 @@
-"""What people call has docstrings that are true: names of arguments, shapes of tensors, errors that it raises itself."""
+"""What people call has docstrings that are true: names of arguments, shapes of tensors, errors that it raises
+itself.
+"""
 
 import ast
 import re
@@ -9,9 +11,17 @@ import pytest
 from utils.paths import REPOSITORY_ROOT
 
 FACE = [
-    "few_shot_classifier/classifier.py", "train_maml_system.py", "data.py", "few_shot_classifier/datasets.py", "few_shot_learning_system.py",
-    *sorted(f"experiment_tools/{path.name}" for path in (REPOSITORY_ROOT / "experiment_tools").glob("*.py") if "__main__" in path.read_text()),
-]  # fmt: skip
+    "few_shot_classifier/classifier.py",
+    "train_maml_system.py",
+    "data.py",
+    "few_shot_classifier/datasets.py",
+    "few_shot_learning_system.py",
+    *sorted(
+        f"experiment_tools/{path.name}"
+        for path in (REPOSITORY_ROOT / "experiment_tools").glob("*.py")
+        if "__main__" in path.read_text()
+    ),
+]
 """The modules that users import, and the tools that they start."""
 ARRAYS = re.compile(r"\b(Tensor|ndarray)\b")
 SHAPE = re.compile(r"\(\.\.\.\)|\([A-Za-z0-9 *+.|]+,[^()]*\)|\bscalar\b|shapes?\b", re.IGNORECASE)
@@ -25,7 +35,11 @@ def public_definitions(module: str) -> Iterator[tuple[str, ast.FunctionDef | ast
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_"):
             yield node.name, node
             if isinstance(node, ast.ClassDef):
-                yield from ((f"{node.name}.{m.name}", m) for m in node.body if isinstance(m, ast.FunctionDef) and not m.name.startswith("_"))
+                yield from (
+                    (f"{node.name}.{m.name}", m)
+                    for m in node.body
+                    if isinstance(m, ast.FunctionDef) and not m.name.startswith("_")
+                )
 
 
 def signature(function: ast.FunctionDef) -> dict[str, str]:
@@ -73,7 +87,9 @@ def problems_of(name: str, node: ast.FunctionDef | ast.ClassDef) -> Iterator[str
     for described in described_arguments(text):
         if described not in parameters:
             yield f'{name}: describes "{described}", which is no argument'
-    takes_or_gives = [annotation for annotation in parameters.values() if ARRAYS.search(annotation) and "Callable" not in annotation]
+    takes_or_gives = [
+        annotation for annotation in parameters.values() if ARRAYS.search(annotation) and "Callable" not in annotation
+    ]
     if takes_or_gives and not SHAPE.search(text):
         yield f"{name}: has arrays, and its docstring no shape"
     for error in dict.fromkeys(errors_raised(node)):

@@ -29,8 +29,10 @@ PAGES = pages()
 
 def test_a_block_has_the_comments_right_above_it():
     text = (
-        "<!-- not run, needs hours | train -->\n<!-- run with --total_epochs 1 -->\n\n```bash\ntrain \\\n  --more   # why\n\nother\n```\n"
-        "<!-- not run, needs a GPU -->\nWords between.\n\n   ```bash\n   for x in 1 2; do\n     echo $x\n   done\n   ```\n"
+        "<!-- not run, needs hours | train -->\n<!-- run with --total_epochs 1 -->\n\n```bash\ntrain \\\n  --more   # "
+        "why\n\nother\n```\n"
+        "<!-- not run, needs a GPU -->\nWords between.\n\n   ```bash\n   for x in 1 2; do\n     echo $x\n   done\n   "
+        "```\n"
     )
     first, second = blocks_of("page.md", text)
     assert [command.text for command in commands_of(first)] == ["train \\\n  --more   # why", "other"]
@@ -41,7 +43,9 @@ def test_a_block_has_the_comments_right_above_it():
 
 
 def test_comments_that_mean_nothing_are_named():
-    block = blocks_of("page.md", "<!-- not run, needs courage -->\n<!-- not run, needs hours | walk -->\n```bash\nrun\n```\n")[0]
+    block = blocks_of(
+        "page.md", "<!-- not run, needs courage -->\n<!-- not run, needs hours | walk -->\n```bash\nrun\n```\n"
+    )[0]
     assert list(problems_of_marks(block)) == [
         'page.md:3: "courage" is no reason; known are a GPU, a cluster, hours, the network',
         'page.md:3: no command contains "walk"',
@@ -70,7 +74,9 @@ def test_each_command_has_exactly_one_status(page):
             continue
         problems += problems_of_marks(block)
         if block.language in SHELL:
-            problems += [f"{block.place}: several reasons for {c.text}" for c in commands_of(block) if len(c.reasons) > 1]
+            problems += [
+                f"{block.place}: several reasons for {c.text}" for c in commands_of(block) if len(c.reasons) > 1
+            ]
         elif block.language in ("", "text", "plain") and LOOKS_LIKE_A_COMMAND.search(block.text):
             problems.append(f"{block.place}: commands belong into a block that says bash")
     assert not problems
@@ -100,7 +106,9 @@ def test_the_index_leads_to_every_page_and_every_link_leads_somewhere(page):
 def test_links_to_headings_lead_to_headings():
     wrong = []
     for page in PAGES:
-        for target, anchor in re.findall(r"\]\(([^)#:]*)#([^)]+)\)", (REPOSITORY_ROOT / page).read_text(encoding="utf-8")):
+        for target, anchor in re.findall(
+            r"\]\(([^)#:]*)#([^)]+)\)", (REPOSITORY_ROOT / page).read_text(encoding="utf-8")
+        ):
             path = (REPOSITORY_ROOT / page).parent / target if target else REPOSITORY_ROOT / page
             headings = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
             if anchor not in {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}:
@@ -137,10 +145,14 @@ def copied(prepared, tmp_path):
 
 
 def run_commands(commands, files, root, home):
-    """Run commands in order; a file of the page is there before the commands below it, and `cd` holds to the end of a block."""
+    """Run commands in order; a file of the page is there before the commands below it, and `cd` holds to the end of
+    a block.
+    """
     files, block_before, folder = list(files), None, root
     for command in commands:
-        folder = folder if command.block is block_before else root  # a block is pasted as a whole, into a terminal in the checkout
+        folder = (
+            folder if command.block is block_before else root
+        )  # a block is pasted as a whole, into a terminal in the checkout
         block_before = command.block
         for block in [block for block in files if block.page == command.block.page and block.line < command.block.line]:
             write_file(block, root)
@@ -175,11 +187,17 @@ def test_the_quick_commands_work(prepared, tmp_path):
 def test_all_commands_and_python_of_a_page_work(page, prepared_with_runs, tmp_path):
     root, home = copied(prepared_with_runs, tmp_path)
     files = files_of_pages()
-    run_commands([command for command in all_commands() if command.block.page == page and command.runs], files, root, home)
+    run_commands(
+        [command for command in all_commands() if command.block.page == page and command.runs], files, root, home
+    )
     python = [
-        block for block in all_blocks()
-        if block.page == page and block.language == "python" and block not in files and not block.marks_of("not run, needs")
-    ]  # fmt: skip
+        block
+        for block in all_blocks()
+        if block.page == page
+        and block.language == "python"
+        and block not in files
+        and not block.marks_of("not run, needs")
+    ]
     if python:
         code, printed = run_python([(block.place, block.text) for block in python], root, home)
         assert code == 0, f"{page}\n{printed}"

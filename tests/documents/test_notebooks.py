@@ -35,6 +35,8 @@ def test_a_notebook_runs_from_top_to_bottom(name, tmp_path, monkeypatch):
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     docs = REPOSITORY_ROOT / "docs"
     notebook = nbformat.read(docs / name, as_version=4)
-    client = nbclient.NotebookClient(notebook, timeout=LIMIT_S, kernel_name="python3", resources={"metadata": {"path": str(docs)}})
+    client = nbclient.NotebookClient(
+        notebook, timeout=LIMIT_S, kernel_name="python3", resources={"metadata": {"path": str(docs)}}
+    )
     client.execute()  # raises what a cell raises, with its traceback
     assert sum(cell.cell_type == "code" and bool(cell.outputs) for cell in notebook.cells) > 5

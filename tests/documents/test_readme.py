@@ -40,12 +40,28 @@ def test_every_link_into_the_project_leads_somewhere(link):
     assert (REPOSITORY_ROOT / link).exists()
 
 
-@pytest.mark.parametrize("script", sorted(set(re.findall(r"experiment_scripts/[\w+]+\.sh", README)) - {"experiment_scripts/my_photos_5way_1shot_seed0.sh"}))
+@pytest.mark.parametrize(
+    "script",
+    sorted(
+        set(re.findall(r"experiment_scripts/[\w+]+\.sh", README)) - {"experiment_scripts/my_photos_5way_1shot_seed0.sh"}
+    ),
+)
 def test_every_script_that_is_named_exists(script):
     assert (REPOSITORY_ROOT / script).exists()
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/results.md", "docs/performance.md", "docs/datasets.md", "docs/methods.md", "docs/config_keys.md", "CHANGELOG.md"])
+@pytest.mark.parametrize(
+    "document",
+    [
+        "README.md",
+        "docs/results.md",
+        "docs/performance.md",
+        "docs/datasets.md",
+        "docs/methods.md",
+        "docs/config_keys.md",
+        "CHANGELOG.md",
+    ],
+)
 def test_no_placeholder_is_left(document):
     text = (REPOSITORY_ROOT / document).read_text(encoding="utf-8")
     assert not re.findall(r"\b[A-Z]+_OUTPUT\b|\bPLACEHOLDER\b|\bTODO\b|^[A-Z]{6,}$", text, flags=re.MULTILINE)

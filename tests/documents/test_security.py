@@ -1,4 +1,7 @@
-"""Nothing that is read can run: no pickle, no eval, no shell, no import by a name from outside. Read from the sources."""
+"""Nothing that is read can run: no pickle, no eval, no shell, no import by a name from outside.
+
+Read from the sources.
+"""
 
 import ast
 import re
@@ -8,15 +11,44 @@ import pytest
 from tests.documents.test_architecture import MODULES
 from utils.paths import REPOSITORY_ROOT
 
-FORBIDDEN_IMPORTS = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "importlib", "runpy", "code"}
+FORBIDDEN_IMPORTS = {
+    "pickle",
+    "cPickle",
+    "dill",
+    "cloudpickle",
+    "joblib",
+    "shelve",
+    "marshal",
+    "importlib",
+    "runpy",
+    "code",
+}
 FORBIDDEN_CALLS = {
-    "eval", "exec", "compile", "__import__", "os.system", "os.popen", "subprocess.getoutput", "subprocess.getstatusoutput",
-    "torch.load", "torch.save", "torch.hub.load", "np.load", "numpy.load", "np.save", "yaml.load",
-}  # fmt: skip
+    "eval",
+    "exec",
+    "compile",
+    "__import__",
+    "os.system",
+    "os.popen",
+    "subprocess.getoutput",
+    "subprocess.getstatusoutput",
+    "torch.load",
+    "torch.save",
+    "torch.hub.load",
+    "np.load",
+    "numpy.load",
+    "np.save",
+    "yaml.load",
+}
 READS_PICKLES = REPOSITORY_ROOT / "utils" / "prepare_dataset" / "forms" / "restricted_unpickler.py"
-"""The one file that may import pickle; tests/utils/prepare_dataset/test_restricted_unpickler.py holds it to what it admits."""
+"""The one file that may import pickle; tests/utils/prepare_dataset/test_restricted_unpickler.py holds it to what it
+admits.
+"""
 RUNS_PLUGINS = REPOSITORY_ROOT / "utils" / "registry.py"
-"""The one file that may execute Python: what --plugin names on the command line. A config cannot (tests/utils/test_plugins.py)."""
+"""The one file that may execute Python: what --plugin names on the command line.
+
+A config cannot (tests/utils/test_plugins.py).
+"""
 ALLOWED = {READS_PICKLES: ["pickle"], RUNS_PLUGINS: ["importlib.util"]}
 SOURCES = sorted({*MODULES.values(), *REPOSITORY_ROOT.glob("benchmarks/*.py")})
 
@@ -33,7 +65,9 @@ def dotted(node):
 
 def is_forbidden(module):
     harmless = ("importlib.metadata", "importlib.util.find_spec")  # they tell versions, and whether a package is there
-    return module.split(".")[0] in FORBIDDEN_IMPORTS and not f"{module}.".startswith(tuple(f"{name}." for name in harmless))
+    return module.split(".")[0] in FORBIDDEN_IMPORTS and not f"{module}.".startswith(
+        tuple(f"{name}." for name in harmless)
+    )
 
 
 def reads_weights_only(call):
@@ -56,7 +90,11 @@ def problems(source):
         elif isinstance(node, ast.Call):
             if dotted(node.func) in FORBIDDEN_CALLS and not reads_weights_only(node):
                 found.append((node.lineno, dotted(node.func)))
-            shell = [k for k in node.keywords if k.arg == "shell" and not (isinstance(k.value, ast.Constant) and k.value.value is False)]
+            shell = [
+                k
+                for k in node.keywords
+                if k.arg == "shell" and not (isinstance(k.value, ast.Constant) and k.value.value is False)
+            ]
             pickled = [k for k in node.keywords if k.arg == "allow_pickle"]
             found += [(node.lineno, k.arg) for k in (*shell, *pickled)]
     return found
@@ -71,12 +109,21 @@ def test_no_source_runs_what_it_reads(path):
 @pytest.mark.parametrize(
     "text",
     [
-        "import pickle", "from importlib import import_module", "eval(x)", "os.system('convert ' + path)", "torch.load(path)",
-        "subprocess.run(command, shell=True)", "subprocess.run(command, shell=flag)", "np.load(path, allow_pickle=True)",
-        "exec(text)", "__import__(name)", "torch.load(path, weights_only=False)", "torch.load(path, weights_only=flag)",
+        "import pickle",
+        "from importlib import import_module",
+        "eval(x)",
+        "os.system('convert ' + path)",
+        "torch.load(path)",
+        "subprocess.run(command, shell=True)",
+        "subprocess.run(command, shell=flag)",
+        "np.load(path, allow_pickle=True)",
+        "exec(text)",
+        "__import__(name)",
+        "torch.load(path, weights_only=False)",
+        "torch.load(path, weights_only=flag)",
         "from pickle import UnpicklingError, loads",
     ],
-)  # fmt: skip
+)
 def test_the_check_finds_what_it_looks_for(text):
     assert problems(text)
 

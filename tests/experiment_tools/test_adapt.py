@@ -14,7 +14,9 @@ from tests.tools.runs import run_tiny
 
 @pytest.fixture
 def folders(tmp_path, monkeypatch):
-    """A run called tiny, three class folders with one to three images, and six query images in folders of the classes."""
+    """A run called tiny, three class folders with one to three images, and six query images in folders of the
+    classes.
+    """
     monkeypatch.setenv("EXPERIMENTS_DIR", str(tmp_path / "experiments"))
     monkeypatch.chdir(tmp_path)
     run_tiny(tmp_path / "experiments", total_epochs=1)
@@ -36,7 +38,9 @@ def arguments(folders, **changes):
 def test_predictions_are_those_of_the_classifier(folders, capsys):
     assert main(arguments(folders)) == 0
     rows = list(csv.DictReader((folders / "adapted_tiny" / "predictions.csv").open()))
-    assert [row["file"] for row in rows] == [f"{name}/{rank}.png" for name in ("ant", "bee <b>", "cat") for rank in (0, 1)]
+    assert [row["file"] for row in rows] == [
+        f"{name}/{rank}.png" for name in ("ant", "bee <b>", "cat") for rank in (0, 1)
+    ]
 
     def read(role):
         files = sorted((folders / role).rglob("*.png"))
@@ -50,7 +54,10 @@ def test_predictions_are_those_of_the_classifier(folders, capsys):
     said = capsys.readouterr().out
     assert f"{right} of 6 right" in said
     assert "adapted to 3 classes (ant: 1, bee <b>: 2, cat: 3 images)" in said
-    assert "the images to classify are normalised together (transductive batch-norm statistics); --statistics support would not" in said
+    assert (
+        "the images to classify are normalised together (transductive batch-norm statistics); --statistics support "
+        "would not" in said
+    )
     assert main(arguments(folders, statistics="support", output=folders / "alone")) == 0
     assert "normalised together" not in capsys.readouterr().out
 
@@ -77,7 +84,12 @@ def test_query_images_need_no_class_folders_and_results_are_not_replaced(folders
 @pytest.mark.parametrize(
     ("change", "code", "message"),
     [
-        ("a fourth class", 1, 'holds 4 class folders, but the head that this run has learned tells 3 classes apart ("num_classes_per_set"). Give 3'),
+        (
+            "a fourth class",
+            1,
+            "holds 4 class folders, but the head that this run has learned tells 3 classes apart "
+            '("num_classes_per_set"). Give 3',
+        ),
         ("no such run", 1, "nowhere is no run; experiments in"),
         ("no such folder", 2, "no such folder"),
         ("loose support", 2, "lies in no class folder; --support is one folder per class"),

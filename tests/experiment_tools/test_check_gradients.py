@@ -14,37 +14,55 @@ from utils.paths import REPOSITORY_ROOT
 CHOICES = {
     "order": {"second": {}, "first": {"second_order": False}},
     "adapted": {
-        "all": {}, "head": {"adapted_parameters": "head"}, "body": {"adapted_parameters": "body"}, "frozen": {"frozen_layers": ["block0"]},
+        "all": {},
+        "head": {"adapted_parameters": "head"},
+        "body": {"adapted_parameters": "body"},
+        "frozen": {"frozen_layers": ["block0"]},
     },
     "rates": {
-        "fixed": {}, "lslr": {"learnable_per_layer_per_step_inner_loop_learning_rate": True},
-        "meta_sgd": {"learnable_inner_loop_learning_rates": "per_element"}, "per_layer": {"learnable_inner_loop_learning_rates": "per_layer"},
+        "fixed": {},
+        "lslr": {"learnable_per_layer_per_step_inner_loop_learning_rate": True},
+        "meta_sgd": {"learnable_inner_loop_learning_rates": "per_element"},
+        "per_layer": {"learnable_inner_loop_learning_rates": "per_layer"},
         "head_rate": {"init_head_inner_loop_learning_rate": 0.05},
     },
     "rule": {
-        "sgd": {}, "momentum": {"inner_loop_momentum": 0.9, "inner_loop_weight_decay": 0.01},
+        "sgd": {},
+        "momentum": {"inner_loop_momentum": 0.9, "inner_loop_weight_decay": 0.01},
         "adam": {"inner_loop_optimizer": "adam", "init_inner_loop_learning_rate": 0.01, "inner_loop_epsilon": 0.001},
-        "rmsprop": {"inner_loop_optimizer": "rmsprop", "init_inner_loop_learning_rate": 0.01, "inner_loop_weight_decay": 0.1, "inner_loop_epsilon": 0.001},
+        "rmsprop": {
+            "inner_loop_optimizer": "rmsprop",
+            "init_inner_loop_learning_rate": 0.01,
+            "inner_loop_weight_decay": 0.1,
+            "inner_loop_epsilon": 0.001,
+        },
         "clipped": {"inner_loop_gradient_clip_norm": 0.5, "inner_loop_gradient_clamp": 0.3},
     },
     "head": {"learned": {}, "zero": {"head": "zero"}, "prototypes": {"head": "prototypes"}},
     "loss": {
-        "last": {}, "msl": {"use_multi_step_loss_optimization": True}, "smooth": {"label_smoothing": 0.1},
+        "last": {},
+        "msl": {"use_multi_step_loss_optimization": True},
+        "smooth": {"label_smoothing": 0.1},
         "binary": {"loss": "binary_cross_entropy"},
     },
     "norm": {
-        "transductive": {}, "support": {"batch_norm_statistics": "support"}, "episodic": {"batch_norm_statistics": "episodic"},
-        "running": {"batch_norm_statistics": "running"}, "mixed": {"batch_norm_statistics": ["episodic", "support"]},
-        "per_step": {"per_step_bn_statistics": True}, "adapted": {"enable_inner_loop_optimizable_bn_params": True},
+        "transductive": {},
+        "support": {"batch_norm_statistics": "support"},
+        "episodic": {"batch_norm_statistics": "episodic"},
+        "running": {"batch_norm_statistics": "running"},
+        "mixed": {"batch_norm_statistics": ["episodic", "support"]},
+        "per_step": {"per_step_bn_statistics": True},
+        "adapted": {"enable_inner_loop_optimizable_bn_params": True},
         "task_norm": {"norm_layer": "task_norm", "batch_norm_statistics": "support"},
         "task_norm_transductive": {"norm_layer": "task_norm"},
-        "group_norm": {"norm_layer": "group_norm", "norm_groups": 1}, "layer_norm": {"norm_layer": "layer_norm"},
+        "group_norm": {"norm_layer": "group_norm", "norm_groups": 1},
+        "layer_norm": {"norm_layer": "layer_norm"},
     },
     "update": {"gradient": {}, "reptile": {"outer_update": "displacement"}},
     "steps": {"two": {}, "none": {"number_of_training_steps_per_iter": 0}},
     "dropout": {"off": {}, "on": {"dropout_rate_value": 0.3}},
     "pooling": {"max": {}, "strides": {"max_pooling": False}},
-}  # fmt: skip
+}
 """Choice -> value's name -> config keys. The first value of each is MAML's."""
 FIRST = tuple(f"{choice}.{next(iter(named))}" for choice, named in CHOICES.items())
 
@@ -73,12 +91,16 @@ def allowed(names) -> bool:
 def pairs() -> set[frozenset[str]]:
     """Every possible pair of values of two different choices."""
     values = [f"{choice}.{name}" for choice, named in CHOICES.items() for name in named]
-    different = (frozenset(pair) for pair in itertools.combinations(values, 2) if pair[0].split(".")[0] != pair[1].split(".")[0])
+    different = (
+        frozenset(pair) for pair in itertools.combinations(values, 2) if pair[0].split(".")[0] != pair[1].split(".")[0]
+    )
     return {pair for pair in different if allowed(pair)}
 
 
 def combinations_that_hold_every_pair() -> list[tuple[str, ...]]:
-    """One value of each choice per combination, so that all of them together hold every possible pair; found greedily."""
+    """One value of each choice per combination, so that all of them together hold every possible pair; found
+    greedily.
+    """
     waiting, found = pairs(), []
     while waiting:
         chosen = sorted(min(waiting, key=sorted))
@@ -86,14 +108,21 @@ def combinations_that_hold_every_pair() -> list[tuple[str, ...]]:
             if any(name.split(".")[0] == choice for name in chosen):
                 continue
             candidates = [name for value in named if allowed([*chosen, name := f"{choice}.{value}"])]
-            chosen.append(max(candidates, key=lambda name: sum(frozenset({name, other}) in waiting for other in chosen)))
+            chosen.append(
+                max(candidates, key=lambda name: sum(frozenset({name, other}) in waiting for other in chosen))
+            )
         waiting -= {frozenset(pair) for pair in itertools.combinations(chosen, 2)}
         found.append(tuple(sorted(chosen)))
     return found
 
 
 def keys_of(*names: str) -> dict:
-    keys = {"num_stages": 2, "number_of_training_steps_per_iter": 2, "batch_size": 2, "test_batch_norm_statistics": None}
+    keys = {
+        "num_stages": 2,
+        "number_of_training_steps_per_iter": 2,
+        "batch_size": 2,
+        "test_batch_norm_statistics": None,
+    }
     for name in names:
         choice, value = name.split(".")
         keys |= CHOICES[choice][value]
@@ -108,7 +137,9 @@ def statistics_after_training(learner) -> None:
             buffer.add_(0.1 * torch.rand(buffer.shape, generator=generator, dtype=buffer.dtype))
 
 
-@pytest.mark.parametrize("names", combinations_that_hold_every_pair(), ids=lambda names: "+".join(n for n in names if not n.endswith(FIRST)))
+@pytest.mark.parametrize(
+    "names", combinations_that_hold_every_pair(), ids=lambda names: "+".join(n for n in names if not n.endswith(FIRST))
+)
 def test_every_possible_pair_of_choices_keeps_the_laws(names):
     learner = small_learner(**keys_of(*names))
     statistics_after_training(learner)
@@ -123,11 +154,15 @@ def test_an_impossible_pair_is_a_config_error_with_its_reason(pair):
 
 
 def test_a_cut_graph_and_a_wrong_gradient_are_found():
-    """The checks themselves: a learner whose inner gradients are detached, and one whose rates are off by a thousandth."""
+    """The checks themselves: a learner whose inner gradients are detached, and one whose rates are off by a
+    thousandth.
+    """
     episodes = random_episodes(small_config())
     cut = small_learner()
     update = cut.inner_loop.update
-    cut.inner_loop.update = lambda params, gradients, state, step: update(params, [g.detach() for g in gradients], state, step)
+    cut.inner_loop.update = lambda params, gradients, state, step: update(
+        params, [g.detach() for g in gradients], state, step
+    )
     failed = {check.name for check in check_learner(cut, episodes) if not check.passed}
     assert failed == {"meta-gradient", "second order"}
     wrong = small_learner()
@@ -149,7 +184,10 @@ def test_the_command_checks_a_config_and_says_what_it_did(capsys):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("template", sorted({path.stem.rsplit("_seed", 1)[0] for path in (REPOSITORY_ROOT / "experiment_config").glob("[!.]*.json")}))
+@pytest.mark.parametrize(
+    "template",
+    sorted({path.stem.rsplit("_seed", 1)[0] for path in (REPOSITORY_ROOT / "experiment_config").glob("[!.]*.json")}),
+)
 def test_every_generated_config_keeps_the_laws(template):
     path = next((REPOSITORY_ROOT / "experiment_config").glob(f"{template}*.json"))
     assert not [check for check in check_config_gradients(path, {}) if not check.passed]

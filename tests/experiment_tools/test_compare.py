@@ -1,4 +1,6 @@
-"""Comparing runs: numbers checked against scipy and numpy on the same tasks, and what is said of runs that do not fit."""
+"""Comparing runs: numbers checked against scipy and numpy on the same tasks, and what is said of runs that do not
+fit.
+"""
 
 import csv
 import io
@@ -66,13 +68,20 @@ def test_runs_that_differ_in_their_seeds_alone_are_one_method_with_an_interval_o
 
 
 def test_the_same_seed_twice_is_no_repetition(root):
-    paths = [finished_run(root, name, right, train_seed=seed) for name, right, seed in (("a", A, 0), ("b", B, 0), ("c", C, 1))]
+    paths = [
+        finished_run(root, name, right, train_seed=seed)
+        for name, right, seed in (("a", A, 0), ("b", B, 0), ("c", C, 1))
+    ]
     comparison = compare_runs([read_run(path) for path in paths])
     assert comparison.rows == ("MAML (run a)", "MAML (run b)", "MAML (run c)")
     assert all(len(cell.runs) == 1 for cell in comparison.cells.values())
-    assert "runs of one method with the same train_seed are no repetition: each has a row of its own" in comparison.notes
+    assert (
+        "runs of one method with the same train_seed are no repetition: each has a row of its own" in comparison.notes
+    )
     assert compare_runs([read_run(path) for path in paths[1:]]).rows == ("MAML",)
-    labels = tell_repeats_apart(["MAML (x 1)", "MAML"], ["a", "b"], [{"train_seed": 0}, {"train_seed": 0}], [["1 shot"], ["1 shot"]])
+    labels = tell_repeats_apart(
+        ["MAML (x 1)", "MAML"], ["a", "b"], [{"train_seed": 0}, {"train_seed": 0}], [["1 shot"], ["1 shot"]]
+    )
     assert labels == ["MAML (x 1)", "MAML"]
     configs = [{"train_seed": 0, "seed": seed} for seed in (None, 0, 1)]
     columns = [["1 shot"], ["5 shot"], ["1 shot"]]  # no column has a seed twice
@@ -144,7 +153,10 @@ def test_on_the_same_tasks_the_test_is_scipy_s_paired_one(root):
 
 def test_with_seeds_the_tasks_scores_are_means_over_runs_and_seeds_are_tested_too(root):
     paths = [finished_run(root, f"a{seed}", right, train_seed=seed) for seed, right in enumerate((A, C))]
-    paths += [finished_run(root, f"b{s}", right, train_seed=s, **MAML_PLUS_PLUS) for s, right in enumerate((B, answers(4, 0.6)))]
+    paths += [
+        finished_run(root, f"b{s}", right, train_seed=s, **MAML_PLUS_PLUS)
+        for s, right in enumerate((B, answers(4, 0.6)))
+    ]
     found = only_difference(*paths)
     one, other = (A.mean(axis=1) + C.mean(axis=1)) / 2, (B.mean(axis=1) + answers(4, 0.6).mean(axis=1)) / 2
     assert found.p == pytest.approx(scipy.stats.ttest_rel(one, other).pvalue)
@@ -154,7 +166,9 @@ def test_with_seeds_the_tasks_scores_are_means_over_runs_and_seeds_are_tested_to
 
 @pytest.mark.parametrize("right", [B, answers(2, 0.6, n_tasks=30)], ids=["other list", "other number"])
 def test_on_different_tasks_the_test_is_welch_s_and_says_so(root, right):
-    found = only_difference(finished_run(root, "a", A), finished_run(root, "b", right, digest="another", **MAML_PLUS_PLUS))
+    found = only_difference(
+        finished_run(root, "a", A), finished_run(root, "b", right, digest="another", **MAML_PLUS_PLUS)
+    )
     expected = scipy.stats.ttest_ind(A.mean(axis=1), right.mean(axis=1), equal_var=False)
     assert (found.test, found.note) == ("Welch's t-test", "tested on different tasks, so not paired")
     assert found.p == pytest.approx(expected.pvalue)
@@ -167,7 +181,11 @@ def test_equal_answers_are_no_difference(root):
 
 
 def test_several_pairs_are_corrected_by_holm_s_method(root):
-    paths = [finished_run(root, "a", A), finished_run(root, "b", B, **MAML_PLUS_PLUS), finished_run(root, "c", C, second_order=False)]
+    paths = [
+        finished_run(root, "a", A),
+        finished_run(root, "b", B, **MAML_PLUS_PLUS),
+        finished_run(root, "c", C, second_order=False),
+    ]
     differences = compare_runs([read_run(path) for path in paths]).differences
     ordered = sorted(differences, key=lambda d: d.p)
     expected = [min(1, 3 * ordered[0].p)]
@@ -221,7 +239,10 @@ def _with_dataset(path, dataset):
 
 
 def test_a_curve_is_the_mean_over_runs_with_their_deviation(root):
-    runs = [read_run(finished_run(root, f"r{seed}", A, val_accuracies=values)) for seed, values in enumerate(((0.2, 0.6), (0.4, 0.5, 0.7)))]
+    runs = [
+        read_run(finished_run(root, f"r{seed}", A, val_accuracies=values))
+        for seed, values in enumerate(((0.2, 0.6), (0.4, 0.5, 0.7)))
+    ]
     curve = mean_curve(runs, "val_accuracy_mean")
     assert curve.epochs == [1, 2, 3]
     assert curve.mean == pytest.approx([0.3, 0.55, 0.7])
@@ -232,7 +253,12 @@ def test_the_four_panels_have_a_line_for_each_number_of_shots_and_points_of_the_
     runs = [read_run(finished_run(root, f"s{shots}", A, num_samples_per_class=shots)) for shots in (1, 5, 10)]
     ((stem, _, figure),) = four_panel_figures(compare_runs(runs), runs)
     assert stem == "four_panels_MAML_tiny_2way"
-    assert [axes.get_title() for axes in figure.axes] == ["Training loss", "Validation loss", "Training accuracy", "Validation accuracy"]
+    assert [axes.get_title() for axes in figure.axes] == [
+        "Training loss",
+        "Validation loss",
+        "Training accuracy",
+        "Validation accuracy",
+    ]
     accuracy = figure.axes[3]
     assert [text.get_text() for text in accuracy.get_legend().get_texts()] == ["1 shot", "5 shot", "10 shot", "test"]
     points = [line.get_xydata().tolist() for line in accuracy.lines if len(line.get_xdata()) == 1]
@@ -251,7 +277,11 @@ def test_the_command_writes_all_formats_and_never_over_an_older_comparison(root,
         assert f"Written to {folder}: " in capsys.readouterr().out
         files = {path.name for path in (tmp_path / folder).iterdir()}
         assert {"comparison.html", "comparison.md", "comparison.tex", "comparison.csv"} < files
-        assert {"validation_tiny_2way_1shot_5query.png", "four_panels_MAML_tiny_2way.png", "four_panels_MAML++_tiny_2way.png"} < files
+        assert {
+            "validation_tiny_2way_1shot_5query.png",
+            "four_panels_MAML_tiny_2way.png",
+            "four_panels_MAML++_tiny_2way.png",
+        } < files
     page = (tmp_path / "comparison" / "comparison.html").read_text()
     assert page.count("<svg") == 3
     assert not re.findall(r"(?:src|href)=\"(?!data:)(?!#)[^\"]", page), "the page loads nothing"
@@ -261,7 +291,10 @@ def test_an_unfinished_run_is_named_and_only_its_curve_is_shown(root, tmp_path, 
     finished_run(root, "a", A), finished_run(root, "b", B, tested=False, total_epochs=9, **MAML_PLUS_PLUS)
     assert compare.main(["a", "b", "--output", str(tmp_path / "out")]) == 0
     shown = capsys.readouterr().out
-    assert "b: unfinished, epoch 2 of 9; run its script again to go on; no test result, so only its curves are shown" in shown
+    assert (
+        "b: unfinished, epoch 2 of 9; run its script again to go on; no test result, so only its curves are shown"
+        in shown
+    )
     runs = [read_run(root / name) for name in "ab"]
     ((_, _, figure),) = comparison_figures(compare_runs(runs), runs)
     assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["MAML", "MAML++"]
@@ -298,7 +331,11 @@ def test_a_damaged_run_folder_is_left_out_and_named(root, capsys, tmp_path):
     ("names", "message"),
     [
         (["nothing"], r"nothing: no such run folder, neither as a path nor below .*runs .*experiment_tools\.runs"),
-        (["empty"], r"nothing to compare: none of these runs has a finished epoch\.\n.*empty: empty, left out \(holds no config\.json"),
+        (
+            ["empty"],
+            r"nothing to compare: none of these runs has a finished epoch\.\n.*empty: empty, left out \(holds no "
+            r"config\.json",
+        ),
     ],
 )
 def test_without_anything_to_compare_the_command_says_why(root, capsys, names, message):

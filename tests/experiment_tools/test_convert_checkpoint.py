@@ -18,11 +18,22 @@ from utils.config import check_config
 from utils.errors import ConfigError, StorageError
 
 CONFIG = {
-    "experiment_name": "old", "image_height": 12, "image_width": 12, "num_stages": 2, "cnn_num_filters": 3, "num_classes_per_set": 3,
-    "number_of_training_steps_per_iter": 3, "total_iter_per_epoch": 5, "class_rotation": False, "per_step_bn_statistics": True,
+    "experiment_name": "old",
+    "image_height": 12,
+    "image_width": 12,
+    "num_stages": 2,
+    "cnn_num_filters": 3,
+    "num_classes_per_set": 3,
+    "number_of_training_steps_per_iter": 3,
+    "total_iter_per_epoch": 5,
+    "class_rotation": False,
+    "per_step_bn_statistics": True,
     "learnable_per_layer_per_step_inner_loop_learning_rate": True,
-}  # fmt: skip
-ADAPTED = [f"{layer}.{key}" for layer in ("conv0.conv", "conv1.conv") for key in ("weight", "bias")] + ["linear.weights", "linear.bias"]
+}
+ADAPTED = [f"{layer}.{key}" for layer in ("conv0.conv", "conv1.conv") for key in ("weight", "bias")] + [
+    "linear.weights",
+    "linear.bias",
+]
 
 
 def reference_tensors(per_step=True, prefix=""):
@@ -39,14 +50,29 @@ def reference_tensors(per_step=True, prefix=""):
         tensors |= {f"{layer}.conv.weight": draw(3, channels, 3, 3), f"{layer}.conv.bias": draw(3)}
         tensors |= {f"{layer}.norm_layer.{key}": draw(*rows, 3) for key in ("running_mean", "bias", "weight")}
         tensors[f"{layer}.norm_layer.running_var"] = draw(*rows, 3).square()
-    tensors |= {f"classifier.{prefix}layer_dict.linear.weights": draw(3, 27), f"classifier.{prefix}layer_dict.linear.bias": draw(3)}
-    rates = {f"inner_loop_optimizer.names_learning_rates_dict.layer_dict-{name.replace('.', '-')}": draw(4).abs() for name in ADAPTED}
+    tensors |= {
+        f"classifier.{prefix}layer_dict.linear.weights": draw(3, 27),
+        f"classifier.{prefix}layer_dict.linear.bias": draw(3),
+    }
+    rates = {
+        f"inner_loop_optimizer.names_learning_rates_dict.layer_dict-{name.replace('.', '-')}": draw(4).abs()
+        for name in ADAPTED
+    }
     return tensors | rates
 
 
 def save(path, tensors, **more):
     """Write what the reference writes: numpy's numbers beside the tensors."""
-    torch.save({"best_val_acc": np.float64(0.5), "current_iter": 10, "val_loss_mean": np.float32(1.5), "network": tensors, **more}, path)
+    torch.save(
+        {
+            "best_val_acc": np.float64(0.5),
+            "current_iter": 10,
+            "val_loss_mean": np.float32(1.5),
+            "network": tensors,
+            **more,
+        },
+        path,
+    )
     return path
 
 
@@ -59,13 +85,17 @@ def plain_logits(tensors, task):
         for index in (0, 1):
             layer, norm = f"conv{index}.conv", f"conv{index}.norm_layer"
             x = F.conv2d(x, fast[f"{layer}.weight"], fast[f"{layer}.bias"], padding=1)
-            x = F.batch_norm(x, None, None, weights[f"{norm}.weight"][step], weights[f"{norm}.bias"][step], training=True)
+            x = F.batch_norm(
+                x, None, None, weights[f"{norm}.weight"][step], weights[f"{norm}.bias"][step], training=True
+            )
             x = F.max_pool2d(F.leaky_relu(x), 2)
         return F.linear(x.flatten(1), fast["linear.weights"], fast["linear.bias"])
 
     for step in range(3):
         loss = F.cross_entropy(forward(task.support_images[0], step), task.support_labels[0])
-        for (name, value), gradient in zip(list(fast.items()), torch.autograd.grad(loss, list(fast.values())), strict=True):
+        for (name, value), gradient in zip(
+            list(fast.items()), torch.autograd.grad(loss, list(fast.values())), strict=True
+        ):
             rate = tensors[f"inner_loop_optimizer.names_learning_rates_dict.layer_dict-{name.replace('.', '-')}"][step]
             fast[name] = (value - rate * gradient).detach().requires_grad_()
     return forward(task.query_images[0], 2).detach()
@@ -86,7 +116,9 @@ def test_the_converted_network_adapts_to_the_same_logits(tmp_path):
     labels, generator = torch.arange(3)[None], torch.Generator().manual_seed(1)
     images = [torch.rand((1, 3, 1, 12, 12), generator=generator) for _ in range(2)]
     task = ThreeWay(images[0], labels, images[1], labels, torch.zeros(1, dtype=torch.int64))
-    torch.testing.assert_close(learner.evaluate(task).query_logits[0], plain_logits(tensors, task), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        learner.evaluate(task).query_logits[0], plain_logits(tensors, task), rtol=1e-4, atol=1e-5
+    )
     assert (state["epoch"], state["iteration"], state["converted_from"]["best_val_accuracy"]) == (2, 10, 0.5)
 
 
@@ -115,18 +147,28 @@ def test_the_command_writes_a_checkpoint_beside_the_old_one_and_replaces_nothing
     ("changes", "message"),
     [
         ({"cnn_num_filters": 4}, "train_model_2: the checkpoint is of another network"),
-        ({"enable_inner_loop_optimizable_bn_params": True, "per_step_bn_statistics": False}, "adapts other parameters than the config says"),
+        (
+            {"enable_inner_loop_optimizable_bn_params": True, "per_step_bn_statistics": False},
+            "adapts other parameters than the config says",
+        ),
     ],
 )
 def test_another_config_than_the_networks_is_an_error(tmp_path, changes, message):
     with pytest.raises(ConfigError, match=message):
-        convert_checkpoint(check_config(CONFIG | changes, "test"), save(tmp_path / "train_model_2", reference_tensors()))
+        convert_checkpoint(
+            check_config(CONFIG | changes, "test"), save(tmp_path / "train_model_2", reference_tensors())
+        )
 
 
 def test_a_fixed_rate_that_differs_from_the_configs_is_an_error(tmp_path):
-    tensors = {name: torch.full_like(value, 0.1) if "names_learning" in name else value for name, value in reference_tensors().items()}
+    tensors = {
+        name: torch.full_like(value, 0.1) if "names_learning" in name else value
+        for name, value in reference_tensors().items()
+    }
     changes = {"learnable_per_layer_per_step_inner_loop_learning_rate": False, "init_inner_loop_learning_rate": 0.01}
-    with pytest.raises(ConfigError, match=r'adapts with the rate 0.1, but "init_inner_loop_learning_rate" is 0.01; set it to 0.1'):
+    with pytest.raises(
+        ConfigError, match=r'adapts with the rate 0.1, but "init_inner_loop_learning_rate" is 0.01; set it to 0.1'
+    ):
         convert_checkpoint(check_config(CONFIG | changes, "test"), save(tmp_path / "x", tensors))
 
 

@@ -15,11 +15,24 @@ from experiment_tools.doctor import ERROR, OK, WARNING, Finding, check_folders, 
 from utils.paths import REPOSITORY_ROOT
 
 CONFIG = {
-    "experiment_name": "tiny", "dataset_name": "tiny", "image_height": 14, "image_width": 14, "train_val_test_split": [0.34, 0.33],
-    "total_epochs": 7, "total_iter_per_epoch": 30, "batch_size": 2, "num_classes_per_set": 3, "num_target_samples": 2,
-    "num_stages": 2, "cnn_num_filters": 4, "number_of_training_steps_per_iter": 2, "num_evaluation_tasks": 5,
-    "num_dataprovider_workers": 0, "gpu_to_use": "cpu", "first_order_to_second_order_epoch": 3,
-}  # fmt: skip
+    "experiment_name": "tiny",
+    "dataset_name": "tiny",
+    "image_height": 14,
+    "image_width": 14,
+    "train_val_test_split": [0.34, 0.33],
+    "total_epochs": 7,
+    "total_iter_per_epoch": 30,
+    "batch_size": 2,
+    "num_classes_per_set": 3,
+    "num_target_samples": 2,
+    "num_stages": 2,
+    "cnn_num_filters": 4,
+    "number_of_training_steps_per_iter": 2,
+    "num_evaluation_tasks": 5,
+    "num_dataprovider_workers": 0,
+    "gpu_to_use": "cpu",
+    "first_order_to_second_order_epoch": 3,
+}
 
 
 @pytest.fixture
@@ -48,18 +61,26 @@ def test_a_config_in_order_is_trained_validated_saved_resumed_and_timed(workplac
     assert doctor.main([str(workplace / "config.json")]) == 0
     shown = capsys.readouterr().out
     for line in (
-        r"ok       Python 3\.", r"ok       torch \d", r"ok       config: tiny", r"ok       data tiny: train 4 classes with 24 images",
-        r"ok       one training iteration: loss \d\.\d+; one validation task: loss \d", r"ok       one save: \d+\.\d MiB",
+        r"ok       Python 3\.",
+        r"ok       torch \d",
+        r"ok       config: tiny",
+        r"ok       data tiny: train 4 classes with 24 images",
+        r"ok       one training iteration: loss \d\.\d+; one validation task: loss \d",
+        r"ok       one save: \d+\.\d MiB",
         r"ok       one resume: went on at iteration 2 and was tested",
-        r"ok       the whole run: about \d+ s \(7 epochs of 30 iterations of \d+ ms, and 7 validations and 5 tests of 5 tasks\)",
-    ):  # fmt: skip
+        r"ok       the whole run: about \d+ s \(7 epochs of 30 iterations of \d+ ms, and 7 validations and 5 tests of "
+        r"5 tasks\)",
+    ):
         assert re.search(line, shown), (line, shown)
     assert leftovers(workplace) == []
 
 
 def test_a_wrong_key_and_a_missing_dataset_are_errors_with_what_to_do(workplace, capsys):
     assert doctor.main([str(workplace / "config.json"), "--num_clases_per_set", "5"]) == 1
-    assert 'error    config: command line: unknown key "num_clases_per_set"; did you mean "num_classes_per_set"?' in capsys.readouterr().out
+    assert (
+        'error    config: command line: unknown key "num_clases_per_set"; did you mean "num_classes_per_set"?'
+        in capsys.readouterr().out
+    )
     shutil.rmtree(workplace / "datasets" / "tiny")
     assert doctor.main([str(workplace / "config.json")]) == 1
     shown = capsys.readouterr().out
@@ -78,7 +99,10 @@ def test_memory_that_does_not_suffice_names_the_keys_to_lower(workplace, monkeyp
 
     monkeypatch.setattr(doctor, "_short_run", no_memory)
     assert doctor.main([str(workplace / "config.json")]) == 1
-    assert "error    out of memory: no 80 GiB\n         fix: lower one of batch_size, task_chunk_size" in capsys.readouterr().out
+    assert (
+        "error    out of memory: no 80 GiB\n         fix: lower one of batch_size, task_chunk_size"
+        in capsys.readouterr().out
+    )
 
 
 def test_a_package_that_is_missing_or_too_old_is_an_error_with_the_command(monkeypatch):
@@ -103,7 +127,13 @@ def test_folders_without_space_or_in_the_way_of_a_file(tmp_path, monkeypatch):
 
 
 def test_durations_are_written_as_people_say_them():
-    assert [duration_text(s) for s in (0.4, 89, 600, 4000, 200_000)] == ["0 s", "89 s", "10 min", "1 h 7 min", "2 days 7 h"]
+    assert [duration_text(s) for s in (0.4, 89, 600, 4000, 200_000)] == [
+        "0 s",
+        "89 s",
+        "10 min",
+        "1 h 7 min",
+        "2 days 7 h",
+    ]
     assert str(Finding(OK, "fine")) == "ok       fine"
 
 
@@ -120,7 +150,9 @@ def test_a_dry_run_goes_through_everything_once_and_leaves_nothing(workplace, ca
     code, out, err = run(workplace, capsys, "--dry_run")
     assert (code, err) == (0, "")
     assert "epoch 1/1: train loss" in out and "(95 % interval over 1 tasks)" in out
-    assert str(workplace / "temporary") not in out and "Report: " not in out and "written to" not in out  # of what is not there any more
+    assert (
+        str(workplace / "temporary") not in out and "Report: " not in out and "written to" not in out
+    )  # of what is not there any more
     assert "This was a dry run: one training iteration, one validation task and one test task went through in " in out
     assert leftovers(workplace) == []
 

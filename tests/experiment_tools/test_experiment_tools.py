@@ -23,20 +23,33 @@ def test_the_tools_for_users_are_listed_and_no_others():
 
 
 def without_reader(arguments, *, errors_too=False, cwd=REPOSITORY_ROOT, **environment):
-    """Start a module whose standard output is a pipe that nobody reads; returns its exit code and what it says on the standard error."""
+    """Start a module whose standard output is a pipe that nobody reads; returns its exit code and what it says on
+    the standard error.
+    """
     reader, writer = os.pipe()
     os.close(reader)
     try:
         done = subprocess.run(
-            [sys.executable, "-m", *arguments], stdout=writer, stderr=writer if errors_too else subprocess.PIPE, text=True, cwd=cwd,
-            env=os.environ | environment, timeout=60, check=False,
-        )  # fmt: skip
+            [sys.executable, "-m", *arguments],
+            stdout=writer,
+            stderr=writer if errors_too else subprocess.PIPE,
+            text=True,
+            cwd=cwd,
+            env=os.environ | environment,
+            timeout=60,
+            check=False,
+        )
     finally:
         os.close(writer)
     return done.returncode, done.stderr or ""
 
 
-TOOLS = [["experiment_tools"], ["experiment_tools.runs", "."], ["experiment_tools.report", "--help"], ["experiment_tools.check_gradients", "--help"]]
+TOOLS = [
+    ["experiment_tools"],
+    ["experiment_tools.runs", "."],
+    ["experiment_tools.report", "--help"],
+    ["experiment_tools.check_gradients", "--help"],
+]
 
 
 @pytest.mark.parametrize("arguments", TOOLS, ids=" ".join)
@@ -67,12 +80,31 @@ def test_a_reader_may_go_away_while_a_tool_waits_to_print_its_last_lines():
 
 def test_the_other_lines_of_a_tool_are_read_as_ever():
     command = f"set -o pipefail; '{sys.executable}' -m experiment_tools | cat | tail -1"
-    done = subprocess.run(["bash", "-c", command], cwd=REPOSITORY_ROOT, capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=REPOSITORY_ROOT, capture_output=True, text=True, timeout=60, check=True
+    )
     assert done.stdout.startswith(f"python -m experiment_tools.{max(tools())} ") and done.stderr == ""
 
 
 def test_a_pipe_that_breaks_elsewhere_is_an_error_with_its_traceback(tmp_path):
-    shutil.copytree(REPOSITORY_ROOT / "experiment_tools", tmp_path / "experiment_tools", ignore=lambda _, names: set(names) - {"__init__.py"})
-    (tmp_path / "experiment_tools" / "tool.py").write_text("import os\nreader, writer = os.pipe()\nos.close(reader)\nos.write(writer, b'x')\n")
-    done = subprocess.run([sys.executable, "-m", "experiment_tools.tool"], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 1 and done.stderr.endswith("BrokenPipeError: [Errno 32] Broken pipe\n") and "Traceback" in done.stderr
+    shutil.copytree(
+        REPOSITORY_ROOT / "experiment_tools",
+        tmp_path / "experiment_tools",
+        ignore=lambda _, names: set(names) - {"__init__.py"},
+    )
+    (tmp_path / "experiment_tools" / "tool.py").write_text(
+        "import os\nreader, writer = os.pipe()\nos.close(reader)\nos.write(writer, b'x')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "experiment_tools.tool"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (
+        done.returncode == 1
+        and done.stderr.endswith("BrokenPipeError: [Errno 32] Broken pipe\n")
+        and "Traceback" in done.stderr
+    )

@@ -32,12 +32,18 @@ class _Config(dict):
 
 
 def learned(**changes):
-    """A classifier whose initialisation was made up: every row of every norm, running statistics, inner rates differ."""
+    """A classifier whose initialisation was made up: every row of every norm, running statistics, inner rates
+    differ.
+    """
     config = check_config(TINY | {"precision": "float64"} | changes, "test")
     classifier = FewShotClassifier(**(PARAMETERS | {"precision": "float64"} | changes))
     generator = torch.Generator().manual_seed(2)
     tensors = build_learner(config, "cpu").state_tensors()
-    moved = {name: value + 0.1 * torch.rand(value.shape, generator=generator, dtype=value.dtype) for name, value in tensors.items() if value.is_floating_point()}
+    moved = {
+        name: value + 0.1 * torch.rand(value.shape, generator=generator, dtype=value.dtype)
+        for name, value in tensors.items()
+        if value.is_floating_point()
+    }
     classifier._keep_initialisation(tensors | moved, config)
     return classifier
 
@@ -66,15 +72,24 @@ def test_a_plain_module_answers_as_the_adapted_learner_for_all_batch_norm_statis
 @pytest.mark.parametrize(
     "changes",
     [
-        {"backbone": "conv4"}, {"backbone": "resnet10"}, {"backbone": "resnet12"}, {"backbone": "resnet18", "batch_norm_statistics": "running"},
-        {"backbone": "mlp", "image_channels": 1}, {"max_pooling": False, "cnn_blocks_per_stage": 2}, {"norm_layer": "layer_norm"},
-        {"norm_layer": "group_norm", "norm_groups": 3}, {"norm_layer": "task_norm"},
-        {"norm_layer": "task_norm", "batch_norm_statistics": "support"}, {"head": "prototypes"}, {"head": "zero", "adapted_parameters": "head"},
-        {"batch_norm_statistics": ["support", "transductive"]}, {"enable_inner_loop_optimizable_bn_params": True},
+        {"backbone": "conv4"},
+        {"backbone": "resnet10"},
+        {"backbone": "resnet12"},
+        {"backbone": "resnet18", "batch_norm_statistics": "running"},
+        {"backbone": "mlp", "image_channels": 1},
+        {"max_pooling": False, "cnn_blocks_per_stage": 2},
+        {"norm_layer": "layer_norm"},
+        {"norm_layer": "group_norm", "norm_groups": 3},
+        {"norm_layer": "task_norm"},
+        {"norm_layer": "task_norm", "batch_norm_statistics": "support"},
+        {"head": "prototypes"},
+        {"head": "zero", "adapted_parameters": "head"},
+        {"batch_norm_statistics": ["support", "transductive"]},
+        {"enable_inner_loop_optimizable_bn_params": True},
         {"learnable_batch_norm_momentum": True, "batch_norm_statistics": "running"},
     ],
     ids=lambda changes: "-".join(f"{value}" for value in changes.values())[:50],
-)  # fmt: skip
+)
 def test_every_backbone_norm_and_head_has_a_plain_form(changes):
     classifier = learned(**changes)
     for adapted in (True, False):
@@ -115,7 +130,9 @@ def test_the_exported_folder_answers_as_the_classifier_and_needs_nothing_of_this
     said = capsys.readouterr().out
     assert re.search(r"model\.safetensors: differs from the original by at most \d\.\de[+-]\d\d", said)
     assert re.search(r"network\.pt2: differs from the original by at most \d\.\de[+-]\d\d", said)
-    classifier = FewShotClassifier.from_experiment("tiny", batch_norm_statistics="support").fit(SUPPORT[:3], ["ant", "bee | <b>", "cat"])
+    classifier = FewShotClassifier.from_experiment("tiny", batch_norm_statistics="support").fit(
+        SUPPORT[:3], ["ant", "bee | <b>", "cat"]
+    )
     pixels = GENERATOR.integers(0, 256, (4, 10, 10), dtype=np.uint8)
     images = torch.from_numpy(pixels[:, None] / np.float32(255))
     loaded = load_network(output)
@@ -125,11 +142,24 @@ def test_the_exported_folder_answers_as_the_classifier_and_needs_nothing_of_this
         with torch.no_grad():
             np.testing.assert_allclose(torch.softmax(network(images), -1), classifier.predict_proba(pixels), atol=1e-5)
             torch.testing.assert_close(network(images[:1]), network(images)[:1])
-    names = {name for name in load_file(output / "model.safetensors") if "running" not in name and "num_batches" not in name}
-    assert names == {f"block{i}.{layer}.{which}" for i in (0, 1) for layer in ("conv", "norm") for which in ("weight", "bias")} | {"head.weight", "head.bias"}
+    names = {
+        name for name in load_file(output / "model.safetensors") if "running" not in name and "num_batches" not in name
+    }
+    assert names == {
+        f"block{i}.{layer}.{which}" for i in (0, 1) for layer in ("conv", "norm") for which in ("weight", "bias")
+    } | {"head.weight", "head.bias"}
     torch.save(images, tmp_path / "images.pt")
-    elsewhere = "import torch, network, sys; x = torch.load(sys.argv[1]); print(network.load_network('.')(x).detach().sum().item())"
-    done = subprocess.run([sys.executable, "-c", elsewhere, str(tmp_path / "images.pt")], cwd=output, capture_output=True, text=True, check=True)
+    elsewhere = (
+        "import torch, network, sys; x = torch.load(sys.argv[1]); "
+        "print(network.load_network('.')(x).detach().sum().item())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", elsewhere, str(tmp_path / "images.pt")],
+        cwd=output,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert float(done.stdout) == pytest.approx(loaded(images).sum().item(), abs=1e-5)
 
 
@@ -137,16 +167,34 @@ def test_the_model_card_says_what_it_is_in_the_form_that_hubs_read(at_root, tmp_
     yaml = pytest.importorskip("yaml", reason="pyyaml is not installed: pip install -r requirements-dev.txt")
     cards = []
     for name, arguments in (("adapted", ["--support", "support"]), ("start", [])):
-        assert main(["--experiment", "tiny", "--formats", "safetensors", "--output", str(tmp_path / name), *arguments]) == 0
+        assert (
+            main(["--experiment", "tiny", "--formats", "safetensors", "--output", str(tmp_path / name), *arguments])
+            == 0
+        )
         cards.append((tmp_path / name / "README.md").read_text())
     head = yaml.safe_load(cards[0].split("---")[1])
     summary = json.loads((at_root / "experiments" / "tiny" / "logs" / "test_summary.json").read_text())
-    assert head["license"] == "unknown" and head["library_name"] == "pytorch" and head["datasets"] == ["omniglot_dataset"]
+    assert (
+        head["license"] == "unknown" and head["library_name"] == "pytorch" and head["datasets"] == ["omniglot_dataset"]
+    )
     metric = head["model-index"][0]["results"][0]["metrics"][0]
-    assert metric["type"] == "accuracy" and metric["value"] == pytest.approx(100 * summary["models"][0]["test_accuracy_mean"], abs=0.006)
+    assert metric["type"] == "accuracy" and metric["value"] == pytest.approx(
+        100 * summary["models"][0]["test_accuracy_mean"], abs=0.006
+    )
     interval = f"+- {100 * summary['models'][0]['test_accuracy_ci95']:.2f}"
-    for text in (interval, "3-way 1-shot", "2 inner steps", "transductive batch-norm statistics", "images of one batch are normalised together",
-                 "MIT (Lake et al. 2015)", "not chosen yet", "bee \\| \\<b\\> (1)", "was not measured", "model.safetensors", "--support support"):  # fmt: skip
+    for text in (
+        interval,
+        "3-way 1-shot",
+        "2 inner steps",
+        "transductive batch-norm statistics",
+        "images of one batch are normalised together",
+        "MIT (Lake et al. 2015)",
+        "not chosen yet",
+        "bee \\| \\<b\\> (1)",
+        "was not measured",
+        "model.safetensors",
+        "--support support",
+    ):
         assert text in cards[0], text
     assert "**not a classifier yet**" in cards[1] and "3 outputs is a start too" in cards[1]
     assert "as the inner loop does with a support set" in cards[1] and str(at_root) not in cards[0] + cards[1]
@@ -159,7 +207,20 @@ def test_an_onnx_file_answers_as_the_original_for_any_number_of_images(at_root, 
     if not support:  # the reference interpreter of onnx, as where onnxruntime is not installed
         is_there = export_formats._is_there
         monkeypatch.setattr(export_formats, "_is_there", lambda name: name != "onnxruntime" and is_there(name))
-    assert main(["--experiment", "tiny", "--formats", "onnx", "--output", str(tmp_path / "out"), *(["--support", "support"] if support else [])]) == 0
+    assert (
+        main(
+            [
+                "--experiment",
+                "tiny",
+                "--formats",
+                "onnx",
+                "--output",
+                str(tmp_path / "out"),
+                *(["--support", "support"] if support else []),
+            ]
+        )
+        == 0
+    )
     run = export_formats._onnx_runner(tmp_path / "out" / "network.onnx")
     assert [tuple(run(torch.rand(n, 1, 10, 10)).shape) for n in (1, 4, 9)] == [(1, 3), (4, 3), (9, 3)]
 
@@ -168,15 +229,30 @@ def test_an_onnx_file_answers_as_the_original_for_any_number_of_images(at_root, 
     ("arguments", "code", "message"),
     [
         (["--experiment", "nowhere"], 1, "nowhere: no such run folder"),
-        (["--experiment", "unfinished"], 1, "this run has not finished (1 of 1 epochs, no test). Run its script again, or export what there is with --checkpoint EPOCH"),
-        (["--experiment", "tiny", "--output", "support"], 1, "support: exists already and stays as it is; give another --output"),
+        (
+            ["--experiment", "unfinished"],
+            1,
+            "this run has not finished (1 of 1 epochs, no test). Run its script again, or export what there is with "
+            "--checkpoint EPOCH",
+        ),
+        (
+            ["--experiment", "tiny", "--output", "support"],
+            1,
+            "support: exists already and stays as it is; give another --output",
+        ),
         (["--experiment", "tiny", "--support", "nothing"], 2, "nothing: no such folder"),
         (["--experiment", "tiny", "--checkpoint", "7"], 1, "load_checkpoint 7:"),
-        (["--experiment", "tiny", "--formats", "onnx"], 1, "--formats onnx needs onnx and onnxscript: pip install onnx onnxscript onnxruntime"),
+        (
+            ["--experiment", "tiny", "--formats", "onnx"],
+            1,
+            "--formats onnx needs onnx and onnxscript: pip install onnx onnxscript onnxruntime",
+        ),
     ],
     ids=["no run", "unfinished", "output exists", "no support", "no epoch", "no library"],
-)  # fmt: skip
-def test_what_cannot_be_exported_is_one_error_and_leaves_nothing(at_root, monkeypatch, capsys, arguments, code, message):
+)
+def test_what_cannot_be_exported_is_one_error_and_leaves_nothing(
+    at_root, monkeypatch, capsys, arguments, code, message
+):
     monkeypatch.setattr(export_formats, "_is_there", lambda name: False)
     before = sorted(at_root.rglob("*"))
     assert main(arguments) == code
@@ -203,7 +279,16 @@ register_backbone("export_branching", lambda config, shape, n_way: Branching(Tru
 
 def test_a_module_of_a_plugin_keeps_its_own_names(at_root, tmp_path):
     run_tiny(tmp_path, backbone="export_plain", total_epochs=1, total_iter_per_epoch=1)
-    arguments = ["--experiment", str(tmp_path / "tiny"), "--support", "support", "--statistics", "support", "--output", str(tmp_path / "out")]
+    arguments = [
+        "--experiment",
+        str(tmp_path / "tiny"),
+        "--support",
+        "support",
+        "--statistics",
+        "support",
+        "--output",
+        str(tmp_path / "out"),
+    ]
     assert main(arguments) == 0
     own = Branching(False).eval()
     own.load_state_dict(load_file(tmp_path / "out" / "model.safetensors"))
@@ -214,7 +299,13 @@ def test_a_module_of_a_plugin_keeps_its_own_names(at_root, tmp_path):
 
 def test_a_module_that_cannot_be_traced_is_one_error(at_root, tmp_path, capsys):
     run_tiny(tmp_path, backbone="export_branching", task_batching="loop", total_epochs=1, total_iter_per_epoch=1)
-    assert main(["--experiment", str(tmp_path / "tiny"), "--support", "support", "--output", str(tmp_path / "out")]) == 1
+    assert (
+        main(["--experiment", str(tmp_path / "tiny"), "--support", "support", "--output", str(tmp_path / "out")]) == 1
+    )
     error = capsys.readouterr().err
-    assert "the network cannot be exported as torch_export" in error and "--formats safetensors keeps its weights" in error and "Traceback" not in error
+    assert (
+        "the network cannot be exported as torch_export" in error
+        and "--formats safetensors keeps its weights" in error
+        and "Traceback" not in error
+    )
     assert not (tmp_path / "out").exists()

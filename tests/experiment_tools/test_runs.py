@@ -45,7 +45,13 @@ def test_disk_use_counts_every_file(tmp_path):
     before = run.disk_use_bytes()
     (run.path / "saved_models" / "x").write_bytes(bytes(1000))
     assert run.disk_use_bytes() == before + 1000
-    assert [size_text(n) for n in (0, 999, 1024, 3 * 2**20, 5 * 2**40)] == ["0 B", "999 B", "1.0 KiB", "3.0 MiB", "5.0 TiB"]
+    assert [size_text(n) for n in (0, 999, 1024, 3 * 2**20, 5 * 2**40)] == [
+        "0 B",
+        "999 B",
+        "1.0 KiB",
+        "3.0 MiB",
+        "5.0 TiB",
+    ]
 
 
 def test_a_run_whose_lock_another_process_holds_is_running(tmp_path):
@@ -80,7 +86,10 @@ def test_whatever_lies_in_a_folder_is_said_and_never_raised(tmp_path, content):
 
 
 def test_runs_are_sorted_as_asked(tmp_path):
-    finished_run(tmp_path, "a", RIGHT, val_accuracies=(0.4, 0.5)), finished_run(tmp_path, "b", RIGHT, val_accuracies=(0.9, 0.8))
+    (
+        finished_run(tmp_path, "a", RIGHT, val_accuracies=(0.4, 0.5)),
+        finished_run(tmp_path, "b", RIGHT, val_accuracies=(0.9, 0.8)),
+    )
     found = [read_run(path) for path in list_runs(tmp_path)]
     for sort, order in (("name", "ab"), ("val", "ba")):
         lines = runs.table(found, tmp_path, sort).splitlines()

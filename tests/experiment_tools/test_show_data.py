@@ -13,9 +13,16 @@ from tests.tools.runs import SINUSOID
 from utils.config import check_config
 
 CONFIG = {
-    "experiment_name": "tiny", "dataset_name": "tiny", "image_height": 14, "image_width": 14, "num_stages": 2,
-    "train_val_test_split": [0.4, 0.3, 0.3], "num_classes_per_set": 3, "num_samples_per_class": 2, "num_target_samples": 3,
-}  # fmt: skip
+    "experiment_name": "tiny",
+    "dataset_name": "tiny",
+    "image_height": 14,
+    "image_width": 14,
+    "num_stages": 2,
+    "train_val_test_split": [0.4, 0.3, 0.3],
+    "num_classes_per_set": 3,
+    "num_samples_per_class": 2,
+    "num_target_samples": 3,
+}
 
 
 @pytest.fixture
@@ -100,6 +107,10 @@ def test_a_regression_has_nothing_to_show(show):
 def test_many_query_images_and_odd_names_fit(show, tiny_dataset, tmp_path):
     folder = tmp_path / "datasets" / "tiny"
     (folder / "alphabet_0").rename(folder / ("ü" * 60 + '\n"x"'))
-    code, _ = show({"num_samples_per_class": 1, "num_target_samples": 5, "train_val_test_split": [0.34, 0.33]}, "--image_channels", "3")
+    code, _ = show(
+        {"num_samples_per_class": 1, "num_target_samples": 5, "train_val_test_split": [0.34, 0.33]},
+        "--image_channels",
+        "3",
+    )
     assert code == 0
     assert Image.open(tmp_path / "tiny_data" / "train.png").width == 2 * MARGIN + TEXT_WIDTH + 6 * (56 + GAP) + 3 * GAP

@@ -1,4 +1,6 @@
-"""Sweeps: the file is checked before anything runs, points are reproducible, trials run side by side, are pruned, and go on after a stop."""
+"""Sweeps: the file is checked before anything runs, points are reproducible, trials run side by side, are pruned,
+and go on after a stop.
+"""
 
 import csv
 import json
@@ -41,7 +43,9 @@ RATE, STEPS = "{ low = 1e-4, high = 1e-2, log = true }", "{ low = 1, high = 4 }"
 @pytest.fixture
 def write(tmp_path):
     """`write(method="random", more="", rate=..., steps=...)` -> path of a sweep file beside its template."""
-    (tmp_path / "tiny.json").write_text('{"experiment_name": "$experiment_name$", "num_samples_per_class": $shots$, "total_epochs": 9}')
+    (tmp_path / "tiny.json").write_text(
+        '{"experiment_name": "$experiment_name$", "num_samples_per_class": $shots$, "total_epochs": 9}'
+    )
     (tmp_path / "values.toml").write_text('[defaults]\nshots = 1\n["tiny"]\nshots = [2, 3]\n')
 
     def write(method="random", more="", rate=RATE, steps=STEPS):
@@ -72,19 +76,37 @@ def test_without_a_choice_the_first_value_of_the_template_s_variables_is_taken(w
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (("meta_learning_rate", "meta_lerning_rate"), r'\[parameters\]: unknown key "meta_lerning_rate"; did you mean "meta_learning_rate"\?'),
+        (
+            ("meta_learning_rate", "meta_lerning_rate"),
+            r'\[parameters\]: unknown key "meta_lerning_rate"; did you mean "meta_learning_rate"\?',
+        ),
         (("method =", "metod ="), r'unknown entry "metod"; did you mean "method"\?'),
         (('"random"', '"bayes"'), r'"method" is "bayes", but must be one of grid, random, tpe'),
-        (('"random"', '"grid"'), r'"meta_learning_rate" is a range, of which a grid cannot try every value; give a list'),
+        (
+            ('"random"', '"grid"'),
+            r'"meta_learning_rate" is a range, of which a grid cannot try every value; give a list',
+        ),
         (("low = 1,", "low = 5,"), r'"number_of_training_steps_per_iter" needs numbers with low < high, not 5 and 4'),
         (("low = 1e-4", "low = 0"), r'"meta_learning_rate" cannot be logarithmic from 0 on'),
-        (("low = 1,", "low = -1,"), r'\[parameters\]: "number_of_training_steps_per_iter" is -1, but must be: greater than or equal to 0'),
-        (("total_epochs = 4", "total_epochs = 0"), r'\[fixed\]: "total_epochs" is 0, but must be: greater than or equal to 1'),
-        (("shots = 5", "shots = 5\ntest_curve = true"), r'\[fixed\]: "test_curve" is made after training, but "test_after_training" is false'),
+        (
+            ("low = 1,", "low = -1,"),
+            r'\[parameters\]: "number_of_training_steps_per_iter" is -1, but must be: greater than or equal to 0',
+        ),
+        (
+            ("total_epochs = 4", "total_epochs = 0"),
+            r'\[fixed\]: "total_epochs" is 0, but must be: greater than or equal to 1',
+        ),
+        (
+            ("shots = 5", "shots = 5\ntest_curve = true"),
+            r'\[fixed\]: "test_curve" is made after training, but "test_after_training" is false',
+        ),
         (("shots = 5", "shoots = 5"), r'\[fixed\]: unknown key "shoots"'),
         (("meta_learning_rate", "experiment_name"), r'"experiment_name" is set by the sweep itself; leave it out'),
         (("tiny.json", "none.json"), r"none.json: there is no such template"),
-        (("[parameters]", "[other]"), r'"parameters" is missing: a table \[parameters\] of config keys and the values to try'),
+        (
+            ("[parameters]", "[other]"),
+            r'"parameters" is missing: a table \[parameters\] of config keys and the values to try',
+        ),
         (("{ low = 1,", "[] #"), r'"number_of_training_steps_per_iter" has no values'),
         (("[fixed]", "[fixed"), r"not valid TOML"),
     ],
@@ -147,7 +169,10 @@ def test_tpe_finds_a_peak_better_than_chance_and_needs_no_memory_but_the_trials(
 
 def test_tpe_tells_how_to_get_optuna(write, monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
-    with pytest.raises(ConfigError, match=r'"tpe" needs Optuna: python -m pip install -r requirements-extras.txt; or use the method "random"'):
+    with pytest.raises(
+        ConfigError,
+        match=r'"tpe" needs Optuna: python -m pip install -r requirements-extras.txt; or use the method "random"',
+    ):
         next_point(read_sweep(write("tpe")), [])
 
 
@@ -159,8 +184,14 @@ def with_accuracies(number, *accuracies, state="complete"):
 
 
 def test_a_trial_below_the_median_of_three_others_is_hopeless():
-    others = [with_accuracies(0, 0.2, 0.6), with_accuracies(1, 0.3, 0.5, state="pruned"), with_accuracies(2, 0.4, 0.4, 0.9)]
-    assert is_hopeless(with_accuracies(3, 0.1, 0.49, state="running"), others, 1)  # the median of 0.6, 0.5 and 0.4 is 0.5
+    others = [
+        with_accuracies(0, 0.2, 0.6),
+        with_accuracies(1, 0.3, 0.5, state="pruned"),
+        with_accuracies(2, 0.4, 0.4, 0.9),
+    ]
+    assert is_hopeless(
+        with_accuracies(3, 0.1, 0.49, state="running"), others, 1
+    )  # the median of 0.6, 0.5 and 0.4 is 0.5
     assert not is_hopeless(with_accuracies(3, 0.1, 0.51, state="running"), others, 1)
     assert not is_hopeless(with_accuracies(3, 0.9, 0.1, state="running"), others, 1), "its best epoch counts"
     assert not is_hopeless(with_accuracies(3, 0.1, 0.1, state="running"), others, 3), "too early"
@@ -206,7 +237,9 @@ while len(rows["epoch"]) < config["total_epochs"]:
 
 @pytest.fixture
 def program(tmp_path, monkeypatch):
-    """A stand-in for the training program, whose validation accuracy is the meta learning rate; `program(sleep_s)` sets its pace."""
+    """A stand-in for the training program, whose validation accuracy is the meta learning rate; `program(sleep_s)`
+    sets its pace.
+    """
     monkeypatch.setenv("EXPERIMENTS_DIR", str(tmp_path / "experiments"))
     monkeypatch.setattr(sweep_command, "SECONDS_BETWEEN_LOOKS", 0.02)
     path = tmp_path / "program.py"
@@ -248,7 +281,9 @@ def test_the_best_trial_alone_is_tested_and_only_when_asked(program, write, tmp_
     assert sweep_command.main([str(path)]) == 0
     assert "Next: the same command with --test, which tests this trial alone" in capsys.readouterr().out
     assert not list(folder.glob("trial_*/tested.txt"))
-    assert all(json.loads(config.read_text())["test_after_training"] is False for config in folder.glob("configs/*.json"))
+    assert all(
+        json.loads(config.read_text())["test_after_training"] is False for config in folder.glob("configs/*.json")
+    )
     assert sweep_command.main([str(path), "--test"]) == 0
     (tested,) = folder.glob("trial_*/tested.txt")
     assert (tested.parent.name, tested.read_text()) == ("trial_001", "true")
@@ -292,7 +327,10 @@ def test_a_trial_that_a_killed_sweep_left_running_is_waited_for(program, write, 
     run_folder = folder / "trial_000"
     run_folder.mkdir(parents=True)
     save_trials(folder, [*load_trials(folder, sweep), Trial(0, sweep.points(1)[0], "running")])
-    holder = "import fcntl, sys, time; file = open(sys.argv[1], 'w'); fcntl.lockf(file, fcntl.LOCK_EX); print('held', flush=True); time.sleep(0.5)"
+    holder = (
+        "import fcntl, sys, time; file = open(sys.argv[1], 'w'); fcntl.lockf(file, fcntl.LOCK_EX); print('held', "
+        "flush=True); time.sleep(0.5)"
+    )
     process = subprocess.Popen([sys.executable, "-c", holder, str(run_folder / ".lock")], stdout=subprocess.PIPE)
     try:
         assert process.stdout.readline() == b"held\n"
@@ -324,8 +362,13 @@ def test_another_sweep_file_of_the_same_name_is_refused_but_more_trials_are_not(
 def test_two_processes_do_not_run_one_sweep(program, write, tmp_path):
     folder = tmp_path / "experiments" / "sweep_search"
     folder.mkdir(parents=True)
-    holder = "import fcntl, sys; file = open(sys.argv[1], 'w'); fcntl.lockf(file, fcntl.LOCK_EX); print('held', flush=True); sys.stdin.read()"
-    process = subprocess.Popen([sys.executable, "-c", holder, str(folder / ".lock")], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    holder = (
+        "import fcntl, sys; file = open(sys.argv[1], 'w'); fcntl.lockf(file, fcntl.LOCK_EX); print('held', "
+        "flush=True); sys.stdin.read()"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", holder, str(folder / ".lock")], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
     try:
         assert process.stdout.readline() == b"held\n"
         with pytest.raises(ExperimentInUseError, match="another process runs this sweep"):
@@ -352,7 +395,9 @@ def test_axes_go_from_the_lowest_value_to_the_highest():
 def test_the_picture_has_a_line_for_each_trial_with_an_accuracy(write):
     sweep = read_sweep(write())
     points = sweep.points(4)
-    trials = [Trial(n, point, "complete" if n else "failed", {1: n / 10} if n else {}) for n, point in enumerate(points)]
+    trials = [
+        Trial(n, point, "complete" if n else "failed", {1: n / 10} if n else {}) for n, point in enumerate(points)
+    ]
     (axes,) = parallel_coordinates(sweep, trials).axes
     lines = [line for line in axes.lines if len(line.get_xdata()) == 3]
     assert [line.get_ydata()[-1] for line in lines] == pytest.approx([0, 0.5, 1])
@@ -371,7 +416,9 @@ def test_a_regression_shows_its_error(write):
 
 
 def test_the_wandb_sweep_says_the_same(write, tmp_path, capsys):
-    path = write("tpe", "prune_after_epochs = 2\ntrials = 7", rate="{ low = 1e-5, high = 1e-2, log = true }", steps="[1, 3]")
+    path = write(
+        "tpe", "prune_after_epochs = 2\ntrials = 7", rate="{ low = 1e-5, high = 1e-2, log = true }", steps="[1, 3]"
+    )
     target = tmp_path / "wandb.yaml"
     assert sweep_command.main([str(path), "--wandb_yaml", str(target)]) == 0
     assert f"Next: wandb sweep {target}" in capsys.readouterr().out
@@ -389,7 +436,9 @@ def test_the_wandb_sweep_says_the_same(write, tmp_path, capsys):
 
 def test_a_trial_that_an_agent_chose_runs_under_a_name_of_its_own(program, write, tmp_path, capsys):
     path = str(write())
-    assert sweep_command.main([path, "--trial", "--meta_learning_rate=0.25", "--number_of_training_steps_per_iter=2"]) == 0
+    assert (
+        sweep_command.main([path, "--trial", "--meta_learning_rate=0.25", "--number_of_training_steps_per_iter=2"]) == 0
+    )
     (config,) = (tmp_path / "experiments" / "sweep_search" / "configs").iterdir()
     values = json.loads(config.read_text())
     assert (values["meta_learning_rate"], values["trackers"], values["wandb_mode"]) == (0.25, ["wandb"], "online")

@@ -12,13 +12,17 @@ from utils.paths import REPOSITORY_ROOT
 
 
 def test_the_banner_fits_on_one_screen_and_says_how_the_run_is_set_up():
-    config = load_config(REPOSITORY_ROOT / "experiment_config" / "quickstart.json", {"cnn_num_filters": 8, "gpu_to_use": "cpu"})
+    config = load_config(
+        REPOSITORY_ROOT / "experiment_config" / "quickstart.json", {"cnn_num_filters": 8, "gpu_to_use": "cpu"}
+    )
     description = build_learner(config, "cpu").description()
     narrow = start_banner(config, description, width=80).splitlines()
     assert len(narrow) <= 14 and all(len(line) <= 80 for line in narrow)
     lines = start_banner(config, description, width=120).splitlines()
     assert lines[0] == "MAML++, 5-way 1-shot, 1 query per class, 3 inner steps"
-    assert lines[1].startswith("  5 epochs x 60 iterations x 8 tasks; validation and test on 300 tasks; the best 5 models are tested")
+    assert lines[1].startswith(
+        "  5 epochs x 60 iterations x 8 tasks; validation and test on 300 tasks; the best 5 models are tested"
+    )
     assert lines[2] == "  differs from experiment_config/quickstart.json: cnn_num_filters 8 (32)"
     assert len(lines) <= 14 and all(len(line) <= 120 for line in lines)
     untested = config.model_copy(update={"test_after_training": False})
@@ -27,7 +31,10 @@ def test_the_banner_fits_on_one_screen_and_says_how_the_run_is_set_up():
 
 def test_a_config_as_it_was_generated_says_so():
     config = load_config(REPOSITORY_ROOT / "experiment_config" / "quickstart.json")
-    assert "  settings of experiment_config/quickstart.json" in start_banner(config, build_learner(config, "cpu").description()).splitlines()
+    assert (
+        "  settings of experiment_config/quickstart.json"
+        in start_banner(config, build_learner(config, "cpu").description()).splitlines()
+    )
 
 
 @pytest.mark.parametrize("choices", [{}, {"adapted_parameters": "head"}, {"per_step_bn_statistics": True}])
@@ -45,13 +52,21 @@ def test_the_table_counts_every_parameter_and_what_is_adapted(choices):
 def test_a_large_network_is_cut_to_one_screen():
     layers = {f"network.layer{number}.weight": [2, 3] for number in range(40)}
     lines = parameter_table({"meta_parameters": layers, "adapted_parameters": [], "n_meta_parameters": 240})
-    assert len(lines) == MOST_LAYERS + 2 and lines[-2].startswith(f"{len(layers) - MOST_LAYERS + 1} more") and lines[-1].startswith("all")
+    assert (
+        len(lines) == MOST_LAYERS + 2
+        and lines[-2].startswith(f"{len(layers) - MOST_LAYERS + 1} more")
+        and lines[-1].startswith("all")
+    )
 
 
 def test_the_end_names_a_comparison_with_the_newest_other_result_or_else_one_s_own_images(tmp_path):
     run = tmp_path / "my run"
     for number, folder in enumerate((run, tmp_path / "old", tmp_path / "new")):
-        assert next_command(run) == "Next: python -m experiment_tools.adapt --experiment 'my run' --support FOLDER --query FOLDER" or number == 2
+        assert (
+            next_command(run)
+            == "Next: python -m experiment_tools.adapt --experiment 'my run' --support FOLDER --query FOLDER"
+            or number == 2
+        )
         (folder / "logs").mkdir(parents=True)
         (folder / "logs" / "test_summary.json").write_text("{}")
         os.utime(folder / "logs" / "test_summary.json", (number, number))

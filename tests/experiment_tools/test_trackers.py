@@ -1,4 +1,6 @@
-"""TensorBoard and Weights & Biases watch a run: what they hold is what the run's own files hold, through kills, and they never stop it."""
+"""TensorBoard and Weights & Biases watch a run: what they hold is what the run's own files hold, through kills, and
+they never stop it.
+"""
 
 import json
 import logging
@@ -77,9 +79,17 @@ def test_the_others_go_on_watching(caplog):
 
 def test_a_line_of_metrics_becomes_scalars_and_what_was_not_computed_is_left_out():
     record = {
-        "iteration": 20, "epoch": 2, "iterations_averaged": 10, "loss": 0.5, "accuracy": 0.75, "support_loss": [2.0, 1.0],
-        "query_loss": [None, 0.25], "gradient_norm": 3.0, "multi_step_loss_weights": [0.0, 1.0], "time_tasks_per_s": 9.5,
-    }  # fmt: skip
+        "iteration": 20,
+        "epoch": 2,
+        "iterations_averaged": 10,
+        "loss": 0.5,
+        "accuracy": 0.75,
+        "support_loss": [2.0, 1.0],
+        "query_loss": [None, 0.25],
+        "gradient_norm": 3.0,
+        "multi_step_loss_weights": [0.0, 1.0],
+        "time_tasks_per_s": 9.5,
+    }
     assert iteration_scalars(record) == {
         "epoch/number": 2.0, "train/loss": 0.5, "train/accuracy": 0.75, "train/gradient_norm": 3.0,
         "inner_steps/train_support_loss/after_0_steps": 2.0, "inner_steps/train_support_loss/after_1_steps": 1.0,
@@ -92,15 +102,21 @@ def test_an_epoch_becomes_validation_scalars_and_learned_rates():
     curves = {"val": {"query_accuracy": [0.2, 0.5]}, "learned_rates": {"block0": [0.1, 0.2]}}
     scalars = epoch_scalars({"val_accuracy_mean": 0.5, "val_loss_mean": None, "epoch_run_time": 2.0}, curves)
     assert scalars == {
-        "val/accuracy": 0.5, "time/epoch_s": 2.0, "inner_steps/val_query_accuracy/after_0_steps": 0.2,
-        "inner_steps/val_query_accuracy/after_1_steps": 0.5, "learned_rates/block0/step_1": 0.1, "learned_rates/block0/step_2": 0.2,
-    }  # fmt: skip
+        "val/accuracy": 0.5,
+        "time/epoch_s": 2.0,
+        "inner_steps/val_query_accuracy/after_0_steps": 0.2,
+        "inner_steps/val_query_accuracy/after_1_steps": 0.5,
+        "learned_rates/block0/step_1": 0.1,
+        "learned_rates/block0/step_2": 0.2,
+    }
     assert epoch_scalars({}, {"val": None}) == {}
 
 
 def test_every_result_of_a_test_has_a_name_of_its_own():
     protocol = {"dataset": "d", "ways": 5, "shots": 1, "queries": 2, "statistics": "running"}
-    results = [{"protocol": protocol | {"shots": s}, "test_accuracy_mean": s / 10, "test_accuracy_ci95": None} for s in (1, 5)]
+    results = [
+        {"protocol": protocol | {"shots": s}, "test_accuracy_mean": s / 10, "test_accuracy_ci95": None} for s in (1, 5)
+    ]
     assert summary_scalars({"suffix": "_x", "results": results}) == {
         "test_x/accuracy": 0.1, "test_x/d_5way_5shot_2query_running/accuracy": 0.5,
     }  # fmt: skip
@@ -116,7 +132,9 @@ def test_tensorboard_holds_what_the_run_s_files_hold(tmp_path):
     for name in ("loss", "accuracy", "gradient_norm"):
         expected = [(line["iteration"], pytest.approx(line[name])) for line in metric_lines(run)]
         assert scalars[f"train/{name}"] == expected
-    assert scalars["val/accuracy"] == list(zip((5, 10), map(pytest.approx, column(run, "val_accuracy_mean")), strict=True))
+    assert scalars["val/accuracy"] == list(
+        zip((5, 10), map(pytest.approx, column(run, "val_accuracy_mean")), strict=True)
+    )
     summary = json.loads((run / "logs" / "test_summary.json").read_text())
     assert scalars["test/accuracy"] == [(10, pytest.approx(summary["test_accuracy_mean"]))]
     tags = tensorboard_tags(folder)
@@ -170,12 +188,28 @@ def test_a_replay_starts_and_ends_no_tracker(tmp_path):
 # --- killed and started again -----------------------------------------------------------------------------------------
 
 KILLED = {
-    "experiment_name": "killed", "dataset_name": "tiny", "image_height": 14, "image_width": 14, "train_val_test_split": [0.34, 0.33],
-    "total_epochs": 2, "total_iter_per_epoch": 100, "batch_size": 2, "num_classes_per_set": 3, "num_target_samples": 2,
-    "num_stages": 2, "cnn_num_filters": 3, "number_of_training_steps_per_iter": 1, "num_evaluation_tasks": 4,
-    "log_every_iterations": 2, "checkpoint_every_s": 1000, "num_dataprovider_workers": 0, "gpu_to_use": "cpu",
-    "trackers": ["tensorboard", "wandb"], "track_grad_norm": True, "diagnostics_every_epochs": 1,
-}  # fmt: skip
+    "experiment_name": "killed",
+    "dataset_name": "tiny",
+    "image_height": 14,
+    "image_width": 14,
+    "train_val_test_split": [0.34, 0.33],
+    "total_epochs": 2,
+    "total_iter_per_epoch": 100,
+    "batch_size": 2,
+    "num_classes_per_set": 3,
+    "num_target_samples": 2,
+    "num_stages": 2,
+    "cnn_num_filters": 3,
+    "number_of_training_steps_per_iter": 1,
+    "num_evaluation_tasks": 4,
+    "log_every_iterations": 2,
+    "checkpoint_every_s": 1000,
+    "num_dataprovider_workers": 0,
+    "gpu_to_use": "cpu",
+    "trackers": ["tensorboard", "wandb"],
+    "track_grad_norm": True,
+    "diagnostics_every_epochs": 1,
+}
 
 
 def test_after_a_kill_and_a_resume_the_curves_go_on_without_saw_teeth(tmp_path, tiny_dataset):
@@ -184,7 +218,9 @@ def test_after_a_kill_and_a_resume_the_curves_go_on_without_saw_teeth(tmp_path, 
     command = [sys.executable, "train_maml_system.py", "--name_of_args_json_file", str(tmp_path / "config.json")]
     environment = os.environ | {"EXPERIMENTS_DIR": str(tmp_path), "WANDB_SILENT": "true"}
     run = tmp_path / "killed"
-    process = subprocess.Popen(command, cwd=REPOSITORY_ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    process = subprocess.Popen(
+        command, cwd=REPOSITORY_ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
     try:
         deadline = time.monotonic() + 120
         while not (run / "logs" / "metrics.jsonl").exists() or len(metric_lines_so_far(run)) < 60:
@@ -194,7 +230,9 @@ def test_after_a_kill_and_a_resume_the_curves_go_on_without_saw_teeth(tmp_path, 
         process.send_signal(signal.SIGKILL)
         process.wait(60)
     assert json.loads((run / "logs" / "wandb.json").read_text())["iteration"] == 100, "only what is saved is sent"
-    done = subprocess.run(command, cwd=REPOSITORY_ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        command, cwd=REPOSITORY_ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
     assert (done.returncode, done.stderr) == (0, "")
     assert "Resuming after epoch 1" in done.stdout
 
@@ -210,7 +248,9 @@ def test_after_a_kill_and_a_resume_the_curves_go_on_without_saw_teeth(tmp_path, 
     assert [(row["_step"], row["train/loss"]) for row in history] == expected
     assert [row["_step"] for row in history if "val/accuracy" in row] == [100, 200]
     without_histogram = [row["_step"] for row in history if "gradients/network.block0.conv.weight/values" not in row]
-    assert without_histogram in ([], [100]), "the last one sent may not have arrived; scalars are sent again, from metrics.jsonl"
+    assert without_histogram in ([], [100]), (
+        "the last one sent may not have arrived; scalars are sent again, from metrics.jsonl"
+    )
     assert wandb_summary(run)["test/accuracy"] == pytest.approx(scalars["test/accuracy"][0][1])
     first, second = wandb_run_ids(run)
     assert first == second
@@ -245,7 +285,11 @@ def test_wherever_a_run_is_stopped_tensorboard_goes_on_where_it_was(n_looks, tmp
         run_tiny(tmp_path, StopsAtLook(n_looks), observers=[TensorBoardTracker(track_gradients=True)])
     run = run_tiny(tmp_path, observers=[TensorBoardTracker(track_gradients=True)])
     scalars = tensorboard_scalars(run / "logs" / "tensorboard")
-    assert [step for step, _ in scalars["train/loss"]] == [line["iteration"] for line in metric_lines(run)] == [2, 4, 5, 6, 8, 10]
+    assert (
+        [step for step, _ in scalars["train/loss"]]
+        == [line["iteration"] for line in metric_lines(run)]
+        == [2, 4, 5, 6, 8, 10]
+    )
     assert [step for step, _ in scalars["val/accuracy"]] == [5, 10]
 
 

@@ -46,7 +46,13 @@ def one_task(queries=QUERIES) -> Episodes:
     """The images of this file as the episode that the learner is given elsewhere."""
     support_images, query_images = (as_input(x[:, None], NORMALISATIONS["none"])[None] for x in (IMAGES, queries))
     ranks = torch.from_numpy(np.unique(LABELS, return_inverse=True)[1])[None]
-    return Episodes(support_images, ranks, query_images, torch.zeros((1, len(queries)), dtype=torch.int64), torch.zeros(1, dtype=torch.int64))
+    return Episodes(
+        support_images,
+        ranks,
+        query_images,
+        torch.zeros((1, len(queries)), dtype=torch.int64),
+        torch.zeros(1, dtype=torch.int64),
+    )
 
 
 @pytest.mark.parametrize("statistics", ["transductive", "support", "episodic"])
@@ -55,7 +61,9 @@ def test_fit_and_predict_are_the_learners_evaluation(statistics, head):
     fitted = classifier(batch_norm_statistics=statistics, head=head).fit(IMAGES, LABELS)
     config = check_config(TINY | {"batch_norm_statistics": statistics, "head": head}, "test")
     evaluation = build_learner(config, "cpu").evaluate(one_task())
-    np.testing.assert_allclose(fitted.predict_proba(QUERIES), F.softmax(evaluation.query_logits[0], -1).numpy(), atol=1e-5)
+    np.testing.assert_allclose(
+        fitted.predict_proba(QUERIES), F.softmax(evaluation.query_logits[0], -1).numpy(), atol=1e-5
+    )
     assert fitted.predict(QUERIES).tolist() == [["ant", "bee", "cat"][i] for i in evaluation.query_logits[0].argmax(-1)]
 
 
@@ -104,7 +112,9 @@ def test_heads_made_for_the_task_take_any_number_of_classes(head):
 
 
 def test_a_learned_head_names_the_settings_that_take_other_numbers(learned):
-    with pytest.raises(ValueError, match='set "head" to "zero" or "prototypes" for any number of ways, or "num_classes_per_set" to 2'):
+    with pytest.raises(
+        ValueError, match='set "head" to "zero" or "prototypes" for any number of ways, or "num_classes_per_set" to 2'
+    ):
         learned.clone().fit(IMAGES[:2], ["a", "b"])
 
 
@@ -113,9 +123,13 @@ def test_anil_is_one_keyword():
     fitted = classifier(adapted_parameters="head", number_of_evaluation_steps_per_iter=3).fit(IMAGES, LABELS)
     learner = fitted._adapted.learner
     assert list(learner.inner_loop.names) == ["head.weight", "head.bias"]
-    weight, bias = (getattr(learner.network.head, name).detach().clone().requires_grad_() for name in ("weight", "bias"))
+    weight, bias = (
+        getattr(learner.network.head, name).detach().clone().requires_grad_() for name in ("weight", "bias")
+    )
     with torch.no_grad():
-        support, query = (learner.network.features(getattr(one_task(), f"{role}_images"))[0] for role in ("support", "query"))
+        support, query = (
+            learner.network.features(getattr(one_task(), f"{role}_images"))[0] for role in ("support", "query")
+        )
     optimizer = torch.optim.SGD([weight, bias], lr=0.1)
     for _ in range(3):
         optimizer.zero_grad()
@@ -125,7 +139,15 @@ def test_anil_is_one_keyword():
     np.testing.assert_allclose(fitted.predict_proba(QUERIES), expected, atol=1e-4)
 
 
-@pytest.mark.parametrize("labels", [[2, 0, 1, 0, 1, 2], [True, False, True, False, True, False], np.array(list("cabbca"), dtype=object), [9.0, 3.0, 3.0, 9.0, 3.0, 9.0]])
+@pytest.mark.parametrize(
+    "labels",
+    [
+        [2, 0, 1, 0, 1, 2],
+        [True, False, True, False, True, False],
+        np.array(list("cabbca"), dtype=object),
+        [9.0, 3.0, 3.0, 9.0, 3.0, 9.0],
+    ],
+)
 def test_labels_of_any_type_come_back_as_they_are(labels):
     fitted = classifier().fit(IMAGES, labels)
     assert fitted.classes_.tolist() == sorted(set(np.asarray(labels).tolist()))
@@ -144,22 +166,36 @@ def test_a_loss_of_ones_own_that_is_cross_entropy_changes_nothing():
     own, built_in = (meta_fitted(loss=loss) for loss in (F.cross_entropy, "cross_entropy"))
     for name, value in built_in.initialisation_.items():
         torch.testing.assert_close(own.initialisation_[name], value)
-    np.testing.assert_allclose(own.fit(IMAGES, LABELS).predict_proba(QUERIES), built_in.fit(IMAGES, LABELS).predict_proba(QUERIES), atol=1e-5)
+    np.testing.assert_allclose(
+        own.fit(IMAGES, LABELS).predict_proba(QUERIES), built_in.fit(IMAGES, LABELS).predict_proba(QUERIES), atol=1e-5
+    )
     other = meta_fitted(loss=torch.nn.CrossEntropyLoss(label_smoothing=0.3))
-    assert any(not torch.allclose(other.initialisation_[name], value) for name, value in built_in.initialisation_.items())
+    assert any(
+        not torch.allclose(other.initialisation_[name], value) for name, value in built_in.initialisation_.items()
+    )
 
 
 def own_network(n_outputs=3):
     torch.manual_seed(3)
-    layers = torch.nn.Conv2d(1, 4, 3, stride=2), torch.nn.BatchNorm2d(4), torch.nn.Tanh(), torch.nn.Flatten(), torch.nn.Linear(64, n_outputs)
+    layers = (
+        torch.nn.Conv2d(1, 4, 3, stride=2),
+        torch.nn.BatchNorm2d(4),
+        torch.nn.Tanh(),
+        torch.nn.Flatten(),
+        torch.nn.Linear(64, n_outputs),
+    )
     return torch.nn.Sequential(*layers)
 
 
 def test_a_network_of_ones_own_adapts_as_plain_torch_does():
-    """Two steps of torch.optim.SGD on everything but the norm, whose statistics are those of the batch in training mode."""
+    """Two steps of torch.optim.SGD on everything but the norm, whose statistics are those of the batch in training
+    mode.
+    """
     module = own_network()
     expected = copy.deepcopy(module).train()
-    optimizer = torch.optim.SGD([value for name, value in expected.named_parameters() if not name.startswith("1.")], lr=0.1)
+    optimizer = torch.optim.SGD(
+        [value for name, value in expected.named_parameters() if not name.startswith("1.")], lr=0.1
+    )
     task = one_task()
     for _ in range(2):
         optimizer.zero_grad()
@@ -183,14 +219,19 @@ def test_a_network_of_ones_own_is_meta_learned_saved_and_cloned(tmp_path):
 
 
 def test_a_function_makes_the_network_for_the_number_of_classes():
-    fitted = classifier(network=lambda config, image_shape, n_way: own_network(n_way)).fit(IMAGES, ["a", "b", "c", "d", "a", "b"])
+    fitted = classifier(network=lambda config, image_shape, n_way: own_network(n_way)).fit(
+        IMAGES, ["a", "b", "c", "d", "a", "b"]
+    )
     assert fitted.predict_proba(QUERIES).shape == (4, 4)
 
 
 def test_a_backbone_is_named_by_network_as_by_its_key():
     larger = np.pad(IMAGES, ((0, 0), (3, 3), (3, 3)))
     shared = {"num_classes_per_set": 3, "cnn_num_filters": 4}
-    by_network, by_key = (FewShotClassifier(**{key: "conv4"}, **shared).fit(larger, LABELS).predict_proba(larger) for key in ("network", "backbone"))
+    by_network, by_key = (
+        FewShotClassifier(**{key: "conv4"}, **shared).fit(larger, LABELS).predict_proba(larger)
+        for key in ("network", "backbone")
+    )
     np.testing.assert_array_equal(by_network, by_key)
 
 
@@ -240,17 +281,27 @@ def test_from_experiment_takes_the_best_epoch_or_the_one_that_is_asked_for(tmp_p
         FewShotClassifier.from_experiment(path, 99)
 
 
-@pytest.mark.parametrize("changes", [{}, PLUS_PLUS | {"batch_norm_statistics": "support"}, {"head": "prototypes"}], ids=["maml", "maml++", "prototypes"])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, PLUS_PLUS | {"batch_norm_statistics": "support"}, {"head": "prototypes"}],
+    ids=["maml", "maml++", "prototypes"],
+)
 def test_on_the_runs_own_test_tasks_it_has_the_result_of_the_run_task_by_task(tmp_path, changes):
-    """Nothing is lost on the way from the run to Python: the class scores that the run wrote give every task's accuracy."""
+    """Nothing is lost on the way from the run to Python: the class scores that the run wrote give every task's
+    accuracy.
+    """
     path = run_tiny(tmp_path, num_evaluation_tasks=12, number_of_ensemble_models=1, **changes)
     summary = json.loads((path / "logs" / "test_summary.json").read_text())
     scores = load_file(path / "logs" / "test_predictions.safetensors")
     answers = scores[f"scores.{summary['protocol']['statistics']}"][0].argmax(-1)
     of_run = (answers == scores["query_labels"]).double().mean(-1)
-    measured = FewShotClassifier.from_experiment(path).accuracy(tiny_data(check_config(TINY | changes, "test")), n_tasks=12)
+    measured = FewShotClassifier.from_experiment(path).accuracy(
+        tiny_data(check_config(TINY | changes, "test")), n_tasks=12
+    )
     assert list(measured.per_task) == pytest.approx(of_run.tolist(), abs=1e-7)
-    assert (measured.mean, measured.ci95) == pytest.approx((summary["test_accuracy_mean"], summary["test_accuracy_ci95"]), abs=1e-7)
+    assert (measured.mean, measured.ci95) == pytest.approx(
+        (summary["test_accuracy_mean"], summary["test_accuracy_ci95"]), abs=1e-7
+    )
 
 
 def test_accuracy_is_the_evaluation_of_the_scripts_and_has_their_interval():
@@ -259,9 +310,13 @@ def test_accuracy_is_the_evaluation_of_the_scripts_and_has_their_interval():
     measured = learned.accuracy(tiny_data(config), n_tasks=7)
     learner = build_learner(config, "cpu")
     learner.load_state_tensors(learned.initialisation_, optimizer=False)
-    scores = evaluate_tasks(learner, tiny_data(config), "test", n_tasks=7, tasks_per_batch=2).metrics["query_accuracy"][-1]
+    scores = evaluate_tasks(learner, tiny_data(config), "test", n_tasks=7, tasks_per_batch=2).metrics["query_accuracy"][
+        -1
+    ]
     assert list(measured.per_task) == pytest.approx(scores)
-    assert measured.ci95 == pytest.approx(2.4469 * np.std(scores, ddof=1) / np.sqrt(7), rel=1e-3)  # Student's t of six degrees
+    assert measured.ci95 == pytest.approx(
+        2.4469 * np.std(scores, ddof=1) / np.sqrt(7), rel=1e-3
+    )  # Student's t of six degrees
     assert "7 tasks, 2 inner steps, transductive statistics" in str(measured)
     other = learned.accuracy(tiny_data(config), n_tasks=7, n_steps=0, statistics="support")
     assert (other.n_steps, other.statistics) == (0, "support")
@@ -318,7 +373,9 @@ def test_use_before_fit_is_an_error_with_the_next_step():
     for use in (lambda c: c.predict(QUERIES), lambda c: c.predict_proba(QUERIES), lambda c: c.score(QUERIES, [0] * 4)):
         with pytest.raises(NotFittedError, match=r"call fit\(images, labels\)"):
             use(classifier())
-    with pytest.raises(NotFittedError, match=r"call meta_fit\(dataset\), from_experiment\(name\) or load\(path\) first"):
+    with pytest.raises(
+        NotFittedError, match=r"call meta_fit\(dataset\), from_experiment\(name\) or load\(path\) first"
+    ):
         classifier().accuracy((IMAGES, LABELS))
 
 
@@ -355,10 +412,14 @@ def test_unknown_parameters_name_the_nearest_one():
 
 def test_fixed_inner_rates_can_be_changed_after_meta_learning_and_learned_ones_stay():
     fixed = meta_fitted()
-    slow, fast = (fixed.clone().set_params(init_inner_loop_learning_rate=rate).fit(IMAGES, LABELS) for rate in (1e-6, 0.1))
+    slow, fast = (
+        fixed.clone().set_params(init_inner_loop_learning_rate=rate).fit(IMAGES, LABELS) for rate in (1e-6, 0.1)
+    )
     assert np.abs(slow.predict_proba(QUERIES) - fast.predict_proba(QUERIES)).max() > 1e-3
     learned = meta_fitted(learnable_per_layer_per_step_inner_loop_learning_rate=True)
-    slow, fast = (learned.clone().set_params(init_inner_loop_learning_rate=rate).fit(IMAGES, LABELS) for rate in (1e-6, 0.1))
+    slow, fast = (
+        learned.clone().set_params(init_inner_loop_learning_rate=rate).fit(IMAGES, LABELS) for rate in (1e-6, 0.1)
+    )
     np.testing.assert_array_equal(slow.predict_proba(QUERIES), fast.predict_proba(QUERIES))
 
 

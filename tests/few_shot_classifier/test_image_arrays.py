@@ -48,7 +48,11 @@ def test_flat_images_are_what_image_shape_says():
         (COLOUR, {"channels": 1}, "images have 3 channels, but the network takes 1"),
         (np.zeros((2, 7, 4, 5)), {}, "neither the first nor the last of its axes is 1 or 3 channels"),
         (np.zeros((2, 60)), {}, r"images are flat, 60 numbers each; say what they are: image_shape=\(C, H, W\)"),
-        (np.zeros((2, 61)), {"image_shape": (3, 4, 5)}, r"image_shape is \(3, 4, 5\), but images are flat with 61 numbers each"),
+        (
+            np.zeros((2, 61)),
+            {"image_shape": (3, 4, 5)},
+            r"image_shape is \(3, 4, 5\), but images are flat with 61 numbers each",
+        ),
         (np.zeros((2, 60)), {"image_shape": (-1, -1, 5)}, "C \\* H \\* W must be that"),
         (np.zeros((0, 4, 5)), {}, r"0 sample\(s\)"),
         (np.zeros(5), {}, "Reshape your data"),
@@ -87,7 +91,9 @@ def test_floats_that_look_like_bytes_are_taken_with_a_warning(recwarn):
     for harmless in (GREY / 255.0, GREY.astype(float) - 19.5, GREY):  # 0 to 1, normalised, bytes
         image_arrays(harmless)
     assert not recwarn.list
-    with pytest.warns(UserWarning, match="images are floats up to 39; floats are taken as 0 to 1: divide by 255, or give uint8"):
+    with pytest.warns(
+        UserWarning, match="images are floats up to 39; floats are taken as 0 to 1: divide by 255, or give uint8"
+    ):
         assert image_arrays(GREY.astype(float)).pixels.max() == 39
 
 
@@ -95,7 +101,9 @@ def test_another_size_is_resized_with_a_warning_and_the_right_one_without():
     pixels = np.tile(np.array([0, 255], dtype=np.uint8), (1, 1, 4, 2))
     with pytest.warns(UserWarning, match="images of 4 x 4 pixels are resized to the network's 2 x 2"):
         small = resized(pixels, 2, 2)
-    expected = torch.nn.functional.interpolate(torch.from_numpy(pixels).float(), (2, 2), mode="bilinear", antialias=True)
+    expected = torch.nn.functional.interpolate(
+        torch.from_numpy(pixels).float(), (2, 2), mode="bilinear", antialias=True
+    )
     np.testing.assert_array_equal(small, expected.round().numpy())
     assert small.dtype == np.uint8
     assert resized(pixels, 4, 4) is pixels

@@ -40,7 +40,9 @@ def test_arrays_and_a_dataset_of_pairs_give_the_same_episodes():
     forms = [
         (IMAGES, LABELS),
         PairDataset(IMAGES, LABELS),
-        PairDataset(torch.from_numpy(IMAGES).float()[:, None] / 255, LABELS.tolist()),  # as torchvision's ToTensor gives them
+        PairDataset(
+            torch.from_numpy(IMAGES).float()[:, None] / 255, LABELS.tolist()
+        ),  # as torchvision's ToTensor gives them
     ]
     batches = [training_data(form, None, CONFIG, CPU).episodes("train", range(4)) for form in forms]
     for batch in batches[1:]:
@@ -72,7 +74,9 @@ def test_a_list_of_tasks_comes_round_and_an_iterator_is_read_once():
     assert torch.equal(data.episodes("train", [1]).support_images, data.episodes("train", [6]).support_images)
     stream = TaskEpisodes({"train": iter(tasks)}, CONFIG, CPU)
     assert torch.equal(stream.episodes("train", [0, 1]).query_images, data.episodes("train", [0, 1]).query_images)
-    assert torch.equal(stream.episodes("train", [0, 1]).query_images, data.episodes("train", [0, 1]).query_images)  # once more
+    assert torch.equal(
+        stream.episodes("train", [0, 1]).query_images, data.episodes("train", [0, 1]).query_images
+    )  # once more
     with pytest.raises(InputError, match="the iterator of tasks ended after 5; training asks for task 6"):
         stream.episodes("train", [5])
 
@@ -87,7 +91,10 @@ def test_the_labels_of_a_task_are_its_own():
 
 @pytest.mark.parametrize("form", ["arrays", "pairs", "tasks", "iterator", "few-shot data", "folder"])
 def test_meta_fit_and_accuracy_take_every_form(form, tiny_dataset):
-    parameters = {name: value for name, value in TINY.items() if name != "experiment_name"} | {"total_epochs": 1, "image_channels": 1}
+    parameters = {name: value for name, value in TINY.items() if name != "experiment_name"} | {
+        "total_epochs": 1,
+        "image_channels": 1,
+    }
     forms = {
         "arrays": lambda: (IMAGES, LABELS),
         "pairs": lambda: PairDataset(IMAGES, LABELS),
@@ -97,7 +104,11 @@ def test_meta_fit_and_accuracy_take_every_form(form, tiny_dataset):
         "folder": lambda: tiny_dataset("my photos", pre_split=True, side=10),
     }
     if form == "folder":
-        parameters |= {"sets_are_pre_split": True, "indexes_of_folders_indicating_class": (-3, -2), "num_dataprovider_workers": 0}
+        parameters |= {
+            "sets_are_pre_split": True,
+            "indexes_of_folders_indicating_class": (-3, -2),
+            "num_dataprovider_workers": 0,
+        }
     dataset = forms[form]()
     learned = FewShotClassifier(**parameters).meta_fit(dataset)
     measured = learned.accuracy(dataset if form == "folder" else forms[form](), n_tasks=4)
@@ -109,8 +120,14 @@ def test_meta_fit_and_accuracy_take_every_form(form, tiny_dataset):
     ("dataset", "message"),
     [
         ((IMAGES[:10], LABELS[:10]), "train: 2 classes, but a task needs 3"),
-        ((IMAGES[:42], LABELS[:42]), '"class 8" has 2; lower num_target_samples|1 classes have fewer than the 3 images'),
-        ((IMAGES.astype(float), LABELS), "images are numbers from 0 to 255; give uint8 from 0 to 255 or floats from 0 to 1"),
+        (
+            (IMAGES[:42], LABELS[:42]),
+            '"class 8" has 2; lower num_target_samples|1 classes have fewer than the 3 images',
+        ),
+        (
+            (IMAGES.astype(float), LABELS),
+            "images are numbers from 0 to 255; give uint8 from 0 to 255 or floats from 0 to 1",
+        ),
         ((IMAGES, LABELS[:7]), "45 images, but 7 labels"),
         (7, "a int is no dataset"),
         ([], "the list of tasks is empty"),
@@ -125,7 +142,10 @@ def test_datasets_that_cannot_work_say_why(dataset, message):
 @pytest.mark.parametrize(
     ("tasks", "message"),
     [
-        ([task(0), task(1, n_query=2)], r"tasks of one meta-batch have \[\(3, 2\), \(3, 3\)\] support and query images"),
+        (
+            [task(0), task(1, n_query=2)],
+            r"tasks of one meta-batch have \[\(3, 2\), \(3, 3\)\] support and query images",
+        ),
         ([task(0), (IMAGES[:3], [0, 1, 1], IMAGES[:3], [0, 1, 1])], r"tasks of one meta-batch have \[2, 3\] classes"),
         ([(IMAGES[:3], [0, 1, 2], IMAGES[:1], [5])], "test, task 0: query label 5 has no support image"),
         ([(IMAGES[:3], [0, 1], IMAGES[:1], [0])], "test, task 0: 3 images, but 2 labels"),
@@ -138,9 +158,17 @@ def test_tasks_that_cannot_work_say_why(tasks, message):
 
 def test_tasks_that_come_without_names_of_classes_are_looked_at_without_examples():
     classifier = FewShotClassifier(
-        image_height=10, image_width=10, num_stages=2, cnn_num_filters=3, num_classes_per_set=3, batch_size=2, total_epochs=1,
-        total_iter_per_epoch=1, num_evaluation_tasks=2, diagnostics_every_epochs=1,
-    )  # fmt: skip
+        image_height=10,
+        image_width=10,
+        num_stages=2,
+        cnn_num_filters=3,
+        num_classes_per_set=3,
+        batch_size=2,
+        total_epochs=1,
+        total_iter_per_epoch=1,
+        num_evaluation_tasks=2,
+        diagnostics_every_epochs=1,
+    )
     assert classifier.meta_fit([task(seed) for seed in range(10)]).initialisation_
 
 
@@ -155,8 +183,15 @@ def test_a_list_of_tasks_is_validated_on_each_of_those_that_are_kept_once(monkey
 
     monkeypatch.setattr(TaskEpisodes, "episodes", listens)
     classifier = FewShotClassifier(
-        image_height=10, image_width=10, num_stages=2, cnn_num_filters=3, num_classes_per_set=3, batch_size=2, total_epochs=1,
-        total_iter_per_epoch=1, num_evaluation_tasks=7,
-    )  # fmt: skip
+        image_height=10,
+        image_width=10,
+        num_stages=2,
+        cnn_num_filters=3,
+        num_classes_per_set=3,
+        batch_size=2,
+        total_epochs=1,
+        total_iter_per_epoch=1,
+        num_evaluation_tasks=7,
+    )
     classifier.meta_fit([task(seed) for seed in range(15)])
     assert asked == [0, 1, 2]

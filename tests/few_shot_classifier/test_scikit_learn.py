@@ -17,18 +17,25 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from few_shot_classifier import FewShotClassifier
 
 DO_NOT_APPLY = {
-    "check_estimators_pickle": "pickling is refused: reading a pickle can run anything; save and load are there instead",
+    "check_estimators_pickle": "pickling is refused: reading a pickle can run anything; save and load are there "
+    "instead",
     "check_array_api_input": "needs an environment variable of scipy; torch tensors are taken without it",
 }
 """Of scikit-learn 1.9. Checks of pandas objects are skipped by scikit-learn itself where pandas is not installed."""
 
 
 def flat_classifier(**changes):
-    """For flat rows of any length as images of one row; its statistics are those of the support set, so that rows do not mix."""
+    """For flat rows of any length as images of one row; its statistics are those of the support set, so that rows do
+    not mix.
+    """
     parameters = {
-        "image_shape": (1, 1, -1), "num_stages": 1, "max_pooling": False, "cnn_num_filters": 16, "batch_norm_statistics": "support",
+        "image_shape": (1, 1, -1),
+        "num_stages": 1,
+        "max_pooling": False,
+        "cnn_num_filters": 16,
+        "batch_norm_statistics": "support",
         "number_of_evaluation_steps_per_iter": 30,
-    }  # fmt: skip
+    }
     return FewShotClassifier(**(parameters | changes))
 
 
@@ -49,10 +56,21 @@ def patterns(n_classes, per_class, seed, new=0):
 
 
 SMALL = {
-    "image_shape": (1, 6, 6), "num_stages": 2, "cnn_num_filters": 16, "batch_norm_statistics": "support", "num_classes_per_set": 3,
-    "num_target_samples": 3, "num_samples_per_class": 3, "number_of_training_steps_per_iter": 2, "batch_size": 4, "total_epochs": 3,
-    "total_iter_per_epoch": 40, "num_evaluation_tasks": 20, "meta_learning_rate": 0.01, "min_learning_rate": 0.01,
-}  # fmt: skip
+    "image_shape": (1, 6, 6),
+    "num_stages": 2,
+    "cnn_num_filters": 16,
+    "batch_norm_statistics": "support",
+    "num_classes_per_set": 3,
+    "num_target_samples": 3,
+    "num_samples_per_class": 3,
+    "number_of_training_steps_per_iter": 2,
+    "batch_size": 4,
+    "total_epochs": 3,
+    "total_iter_per_epoch": 40,
+    "num_evaluation_tasks": 20,
+    "meta_learning_rate": 0.01,
+    "min_learning_rate": 0.01,
+}
 
 
 @pytest.fixture(scope="module")

@@ -42,7 +42,9 @@ def test_other_ways_and_shots_than_in_training_work_with_heads_made_per_episode(
 def test_a_permutation_of_the_classes_permutes_the_answers_of_heads_made_per_episode():
     episodes = random_episodes(small_config())
     order = torch.tensor([2, 0, 1])
-    renamed = replace(episodes, support_labels=order[episodes.support_labels], query_labels=order[episodes.query_labels])
+    renamed = replace(
+        episodes, support_labels=order[episodes.support_labels], query_labels=order[episodes.query_labels]
+    )
     for head in ("zero", "prototypes"):
         learner = small_learner(head=head)
         before, after = learner.evaluate(episodes).query_logits, learner.evaluate(renamed).query_logits
@@ -51,5 +53,8 @@ def test_a_permutation_of_the_classes_permutes_the_answers_of_heads_made_per_epi
 
 def test_a_learned_head_says_what_to_do_about_other_ways():
     wider = random_episodes(small_config(num_classes_per_set=4))
-    with pytest.raises(ConfigError, match='the learned head has 3 outputs, but the episodes have 4 ways; set "head" to "zero" or "prototypes"'):
+    with pytest.raises(
+        ConfigError,
+        match='the learned head has 3 outputs, but the episodes have 4 ways; set "head" to "zero" or "prototypes"',
+    ):
         small_learner().evaluate(wider)

@@ -1,4 +1,6 @@
-"""Update rules of the inner loop against hand-worked derivatives; against `torch.optim` they are checked in test_check_gradients."""
+"""Update rules of the inner loop against hand-worked derivatives; against `torch.optim` they are checked in
+test_check_gradients.
+"""
 
 import math
 
@@ -42,7 +44,9 @@ def test_a_step_with_weight_decay_has_the_derivative_worked_by_hand():
 
 
 def test_meta_sgd_has_the_gradient_of_each_element_worked_by_hand():
-    """w1[i] = w0[i] - alpha[i] g[i], outer loss sum_i c[i] w1[i]: the gradient of alpha[i] is -c[i] g[i], that of w0[i] is c[i]."""
+    """w1[i] = w0[i] - alpha[i] g[i], outer loss sum_i c[i] w1[i]: the gradient of alpha[i] is -c[i] g[i], that of
+    w0[i] is c[i].
+    """
     optimizer = GradientDescent({"layer.w": (3,)}, 0.1, 5, learning_rates="per_element", **DOUBLE)
     c, g = torch.tensor([1.0, -2.0, 3.0], dtype=torch.float64), torch.tensor([[0.5, 0.25, -4.0]], dtype=torch.float64)
     start = torch.ones(1, 3, dtype=torch.float64, requires_grad=True)
@@ -68,7 +72,9 @@ def test_the_spread_of_meta_sgd_s_rates_is_that_of_its_elements():
     with torch.no_grad():
         optimizer.element_rates["a/weight"].copy_(torch.arange(21, dtype=torch.float64).flip(0).reshape(7, 3) / 20)
     quantiles = optimizer.rate_quantiles()
-    expected = torch.quantile(torch.linspace(0, 1, 21, dtype=torch.float64), torch.tensor(RATE_QUANTILES, dtype=torch.float64))
+    expected = torch.quantile(
+        torch.linspace(0, 1, 21, dtype=torch.float64), torch.tensor(RATE_QUANTILES, dtype=torch.float64)
+    )
     assert quantiles["a.weight"] == pytest.approx(expected.tolist(), abs=1e-12)
     assert quantiles["b"] == [pytest.approx(0.1)] * len(RATE_QUANTILES)
     assert GradientDescent({"b": ()}, 0.1, 3, **DOUBLE).rate_quantiles() == {}
@@ -85,7 +91,10 @@ def test_adaptive_rules_have_the_derivative_of_finite_differences(kind):
 def test_the_norm_is_clipped_for_each_task_by_itself():
     optimizer = GradientDescent({"a": (2,), "b": ()}, 1.0, 1, clip_norm=1.0, **DOUBLE)
     params = {"a": torch.zeros(2, 2, dtype=torch.float64), "b": torch.zeros(2, dtype=torch.float64)}
-    gradients = [torch.tensor([[2.0, 1.0], [0.2, 0.1]], dtype=torch.float64), torch.tensor([2.0, 0.2], dtype=torch.float64)]
+    gradients = [
+        torch.tensor([[2.0, 1.0], [0.2, 0.1]], dtype=torch.float64),
+        torch.tensor([2.0, 0.2], dtype=torch.float64),
+    ]
     after, _ = optimizer.update(params, gradients, {}, 0)
     norms = torch.sqrt(after["a"].square().sum(1) + after["b"].square())
     assert norms.tolist() == pytest.approx([1.0, 0.3], rel=1e-5)  # the second task's norm of 0.3 is within the bound
@@ -110,7 +119,10 @@ def test_anil_adapts_the_head_alone_and_has_the_gradient_of_full_maml_with_a_fro
 
 
 def test_a_pattern_of_frozen_layers_that_matches_nothing_is_an_error():
-    with pytest.raises(ConfigError, match='"frozen_layers": "conv9" matches no parameter; layers and parameters are, for example, block0, '):
+    with pytest.raises(
+        ConfigError,
+        match='"frozen_layers": "conv9" matches no parameter; layers and parameters are, for example, block0, ',
+    ):
         small_learner(frozen_layers=["conv9"])
     with pytest.raises(ConfigError, match="leave nothing for the inner loop to adapt"):
         small_learner(frozen_layers=["block*", "head"])

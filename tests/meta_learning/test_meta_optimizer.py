@@ -1,4 +1,6 @@
-"""The meta-update is torch's own optimisers and schedules; what is not finite never gets in; its state survives a checkpoint."""
+"""The meta-update is torch's own optimisers and schedules; what is not finite never gets in; its state survives a
+checkpoint.
+"""
 
 import pytest
 import torch
@@ -12,7 +14,10 @@ from utils.errors import ConfigError
 CONSTANT = LearningRateSchedule("constant", 0.01)
 OPTIMIZERS = {
     "adam": (OuterUpdate("adam", CONSTANT), lambda p: torch.optim.Adam(p, 0.01)),
-    "adam with decay": (OuterUpdate("adam", CONSTANT, weight_decay=0.1), lambda p: torch.optim.Adam(p, 0.01, weight_decay=0.1)),
+    "adam with decay": (
+        OuterUpdate("adam", CONSTANT, weight_decay=0.1),
+        lambda p: torch.optim.Adam(p, 0.01, weight_decay=0.1),
+    ),
     "adamw": (OuterUpdate("adamw", CONSTANT, weight_decay=0.1), lambda p: torch.optim.AdamW(p, 0.01, weight_decay=0.1)),
     "adamw without decay": (OuterUpdate("adamw", CONSTANT), lambda p: torch.optim.AdamW(p, 0.01, weight_decay=0.0)),
     "sgd": (OuterUpdate("sgd", CONSTANT), lambda p: torch.optim.SGD(p, 0.01)),
@@ -111,15 +116,23 @@ def test_a_stored_state_goes_on_with_the_same_bits(name):
 
 
 def test_the_state_of_another_optimizer_is_refused():
-    adam, sgd = MetaOptimizer(parameters(), OuterUpdate()), MetaOptimizer(parameters(), OuterUpdate("sgd", momentum=0.9))
+    adam, sgd = (
+        MetaOptimizer(parameters(), OuterUpdate()),
+        MetaOptimizer(parameters(), OuterUpdate("sgd", momentum=0.9)),
+    )
     for optimizer in (adam, sgd):
         take_step(optimizer, gradients_of_step(0, parameters()))
-    text = r'of another meta-optimiser than "meta_optimizer" sgd with "meta_momentum" 0.9: its tensor "optimizer.exp_avg.network.bias" is there, but'
+    text = (
+        r'of another meta-optimiser than "meta_optimizer" sgd with "meta_momentum" 0.9: its tensor '
+        r'"optimizer.exp_avg.network.bias" is there, but'
+    )
     with pytest.raises(ConfigError, match=text):
         sgd.load_state_tensors(adam.state_tensors())
     state = adam.state_tensors()
     del state["exp_avg_sq.network.weight"]
-    with pytest.raises(ConfigError, match=r'"optimizer.exp_avg_sq.network.weight" is missing. Go on with the values that'):
+    with pytest.raises(
+        ConfigError, match=r'"optimizer.exp_avg_sq.network.weight" is missing. Go on with the values that'
+    ):
         adam.load_state_tensors(state)
 
 
@@ -127,7 +140,9 @@ def test_the_names_in_a_checkpoint_are_those_of_the_releases_before():
     learner = small_learner(**PLUS_PLUS)
     learner.meta_update(learner.meta_gradients(random_episodes(small_config()), 0), 0)
     names = {name for name in learner.state_tensors() if name.startswith("optimizer.")}
-    assert names == {f"optimizer.{kind}.{name}" for kind in ("step", "exp_avg", "exp_avg_sq") for name in learner.meta_parameters()}
+    assert names == {
+        f"optimizer.{kind}.{name}" for kind in ("step", "exp_avg", "exp_avg_sq") for name in learner.meta_parameters()
+    }
 
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "sgd", "rmsprop"])
@@ -152,9 +167,14 @@ def applied_gradients(choices, gradients, learned):
 
 @pytest.mark.parametrize("bound", [0.5, 100.0])
 def test_the_norm_is_clipped_as_torch_does(bound):
-    learned = {name: nn.Parameter(torch.zeros_like(value)) for name, value in (parameters() | parameters("inner_loop.")).items()}
+    learned = {
+        name: nn.Parameter(torch.zeros_like(value))
+        for name, value in (parameters() | parameters("inner_loop.")).items()
+    }
     gradients = gradients_of_step(0, learned)
-    applied = applied_gradients(OuterUpdate("sgd", LearningRateSchedule("constant", 1.0), gradient_clip_norm=bound), gradients, learned)
+    applied = applied_gradients(
+        OuterUpdate("sgd", LearningRateSchedule("constant", 1.0), gradient_clip_norm=bound), gradients, learned
+    )
     for name, parameter in learned.items():
         parameter.grad = gradients[name].clone()
     torch.nn.utils.clip_grad_norm_(learned.values(), bound)
@@ -185,7 +205,9 @@ SCHEDULES = {
     ),
     "one cycle": (
         LearningRateSchedule("one_cycle", 0.01, 0.0001, 20),
-        lambda optimizer: lr_scheduler.OneCycleLR(optimizer, 0.01, total_steps=20, final_div_factor=4, cycle_momentum=False),
+        lambda optimizer: lr_scheduler.OneCycleLR(
+            optimizer, 0.01, total_steps=20, final_div_factor=4, cycle_momentum=False
+        ),
     ),
     "constant": (LearningRateSchedule("constant", 0.01), lambda optimizer: lr_scheduler.ConstantLR(optimizer, 1.0)),
 }
@@ -201,7 +223,9 @@ def test_a_schedule_is_torchs_of_that_name(name):
         optimizer.step()
         if epoch < 19:
             scheduler.step()
-    assert schedule.at(50) == pytest.approx({"cosine": 0.001, "step": 0.00125, "one cycle": 0.0001, "constant": 0.01}[name])
+    assert schedule.at(50) == pytest.approx(
+        {"cosine": 0.001, "step": 0.00125, "one cycle": 0.0001, "constant": 0.01}[name]
+    )
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 3])
@@ -213,10 +237,18 @@ def test_a_cycle_of_few_epochs_ends_low(epochs):
 
 def test_every_key_of_the_update_reaches_it():
     choices = {
-        "meta_optimizer": "rmsprop", "meta_momentum": 0.5, "meta_weight_decay": 0.25, "gradient_clamp": 3.0, "gradient_clip_norm": 2.0,
-        "meta_learning_rate": 0.02, "meta_learning_rate_schedule": "step", "meta_learning_rate_milestones": [2, 5],
-        "meta_learning_rate_gamma": 0.75, "min_learning_rate": 0.01, "total_epochs": 7,
-    }  # fmt: skip
+        "meta_optimizer": "rmsprop",
+        "meta_momentum": 0.5,
+        "meta_weight_decay": 0.25,
+        "gradient_clamp": 3.0,
+        "gradient_clip_norm": 2.0,
+        "meta_learning_rate": 0.02,
+        "meta_learning_rate_schedule": "step",
+        "meta_learning_rate_milestones": [2, 5],
+        "meta_learning_rate_gamma": 0.75,
+        "min_learning_rate": 0.01,
+        "total_epochs": 7,
+    }
     schedule = LearningRateSchedule("step", 0.02, 0.01, 7, (2, 5), 0.75)
     assert small_learner(**choices).meta_optimizer.choices == OuterUpdate("rmsprop", schedule, 0.5, 0.25, 3.0, 2.0)
 

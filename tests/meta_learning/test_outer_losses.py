@@ -57,7 +57,9 @@ def test_binary_cross_entropy_asks_a_question_per_class():
         wanted = torch.eye(4, dtype=torch.float64)[labels[task]]
         expected = -(wanted * yes.log() + (1 - wanted) * (1 - yes).log()).mean()
         assert losses[task] == pytest.approx(float(expected), rel=1e-12)
-    assert torch.equal(TaskLoss("binary_cross_entropy").per_task_score(outputs, labels), CROSS_ENTROPY.per_task_score(outputs, labels))
+    assert torch.equal(
+        TaskLoss("binary_cross_entropy").per_task_score(outputs, labels), CROSS_ENTROPY.per_task_score(outputs, labels)
+    )
 
 
 def test_the_score_of_a_regression_is_minus_its_error():
@@ -76,7 +78,9 @@ def test_every_loss_can_be_differentiated_twice(name):
 
 def test_labels_of_the_wrong_kind_are_refused():
     outputs, labels = outputs_and_labels()
-    with pytest.raises(ConfigError, match='"loss" is "mean_squared_error", but the labels of this dataset are classes; set it to cross'):
+    with pytest.raises(
+        ConfigError, match='"loss" is "mean_squared_error", but the labels of this dataset are classes; set it to cross'
+    ):
         TaskLoss("mean_squared_error").per_task_loss(outputs, labels)
-    with pytest.raises(ConfigError, match='the labels of this dataset are real numbers; set it to mean_squared_error'):
+    with pytest.raises(ConfigError, match="the labels of this dataset are real numbers; set it to mean_squared_error"):
         CROSS_ENTROPY.per_task_loss(outputs, outputs)

@@ -11,21 +11,58 @@ from utils.config import load_config
 from utils.errors import ConfigError
 
 REFERENCE = {
-    "batch_size": 2, "image_height": 84, "image_width": 84, "image_channels": 3, "gpu_to_use": 0, "num_dataprovider_workers": 4,
-    "max_models_to_save": 5, "dataset_name": "mini_imagenet_full_size", "dataset_path": "mini_imagenet_full_size",
-    "reset_stored_paths": False, "experiment_name": "mini-imagenet_1_2_0.01_48_5_0", "train_seed": 0, "val_seed": 0,
-    "indexes_of_folders_indicating_class": [-3, -2], "sets_are_pre_split": True, "train_val_test_split": [0.64, 0.16, 0.2],
-    "evaluate_on_test_set_only": False, "total_epochs": 100, "total_iter_per_epoch": 500, "continue_from_epoch": -2,
-    "num_evaluation_tasks": 600, "multi_step_loss_num_epochs": 15, "minimum_per_task_contribution": 0.01,
-    "learnable_per_layer_per_step_inner_loop_learning_rate": "true", "enable_inner_loop_optimizable_bn_params": False,
-    "evalute_on_test_set_only": False, "max_pooling": True, "per_step_bn_statistics": True, "learnable_batch_norm_momentum": False,
-    "load_into_memory": True, "init_inner_loop_learning_rate": 0.01, "learnable_bn_gamma": True, "learnable_bn_beta": True,
-    "dropout_rate_value": 0.3, "min_learning_rate": 0.001, "meta_learning_rate": 0.001, "total_epochs_before_pause": 101,
-    "first_order_to_second_order_epoch": -1, "weight_decay": 0.0, "norm_layer": "batch_norm", "cnn_num_filters": 48, "num_stages": 4,
-    "conv_padding": True, "number_of_training_steps_per_iter": 5, "number_of_evaluation_steps_per_iter": 5, "cnn_blocks_per_stage": 1,
-    "num_classes_per_set": 5, "num_samples_per_class": 1, "num_target_samples": 15, "second_order": True,
+    "batch_size": 2,
+    "image_height": 84,
+    "image_width": 84,
+    "image_channels": 3,
+    "gpu_to_use": 0,
+    "num_dataprovider_workers": 4,
+    "max_models_to_save": 5,
+    "dataset_name": "mini_imagenet_full_size",
+    "dataset_path": "mini_imagenet_full_size",
+    "reset_stored_paths": False,
+    "experiment_name": "mini-imagenet_1_2_0.01_48_5_0",
+    "train_seed": 0,
+    "val_seed": 0,
+    "indexes_of_folders_indicating_class": [-3, -2],
+    "sets_are_pre_split": True,
+    "train_val_test_split": [0.64, 0.16, 0.2],
+    "evaluate_on_test_set_only": False,
+    "total_epochs": 100,
+    "total_iter_per_epoch": 500,
+    "continue_from_epoch": -2,
+    "num_evaluation_tasks": 600,
+    "multi_step_loss_num_epochs": 15,
+    "minimum_per_task_contribution": 0.01,
+    "learnable_per_layer_per_step_inner_loop_learning_rate": "true",
+    "enable_inner_loop_optimizable_bn_params": False,
+    "evalute_on_test_set_only": False,
+    "max_pooling": True,
+    "per_step_bn_statistics": True,
+    "learnable_batch_norm_momentum": False,
+    "load_into_memory": True,
+    "init_inner_loop_learning_rate": 0.01,
+    "learnable_bn_gamma": True,
+    "learnable_bn_beta": True,
+    "dropout_rate_value": 0.3,
+    "min_learning_rate": 0.001,
+    "meta_learning_rate": 0.001,
+    "total_epochs_before_pause": 101,
+    "first_order_to_second_order_epoch": -1,
+    "weight_decay": 0.0,
+    "norm_layer": "batch_norm",
+    "cnn_num_filters": 48,
+    "num_stages": 4,
+    "conv_padding": True,
+    "number_of_training_steps_per_iter": 5,
+    "number_of_evaluation_steps_per_iter": 5,
+    "cnn_blocks_per_stage": 1,
+    "num_classes_per_set": 5,
+    "num_samples_per_class": 1,
+    "num_target_samples": 15,
+    "second_order": True,
     "use_multi_step_loss_optimization": True,
-}  # fmt: skip
+}
 """A config as its generator writes it, one value changed: a dropout that never happened."""
 
 
@@ -43,7 +80,12 @@ def converted(tmp_path, **changes):
 def test_the_converted_config_does_what_the_code_really_did(tmp_path):
     values, findings = converted(tmp_path)
     assert values["init_inner_loop_learning_rate"] == 0.1  # not the 0.01 of the file and of the experiment's name
-    assert said(findings, '"init_inner_loop_learning_rate": 0.01 had no effect', "task_learning_rate = 0.1 (its default)", "set it to 0.01")
+    assert said(
+        findings,
+        '"init_inner_loop_learning_rate": 0.01 had no effect',
+        "task_learning_rate = 0.1 (its default)",
+        "set it to 0.01",
+    )
     assert values["dropout_rate_value"] == 0.0
     assert said(findings, '"dropout_rate_value": 0.3 had no effect', "nothing was dropped")
     assert (values["normalisation"], values["gradient_clamp"], values["class_rotation"]) == ("imagenet", 10.0, False)
@@ -76,16 +118,26 @@ def test_a_task_learning_rate_that_is_given_is_the_rate(tmp_path):
         ({"num_stages": None}, "num_stages", 4, "without num_stages it stopped"),
         ({"val_seed": 3}, "class_split_seed", 3, "also drew the split of the classes"),
         ({"total_epochs_before_pause": 100}, "total_epochs_before_pause", 100, "a second start"),
-        ({"number_of_evaluation_steps_per_iter": 10}, "number_of_evaluation_steps_per_iter", 10, "made it stop; here it works"),
+        (
+            {"number_of_evaluation_steps_per_iter": 10},
+            "number_of_evaluation_steps_per_iter",
+            10,
+            "made it stop; here it works",
+        ),
         ({"multi_step_loss_num_epochs": 0}, "use_multi_step_loss_optimization", False, "a division by zero"),
         ({"norm_layer": "layer_norm"}, "per_step_bn_statistics", False, "no effect with layer_norm"),
-        ({"norm_layer": "layer_norm", "learnable_bn_beta": False}, "learnable_bn_beta", True, '"learnable_bn_beta": false had no effect'),
+        (
+            {"norm_layer": "layer_norm", "learnable_bn_beta": False},
+            "learnable_bn_beta",
+            True,
+            '"learnable_bn_beta": false had no effect',
+        ),
         ({"dataset_name": "my_photos"}, "normalisation", "none", '"my_photos" made it stop'),
         ({"image_height": 60}, "image_width", 60, "swapped when images were resized"),
         ({"task_learning_rate": -1}, "init_inner_loop_learning_rate", 0.01, "must be positive there"),
         ({"num_dataprovider_workers": 0}, "num_dataprovider_workers", 0, "train on validation episodes"),
     ],
-)  # fmt: skip
+)
 def test_other_values_that_differed_are_named(tmp_path, changes, key, value, words):
     values, findings = converted(tmp_path, **changes)
     assert values[key] == value
@@ -94,7 +146,9 @@ def test_other_values_that_differed_are_named(tmp_path, changes, key, value, wor
 
 def test_one_channel_is_only_possible_with_omniglot():
     assert said(convert_reference_config(REFERENCE | {"image_channels": 1}).findings, "always became RGB")
-    assert not said(convert_reference_config(REFERENCE | {"image_channels": 1, "dataset_name": "omniglot_dataset"}).findings, "RGB")
+    assert not said(
+        convert_reference_config(REFERENCE | {"image_channels": 1, "dataset_name": "omniglot_dataset"}).findings, "RGB"
+    )
 
 
 def test_the_command_prints_the_findings_and_replaces_nothing(tmp_path, capsys):

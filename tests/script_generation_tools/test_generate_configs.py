@@ -20,11 +20,29 @@ from utils.prepare_dataset.catalogue import command_for
 TEMPLATES = REPOSITORY_ROOT / "experiment_template_config"
 CONFIGS = REPOSITORY_ROOT / "experiment_config"
 SHIPPED_TEMPLATES = (
-    "mini_imagenet_maml", "mini_imagenet_maml++", "mini_imagenet_maml_2017", "omniglot_maml", "omniglot_maml++",
-    "omniglot_maml_2017", "omniglot_maml_ablation", "quickstart", "sinusoid_maml", "sinusoid_maml++", "synthetic_strokes_maml", "synthetic_strokes_maml++",
-    "tiered_imagenet_maml", "tiered_imagenet_maml++", "cifar_fs_maml", "cifar_fs_maml++", "fc100_maml", "fc100_maml++",
-    "cub_maml", "cub_maml++", "quickdraw_maml", "quickdraw_maml++",
-)  # fmt: skip
+    "mini_imagenet_maml",
+    "mini_imagenet_maml++",
+    "mini_imagenet_maml_2017",
+    "omniglot_maml",
+    "omniglot_maml++",
+    "omniglot_maml_2017",
+    "omniglot_maml_ablation",
+    "quickstart",
+    "sinusoid_maml",
+    "sinusoid_maml++",
+    "synthetic_strokes_maml",
+    "synthetic_strokes_maml++",
+    "tiered_imagenet_maml",
+    "tiered_imagenet_maml++",
+    "cifar_fs_maml",
+    "cifar_fs_maml++",
+    "fc100_maml",
+    "fc100_maml++",
+    "cub_maml",
+    "cub_maml++",
+    "quickdraw_maml",
+    "quickdraw_maml++",
+)
 
 
 def promised_names() -> set[str]:
@@ -125,9 +143,19 @@ def test_the_twelve_published_runs_on_quickdraw_are_there_with_their_values():
     """Values of the runs that were published with the QuickDraw meta-dataset: as many query as support images."""
     for ways, shots, samples in itertools.product((5, 10), (1, 5, 10), (20, 100)):
         config = load_config(CONFIGS / f"quickdraw_maml_{ways}way_{shots}shot_{samples}samples_seed0.json")
-        assert (config.num_classes_per_set, config.num_samples_per_class, config.num_target_samples) == (ways, shots, shots)
-        tasks, inner_rate, meta_rate, test_tasks = {20: (10, 0.005, 0.0005, 1000), 100: (25, 0.01, 0.001, 2500)}[samples]
-        assert (config.batch_size, config.init_inner_loop_learning_rate, config.meta_learning_rate) == (tasks, inner_rate, meta_rate)
+        assert (config.num_classes_per_set, config.num_samples_per_class, config.num_target_samples) == (
+            ways,
+            shots,
+            shots,
+        )
+        tasks, inner_rate, meta_rate, test_tasks = {20: (10, 0.005, 0.0005, 1000), 100: (25, 0.01, 0.001, 2500)}[
+            samples
+        ]
+        assert (config.batch_size, config.init_inner_loop_learning_rate, config.meta_learning_rate) == (
+            tasks,
+            inner_rate,
+            meta_rate,
+        )
         assert (config.total_epochs, config.total_iter_per_epoch, config.num_evaluation_tasks) == (50, 100, test_tasks)
         assert (config.cnn_num_filters, config.number_of_training_steps_per_iter, config.second_order) == (20, 5, True)
         assert config.dataset_name == f"quickdraw_{samples}_samples_seed123"
@@ -143,11 +171,19 @@ def test_every_dataset_of_a_committed_config_has_a_command_that_prepares_it():
 
 @pytest.mark.parametrize(
     ("dataset", "side", "normalisation"),
-    [("tiered_imagenet", 84, "tiered_imagenet"), ("cifar_fs", 32, "cifar100"), ("fc100", 32, "cifar100"), ("cub", 84, "imagenet")],
+    [
+        ("tiered_imagenet", 84, "tiered_imagenet"),
+        ("cifar_fs", 32, "cifar100"),
+        ("fc100", 32, "cifar100"),
+        ("cub", 84, "imagenet"),
+    ],
 )
 def test_maml_and_maml_plus_plus_differ_in_the_parts_of_the_latter_alone(dataset, side, normalisation):
     for shots in (1, 5):
-        plain, plus = (load_config(CONFIGS / f"{dataset}_{m}_5way_{shots}shot_seed0.json").to_json_dict() for m in ("maml", "maml++"))
+        plain, plus = (
+            load_config(CONFIGS / f"{dataset}_{m}_5way_{shots}shot_seed0.json").to_json_dict()
+            for m in ("maml", "maml++")
+        )
         assert {key for key in plain if plain[key] != plus[key]} == {
             "experiment_name", "per_step_bn_statistics", "learnable_per_layer_per_step_inner_loop_learning_rate",
             "use_multi_step_loss_optimization", "min_learning_rate",

@@ -1,4 +1,6 @@
-"""Jobs for SLURM, with stand-ins for `srun` and `scontrol`: what is started, and when the job goes back into the queue."""
+"""Jobs for SLURM, with stand-ins for `srun` and `scontrol`: what is started, and when the job goes back into the
+queue.
+"""
 
 import os
 import shutil
@@ -20,7 +22,9 @@ SCONTROL = RECORD + 'if [[ "$1" == show ]]; then printf "%s\\n" first-machine se
 
 @pytest.fixture
 def job(tmp_path):
-    """A checkout with spaces in its path, whose launcher is `launch.sh` of the test; `job(name, *arguments, launcher=..., **environment)`."""
+    """A checkout with spaces in its path, whose launcher is `launch.sh` of the test; `job(name, *arguments,
+    launcher=..., **environment)`.
+    """
     root = tmp_path / "a check out"
     (root / "script_generation_tools").mkdir(parents=True)
     (root / "experiment_config").mkdir()
@@ -39,11 +43,21 @@ def job(tmp_path):
         (root / "script_generation_tools" / "launch.sh").write_text(launcher)
         # As SLURM does it: from the folder of the submission, by a copy of the file that lies elsewhere.
         shutil.copy(root / "experiment_scripts" / name, tmp_path / "slurm_script")
-        own = {"PATH": f"{commands}:{os.environ['PATH']}", "RECORD": str(tmp_path / "record"), "SLURM_SUBMIT_DIR": str(root), "SLURM_JOB_ID": "77"}
+        own = {
+            "PATH": f"{commands}:{os.environ['PATH']}",
+            "RECORD": str(tmp_path / "record"),
+            "SLURM_SUBMIT_DIR": str(root),
+            "SLURM_JOB_ID": "77",
+        }
         return subprocess.Popen(
-            ["bash", tmp_path / "slurm_script", *arguments], cwd=root, env=os.environ | own | environment, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE, text=True, preexec_fn=with_default_signals,  # noqa: PLW1509 -- no threads here
-        )  # fmt: skip
+            ["bash", tmp_path / "slurm_script", *arguments],
+            cwd=root,
+            env=os.environ | own | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=with_default_signals,  # noqa: PLW1509 -- no threads here
+        )
 
     start.record = lambda: (tmp_path / "record").read_text().splitlines() if (tmp_path / "record").exists() else []
     return start
@@ -67,7 +81,10 @@ def test_a_setting_without_seeds_is_one_job(job):
 
 def test_a_seed_that_is_not_there_is_named(job):
     code, _, errors = end(job("small++.sbatch", SLURM_ARRAY_TASK_ID="5"))
-    assert code == 1 and "small++_seed5.sh does not exist. The seeds that there are: the --array of the .sbatch file" in errors
+    assert (
+        code == 1
+        and "small++_seed5.sh does not exist. The seeds that there are: the --array of the .sbatch file" in errors
+    )
 
 
 @pytest.mark.parametrize("options", [[], ["--max_restarts", "5", "--"]])
@@ -75,7 +92,9 @@ def test_several_machines_meet_at_the_first(job, options):
     several = {"SLURM_JOB_NUM_NODES": "2", "SLURM_JOB_NODELIST": "m[1-2]", "SLURM_CPUS_PER_TASK": "4"}
     assert end(job("alone.sbatch", *options, "--tag", "x", **several))[0] == 0
     show, srun, launch = job.record()
-    assert show == "scontrol show hostnames m[1-2]" and srun.startswith("srun --ntasks=2 --ntasks-per-node=1 --cpus-per-task=4 bash ")
+    assert show == "scontrol show hostnames m[1-2]" and srun.startswith(
+        "srun --ntasks=2 --ntasks-per-node=1 --cpus-per-task=4 bash "
+    )
     given = " ".join([*options, "--tag x"] if options else ["--", "--tag x"])
     assert launch.endswith(f"alone.json all --nnodes 2 --rdzv_endpoint first-machine:20077 {given}")
 
@@ -86,7 +105,9 @@ trap 'echo "SIGTERM: saved at iteration 5" >"$RUN_STOPPED_FILE"; exit 143' TERM
 echo ready
 while :; do sleep 0.02; done
 """
-FINISHES = WAITS.replace("""'echo "SIGUSR1: saved at iteration 5" >"$RUN_STOPPED_FILE"; exit 0' USR1""", "'exit 0' USR1")
+FINISHES = WAITS.replace(
+    """'echo "SIGUSR1: saved at iteration 5" >"$RUN_STOPPED_FILE"; exit 0' USR1""", "'exit 0' USR1"
+)
 
 
 @pytest.mark.parametrize(
@@ -100,7 +121,9 @@ FINISHES = WAITS.replace("""'echo "SIGUSR1: saved at iteration 5" >"$RUN_STOPPED
     ],
 )
 def test_only_a_run_that_sigusr1_has_stopped_unfinished_is_requeued(job, launcher, number, environment, code, requeued):
-    process = job("small++.sbatch" if environment.get("SLURM_ARRAY_TASK_ID") else "alone.sbatch", launcher=launcher, **environment)
+    process = job(
+        "small++.sbatch" if environment.get("SLURM_ARRAY_TASK_ID") else "alone.sbatch", launcher=launcher, **environment
+    )
     assert process.stdout.readline() == "ready\n"
     process.send_signal(number)
     ended, output, errors = end(process)
@@ -118,10 +141,17 @@ def test_a_real_job_stops_in_time_and_goes_on_when_it_is_started_again(job, tmp_
     keys = FLAGS | {"num_evaluation_tasks": 12, "total_iter_per_epoch": 40, "checkpoint_every_s": 600}
     arguments = [text for key, value in keys.items() for text in (f"--{key}", str(value))]
     environment = {
-        "SLURM_SUBMIT_DIR": str(REPOSITORY_ROOT), "DATASET_DIR": str(tmp_path / "datasets"), "EXPERIMENTS_DIR": str(tmp_path / "experiments"),
-        "VIRTUAL_ENV": sys.prefix, "OMP_NUM_THREADS": "1",
-    }  # fmt: skip
-    own = os.environ | environment | {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "RECORD": str(tmp_path / "record"), "SLURM_JOB_ID": "77"}
+        "SLURM_SUBMIT_DIR": str(REPOSITORY_ROOT),
+        "DATASET_DIR": str(tmp_path / "datasets"),
+        "EXPERIMENTS_DIR": str(tmp_path / "experiments"),
+        "VIRTUAL_ENV": sys.prefix,
+        "OMP_NUM_THREADS": "1",
+    }
+    own = (
+        os.environ
+        | environment
+        | {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "RECORD": str(tmp_path / "record"), "SLURM_JOB_ID": "77"}
+    )
     command = ["bash", REPOSITORY_ROOT / "experiment_scripts" / "quickstart.sbatch", *arguments]
 
     def start(**more):

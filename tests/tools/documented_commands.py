@@ -2,8 +2,8 @@
 
     python tests/tools/documented_commands.py        writes their counts into docs/README.md
 
-A command of a bash block is run by `bash run_tests.sh --full` as it stands, unless a comment above its block says why not.
-docs/README.md describes the comments.
+A command of a bash block is run by `bash run_tests.sh --full` as it stands, unless a comment above its block says
+why not. docs/README.md describes the comments.
 """
 
 import argparse
@@ -28,10 +28,17 @@ REASONS = ("a GPU", "a cluster", "hours", "the network")
 MARK = re.compile(r"<!-- (not run, needs|run with|write to|append to) (.+?)(?: \| (.+?))? -->")
 FENCE = re.compile(r"^( *)(`{3,})(\w*)\s*$")
 SHELL = ("bash", "sh", "shell", "console", "zsh")
-LOOKS_LIKE_A_COMMAND = re.compile(r"^\s*(\$ |bash |python3? |pip |cd |torchrun |srun |sbatch |[A-Z_]+=\S+ (bash|python))", re.MULTILINE)
+LOOKS_LIKE_A_COMMAND = re.compile(
+    r"^\s*(\$ |bash |python3? |pip |cd |torchrun |srun |sbatch |[A-Z_]+=\S+ (bash|python))", re.MULTILINE
+)
 QUICK = (
-    "bash install.sh", "cd script_generation_tools", "cp ", "sed ", "python script_generation_tools/", "python -m utils.prepare_dataset folder",
-)  # fmt: skip
+    "bash install.sh",
+    "cd script_generation_tools",
+    "cp ",
+    "sed ",
+    "python script_generation_tools/",
+    "python -m utils.prepare_dataset folder",
+)
 """How commands begin that are run at every change: those that do without torch."""
 BEGIN, END = "<!-- counts: begin (generated) -->", "<!-- counts: end -->"
 
@@ -87,7 +94,12 @@ class Command:
 
 def pages() -> list[str]:
     """README.md, the pages of docs/ and the READMEs of folders, as paths below the repository."""
-    return ["README.md", "datasets/README.md", "experiment_template_config/README.md", *sorted(f"docs/{path.name}" for path in (REPOSITORY_ROOT / "docs").glob("*.md"))]
+    return [
+        "README.md",
+        "datasets/README.md",
+        "experiment_template_config/README.md",
+        *sorted(f"docs/{path.name}" for path in (REPOSITORY_ROOT / "docs").glob("*.md")),
+    ]
 
 
 def blocks_of(page: str, text: str) -> list[Block]:
@@ -114,7 +126,9 @@ def blocks_of(page: str, text: str) -> list[Block]:
 
 def all_blocks() -> list[Block]:
     """The blocks of all pages."""
-    return [block for page in pages() for block in blocks_of(page, (REPOSITORY_ROOT / page).read_text(encoding="utf-8"))]
+    return [
+        block for page in pages() for block in blocks_of(page, (REPOSITORY_ROOT / page).read_text(encoding="utf-8"))
+    ]
 
 
 def commands_of(block: Block) -> list[Command]:
@@ -128,7 +142,12 @@ def commands_of(block: Block) -> list[Command]:
         if loops == 0 and not line.rstrip().endswith("\\"):
             text = "\n".join(pending)
             commands.append(
-                Command(block, text, tuple(block.marks_of("not run, needs", text)), " ".join(block.marks_of("run with", text)))
+                Command(
+                    block,
+                    text,
+                    tuple(block.marks_of("not run, needs", text)),
+                    " ".join(block.marks_of("run with", text)),
+                )
             )
             pending = []
     assert not pending, f"{block.place}: the last command does not end"
@@ -142,9 +161,15 @@ def all_commands() -> list[Command]:
 
 def commands_in_sentences(page: str) -> list[Command]:
     """Commands within sentences, between backticks; those with a <placeholder> are left out."""
-    text = re.sub(r"^ *```.*?^ *```", "", (REPOSITORY_ROOT / page).read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    text = re.sub(
+        r"^ *```.*?^ *```", "", (REPOSITORY_ROOT / page).read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL
+    )
     spans = [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", text)]
-    return [Command(Block(page, 0, "bash", span, ()), span) for span in spans if re.match(r"(bash|python) ", span) and "<" not in span]
+    return [
+        Command(Block(page, 0, "bash", span, ()), span)
+        for span in spans
+        if re.match(r"(bash|python) ", span) and "<" not in span
+    ]
 
 
 def problems_of_marks(block: Block) -> Iterator[str]:
@@ -196,7 +221,11 @@ def _problem_of_program(words: Sequence[str], folder: Path) -> str | None:
     if arguments[:1] == ["tasks"]:
         sources = [folder / "utils" / "data_sources" / "write_task_lists.py"]
     known = "".join(source.read_text(encoding="utf-8") for source in sources)
-    unknown = [option for option in options if option not in known and option[2:] not in ExperimentConfig.model_fields and option != "--help"]
+    unknown = [
+        option
+        for option in options
+        if option not in known and option[2:] not in ExperimentConfig.model_fields and option != "--help"
+    ]
     return f"{name} has no option {', '.join(unknown)}" if unknown else None
 
 
@@ -221,7 +250,9 @@ def counts_table() -> str:
         counts = Counter[str]()
         for command in all_commands():
             if command.block.page == page:
-                counts.update(["run", *(["at every change"] if command.is_quick else [])] if command.runs else command.reasons)
+                counts.update(
+                    ["run", *(["at every change"] if command.is_quick else [])] if command.runs else command.reasons
+                )
         for block in all_blocks():
             if block.page == page and block.language == "python":
                 counts["not run" if block.marks_of("not run, needs") else "Python run"] += 1

@@ -79,8 +79,12 @@ def _write_test(logs: Path, config: Any, right: torch.Tensor, digest: str, epoch
     for result in results:
         result["task_list_digest"] = digest
     summary = results[0] | {
-        "results": results, "selection": final_test.BEST_MODELS, "epochs_trained": epochs, "stopped_early": None, "suffix": "",
-    }  # fmt: skip
+        "results": results,
+        "selection": final_test.BEST_MODELS,
+        "epochs_trained": epochs,
+        "stopped_early": None,
+        "suffix": "",
+    }
     final_test.write_predictions(logs / "test_predictions.safetensors", arrays, {"models": models})
     write_json(logs / "test_summary.json", summary)
 

@@ -95,7 +95,9 @@ class PlainBlock(nn.Module):
 
 
 class PlainNetwork(nn.Module):
-    """The network that a config describes, SMALL if none is given, as anybody would write it; its parameter names are the project's."""
+    """The network that a config describes, SMALL if none is given, as anybody would write it; its parameter names
+    are the project's.
+    """
 
     def __init__(self, config=None) -> None:
         super().__init__()
@@ -103,8 +105,13 @@ class PlainNetwork(nn.Module):
         channels, sides = config.image_channels, (config.image_height, config.image_width)
         self.n_blocks = config.num_stages
         for index in range(self.n_blocks):
-            self.add_module(f"block{index}", PlainBlock(channels, config.cnn_num_filters, padding=int(config.conv_padding)))
-            channels, sides = config.cnn_num_filters, [(side if config.conv_padding else side - 2) // 2 for side in sides]
+            self.add_module(
+                f"block{index}", PlainBlock(channels, config.cnn_num_filters, padding=int(config.conv_padding))
+            )
+            channels, sides = (
+                config.cnn_num_filters,
+                [(side if config.conv_padding else side - 2) // 2 for side in sides],
+            )
         self.head = nn.Linear(channels * sides[0] * sides[1], config.num_classes_per_set)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -166,11 +173,16 @@ def plain_parameters(learner: FewShotLearner) -> dict[str, Tensor]:
 
 
 def worst_difference(ours: dict[str, Tensor], other: dict[str, Tensor]) -> float:
-    """Return the largest norm(a - b) / max(norm(b), 1e-6 norm(all b)) over tensors: the project's measure of equality."""
+    """Return the largest norm(a - b) / max(norm(b), 1e-6 norm(all b)) over tensors: the project's measure of
+    equality.
+    """
     assert ours.keys() == other.keys()
     everything = torch.linalg.vector_norm(torch.cat([value.flatten() for value in other.values()]))
     return max(
-        float(torch.linalg.vector_norm(ours[name] - other[name]) / max(torch.linalg.vector_norm(other[name]), 1e-6 * everything))
+        float(
+            torch.linalg.vector_norm(ours[name] - other[name])
+            / max(torch.linalg.vector_norm(other[name]), 1e-6 * everything)
+        )
         for name in other
     )
 

@@ -1,4 +1,6 @@
-"""The choices that a user has, as changes to a small config, for tests that hold for all of them; and the steps a test takes with each."""
+"""The choices that a user has, as changes to a small config, for tests that hold for all of them; and the steps a
+test takes with each.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,11 +23,17 @@ _CHANGES: dict[str, dict[str, Any]] = {
     "first order": {"second_order": False},
     "first order, then second": THREE_EPOCHS | {"first_order_to_second_order_epoch": 1},
     "ANIL": {"adapted_parameters": "head"},
-    "ANIL of one row of norms and support statistics": {"adapted_parameters": "head", "batch_norm_statistics": "support"},
+    "ANIL of one row of norms and support statistics": {
+        "adapted_parameters": "head",
+        "batch_norm_statistics": "support",
+    },
     "BOIL": {"adapted_parameters": "body"},
     "frozen layers": {"frozen_layers": ["block0", "conv.bias"]},
     "Meta-SGD": {"learnable_inner_loop_learning_rates": "per_element"},
-    "a learned rate per layer": {"learnable_inner_loop_learning_rates": "per_layer", "init_head_inner_loop_learning_rate": 0.3},
+    "a learned rate per layer": {
+        "learnable_inner_loop_learning_rates": "per_layer",
+        "init_head_inner_loop_learning_rate": 0.3,
+    },
     "Reptile": {"outer_update": "displacement", "second_order": False},
     "zero head": {"head": "zero"},
     "zero head, Meta-SGD": {"head": "zero", "learnable_inner_loop_learning_rates": "per_element"},
@@ -37,7 +45,11 @@ _CHANGES: dict[str, dict[str, Any]] = {
     "inner clipping": {"inner_loop_gradient_clip_norm": 0.5, "inner_loop_gradient_clamp": 0.1},
     "adapted norms": {"enable_inner_loop_optimizable_bn_params": True},
     "running statistics": {"batch_norm_statistics": "running", "per_step_bn_statistics": True},
-    "learned momentum": {"batch_norm_statistics": "running", "learnable_batch_norm_momentum": True, "batch_norm_momentum": 0.5},
+    "learned momentum": {
+        "batch_norm_statistics": "running",
+        "learnable_batch_norm_momentum": True,
+        "batch_norm_momentum": 0.5,
+    },
     "support statistics": {"batch_norm_statistics": "support", "per_step_bn_statistics": True},
     "episodic statistics": {"batch_norm_statistics": "episodic"},
     "statistics of each block": {"batch_norm_statistics": ["support", "episodic"]},
@@ -48,17 +60,36 @@ _CHANGES: dict[str, dict[str, Any]] = {
     "dropout": {"dropout_rate_value": 0.3},
     "no padding": {"conv_padding": False},
     "strides": {"max_pooling": False, "cnn_blocks_per_stage": 2},
-    "conv4": {"backbone": "conv4", "image_height": 16, "image_width": 16, "image_channels": 3, "dropout_rate_value": 0.2},
+    "conv4": {
+        "backbone": "conv4",
+        "image_height": 16,
+        "image_width": 16,
+        "image_channels": 3,
+        "dropout_rate_value": 0.2,
+    },
     "ResNet-12": {"backbone": "resnet12", "dropout_rate_value": 0.1, "image_channels": 3},
-    "ResNet-18 of support": {"backbone": "resnet18", "batch_norm_statistics": "support", "image_height": 32, "image_width": 32},
+    "ResNet-18 of support": {
+        "backbone": "resnet18",
+        "batch_norm_statistics": "support",
+        "image_height": 32,
+        "image_width": 32,
+    },
     "a module of a user": {"backbone": "users"},
-    "a module of a user, task by task": {"backbone": "users", "task_batching": "loop", "batch_norm_statistics": "episodic"},
+    "a module of a user, task by task": {
+        "backbone": "users",
+        "task_batching": "loop",
+        "batch_norm_statistics": "episodic",
+    },
     "torchvision's ShuffleNet": {"backbone": "torchvision", "image_channels": 3, "image_height": 32, "image_width": 32},
     "regression": WITHOUT_CLASSES,
     "binary cross-entropy": {"loss": "binary_cross_entropy"},
     "label smoothing": {"label_smoothing": 0.1},
     "gradient checkpointing": THREE_EPOCHS | {"gradient_checkpointing": True},
-    "gradient checkpointing, prototypes, inner Adam": {"gradient_checkpointing": True, "head": "prototypes", "inner_loop_optimizer": "adam"},
+    "gradient checkpointing, prototypes, inner Adam": {
+        "gradient_checkpointing": True,
+        "head": "prototypes",
+        "inner_loop_optimizer": "adam",
+    },
     "chunks of one task": THREE_EPOCHS | {"task_chunk_size": 1},
     "chunks that do not fit": {"task_chunk_size": 2, "batch_size": 3},
     "bfloat16": {"precision": "bfloat16", "precision_error_limit": 1e9},
@@ -68,10 +99,26 @@ _CHANGES: dict[str, dict[str, Any]] = {
 }
 METHODS = {name: TINY | changes for name, changes in _CHANGES.items()}
 CHANGING = (
-    "MAML++", "first order, then second", "ANIL", "Meta-SGD", "Reptile", "ProtoMAML", "inner momentum and decay", "inner Adam", "running statistics",
-    "learned momentum", "episodic statistics", "task norm of support", "dropout", "a module of a user", "regression", "gradient checkpointing",
-    "chunks that do not fit", "bfloat16", "SGD, clamped",
-)  # fmt: skip
+    "MAML++",
+    "first order, then second",
+    "ANIL",
+    "Meta-SGD",
+    "Reptile",
+    "ProtoMAML",
+    "inner momentum and decay",
+    "inner Adam",
+    "running statistics",
+    "learned momentum",
+    "episodic statistics",
+    "task norm of support",
+    "dropout",
+    "a module of a user",
+    "regression",
+    "gradient checkpointing",
+    "chunks that do not fit",
+    "bfloat16",
+    "SGD, clamped",
+)
 """Those in which something of each kind changes from one iteration to the next."""
 LARGE = ("ResNet-18 of support", "torchvision's ShuffleNet")
 """Those that take seconds."""
@@ -117,7 +164,9 @@ def users_networks() -> Iterator[None]:
 
 
 def epochs_of(changes: dict[str, Any]) -> tuple[int, ...]:
-    """The first epoch and, where schedules make others of another kind, one with the last query loss and of second order."""
+    """The first epoch and, where schedules make others of another kind, one with the last query loss and of second
+    order.
+    """
     config = small_config(**changes)
     return (0, 4) if config.use_multi_step_loss_optimization or config.first_order_to_second_order_epoch >= 0 else (0,)
 
@@ -127,9 +176,14 @@ def episodes_of(changes: dict[str, Any], seed: int = 0, device: str = "cpu") -> 
     config = small_config(**changes)
     drawn = vars(random_episodes(config, seed))
     if config.is_regression:
-        drawn |= {f"{role}_labels": _targets(drawn[f"{role}_labels"], config.num_regression_outputs) for role in ("support", "query")}
+        drawn |= {
+            f"{role}_labels": _targets(drawn[f"{role}_labels"], config.num_regression_outputs)
+            for role in ("support", "query")
+        }
     form = getattr(torch, config.parameter_format)
-    tensors = {name: (value.to(form) if value.is_floating_point() else value).to(device) for name, value in drawn.items()}
+    tensors = {
+        name: (value.to(form) if value.is_floating_point() else value).to(device) for name, value in drawn.items()
+    }
     return SizedEpisodes(**tensors, n_way=1 if config.is_regression else config.num_classes_per_set)
 
 

@@ -1,4 +1,6 @@
-"""Several processes of a run on this machine: forks of this one, so that nobody waits for imports, on the loopback interface."""
+"""Several processes of a run on this machine: forks of this one, so that nobody waits for imports, on the loopback
+interface.
+"""
 
 import contextlib
 import os
@@ -30,13 +32,24 @@ def environment_of(index: int, size: int, port: int, folder: Path | None = None)
     """What torchrun tells a rank."""
     numbers = {"RANK": index, "WORLD_SIZE": size, "LOCAL_RANK": index, "LOCAL_WORLD_SIZE": size, "MASTER_PORT": port}
     return {name: str(number) for name, number in numbers.items()} | {
-        "MASTER_ADDR": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo", "TORCHELASTIC_RUN_ID": "test", "TORCHELASTIC_RESTART_COUNT": "0",
+        "MASTER_ADDR": "127.0.0.1",
+        "GLOO_SOCKET_IFNAME": "lo",
+        "TORCHELASTIC_RUN_ID": "test",
+        "TORCHELASTIC_RESTART_COUNT": "0",
         **({"FEW_SHOT_RANKS_FOLDER": str(folder)} if folder else {}),
-    }  # fmt: skip
+    }
 
 
-def in_ranks(size: int, work: Callable[[RankGroup, Rank], object], folder: Path | None = None, *, joined: bool = True, limit_s: float = 60.0):
-    """Call `work(group, rank)` in `size` processes and wait for all; a rank that raises fails the test with its traceback.
+def in_ranks(
+    size: int,
+    work: Callable[[RankGroup, Rank], object],
+    folder: Path | None = None,
+    *,
+    joined: bool = True,
+    limit_s: float = 60.0,
+):
+    """Call `work(group, rank)` in `size` processes and wait for all; a rank that raises fails the test with its
+    traceback.
 
     Args:
         folder: the launcher's.
@@ -49,7 +62,10 @@ def in_ranks(size: int, work: Callable[[RankGroup, Rank], object], folder: Path 
         child = os.fork()
         if child == 0:
             code = 99
-            with contextlib.suppress(BaseException), mock.patch.dict(os.environ, environment_of(index, size, port, folder)):
+            with (
+                contextlib.suppress(BaseException),
+                mock.patch.dict(os.environ, environment_of(index, size, port, folder)),
+            ):
                 torch.set_num_threads(1)
                 try:
                     rank = this_rank()

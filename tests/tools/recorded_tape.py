@@ -1,6 +1,8 @@
-"""A stand-in for a CUDA graph: every operator that a function calls, with the memory that it reads and writes, to be run again without Python.
+"""A stand-in for a CUDA graph: every operator that a function calls, with the memory that it reads and writes, to be
+run again without Python.
 
-As in a graph, numbers of Python are those of the recording, tensors are places in memory, and nobody asks the function again.
+As in a graph, numbers of Python are those of the recording, tensors are places in memory, and nobody asks the
+function again.
 """
 
 from collections.abc import Callable
@@ -70,7 +72,9 @@ def _spoil(tensor: Tensor) -> None:
 
 
 class TapeRecorder:
-    """Records as `meta_learning.execution.cuda_graphs.CudaRecorder` does: a run to warm up, one that is written down."""
+    """Records as `meta_learning.execution.cuda_graphs.CudaRecorder` does: a run to warm up, one that is written
+    down.
+    """
 
     def __init__(self) -> None:
         self.n_recordings = 0

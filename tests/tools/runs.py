@@ -1,4 +1,6 @@
-"""Whole experiments on images made up on the spot, in this process: a real learner, real episodes, a real run folder."""
+"""Whole experiments on images made up on the spot, in this process: a real learner, real episodes, a real run
+folder.
+"""
 
 from pathlib import Path
 
@@ -23,9 +25,16 @@ PLUS_PLUS = {
     "learnable_per_layer_per_step_inner_loop_learning_rate": True,
 }  # fmt: skip
 SINUSOID = {
-    "experiment_name": "tiny", "dataset_name": "sinusoid", "loss": "mean_squared_error", "backbone": "mlp", "mlp_hidden_sizes": [8, 6],
-    "image_height": 1, "image_width": 1, "num_samples_per_class": 5, "num_target_samples": 4,
-}  # fmt: skip
+    "experiment_name": "tiny",
+    "dataset_name": "sinusoid",
+    "loss": "mean_squared_error",
+    "backbone": "mlp",
+    "mlp_hidden_sizes": [8, 6],
+    "image_height": 1,
+    "image_width": 1,
+    "num_samples_per_class": 5,
+    "num_target_samples": 4,
+}
 """On top of TINY, or alone."""
 
 

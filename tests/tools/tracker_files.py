@@ -1,4 +1,6 @@
-"""Reading back what trackers leave on the disk: TensorBoard's event files, and the offline files of Weights & Biases."""
+"""Reading back what trackers leave on the disk: TensorBoard's event files, and the offline files of Weights &
+Biases.
+"""
 
 import json
 from pathlib import Path
@@ -37,7 +39,9 @@ def wandb_history(run_folder: Path) -> list[dict[str, Any]]:
 def wandb_summary(run_folder: Path) -> dict[str, Any]:
     """What W&B shows beside the name of the run."""
     records = [record for path in _wandb_files(run_folder) for record in wandb_files.records(path)]
-    items = [item for record in records if record.WhichOneof("record_type") == "summary" for item in record.summary.update]
+    items = [
+        item for record in records if record.WhichOneof("record_type") == "summary" for item in record.summary.update
+    ]
     return {"/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in items}
 
 

@@ -36,10 +36,21 @@ register_backbone("mine", build)
 register_dataset("noise", draw)
 """
 CONFIG = {
-    "experiment_name": "own", "backbone": "mine", "dataset_name": "noise", "image_height": 10, "image_width": 10, "num_classes_per_set": 3,
-    "num_target_samples": 2, "batch_size": 2, "number_of_training_steps_per_iter": 2, "total_epochs": 1, "total_iter_per_epoch": 2,
-    "num_evaluation_tasks": 2, "gpu_to_use": "cpu", "precision": "float32",
-}  # fmt: skip
+    "experiment_name": "own",
+    "backbone": "mine",
+    "dataset_name": "noise",
+    "image_height": 10,
+    "image_width": 10,
+    "num_classes_per_set": 3,
+    "num_target_samples": 2,
+    "batch_size": 2,
+    "number_of_training_steps_per_iter": 2,
+    "total_epochs": 1,
+    "total_iter_per_epoch": 2,
+    "num_evaluation_tasks": 2,
+    "gpu_to_use": "cpu",
+    "precision": "float32",
+}
 
 
 @pytest.fixture(autouse=True)
@@ -84,7 +95,10 @@ def test_a_run_with_a_plugin_keeps_its_digest_and_goes_on_with_the_same_file_alo
     code, _, err = main()
     assert code == 1 and '"backbone" is "mine", but must be one of vgg,' in err and "--plugin FILE.py" in err
     code, _, err = main(config="stored.json")
-    assert code == 1 and f'"plugin_sha256" names {old}, which no config can load; give that file on the command line' in err
+    assert (
+        code == 1
+        and f'"plugin_sha256" names {old}, which no config can load; give that file on the command line' in err
+    )
 
     plugin.write_text(PLUGIN + "\n# changed\n")
     new = f"own.py:{hashlib.sha256(plugin.read_bytes()).hexdigest()}"
@@ -102,8 +116,13 @@ def test_the_weights_of_a_plugins_run_are_those_of_its_seed(main, tmp_path):
     plugin, tensors = tmp_path / "own.py", []
     for name in ("one", "two"):
         assert main("--plugin", plugin, "--experiment_name", name)[0] == 0
-        tensors.append(load_checkpoint(tmp_path / "experiments" / name / "saved_models" / "train_model_1.safetensors")[0])
-    assert tensors[0].keys() == tensors[1].keys() and {"network.0.weight", "network.1.weight", "network.4.weight"} <= tensors[0].keys()
+        tensors.append(
+            load_checkpoint(tmp_path / "experiments" / name / "saved_models" / "train_model_1.safetensors")[0]
+        )
+    assert (
+        tensors[0].keys() == tensors[1].keys()
+        and {"network.0.weight", "network.1.weight", "network.4.weight"} <= tensors[0].keys()
+    )
     assert all((tensors[0][name] == value).all() for name, value in tensors[1].items())
 
 
@@ -112,9 +131,25 @@ def test_the_example_of_the_docs_runs_and_learns(tmp_path):
     environment = {**os.environ, "EXPERIMENTS_DIR": str(tmp_path), "VIRTUAL_ENV": sys.prefix, "OMP_NUM_THREADS": "1"}
     environment["PATH"] = f"{os.path.dirname(sys.executable)}:{environment['PATH']}"
     result = subprocess.run(
-        ["bash", EXAMPLE / "small_network.sh", "--total_epochs", "1", "--total_iter_per_epoch", "20", "--num_evaluation_tasks", "20", "--gpu_to_use", "cpu"],
-        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
+        [
+            "bash",
+            EXAMPLE / "small_network.sh",
+            "--total_epochs",
+            "1",
+            "--total_iter_per_epoch",
+            "20",
+            "--num_evaluation_tasks",
+            "20",
+            "--gpu_to_use",
+            "cpu",
+        ],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
     assert result.returncode == 0, result.stderr
     summary = json.loads((tmp_path / "plugin_example" / "logs" / "test_summary.json").read_text())
     assert summary["test_accuracy_mean"] > 0.6 or summary["results"][0]["test_accuracy_mean"] > 0.6
@@ -124,12 +159,25 @@ def test_the_example_of_the_docs_runs_and_learns(tmp_path):
     ("text", "message"),
     [
         (None, r"--plugin .*own.py cannot be read in .* \(No such file or directory\); give the path of a file"),
-        ("x = 1", r"own.py registers nothing; it must call register_backbone\(name, build\) or register_dataset\(name, build\)"),
+        (
+            "x = 1",
+            r"own.py registers nothing; it must call register_backbone\(name, build\) or register_dataset\(name, "
+            r"build\)",
+        ),
         ("1 / 0", r"own.py fails: ZeroDivisionError: division by zero \(.*own.py, line 1\)"),
         ("def f(:", r"own.py fails: SyntaxError"),
-        ("from utils.registry import *\nregister_backbone('vgg', print)", 'there is a backbone "vgg" already; give yours another name'),
-        ("from utils.registry import *\nregister_backbone('a b', print)", "the name is 'a b', but must be 1 to 80 letters, digits"),
-        ("from utils.registry import *\nregister_dataset('a', 3)", r'register_dataset\("a", ...\): the second argument must be a function'),
+        (
+            "from utils.registry import *\nregister_backbone('vgg', print)",
+            'there is a backbone "vgg" already; give yours another name',
+        ),
+        (
+            "from utils.registry import *\nregister_backbone('a b', print)",
+            "the name is 'a b', but must be 1 to 80 letters, digits",
+        ),
+        (
+            "from utils.registry import *\nregister_dataset('a', 3)",
+            r'register_dataset\("a", ...\): the second argument must be a function',
+        ),
     ],
 )
 def test_a_plugin_that_cannot_work_says_why(tmp_path, text, message):
@@ -143,7 +191,9 @@ def test_a_plugin_that_cannot_work_says_why(tmp_path, text, message):
 def test_plugin_is_for_the_command_line_alone(tmp_path):
     (tmp_path / "own.py").write_text("raise SystemExit('executed')")
     (tmp_path / "config.json").write_text(json.dumps({"experiment_name": "t", "plugin": str(tmp_path / "own.py")}))
-    with pytest.raises(ConfigError, match=r'"plugin" is for the command line alone \(--plugin FILE.py\): a config executes no file'):
+    with pytest.raises(
+        ConfigError, match=r'"plugin" is for the command line alone \(--plugin FILE.py\): a config executes no file'
+    ):
         load_config(tmp_path / "config.json")
     for given in (True, "network"):
         with pytest.raises(ConfigError, match=f"--plugin is {given}, but must be the path of a Python file"):
@@ -153,12 +203,26 @@ def test_plugin_is_for_the_command_line_alone(tmp_path):
 def test_a_build_that_fails_names_its_line(main, tmp_path):
     (tmp_path / "own.py").write_text(PLUGIN.replace("    return nn", "    return no.nn"))
     code, _, err = main("--plugin", tmp_path / "own.py")
-    assert code == 1 and "backbone \"mine\": building it fails: NameError: name 'no' is not defined" in err and "own.py, line 7" in err
+    assert (
+        code == 1
+        and "backbone \"mine\": building it fails: NameError: name 'no' is not defined" in err
+        and "own.py, line 7" in err
+    )
 
 
 def problems_of(made, **changes) -> str:
     registry.register_dataset("noise", made)
-    config = check_config({"experiment_name": "t", "dataset_name": "noise", "image_height": 4, "image_width": 4, "num_stages": 1, **changes}, "test")
+    config = check_config(
+        {
+            "experiment_name": "t",
+            "dataset_name": "noise",
+            "image_height": 4,
+            "image_width": 4,
+            "num_stages": 1,
+            **changes,
+        },
+        "test",
+    )
     with pytest.raises((DataError, ConfigError)) as error:
         make_registered_dataset(config, "noise", {"train": config.training_shapes, "test": config.test_shapes})
     return str(error.value)
@@ -169,12 +233,20 @@ def test_everything_wrong_with_a_plugins_dataset_is_listed():
 
     image = np.zeros((16, 4, 4), np.uint8)
     good = {str(number): image for number in range(5)}
-    text = problems_of(lambda config: {"train": good | {"few": image[:3], "float": image / 2, "large": np.zeros((16, 8, 8), np.uint8), "list": [1]}})
+    text = problems_of(
+        lambda config: {
+            "train": good | {"few": image[:3], "float": image / 2, "large": np.zeros((16, 8, 8), np.uint8), "list": [1]}
+        }
+    )
     for part in (
-        'dataset "noise", made by a plugin:', 'split "test" is missing', 'class "few" (train) has 3 images, but shots and queries need 16',
-        'class "float" (train) is float64 (16, 4, 4), but must be a uint8 array (n, H, W) or (n, H, W, C)', 'class "list" (train) is list',
-        'class "large" (train) has images of (C, H, W) (1, 8, 8), but image_channels, image_height and image_width say (1, 4, 4)',
-    ):  # fmt: skip
+        'dataset "noise", made by a plugin:',
+        'split "test" is missing',
+        'class "few" (train) has 3 images, but shots and queries need 16',
+        'class "float" (train) is float64 (16, 4, 4), but must be a uint8 array (n, H, W) or (n, H, W, C)',
+        'class "list" (train) is list',
+        'class "large" (train) has images of (C, H, W) (1, 8, 8), but image_channels, image_height and image_width '
+        "say (1, 4, 4)",
+    ):
         assert part in text
 
 

@@ -19,14 +19,22 @@ VARIANTS = {
     "first order": {"second_order": False, "dropout_rate_value": 0.3},
     "multi-step loss": PLUS_PLUS,
     "augmentation": {
-        "class_rotation": True, "first_order_to_second_order_epoch": 0, "support_augmentation": ["crop"],
-        "query_augmentation": ["resize"], "num_samples_per_class": [1, 2],
+        "class_rotation": True,
+        "first_order_to_second_order_epoch": 0,
+        "support_augmentation": ["crop"],
+        "query_augmentation": ["resize"],
+        "num_samples_per_class": [1, 2],
     },
-    "momentum": {"meta_optimizer": "sgd", "meta_momentum": 0.9, "gradient_clip_norm": 1.0, "meta_learning_rate_schedule": "one_cycle"},
+    "momentum": {
+        "meta_optimizer": "sgd",
+        "meta_momentum": 0.9,
+        "gradient_clip_norm": 1.0,
+        "meta_learning_rate_schedule": "one_cycle",
+    },
     "regression": SINUSOID,
     "early stopping": {"total_epochs": 5, "total_iter_per_epoch": 2, "early_stopping_patience": 1},
     "chunks": PLUS_PLUS | {"task_chunk_size": 1, "log_every_iterations": 100},
-}  # fmt: skip
+}
 
 
 class Killed(BaseException):
@@ -86,9 +94,11 @@ def test_five_times_five_random_interruptions_change_no_bit(tmp_path, variant):
 def test_runs_of_different_seeds_are_told_apart(tmp_path):
     """So that the comparison is not empty."""
     found = differences(run_tiny(tmp_path / "a"), run_tiny(tmp_path / "b", train_seed=1))
-    assert {"logs/metrics.jsonl: differs", "logs/curves.json: differs", "saved_models/train_model_2.safetensors: differs"} <= {
-        *found
-    }
+    assert {
+        "logs/metrics.jsonl: differs",
+        "logs/curves.json: differs",
+        "saved_models/train_model_2.safetensors: differs",
+    } <= {*found}
 
 
 def test_when_it_is_saved_changes_no_bit(tmp_path):

@@ -1,4 +1,6 @@
-"""No space, a limit on file sizes, a read-only disk: the last good checkpoint survives, and the rerun goes on exactly."""
+"""No space, a limit on file sizes, a read-only disk: the last good checkpoint survives, and the rerun goes on
+exactly.
+"""
 
 import os
 import resource
@@ -14,7 +16,12 @@ from tests.tools.runs import run_tiny
 from utils.errors import StorageError
 from utils.machine.failures import report_failure
 
-CHANGES = {"log_every_iterations": 1, "total_iter_per_epoch": 24, "total_epochs_before_pause": 1, "checkpoint_every_s": 1e-9}
+CHANGES = {
+    "log_every_iterations": 1,
+    "total_iter_per_epoch": 24,
+    "total_epochs_before_pause": 1,
+    "checkpoint_every_s": 1e-9,
+}
 
 
 @contextmanager

@@ -64,7 +64,10 @@ def test_it_trains_is_killed_resumes_and_is_tested_on_a_cpu(generated, tmp_path)
     environment = os.environ | {
         "DATASET_DIR": str(tmp_path / "datasets"), "EXPERIMENTS_DIR": str(tmp_path / "runs"), "OMP_NUM_THREADS": "1",
     }  # fmt: skip
-    sizes = "--batch_size 2 --cnn_num_filters 4 --num_evaluation_tasks 6 --total_iter_per_epoch 30 --total_epochs 2 --on_bad_image skip"
+    sizes = (
+        "--batch_size 2 --cnn_num_filters 4 --num_evaluation_tasks 6 --total_iter_per_epoch 30 --total_epochs 2 "
+        "--on_bad_image skip"
+    )
     command = [
         sys.executable, str(REPOSITORY_ROOT / "train_maml_system.py"), "--name_of_args_json_file",
         str(generated[0] / "omniglot_maml++_5way_1shot_seed0.json"), *sizes.split(),

@@ -86,13 +86,19 @@ with StopSignals() as stop, stop.deferred():
 
 def test_a_second_ctrl_c_leaves_at_once():
     done = subprocess.run(
-        [sys.executable, "-c", SECOND_CTRL_C], cwd=REPOSITORY_ROOT, capture_output=True, text=True, timeout=20, check=False
+        [sys.executable, "-c", SECOND_CTRL_C],
+        cwd=REPOSITORY_ROOT,
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
     )
     assert (done.returncode, done.stdout) == (130, "still here\n")
     assert "Stopped at once." in done.stderr
 
 
-# --- the whole life of a process ---------------------------------------------------------------------------------------
+# --- the whole life of a process
+# ---------------------------------------------------------------------------------------
 
 SCRIPT = REPOSITORY_ROOT / "train_maml_system.py"
 SIGNAL_ITSELF = "import os, sys\nos.kill(os.getpid(), {number:d})\n"
@@ -153,7 +159,9 @@ def test_a_signal_during_the_shut_down_does_not_change_the_exit_code(number, in_
 
 
 def test_the_program_leaves_by_that_way(tmp_path):
-    """A callback registered before the program began would run last; that late the interpreter has no handlers any more."""
+    """A callback registered before the program began would run last; that late the interpreter has no handlers any
+    more.
+    """
     (tmp_path / "sitecustomize.py").write_text("import atexit, os\natexit.register(os.kill, os.getpid(), 15)\n")
     done = run_command([sys.executable, SCRIPT, "--help"], tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
@@ -198,8 +206,11 @@ class Run:
     def __init__(self, folder, datasets, **changes):
         self.folder = folder
         self.environment = {
-            **os.environ, "OMP_NUM_THREADS": "1", "EXPERIMENTS_DIR": str(folder / "experiments"), "DATASET_DIR": str(datasets),
-        }  # fmt: skip
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "EXPERIMENTS_DIR": str(folder / "experiments"),
+            "DATASET_DIR": str(datasets),
+        }
         folder.mkdir(exist_ok=True)
         (folder / "config.json").write_text(json.dumps(CONFIG | changes))
         self.run_folder = folder / "experiments" / "stopped"
@@ -213,7 +224,9 @@ class Run:
         )  # fmt: skip
 
     def stop_when(self, condition, number):
-        """(exit code, standard error, seconds from signal to end) of a run that gets a signal once a condition holds."""
+        """(exit code, standard error, seconds from signal to end) of a run that gets a signal once a condition
+        holds.
+        """
         process = self.start()
         deadline = time.monotonic() + 60
         while not condition():

@@ -9,15 +9,48 @@ from utils.errors import ConfigError
 
 FREE_KEYS = frozenset(
     {  # how long, where and how visibly a run goes; what is done with its models afterwards
-        "experiment_name", "continue_from_epoch", "dry_run", "total_epochs", "total_epochs_before_pause", "early_stopping_patience", "gpu_to_use",
-        "dataset_path", "num_dataprovider_workers", "load_into_memory", "reset_stored_filepaths",
-        "trackers", "track_grad_norm", "wandb_project", "wandb_mode",
-        "log_every_iterations", "diagnostics_every_epochs", "report_every_s", "checkpoint_every_s", "max_models_to_save",
-        "skip_non_finite_iterations", "replay_iteration", "allow_config_change", "restart_schedule", "number_of_ensemble_models", "test_batch_norm_statistics",
-        "test_dataset_name", "task_list", "test_num_classes_per_set", "test_num_samples_per_class", "test_num_target_samples",
-        "test_after_training", "evaluate_on_test_set_only", "test_curve", "tag", "load_checkpoint", "task_chunk_size", "deterministic", "precision_error_limit", "use_cuda_graphs",
+        "experiment_name",
+        "continue_from_epoch",
+        "dry_run",
+        "total_epochs",
+        "total_epochs_before_pause",
+        "early_stopping_patience",
+        "gpu_to_use",
+        "dataset_path",
+        "num_dataprovider_workers",
+        "load_into_memory",
+        "reset_stored_filepaths",
+        "trackers",
+        "track_grad_norm",
+        "wandb_project",
+        "wandb_mode",
+        "log_every_iterations",
+        "diagnostics_every_epochs",
+        "report_every_s",
+        "checkpoint_every_s",
+        "max_models_to_save",
+        "skip_non_finite_iterations",
+        "replay_iteration",
+        "allow_config_change",
+        "restart_schedule",
+        "number_of_ensemble_models",
+        "test_batch_norm_statistics",
+        "test_dataset_name",
+        "task_list",
+        "test_num_classes_per_set",
+        "test_num_samples_per_class",
+        "test_num_target_samples",
+        "test_after_training",
+        "evaluate_on_test_set_only",
+        "test_curve",
+        "tag",
+        "load_checkpoint",
+        "task_chunk_size",
+        "deterministic",
+        "precision_error_limit",
+        "use_cuda_graphs",
     }
-)  # fmt: skip
+)
 
 EVALUATION_KEYS = frozenset(
     {  # which tasks a model is tested on and how: free when nothing is trained or validated any more
@@ -61,7 +94,9 @@ def check_config_changes(
     if refused:
         lines = [f"  {key}: {stored[key]!r} before, {new[key]!r} now" for key in refused]
         advice = _how_to_go_on({key: stored[key] for key in refused})
-        advice += " Else give the changed experiment its own --experiment_name, or start over with --continue_from_epoch"
+        advice += (
+            " Else give the changed experiment its own --experiment_name, or start over with --continue_from_epoch"
+        )
         advice += " from_scratch (the old folder is renamed, not deleted)."
         advice += f" To change it all the same: --allow_config_change {' '.join(refused)}."
         if not only_testing and all(key in EVALUATION_KEYS for key in refused):
@@ -76,7 +111,11 @@ def check_config_changes(
 
 def _how_to_go_on(before: Mapping[str, Any]) -> str:
     same = " ".join(f"--{key} {as_argument(value)}" for key, value in before.items() if key != "plugin_sha256")
-    advice = f"To go on with the run, give the same overrides as at its first start: {same}." if same else "To go on with the run,"
+    advice = (
+        f"To go on with the run, give the same overrides as at its first start: {same}."
+        if same
+        else "To go on with the run,"
+    )
     if "plugin_sha256" not in before:
         return advice
     advice = f"{advice} And give" if same else f"{advice} give"

@@ -11,8 +11,8 @@ from utils.errors import ConfigError
 def parse_command_line(arguments: list[str]) -> tuple[Path | None, dict[str, Any]]:
     """Split `--key value` arguments into the config file's path and the overrides.
 
-    A value is read as JSON where it is JSON (`5`, `0.1`, `true`, `[1, 2]`), else as text; several values make a list; a key
-    without a value means true. `--key=value` works too.
+    A value is read as JSON where it is JSON (`5`, `0.1`, `true`, `[1, 2]`), else as text; several values make a
+    list; a key without a value means true. `--key=value` works too.
 
     Raises:
         ConfigError: a word before any key, or a key without the value that it needs.
@@ -24,7 +24,9 @@ def parse_command_line(arguments: list[str]) -> tuple[Path | None, dict[str, Any
             key, equals, value = argument[2:].partition("=")
             given[key] = [value] if equals else []
         elif key is None:
-            raise ConfigError(f'command line: argument "{argument}" stands before any --key; options are written --key value')
+            raise ConfigError(
+                f'command line: argument "{argument}" stands before any --key; options are written --key value'
+            )
         else:
             given[key].append(argument)
     path = given.pop("name_of_args_json_file", None)

@@ -39,7 +39,12 @@ def type_text(annotation: Any) -> str:
 def range_text(field: FieldInfo) -> str:
     """Return the bounds of a number, e.g. ` >= 1` or ` >= 0 and < 1`; empty without bounds."""
     signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
-    bounds = [(sign, getattr(item, name)) for item in field.metadata for name, sign in signs.items() if getattr(item, name, None) is not None]
+    bounds = [
+        (sign, getattr(item, name))
+        for item in field.metadata
+        for name, sign in signs.items()
+        if getattr(item, name, None) is not None
+    ]
     return " and".join(f" {sign} {bound if isinstance(bound, int) else format(bound, 'g')}" for sign, bound in bounds)
 
 
@@ -56,12 +61,18 @@ def default_text(field: FieldInfo) -> str | None:
 
 def help_text() -> str:
     """Return usage and all keys with values, default and meaning."""
-    lines = [USAGE, "", "A true/false key without a value means true; several values, separated by spaces, make a list. Keys:"]
+    lines = [
+        USAGE,
+        "",
+        "A true/false key without a value means true; several values, separated by spaces, make a list. Keys:",
+    ]
     for section in SECTIONS:
         lines += ["", (section.__doc__ or "").strip()]
         for name, field in section.model_fields.items():
             default = default_text(field)
             values = values_text(field).replace("`", "")
             lines.append(f"  --{name}  {values}; {'required' if default is None else 'default ' + default}")
-            lines += textwrap.wrap(meaning(name), 110, initial_indent=" " * 6, subsequent_indent=" " * 6, break_on_hyphens=False)
+            lines += textwrap.wrap(
+                meaning(name), 110, initial_indent=" " * 6, subsequent_indent=" " * 6, break_on_hyphens=False
+            )
     return "\n".join(lines)

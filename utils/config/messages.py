@@ -7,13 +7,26 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 USUAL_NAMES = {
-    "learning_rate": "meta_learning_rate", "lr": "meta_learning_rate", "outer_learning_rate": "meta_learning_rate",
-    "inner_learning_rate": "init_inner_loop_learning_rate", "inner_lr": "init_inner_loop_learning_rate",
-    "epochs": "total_epochs", "num_epochs": "total_epochs", "ways": "num_classes_per_set", "n_way": "num_classes_per_set",
-    "shots": "num_samples_per_class", "k_shot": "num_samples_per_class", "queries": "num_target_samples",
-    "gpu": "gpu_to_use", "gpus": "gpu_to_use", "device": "gpu_to_use", "name": "experiment_name", "dataset": "dataset_name",
-    "config": "name_of_args_json_file", "inner_steps": "number_of_training_steps_per_iter",
-}  # fmt: skip
+    "learning_rate": "meta_learning_rate",
+    "lr": "meta_learning_rate",
+    "outer_learning_rate": "meta_learning_rate",
+    "inner_learning_rate": "init_inner_loop_learning_rate",
+    "inner_lr": "init_inner_loop_learning_rate",
+    "epochs": "total_epochs",
+    "num_epochs": "total_epochs",
+    "ways": "num_classes_per_set",
+    "n_way": "num_classes_per_set",
+    "shots": "num_samples_per_class",
+    "k_shot": "num_samples_per_class",
+    "queries": "num_target_samples",
+    "gpu": "gpu_to_use",
+    "gpus": "gpu_to_use",
+    "device": "gpu_to_use",
+    "name": "experiment_name",
+    "dataset": "dataset_name",
+    "config": "name_of_args_json_file",
+    "inner_steps": "number_of_training_steps_per_iter",
+}
 """What others call a key, where the spelling alone does not lead to it."""
 
 PATTERNS = {
@@ -47,7 +60,11 @@ def expected(key: str, value: Any, item: Mapping[str, Any], works: Callable[[Any
         if isinstance(value, str) and "," in value:
             parts = [part.strip(" \"'") for part in value.strip("[]() ").split(",") if part.strip()]
             wanted = [_number_or_text(part) for part in parts]
-            return f"a list, written {shlex.join(parts)} on the command line and {json.dumps(wanted)} in a file" if works(wanted) else "a list"
+            return (
+                f"a list, written {shlex.join(parts)} on the command line and {json.dumps(wanted)} in a file"
+                if works(wanted)
+                else "a list"
+            )
         return f"a list, written {json.dumps([value])}" if works([value]) else "a list"
     return item["msg"].removeprefix("Input should be ")
 
@@ -60,7 +77,10 @@ def _number_or_text(text: str) -> Any:
 
 
 def place_of(keys: Collection[str], given: Collection[str], overridden: Collection[str], source: str) -> str:
-    """Where a mistake was made: the file, the command line, or the two together. Keys left at their default do not count."""
+    """Where a mistake was made: the file, the command line, or the two together.
+
+    Keys left at their default do not count.
+    """
     origins = {key in overridden for key in keys if key in given}
     if not origins or origins == {False} or source == "command line":
         return source

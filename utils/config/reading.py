@@ -4,6 +4,7 @@ A config is flat JSON. Order of precedence: defaults < JSON file < command line 
 found wrong without touching data is found here, all in one message. No torch in this file: a typing error should
 not cost the seconds that importing torch takes.
 """
+
 import json
 from collections.abc import Collection, Mapping
 from functools import partial
@@ -22,7 +23,6 @@ from utils.paths import REPOSITORY_ROOT
 Problems = list[tuple[tuple[str, ...], str]]  # the keys it is about, and what is wrong
 
 
-
 class OldKey(NamedTuple):
     """A key of the reference that is not a key here."""
 
@@ -38,21 +38,23 @@ OLD_KEYS: dict[str, OldKey] = {
     "reset_stored_paths": OldKey(renamed_to="reset_stored_filepaths", unset=False),
     "evalute_on_test_set_only": OldKey(renamed_to="evaluate_on_test_set_only", unset=False),
     "num_of_gpus": OldKey(advice="the ids after the script's name decide"),
-    "minimum_per_task_contribution": OldKey(neutral=(0.01,), advice="the floor of the multi-step weights is 0.03 / steps"),
+    "minimum_per_task_contribution": OldKey(
+        neutral=(0.01,), advice="the floor of the multi-step weights is 0.03 / steps"
+    ),
     "weight_decay": OldKey(renamed_to="meta_weight_decay"),
     "meta_opt_bn": OldKey(neutral=(False,), advice='use "enable_inner_loop_optimizable_bn_params"'),
     "cnn_num_blocks": OldKey(neutral=(4,), advice='use "num_stages"'),
-    "architecture_name": OldKey(neutral=(None, ""), advice="the backbone keys (num_stages, cnn_num_filters, ...) decide"),
+    "architecture_name": OldKey(
+        neutral=(None, ""), advice="the backbone keys (num_stages, cnn_num_filters, ...) decide"
+    ),
     "load_from_npz_files": OldKey(neutral=(False,), advice="images are read from folders"),
-    "train_in_stages": OldKey(neutral=(False,), advice='use "first_order_to_second_order_epoch" to train in two stages'),
+    "train_in_stages": OldKey(
+        neutral=(False,), advice='use "first_order_to_second_order_epoch" to train in two stages'
+    ),
     "use_gdrive": OldKey(neutral=(False,), advice='put the archive into the folder "DATASET_DIR"'),
     "name_of_args_json_file": OldKey(neutral=(None, "", "None"), advice="give it on the command line"),
 }
 """Keys of the reference that have another name or no effect here. Its other keys are in the schema and work."""
-
-
-
-
 
 
 def load_config(json_path: Path | str | None, overrides: Mapping[str, Any] | None = None) -> ExperimentConfig:
@@ -77,7 +79,9 @@ def load_config(json_path: Path | str | None, overrides: Mapping[str, Any] | Non
                 "give it on the command line: --continue_from_epoch from_scratch"
             )
         if "plugin" in values:
-            raise ConfigError(f'{json_path}: "plugin" is for the command line alone (--plugin FILE.py): a config executes no file')
+            raise ConfigError(
+                f'{json_path}: "plugin" is for the command line alone (--plugin FILE.py): a config executes no file'
+            )
     merged = _without_overridden(values, overrides or {})
     return check_config(merged, str(json_path or "command line"), overridden=overrides or ())
 
@@ -100,11 +104,15 @@ def current_name(key: str) -> str:
 
 
 def _without_overridden(values: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge; an override also displaces the JSON's other spellings of the same key, and another dataset the old one's folder."""
+    """Merge; an override also displaces the JSON's other spellings of the same key, and another dataset the old
+    one's folder.
+    """
     overridden = {current_name(key) for key in overrides}
     name = values.get("dataset_name", ExperimentConfig.model_fields["dataset_name"].default)
     if "dataset_name" in overridden and values.get("dataset_path") in (name, _normalise_spelling("dataset_name", name)):
-        overridden.add("dataset_path")  # it only repeats the name: kept, the old images would be trained on under the new name
+        overridden.add(
+            "dataset_path"
+        )  # it only repeats the name: kept, the old images would be trained on under the new name
     return {key: value for key, value in values.items() if current_name(key) not in overridden} | dict(overrides)
 
 
@@ -148,7 +156,10 @@ def _schema_problems(values: Mapping[str, Any], problems: Problems) -> set[str]:
         out_of_range = {item["loc"][0] for item in error.errors() if item["type"] == "greater_than_equal"}
         for item in error.errors():
             key = str(item["loc"][0])
-            if key in out_of_range and item["type"] in ("tuple_type", "int_type"):  # of the right kind, alone or in a list
+            if key in out_of_range and item["type"] in (
+                "tuple_type",
+                "int_type",
+            ):  # of the right kind, alone or in a list
                 continue
             seen.setdefault(key, []).append(expected(key, values.get(key), item, partial(_works, key)))
         for key, texts in seen.items():
@@ -221,7 +232,10 @@ def _resolve(config: ExperimentConfig, notes: list[str]) -> ExperimentConfig:
     looked_up = {key: value for key, value in table.items() if getattr(config, key) == "auto"}
     if looked_up:
         known = "known" if config.dataset_name in DATASET_DEFAULTS else "not a known one"
-        notes.append(f"dataset {config.dataset_name} ({known}): " + ", ".join(f"{k} = {json.dumps(v)}" for k, v in looked_up.items()))
+        notes.append(
+            f"dataset {config.dataset_name} ({known}): "
+            + ", ".join(f"{k} = {json.dumps(v)}" for k, v in looked_up.items())
+        )
     if config.dataset_path and Path(config.dataset_path).name != config.dataset_name:
         notes.append(f'dataset {config.dataset_name} is read from the folder {config.dataset_path} ("dataset_path")')
     split = config.train_val_test_split
@@ -243,6 +257,8 @@ def _resolve(config: ExperimentConfig, notes: list[str]) -> ExperimentConfig:
             if config.number_of_evaluation_steps_per_iter is None
             else config.number_of_evaluation_steps_per_iter,
             "number_of_ensemble_models": config.number_of_ensemble_models or min(5, config.max_models_to_save),
-            "test_batch_norm_statistics": (statistics,) if isinstance(statistics, str) else tuple(dict.fromkeys(statistics)),
+            "test_batch_norm_statistics": (statistics,)
+            if isinstance(statistics, str)
+            else tuple(dict.fromkeys(statistics)),
         }
     )

@@ -1,6 +1,7 @@
 """Values that are valid alone and impossible together: one table, looked at before any data is touched.
 
-`config` is a `utils.config.ExperimentConfig`; this file does not know its class, so that the schema can import the table.
+`config` is a `utils.config.ExperimentConfig`; this file does not know its class, so that the schema can import the
+table.
 """
 
 import json
@@ -18,7 +19,9 @@ class Contradiction(NamedTuple):
 
 
 def feature_size(size: int, num_stages: int, blocks_per_stage: int, padding: bool, max_pooling: bool) -> int:
-    """Return the height (or width) in pixels of the last feature map of an image side of `size` pixels, 0 if it vanishes."""
+    """Return the height (or width) in pixels of the last feature map of an image side of `size` pixels, 0 if it
+    vanishes.
+    """
     for _ in range(num_stages):
         for block in range(blocks_per_stage):
             stride = 2 if not max_pooling and block == blocks_per_stage - 1 else 1
@@ -46,7 +49,10 @@ def _split_fractions(config: Any) -> str | None:
     split = config.train_val_test_split
     if min(split) >= 0 and split[0] > 0 and split[0] + split[1] <= 1.0 + 1e-9:
         return None
-    return f'"train_val_test_split" is {list(split)}; the fractions for train and val must be positive and sum to at most 1'
+    return (
+        f'"train_val_test_split" is {list(split)}; the fractions for train and val must be positive and sum to at '
+        "most 1"
+    )
 
 
 def _ways_of_a_learned_head(config: Any) -> str | None:
@@ -56,9 +62,15 @@ def _ways_of_a_learned_head(config: Any) -> str | None:
     others = sorted({shape.n_way for shape in config.test_shapes} - ways)
     fix = 'set "head" to "zero" or "prototypes", which are made for each task,'
     if len(ways) > 1:
-        return f'"num_classes_per_set" is {sorted(ways)}, but a learned head has one number of classes; {fix} or give one number'
+        return (
+            f'"num_classes_per_set" is {sorted(ways)}, but a learned head has one number of classes; {fix} or give '
+            "one number"
+        )
     if others:
-        return f'"test_num_classes_per_set" has {others}, but the learned head has {min(ways)} classes; {fix} or test with {min(ways)}'
+        return (
+            f'"test_num_classes_per_set" has {others}, but the learned head has {min(ways)} classes; {fix} or test '
+            f"with {min(ways)}"
+        )
     return None
 
 
@@ -75,7 +87,11 @@ def _as_json(value: Any) -> str:
 
 def _sinusoid(config: Any) -> str | None:
     if config.dataset_name == "sinusoid":
-        wrong = [f'"{key}" {_as_json(value)}, not {_as_json(getattr(config, key))}' for key, value in OF_WAVES.items() if getattr(config, key) != value]
+        wrong = [
+            f'"{key}" {_as_json(value)}, not {_as_json(getattr(config, key))}'
+            for key, value in OF_WAVES.items()
+            if getattr(config, key) != value
+        ]
         if wrong:
             return f'"dataset_name" sinusoid, points of a wave, needs {"; ".join(wrong)}'
     return None
@@ -101,7 +117,9 @@ def _milestones(config: Any) -> str | None:
     if config.meta_learning_rate_schedule != "step":
         return f'{text} have no effect without "meta_learning_rate_schedule" step' if milestones else None
     if not milestones or list(milestones) != sorted(set(milestones)) or milestones[0] < 1:
-        return f'{text} must be epochs from 1 on, each later than the one before, for "meta_learning_rate_schedule" step'
+        return (
+            f'{text} must be epochs from 1 on, each later than the one before, for "meta_learning_rate_schedule" step'
+        )
     return None
 
 
@@ -112,20 +130,32 @@ def _unless(condition: Callable[[Any], bool], text: str) -> Callable[[Any], str 
 def _statistics_of_norm_layer(config: Any) -> str | None:
     allowed = {"batch_norm": None, "task_norm": {"transductive", "support"}}.get(config.norm_layer, {"transductive"})
     tested, trained = config.test_batch_norm_statistics or (), config.batch_norm_statistics
-    values = {*((tested,) if isinstance(tested, str) else tested), *((trained,) if isinstance(trained, str) else trained)} - {"mixed"}
+    values = {
+        *((tested,) if isinstance(tested, str) else tested),
+        *((trained,) if isinstance(trained, str) else trained),
+    } - {"mixed"}
     if allowed is None or values <= allowed:
         return None
     return (
-        f'"batch_norm_statistics" {", ".join(sorted(values - allowed))} needs "norm_layer" batch_norm; {config.norm_layer} works with '
+        f'"batch_norm_statistics" {", ".join(sorted(values - allowed))} needs "norm_layer" batch_norm; '
+        f"{config.norm_layer} works with "
         f"{' and '.join(sorted(allowed))}"
     )
 
 
 def _groups(config: Any) -> str | None:
-    reads_filters = "cnn_num_filters" in BUILT_IN_BACKBONES.get(config.backbone, ())  # of other networks, NormChoice asks
+    reads_filters = "cnn_num_filters" in BUILT_IN_BACKBONES.get(
+        config.backbone, ()
+    )  # of other networks, NormChoice asks
     if config.norm_layer != "group_norm" or not reads_filters or config.cnn_num_filters % config.norm_groups == 0:
         return None
-    return f'"norm_groups" {config.norm_groups} does not divide "cnn_num_filters" {config.cnn_num_filters}; choose a divisor'
+    return (
+        f'"norm_groups" {config.norm_groups} does not divide "cnn_num_filters" {config.cnn_num_filters}; choose a '
+        "divisor"
+    )
+
+
+PER_LAYER_PER_STEP = "learnable_per_layer_per_step_inner_loop_learning_rate"
 
 
 def _zero_steps(config: Any) -> str | None:
@@ -135,13 +165,14 @@ def _zero_steps(config: Any) -> str | None:
         '"head"': config.head != "prototypes",
         '"outer_update"': config.outer_update != "gradient",
         '"use_multi_step_loss_optimization"': config.use_multi_step_loss_optimization,
-        '"learnable_per_layer_per_step_inner_loop_learning_rate"': config.learnable_per_layer_per_step_inner_loop_learning_rate,
+        f'"{PER_LAYER_PER_STEP}"': getattr(config, PER_LAYER_PER_STEP),
         '"learnable_inner_loop_learning_rates"': config.learnable_inner_loop_learning_rates != "none",
     }
     if not any(given.values()):
         return None
     return (
-        f'"number_of_training_steps_per_iter" 0 (ProtoNet) does not go with {", ".join(key for key, wrong in given.items() if wrong)}; '
+        '"number_of_training_steps_per_iter" 0 (ProtoNet) does not go with '
+        f"{', '.join(key for key, wrong in given.items() if wrong)}; "
         'it needs "head" prototypes, the gradient of the query loss and nothing that is learned about inner steps'
     )
 
@@ -150,11 +181,16 @@ def _plugins_that_are_missing(config: Any) -> str | None:
     missing = [entry for entry in config.plugin_sha256 if entry not in loaded_plugins()]
     if not missing:
         return None
-    return f'"plugin_sha256" names {", ".join(missing)}, which no config can load; give that file on the command line: --plugin FILE.py'
+    return (
+        f'"plugin_sha256" names {", ".join(missing)}, which no config can load; give that file on the command line: '
+        "--plugin FILE.py"
+    )
 
 
 def keys_without_effect(config: Any) -> list[str]:
-    """Return the keys of the reference's network that are not at their defaults and that the config's backbone does not read."""
+    """Return the keys of the reference's network that are not at their defaults and that the config's backbone does
+    not read.
+    """
     reads = BUILT_IN_BACKBONES.get(config.backbone, VGG_KEYS)  # a plugin's network may read any
     defaults = type(config).model_fields
     return [key for key in sorted(VGG_KEYS - reads) if getattr(config, key) != defaults[key].default]
@@ -167,16 +203,29 @@ CONTRADICTIONS = (
         ("backbone", "head_name", "task_batching"),
         _unless(
             lambda c: c.backbone not in BUILT_IN_BACKBONES or (not c.head_name and c.task_batching == "auto"),
-            '"head_name" and "task_batching" are of networks that a plugin brings, not of "backbone" {c.backbone}; leave them out',
+            '"head_name" and "task_batching" are of networks that a plugin brings, not of "backbone" {c.backbone}; '
+            "leave them out",
         ),
     ),
     Contradiction(("train_val_test_split",), _split_fractions),
-    Contradiction(("backbone", "image_height", "image_width", "num_stages", "cnn_blocks_per_stage", "conv_padding", "max_pooling"), _image_vanishes),
+    Contradiction(
+        (
+            "backbone",
+            "image_height",
+            "image_width",
+            "num_stages",
+            "cnn_blocks_per_stage",
+            "conv_padding",
+            "max_pooling",
+        ),
+        _image_vanishes,
+    ),
     Contradiction(
         ("min_learning_rate", "meta_learning_rate"),
         _unless(
             lambda c: c.min_learning_rate <= c.meta_learning_rate,
-            '"min_learning_rate" {c.min_learning_rate} is above "meta_learning_rate" {c.meta_learning_rate}; annealing goes down',
+            '"min_learning_rate" {c.min_learning_rate} is above "meta_learning_rate" {c.meta_learning_rate}; '
+            "annealing goes down",
         ),
     ),
     Contradiction(("num_classes_per_set", "test_num_classes_per_set", "head"), _ways_of_a_learned_head),
@@ -184,14 +233,16 @@ CONTRADICTIONS = (
         ("meta_momentum", "meta_optimizer"),
         _unless(
             lambda c: not c.meta_momentum or c.meta_optimizer in ("sgd", "rmsprop"),
-            '"meta_momentum" {c.meta_momentum} is of "meta_optimizer" sgd and rmsprop, not of {c.meta_optimizer}; set it to 0',
+            '"meta_momentum" {c.meta_momentum} is of "meta_optimizer" sgd and rmsprop, not of {c.meta_optimizer}; set '
+            "it to 0",
         ),
     ),
     Contradiction(
         ("precision", "backbone"),
         _unless(
             lambda c: c.precision != "bfloat16" or (c.backbone in BUILT_IN_BACKBONES and c.backbone != "mlp"),
-            '"precision" bfloat16 concerns the convolutions of the built-in networks, and "backbone" {c.backbone} has none of those; '
+            '"precision" bfloat16 concerns the convolutions of the built-in networks, and "backbone" {c.backbone} has '
+            "none of those; "
             'set "precision" to float32',
         ),
     ),
@@ -232,7 +283,8 @@ CONTRADICTIONS = (
         ("normalisation", "image_channels"),
         _unless(
             lambda c: c.normalisation == "none" or c.image_channels == 3,
-            '"normalisation" {c.normalisation} needs "image_channels" 3, not {c.image_channels}; set "normalisation" to "none"',
+            '"normalisation" {c.normalisation} needs "image_channels" 3, not {c.image_channels}; set "normalisation" '
+            'to "none"',
         ),
     ),
     Contradiction(
@@ -255,15 +307,19 @@ CONTRADICTIONS = (
     Contradiction(
         ("batch_norm_statistics", "test_batch_norm_statistics"),
         _unless(
-            lambda c: "mixed" not in (c.test_batch_norm_statistics or ()) or not isinstance(c.batch_norm_statistics, str),
-            '"test_batch_norm_statistics" mixed needs "batch_norm_statistics" as a list with one value per block, not {c.batch_norm_statistics}',
+            lambda c: (
+                "mixed" not in (c.test_batch_norm_statistics or ()) or not isinstance(c.batch_norm_statistics, str)
+            ),
+            '"test_batch_norm_statistics" mixed needs "batch_norm_statistics" as a list with one value per block, not '
+            "{c.batch_norm_statistics}",
         ),
     ),
     Contradiction(
         ("head", "adapted_parameters"),
         _unless(
             lambda c: not (c.head == "zero" and c.adapted_parameters == "body"),
-            '"adapted_parameters" body (BOIL) has no gradient through a head of zeros; set "head" to "learned" or "prototypes"',
+            '"adapted_parameters" body (BOIL) has no gradient through a head of zeros; set "head" to "learned" or '
+            '"prototypes"',
         ),
     ),
     Contradiction(
@@ -273,19 +329,25 @@ CONTRADICTIONS = (
             '"head" {c.head} is made of classes, which regression does not have; set "head" to "learned"',
         ),
     ),
-    Contradiction(("number_of_training_steps_per_iter", "head", "outer_update", "use_multi_step_loss_optimization"), _zero_steps),
+    Contradiction(
+        ("number_of_training_steps_per_iter", "head", "outer_update", "use_multi_step_loss_optimization"), _zero_steps
+    ),
     Contradiction(
         ("number_of_training_steps_per_iter", "number_of_evaluation_steps_per_iter"),
         _unless(
             lambda c: c.number_of_training_steps_per_iter > 0 or not c.number_of_evaluation_steps_per_iter,
-            '"number_of_evaluation_steps_per_iter" {c.number_of_evaluation_steps_per_iter} with zero training steps: ProtoNet adapts '
+            '"number_of_evaluation_steps_per_iter" {c.number_of_evaluation_steps_per_iter} with zero training steps: '
+            "ProtoNet adapts "
             "nothing; set it to 0",
         ),
     ),
     Contradiction(
         ("learnable_inner_loop_learning_rates", "learnable_per_layer_per_step_inner_loop_learning_rate"),
         _unless(
-            lambda c: c.learnable_inner_loop_learning_rates == "none" or not c.learnable_per_layer_per_step_inner_loop_learning_rate,
+            lambda c: (
+                c.learnable_inner_loop_learning_rates == "none"
+                or not c.learnable_per_layer_per_step_inner_loop_learning_rate
+            ),
             '"learnable_inner_loop_learning_rates" {c.learnable_inner_loop_learning_rates} and '
             '"learnable_per_layer_per_step_inner_loop_learning_rate" true are two ways to learn the rates; keep one',
         ),
@@ -294,7 +356,8 @@ CONTRADICTIONS = (
         ("inner_loop_momentum", "inner_loop_optimizer"),
         _unless(
             lambda c: c.inner_loop_momentum == 0 or c.inner_loop_optimizer == "sgd",
-            '"inner_loop_momentum" {c.inner_loop_momentum} needs "inner_loop_optimizer" sgd, not {c.inner_loop_optimizer}',
+            '"inner_loop_momentum" {c.inner_loop_momentum} needs "inner_loop_optimizer" sgd, not '
+            "{c.inner_loop_optimizer}",
         ),
     ),
     Contradiction(
@@ -313,18 +376,31 @@ CONTRADICTIONS = (
         ),
     ),
     Contradiction(
-        ("outer_update", "learnable_inner_loop_learning_rates", "learnable_per_layer_per_step_inner_loop_learning_rate"),
+        (
+            "outer_update",
+            "learnable_inner_loop_learning_rates",
+            "learnable_per_layer_per_step_inner_loop_learning_rate",
+        ),
         _unless(
-            lambda c: c.outer_update == "gradient"
-            or not (c.learnable_per_layer_per_step_inner_loop_learning_rate or c.learnable_inner_loop_learning_rates != "none"),
+            lambda c: (
+                c.outer_update == "gradient"
+                or not (
+                    c.learnable_per_layer_per_step_inner_loop_learning_rate
+                    or c.learnable_inner_loop_learning_rates != "none"
+                )
+            ),
             '"outer_update" displacement (Reptile) has no gradient for inner learning rates; set '
-            '"learnable_per_layer_per_step_inner_loop_learning_rate" to false and "learnable_inner_loop_learning_rates" to "none"',
+            '"learnable_per_layer_per_step_inner_loop_learning_rate" to false and '
+            '"learnable_inner_loop_learning_rates" to "none"',
         ),
     ),
     Contradiction(
         ("learnable_batch_norm_momentum", "norm_layer", "batch_norm_statistics"),
         _unless(
-            lambda c: not c.learnable_batch_norm_momentum or (c.norm_layer == "batch_norm" and c.batch_norm_statistics == "running"),
+            lambda c: (
+                not c.learnable_batch_norm_momentum
+                or (c.norm_layer == "batch_norm" and c.batch_norm_statistics == "running")
+            ),
             '"learnable_batch_norm_momentum" needs "norm_layer" batch_norm and "batch_norm_statistics" running: '
             "a momentum without running statistics has no effect to learn from",
         ),
@@ -333,14 +409,17 @@ CONTRADICTIONS = (
         ("test_dataset_name", "task_list"),
         _unless(
             lambda c: not (c.test_dataset_name and c.task_list),
-            '"test_dataset_name" and "task_list" {c.task_list!r} are two tests; a task list names its dataset itself. Give one of them',
+            '"test_dataset_name" and "task_list" {c.task_list!r} are two tests; a task list names its dataset itself. '
+            "Give one of them",
         ),
     ),
     Contradiction(
         ("dry_run", "evaluate_on_test_set_only", "replay_iteration", "continue_from_epoch"),
         _unless(
-            lambda c: not c.dry_run
-            or not (c.evaluate_on_test_set_only or c.replay_iteration or c.continue_from_epoch != "latest"),
+            lambda c: (
+                not c.dry_run
+                or not (c.evaluate_on_test_set_only or c.replay_iteration or c.continue_from_epoch != "latest")
+            ),
             '"dry_run" starts a run of its own and touches no other; leave out "evaluate_on_test_set_only", '
             '"replay_iteration" and "continue_from_epoch"',
         ),
@@ -359,5 +438,5 @@ CONTRADICTIONS = (
             '"tag" {c.tag!r} names the files of a test alone; add --evaluate_on_test_set_only true',
         ),
     ),
-)  # fmt: skip
+)
 """The table of combinations that cannot work. Each is looked at when its keys are valid by themselves."""

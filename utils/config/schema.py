@@ -54,13 +54,15 @@ class ExperimentSection(_Section):
     """`latest` (and any negative number): resume; a number: resume from that epoch's checkpoint; `from_scratch`
     (command line only): rename the old run folder and start anew."""
     allow_config_change: tuple[str, ...] = ()
-    """Keys that this start may change although the run has started with other values; the results are then of no one config."""
+    """Keys that this start may change although the run has started with other values; the results are then of no one
+    config.
+    """
     dry_run: bool = False
-    """Only see whether it works: one training iteration, one validation task and one test task in a temporary folder, which is
-    removed."""
+    """Only see whether it works: one training iteration, one validation task and one test task in a temporary
+    folder, which is removed."""
     test_after_training: bool = True
-    """false: the run ends with its last validation and leaves the test set alone, as the trials of a sweep do; the same command with
-    true tests it."""
+    """false: the run ends with its last validation and leaves the test set alone, as the trials of a sweep do; the
+    same command with true tests it."""
     evaluate_on_test_set_only: bool = False
     """Skip training and test the best models of the run so far."""
     load_checkpoint: str = ""
@@ -68,7 +70,10 @@ class ExperimentSection(_Section):
     tag: str = Field("", pattern=r"^[A-Za-z0-9_+=,.\-]{0,80}$")
     """With `evaluate_on_test_set_only`: suffix of the result files, e.g. `test_summary_<tag>.csv`."""
     plugin_sha256: tuple[str, ...] = ()
-    """Written by the program: name and digest of each file given with `--plugin`. A run goes on with the same ones alone."""
+    """Written by the program: name and digest of each file given with `--plugin`.
+
+    A run goes on with the same ones alone.
+    """
     max_models_to_save: int = Field(5, ge=1)
     """Checkpoints kept by validation accuracy, beside the newest two."""
     number_of_ensemble_models: int | None = Field(None, ge=1)
@@ -82,10 +87,12 @@ class ExperimentSection(_Section):
     checkpoint_every_s: float = Field(60.0, ge=0.0)
     """Seconds between two saves inside an epoch (`unfinished.safetensors`); 0: at every reading of the metrics."""
     skip_non_finite_iterations: int = Field(0, ge=0)
-    """Training iterations of the run whose loss or gradient may be not finite: their updates are skipped. One more stops
-    the run (exit code 3)."""
+    """Training iterations of the run whose loss or gradient may be not finite: their updates are skipped. One more
+    stops the run (exit code 3)."""
     replay_iteration: int = Field(0, ge=0)
-    """Compute this training iteration again from the newest checkpoint before it, show everything about it and leave; 0: no."""
+    """Compute this training iteration again from the newest checkpoint before it, show everything about it and
+    leave; 0: no.
+    """
 
 
 class DataSection(_Section):
@@ -103,14 +110,18 @@ class DataSection(_Section):
     """1: grey, 3: RGB."""
     resize_filter: Literal["auto", "nearest", "bilinear", "bicubic", "lanczos"] = "auto"
     """Resampling filter of the resize; auto: nearest for Omniglot's 1-bit images, else bicubic."""
-    normalisation: Literal["auto", "none", "imagenet", "mini_imagenet", "tiered_imagenet", "cifar100", "inaturalist"] = "auto"
-    """none: pixel values 0 to 1; a dataset's name: minus its mean, over its standard deviation (CUB is commonly normalised with
-    imagenet's); auto: imagenet for mini-ImageNet, else none."""
+    normalisation: Literal[
+        "auto", "none", "imagenet", "mini_imagenet", "tiered_imagenet", "cifar100", "inaturalist"
+    ] = "auto"
+    """none: pixel values 0 to 1; a dataset's name: minus its mean, over its standard deviation (CUB is commonly
+    normalised with imagenet's); auto: imagenet for mini-ImageNet, else none."""
     class_rotation: bool | Literal["auto"] = "auto"
     """Rotate each class of a training episode by 0, 90, 180 or 270 degrees; auto: for Omniglot only."""
     sets_are_pre_split: bool = False
     """The folder holds train, val and test folders (any letter case) with class folders inside."""
-    train_val_test_split: tuple[float, ...] = Field((0.70918052988, 0.03080714725, 0.2606284658), min_length=2, max_length=3)
+    train_val_test_split: tuple[float, ...] = Field(
+        (0.70918052988, 0.03080714725, 0.2606284658), min_length=2, max_length=3
+    )
     """Fractions of the classes for train and val; test gets what is left. Without effect when pre-split."""
     class_split_seed: int | None = Field(None, ge=0, le=2**32 - 1)
     """Seed of the split of the classes; null: the reference's split, the same for every seed."""
@@ -122,13 +133,14 @@ class DataSection(_Section):
     reverse_channels: bool = False
     """Turn RGB into BGR."""
     load_into_memory: bool = True
-    """Read the packed images into memory: a GPU's, where they fit, else the machine's, up to 1 GiB. Larger ones, and all with
-    false, are mapped from the file, and a thread gathers the next meta-batches meanwhile."""
+    """Read the packed images into memory: a GPU's, where they fit, else the machine's, up to 1 GiB. Larger ones, and
+    all with false, are mapped from the file, and a thread gathers the next meta-batches meanwhile."""
     num_dataprovider_workers: int = Field(4, ge=0)
     """Processes that decode images into the packed file, once; 0: the process itself."""
     on_bad_image: Literal["stop", "skip"] = "stop"
-    """What is wrong with a dataset's images (files that cannot be decoded, the same image in two splits, another number of classes
-    than a known dataset has): stop with a list of all of it, or leave out what can be left out and say how many."""
+    """What is wrong with a dataset's images (files that cannot be decoded, the same image in two splits, another
+    number of classes than a known dataset has): stop with a list of all of it, or leave out what can be left out and
+    say how many."""
     reset_stored_filepaths: bool = False
     """Decode the images again even when the packed file seems up to date."""
 
@@ -141,15 +153,15 @@ class EpisodeSection(_Section):
     samples_per_iter: int = Field(1, ge=1)
     """Multiplies `batch_size`."""
     num_classes_per_set: AtLeastTwo | tuple[AtLeastTwo, ...] = 5
-    """N, the ways: classes in a task. A list: each meta-batch of the training draws one of these ways and one of the shots;
-    validation has the first."""
+    """N, the ways: classes in a task. A list: each meta-batch of the training draws one of these ways and one of the
+    shots; validation has the first."""
     num_samples_per_class: AtLeastOne | tuple[AtLeastOne, ...] = 1
     """K, the shots: support images per class; a list as for the ways."""
     num_target_samples: int = Field(15, ge=1)
     """Q: query images per class."""
     support_augmentation: tuple[AugmentationName, ...] = ()
-    """Random changes of the support images in training, in this order. resize: random_resized_crop and flip; crop: pad_and_crop and
-    flip; color: these with color_jitter between; enlarge is not random."""
+    """Random changes of the support images in training, in this order. resize: random_resized_crop and flip; crop:
+    pad_and_crop and flip; color: these with color_jitter between; enlarge is not random."""
     query_augmentation: tuple[AugmentationName, ...] = ()
     """The same for the query images in training; an empty list, or null, leaves them as they are."""
     number_of_train_tasks: int | None = Field(None, ge=1)
@@ -160,18 +172,22 @@ class BackboneSection(_Section):
     """The network."""
 
     backbone: str = "vgg"
-    """`vgg`: the reference's network; `mlp`: fully connected layers, without norm; the other names, and how to bring a network of
-    your own, are in docs/backbones.md."""
+    """`vgg`: the reference's network; `mlp`: fully connected layers, without norm; the other names, and how to bring
+    a network of your own, are in docs/backbones.md."""
     head_name: str = ""
     """Of a plugin's network, the name of the linear layer that is its head; empty: the last one."""
     task_batching: Literal["auto", "batched", "loop"] = "auto"
-    """Of a plugin's network: compute all tasks `batched` by one vmap, or one after the other (`loop`); auto: batched where it can be."""
+    """Of a plugin's network: compute all tasks `batched` by one vmap, or one after the other (`loop`); auto: batched
+    where it can be.
+    """
     initial_weights: str = ""
-    """Path of a safetensors file whose weights the body starts from, e.g. a pretrained ResNet of torchvision; the head starts as
-    ever."""
+    """Path of a safetensors file whose weights the body starts from, e.g. a pretrained ResNet of torchvision; the
+    head starts as ever."""
     head: Literal["learned", "zero", "prototypes"] = "learned"
-    """Where the last layer starts in each episode: `learned` weights for one number of ways; `zero`; or the class means of
-    the support features (`prototypes`: ProtoMAML; with zero inner steps ProtoNet). The last two work for any number of ways."""
+    """Where the last layer starts in each episode: `learned` weights for one number of ways; `zero`; or the class
+    means of the support features (`prototypes`: ProtoMAML; with zero inner steps ProtoNet). The last two work for
+    any number of ways.
+    """
     mlp_hidden_sizes: tuple[AtLeastOne, ...] = (40, 40)
     """Units of each hidden layer of the `backbone` mlp."""
     num_regression_outputs: int = Field(1, ge=1)
@@ -199,9 +215,10 @@ class BackboneSection(_Section):
     learnable_bn_beta: bool = True
     """Meta-learn the norm biases."""
     batch_norm_statistics: BatchNormStatistics | tuple[BatchNormStatistics, ...] = "transductive"
-    """Statistics that normalise: `transductive`, those of the set that is classified; `running`, per-step running statistics at
-    evaluation; `support`, those of the support set for both sets; `episodic`, for query images a moving average over the
-    support passes of the episode. A list gives one value per block (stage) of the network."""
+    """Statistics that normalise: `transductive`, those of the set that is classified; `running`, per-step running
+    statistics at evaluation; `support`, those of the support set for both sets; `episodic`, for query images a
+    moving average over the support passes of the episode. A list gives one value per block (stage) of the
+    network."""
     batch_norm_momentum: float = Field(0.1, gt=0.0, le=1.0)
     """Share of the newest iteration in the running statistics."""
     learnable_batch_norm_momentum: bool = False
@@ -214,7 +231,10 @@ class InnerLoopSection(_Section):
     number_of_training_steps_per_iter: int = Field(5, ge=0)
     """S, updates on the support set while meta-training; 0, with `head` prototypes: ProtoNet."""
     number_of_evaluation_steps_per_iter: int | None = Field(None, ge=0)
-    """Updates at validation and test; null: as in training. Steps beyond S reuse the last step's rates and norm rows."""
+    """Updates at validation and test; null: as in training.
+
+    Steps beyond S reuse the last step's rates and norm rows.
+    """
     init_inner_loop_learning_rate: float = Field(0.1, gt=0.0)
     """The inner learning rate, or its start where it is learned."""
     learnable_per_layer_per_step_inner_loop_learning_rate: bool = False
@@ -226,8 +246,8 @@ class InnerLoopSection(_Section):
     adapted_parameters: Literal["all", "head", "body"] = "all"
     """What the inner loop adapts: everything, the last layer alone (ANIL) or everything else (BOIL)."""
     frozen_layers: tuple[str, ...] = ()
-    """Layers that the inner loop leaves as they are, e.g. ["block0", "conv.bias", "*.weight"]: a part of a parameter's name between
-    dots, or a pattern with * and ?."""
+    """Layers that the inner loop leaves as they are, e.g. ["block0", "conv.bias", "*.weight"]: a part of a
+    parameter's name between dots, or a pattern with * and ?."""
     inner_loop_optimizer: Literal["sgd", "adam", "rmsprop"] = "sgd"
     """Update rule of the inner loop; its state starts anew in each episode and is differentiated through."""
     inner_loop_momentum: float = Field(0.0, ge=0.0, lt=1.0)
@@ -256,10 +276,12 @@ class OuterLoopSection(_Section):
     """The meta-update."""
 
     outer_update: Literal["gradient", "displacement"] = "gradient"
-    """What the meta-update follows: the gradient of the outer loss, or the way that the adapted parameters went (Reptile)."""
+    """What the meta-update follows: the gradient of the outer loss, or the way that the adapted parameters went
+    (Reptile).
+    """
     loss: Literal["cross_entropy", "binary_cross_entropy", "mean_squared_error"] = "cross_entropy"
-    """Loss of both loops: cross-entropy over the classes, binary cross-entropy on one-hot labels, or, for regression, mean
-    squared error."""
+    """Loss of both loops: cross-entropy over the classes, binary cross-entropy on one-hot labels, or, for
+    regression, mean squared error."""
     label_smoothing: float = Field(0.0, ge=0.0, lt=1.0)
     """Share of the target probability that `loss` cross_entropy spreads evenly over the classes."""
     meta_optimizer: Literal["adam", "adamw", "sgd", "rmsprop"] = "adam"
@@ -267,22 +289,29 @@ class OuterLoopSection(_Section):
     meta_momentum: float = Field(0.0, ge=0.0, lt=1.0)
     """Momentum of `meta_optimizer` sgd and rmsprop."""
     meta_weight_decay: float = Field(0.0, ge=0.0)
-    """Weight decay of the network's parameters; decoupled from the gradient with `meta_optimizer` adamw, else added to it."""
+    """Weight decay of the network's parameters; decoupled from the gradient with `meta_optimizer` adamw, else added
+    to it.
+    """
     meta_learning_rate: float = Field(0.001, gt=0.0)
     """The outer optimiser's learning rate: the first one, or the highest one of a one-cycle schedule."""
     meta_learning_rate_schedule: Literal["cosine", "step", "one_cycle", "constant"] = "cosine"
-    """How it goes from epoch to epoch: cosine annealing to `min_learning_rate`; steps at `meta_learning_rate_milestones`; one
-    cycle, up from a 25th of it in 30 % of the epochs and down to `min_learning_rate`; or not at all."""
+    """How it goes from epoch to epoch: cosine annealing to `min_learning_rate`; steps at
+    `meta_learning_rate_milestones`; one cycle, up from a 25th of it in 30 % of the epochs and down to
+    `min_learning_rate`; or not at all."""
     min_learning_rate: float = Field(0.00001, ge=0.0)
     """Where a cosine and one-cycle schedule ends; with cosine, equal to `meta_learning_rate`: no annealing."""
     meta_learning_rate_milestones: tuple[int, ...] = ()
-    """Epochs, counted from 0, from which on the rate of a step schedule is multiplied by `meta_learning_rate_gamma` once more."""
+    """Epochs, counted from 0, from which on the rate of a step schedule is multiplied by `meta_learning_rate_gamma`
+    once more.
+    """
     meta_learning_rate_gamma: float = Field(0.1, gt=0.0, le=1.0)
     """Factor at each milestone of a step schedule."""
     restart_schedule: bool = False
     """A run that is continued with another `total_epochs` anneals over those from now on, not over its first ones."""
     gradient_clamp: float | Literal["auto"] = "auto"
-    """Bound c: each element of the network's meta-gradient is clamped to [-c, c]; 0: off; auto: 10 for mini-ImageNet."""
+    """Bound c: each element of the network's meta-gradient is clamped to [-c, c]; 0: off; auto: 10 for
+    mini-ImageNet.
+    """
     gradient_clip_norm: float = Field(0.0, ge=0.0)
     """Bound of the norm of the whole meta-gradient, after the clamp; a longer one is shortened to it. 0: off."""
     use_multi_step_loss_optimization: bool = False
@@ -299,20 +328,23 @@ class EvaluationSection(_Section):
     validate_every_epochs: int = Field(1, ge=1)
     """Epochs between validations; the last epoch is always validated."""
     test_batch_norm_statistics: TestBatchNormStatistics | tuple[TestBatchNormStatistics, ...] | None = None
-    """Batch-norm statistics of the test, or a list of them, side by side; null: as in training (`mixed` where those are listed
-    per block)."""
+    """Batch-norm statistics of the test, or a list of them, side by side; null: as in training (`mixed` where those
+    are listed per block)."""
     test_num_classes_per_set: AtLeastTwo | tuple[AtLeastTwo, ...] | None = None
-    """Ways of the test, or a list of them; null: as in training. Every combination of ways, shots and queries gives a row."""
+    """Ways of the test, or a list of them; null: as in training.
+
+    Every combination of ways, shots and queries gives a row.
+    """
     test_num_samples_per_class: AtLeastOne | tuple[AtLeastOne, ...] | None = None
     """Shots of the test, or a list of them; null: as in training."""
     test_num_target_samples: AtLeastOne | tuple[AtLeastOne, ...] | None = None
     """Query images per class of the test, or a list of them; null: as in training."""
     test_dataset_name: tuple[DatasetName, ...] = ()
-    """Other datasets on which to test a run that has been trained, in one table; their images are brought to its size and
-    channels. Nothing is trained."""
+    """Other datasets on which to test a run that has been trained, in one table; their images are brought to its
+    size and channels. Nothing is trained."""
     task_list: str = ""
-    """File of fixed tasks, made by `python -m utils.prepare_dataset tasks` or Lake's all_runs.zip, on which to test a run that has
-    been trained. Nothing is trained."""
+    """File of fixed tasks, made by `python -m utils.prepare_dataset tasks` or Lake's all_runs.zip, on which to test
+    a run that has been trained. Nothing is trained."""
     test_curve: bool = False
     """After training, also test every kept epoch into `logs/test_curve.csv`; never used to select."""
 
@@ -321,9 +353,13 @@ class TrackingSection(_Section):
     """Where else the curves go."""
 
     trackers: tuple[Literal["tensorboard", "wandb"], ...] = ()
-    """Trackers beside the CSV and JSON-lines files, which are always written: `tensorboard` (logs/tensorboard), `wandb` (logs/wandb)."""
+    """Trackers beside the CSV and JSON-lines files, which are always written: `tensorboard` (logs/tensorboard),
+    `wandb` (logs/wandb).
+    """
     track_grad_norm: bool = False
-    """Send the norm and a histogram of each parameter's meta-gradient to the trackers with every line of the metrics."""
+    """Send the norm and a histogram of each parameter's meta-gradient to the trackers with every line of the
+    metrics.
+    """
     wandb_project: str = Field("few-shot", min_length=1, max_length=128)
     """Project of Weights & Biases."""
     wandb_mode: Literal["offline", "online"] = "offline"
@@ -336,18 +372,20 @@ class MachineSection(_Section):
     gpu_to_use: str = Field("auto", pattern=r"^(auto|all|cpu|\d+(,\d+)*)$")
     """GPU ids separated by commas, `all`, `cpu`, or auto: the first GPU there is, else the CPU."""
     precision: Literal["float32", "bfloat16", "float64"] = "float32"
-    """Number format. float32: on a GPU convolutions use TF32. bfloat16: the products of convolutions, all else stays float32; the
-    meta-gradient is compared with float32's once an epoch. float64 is for checks."""
+    """Number format. float32: on a GPU convolutions use TF32. bfloat16: the products of convolutions, all else stays
+    float32; the meta-gradient is compared with float32's once an epoch. float64 is for checks."""
     precision_error_limit: float = Field(0.25, gt=0)
     """Relative error of the meta-gradient in bfloat16 above which training stops."""
     use_cuda_graphs: bool = True
-    """Where there is CUDA: record the kernels of the meta-gradient once and replay them, instead of launching each of thousands."""
+    """Where there is CUDA: record the kernels of the meta-gradient once and replay them, instead of launching each
+    of thousands.
+    """
     task_chunk_size: int | Literal["auto"] = "auto"
-    """Tasks computed at once; the others of the meta-batch follow. auto: by device and image size, at most as many as fit into the free
-    memory; chosen at the first start, and halved where memory runs out all the same."""
+    """Tasks computed at once; the others of the meta-batch follow. auto: by device and image size, at most as many
+    as fit into the free memory; chosen at the first start, and halved where memory runs out all the same."""
     gradient_checkpointing: bool = False
-    """Compute each inner step a second time instead of keeping its activations: the same gradients with the memory of one step, in
-    up to half as much time again."""
+    """Compute each inner step a second time instead of keeping its activations: the same gradients with the memory
+    of one step, in up to half as much time again."""
     deterministic: bool = False
     """On CUDA: only operations that give the same bits every time."""
 
@@ -383,7 +421,10 @@ class ExperimentConfig(
     @property
     def training_shapes(self) -> tuple[EpisodeShape, ...]:
         """Every way and shot of the training episodes."""
-        ways, shots = (1,) if self.is_regression else as_list(self.num_classes_per_set), as_list(self.num_samples_per_class)
+        ways, shots = (
+            (1,) if self.is_regression else as_list(self.num_classes_per_set),
+            as_list(self.num_samples_per_class),
+        )
         return combinations(ways, shots, (self.num_target_samples,))
 
     @property

@@ -104,7 +104,9 @@ def _leave_leaks_out(
 
 
 def _count_problems(config: Any, folder: Path, sets: Mapping[str, Sequence[ImageClass]]) -> list[str]:
-    """Another number of classes than a dataset of the field has, unless it was prepared so, or `on_bad_image` says skip."""
+    """Another number of classes than a dataset of the field has, unless it was prepared so, or `on_bad_image` says
+    skip.
+    """
     known = {known.folder: (name, known.counts) for name, known in KNOWN_DATASETS.items()}
     name, counts = known.get(config.dataset_name, ("", None))
     if counts is None or (preparation_facts(folder) or {}).get("accepted_deviations"):
@@ -114,13 +116,17 @@ def _count_problems(config: Any, folder: Path, sets: Mapping[str, Sequence[Image
     if not (config.sets_are_pre_split and expected.keys() == found.keys()):
         found, expected = {"": sum(found.values())}, {"": sum(expected.values())}
     problems = [
-        f"{f'split {split}: ' if split else ''}{found[split]} classes found, {expected[split]} expected. Run: python -m "
-        f"utils.prepare_dataset {name}; or give data of your own another dataset_name; or take it as it is: --on_bad_image skip"
+        f"{f'split {split}: ' if split else ''}{found[split]} classes found, {expected[split]} expected. Run: python "
+        "-m "
+        f"utils.prepare_dataset {name}; or give data of your own another dataset_name; or take it as it is: "
+        "--on_bad_image skip"
         for split in expected
         if found[split] != expected[split]
     ]
     if problems and config.on_bad_image == "skip":
-        logger.warning("on_bad_image skip: %s: %s", printable(folder), "; ".join(problem.split(". ")[0] for problem in problems))
+        logger.warning(
+            "on_bad_image skip: %s: %s", printable(folder), "; ".join(problem.split(". ")[0] for problem in problems)
+        )
         return []
     return problems
 
@@ -153,10 +159,12 @@ def _pack(config: Any) -> tuple[Path, PackedImages | None, list[ImageFolder], li
 
 
 def other_dataset(config: Any, name: str) -> Any:
-    """The config with the data keys of another dataset, of which the test split is wanted at the size of this one's images.
+    """The config with the data keys of another dataset, of which the test split is wanted at the size of this one's
+    images.
 
-    Folders named train, val or test say the split. Where there are none, Omniglot has its published split, and of any other
-    dataset all classes are test classes, since none was trained on. Folders above an image, two at most, are its class.
+    Folders named train, val or test say the split. Where there are none, Omniglot has its published split, and of
+    any other dataset all classes are test classes, since none was trained on. Folders above an image, two at most,
+    are its class.
     """
     folder = dataset_root() / name
     find_or_make_dataset(name, folder, dataset_root())
@@ -182,21 +190,27 @@ def describe_images(config: Any, dataset: DatasetClasses) -> str:
     wanted = "grey" if config.image_channels == 1 else "colour"
     steps = []
     if (width, height) != (config.image_width, config.image_height):
-        steps.append(f"resized from {width}x{height} to {config.image_width}x{config.image_height} ({config.resize_filter})")
+        steps.append(
+            f"resized from {width}x{height} to {config.image_width}x{config.image_height} ({config.resize_filter})"
+        )
     if colour != wanted:
         steps.append(f"{colour} made {wanted}")
     return ", ".join(steps) or "as they are"
 
 
 def _warn_of_a_split_unused(dataset_folder: Path, folders: Sequence[ImageFolder]) -> None:
-    """Log that there are folders train and test whose classes are dealt out anew: a published split would be lost unnoticed."""
+    """Log that there are folders train and test whose classes are dealt out anew: a published split would be lost
+    unnoticed.
+    """
     uppermost = {folder.path.split("/")[0].lower() for folder in folders}
     if {"train", "test"} <= uppermost:
         named = " and ".join(split for split in SPLITS if split in uppermost)
         logger.warning(
-            '%s: has folders %s, but "sets_are_pre_split" is false, so their classes are put together and split anew. To keep the folders\' split: --sets_are_pre_split true',
-            printable(dataset_folder), named,
-        )  # fmt: skip
+            '%s: has folders %s, but "sets_are_pre_split" is false, so their classes are put together and split anew. '
+            "To keep the folders' split: --sets_are_pre_split true",
+            printable(dataset_folder),
+            named,
+        )
 
 
 def _warn_of_shared_classes(sets: Mapping[str, Sequence[ImageClass]]) -> None:

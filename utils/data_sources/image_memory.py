@@ -1,4 +1,6 @@
-"""Where packed images are kept while episodes are drawn from them: on the device, in memory, or mapped from the file."""
+"""Where packed images are kept while episodes are drawn from them: on the device, in memory, or mapped from the
+file.
+"""
 
 import logging
 from typing import TYPE_CHECKING
@@ -16,10 +18,14 @@ LARGEST_PART_OF_DEVICE_MEMORY = 0.25
 """The packed images move to the device when they take no more of its free memory than this."""
 
 LARGEST_READ_INTO_MEMORY = 2**30
-"""Bytes. A larger file is mapped: reading it would take seconds, and once read it stays in the system's cache anyway."""
+"""Bytes. A larger file is mapped: reading it would take seconds, and once read it stays in the system's cache
+anyway.
+"""
 
 
-def place_images(packed: PackedImages | ArrayImages, load_into_memory: bool, device: "torch.device") -> "tuple[Tensor, int]":
+def place_images(
+    packed: PackedImages | ArrayImages, load_into_memory: bool, device: "torch.device"
+) -> "tuple[Tensor, int]":
     """The images as one uint8 tensor, and how many meta-batches are worth preparing ahead.
 
     With `load_into_memory` on a CUDA device with room for them, else in memory unless they are large, else mapped.
@@ -34,7 +40,12 @@ def place_images(packed: PackedImages | ArrayImages, load_into_memory: bool, dev
         free, _ = torch.cuda.mem_get_info(device)
         if n_bytes <= LARGEST_PART_OF_DEVICE_MEMORY * free:
             return torch.from_numpy(packed.read(into_memory=False)).to(device), 0
-        logger.info("the packed images (%.1f GiB) stay outside of %s, which has %.1f GiB free", n_bytes / 2**30, device, free / 2**30)
+        logger.info(
+            "the packed images (%.1f GiB) stay outside of %s, which has %.1f GiB free",
+            n_bytes / 2**30,
+            device,
+            free / 2**30,
+        )
     if load_into_memory and n_bytes <= LARGEST_READ_INTO_MEMORY:
         return torch.from_numpy(packed.read(into_memory=True)), 1 if device.type == "cuda" else 0
     if load_into_memory:

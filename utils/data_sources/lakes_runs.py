@@ -16,8 +16,9 @@ LABELS_FILE = "class_labels.txt"
 def all_runs_tasks(location: Path) -> TaskLists:
     """Lake's within-alphabet classification runs, one task each: 20 classes, one training image and one item of each.
 
-    A run is a folder with `class_labels.txt`, whose lines are "<run>/test/<item> <run>/training/<class>", relative to the
-    folder that the runs are in. Source: Lake et al. 2015, one-shot classification; brendenlake/omniglot, all_runs.zip.
+    A run is a folder with `class_labels.txt`, whose lines are "<run>/test/<item> <run>/training/<class>", relative
+    to the folder that the runs are in. Source: Lake et al. 2015, one-shot classification; brendenlake/omniglot,
+    all_runs.zip.
 
     Args:
         location: the archive, which is unpacked into DATASET_DIR where that was not done, or the folder.

@@ -1,4 +1,6 @@
-"""Datasets that a plugin makes as arrays (`utils.registry.register_dataset`), checked as strictly as folders of images."""
+"""Datasets that a plugin makes as arrays (`utils.registry.register_dataset`), checked as strictly as folders of
+images.
+"""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -52,7 +54,9 @@ class RegisteredDataset:
         return {"dataset_name": self.name, "made_by": "plugin", "content_sha256": digest.hexdigest()}
 
 
-def make_registered_dataset(config: Any, name: str, shapes: Mapping[str, Sequence[EpisodeShape]]) -> RegisteredDataset | None:
+def make_registered_dataset(
+    config: Any, name: str, shapes: Mapping[str, Sequence[EpisodeShape]]
+) -> RegisteredDataset | None:
     """Let a plugin make its dataset `name`; None: no plugin has registered one of this name.
 
     Args:
@@ -100,7 +104,10 @@ def _problems(made: Any, wanted: tuple[int, int, int], shapes: Mapping[str, Sequ
                 problems.append(f"{place} is {kind}, but must be a uint8 array (n, H, W) or (n, H, W, C)")
             elif _channels_first(images).shape[1:] != wanted:
                 seen = _channels_first(images).shape[1:]
-                problems.append(f"{place} has images of (C, H, W) {seen}, but image_channels, image_height and image_width say {wanted}")
+                problems.append(
+                    f"{place} has images of (C, H, W) {seen}, but image_channels, image_height and image_width say "
+                    f"{wanted}"
+                )
             elif len(images) < largest:
                 problems.append(f"{place} has {len(images)} images, but shots and queries need {largest}")
     return problems

@@ -1,4 +1,5 @@
-"""The sinusoid problem: regress a wave from a few of its points. Waves and points are drawn, there is nothing to download.
+"""The sinusoid problem: regress a wave from a few of its points. Waves and points are drawn, there is nothing to
+download.
 
     y = amplitude * sin(x - phase),   amplitude in [0.1, 5], phase in [0, pi], x in [-5, 5], all uniform
 
@@ -50,7 +51,9 @@ class Waves:
         return self.amplitudes * np.sin(x - self.phases)
 
 
-def draw_waves(seed: int, split: str, indices: Sequence[int], n_shot: int, n_query: int, n_tasks: int | None = None) -> Waves:
+def draw_waves(
+    seed: int, split: str, indices: Sequence[int], n_shot: int, n_query: int, n_tasks: int | None = None
+) -> Waves:
     """Draw the tasks with these numbers: a pure function of (seed, split, index).
 
     Args:
@@ -100,7 +103,13 @@ class SinusoidData:
 
     def summary(self) -> dict[str, Any]:
         """JSON-able: what the tasks are made of."""
-        return {"dataset_name": SINUSOID, "amplitudes": AMPLITUDES, "phases": PHASES, "inputs": INPUTS, "image_shape": [1, 1, 1]}
+        return {
+            "dataset_name": SINUSOID,
+            "amplitudes": AMPLITUDES,
+            "phases": PHASES,
+            "inputs": INPUTS,
+            "image_shape": [1, 1, 1],
+        }
 
     def draw(self, split: str, indices: Sequence[int], shape: EpisodeShape | None = None) -> Waves:
         """The waves and points of these episodes."""
@@ -117,7 +126,9 @@ class SinusoidData:
             shape: K and Q points; None: the config's.
         """
         shape, waves = shape or self.shape, self.draw(split, indices, shape)
-        numbers = np.concatenate([waves.support, waves.heights(waves.support), waves.query, waves.heights(waves.query)], axis=1)
+        numbers = np.concatenate(
+            [waves.support, waves.heights(waves.support), waves.query, waves.heights(waves.query)], axis=1
+        )
         here = copy_to(self.device, torch.from_numpy(numbers)).to(self.dtype)
         sizes = [shape.n_shot, shape.n_shot, shape.n_query, shape.n_query]
         support_x, support_y, query_x, query_y = (part.unsqueeze(-1) for part in here.split(sizes, dim=1))  # (B, n, 1)

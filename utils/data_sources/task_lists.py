@@ -1,12 +1,15 @@
-"""Exact test tasks as a file: which classes, and which images for support and query, by name, so that others can score them.
+"""Exact test tasks as a file: which classes, and which images for support and query, by name, so that others can
+score them.
 
 The file is JSON, with every name written once:
 
-    {"format": "few-shot task list", "version": 1, "dataset": "omniglot_dataset", "classes": [name, ...], "images": [path, ...],
+    {"format": "few-shot task list", "version": 1, "dataset": "omniglot_dataset", "classes": [name, ...], "images":
+    [path, ...],
      "lists": [{"n_way": 5, "n_shot": 1, "n_query": 15, "seed": 0, "digest": sha256,
                 "tasks": [[[class, [support image, ...], [query image, ...]], ... N of them], ...]}]}
 
-Classes and images in a task are places in the two lists of names; paths are relative to the dataset's folder. Needs no torch.
+Classes and images in a task are places in the two lists of names; paths are relative to the dataset's folder. Needs
+no torch.
 """
 
 import hashlib
@@ -53,7 +56,12 @@ class TaskLists:
 
 
 def tasks_digest(
-    split: str, shape: EpisodeShape, indices: Sequence[int], drawn: EpisodeIndices, table: ClassTable, image_path: Callable[[int], str]
+    split: str,
+    shape: EpisodeShape,
+    indices: Sequence[int],
+    drawn: EpisodeIndices,
+    table: ClassTable,
+    image_path: Callable[[int], str],
 ) -> str:
     """sha256 of class and image names of episodes: equal means the same tasks.
 
@@ -69,7 +77,9 @@ def tasks_digest(
     return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def named_tasks(drawn: EpisodeIndices, table: ClassTable, image_path: Callable[[int], str]) -> tuple[tuple[ClassImages, ...], ...]:
+def named_tasks(
+    drawn: EpisodeIndices, table: ClassTable, image_path: Callable[[int], str]
+) -> tuple[tuple[ClassImages, ...], ...]:
     """Drawn episodes by name."""
     return tuple(
         tuple(
@@ -102,7 +112,9 @@ def indexed_tasks(
     episodes = {}
     for one in lists:
         classes = np.array([[class_ranks[name] for name, _ in task] for task in one.tasks], dtype=np.int64)
-        images = np.array([[[paths_of[name][path] for path in paths] for name, paths in task] for task in one.tasks], dtype=np.int64)
+        images = np.array(
+            [[[paths_of[name][path] for path in paths] for name, paths in task] for task in one.tasks], dtype=np.int64
+        )
         episodes[one.shape] = EpisodeIndices(classes, images, np.zeros_like(classes), np.arange(len(classes)))
     return {name: [rank_of[path] for path in places] for name, places in paths_of.items()}, episodes, []
 
@@ -126,9 +138,13 @@ def write_task_lists(path: Path, task_lists: TaskLists) -> None:
         for one in task_lists.lists
     ]  # fmt: skip
     content = {
-        "format": FORMAT, "version": VERSION, "dataset": task_lists.dataset, "classes": list(classes), "images": list(images),
+        "format": FORMAT,
+        "version": VERSION,
+        "dataset": task_lists.dataset,
+        "classes": list(classes),
+        "images": list(images),
         "lists": lists,
-    }  # fmt: skip
+    }
     write_bytes_atomically(path, json.dumps(content, separators=(",", ":")).encode())
 
 
@@ -161,7 +177,8 @@ def read_task_lists(path: Path) -> TaskLists:
     except (ValueError, KeyError, TypeError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else error
         raise DataError(
-            f"{printable(path)}: not a task list: {reason}. Make one with: python -m utils.prepare_dataset tasks --config CONFIG.json"
+            f"{printable(path)}: not a task list: {reason}. Make one with: python -m utils.prepare_dataset tasks "
+            "--config CONFIG.json"
         ) from error
     return TaskLists(dataset, lists)
 

@@ -1,10 +1,12 @@
-"""`python -m utils.prepare_dataset tasks`: write the exact test tasks of a config, or Lake's within-alphabet runs, to a file.
+"""`python -m utils.prepare_dataset tasks`: write the exact test tasks of a config, or Lake's within-alphabet runs,
+to a file.
 
     python -m utils.prepare_dataset tasks --config experiment_config/X.json [--to FILE]
     python -m utils.prepare_dataset tasks --from all_runs.zip [--to FILE]
 
 A run is tested on the file with `--task_list FILE`. Needs no torch.
 """
+
 import argparse
 import logging
 import sys
@@ -22,7 +24,8 @@ from utils.words import printable
 
 
 def test_tasks(config: Any) -> TaskLists:
-    """The test tasks of a config (`utils.config.ExperimentConfig`), a list per shape: those that a run of it is tested on.
+    """The test tasks of a config (`utils.config.ExperimentConfig`), a list per shape: those that a run of it is
+    tested on.
 
     Raises:
         ConfigError: a dataset without images.
@@ -44,15 +47,15 @@ def test_tasks(config: Any) -> TaskLists:
     return TaskLists(dataset.folder.name, tuple(lists))
 
 
-
-
 def main(arguments: list[str]) -> int:
     """Write a task list; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m utils.prepare_dataset tasks", description=main.__doc__)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--config", type=Path, help="config whose test tasks are written")
     what.add_argument("--from", dest="location", type=Path, help="all_runs.zip, or the folder that it unpacks to")
-    parser.add_argument("--to", type=Path, help="file to write (default: <experiment or archive name>.tasks.json, here)")
+    parser.add_argument(
+        "--to", type=Path, help="file to write (default: <experiment or archive name>.tasks.json, here)"
+    )
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     try:
@@ -63,11 +66,14 @@ def main(arguments: list[str]) -> int:
             task_lists, name = all_runs_tasks(options.location), options.location.name.partition(".")[0]
         path = options.to or Path(f"{name}.tasks.json")
         if path.exists():
-            raise ConfigError(f"{printable(path)}: is there already; nothing is overwritten. Give another name with --to.")
+            raise ConfigError(
+                f"{printable(path)}: is there already; nothing is overwritten. Give another name with --to."
+            )
         write_task_lists(path, task_lists)
     except UserError as error:
         print(error, file=sys.stderr)
         return error.exit_code
     for one in task_lists.lists:
-        print(f"{printable(path)}: {len(one.tasks)} tasks of {one.shape} from {task_lists.dataset} {one.digest[:12]}".rstrip())
+        text = f"{printable(path)}: {len(one.tasks)} tasks of {one.shape} from {task_lists.dataset} {one.digest[:12]}"
+        print(text.rstrip())
     return 0

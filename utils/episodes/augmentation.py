@@ -1,8 +1,8 @@
 """Random changes to the images of training episodes, on the device, for all images of a meta-batch at once.
 
 An operation turns random words into its parameters on the host, a row per image, and applies the rows on the device; it
-knows neither seeds nor episodes. Images are float, 0 to 1, not normalised yet. Each does what the function of the same name
-in torchvision.transforms.functional does with the same parameters; images keep their size.
+knows neither seeds nor episodes. Images are float, 0 to 1, not normalised yet. Each does what the function of the
+same name in torchvision.transforms.functional does with the same parameters; images keep their size.
 """
 
 from collections.abc import Sequence
@@ -24,8 +24,8 @@ AUGMENTATIONS = {
     "crop": ("pad_and_crop", "flip"),
     "color": ("pad_and_crop", "color_jitter", "flip"),
 }
-"""Name -> the operations that it stands for, in their order; the names are those of the config's schema. The last three are those
-of fmu2/PyTorch-MAML, as are flip and enlarge."""
+"""Name -> the operations that it stands for, in their order; the names are those of the config's schema. The last
+three are those of fmu2/PyTorch-MAML, as are flip and enlarge."""
 
 JITTER = 0.4
 """Brightness, contrast and saturation are multiplied by 1 - JITTER to 1 + JITTER."""
@@ -89,7 +89,10 @@ class RandomResizedCrop:
         self.height, self.width = height, width
 
     def parameters(self, words: np.ndarray) -> np.ndarray:
-        """Rows of top, left, height, width. Of ten drawn shapes the first that fits; the largest in the middle if none does."""
+        """Rows of top, left, height, width.
+
+        Of ten drawn shapes the first that fits; the largest in the middle if none does.
+        """
         numbers = uniform(words[:, : 2 * CROP_ATTEMPTS]).reshape(-1, CROP_ATTEMPTS, 2)
         area = self.height * self.width * (CROP_AREA[0] + (CROP_AREA[1] - CROP_AREA[0]) * numbers[:, :, 0])
         low, high = np.log(CROP_RATIO)
@@ -156,7 +159,9 @@ class ColorJitter:
     n_words, n_parameters = 6, 6
 
     def __init__(self):
-        self._shares: Tensor | None = None  # on the device: made there anew, they would make the host wait for it each time
+        self._shares: Tensor | None = (
+            None  # on the device: made there anew, they would make the host wait for it each time
+        )
 
     def parameters(self, words: np.ndarray) -> np.ndarray:
         """Rows of the order (three of 0 brightness, 1 contrast, 2 saturation) and of the factor at each place of it."""
@@ -198,7 +203,9 @@ class Enlarge:
             low = places.floor()
             share = (places - low).reshape(-1, 1) if axis == 2 else places - low
             low = low.long()
-            images = torch.lerp(images.index_select(axis, low), images.index_select(axis, (low + 1).clamp(max=side - 1)), share)
+            images = torch.lerp(
+                images.index_select(axis, low), images.index_select(axis, (low + 1).clamp(max=side - 1)), share
+            )
         return images
 
 

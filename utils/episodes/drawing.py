@@ -86,8 +86,8 @@ def draw_episodes(
         class_sizes: int64 (number of classes,), images per class of the split.
         shape: N way, K shot, Q query.
         rotate: draw one of four quarter turns per class.
-        n_tasks: size of a pool of fixed tasks: episode i has the classes, images and rotations of task i mod n_tasks, and a
-            seed of its own. None: no pool.
+        n_tasks: size of a pool of fixed tasks: episode i has the classes, images and rotations of task i mod
+            n_tasks, and a seed of its own. None: no pool.
     Raises:
         ValueError: fewer classes than N, a drawn class with fewer than K+Q images, an unknown split.
     """

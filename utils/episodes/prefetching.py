@@ -26,7 +26,10 @@ class Prefetcher(Generic[Result]):
         self._thread: ThreadPoolExecutor | None = None
 
     def get(self, number: int) -> Result:
-        """The result of this number; begins with the next ones. Numbers may jump: what is under way is then given up."""
+        """The result of this number; begins with the next ones.
+
+        Numbers may jump: what is under way is then given up.
+        """
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, thread_name_prefix="prefetching")
         if number not in self._under_way:
@@ -77,8 +80,13 @@ class TrainingEpisodes:
     """The meta-batch of each training iteration, a pure function of its number."""
 
     def __init__(
-        self, data: Any, n_tasks: int, shapes: Sequence[EpisodeShape] = (), train_seed: int = 0, part: range | None = None
-    ):  # fmt: skip
+        self,
+        data: Any,
+        n_tasks: int,
+        shapes: Sequence[EpisodeShape] = (),
+        train_seed: int = 0,
+        part: range | None = None,
+    ):
         """Args:
         data: its `episodes` are asked for; where its `meta_batches_ahead` is more than 0, a thread calls its `prepare`
             and the caller its `finish`.

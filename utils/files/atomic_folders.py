@@ -42,9 +42,7 @@ def is_filled(folder: Path) -> bool:
     return folder.is_dir() and any(folder.iterdir())
 
 
-def make_folder(
-    destination: Path, fill: Callable[[Path], Path | None], *, resume_key: str | None = None
-) -> None:
+def make_folder(destination: Path, fill: Callable[[Path], Path | None], *, resume_key: str | None = None) -> None:
     """Make `destination` by filling a temporary folder beside it, then renaming that.
 
     Nothing that exists is replaced: a folder with something in it is left as it is (another process was faster). What
@@ -53,8 +51,8 @@ def make_folder(
     Args:
         fill: writes into the folder it gets; returns the folder inside it that is to become `destination`, or None for
             the whole.
-        resume_key: says what is made. What was left behind under the same key is handed to `fill` to go on with, and an error
-            leaves what was written; `fill` must then tell what is whole.
+        resume_key: says what is made. What was left behind under the same key is handed to `fill` to go on with, and
+            an error leaves what was written; `fill` must then tell what is whole.
     Raises:
         StorageError: no permission or no space.
     """

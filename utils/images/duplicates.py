@@ -1,4 +1,7 @@
-"""Images that are in a dataset more than once: harmless within a class, a leak from training to test between splits. Needs no torch."""
+"""Images that are in a dataset more than once: harmless within a class, a leak from training to test between splits.
+
+Needs no torch.
+"""
 
 import hashlib
 import logging
@@ -55,14 +58,19 @@ def find_leaks(
     """Look at which splits identical images are in.
 
     Returns:
-        (for every image in two or three splits its (split, rank), in the order of `sets`; number of images that are there again
-        within one split).
+        (for every image in two or three splits its (split, rank), in the order of `sets`; number of images that are
+        there again within one split).
     """
-    split_of = {rank: split for split, classes in sets.items() for c in classes for rank in c.images} if identical else {}
+    split_of = (
+        {rank: split for split, classes in sets.items() for c in classes for rank in c.images} if identical else {}
+    )
     order = list(sets)
     leaks, again = [], 0
     for ranks in identical:
-        places = sorted(((split_of[rank], rank) for rank in ranks if rank in split_of), key=lambda place: (order.index(place[0]), place[1]))
+        places = sorted(
+            ((split_of[rank], rank) for rank in ranks if rank in split_of),
+            key=lambda place: (order.index(place[0]), place[1]),
+        )
         if len({split for split, _ in places}) > 1:
             leaks.append(places)
         else:
@@ -88,5 +96,9 @@ def without_leaks(
 
 def leak_text(dataset_folder: Path, paths: Sequence[str], places: Sequence[tuple[str, int]]) -> str:
     """One line about an image in several splits; `paths` are in the order of `places`."""
-    where = ", ".join(f"{printable(dataset_folder / path)} ({split})" for path, (split, _) in zip(paths, places, strict=True))
-    return f"the same image in two splits: {where}. Take it out of one, or leave it in the last alone: --on_bad_image skip"
+    where = ", ".join(
+        f"{printable(dataset_folder / path)} ({split})" for path, (split, _) in zip(paths, places, strict=True)
+    )
+    return (
+        f"the same image in two splits: {where}. Take it out of one, or leave it in the last alone: --on_bad_image skip"
+    )

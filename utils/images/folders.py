@@ -3,6 +3,7 @@
 Two formats (see datasets/README.md): class folders that `train_val_test_split` distributes, and folders that are split
 into train, val and test already. Paths are POSIX and relative to the dataset folder, so nothing depends on where it is.
 """
+
 import logging
 import os
 from collections import Counter
@@ -55,15 +56,15 @@ class ImageClass:
     folders: tuple[str, ...]
 
 
-
-
 def report_problems(dataset_folder: Path, problems: Sequence[str], advice: str = "") -> DataError:
     """One error that lists every problem of a dataset, and ends with the advice."""
     shown = list(problems[:MOST_PROBLEMS_SHOWN])
     if len(problems) > len(shown):
         shown.append(f"... and {len(problems) - len(shown)} more")
     count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-    return DataError(f"{printable(dataset_folder)}: {count} in this dataset:\n  " + "\n  ".join(shown) + (advice and f"\n{advice}"))
+    return DataError(
+        f"{printable(dataset_folder)}: {count} in this dataset:\n  " + "\n  ".join(shown) + (advice and f"\n{advice}")
+    )
 
 
 def tell_unread(folder: Path, files: Sequence[str]) -> None:
@@ -80,9 +81,10 @@ def tell_unread(folder: Path, files: Sequence[str]) -> None:
 def scan(dataset_folder: Path) -> tuple[list[ImageFolder], list[str]]:
     """Find every image below a folder.
 
-    Hidden files and folders and __MACOSX are left out, and images of other formats, with a warning; links to folders are followed, each real folder once. What would
-    be missing silently is kept to be reported: a broken link with an image's name counts as an image, and a folder that
-    is as deep as those with images but has none counts as one of them.
+    Hidden files and folders and __MACOSX are left out, and images of other formats, with a warning; links to folders
+    are followed, each real folder once. What would be missing silently is kept to be reported: a broken link with an
+    image's name counts as an image, and a folder that is as deep as those with images but has none counts as one of
+    them.
 
     Returns:
         (folders with images, sorted by path; every folder that was looked into, sorted, "" first).
@@ -110,7 +112,9 @@ def scan(dataset_folder: Path) -> tuple[list[ImageFolder], list[str]]:
         all_folders.append(path)
         subfolders = [entry.name for entry in entries if entry.is_dir()]
         files = [e.name for e in entries if e.name.lower().endswith(IMAGE_EXTENSIONS) and e.name not in subfolders]
-        other_files += [e.name for e in entries if e.name.lower().endswith(UNREAD_EXTENSIONS) and e.name not in subfolders]
+        other_files += [
+            e.name for e in entries if e.name.lower().endswith(UNREAD_EXTENSIONS) and e.name not in subfolders
+        ]
         waiting += [f"{path}/{name}" if path else name for name in subfolders]
         if files:
             image_folders.append(ImageFolder(path, tuple(sorted(files))))
@@ -168,7 +172,11 @@ def group_into_classes(
             problems.append(
                 f"{printable(dataset_folder / folder.path)}: not deep enough for indexes_of_folders_indicating_class"
                 f" {list(indexes_of_folders_indicating_class)}"
-                + (f". Move its images, such as {printable(folder.files[0])}, into class folders, or change that key" if folder.files else "")
+                + (
+                    f". Move its images, such as {printable(folder.files[0])}, into class folders, or change that key"
+                    if folder.files
+                    else ""
+                )
             )
             continue
         split = None
@@ -207,7 +215,11 @@ def _name_outsiders(dataset_folder: Path, folders: Sequence[str], *, any_split: 
 
     Plain class folders, without any split among them, are one problem together.
     """
-    if folders and not any_split and not any(part.lower() in MEANT_SPLITS for folder in folders for part in folder.split("/")):
+    if (
+        folders
+        and not any_split
+        and not any(part.lower() in MEANT_SPLITS for folder in folders for part in folder.split("/"))
+    ):
         return [
             f"{printable(dataset_folder)}: sets_are_pre_split is true, but no folder in it is named train, val or test."
             ' Set "sets_are_pre_split" to false to have its classes split, or sort them into such folders.'
@@ -218,7 +230,8 @@ def _name_outsiders(dataset_folder: Path, folders: Sequence[str], *, any_split: 
         at = next((i for i, part in enumerate(parts) if part.lower() in MEANT_SPLITS), None)
         counts["/".join(parts[: (at or 0) + 1]), "" if at is None else MEANT_SPLITS[parts[at].lower()]] += 1
     return [
-        f"{printable(dataset_folder / path)}: sets_are_pre_split is true, but no folder above these images is named train,"
+        f"{printable(dataset_folder / path)}: sets_are_pre_split is true, but no folder above these images is named "
+        "train,"
         f" val or test{f' ({count} folders)' if count > 1 else ''}"
         + (f". Rename {printable(path.split('/')[-1])} to {meant}." if meant else "")
         for (path, meant), count in counts.items()
@@ -237,7 +250,10 @@ def split_into_sets(
 
 
 def find_shortages(
-    sets: dict[str, list[ImageClass]], dataset_folder: Path, shapes: Mapping[str, Sequence[EpisodeShape]], pre_split: bool
+    sets: dict[str, list[ImageClass]],
+    dataset_folder: Path,
+    shapes: Mapping[str, Sequence[EpisodeShape]],
+    pre_split: bool,
 ) -> list[str]:
     """Every reason why no episodes can be drawn: too few classes for N way, too few images for K shot + Q query.
 
@@ -251,7 +267,9 @@ def find_shortages(
         classes = sets[split]
         n_way = max(shape.n_way for shape in shapes[split])
         largest = max(shapes[split], key=lambda shape: shape.n_images)
-        of_the_test = "test_" if split == "test" and not set(shapes[split]) <= set(shapes.get("train", shapes[split])) else ""
+        of_the_test = (
+            "test_" if split == "test" and not set(shapes[split]) <= set(shapes.get("train", shapes[split])) else ""
+        )
         fix = (
             f"Put class folders into {printable(_split_folder(dataset_folder, split, classes))}"
             if pre_split
@@ -272,7 +290,9 @@ def _small_classes(
     split: str, classes: Sequence[ImageClass], dataset_folder: Path, shape: EpisodeShape, of_the_test: str
 ) -> list[str]:
     """One problem per class with too few images for K shot + Q query, or one for all where they are many."""
-    needed = f"{of_the_test}num_samples_per_class {shape.n_shot} + {of_the_test}num_target_samples {shape.n_query} needs"
+    needed = (
+        f"{of_the_test}num_samples_per_class {shape.n_shot} + {of_the_test}num_target_samples {shape.n_query} needs"
+    )
     needed += f" {shape.n_images}"
     fix = f"Add images, lower {of_the_test}num_target_samples or take"
     small = [c for c in classes if len(c.images) < shape.n_images]
@@ -298,7 +318,9 @@ def _split_folder(dataset_folder: Path, split: str, classes: Sequence[ImageClass
         at = next((i for i, part in enumerate(parts) if part.lower() == split), 0)
         return dataset_folder.joinpath(*parts[: at + 1])
     try:
-        names = sorted(entry.name for entry in dataset_folder.iterdir() if entry.name.lower() == split and entry.is_dir())
+        names = sorted(
+            entry.name for entry in dataset_folder.iterdir() if entry.name.lower() == split and entry.is_dir()
+        )
     except OSError:
         names = []
     return dataset_folder / (names[0] if names else split)

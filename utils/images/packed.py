@@ -106,7 +106,9 @@ def _fingerprint(dataset_folder: Path, all_folders: Sequence[str], pixel_format:
 def _read_index(
     index_file: Path, dataset_folder: Path, pixel_format: PixelFormat, skip_bad: bool, level: int = logging.INFO
 ) -> PackedImages | None:
-    """The packed images, if there are any and they are still those of the dataset folder; else why not, at a log level."""
+    """The packed images, if there are any and they are still those of the dataset folder; else why not, at a log
+    level.
+    """
     try:
         index = json.loads(index_file.read_text())
         if index["fingerprint"] != _fingerprint(dataset_folder, index["all_folders"], pixel_format):
@@ -280,9 +282,7 @@ def _pack(
         temporary.unlink(missing_ok=True)
     seconds = time.perf_counter() - started
     logger.info("packed %d images into %s in %.1f s", shape[0], data_file, seconds)
-    packed = PackedImages(
-        data_file, shape, tuple(folders), content_sha256, tuple(broken), tuple(map(tuple, identical))
-    )
+    packed = PackedImages(data_file, shape, tuple(folders), content_sha256, tuple(broken), tuple(map(tuple, identical)))
     return _tell_what_is_left_out(packed, dataset_folder), folders, []
 
 
@@ -305,7 +305,9 @@ def _decode_all(
     chunk = max(16, min(256, len(files) // (8 * max(n_processes, 1)) + 1))
     starts = range(0, len(files), chunk)
     broken: dict[int, list[tuple[str, str]]] = {}
-    with tqdm.tqdm(total=len(files), desc="decoding", unit="image", disable=None if logger.isEnabledFor(logging.INFO) else True) as bar:
+    with tqdm.tqdm(
+        total=len(files), desc="decoding", unit="image", disable=None if logger.isEnabledFor(logging.INFO) else True
+    ) as bar:
         if n_processes <= 1:
             answers = _decode_here(dataset_folder, files, pixel_format, packed_file, starts, chunk)
         else:

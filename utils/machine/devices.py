@@ -36,10 +36,14 @@ def choose_device(gpu_to_use: str, place: tuple[int, int] | None = None) -> "tor
     ids = gpu_ids(gpu_to_use)
     if place is None and (len(ids) > 1 or (gpu_to_use == "all" and available > 1)):
         meant = f'"all" means {available} GPUs here' if gpu_to_use == "all" else f'"{gpu_to_use}" names several GPUs'
-        raise ConfigError(f"gpu_to_use: {meant}, which train_maml_system.py and the scripts use; here it can be one. Give one id.")
+        raise ConfigError(
+            f"gpu_to_use: {meant}, which train_maml_system.py and the scripts use; here it can be one. Give one id."
+        )
     index, count = place or (0, 1)
     if ids and index >= len(ids):
-        raise ConfigError(f'gpu_to_use: "{gpu_to_use}" names fewer GPUs than there are processes on this machine ({count}).')
+        raise ConfigError(
+            f'gpu_to_use: "{gpu_to_use}" names fewer GPUs than there are processes on this machine ({count}).'
+        )
     chosen = ids[index] if ids else index
     check_gpus([chosen], [torch.cuda.get_device_name(index) for index in range(available)])
     return torch.device("cuda", chosen)
@@ -48,8 +52,8 @@ def choose_device(gpu_to_use: str, place: tuple[int, int] | None = None) -> "tor
 def make_deterministic() -> None:
     """Let CUDA use only operations that give the same bits every time. Call it before the first use of the GPU.
 
-    Warnings instead of errors: torch calls the backward of max-pooling not deterministic, as overlapping windows add to one
-    pixel in any order; ours do not overlap.
+    Warnings instead of errors: torch calls the backward of max-pooling not deterministic, as overlapping windows add
+    to one pixel in any order; ours do not overlap.
     """
     import torch
 
@@ -59,7 +63,9 @@ def make_deterministic() -> None:
 
 
 def copy_to(device: "torch.device", host: "Tensor") -> "Tensor":
-    """A tensor of the host on a device, for which a GPU need not be waited for: only memory that cannot be paged is copied meanwhile."""
+    """A tensor of the host on a device, for which a GPU need not be waited for: only memory that cannot be paged is
+    copied meanwhile.
+    """
     return host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host.to(device)
 
 
@@ -76,9 +82,12 @@ def threads_text(n_threads: int) -> str:
     """'1 thread' or '2 threads'."""
     return f"{n_threads} thread{'' if n_threads == 1 else 's'}"
 
+
 def gpu_ids(gpu_to_use: str) -> list[int]:
     """The ids that the key names, each once; none for `auto`, `all` and `cpu`."""
-    return [] if gpu_to_use in ("auto", "all", "cpu") else list(dict.fromkeys(int(part) for part in gpu_to_use.split(",")))
+    return (
+        [] if gpu_to_use in ("auto", "all", "cpu") else list(dict.fromkeys(int(part) for part in gpu_to_use.split(",")))
+    )
 
 
 def check_gpus(wanted: Sequence[int], names: Sequence[str]) -> None:

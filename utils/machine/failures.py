@@ -24,11 +24,13 @@ def report_failure(error: BaseException) -> int:
         return error.exit_code
     if is_out_of_memory(error):
         log.error(
-            "Out of memory: %s\nSet gradient_checkpointing to true or lower one of these keys (neither it nor task_chunk_size changes a "
+            "Out of memory: %s\nSet gradient_checkpointing to true or lower one of these keys (neither it nor "
+            "task_chunk_size changes a "
             "result): %s. "
             "Finished epochs are saved.",
-            out_of_memory_reason(error), ", ".join(KEYS_TO_LOWER),
-        )  # fmt: skip
+            out_of_memory_reason(error),
+            ", ".join(KEYS_TO_LOWER),
+        )
         return OUT_OF_MEMORY
     log.error("This is a bug in the program, not in what you gave it. Please report the lines below.", exc_info=error)
     return BUG
@@ -42,8 +44,8 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def out_of_memory_reason(error: BaseException) -> str:
-    """The allocator's first line, and under it what `meta_learning.execution.chunk_size` has noted about the memory that is needed."""
+    """The allocator's first line, and under it what `meta_learning.execution.chunk_size` has noted about the memory
+    that is needed.
+    """
     lines = (str(error).strip().splitlines() or ["no memory left"])[:1]
     return "\n".join(lines + getattr(error, "__notes__", []))
-
-

@@ -1,10 +1,12 @@
 """SIGINT, SIGTERM and SIGUSR1 as requests to stop: save first, then leave with the promised exit code.
 
-While the process starts, imports and shuts down there is nothing to save: a signal ends it there and then. While its data
-are unpacked, drawn and decoded, a signal is raised, so that half-made files are removed. While it trains, validates or tests,
-the handler only takes a note, which is looked at between iterations and between batches of evaluation tasks.
+While the process starts, imports and shuts down there is nothing to save: a signal ends it there and then. While its
+data are unpacked, drawn and decoded, a signal is raised, so that half-made files are removed. While it trains,
+validates or tests, the handler only takes a note, which is looked at between iterations and between batches of
+evaluation tasks.
 
-One process of several (`utils.ranks.rank`) stops only where its launcher has asked for it, and not while it imports: the others wait for it.
+One process of several (`utils.ranks.rank`) stops only where its launcher has asked for it, and not while it imports:
+the others wait for it.
 """
 
 import atexit
@@ -20,16 +22,19 @@ from utils.errors import Interrupted
 
 HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 STOP_NOTE = "RUN_STOPPED_FILE"
-"""Environment variable: a file to say in that a signal has stopped the run, for schedulers to which SIGUSR1's exit code 0 says nothing."""
+"""Environment variable: a file to say in that a signal has stopped the run, for schedulers to which SIGUSR1's exit
+code 0 says nothing.
+"""
 _settled_code: list[int] = []
 """The exit code, once the process has nothing left to do but to end."""
 
 
 def guard_process(*, alone: bool = True) -> None:
-    """Give these signals their exit codes from here to the last instruction of the process. Call it before slow imports.
+    """Give these signals their exit codes from here to the last instruction of the process. Call it before slow
+    imports.
 
-    What was blocked by the launcher, so that nothing comes while the interpreter starts, is let in now. What the process
-    was started to ignore stays ignored.
+    What was blocked by the launcher, so that nothing comes while the interpreter starts, is let in now. What the
+    process was started to ignore stays ignored.
 
     Args:
         alone: false for one of several: what comes before `StopSignals` listens is left out.
@@ -40,7 +45,9 @@ def guard_process(*, alone: bool = True) -> None:
 
 
 def end_process(code: int) -> None:
-    """Leave with this exit code; a signal on the way (a logger that uploads, threads that end) only makes it quicker."""
+    """Leave with this exit code; a signal on the way (a logger that uploads, threads that end) only makes it
+    quicker.
+    """
     _settled_code.append(code)
     _handle_all(lambda *_: os._exit(code))
     sys.exit(code)
@@ -49,8 +56,8 @@ def end_process(code: int) -> None:
 def _skip_the_rest() -> None:
     """Leave after threads have ended and exit callbacks have run.
 
-    The interpreter would only free memory, object by object, for most of a second with torch; and without its handlers, so
-    that a signal would make a killed run out of a finished one.
+    The interpreter would only free memory, object by object, for most of a second with torch; and without its
+    handlers, so that a signal would make a killed run out of a finished one.
     """
     if _settled_code:
         for stream in (sys.stdout, sys.stderr):
@@ -88,7 +95,9 @@ class StopSignals:
     """
 
     def __init__(self, asked_to_stop: Callable[[], int | None] | None = None) -> None:
-        """`asked_to_stop`: in one process of several, the signal with which the launcher was stopped; others are left out."""
+        """`asked_to_stop`: in one process of several, the signal with which the launcher was stopped; others are
+        left out.
+        """
         self.received: signal.Signals | None = None
         self._asked_to_stop = asked_to_stop
         self._answer = self._raise

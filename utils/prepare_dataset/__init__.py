@@ -42,5 +42,6 @@ def find_or_make_dataset(dataset_name: str, dataset_folder: Path, dataset_root: 
         raise DataError(
             f'dataset "{printable(dataset_name)}" not found: neither the folder {printable(dataset_folder)} nor an'
             f" archive {printable(dataset_root / dataset_name)} with one of {' '.join(ARCHIVE_EXTENSIONS)}. Put one"
-            " there, or set DATASET_DIR to where it is, or prepare it from what you have:\n  " + command_for(dataset_name)
+            " there, or set DATASET_DIR to where it is, or prepare it from what you have:\n  "
+            + command_for(dataset_name)
         )

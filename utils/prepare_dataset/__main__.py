@@ -1,4 +1,6 @@
-"""`python -m utils.prepare_dataset <name>`: turn what there is of a dataset, on disk or at an address, into a dataset folder."""
+"""`python -m utils.prepare_dataset <name>`: turn what there is of a dataset, on disk or at an address, into a
+dataset folder.
+"""
 
 import argparse
 import logging
@@ -26,18 +28,30 @@ def _parser() -> argparse.ArgumentParser:
     forms += [f"  {name}: {text}" for name, text in GENERIC.items()]
     parser = argparse.ArgumentParser(
         prog="python -m utils.prepare_dataset",
-        description="Make a dataset folder. Nothing that is there is changed; a killed run is gone on with; a second run verifies.",
-        epilog="what --from may be:\n" + "\n".join(forms) + "\n\n`tasks` as the dataset writes fixed test tasks; see: tasks --help",
+        description="Make a dataset folder. Nothing that is there is changed; a killed run is gone on with; a second "
+        "run verifies.",
+        epilog="what --from may be:\n"
+        + "\n".join(forms)
+        + "\n\n`tasks` as the dataset writes fixed test tasks; see: tasks --help",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     names = ", ".join([*KNOWN_DATASETS, *GENERIC, *(name for name in MAKERS if name not in DATASET_ALIASES.values())])
     parser.add_argument("dataset", help=f"{names}, or the name of an archive in the dataset folder")
-    parser.add_argument("--from", dest="location", metavar="PATH|ADDRESS", help="folder, archive, or http address of one")
+    parser.add_argument(
+        "--from", dest="location", metavar="PATH|ADDRESS", help="folder, archive, or http address of one"
+    )
     parser.add_argument("--sha256", metavar="HEX", help="digest that the file of --from must have")
     parser.add_argument(
-        "--to", "--dataset_dir", dest="to", type=_path, default=dataset_root(), help="default: DATASET_DIR, else datasets/"
+        "--to",
+        "--dataset_dir",
+        dest="to",
+        type=_path,
+        default=dataset_root(),
+        help="default: DATASET_DIR, else datasets/",
     )
-    parser.add_argument("--splits", type=_path, metavar="FOLDER", help="folder of the split lists, if they are not beside the images")
+    parser.add_argument(
+        "--splits", type=_path, metavar="FOLDER", help="folder of the split lists, if they are not beside the images"
+    )
     parser.add_argument("--name", help="name of the dataset folder (default: the known one, or that of --from)")
     parser.add_argument(
         "--max_samples_per_class",
@@ -45,8 +59,12 @@ def _parser() -> argparse.ArgumentParser:
         help="draw at most N images per class, by seed; train=20,val=100,test=100 limits each split",
     )
     parser.add_argument("--seed", type=int, help="of that draw, of quickdraw's split (default 123) and of cub's")
-    parser.add_argument("--channels", choices=("auto", "rgb", "bgr"), default="auto", help="of tiered-ImageNet's arrays")
-    parser.add_argument("--accept_counts", action="store_true", help="accept other numbers of classes and images than published")
+    parser.add_argument(
+        "--channels", choices=("auto", "rgb", "bgr"), default="auto", help="of tiered-ImageNet's arrays"
+    )
+    parser.add_argument(
+        "--accept_counts", action="store_true", help="accept other numbers of classes and images than published"
+    )
     return parser
 
 
@@ -91,14 +109,16 @@ def _prepare(options: argparse.Namespace) -> str:
 
 
 def parse_most_samples(text: str | None) -> MostSamples:
-    """"20" or "train=20,val=100,test=100" as split (None: each) -> number."""
+    """ "20" or "train=20,val=100,test=100" as split (None: each) -> number."""
     if text is None:
         return {}
     most: dict[str | None, int] = {}
     for part in text.split(","):
         split, equals, count = part.rpartition("=")
         if not count.isdigit() or int(count) < 1 or (equals and split not in SPLITS) or (split or None) in most:
-            raise ConfigError(f"--max_samples_per_class {text}: must be a number from 1 on, or such as train=20,val=100,test=100.")
+            raise ConfigError(
+                f"--max_samples_per_class {text}: must be a number from 1 on, or such as train=20,val=100,test=100."
+            )
         most[split or None] = int(count)
     if None in most and len(most) > 1:
         raise ConfigError(f"--max_samples_per_class {text}: give one number, or one for each split.")

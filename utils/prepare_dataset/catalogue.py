@@ -1,4 +1,7 @@
-"""The datasets that `python -m utils.prepare_dataset` knows: folder names, what they have, whose terms hold, which forms are read."""
+"""The datasets that `python -m utils.prepare_dataset` knows: folder names, what they have, whose terms hold, which
+forms are read.
+"""
+
 import re
 import shlex
 from collections.abc import Mapping

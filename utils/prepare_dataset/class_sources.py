@@ -1,4 +1,5 @@
 """What every form of a dataset is turned into before anything is written: classes, each with named images."""
+
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -46,8 +47,6 @@ class FoundClasses:
     classes: list[SourceClass]
 
 
-
-
 def safe_name(text: object) -> str:
     """A name that is one folder or file on every system, and no hidden one."""
     name = re.sub(r"[^\w.+,()=\-]+", "_", str(text).strip()).strip("_")
@@ -55,7 +54,10 @@ def safe_name(text: object) -> str:
 
 
 def classes_by_label(
-    split: str, labels: Sequence[int] | np.ndarray, read: Callable[[int], ImageContent], names: Sequence[str] | None = None
+    split: str,
+    labels: Sequence[int] | np.ndarray,
+    read: Callable[[int], ImageContent],
+    names: Sequence[str] | None = None,
 ) -> list[SourceClass]:
     """Classes of numbered images, such as an array and its labels.
 
@@ -101,7 +103,8 @@ def _number_of(text: str) -> int:
 def check_classes(source: Path | str, classes: Sequence[SourceClass], *, accept_shared: bool = False) -> None:
     """Raise one DataError with every class that cannot be written: none at all, twice the same, without images.
 
-    A class in two splits is one too, unless that is accepted: few-shot accuracy is meant for classes never seen in training.
+    A class in two splits is one too, unless that is accepted: few-shot accuracy is meant for classes never seen in
+    training.
     """
     problems = []
     if not classes:
@@ -119,7 +122,10 @@ def check_classes(source: Path | str, classes: Sequence[SourceClass], *, accept_
     shared = {name: [s for s in SPLITS if s in found] for name, found in splits.items() if len(found) > 1}
     if shared and not accept_shared:
         problems += [f'class "{printable(name)}" is in {" and ".join(found)}' for name, found in shared.items()]
-        problems.append("few-shot accuracy is meant for classes never seen in training (the command's --accept_counts takes them as they are)")
+        problems.append(
+            "few-shot accuracy is meant for classes never seen in training (the command's --accept_counts takes them "
+            "as they are)"
+        )
     if problems:
         raise report_problems(Path(source), problems)
 
@@ -145,7 +151,9 @@ def check_counts(
     if problems and not accept:
         shown = problems[:20] + ([f"... and {len(problems) - 20} more"] if len(problems) > 20 else [])
         raise DataError(
-            f"{name}: not what the field knows under this name:\n  " + "\n  ".join(shown) + "\nNothing was written. Complete"
+            f"{name}: not what the field knows under this name:\n  "
+            + "\n  ".join(shown)
+            + "\nNothing was written. Complete"
             " the source, or take it as it is with --accept_counts."
         )
     return problems

@@ -41,7 +41,8 @@ def write_dataset(
     """Write all classes below `destination`, then the record; a killed run is gone on with, class by class.
 
     Args:
-        facts: JSON-able, what the dataset is made from; with the classes it says whether a killed run was making the same.
+        facts: JSON-able, what the dataset is made from; with the classes it says whether a killed run was making the
+            same.
         linkable: image files in this folder are linked instead of copied; it is ours and will be removed.
     Raises:
         DataError: an image that cannot be read.
@@ -69,7 +70,9 @@ def write_dataset(
 
 
 def _write_class(folder: Path, c: SourceClass, linkable: Path | None, bar: tqdm.tqdm) -> list[str]:
-    """Write one class, unless it is there; returns what cannot be read, in which case the class does not get its name."""
+    """Write one class, unless it is there; returns what cannot be read, in which case the class does not get its
+    name.
+    """
     whole = folder / c.folder
     if whole.is_dir():
         bar.update(len(c.files))
@@ -103,7 +106,9 @@ def _write_image(path: Path, c: SourceClass, place: int, linkable: Path | None) 
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
             raise
-        raise DataError(f"{printable(error.filename or c.folder)}: cannot be read ({error.strerror or error}).") from error
+        raise DataError(
+            f"{printable(error.filename or c.folder)}: cannot be read ({error.strerror or error})."
+        ) from error
     if isinstance(content, Path):
         shutil.copyfile(content, path)
     else:
@@ -140,7 +145,10 @@ def read_record(folder: Path) -> dict[str, Any] | None:
 
 
 def preparation_facts(folder: Path) -> dict[str, Any] | None:
-    """How a dataset was prepared, for the records of a run: form, limit of samples, seed. None where it was not prepared here."""
+    """How a dataset was prepared, for the records of a run: form, limit of samples, seed.
+
+    None where it was not prepared here.
+    """
     record = read_record(folder)
     return None if record is None else {key: record[key] for key in FACTS_OF_A_RUN if key in record}
 
@@ -156,7 +164,8 @@ def verify_dataset(folder: Path) -> dict[str, Any] | None:
         return None
     now = _count(folder)
     problems = [
-        f'class "{printable(c)}" has {now["images_per_class"].get(c, 0)} images, {record["images_per_class"].get(c, 0)} were written'
+        f'class "{printable(c)}" has {now["images_per_class"].get(c, 0)} images, '
+        f"{record['images_per_class'].get(c, 0)} were written"
         for c in sorted({*record["images_per_class"], *now["images_per_class"]})
         if now["images_per_class"].get(c, 0) != record["images_per_class"].get(c, 0)
     ]
@@ -165,6 +174,7 @@ def verify_dataset(folder: Path) -> dict[str, Any] | None:
     if problems:
         error = report_problems(folder, problems)
         raise DataError(
-            f"{error}\nIt is no longer what was prepared. Nothing is overwritten: move the folder away and run the command again."
+            f"{error}\nIt is no longer what was prepared. Nothing is overwritten: move the folder away and run the "
+            "command again."
         )
     return record

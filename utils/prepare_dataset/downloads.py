@@ -50,8 +50,8 @@ def file_digest(path: Path, algorithm: str) -> str:
 def fetch(url: str, destination: Path, *, digest: str | None = None, algorithm: str = "sha256") -> Path:
     """Make sure that a file is there: fetched from `url`, or fetched before.
 
-    What a connection brought stays in `<destination>.partial` and is gone on with by HTTP range requests, in this run and in the
-    next, as long as the server says that the file is the same. `destination` exists whole or not at all.
+    What a connection brought stays in `<destination>.partial` and is gone on with by HTTP range requests, in this
+    run and in the next, as long as the server says that the file is the same. `destination` exists whole or not at all.
 
     Args:
         digest: hexadecimal digest that the file must have; None: length alone is checked.
@@ -61,7 +61,9 @@ def fetch(url: str, destination: Path, *, digest: str | None = None, algorithm: 
         StorageError: no space or no permission.
     """
     if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
-        raise DataError(f"{printable(url)}: only http and https addresses can be fetched. For a file on disk give its path.")
+        raise DataError(
+            f"{printable(url)}: only http and https addresses can be fetched. For a file on disk give its path."
+        )
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
         with lock(destination.with_name(f".{destination.name}.lock")):
@@ -91,7 +93,8 @@ def _check(url: str, partial: Path, digest: str | None, algorithm: str) -> None:
         partial.unlink()
         _notes_of(partial).unlink(missing_ok=True)
         raise DataError(
-            f"{printable(url)}: wrong bytes: {algorithm} is {found}, expected {digest.lower()}. What came was removed. Check the"
+            f"{printable(url)}: wrong bytes: {algorithm} is {found}, expected {digest.lower()}. What came was "
+            "removed. Check the"
             f" address and --{algorithm}, then run the same command again: it fetches anew."
         )
 
@@ -111,7 +114,8 @@ def _fetch_all(url: str, partial: Path) -> None:
     here = partial.stat().st_size if partial.exists() else 0
     rerun = f"{here} bytes are in {partial}; the same command goes on there" if here else "Run the same command again"
     raise DataError(
-        f"{printable(url)}: cannot be fetched ({reason}). {rerun}, or fetch it by other means and give the path of the file to --from."
+        f"{printable(url)}: cannot be fetched ({reason}). {rerun}, or fetch it by other means and give the path of "
+        "the file to --from."
     )
 
 
@@ -155,7 +159,9 @@ def _fetch_once(url: str, partial: Path) -> None:
 def _copy(response: http.client.HTTPResponse, partial: Path, start: int, length: int | None) -> None:
     with open(partial, "ab" if start else "wb") as file:
         name = partial.name.removesuffix(".partial")
-        with tqdm.tqdm(total=length, initial=start, desc=f"fetching {name}", unit="B", unit_scale=True, disable=None) as bar:
+        with tqdm.tqdm(
+            total=length, initial=start, desc=f"fetching {name}", unit="B", unit_scale=True, disable=None
+        ) as bar:
             while block := response.read1(_CHUNK_BYTES):  # raises IncompleteRead only where no length was announced
                 file.write(block)
                 bar.update(len(block))

@@ -39,7 +39,9 @@ class Request:
     dataset_root: Path
     """Where the dataset's folder is to be."""
     location: str | None = None
-    """Path or address of the source; None: `<folder>.<archive>` in the dataset folder, else what the dataset is fetched from."""
+    """Path or address of the source; None: `<folder>.<archive>` in the dataset folder, else what the dataset is
+    fetched from.
+    """
     sha256: str | None = None
     splits: Path | None = None
     """Folder with the lists that split the classes, where they are not beside the images."""
@@ -79,8 +81,15 @@ def prepare(request: Request) -> str:
     logger.info("%s: %s", printable(source or "fetched"), found.form)
     classes = limit_samples(found.classes, most, seed)
     check_classes(source or request.dataset_root, classes, accept_shared=request.accept_counts)
-    deviations = check_counts(shown, classes, known.counts, most, accept=request.accept_counts) if known and known.counts else []
-    facts: dict[str, Any] = {"dataset": request.dataset, "form": found.form, **workspace.facts, "accepted_deviations": deviations}
+    deviations = (
+        check_counts(shown, classes, known.counts, most, accept=request.accept_counts) if known and known.counts else []
+    )
+    facts: dict[str, Any] = {
+        "dataset": request.dataset,
+        "form": found.form,
+        **workspace.facts,
+        "accepted_deviations": deviations,
+    }
     if most:
         facts |= {"max_samples_per_class": {split or "each split": count for split, count in most.items()}}
     if most or (known and known.split_by_seed):
@@ -96,7 +105,8 @@ def _name_and_draw(request: Request, known: KnownDataset | None) -> tuple[str, M
     base = request.name or (known.folder if known else _name_of(request.location))
     if not re.fullmatch(r"[A-Za-z0-9_+=,.\- ]{1,150}", base) or base.startswith("."):
         raise ConfigError(
-            f'"{printable(base)}" cannot be the name of a dataset: letters, digits, spaces and _ + = , . - can. Give another one with --name.'
+            f'"{printable(base)}" cannot be the name of a dataset: letters, digits, spaces and _ + = , . - can. Give '
+            "another one with --name."
         )
     most, default_seed = request.most, known.seed if known else 0
     if request.dataset == "quickdraw":
@@ -134,9 +144,14 @@ def _find(request: Request, source: Path | None, most: MostSamples, seed: int, w
     finders: dict[str, Callable[[], FoundClasses | None]] = {
         "omniglot": lambda: find_omniglot(source, workspace),
         "mini_imagenet": lambda: (
-            find_cache_pickles(source) or find_labelled_pickles(source) or find_csv(source, request.splits) or find_pre_split(source)
+            find_cache_pickles(source)
+            or find_labelled_pickles(source)
+            or find_csv(source, request.splits)
+            or find_pre_split(source)
         ),
-        "tiered_imagenet": lambda: find_tiered(source, request.channels, workspace.folder_for("arrays")) or find_pre_split(source),
+        "tiered_imagenet": lambda: (
+            find_tiered(source, request.channels, workspace.folder_for("arrays")) or find_pre_split(source)
+        ),
         "cifar_fs": lambda: find_cifar(source, request.splits, workspace),
         "fc100": lambda: find_cifar(source, request.splits, workspace),
         "cub": lambda: find_cub(source, request.splits, seed, workspace),
@@ -156,12 +171,20 @@ def _verified(destination: Path, request: Request, known: KnownDataset | None, m
     record = verify_dataset(destination)
     if record is not None:
         images = record["images_per_class"]
-        return f"{printable(destination)}: is there and verified, {sum(images.values())} images in {len(images)} classes"
+        return (
+            f"{printable(destination)}: is there and verified, {sum(images.values())} images in {len(images)} classes"
+        )
     folders, _ = scan(destination)
     if known and known.counts:
         parts = [(f.path.split("/")[0].lower(), f) for f in folders]
         classes = [SourceClass(s if s in known.counts.classes else None, f.path, f.files, str) for s, f in parts]
-        check_counts(f"{printable(destination)} (not written by this command)", classes, known.counts, most, accept=request.accept_counts)
+        check_counts(
+            f"{printable(destination)} (not written by this command)",
+            classes,
+            known.counts,
+            most,
+            accept=request.accept_counts,
+        )
     return f"{printable(destination)}: is there, {sum(len(f.files) for f in folders)} images in {len(folders)} folders"
 
 

@@ -1,4 +1,7 @@
-"""Where preparation keeps what it fetched and unpacked: `.sources` in the dataset folder. And how files are found in a source."""
+"""Where preparation keeps what it fetched and unpacked: `.sources` in the dataset folder.
+
+And how files are found in a source.
+"""
 
 import contextlib
 import hashlib
@@ -22,7 +25,10 @@ _NOT_LOOKED_INTO = re.compile(r"\.|n\d{8}$|images$|__MACOSX")
 
 @dataclass
 class Workspace:
-    """Files of ours beside the datasets. Downloads stay for the next time; what was unpacked goes once it has been used."""
+    """Files of ours beside the datasets.
+
+    Downloads stay for the next time; what was unpacked goes once it has been used.
+    """
 
     dataset_root: Path
     facts: dict[str, str] = field(default_factory=dict)
@@ -42,7 +48,10 @@ class Workspace:
 
     def download(self, url: str, digest: str | None = None, algorithm: str = "sha256") -> Path:
         """Path of a file that is fetched, or was before."""
-        name = re.sub(r"[^\w.+()\- ]", "_", urllib.parse.unquote(urllib.parse.urlsplit(url).path.rsplit("/", 1)[-1])) or "file"
+        name = (
+            re.sub(r"[^\w.+()\- ]", "_", urllib.parse.unquote(urllib.parse.urlsplit(url).path.rsplit("/", 1)[-1]))
+            or "file"
+        )
         folder = hashlib.sha256(url.encode()).hexdigest()[:8]
         path = self.dataset_root / ".sources" / "downloads" / folder / name.lstrip(".")
         return fetch(url, path, digest=digest, algorithm=algorithm)
@@ -67,11 +76,15 @@ class Workspace:
         else:
             path = Path(location).expanduser()
             if not path.exists():
-                raise DataError(f"{printable(path)}: not found. --from is a folder, an archive, a file in it, or an http address.")
+                raise DataError(
+                    f"{printable(path)}: not found. --from is a folder, an archive, a file in it, or an http address."
+                )
             if sha256 and path.is_dir():
                 raise DataError(f"{printable(path)}: --sha256 is of a file, but this is a folder. Leave it out.")
             if sha256 and (found := file_digest(path, "sha256")) != sha256.lower():
-                raise DataError(f"{printable(path)}: wrong bytes: sha256 is {found}, expected {sha256.lower()}. Fetch it again.")
+                raise DataError(
+                    f"{printable(path)}: wrong bytes: sha256 is {found}, expected {sha256.lower()}. Fetch it again."
+                )
         if sha256:
             self.facts["source_sha256"] = sha256.lower()
         if path.is_dir():

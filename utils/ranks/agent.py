@@ -1,8 +1,9 @@
 """torchrun for the ranks of one machine, as `utils.ranks.launch` starts it; its arguments are torchrun's.
 
-Signals pass it by: the launcher tells the ranks itself. It dies with the launcher, and the ranks die with it. Where torchrun gives
-up, the exit code is that of a shell for the rank that failed first: 128 + the number of the signal that killed it; that of a
-killed one, too, where a rank of another machine was lost. A reason that only this process knows is in a file, `given_up`.
+Signals pass it by: the launcher tells the ranks itself. It dies with the launcher, and the ranks die with it. Where
+torchrun gives up, the exit code is that of a shell for the rank that failed first: 128 + the number of the signal
+that killed it; that of a killed one, too, where a rank of another machine was lost. A reason that only this process
+knows is in a file, `given_up`.
 """
 
 import os

@@ -1,6 +1,8 @@
-"""What the processes of a run (ranks) tell each other: means over their tasks, decisions, and what one of them has read.
+"""What the processes of a run (ranks) tell each other: means over their tasks, decisions, and what one of them has
+read.
 
-No pickle: numbers, JSON and safetensors. Ranks see each other in collectives alone, which all of them call in the same order.
+No pickle: numbers, JSON and safetensors. Ranks see each other in collectives alone, which all of them call in the
+same order.
 """
 
 import contextlib
@@ -26,7 +28,8 @@ DEPARTURE_KEY = "few_shot.left"
 
 
 class RankGroup:
-    """The processes of a run, each of which has a part of the tasks. This one is alone unless `join_group` has made the group.
+    """The processes of a run, each of which has a part of the tasks. This one is alone unless `join_group` has made
+    the group.
 
     Parts are runs of neighbours that differ by one task at most, the first ones being the larger.
     """
@@ -74,7 +77,9 @@ class RankGroup:
         with _contact():
             dist.all_reduce(flat)
         pieces = flat.split([*(tensor.numel() for tensor in tensors), len(flags)])
-        means = [piece.reshape(tensor.shape).to(tensor.dtype) for piece, tensor in zip(pieces[:-1], tensors, strict=True)]
+        means = [
+            piece.reshape(tensor.shape).to(tensor.dtype) for piece, tensor in zip(pieces[:-1], tensors, strict=True)
+        ]
         return meta_gradients.with_tensors(means), pieces[-1]
 
     # --- on the host --------------------------------------------------------------------------------------------------
@@ -94,7 +99,8 @@ class RankGroup:
 
     @contextlib.contextmanager
     def in_turn(self) -> Iterator[None]:
-        """Inside, rank 0 is alone, then the first rank of each other machine, then the rest: for what one makes and all use.
+        """Inside, rank 0 is alone, then the first rank of each other machine, then the rest: for what one makes and
+        all use.
 
         An exception inside goes on at once: the others learn it from the end of this process.
         """
@@ -118,7 +124,9 @@ class RankGroup:
             return dict(tensors), state
         return _unpacked(self._bytes_of(0, _packed(*compute()) if self.is_main else b""))
 
-    def items_of_main(self, items: Iterable[tuple[Any, Mapping[str, Tensor]]]) -> Iterator[tuple[Any, dict[str, Tensor]]]:
+    def items_of_main(
+        self, items: Iterable[tuple[Any, Mapping[str, Tensor]]]
+    ) -> Iterator[tuple[Any, dict[str, Tensor]]]:
         """(JSON-able, tensors) one after another as rank 0 has them; the others' `items` are not looked at."""
         own = iter(items)
         while True:
@@ -132,13 +140,21 @@ class RankGroup:
         """What each rank has, JSON-able, in their order."""
         if self.is_alone:
             return [own]
-        return [json.loads(self._bytes_of(index, json.dumps(own).encode() if index == self.index else b"")) for index in range(self.size)]
+        return [
+            json.loads(self._bytes_of(index, json.dumps(own).encode() if index == self.index else b""))
+            for index in range(self.size)
+        ]
 
     def together(self, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Tensors with a leading axis of this rank's tasks, on the host, to those of all tasks; a rank without any gives none."""
+        """Tensors with a leading axis of this rank's tasks, on the host, to those of all tasks; a rank without any
+        gives none.
+        """
         if self.is_alone:
             return dict(own)
-        parts = [_unpacked(self._bytes_of(index, _packed(own, None) if index == self.index else b""))[0] for index in range(self.size)]
+        parts = [
+            _unpacked(self._bytes_of(index, _packed(own, None) if index == self.index else b""))[0]
+            for index in range(self.size)
+        ]
         return {name: torch.cat([part[name] for part in parts if part]) for name in parts[0]}
 
     def _bytes_of(self, index: int, content: bytes) -> bytes:
@@ -154,7 +170,10 @@ ALONE = RankGroup()
 
 
 def _packed(tensors: Mapping[str, Tensor], known: Any) -> bytes:
-    return save({name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}, {"json": json.dumps(known)})
+    return save(
+        {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()},
+        {"json": json.dumps(known)},
+    )
 
 
 def _unpacked(data: bytes) -> tuple[dict[str, Tensor], Any]:
@@ -168,7 +187,9 @@ def _contact() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise PeerLostError(f"contact with another process of this run was lost ({str(error).strip().splitlines()[0]})") from error
+        raise PeerLostError(
+            f"contact with another process of this run was lost ({str(error).strip().splitlines()[0]})"
+        ) from error
 
 
 def join_group(rank: Rank | None, device: torch.device) -> RankGroup:
@@ -180,7 +201,9 @@ def join_group(rank: Rank | None, device: torch.device) -> RankGroup:
     if rank is None or rank.size == 1:
         return ALONE
     with _contact():
-        if rank.folder is not None and rank.on_several_machines:  # first of all: another rank may leave before it comes here
+        if (
+            rank.folder is not None and rank.on_several_machines
+        ):  # first of all: another rank may leave before it comes here
             launchers = _store_of_the_launchers()
             watch_elsewhere(lambda: _told(launchers))
         if device.type == "cuda":
@@ -196,12 +219,17 @@ def join_group(rank: Rank | None, device: torch.device) -> RankGroup:
 
 
 def _store_of_this_start(rank: Rank) -> Any:
-    """Where ranks find each other. torchrun may keep its store over restarts, with the addresses of processes that are gone in it."""
+    """Where ranks find each other. torchrun may keep its store over restarts, with the addresses of processes that
+    are gone in it.
+    """
     from_launcher = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     store = dist.TCPStore(
-        os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=not from_launcher and rank.index == 0, wait_for_workers=False,
+        os.environ["MASTER_ADDR"],
+        int(os.environ["MASTER_PORT"]),
+        is_master=not from_launcher and rank.index == 0,
+        wait_for_workers=False,
         timeout=LONGEST_ITERATION,
-    )  # fmt: skip
+    )
     return dist.PrefixStore(f"start_{rank.restarts}", store)
 
 
@@ -212,7 +240,9 @@ def tell_other_machines(text: str) -> None:
 
 
 def _store_of_the_launchers() -> Any:
-    return dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, wait_for_workers=False)
+    return dist.TCPStore(
+        os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, wait_for_workers=False
+    )
 
 
 def _told(store: Any) -> str | None:

@@ -1,7 +1,8 @@
 """Several processes for one run, by torchrun: one per GPU, on one machine or on several.
 
-The launcher stays their parent. It keeps the run's exit codes, which torchrun would turn into 1, passes SIGINT, SIGTERM and
-SIGUSR1 on, and when it is killed they die with it. torch is not imported here: what can be found wrong is found at once.
+The launcher stays their parent. It keeps the run's exit codes, which torchrun would turn into 1, passes SIGINT,
+SIGTERM and SIGUSR1 on, and when it is killed they die with it. torch is not imported here: what can be found wrong
+is found at once.
 """
 
 import logging
@@ -24,7 +25,16 @@ from utils.paths import REPOSITORY_ROOT
 from utils.ranks.rank import FOLDER, GIVEN_UP, MEETING, PARENT, departure
 
 WHOLE_NUMBERS = ("nproc_per_node", "max_restarts", "node_rank", "master_port")
-OPTIONS = (*WHOLE_NUMBERS, "nnodes", "rdzv_backend", "rdzv_endpoint", "rdzv_id", "rdzv_conf", "master_addr", "local_addr")
+OPTIONS = (
+    *WHOLE_NUMBERS,
+    "nnodes",
+    "rdzv_backend",
+    "rdzv_endpoint",
+    "rdzv_id",
+    "rdzv_conf",
+    "master_addr",
+    "local_addr",
+)
 """Of torchrun, that may stand before a `--`."""
 USAGE = "as in: bash experiment_scripts/NAME.sh 0 1 --nnodes 2 --rdzv_endpoint HOST:29500 -- --total_epochs 10"
 DEFAULT_RESTARTS = 3
@@ -62,10 +72,20 @@ class Launch:
     def torchrun_arguments(self, run_id: str) -> list[str]:
         """All of torchrun's options. `run_id`: by which the machines of a run know each other."""
         if self.on_one_machine:  # a port that is free, and nothing that another machine could see
-            options = {"nnodes": "1", "rdzv_endpoint": f"{LOOPBACK}:0", "local_addr": LOOPBACK, "rdzv_id": uuid.uuid4().hex}
+            options = {
+                "nnodes": "1",
+                "rdzv_endpoint": f"{LOOPBACK}:0",
+                "local_addr": LOOPBACK,
+                "rdzv_id": uuid.uuid4().hex,
+            }
         else:
             options = {"rdzv_id": run_id}
-        options |= {"max_restarts": str(DEFAULT_RESTARTS), **self.options, "nproc_per_node": str(self.n_here), "rdzv_backend": MEETING}
+        options |= {
+            "max_restarts": str(DEFAULT_RESTARTS),
+            **self.options,
+            "nproc_per_node": str(self.n_here),
+            "rdzv_backend": MEETING,
+        }
         conf = [options.pop("rdzv_conf")] if "rdzv_conf" in options else []
         if node_rank := options.pop("node_rank", ""):
             conf.append(f"order={node_rank}")
@@ -92,13 +112,19 @@ def split_arguments(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]
         name = name.replace("-", "_")
         if not word.startswith("--") or name not in OPTIONS:
             known = ", ".join(f"--{option}" for option in OPTIONS)
-            raise ConfigError(f'command line: "{word}" before the -- is no option of the launcher; there are: {known}, {USAGE}')
+            raise ConfigError(
+                f'command line: "{word}" before the -- is no option of the launcher; there are: {known}, {USAGE}'
+            )
         value = value if equals else next(words, "")
         if not value or value.startswith("--") or (name in WHOLE_NUMBERS and not value.isdigit()):
             what = "a whole number" if name in WHOLE_NUMBERS else "a value"
             raise ConfigError(f'command line: --{name} before the -- is "{value}", but must be: {what}')
         options[name] = value
-    misplaced = [word for word in rest if word.removeprefix("--").partition("=")[0].replace("-", "_") in OPTIONS and word.startswith("--")]
+    misplaced = [
+        word
+        for word in rest
+        if word.removeprefix("--").partition("=")[0].replace("-", "_") in OPTIONS and word.startswith("--")
+    ]
     if misplaced:
         raise ConfigError(f"command line: {misplaced[0]} is an option of the launcher and stands before a --, {USAGE}")
     _check_machines(options)
@@ -108,20 +134,26 @@ def split_arguments(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]
 def _check_machines(options: Mapping[str, str]) -> None:
     parts = options.get("nnodes", "1").split(":")
     if len(parts) > 2 or not all(part.isdigit() and int(part) for part in parts) or int(parts[0]) > int(parts[-1]):
-        raise ConfigError(f'command line: --nnodes is "{options["nnodes"]}", but must be: a number of machines, or LEAST:MOST')
+        raise ConfigError(
+            f'command line: --nnodes is "{options["nnodes"]}", but must be: a number of machines, or LEAST:MOST'
+        )
     if options.get("rdzv_backend", "c10d") != "c10d":
-        raise ConfigError(f'command line: --rdzv_backend is "{options["rdzv_backend"]}", but must be: c10d; leave it out')
+        raise ConfigError(
+            f'command line: --rdzv_backend is "{options["rdzv_backend"]}", but must be: c10d; leave it out'
+        )
     for name, equals, value in (part.partition("=") for part in options.get("rdzv_conf", "x=1").split(",")):
         if not name or not equals or (name in SECONDS and not (value.isdigit() and int(value))):
             raise ConfigError(
-                f'command line: --rdzv_conf is "{options["rdzv_conf"]}", but must be: KEY=VALUE,KEY=VALUE, as in join_timeout=600,silence_timeout=60; '
+                f'command line: --rdzv_conf is "{options["rdzv_conf"]}", but must be: KEY=VALUE,KEY=VALUE, as in '
+                "join_timeout=600,silence_timeout=60; "
                 "both are whole seconds, at least 1"
             )
     if options.get("nproc_per_node") == "0":
         raise ConfigError("command line: --nproc_per_node is 0, but must be: at least 1")
     if int(parts[-1]) > 1 and not {"rdzv_endpoint", "master_addr"}.intersection(options):
         raise ConfigError(
-            f"command line: --nnodes needs a place where the machines meet: --rdzv_endpoint HOST:PORT, the same on all of them, {USAGE}"
+            "command line: --nnodes needs a place where the machines meet: --rdzv_endpoint HOST:PORT, the same on "
+            f"all of them, {USAGE}"
         )
 
 
@@ -135,7 +167,10 @@ def plan_launch(gpu_to_use: str, options: Mapping[str, str]) -> Launch | None:
     n_here = int(options.get("nproc_per_node", 1))
     if "nproc_per_node" in options:
         if ids and len(ids) != n_here:
-            raise ConfigError(f"command line: --nproc_per_node is {n_here}, but gpu_to_use names {len(ids)} GPUs; leave one of them out")
+            raise ConfigError(
+                f"command line: --nproc_per_node is {n_here}, but gpu_to_use names {len(ids)} GPUs; leave one of them "
+                "out"
+            )
     elif len(ids) > 1 or gpu_to_use == "all":
         names = _gpu_names()
         if names:  # else it is the CPU, which is told where it is chosen
@@ -146,7 +181,10 @@ def plan_launch(gpu_to_use: str, options: Mapping[str, str]) -> Launch | None:
 
 def _gpu_names() -> list[str]:
     """What torch calls the GPUs of this machine; asked in a process of its own, as torch stays loaded for good."""
-    text = "import torch\nfor i in range(torch.cuda.device_count() if torch.cuda.is_available() else 0): print(torch.cuda.get_device_name(i))"
+    text = (
+        "import torch\nfor i in range(torch.cuda.device_count() if torch.cuda.is_available() else 0): "
+        "print(torch.cuda.get_device_name(i))"
+    )
     done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=False)
     return done.stdout.splitlines()
 
@@ -173,7 +211,11 @@ def run_ranks(program: Path, arguments: Sequence[str], launch: Launch, run_id: s
                     (folder / "stop.partial").write_text(str(int(stop.received)))
                     (folder / "stop.partial").rename(folder / "stop")
                     told_at = time.monotonic()
-                if told_at is not None and time.monotonic() > told_at + TIME_TO_TELL_S and not list(folder.glob("began_*")):
+                if (
+                    told_at is not None
+                    and time.monotonic() > told_at + TIME_TO_TELL_S
+                    and not list(folder.glob("began_*"))
+                ):
                     stop.check()
                 time.sleep(POLL_S)
         finally:
@@ -203,7 +245,8 @@ def _start_agent(arguments: Sequence[str], launch: Launch, folder: Path) -> subp
     if launch.on_one_machine and sys.platform == "linux":
         environment.setdefault("GLOO_SOCKET_IFNAME", "lo")
     command = [sys.executable, str(REPOSITORY_ROOT / "utils" / "ranks" / "agent.py"), *arguments]
-    # A session of its own, so that a terminal's Ctrl-C comes once, from here; and to the end it hears no other signal either.
+    # A session of its own, so that a terminal's Ctrl-C comes once, from here; and to the end it hears no other signal
+    # either.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
     try:
         return subprocess.Popen(command, env=environment, start_new_session=True)
@@ -214,13 +257,19 @@ def _start_agent(arguments: Sequence[str], launch: Launch, folder: Path) -> subp
 def _given_up(code: int, reason: str | None, launch: Launch) -> str:
     if reason is not None and code == ConfigError.exit_code:
         return (
-            f"{reason[0].upper()}{reason[1:]}\nStart the same command on all machines within this time, with the same --nnodes, --rdzv_endpoint and "
+            f"{reason[0].upper()}{reason[1:]}\nStart the same command on all machines within this time, with the same "
+            "--nnodes, --rdzv_endpoint and "
             "experiment_name. --rdzv_conf join_timeout=SECONDS waits longer."
         )
     if reason is not None:
         return f"{reason[0].upper()}{reason[1:]} Run the same command on all machines to go on from the last save."
-    how = f"A process of this run was killed by {signal.Signals(code - 128).name}" if code > 128 else f"torchrun gave up (exit code {code})"
+    how = (
+        f"A process of this run was killed by {signal.Signals(code - 128).name}"
+        if code > 128
+        else f"torchrun gave up (exit code {code})"
+    )
     return (
-        f"{how}, and was started again as often as --max_restarts says ({launch.options.get('max_restarts', DEFAULT_RESTARTS)}). "
+        f"{how}, and was started again as often as --max_restarts says "
+        f"({launch.options.get('max_restarts', DEFAULT_RESTARTS)}). "
         "What is above says more. Run the same command to go on from the last save."
     )

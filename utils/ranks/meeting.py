@@ -1,9 +1,11 @@
-"""Where the launchers of a run meet before each start of its processes: torchrun's meeting, with what that lacks for several machines.
+"""Where the launchers of a run meet before each start of its processes: torchrun's meeting, with what that lacks for
+several machines.
 
-torchrun counts restarts on each machine alone, never tells its address to a machine that comes in the place of another, ends with
-a traceback when nobody comes, orders machines by their names, and does not notice one that falls silent. Here the starts of a run
-are counted where its machines meet; each has a store of its own, of which its processes are told; machines come in the order of
-`node_rank`, else the one at which they meet comes first; and while one is silent, the others wait for it to start again together.
+torchrun counts restarts on each machine alone, never tells its address to a machine that comes in the place of
+another, ends with a traceback when nobody comes, orders machines by their names, and does not notice one that falls
+silent. Here the starts of a run are counted where its machines meet; each has a store of its own, of which its
+processes are told; machines come in the order of `node_rank`, else the one at which they meet comes first; and while
+one is silent, the others wait for it to start again together.
 """
 
 import contextlib
@@ -57,7 +59,9 @@ def register() -> None:
 
 
 def _create(parameters: RendezvousParameters) -> "Meeting":
-    os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # else a newcomer waits for an address that the others were told before
+    os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = (
+        "1"  # else a newcomer waits for an address that the others were told before
+    )
     wait_s = parameters.config.setdefault("join_timeout", LONGEST_WAIT_S)
     parameters.config.setdefault("read_timeout", min(LONGEST_CONNECT_S, int(wait_s)))
     hosts = parameters.get_as_bool("is_host")
@@ -68,11 +72,16 @@ def _create(parameters: RendezvousParameters) -> "Meeting":
             try:
                 parameters.config["is_host"] = is_host
                 backend, store = create_backend(parameters)
-                return Meeting(create_handler(store, backend, parameters), store, parameters, hosts=places[0], serves=is_host)
+                return Meeting(
+                    create_handler(store, backend, parameters), store, parameters, hosts=places[0], serves=is_host
+                )
             except RendezvousError as error:
                 reason = str(error.__cause__ or error).strip().splitlines()[0]
         if time.monotonic() > deadline or asked_to_stop(folder) is not None:
-            text = f"waited {wait_s} s for {_machines(parameters)} at {parameters.endpoint}, but nothing answers there ({reason})."
+            text = (
+                f"waited {wait_s} s for {_machines(parameters)} at {parameters.endpoint}, but nothing answers there "
+                f"({reason})."
+            )
             raise MeetingError(text, was_together=False)
         time.sleep(1.0)
 
@@ -101,7 +110,9 @@ def _machines(parameters: RendezvousParameters) -> str:
 class Meeting(RendezvousHandler):
     """The part of one machine in the meetings of a run."""
 
-    def __init__(self, inner: RendezvousHandler, store: Any, parameters: RendezvousParameters, *, hosts: bool, serves: bool):
+    def __init__(
+        self, inner: RendezvousHandler, store: Any, parameters: RendezvousParameters, *, hosts: bool, serves: bool
+    ):
         """`inner`: torch's own; `store`: where machines meet; `hosts`: at this one; `serves`: by this process."""
         self._inner, self._parameters = inner, parameters
         self._store = PrefixStore(f"few_shot.{parameters.run_id}", store)
@@ -127,14 +138,19 @@ class Meeting(RendezvousHandler):
         forget_beginnings(self._folder)  # there is no process here to which the launcher could pass a signal on
         place = f"{_machines(self._parameters)} at {self._parameters.endpoint}"
         over = threading.Event()
-        threading.Thread(target=self._while_waiting, args=(over, place), name="watching the launcher", daemon=True).start()
+        threading.Thread(
+            target=self._while_waiting, args=(over, place), name="watching the launcher", daemon=True
+        ).start()
         try:
             n_here = self._store.add(HERE, 1)
             try:
                 info = self._inner.next_rendezvous()
             except RendezvousTimeoutError as error:
                 n_here = self._store.add(HERE, 0)
-                text = f"waited {self._parameters.get('join_timeout')} s for {place}, but {n_here} of {self._parameters.min_nodes} was there."
+                text = (
+                    f"waited {self._parameters.get('join_timeout')} s for {place}, but {n_here} of "
+                    f"{self._parameters.min_nodes} was there."
+                )
                 raise self._error(text) from error
             finally:
                 self._store.add(HERE, -1)
@@ -152,7 +168,9 @@ class Meeting(RendezvousHandler):
         return MeetingError(text, was_together=self._was_together)
 
     def _lost_place(self) -> MeetingError:
-        return self._error(f"nothing answers at {self._parameters.endpoint} any more: the machine there was lost or has left this run.")
+        return self._error(
+            f"nothing answers at {self._parameters.endpoint} any more: the machine there was lost or has left this run."
+        )
 
     def _while_waiting(self, over: threading.Event, place: str) -> None:
         """Say so after a while, and end the waiting of all machines when the launcher was asked to stop."""
@@ -170,12 +188,16 @@ class Meeting(RendezvousHandler):
                 return
 
     def _agree(self, info: RendezvousInfo) -> RendezvousInfo:
-        """Each machine's place, a store for the processes of this start, and the number of starts before it: on all machines the same."""
+        """Each machine's place, a store for the processes of this start, and the number of starts before it: on all
+        machines the same.
+        """
         store, size, own = info.store, info.world_size, [self._order, info.rank]
         store.set(f"order.{info.rank}", json.dumps(own))
         place = sorted(json.loads(store.get(f"order.{rank}")) for rank in range(size)).index(own)
         if place == 0:
-            address = self._parameters.local_addr or (_host(self._parameters.endpoint) if self._hosts else socket.getfqdn())
+            address = self._parameters.local_addr or (
+                _host(self._parameters.endpoint) if self._hosts else socket.getfqdn()
+            )
             self._server = TCPStore(address, 0, is_master=True, wait_for_workers=False)
             store.set("start", json.dumps([address, self._server.port, self._store.add(STARTS, 1) - 1]))
         address, port, restarts = json.loads(store.get("start"))
@@ -200,7 +222,8 @@ class Meeting(RendezvousHandler):
                 return
 
     def num_nodes_waiting(self) -> int:
-        """Above 0, torchrun starts the processes again as soon as all machines are here. It asks some ten times a second.
+        """Above 0, torchrun starts the processes again as soon as all machines are here. It asks some ten times a
+        second.
 
         Raises:
             MeetingError: the machine at which all meet is lost.
@@ -223,7 +246,10 @@ class Meeting(RendezvousHandler):
             # Looks are counted, not seconds: where this machine has slept, it must not take the others for lost.
             if beat != SILENT_FOR_GOOD and self._heard[key][1] > BEATS_PER_SILENCE:
                 silent += 1
-                print(f"A machine of this run has said nothing for {self._silence_s:.0f} s and is taken for lost.", flush=True)
+                print(
+                    f"A machine of this run has said nothing for {self._silence_s:.0f} s and is taken for lost.",
+                    flush=True,
+                )
         return silent
 
     def shutdown(self) -> bool:
@@ -236,7 +262,11 @@ class Meeting(RendezvousHandler):
             if self._own_key:
                 self._store.set(self._own_key, SILENT_FOR_GOOD)
             deadline = time.monotonic() + TIME_TO_LEAVE_S
-            while self._serves and time.monotonic() < deadline and not all(self._has_ended(key) for key in self._other_keys):
+            while (
+                self._serves
+                and time.monotonic() < deadline
+                and not all(self._has_ended(key) for key in self._other_keys)
+            ):
                 time.sleep(POLL_S)
         except DistError:
             return False

@@ -1,8 +1,10 @@
-"""One process of a run that several work on (a rank): what its launcher told it, and how it stops and leaves. Needs no torch.
+"""One process of a run that several work on (a rank): what its launcher told it, and how it stops and leaves. Needs
+no torch.
 
-torchrun turns every exit code into 1 and starts again what left on purpose. So a rank that leaves on purpose writes down its exit
-code, as `left_<rank>.json` in a private folder of the launcher, and leaves with 0; the others follow it, and the launcher leaves
-with that code. Asking the ranks to stop is a file as well: `stop`, which holds the number of a signal.
+torchrun turns every exit code into 1 and starts again what left on purpose. So a rank that leaves on purpose writes
+down its exit code, as `left_<rank>.json` in a private folder of the launcher, and leaves with 0; the others follow
+it, and the launcher leaves with that code. Asking the ranks to stop is a file as well: `stop`, which holds the
+number of a signal.
 """
 
 import json
@@ -26,7 +28,9 @@ FOLDER = "FEW_SHOT_RANKS_FOLDER"
 PARENT = "FEW_SHOT_RANKS_PARENT"
 """Environment variable: the process without which this one must not live on."""
 RESTARTS = "FEW_SHOT_RANKS_RESTARTS"
-"""Environment variable: how often the run was started again, on all machines the same; torchrun's own number is each machine's."""
+"""Environment variable: how often the run was started again, on all machines the same; torchrun's own number is each
+machine's.
+"""
 MEETING = "few_shot"
 """The project's own way for the machines of a run to meet (`utils.ranks.meeting`), as torchrun knows it."""
 GIVEN_UP = "given_up"
@@ -87,8 +91,8 @@ class Rank:
     def leave(self, error: BaseException | None, tell_others: Callable[[str], None] | None = None) -> int:
         """Say what there is to say about the end of this process, write it down, and return the exit code for torchrun.
 
-        Rank 0 speaks for all; another one speaks where rank 0 has not for a while. A process that has only lost contact with
-        another one, or whose machine failed, has not left on purpose: torchrun starts the group again.
+        Rank 0 speaks for all; another one speaks where rank 0 has not for a while. A process that has only lost
+        contact with another one, or whose machine failed, has not left on purpose: torchrun starts the group again.
 
         Args:
             error: None where the run is finished.
@@ -106,7 +110,11 @@ class Rank:
         code = 0 if error is None else report_failure(error)
         if self.folder is None:
             return code
-        entry = {"code": code, "signal": error.number if isinstance(error, Interrupted) else None, "text": str(error or "")}
+        entry = {
+            "code": code,
+            "signal": error.number if isinstance(error, Interrupted) else None,
+            "text": str(error or ""),
+        }
         if tell_others is not None:
             tell_others(json.dumps(entry))
         self.write_departure(entry)
@@ -137,10 +145,18 @@ def this_rank(environment: Mapping[str, str] = os.environ) -> Rank | None:
     try:
         index, size, local_index, local_size, restarts = (
             int(environment[name])
-            for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", RESTARTS if RESTARTS in environment else "TORCHELASTIC_RESTART_COUNT")
+            for name in (
+                "RANK",
+                "WORLD_SIZE",
+                "LOCAL_RANK",
+                "LOCAL_WORLD_SIZE",
+                RESTARTS if RESTARTS in environment else "TORCHELASTIC_RESTART_COUNT",
+            )
         )
     except (KeyError, ValueError) as error:
-        raise ConfigError(f"environment: RANK is set as torchrun does it, but another of its variables is not right: {error}") from error
+        raise ConfigError(
+            f"environment: RANK is set as torchrun does it, but another of its variables is not right: {error}"
+        ) from error
     folder = environment.get(FOLDER)
     return Rank(index, size, local_index, local_size, restarts, Path(folder) if folder else None)
 
@@ -158,7 +174,8 @@ def check_task_count(n_tasks: int, n_ranks: int) -> None:
     """
     if n_tasks < n_ranks:
         raise ConfigError(
-            f"batch_size times samples_per_iter is {n_tasks}, but {n_ranks} processes share these tasks, each at least one. "
+            f"batch_size times samples_per_iter is {n_tasks}, but {n_ranks} processes share these tasks, each at "
+            "least one. "
             "Raise batch_size or use fewer GPUs."
         )
 
@@ -194,7 +211,8 @@ def departure(folder: Path) -> dict[str, Any] | None:
 def begin_rank() -> bool:
     """Make this process one of its group: it dies with its parent, and a thread looks whether it is to stop.
 
-    Ends the process where the group has left already. Call it before slow imports. Returns false where the launcher has started none.
+    Ends the process where the group has left already. Call it before slow imports. Returns false where the launcher
+    has started none.
     """
     rank = this_rank()
     if rank is None or rank.folder is None:
@@ -217,12 +235,16 @@ _elsewhere: list[Callable[[], str | None]] = []
 
 
 def watch_elsewhere(ask: Callable[[], str | None]) -> None:
-    """From now on, ask now and then whether a rank on another machine has left: what it has told the others, or None."""
+    """From now on, ask now and then whether a rank on another machine has left: what it has told the others, or
+    None.
+    """
     _elsewhere[:] = [ask]
 
 
 def _watch(rank: Rank, parent: int, signals: int) -> None:
-    """Signal this process when the launcher asks to stop; end it when it does not follow the others or has lost its parent."""
+    """Signal this process when the launcher asks to stop; end it when it does not follow the others or has lost its
+    parent.
+    """
     ask_again_at = 0.0
     left_at = killed_at = float("inf")
     while True:

@@ -14,10 +14,11 @@ if TYPE_CHECKING:
 
 
 class RunFlags:
-    """Signals and the time since the last save, agreed upon by the ranks: their flags ride in the all-reduce of each iteration.
+    """Signals and the time since the last save, agreed upon by the ranks: their flags ride in the all-reduce of each
+    iteration.
 
-    What one rank is told, all know after the next iteration; on a GPU after the one behind it, so that the host need not wait for
-    the device. Rank 0's clock decides when it is time to save. A process alone decides at once.
+    What one rank is told, all know after the next iteration; on a GPU after the one behind it, so that the host need
+    not wait for the device. Rank 0's clock decides when it is time to save. A process alone decides at once.
     """
 
     def __init__(self, stop: StopSignals, group: RankGroup, save_every_s: float, device: "torch.device"):
@@ -28,10 +29,15 @@ class RunFlags:
         self._last_save = time.monotonic()
 
     def to_ride(self) -> list[float]:
-        """This rank's flags: one per signal, and whether it is time to save; none where nobody else is there to learn them."""
+        """This rank's flags: one per signal, and whether it is time to save; none where nobody else is there to
+        learn them.
+        """
         if self._group.is_alone:
             return []
-        return [*(float(self._stop.received == number) for number in HANDLED), float(self._group.is_main and self._is_time_to_save())]
+        return [
+            *(float(self._stop.received == number) for number in HANDLED),
+            float(self._group.is_main and self._is_time_to_save()),
+        ]
 
     def learn(self, sums: "Tensor | None") -> None:
         """Take the sums over the ranks of an iteration's flags."""

@@ -12,7 +12,15 @@ from utils.paths import REPOSITORY_ROOT
 from utils.ranks.group import RankGroup
 
 OF_A_MACHINE = frozenset(
-    {"gpu_to_use", "dataset_path", "num_dataprovider_workers", "load_into_memory", "reset_stored_filepaths", "initial_weights", "load_checkpoint"}
+    {
+        "gpu_to_use",
+        "dataset_path",
+        "num_dataprovider_workers",
+        "load_into_memory",
+        "reset_stored_filepaths",
+        "initial_weights",
+        "load_checkpoint",
+    }
 )
 """Keys that may differ: where a machine has its data (their content is compared), and what rank 0 alone reads."""
 DATA_FACTS = ("content_sha256", "image_shape", "splits")
@@ -28,7 +36,11 @@ def check_same_program(group: RankGroup, config: Mapping[str, Any]) -> None:
     if group.is_alone:
         return
     keys = {key: value for key, value in config.items() if key not in OF_A_MACHINE}
-    facts = {**keys, "the version of PyTorch": version("torch"), "the sha256 of this project's code": code_digest(REPOSITORY_ROOT)}
+    facts = {
+        **keys,
+        "the version of PyTorch": version("torch"),
+        "the sha256 of this project's code": code_digest(REPOSITORY_ROOT),
+    }
     differences = _differences(group, facts)
     if differences:
         raise ConfigError(
@@ -50,7 +62,9 @@ def check_same_data(group: RankGroup, summary: Mapping[str, Any]) -> None:
     named = {name: value for name, value in summary.items() if isinstance(value, Mapping) and "splits" in value} or {
         str(summary.get("dataset_name", "the data")): summary
     }
-    facts = {f"{fact} of {name}": of_one[fact] for name, of_one in named.items() for fact in DATA_FACTS if fact in of_one}
+    facts = {
+        f"{fact} of {name}": of_one[fact] for name, of_one in named.items() for fact in DATA_FACTS if fact in of_one
+    }
     differences = _differences(group, facts)
     if differences:
         raise DataError(
@@ -77,7 +91,10 @@ def _differences(group: RankGroup, facts: Mapping[str, Any]) -> list[str]:
         index = next((index for index, (_, of_one) in enumerate(all_ranks) if of_one.get(name) != first), None)
         if index is not None:
             host, of_one = all_ranks[index]
-            texts.append(f"{name} is {_text(first)} in process 0 on {all_ranks[0][0]}, but {_text(of_one.get(name))} in process {index} on {host}")
+            texts.append(
+                f"{name} is {_text(first)} in process 0 on {all_ranks[0][0]}, but {_text(of_one.get(name))} in "
+                f"process {index} on {host}"
+            )
     more = len(texts) - MOST_DIFFERENCES
     return texts if more <= 0 else [*texts[:MOST_DIFFERENCES], f"and {more} more"]
 

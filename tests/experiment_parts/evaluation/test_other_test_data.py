@@ -26,10 +26,14 @@ CONFIG = {
 
 @pytest.fixture
 def workplace(tmp_path, tiny_dataset, monkeypatch):
-    """A dataset to train on, "tiny"; "photos", larger and coloured, of classes alone; "split", pre-split with four test classes."""
+    """A dataset to train on, "tiny"; "photos", larger and coloured, of classes alone; "split", pre-split with four
+    test classes.
+    """
     folder = tiny_dataset("tiny", n_classes=12)
     draw_dataset(folder.parent / "photos", [f"c{i}" for i in range(5)], images_per_class=4, side=30, channels=3)
-    draw_dataset(folder.parent / "split", [f"{part}/c{i}" for part in ("Train", "Test") for i in range(4)], images_per_class=3)
+    draw_dataset(
+        folder.parent / "split", [f"{part}/c{i}" for part in ("Train", "Test") for i in range(4)], images_per_class=3
+    )
     monkeypatch.setenv("EXPERIMENTS_DIR", str(tmp_path / "experiments"))
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
     return tmp_path
@@ -64,7 +68,10 @@ def test_several_datasets_give_one_grid_and_leave_the_runs_own_result_alone(work
     ]  # fmt: skip
     assert "photos: classes: 5 (all of them); images: resized from 30x30 to 14x14" in shown
     table = shown[shown.index("95 % interval over 4 tasks each") :].splitlines()
-    assert [line.split()[0] for line in table[1:8]] == ["dataset", *("photos", "photos", "split", "split", "tiny", "tiny")]
+    assert [line.split()[0] for line in table[1:8]] == [
+        "dataset",
+        *("photos", "photos", "split", "split", "tiny", "tiny"),
+    ]
     assert (logs / "test_summary.json").read_bytes() == before
     own = json.loads(before)
     again = json.loads((logs / "test_summary_on_photos_split_tiny.json").read_text())["results"][-1]
@@ -87,14 +94,21 @@ def test_a_run_that_has_no_model_yet_cannot_be_tested(main):
 
 def test_classes_that_are_too_few_are_named(workplace):
     config = check_config(CONFIG | {"test_dataset_name": ["split"], "num_target_samples": 3}, "test")
-    with pytest.raises(DataError, match=r"have only 3 images, but num_samples_per_class 1 \+ num_target_samples 3 needs 4"):
+    with pytest.raises(
+        DataError, match=r"have only 3 images, but num_samples_per_class 1 \+ num_target_samples 3 needs 4"
+    ):
         build_other_task_sets(config, "cpu")
     with pytest.raises(DataError, match='dataset "birds" not found'):
         build_other_task_sets(check_config(CONFIG | {"test_dataset_name": ["birds"]}, "test"), "cpu")
 
 
 def test_omniglot_has_its_published_test_classes(workplace):
-    draw_dataset(workplace / "datasets" / "omniglot_dataset", [f"a{i % 3}/c{i:02}" for i in range(37)], images_per_class=3, side=5)
+    draw_dataset(
+        workplace / "datasets" / "omniglot_dataset",
+        [f"a{i % 3}/c{i:02}" for i in range(37)],
+        images_per_class=3,
+        side=5,
+    )
     config = check_config(CONFIG | {"test_dataset_name": ["omniglot"], "on_bad_image": "skip"}, "test")
     (tasks,) = build_other_task_sets(config, "cpu")
     assert tasks.protocol["classes"] == "10 (test split)"  # 37 - int(0.7399 * 37)

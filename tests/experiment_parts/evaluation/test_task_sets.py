@@ -83,7 +83,13 @@ def test_each_meta_batch_of_the_training_has_the_shape_of_its_number(tmp_path):
 
 @pytest.mark.parametrize("head", ["zero", "prototypes"])
 def test_a_head_made_for_each_task_trains_and_tests_on_any_number_of_ways(tmp_path, head):
-    changes = {"head": head, "num_classes_per_set": [2, 3], "test_num_classes_per_set": [2, 3], "num_samples_per_class": [1, 2], "train_seed": 2}
+    changes = {
+        "head": head,
+        "num_classes_per_set": [2, 3],
+        "test_num_classes_per_set": [2, 3],
+        "num_samples_per_class": [1, 2],
+        "train_seed": 2,
+    }
     config = check_config(TINY | changes, "test")
     folder = run_tiny(tmp_path, **changes, total_epochs=1, number_of_ensemble_models=1)
     results = json.loads((folder / "logs" / "test_summary.json").read_text())["results"]

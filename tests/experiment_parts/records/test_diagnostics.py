@@ -1,4 +1,6 @@
-"""What is written for people: norms and angles against autograd's own, Adam's updates against Adam, examples against the learner."""
+"""What is written for people: norms and angles against autograd's own, Adam's updates against Adam, examples against
+the learner.
+"""
 
 import json
 import math
@@ -27,7 +29,9 @@ def test_the_angle_between_gradients_is_that_of_the_vectors():
     one = {"a": torch.tensor([1.0, 0.0]), "b": torch.tensor([0.0])}
     assert angle_degrees(one, {"a": torch.tensor([0.0, 3.0]), "b": torch.tensor([0.0])}) == pytest.approx(90)
     assert angle_degrees(one, {"a": torch.tensor([2.0, 0.0]), "b": torch.tensor([2.0])}) == pytest.approx(45)
-    assert angle_degrees(one, {"a": torch.tensor([1.0, 1e-9]), "b": torch.tensor([0.0])}) == pytest.approx(math.degrees(1e-9))
+    assert angle_degrees(one, {"a": torch.tensor([1.0, 1e-9]), "b": torch.tensor([0.0])}) == pytest.approx(
+        math.degrees(1e-9)
+    )
     assert angle_degrees(one, {"a": torch.zeros(2), "b": torch.tensor([0.0])}) is None
 
 
@@ -42,7 +46,9 @@ def test_norms_and_angle_are_those_of_the_learners_own_gradients(changes, epoch)
     learner = small_learner(**changes)
     episodes = random_episodes(small_config())
     own, look = look_at_gradients(learner, episodes, epoch)
-    assert look["norms"] == pytest.approx({name.removeprefix("network."): float(value.norm()) for name, value in own.gradients.items()})
+    assert look["norms"] == pytest.approx(
+        {name.removeprefix("network."): float(value.norm()) for name, value in own.gradients.items()}
+    )
     assert look["order"] == ("second" if learner.is_second_order(epoch) else "first")
     second = look["order"] == "second"
     other = small_learner(**changes | {"second_order": not second, "first_order_to_second_order_epoch": -1})
@@ -61,7 +67,9 @@ def test_a_run_of_first_order_is_spared_the_second():
 def test_a_look_at_numbers_that_are_not_finite_leaves_the_learner_willing_to_learn(tmp_path):
     """A learner refuses updates after one that is not finite; those that people look at do not count."""
     learner, config = small_learner(), small_config()
-    data = SimpleNamespace(shape=config.validation_shape, class_names={"val": []}, episodes=lambda *_: random_episodes(config))
+    data = SimpleNamespace(
+        shape=config.validation_shape, class_names={"val": []}, episodes=lambda *_: random_episodes(config)
+    )
     compute = learner.meta_gradients
 
     def spoilt(episodes, epoch):
@@ -99,7 +107,9 @@ def test_the_look_watches_the_computation_itself_and_no_replay():
         learner.meta_gradients(random_episodes(small_config()), 0)
 
 
-@pytest.mark.parametrize("optimizer", [{}, {"meta_optimizer": "sgd", "meta_momentum": 0.9}, {"gradient_clip_norm": 0.01}])
+@pytest.mark.parametrize(
+    "optimizer", [{}, {"meta_optimizer": "sgd", "meta_momentum": 0.9}, {"gradient_clip_norm": 0.01}]
+)
 def test_the_update_is_the_difference_that_it_would_make_and_is_taken_back(optimizer):
     learner, episodes = small_learner(**PLUS_PLUS | optimizer), random_episodes(small_config())
     for epoch in range(2):
@@ -125,7 +135,9 @@ def test_looking_at_a_run_does_not_change_what_it_learns(tmp_path):
 
 @pytest.mark.parametrize("normalisation, channels", [("none", 1), ("imagenet", 3)])
 def test_the_examples_are_the_episodes_and_the_learners_answers(tmp_path, normalisation, channels):
-    config = check_config(TINY | {"normalisation": normalisation, "image_channels": channels, "num_target_samples": 3}, "test")
+    config = check_config(
+        TINY | {"normalisation": normalisation, "image_channels": channels, "num_target_samples": 3}, "test"
+    )
     data, learner = tiny_data(config), build_learner(config, "cpu")
     write_examples(tmp_path / "examples.safetensors", learner, data, 6)
     tensors, state = load_checkpoint(tmp_path / "examples.safetensors")
@@ -145,7 +157,13 @@ def test_the_examples_are_the_episodes_and_the_learners_answers(tmp_path, normal
 
 
 def test_large_images_are_reduced_and_few_of_many_are_kept(tmp_path):
-    changes = {"image_height": 96, "image_width": 60, "num_samples_per_class": 2, "num_target_samples": 3, "num_stages": 1}
+    changes = {
+        "image_height": 96,
+        "image_width": 60,
+        "num_samples_per_class": 2,
+        "num_target_samples": 3,
+        "num_stages": 1,
+    }
     config = check_config(TINY | changes, "test")
     write_examples(tmp_path / "examples.safetensors", build_learner(config, "cpu"), tiny_data(config), 0)
     tensors, _ = load_checkpoint(tmp_path / "examples.safetensors")

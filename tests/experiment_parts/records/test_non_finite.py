@@ -101,7 +101,10 @@ def test_the_run_stops_with_the_state_before_the_failing_iteration(tmp_path, log
     with pytest.raises(NonFiniteError) as raised:
         run_tiny(tmp_path, learner_changes=failing_at(4, 6), **changes)
     text = str(raised.value)
-    assert "iteration 4 (epoch 1): the loss is nan; training tasks 6 to 7. Its update was not applied; saved at iteration 3." in text
+    assert (
+        "iteration 4 (epoch 1): the loss is nan; training tasks 6 to 7. Its update was not applied; saved at "
+        "iteration 3." in text
+    )
     assert "--skip_non_finite_iterations 1" in text
     assert "config.json --replay_iteration 4" in text
     saved, state = load_checkpoint(unfinished_path(tmp_path / "tiny" / "saved_models"))
@@ -144,7 +147,9 @@ def test_the_report_holds_what_happened_and_the_replay_finds_the_same(tmp_path, 
     assert replayed == {name: value for name, value in report.items() if name != "replay"}
     assert not replayed["is_finite"]
     assert "Replaying iteration 9 from iteration 8." in caplog.messages
-    assert names == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file() and path.name != ".lock"}
+    assert names == {
+        path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file() and path.name != ".lock"
+    }
 
 
 def test_an_iteration_of_a_finished_run_is_trained_up_to_from_the_checkpoint_before_it(tmp_path, caplog):
@@ -178,7 +183,13 @@ def test_a_replay_begins_with_the_weights_that_the_run_began_with(tmp_path):
 
         learner.meta_gradients = meta_gradients
 
-    changes = {"load_checkpoint": str(given), "total_epochs": 1, "total_iter_per_epoch": 3, "diagnostics_every_epochs": 0, "learner_changes": listens}
+    changes = {
+        "load_checkpoint": str(given),
+        "total_epochs": 1,
+        "total_iter_per_epoch": 3,
+        "diagnostics_every_epochs": 0,
+        "learner_changes": listens,
+    }
     run_tiny(tmp_path, **changes)
     trained, losses[:] = list(losses), []
     run_tiny(tmp_path, replay_iteration=3, **changes)

@@ -90,7 +90,9 @@ def test_a_start_that_fails_leaves_no_folder(root, opened):
     assert os.listdir(root) == []
 
 
-@pytest.mark.parametrize("file", ["notes.txt", "logs/metrics.jsonl", "saved_models/train_model_1.safetensors", "visual_outputs/a.png"])
+@pytest.mark.parametrize(
+    "file", ["notes.txt", "logs/metrics.jsonl", "saved_models/train_model_1.safetensors", "visual_outputs/a.png"]
+)
 def test_a_file_of_anybody_else_keeps_everything(root, opened, file):
     folder = opened(root, "run")
     (folder.path / file).write_text("mine")
@@ -160,7 +162,9 @@ def test_every_key_is_free_or_free_for_tests_or_refused_as_tabled(key):
 
 def test_the_table_names_only_keys_that_there_are():
     assert set(ExperimentConfig.model_fields) >= FREE_KEYS | EVALUATION_KEYS | TRAINING_KEYS
-    assert len(FREE_KEYS | EVALUATION_KEYS | TRAINING_KEYS) == len(FREE_KEYS) + len(EVALUATION_KEYS) + len(TRAINING_KEYS)
+    assert len(FREE_KEYS | EVALUATION_KEYS | TRAINING_KEYS) == len(FREE_KEYS) + len(EVALUATION_KEYS) + len(
+        TRAINING_KEYS
+    )
 
 
 def test_the_split_is_free_where_the_sets_are_split_already():
@@ -180,7 +184,10 @@ def test_the_first_advice_is_to_give_the_same_overrides_again():
     advice = str(raised.value).splitlines()[-1]
     assert advice.startswith("To go on with the run, give the same overrides as at its first start: --")
     given = advice.split("first start: ")[1].split(". Else")[0]
-    assert check_config({"experiment_name": "run"} | parse_command_line(shlex.split(given))[1], "again").to_json_dict() == stored
+    assert (
+        check_config({"experiment_name": "run"} | parse_command_line(shlex.split(given))[1], "again").to_json_dict()
+        == stored
+    )
 
 
 def test_all_refused_keys_are_named_at_once(root, opened):
@@ -210,7 +217,11 @@ def test_a_refused_key_names_the_flag_that_allows_it(root, opened, caplog):
 def test_what_is_meant_for_one_start_is_not_stored():
     once = {"allow_config_change": "batch_size", "restart_schedule": True, "replay_iteration": 3}
     stored = config_of("run", **once)
-    assert {key: stored[key] for key in once} == {"allow_config_change": [], "restart_schedule": False, "replay_iteration": 0}
+    assert {key: stored[key] for key in once} == {
+        "allow_config_change": [],
+        "restart_schedule": False,
+        "replay_iteration": 0,
+    }
 
 
 def test_an_edited_config_json_does_not_hide_a_change(root, opened):

@@ -1,4 +1,6 @@
-"""The demo's server: answers as the classifier does, keeps visitors apart and bounded, and refuses what is not for it."""
+"""The demo's server: answers as the classifier does, keeps visitors apart and bounded, and refuses what is not for
+it.
+"""
 
 import http.client
 import io
@@ -21,7 +23,11 @@ from few_shot_classifier import FewShotClassifier
 from tests.tools.runs import run_tiny
 from tests.tools.servers import served
 
-STROKES = {"cross": [[0.2, 0.2, 0.8, 0.8], [0.8, 0.2, 0.2, 0.8]], "line": [[0.5, 0.1, 0.5, 0.9]], "roof": [[0.2, 0.8, 0.5, 0.2, 0.8, 0.8]]}
+STROKES = {
+    "cross": [[0.2, 0.2, 0.8, 0.8], [0.8, 0.2, 0.2, 0.8]],
+    "line": [[0.5, 0.1, 0.5, 0.9]],
+    "roof": [[0.2, 0.8, 0.5, 0.2, 0.8, 0.8]],
+}
 
 
 @pytest.fixture(scope="module")
@@ -48,13 +54,24 @@ class Visitor:
         self.demo = demo
         status, page, _ = self.ask("GET", "/")
         assert status == 200
-        self.name = json.loads(re.search(r'data-start="([^"]*)"', page.decode()).group(1).replace("&quot;", '"').replace("&lt;", "<").replace("&amp;", "&").replace("&#x27;", "'"))["session"]
+        self.name = json.loads(
+            re.search(r'data-start="([^"]*)"', page.decode())
+            .group(1)
+            .replace("&quot;", '"')
+            .replace("&lt;", "<")
+            .replace("&amp;", "&")
+            .replace("&#x27;", "'")
+        )["session"]
 
     def ask(self, method, path, body=None, **headers):
         connection = http.client.HTTPConnection("127.0.0.1", self.demo.server_port, timeout=10)
         given = {"Host": self.demo.hosts[0]}
         if method == "POST":
-            given |= {"Origin": f"http://{self.demo.hosts[0]}", "X-Session": getattr(self, "name", ""), "Content-Type": "application/json"}
+            given |= {
+                "Origin": f"http://{self.demo.hosts[0]}",
+                "X-Session": getattr(self, "name", ""),
+                "Content-Type": "application/json",
+            }
         given |= {name.replace("_", "-"): value for name, value in headers.items()}
         connection.putrequest(method, path, skip_host=True)
         body = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
@@ -88,11 +105,20 @@ def png(*size):
 def test_steps_are_those_of_the_classifier(demo, run_folder):
     visitor = Visitor(demo)
     numbers = [visitor.draw(name) for name in STROKES]
-    status, answer = visitor.post("/classify", {"classes": [[number] for number in numbers], "query": visitor.draw("line")})
+    status, answer = visitor.post(
+        "/classify", {"classes": [[number] for number in numbers], "query": visitor.draw("line")}
+    )
     assert status == 200
-    images = [draw_strokes([list(zip(s[::2], s[1::2], strict=True)) for s in strokes], demo.network.config) for strokes in STROKES.values()]
-    classifier = FewShotClassifier.from_experiment(run_folder, batch_norm_statistics="support").fit(np.stack(images), ["a", "b", "c"])
-    np.testing.assert_allclose(answer["steps"], classifier.predict_proba(images[1][None], every_step=True)[:, 0], atol=1e-4)
+    images = [
+        draw_strokes([list(zip(s[::2], s[1::2], strict=True)) for s in strokes], demo.network.config)
+        for strokes in STROKES.values()
+    ]
+    classifier = FewShotClassifier.from_experiment(run_folder, batch_norm_statistics="support").fit(
+        np.stack(images), ["a", "b", "c"]
+    )
+    np.testing.assert_allclose(
+        answer["steps"], classifier.predict_proba(images[1][None], every_step=True)[:, 0], atol=1e-4
+    )
 
 
 def test_fewer_classes_than_a_learned_head_has_outputs_share_the_probability(demo):
@@ -121,7 +147,14 @@ def test_photographs_are_decoded_as_the_runs_own_and_bad_ones_are_refused(demo):
     kind = "application/octet-stream"
     assert visitor.post("/image", png(40, 30), Content_Type=kind)[0] == 200
     whole = png(40, 30)
-    for bad in (b"", b"no image", whole[: len(whole) // 2], b"GIF89a" + bytes(50), b"%PDF-1.4", b"\x89PNG\r\n\x1a\n" + bytes(100)):
+    for bad in (
+        b"",
+        b"no image",
+        whole[: len(whole) // 2],
+        b"GIF89a" + bytes(50),
+        b"%PDF-1.4",
+        b"\x89PNG\r\n\x1a\n" + bytes(100),
+    ):
         status, answer = visitor.post("/image", bad, Content_Type=kind)
         assert status == 415 and "this is no image that can be read; PNG, JPEG, BMP and WebP are" in answer["error"]
     bomb = whole[:16] + (30_000).to_bytes(4, "big") * 2 + whole[24:]
@@ -134,9 +167,22 @@ def test_photographs_are_decoded_as_the_runs_own_and_bad_ones_are_refused(demo):
 
 @pytest.mark.parametrize(
     "strokes",
-    [None, [], [[]], [[0.1]], [[0.1, "a"]], [[0.1, None]], [[float("nan"), 0.1]], [[1e9, 0.1]], [[True, 0.1]], {"a": 1}, [0.1, 0.2], "x"],
+    [
+        None,
+        [],
+        [[]],
+        [[0.1]],
+        [[0.1, "a"]],
+        [[0.1, None]],
+        [[float("nan"), 0.1]],
+        [[1e9, 0.1]],
+        [[True, 0.1]],
+        {"a": 1},
+        [0.1, 0.2],
+        "x",
+    ],
     ids=str,
-)  # fmt: skip
+)
 def test_malformed_drawings_are_refused(demo, strokes):
     status, answer = Visitor(demo).post("/image", {"strokes": strokes})
     assert status == 400 and "drawing" in answer["error"]
@@ -152,9 +198,17 @@ def test_malformed_json_is_refused(demo, body):
 
 @pytest.mark.parametrize(
     "request_",
-    [{}, {"classes": 3}, {"classes": [[], []]}, {"classes": [1, 2]}, {"classes": [["../x"], ["b"]]}, {"classes": [[True], [1.5]]}, {"classes": [[1], [1]], "query": "1"}],
+    [
+        {},
+        {"classes": 3},
+        {"classes": [[], []]},
+        {"classes": [1, 2]},
+        {"classes": [["../x"], ["b"]]},
+        {"classes": [[True], [1.5]]},
+        {"classes": [[1], [1]], "query": "1"},
+    ],
     ids=str,
-)  # fmt: skip
+)
 def test_malformed_questions_are_refused(demo, request_):
     visitor = Visitor(demo)
     visitor.draw("cross")
@@ -165,7 +219,9 @@ def test_malformed_questions_are_refused(demo, request_):
 def test_an_oversized_upload_is_refused_before_it_is_read(demo):
     visitor = Visitor(demo)
     begin = time.perf_counter()
-    status, answer = visitor.post("/image", None, Content_Length="12000001")  # nothing is sent: who reads first would wait
+    status, answer = visitor.post(
+        "/image", None, Content_Length="12000001"
+    )  # nothing is sent: who reads first would wait
     assert status == 413 and "larger than 12 MB; make it smaller" in answer["error"]
     assert visitor.post("/image", None, Content_Length="9" * 30)[0] == 413
     for length in (None, "-1", "1e3", "x", "٣"):
@@ -178,7 +234,10 @@ def test_an_oversized_upload_is_refused_before_it_is_read(demo):
     assert status == 413 and "more than 20000 points" in answer["error"]
 
 
-@pytest.mark.parametrize("host", ["evil.example", "evil.example:{port}", "127.0.0.1", "127.0.0.1:1", "127.0.0.1:{port}.evil.example", "", None])
+@pytest.mark.parametrize(
+    "host",
+    ["evil.example", "evil.example:{port}", "127.0.0.1", "127.0.0.1:1", "127.0.0.1:{port}.evil.example", "", None],
+)
 def test_another_host_is_refused_so_that_no_name_can_be_bound_to_this_address(demo, host):
     visitor = Visitor(demo)
     host = host and host.format(port=demo.server_port)
@@ -187,10 +246,14 @@ def test_another_host_is_refused_so_that_no_name_can_be_bound_to_this_address(de
         assert status == 421 and demo.address in json.loads(content)["error"]
 
 
-@pytest.mark.parametrize("origin", ["http://evil.example", "null", "https://127.0.0.1:{port}", "http://127.0.0.1:1", None])
+@pytest.mark.parametrize(
+    "origin", ["http://evil.example", "null", "https://127.0.0.1:{port}", "http://127.0.0.1:1", None]
+)
 def test_another_origin_is_refused(demo, origin):
     visitor = Visitor(demo)
-    status, answer = visitor.post("/image", {"strokes": STROKES["line"]}, Origin=origin and origin.format(port=demo.server_port))
+    status, answer = visitor.post(
+        "/image", {"strokes": STROKES["line"]}, Origin=origin and origin.format(port=demo.server_port)
+    )
     assert (status, answer["error"]) == (403, "only the demo's own page may ask")
     assert len(demo.sessions) == 0
 
@@ -203,7 +266,9 @@ def test_a_made_up_session_is_refused(demo):
     assert len(demo.sessions) == 0
 
 
-@pytest.mark.parametrize("path", ["/x", "/../demo.py", "/%2e%2e/README.md", "/index.html", "/?x", "http://evil.example/", "/image"])
+@pytest.mark.parametrize(
+    "path", ["/x", "/../demo.py", "/%2e%2e/README.md", "/index.html", "/?x", "http://evil.example/", "/image"]
+)
 def test_there_is_one_page_and_nothing_of_the_disk(demo, path):
     status, content, _ = Visitor(demo).ask("GET", path)
     assert status == 404 and b"there is only one page" in content
@@ -215,7 +280,12 @@ def test_the_page_loads_nothing_and_its_policy_allows_nothing_else(demo):
     text, policy = page.decode(), headers["Content-Security-Policy"]
     assert not re.search(r"https?://|@import|url\(|\bsrc=|<link(?! rel=\"icon\" href=\"data:,\")", text)
     assert "{{" not in text and "<b>&" not in text
-    assert policy.startswith("default-src 'none'") and "unsafe" not in policy and "connect-src 'self'" in policy and "frame-ancestors 'none'" in policy
+    assert (
+        policy.startswith("default-src 'none'")
+        and "unsafe" not in policy
+        and "connect-src 'self'" in policy
+        and "frame-ancestors 'none'" in policy
+    )
     assert headers["X-Content-Type-Options"] == "nosniff" and headers["Cache-Control"] == "no-store"
 
 
@@ -261,7 +331,10 @@ def test_it_listens_on_the_loopback_interface_alone_and_ends_with_one_line(run_f
     assert main(["--experiment", str(run_folder), "--port", "0"]) == 0
     assert seen[0][0] == "127.0.0.1"
     lines = capsys.readouterr().out.splitlines()
-    assert lines == [f"Open http://127.0.0.1:{seen[0][1]}/ in a browser of this computer. Ctrl-C ends the demo.", "The demo has ended; nothing was kept."]
+    assert lines == [
+        f"Open http://127.0.0.1:{seen[0][1]}/ in a browser of this computer. Ctrl-C ends the demo.",
+        "The demo has ended; nothing was kept.",
+    ]
 
 
 def test_a_port_that_is_taken_and_a_run_that_is_not_there_are_one_error(run_folder, capsys):
@@ -279,7 +352,13 @@ def test_a_port_that_is_taken_and_a_run_that_is_not_there_are_one_error(run_fold
 
 @pytest.mark.parametrize(("dataset", "side"), [("omniglot_dataset", 28), ("synthetic_strokes", 28)])
 def test_a_drawing_is_dark_ink_on_white_of_the_datasets_pen(dataset, side):
-    config = {"dataset_name": dataset, "image_height": side, "image_width": side, "image_channels": 1, "resize_filter": "nearest"}
+    config = {
+        "dataset_name": dataset,
+        "image_height": side,
+        "image_width": side,
+        "image_channels": 1,
+        "resize_filter": "nearest",
+    }
     lines = [draw_strokes([[(0.1, y), (0.9, y)]], config) for y in np.linspace(0.3, 0.7, 21)]
     image = lines[0]
     assert image.shape == (1, side, side) and image[0, 0, 0] == 255
@@ -302,7 +381,16 @@ def test_omniglots_own_pictures_have_the_same_pen(shared_data):
                 ink = np.asarray(Image.open(archive.extractfile(member)).convert("L")) < 128
                 assert ink.shape == (105, 105) and 0.01 < ink.mean() < 0.3  # dark ink on white
                 widths.append(_typical_run(ink))
-    drawn = draw_strokes([[(0.3, 0.2), (0.3, 0.8)], [(0.3, 0.5), (0.8, 0.5)]], {"dataset_name": "omniglot_dataset", "image_height": 105, "image_width": 105, "image_channels": 1, "resize_filter": "nearest"})  # fmt: skip
+    drawn = draw_strokes(
+        [[(0.3, 0.2), (0.3, 0.8)], [(0.3, 0.5), (0.8, 0.5)]],
+        {
+            "dataset_name": "omniglot_dataset",
+            "image_height": 105,
+            "image_width": 105,
+            "image_channels": 1,
+            "resize_filter": "nearest",
+        },
+    )
     assert np.median(widths) == _typical_run(drawn[0] < 128)
 
 

@@ -1,4 +1,6 @@
-"""The demo page in headless Chromium: drawn by real pointer actions, a few examples are learned and a query gets the right class."""
+"""The demo page in headless Chromium: drawn by real pointer actions, a few examples are learned and a query gets the
+right class.
+"""
 
 import json
 from pathlib import Path
@@ -30,19 +32,39 @@ def network(tmp_path_factory):
     root = tmp_path_factory.mktemp("experiments")
     monkeypatch.setenv("EXPERIMENTS_DIR", str(root))
     generator = np.random.default_rng(0)
-    form = {"dataset_name": "images", "image_height": 28, "image_width": 28, "image_channels": 1, "resize_filter": "bilinear"}
+    form = {
+        "dataset_name": "images",
+        "image_height": 28,
+        "image_width": 28,
+        "image_channels": 1,
+        "resize_filter": "bilinear",
+    }
     images, labels = [], []
     for character in range(24):
         strokes = [generator.uniform(0.2, 0.8, (3, 2)) for _ in range(2)]
         for _ in range(6):
             place = generator.normal(0, 0.04, 2)
-            images.append(draw_strokes([(stroke + place + generator.normal(0, 0.02, stroke.shape)).tolist() for stroke in strokes], form))
+            images.append(
+                draw_strokes(
+                    [(stroke + place + generator.normal(0, 0.02, stroke.shape)).tolist() for stroke in strokes], form
+                )
+            )
             labels.append(character)
     classifier = FewShotClassifier(
-        experiment_name="characters", num_classes_per_set=4, num_target_samples=2, batch_size=4, cnn_num_filters=16, total_epochs=1,
-        total_iter_per_epoch=20, num_evaluation_tasks=10, number_of_training_steps_per_iter=3, number_of_evaluation_steps_per_iter=3,
-        class_rotation=False, report_every_s=0, meta_learning_rate=0.005,
-    )  # fmt: skip
+        experiment_name="characters",
+        num_classes_per_set=4,
+        num_target_samples=2,
+        batch_size=4,
+        cnn_num_filters=16,
+        total_epochs=1,
+        total_iter_per_epoch=20,
+        num_evaluation_tasks=10,
+        number_of_training_steps_per_iter=3,
+        number_of_evaluation_steps_per_iter=3,
+        class_rotation=False,
+        report_every_s=0,
+        meta_learning_rate=0.005,
+    )
     classifier.meta_fit((np.stack(images), np.array(labels)))
     yield DemoNetwork(str(root / "characters"))
     monkeypatch.undo()
@@ -76,7 +98,9 @@ def draw(browser, canvas, strokes, shift=0.0, kind="mouse"):
     from selenium.webdriver.common.actions.pointer_input import PointerInput
 
     browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", canvas)
-    left, top, side = browser.execute_script("const box = arguments[0].getBoundingClientRect(); return [box.left, box.top, box.width]", canvas)
+    left, top, side = browser.execute_script(
+        "const box = arguments[0].getBoundingClientRect(); return [box.left, box.top, box.width]", canvas
+    )
     actions = ActionBuilder(browser, mouse=PointerInput(kind, f"a {kind}"), duration=10)
     for stroke in strokes:
         points = [(int(left + (x + shift) * side), int(top + (y - shift) * side)) for x, y in stroke]
@@ -104,7 +128,15 @@ def teach(browser, kind="mouse"):
 
 def answer(browser):
     """The class that wins once the page has answered the newest drawing."""
-    wait_for(browser, lambda: find(browser, "#verdict b") and browser.execute_script("return document.getElementById('query').querySelector('.seen').hidden === false"))
+    wait_for(
+        browser,
+        lambda: (
+            find(browser, "#verdict b")
+            and browser.execute_script(
+                "return document.getElementById('query').querySelector('.seen').hidden === false"
+            )
+        ),
+    )
     return find(browser, "#verdict b")[0].text
 
 
@@ -119,12 +151,17 @@ def test_drawn_examples_are_learned_and_the_right_class_wins_on_every_query(brow
         wait_for(browser, lambda: not find(browser, "#verdict b"))
         draw(browser, query, SHAPES[name], shift=0.03)
         wait_for(browser, lambda name=name: answer(browser) == name)
-        rows = browser.execute_script("return [...document.querySelectorAll('.track')].map((track) => [...track.children].map((bar) => parseFloat(bar.style.getPropertyValue('--p'))))")
+        rows = browser.execute_script(
+            "return [...document.querySelectorAll('.track')].map((track) => [...track.children].map((bar) => "
+            "parseFloat(bar.style.getPropertyValue('--p'))))"
+        )
         assert len(rows) == 4 and all(len(row) == 3 + 1 for row in rows)
         assert max(rows, key=lambda row: row[-1]) == rows[list(SHAPES).index(name)]
     assert browser.get_log("browser") == []
     events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    requested = {event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"}
+    requested = {
+        event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"
+    }
     assert requested and all(url.startswith((demo.address, "data:", "blob:")) for url in requested)
 
 
@@ -145,7 +182,8 @@ def test_a_second_client_does_not_see_the_drawings_of_the_first(browser, demo):
     assert browser.execute_script(drawn) == 0 and not find(browser, "#verdict b")
     stolen = browser.execute_async_script(
         """const done = arguments[0], session = JSON.parse(document.body.dataset.start).session;
-        fetch('/classify', {method: 'POST', body: JSON.stringify({classes: [[1], [2]], query: 3}), headers: {'X-Session': session}}).then((r) => done(r.status))"""
+        fetch('/classify', {method: 'POST', body: JSON.stringify({classes: [[1], [2]], query: 3}),
+            headers: {'X-Session': session}}).then((r) => done(r.status))"""
     )
     assert stolen == 410
     browser.close()
@@ -159,9 +197,14 @@ def test_a_finger_on_a_phone_draws_and_nothing_needs_horizontal_scrolling(browse
     draw(browser, find(browser, "#query canvas")[0], SHAPES["square"], shift=0.02, kind="touch")
     wait_for(browser, lambda: answer(browser) == "square")
     assert browser.execute_script("return document.documentElement.scrollWidth") == 360
-    small = "return [...document.querySelectorAll('button, input, label')].filter((e) => e.getBoundingClientRect().height < 24 && e.offsetParent).map((e) => e.className)"
+    small = (
+        "return [...document.querySelectorAll('button, input, label')].filter((e) => e.getBoundingClientRect().height "
+        "< 24 && e.offsetParent).map((e) => e.className)"
+    )
     assert browser.execute_script(small) == []
-    colours = browser.execute_script("const style = getComputedStyle(document.body); return [style.backgroundColor, style.color]")
+    colours = browser.execute_script(
+        "const style = getComputedStyle(document.body); return [style.backgroundColor, style.color]"
+    )
     background, ink = (sum(int(part) for part in colour[4:-1].split(",")) / 3 for colour in colours)
     assert background < 30 and ink > 220
 

@@ -41,7 +41,11 @@ from utils.paths import REPOSITORY_ROOT
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """The folder of a finished run of MAML++ whose second epoch is of second order."""
-    changes = PLUS_PLUS | {"first_order_to_second_order_epoch": 0, "total_epochs": 3, "number_of_evaluation_steps_per_iter": 3}
+    changes = PLUS_PLUS | {
+        "first_order_to_second_order_epoch": 0,
+        "total_epochs": 3,
+        "number_of_evaluation_steps_per_iter": 3,
+    }
     return run_tiny(tmp_path_factory.mktemp("runs"), **changes)
 
 
@@ -61,24 +65,60 @@ def page_of(folder):
 def test_a_finished_run_has_every_section_and_nothing_is_missing(folder):
     sections = report.build_sections(read_run(folder))
     assert [section.id for section in sections] == [
-        "learning", "adaptation", "episodes", "test", "inner-rates", "gradients", "batch-norm", "outer-loop", "machine", "config", "environment",
-    ]  # fmt: skip
+        "learning",
+        "adaptation",
+        "episodes",
+        "test",
+        "inner-rates",
+        "gradients",
+        "batch-norm",
+        "outer-loop",
+        "machine",
+        "config",
+        "environment",
+    ]
     missing = {section.id: section.missing for section in sections if section.missing}
-    assert missing == {"environment": ["environment.json is not there or cannot be read."]}  # written by the program, not by the builder
+    assert missing == {
+        "environment": ["environment.json is not there or cannot be read."]
+    }  # written by the program, not by the builder
     titles = {figure.title for section in sections for figure in section.figures}
     assert titles >= {
-        "Accuracy", "Loss", "Accuracy per inner step", "Before and after, over epochs", "Task 1", "All results", "Accuracy over tasks",
-        "Calibration", "Hardest classes", "Confusions in the hardest task", "Layer × step", "Angle between first and second order",
-        "Update / weight", "Gradient norm by parameter, over epochs", "Update norm by parameter, over epochs", "Running variance", "Multi-step loss weights", "Time split", "Peak memory",
-    }  # fmt: skip
+        "Accuracy",
+        "Loss",
+        "Accuracy per inner step",
+        "Before and after, over epochs",
+        "Task 1",
+        "All results",
+        "Accuracy over tasks",
+        "Calibration",
+        "Hardest classes",
+        "Confusions in the hardest task",
+        "Layer × step",
+        "Angle between first and second order",
+        "Update / weight",
+        "Gradient norm by parameter, over epochs",
+        "Update norm by parameter, over epochs",
+        "Running variance",
+        "Multi-step loss weights",
+        "Time split",
+        "Peak memory",
+    }
     assert write_report(folder).stat().st_size < LARGEST_BYTES
 
 
 def test_the_head_tells_result_interval_protocol_and_command(folder):
     page = page_of(folder)
     result = json.loads((folder / "logs/test_summary.json").read_text())
-    assert f'{100 * result["test_accuracy_mean"]:.2f} %<small>± {100 * result["test_accuracy_ci95"]:.2f}</small>' in page
-    for text in ("3-way 1-shot", "3 inner steps", "3 tasks of omniglot_dataset", "95 % interval over tasks", "run/config.json"):
+    assert (
+        f"{100 * result['test_accuracy_mean']:.2f} %<small>± {100 * result['test_accuracy_ci95']:.2f}</small>" in page
+    )
+    for text in (
+        "3-way 1-shot",
+        "3 inner steps",
+        "3 tasks of omniglot_dataset",
+        "95 % interval over tasks",
+        "run/config.json",
+    ):
         assert text in page, text
 
 
@@ -86,13 +126,20 @@ def test_the_switch_of_the_derivative_order_is_marked(finished):
     chart = report_layers.angle_chart(read_run(finished).epochs)
     assert "second order from here" in chart and "shade" in chart
     angle = next(entry["gradients"]["angle_degrees"] for entry in read_run(finished).epochs if entry["epoch"] == 2)
-    (figure,) = [figure for figure in report_layers.gradients(read_run(finished)).figures if figure.title.startswith("Angle")]
+    (figure,) = [
+        figure for figure in report_layers.gradients(read_run(finished)).figures if figure.title.startswith("Angle")
+    ]
     assert f"In epoch 2, the first of second order, they are {angle:.1f}° apart." in figure.note
 
 
 def test_a_report_needs_no_torch(folder):
-    code = "import sys; from experiment_tools.report.__main__ import main; main(sys.argv[1:]); sys.exit('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code, str(folder)], cwd=REPOSITORY_ROOT, capture_output=True, text=True, check=False)
+    code = (
+        "import sys; from experiment_tools.report.__main__ import main; main(sys.argv[1:]); sys.exit('torch' in "
+        "sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(folder)], cwd=REPOSITORY_ROOT, capture_output=True, text=True, check=False
+    )
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -112,15 +159,24 @@ def test_names_are_text_and_never_markup(folder):
 
 def test_nothing_is_loaded_from_anywhere(folder):
     page = page_of(folder)
-    addresses = re.findall(r"""(?:src|href)\s*=\s*["']([^"'#]{1,12})""", page) + re.findall(r"url\(([^)]{1,8})|@import", page)
+    addresses = re.findall(r"""(?:src|href)\s*=\s*["']([^"'#]{1,12})""", page) + re.findall(
+        r"url\(([^)]{1,8})|@import", page
+    )
     assert addresses and all(address.startswith("data:") for address in addresses)
     assert "default-src 'none'; img-src data:" in page
 
 
 # --- unfinished and damaged folders -----------------------------------------------------------------------------------
 
-FILES = ("config.json", "logs/curves.json", "logs/summary_statistics.json", "logs/metrics.jsonl", "logs/test_summary.json",
-         "logs/test_predictions.safetensors", "logs/validation_episodes.safetensors")  # fmt: skip
+FILES = (
+    "config.json",
+    "logs/curves.json",
+    "logs/summary_statistics.json",
+    "logs/metrics.jsonl",
+    "logs/test_summary.json",
+    "logs/test_predictions.safetensors",
+    "logs/validation_episodes.safetensors",
+)
 
 
 def problems_of(page):
@@ -128,7 +184,13 @@ def problems_of(page):
     return "".join(re.findall(r'<ul class="problems">.*?</ul>', page, flags=re.S))
 
 
-SPOILT = {"absent": None, "empty": b"", "cut": b'{"epochs": [{"epoch"', "of another kind": b"[1, 2]\n", "garbage": bytes(range(256))}
+SPOILT = {
+    "absent": None,
+    "empty": b"",
+    "cut": b'{"epochs": [{"epoch"',
+    "of another kind": b"[1, 2]\n",
+    "garbage": bytes(range(256)),
+}
 
 
 @pytest.mark.parametrize("content", SPOILT)
@@ -140,13 +202,18 @@ def test_a_file_that_is_missing_or_damaged_is_said_and_the_rest_is_shown(folder,
         (folder / name).write_bytes(SPOILT[content])
     page = page_of(folder)
     assert page.count("<section id=") == len(SECTIONS)
-    silent = content == "absent" or (name, content) in {("logs/metrics.jsonl", "empty"), ("logs/metrics.jsonl", "cut")}  # a run under way
+    silent = content == "absent" or (name, content) in {
+        ("logs/metrics.jsonl", "empty"),
+        ("logs/metrics.jsonl", "cut"),
+    }  # a run under way
     assert (f"<li>{name} " in problems_of(page)) == (not silent)
     if name != "logs/curves.json":
         assert "Accuracy per inner step" in page
 
 
-@pytest.mark.parametrize("entry", ["val", "train", "gradients", "updates", "learned_rates", "batch_norm", "epoch", "time"])
+@pytest.mark.parametrize(
+    "entry", ["val", "train", "gradients", "updates", "learned_rates", "batch_norm", "epoch", "time"]
+)
 @pytest.mark.parametrize("value", [None, 3, "x", [], {}, {"norms": 1}])
 def test_entries_of_another_form_spoil_at_most_their_own_part(folder, entry, value):
     curves = json.loads((folder / "logs/curves.json").read_text())
@@ -191,7 +258,9 @@ def test_the_command_line_says_where_the_report_is(folder, capsys):
 
 
 def answers():
-    """Two tasks of two classes out of three, two query images of each; sure of the first, wrong in one of the second."""
+    """Two tasks of two classes out of three, two query images of each; sure of the first, wrong in one of the
+    second.
+    """
     sure, unsure = [0.95, 0.05], [0.4, 0.6]
     probabilities = np.array([[sure, sure, sure[::-1], sure[::-1]], [sure, unsure, unsure, unsure]])
     return Answers(probabilities, np.array([[0, 0, 1, 1]] * 2), np.array([[0, 1], [0, 2]]), ["a", "b", "c"])
@@ -216,7 +285,10 @@ def test_accuracy_confusion_and_the_hardest():
 def test_calibration_by_hand():
     """Five predictions at 0.95, all right; three at 0.6, two of them right: error (5 * 0.05 + 3 * |2/3 - 0.6|) / 8."""
     bins = calibration(answers())
-    assert [(round(b.confidence, 9), b.accuracy, b.count) for b in bins] == [(0.6, pytest.approx(2 / 3), 3), (0.95, 1.0, 5)]
+    assert [(round(b.confidence, 9), b.accuracy, b.count) for b in bins] == [
+        (0.6, pytest.approx(2 / 3), 3),
+        (0.95, 1.0, 5),
+    ]
     assert calibration_error(bins) == pytest.approx((5 * 0.05 + 3 * abs(2 / 3 - 0.6)) / 8)
 
 
@@ -262,8 +334,12 @@ def test_the_verdict_sees_gradients_vanish_and_explode():
 
 @pytest.mark.parametrize(
     ("accuracies", "text"),
-    [([0.2, 0.5, 0.8], "2 inner steps lift new classes from 20.0 % to 80.0 %"), ([0.2, 0.21], "changes little"), ([0.2, 0.8, 0.6], "Too many inner steps: after 1")],
-)  # fmt: skip
+    [
+        ([0.2, 0.5, 0.8], "2 inner steps lift new classes from 20.0 % to 80.0 %"),
+        ([0.2, 0.21], "changes little"),
+        ([0.2, 0.8, 0.6], "Too many inner steps: after 1"),
+    ],
+)
 def test_the_verdict_on_adaptation(accuracies, text):
     assert text in texts(history((1.0, 0.6, 1.0, 0.6)), [{"epoch": 1, "val": {"query_accuracy": accuracies}}])
 
@@ -274,9 +350,14 @@ def test_a_regression_is_judged_by_its_error(folder):
     assert "Still improving: the newest mean squared error is the lowest, 0.6." in texts(rows)
     parting = history((1.0, -1.0, 1.0, -1.0), (0.5, -0.5, 0.6, -0.6), (0.1, -0.1, 2.0, -2.0))
     assert "Overfitting: since epoch 2 the validation error rose from 0.6 to 2 while" in texts(parting)
-    assert "A gap between training and validation error at the best epoch: 0.1 against 0.6." in texts(history((0.1, -0.1, 0.6, -0.6)))
-    for scores, text in (([-4.0, -1.0, -0.5], "2 inner steps lower the error of new tasks from 4 to 0.5"), ([-4.0, -4.1], "Adaptation does not help"),
-                         ([-4.0, -0.5, -1.0], "Too many inner steps: after 1 the error is 0.5, after 2 1.")):  # fmt: skip
+    assert "A gap between training and validation error at the best epoch: 0.1 against 0.6." in texts(
+        history((0.1, -0.1, 0.6, -0.6))
+    )
+    for scores, text in (
+        ([-4.0, -1.0, -0.5], "2 inner steps lower the error of new tasks from 4 to 0.5"),
+        ([-4.0, -4.1], "Adaptation does not help"),
+        ([-4.0, -0.5, -1.0], "Too many inner steps: after 1 the error is 0.5, after 2 1."),
+    ):
         assert text in texts(rows, [{"epoch": 1, "val": {"query_accuracy": scores}}])
     assert not re.search("chance|%", texts(rows) + texts(parting))
     columns = json.loads((folder / "logs/summary_statistics.json").read_text())
@@ -288,20 +369,33 @@ def test_a_regression_is_judged_by_its_error(folder):
         entry["val"] |= {name: [-1.0, -0.5, -0.25, -0.2] for name in ("support_accuracy", "query_accuracy")}
     (folder / "logs/curves.json").write_text(json.dumps({"epochs": curves}))
     page = page_of(folder)
-    assert '<p class="value">0.25' in page and "best: epoch 3, 0.25" in page and "best validation mean squared error so far, in epoch 3" in page
+    assert (
+        '<p class="value">0.25' in page
+        and "best: epoch 3, 0.25" in page
+        and "best validation mean squared error so far, in epoch 3" in page
+    )
     assert "Mean squared error per inner step" in page and "Accuracy per inner step" not in page
 
 
 def test_the_errors_of_a_regression_s_test_are_those_of_the_mean_output():
     """Two models, two tasks of two points: the mean outputs are 1 and 3 beside 0 and 0, then 1 and 1 beside 1 and 1."""
     outputs = np.array([[[[0.0], [2.0]], [[1.0], [0.0]]], [[[2.0], [4.0]], [[1.0], [2.0]]]], dtype=np.float32)
-    arrays = {"scores.transductive": outputs, "query_labels": np.array([[[0.0], [0.0]], [[1.0], [1.0]]], dtype=np.float32)}
+    arrays = {
+        "scores.transductive": outputs,
+        "query_labels": np.array([[[0.0], [0.0]], [[1.0], [1.0]]], dtype=np.float32),
+    }
     errors = task_errors_of_test(arrays, {"protocol": {"statistics": "transductive"}})
     assert errors.tolist() == [5.0, 0.0]
 
 
 def test_the_rates_of_meta_sgd_are_drawn_by_their_spread(finished):
-    epochs = [{"epoch": n, "rate_quantiles": {"head.weight": [0.0, 0.05, 0.1 * n, 0.2, 0.3, 0.4, 0.5], "head.bias": [0.1] * 7}} for n in (1, 2)]
+    epochs = [
+        {
+            "epoch": n,
+            "rate_quantiles": {"head.weight": [0.0, 0.05, 0.1 * n, 0.2, 0.3, 0.4, 0.5], "head.bias": [0.1] * 7},
+        }
+        for n in (1, 2)
+    ]
     ((name, chart),) = report_layers.element_rates(epochs, {"head.weight": 0.1})
     assert name == "head.weight" and chart.count('class="band"') == 1 and chart.count('class="line faint"') == 2
     assert report_layers.element_rates(read_run(finished).epochs, {}) == []
@@ -342,7 +436,14 @@ def test_a_generated_config_with_overrides_gives_script_and_differences():
 
 
 def test_numbers_are_written_for_people():
-    assert [short(x) for x in (0, 0.1, 0.0016344, 12345.6, 1e-7, 2.5e9)] == ["0", "0.1", "0.001634", "12346", "1e-7", "2.5e9"]
+    assert [short(x) for x in (0, 0.1, 0.0016344, 12345.6, 1e-7, 2.5e9)] == [
+        "0",
+        "0.1",
+        "0.001634",
+        "12346",
+        "1e-7",
+        "2.5e9",
+    ]
     assert [duration(s) for s in (4.56, 200, 3840, 190000)] == ["4.56 s", "3 min 20 s", "1 h 04 min", "2 d 04 h"]
     assert thinned(list(range(10)), 4) == [0, 3, 6, 9] and thinned([1, 2], 4) == [1, 2]
     assert svg.ticks(0, 1, 4) == [0, 0.25, 0.5, 0.75, 1.0] and svg.ticks(1, 5, 5, whole=True) == [1, 2, 3, 4, 5]
@@ -350,9 +451,13 @@ def test_numbers_are_written_for_people():
 
 def test_a_chart_holds_its_points_and_escapes_its_words():
     axes = svg.Axes("<epoch>", lambda y: f"{y:.1f}&")
-    chart = svg.line_chart([svg.Series("a<b", [(1, 0.0), (2, None), (3, 1.0), (4, 2.0)], "red", dots=True)], axes, 'x"y')
+    chart = svg.line_chart(
+        [svg.Series("a<b", [(1, 0.0), (2, None), (3, 1.0), (4, 2.0)], "red", dots=True)], axes, 'x"y'
+    )
     assert "<epoch>" not in chart and "&lt;epoch&gt;" in chart and "x&quot;y" in chart and "a&lt;b" in chart
-    assert chart.count("<circle") == 3 and chart.count('class="line') == 1  # the gap splits the line; one point alone is a dot
+    assert (
+        chart.count("<circle") == 3 and chart.count('class="line') == 1
+    )  # the gap splits the line; one point alone is a dot
     assert svg.line_chart([svg.Series("none", [(1, None), (2, float("nan"))], "red")], axes, "x") is None
     assert svg.line_chart([svg.Series("zero", [(1, 0.0)], "red")], svg.Axes("x", str, log_y=True), "x") is None
 

@@ -1,4 +1,6 @@
-"""The report of a run in headless Chromium: it draws, says nothing on the console, asks for nothing and fits a phone."""
+"""The report of a run in headless Chromium: it draws, says nothing on the console, asks for nothing and fits a
+phone.
+"""
 
 import json
 
@@ -40,7 +42,9 @@ def test_the_console_stays_silent_and_nothing_is_asked_for(browser, address):
     show(browser, address)
     assert browser.get_log("browser") == []
     events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    requested = {event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"}
+    requested = {
+        event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"
+    }
     assert address in requested
     assert all(url == address or url.startswith("data:") for url in requested)
     assert browser.execute_script("return window.reached") is None
@@ -49,7 +53,8 @@ def test_the_console_stays_silent_and_nothing_is_asked_for(browser, address):
 def test_every_section_is_there_with_something_in_it(browser, address):
     show(browser, address)
     sections = browser.execute_script(
-        "return [...document.querySelectorAll('main > section')].map((s) => [s.id, s.querySelectorAll('figure').length, s.getBoundingClientRect().height])"
+        "return [...document.querySelectorAll('main > section')].map((s) => [s.id, "
+        "s.querySelectorAll('figure').length, s.getBoundingClientRect().height])"
     )
     assert len(sections) == len(SECTIONS)
     assert all(height > 80 and (figures or name == "environment") for name, figures, height in sections)
@@ -63,16 +68,21 @@ def test_every_picture_is_drawn(browser, address, width):
     charts = browser.execute_script(
         """return [...document.querySelectorAll('svg.chart')].map((chart) => {
           const box = chart.getBoundingClientRect();
-          const marks = [...chart.querySelectorAll('.line, .area, .bar, .dot')].map((mark) => mark.getBoundingClientRect());
+          const marks = [...chart.querySelectorAll('.line, .area, .bar, .dot')]
+              .map((mark) => mark.getBoundingClientRect());
           return [box.width, box.height, marks.filter((mark) => mark.width + mark.height > 1).length];
         })"""
     )
     assert len(charts) > 15
     assert all(w > 150 and h > 80 and marks > 0 for w, h, marks in charts)
-    images = browser.execute_script("return [...document.images].map((image) => [image.complete, image.naturalWidth, image.alt])")
+    images = browser.execute_script(
+        "return [...document.images].map((image) => [image.complete, image.naturalWidth, image.alt])"
+    )
     assert len(images) == 4 * 3 * (1 + 2)
     assert all(complete and pixels == 10 and alt for complete, pixels, alt in images)
-    sizes = browser.execute_script("return [...document.querySelectorAll('.strip, .sparkline')].map((s) => s.getBoundingClientRect().width)")
+    sizes = browser.execute_script(
+        "return [...document.querySelectorAll('.strip, .sparkline')].map((s) => s.getBoundingClientRect().width)"
+    )
     assert sizes and min(sizes) > 20
 
 
@@ -81,7 +91,8 @@ def test_a_phone_needs_no_horizontal_scrolling(browser, address):
     browser.execute_script("document.querySelectorAll('details').forEach((details) => { details.open = true; })")
     assert browser.execute_script("return document.documentElement.scrollWidth") == 360
     small = browser.execute_script(
-        """return [...document.querySelectorAll('svg.chart text')].map((text) => text.getBoundingClientRect().height).filter((h) => h < 8)"""
+        """return [...document.querySelectorAll('svg.chart text')]
+          .map((text) => text.getBoundingClientRect().height).filter((h) => h < 8)"""
     )
     assert small == []
 

@@ -75,7 +75,9 @@ def test_a_report_is_made_while_the_run_goes_on_with_the_lowest_priority(folder)
     assert (folder / REPORT).stat().st_mtime_ns > first
 
 
-@pytest.mark.parametrize("code", [ANSWERS, "import time; time.sleep(600)", "pass"], ids=["answers", "never reads", "is gone"])
+@pytest.mark.parametrize(
+    "code", [ANSWERS, "import time; time.sleep(600)", "pass"], ids=["answers", "never reads", "is gone"]
+)
 def test_an_order_takes_less_than_a_millisecond(folder, code):
     """Also when nobody takes the orders: the pipe is full after 65,536."""
     observer = ReportObserver(every_s=0.0, command=python(code))
@@ -94,8 +96,12 @@ def test_an_order_takes_less_than_a_millisecond(folder, code):
 
 @pytest.mark.parametrize(
     ("command", "reason"),
-    [(python(FAILS), "ValueError: no"), (python("raise SystemExit(3)"), "its process ended with code 3"), (("/nowhere/python",), "No such file")],
-)  # fmt: skip
+    [
+        (python(FAILS), "ValueError: no"),
+        (python("raise SystemExit(3)"), "its process ended with code 3"),
+        (("/nowhere/python",), "No such file"),
+    ],
+)
 def test_whatever_goes_wrong_is_one_warning(folder, caplog, command, reason):
     observer = ReportObserver(every_s=0.0, command=command)
     observer.on_start(folder, {}, [])
@@ -129,7 +135,8 @@ def test_a_process_that_hangs_is_ended(folder, caplog, monkeypatch):
 def test_it_leaves_when_the_training_is_killed(folder):
     code = (
         "import time; from pathlib import Path; from experiment_tools.report.observer import ReportObserver\n"
-        f"observer = ReportObserver(0.0); observer.on_start(Path({str(folder)!r}), {{}}, []); print(observer._process.pid, flush=True); time.sleep(600)"
+        f"observer = ReportObserver(0.0); observer.on_start(Path({str(folder)!r}), {{}}, []); "
+        "print(observer._process.pid, flush=True); time.sleep(600)"
     )
     training = subprocess.Popen([sys.executable, "-c", code], cwd=REPOSITORY_ROOT, stdout=subprocess.PIPE, text=True)
     try:
@@ -159,7 +166,12 @@ def test_the_key_turns_it_off():
 def test_the_measurement_of_the_cost_says_whether_training_is_blocked_too_long():
     """An epoch of the quickstart: 60 iterations of 0.1 s and ceil(300 / 8) = 38 validations of 0.05 s are 7.9 s."""
     config = load_config(REPOSITORY_ROOT / "experiment_config" / "quickstart.json")
-    measured = {"order a report": [1e-4, 2e-4], "a look": [0.158], "a training iteration": [0.1], "a meta-batch of validation": [0.05]}
+    measured = {
+        "order a report": [1e-4, 2e-4],
+        "a look": [0.158],
+        "a training iteration": [0.1],
+        "a meta-batch of validation": [0.05],
+    }
     text = table(config, measured)
     assert "Training is blocked for 0.200 ms per report at most (less than 1 ms)." in text
     assert "takes about 7.90 s; a look after each adds 2.00 %, after every fifth 0.40 %." in text

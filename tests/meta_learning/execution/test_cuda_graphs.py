@@ -177,7 +177,11 @@ def test_only_cuda_records():
 
 @pytest.mark.parametrize("chunk_size", ["auto", 3])
 def test_a_learner_records_once_for_each_phase_of_its_schedules_and_gets_the_same_gradients(chunk_size):
-    changes = PLUS_PLUS | {"multi_step_loss_num_epochs": 3, "first_order_to_second_order_epoch": 1, "task_chunk_size": chunk_size}
+    changes = PLUS_PLUS | {
+        "multi_step_loss_num_epochs": 3,
+        "first_order_to_second_order_epoch": 1,
+        "task_chunk_size": chunk_size,
+    }
     plain, graphed = small_learner(**changes), small_learner(**changes)
     recorder = StandIn()
     graphed.execution.replayed = GraphedComputation(recorder)
@@ -190,7 +194,8 @@ def test_a_learner_records_once_for_each_phase_of_its_schedules_and_gets_the_sam
         torch.testing.assert_close(ours.metrics, theirs.metrics, equal_nan=True)
         for learner in (plain, graphed):
             learner.meta_update(theirs, epoch)
-    # First order; second order with all query losses; second order with the last one: new weights and rates record nothing.
+    # First order; second order with all query losses; second order with the last one: new weights and rates record
+    # nothing.
     assert (recorder.n_recordings, recorder.n_replays) == (3, 6)
 
 

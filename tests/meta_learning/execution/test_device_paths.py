@@ -1,7 +1,8 @@
 """Nothing of a training step runs on the host: checked on torch's meta device.
 
-A meta tensor has a device but no values: whoever reads one on the host (`.item()`, `bool(t)`, `.cpu()`), or mixes it with tensors of the
-CPU, gets an error. What runs there waits for no device, and what is computed under `OnOneDevice` could be recorded as a CUDA graph.
+A meta tensor has a device but no values: whoever reads one on the host (`.item()`, `bool(t)`, `.cpu()`), or mixes it
+with tensors of the CPU, gets an error. What runs there waits for no device, and what is computed under `OnOneDevice`
+could be recorded as a CUDA graph.
 """
 
 from typing import Any
@@ -46,7 +47,9 @@ class _NewTensors(TorchFunctionMode):
 
 
 class CopiesFromHost(TorchDispatchMode):
-    """Collects what brings something from the host to the device; each of these makes the host wait unless memory is pinned."""
+    """Collects what brings something from the host to the device; each of these makes the host wait unless memory is
+    pinned.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -70,22 +73,51 @@ class CopiesFromHost(TorchDispatchMode):
 
 
 REFUSED_IF_DETERMINISTIC = {
-    "_adaptive_avg_pool2d_backward", "_adaptive_avg_pool3d_backward", "_ctc_loss_backward", "_embedding_bag_dense_backward", "adaptive_max_pool2d_backward",
-    "avg_pool3d_backward", "bincount", "cumsum", "fractional_max_pool2d_backward", "fractional_max_pool3d_backward", "grid_sampler_2d_backward", "histc",
-    "index_reduce", "kthvalue", "max_unpool2d", "max_unpool3d", "median", "nll_loss2d_backward", "nll_loss2d_forward", "put_", "reflection_pad1d_backward",
-    "reflection_pad2d_backward", "reflection_pad3d_backward", "scatter_reduce", "upsample_bicubic2d_backward", "upsample_bilinear2d_backward",
-    "upsample_linear1d_backward", "upsample_trilinear3d_backward",
-}  # fmt: skip
-"""Operators of which CUDA has no version that gives the same bits each time, by the documentation of `torch.use_deterministic_algorithms`. The
-backward of max-pooling, which torch warns of too, gives them where windows do not overlap (`utils.machine.devices.make_deterministic`)."""
+    "_adaptive_avg_pool2d_backward",
+    "_adaptive_avg_pool3d_backward",
+    "_ctc_loss_backward",
+    "_embedding_bag_dense_backward",
+    "adaptive_max_pool2d_backward",
+    "avg_pool3d_backward",
+    "bincount",
+    "cumsum",
+    "fractional_max_pool2d_backward",
+    "fractional_max_pool3d_backward",
+    "grid_sampler_2d_backward",
+    "histc",
+    "index_reduce",
+    "kthvalue",
+    "max_unpool2d",
+    "max_unpool3d",
+    "median",
+    "nll_loss2d_backward",
+    "nll_loss2d_forward",
+    "put_",
+    "reflection_pad1d_backward",
+    "reflection_pad2d_backward",
+    "reflection_pad3d_backward",
+    "scatter_reduce",
+    "upsample_bicubic2d_backward",
+    "upsample_bilinear2d_backward",
+    "upsample_linear1d_backward",
+    "upsample_trilinear3d_backward",
+}
+"""Operators of which CUDA has no version that gives the same bits each time, by the documentation of
+`torch.use_deterministic_algorithms`. The backward of max-pooling, which torch warns of too, gives them where windows
+do not overlap (`utils.machine.devices.make_deterministic`).
+"""
 
 
 class OnOneDevice(CopiesFromHost):
-    """Fails for every operator that takes or makes a tensor of the CPU, even one number, or brings one to the device."""
+    """Fails for every operator that takes or makes a tensor of the CPU, even one number, or brings one to the
+    device.
+    """
 
     def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = super().__torch_dispatch__(operator, types, args, kwargs)
-        assert operator.overloadpacket.__name__ not in REFUSED_IF_DETERMINISTIC, f"{operator} is not deterministic on CUDA"
+        assert operator.overloadpacket.__name__ not in REFUSED_IF_DETERMINISTIC, (
+            f"{operator} is not deterministic on CUDA"
+        )
         touched = devices((args, kwargs, out))
         assert touched <= {"meta"}, f"{operator} touches {', '.join(sorted(touched))}"
         return out
@@ -119,7 +151,16 @@ def plugins(monkeypatch):
         yield
 
 
-@pytest.mark.parametrize("read", [lambda t: torch.tensor([1.0], device="meta"), lambda t: t * torch.tensor(2.0), lambda t: t.sum().item(), lambda t: t.cpu(), bool])
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda t: torch.tensor([1.0], device="meta"),
+        lambda t: t * torch.tensor(2.0),
+        lambda t: t.sum().item(),
+        lambda t: t.cpu(),
+        bool,
+    ],
+)
 def test_what_leaves_the_device_is_noticed(read):
     watch = Watch()
     with pytest.raises(AssertionError, match=r"touches|reads the device"):
@@ -158,8 +199,15 @@ class CountsOperators(TorchDispatchMode):
 
 
 def test_a_meta_gradient_is_made_of_no_more_operators_than_it_was():
-    """Each takes a GPU microseconds, whatever it computes: MAML++ with the paper's network and steps; it had 4,117 once."""
-    changes = PLUS_PLUS | {"num_stages": 4, "image_height": 28, "image_width": 28, "number_of_training_steps_per_iter": 5}
+    """Each takes a GPU microseconds, whatever it computes: MAML++ with the paper's network and steps; it had 4,117
+    once.
+    """
+    changes = PLUS_PLUS | {
+        "num_stages": 4,
+        "image_height": 28,
+        "image_width": 28,
+        "number_of_training_steps_per_iter": 5,
+    }
     learner, episodes = build_learner(small_config(**changes), "meta"), episodes_of(changes, device="meta")
     learner.meta_gradients(episodes, 0)  # chooses how many tasks are computed at once
     with CountsOperators() as operators:
@@ -174,14 +222,25 @@ def test_episodes_come_to_the_device_in_one_copy_of_each_kind(augmentation, on_d
     classes = {f"class{label}": range(4 * label, 4 * label + 4) for label in range(6)}
     names = {} if augmentation is None else {"support": (augmentation,), "query": (augmentation,)}
     data = FewShotData(
-        images, {"train": classes}, shape=EpisodeShape(5, 1, 2), seeds={"train": 0}, class_rotation=True, normalisation="imagenet",
-        reverse_channels=True, augmentation=names, device="meta",
-    )  # fmt: skip
+        images,
+        {"train": classes},
+        shape=EpisodeShape(5, 1, 2),
+        seeds={"train": 0},
+        class_rotation=True,
+        normalisation="imagenet",
+        reverse_channels=True,
+        augmentation=names,
+        device="meta",
+    )
     data.episodes("train", range(3))  # makes what stays on the device
     with CopiesFromHost() as copies:
         episodes = data.episodes("train", range(3, 6))
-    assert {episodes.support_images.device.type, episodes.query_labels.device.type, episodes.seeds.device.type} == {"meta"}
-    assert len(copies.found) == 1 + (not on_device) + len(names), copies.found  # numbers, gathered images, parameters of each augmentation
+    assert {episodes.support_images.device.type, episodes.query_labels.device.type, episodes.seeds.device.type} == {
+        "meta"
+    }
+    assert len(copies.found) == 1 + (not on_device) + len(names), (
+        copies.found
+    )  # numbers, gathered images, parameters of each augmentation
 
 
 @pytest.mark.parametrize("operator", sorted(REFUSED_IF_DETERMINISTIC))
@@ -196,9 +255,13 @@ def test_sinusoids_come_to_the_device_in_two_copies():
     assert len(copies.found) == 2
 
 
-@pytest.mark.parametrize("name", ["MAML++", "running statistics", "support statistics", "conv4", "gradient checkpointing", "layer norm"])
+@pytest.mark.parametrize(
+    "name", ["MAML++", "running statistics", "support statistics", "conv4", "gradient checkpointing", "layer norm"]
+)
 def test_what_a_gpu_computes_instead_is_the_same(name, monkeypatch):
-    """The branches that are not for a CPU, taken there: other memory formats, all pixels of the pooling windows at once."""
+    """The branches that are not for a CPU, taken there: other memory formats, all pixels of the pooling windows at
+    once.
+    """
     learner, episodes = small_learner(**METHODS[name]), episodes_of(METHODS[name])
     on_cpu = learner.meta_gradients(episodes, 4).gradients
     calls = []

@@ -37,9 +37,13 @@ def test_recomputed_steps_give_gradients_statistics_and_metrics_of_the_unrolled_
 def test_recomputation_holds_the_activations_of_one_step_only():
     episodes = random_episodes(small_config())
     held = {
-        (steps, on): held_bytes(small_learner(cnn_num_filters=16, number_of_training_steps_per_iter=steps, gradient_checkpointing=on), episodes)
-        for steps in (3, 9) for on in (False, True)
-    }  # fmt: skip
+        (steps, on): held_bytes(
+            small_learner(cnn_num_filters=16, number_of_training_steps_per_iter=steps, gradient_checkpointing=on),
+            episodes,
+        )
+        for steps in (3, 9)
+        for on in (False, True)
+    }
     assert held[9, False] > 2.2 * held[3, False]  # the images are held once
     assert held[9, True] < 1.1 * held[3, True]
     assert held[9, True] < held[9, False] / 4

@@ -58,7 +58,10 @@ def test_the_guard_reports_the_relative_error_once_in_an_epoch(caplog):
         exact = learner.meta_gradients(episodes, 0)
     error = float((flat(narrow).double() - flat(exact).double()).norm() / flat(exact).double().norm())
     assert 0.001 < error < 1
-    assert caplog.records[0].message == f"epoch 1: the meta-gradient in bfloat16 differs from that in float32 by {error:.3g} of its norm."
+    assert (
+        caplog.records[0].message
+        == f"epoch 1: the meta-gradient in bfloat16 differs from that in float32 by {error:.3g} of its norm."
+    )
 
 
 def test_a_large_error_stops_training_and_names_the_way_out():
@@ -68,8 +71,12 @@ def test_a_large_error_stops_training_and_names_the_way_out():
     with pytest.raises(ConfigError) as raised:
         learner.meta_gradients(episodes, 2)
     text = str(raised.value)
-    assert text.startswith('"precision" bfloat16: in epoch 3 the meta-gradient of one meta-batch differs from that in float32 by 0.')
-    assert text.endswith('"precision_error_limit" allows 0.0001. Set "precision" to float32, or allow more: a rerun goes on')
+    assert text.startswith(
+        '"precision" bfloat16: in epoch 3 the meta-gradient of one meta-batch differs from that in float32 by 0.'
+    )
+    assert text.endswith(
+        '"precision_error_limit" allows 0.0001. Set "precision" to float32, or allow more: a rerun goes on'
+    )
     assert all(torch.equal(before[name], value) for name, value in learner.state_tensors().items())
 
 
@@ -86,4 +93,7 @@ def test_without_it_the_guard_computes_nothing():
 def test_only_built_in_networks_of_convolutions_can_have_it():
     with pytest.raises(ConfigError) as raised:
         small_config(precision="bfloat16", backbone="mlp", mlp_hidden_sizes=[4])
-    assert '"precision" bfloat16 concerns the convolutions of the built-in networks, and "backbone" mlp has none of those' in str(raised.value)
+    assert (
+        '"precision" bfloat16 concerns the convolutions of the built-in networks, and "backbone" mlp has none of those'
+        in str(raised.value)
+    )

@@ -1,4 +1,6 @@
-"""What a CUDA graph would compute, with a tape of operators in its place: never a value of the time of its recording."""
+"""What a CUDA graph would compute, with a tape of operators in its place: never a value of the time of its
+recording.
+"""
 
 import gc
 
@@ -12,7 +14,9 @@ from tests.tools.method_matrix import CHANGING, METHODS, episodes_of, epochs_of,
 from tests.tools.recorded_tape import TapeRecorder
 
 EPOCHS = (0, 1, 1, 2, 3, 4)
-"""Of methods with schedules: first and second order, weights of the query losses on their way, all of them and the last one."""
+"""Of methods with schedules: first and second order, weights of the query losses on their way, all of them and the
+last one.
+"""
 FEW_EPOCHS = (0, 3, 3)
 """Of the others, whose meta learning rate alone changes."""
 
@@ -41,7 +45,11 @@ def test_the_tape_has_numbers_of_its_recording_and_tensors_of_now():
     replayed = GraphedComputation(TapeRecorder())
 
     def result(x):
-        return float(replayed(lambda inputs: {"": {"y": inputs["x"] * weight * factor[0]}}, {"x": torch.tensor(x)}, "key")[""]["y"])
+        return float(
+            replayed(lambda inputs: {"": {"y": inputs["x"] * weight * factor[0]}}, {"x": torch.tensor(x)}, "key")[""][
+                "y"
+            ]
+        )
 
     assert result(1.0) == 6.0
     factor[0] = 5.0
@@ -64,7 +72,9 @@ def test_a_replay_computes_what_the_learner_computes(name):
         agree(replaying.meta_gradients(episodes, epoch), theirs)
         for learner in (plain, replaying):
             learner.meta_update(theirs, epoch)
-        if iteration == len(epochs) // 2:  # the process ends here; another one has recorded before it reads the checkpoint
+        if (
+            iteration == len(epochs) // 2
+        ):  # the process ends here; another one has recorded before it reads the checkpoint
             state = {name: value.clone() for name, value in plain.state_tensors().items()}
             replaying = taped(build_learner(small_config(**changes), "cpu"))
             for recorded_epoch in (epoch, epochs[iteration + 1]):
@@ -77,9 +87,13 @@ def test_a_replay_computes_what_the_learner_computes(name):
 
 @pytest.mark.parametrize("name", BY_CHANGE)
 def test_no_graph_outlives_a_computation(name, monkeypatch):
-    """A node that gathers a parameter's gradients keeps the stream on which it was made: one that is left over breaks the next recording."""
+    """A node that gathers a parameter's gradients keeps the stream on which it was made: one that is left over
+    breaks the next recording.
+    """
     learner, epoch, marked = small_learner(**METHODS[name]), 4, []
-    learner.execution.chunks.reuse(learner.execution.chunks.size)  # no look at the memory of a task, which holds tensors of its own on a CPU
+    learner.execution.chunks.reuse(
+        learner.execution.chunks.size
+    )  # no look at the memory of a task, which holds tensors of its own on a CPU
 
     def gatherers():
         return [value.view_as(value).grad_fn.next_functions[0][0] for value in learner.meta_parameters().values()]
@@ -98,7 +112,9 @@ def test_no_graph_outlives_a_computation(name, monkeypatch):
         result = learner.meta_gradients(episodes_of(METHODS[name]), epoch)
         left = [node for node in gatherers() if "seen" in node.metadata]
         assert not left and not any(value.requires_grad for value in result.tensors())
-        learner.evaluate(episodes_of(METHODS[name]), statistics="transductive" if "running" in str(METHODS[name]) else None)
+        learner.evaluate(
+            episodes_of(METHODS[name]), statistics="transductive" if "running" in str(METHODS[name]) else None
+        )
         assert not [node for node in gatherers() if "seen" in node.metadata]
     finally:
         gc.enable()

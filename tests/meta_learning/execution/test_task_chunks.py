@@ -1,4 +1,6 @@
-"""Tasks at once: what one needs is measured, as many as fit are chosen and kept, and fewer where memory still runs out."""
+"""Tasks at once: what one needs is measured, as many as fit are chosen and kept, and fewer where memory still runs
+out.
+"""
 
 import itertools
 import logging
@@ -15,7 +17,14 @@ from tests.tools.learners import PLUS_PLUS, random_episodes, small_config, small
 from utils.machine.failures import report_failure
 from utils.words import mib_text
 
-IMAGES = {"num_stages": 4, "cnn_num_filters": 16, "image_height": 28, "image_width": 28, "batch_size": 1, "number_of_training_steps_per_iter": 5}
+IMAGES = {
+    "num_stages": 4,
+    "cnn_num_filters": 16,
+    "image_height": 28,
+    "image_width": 28,
+    "batch_size": 1,
+    "number_of_training_steps_per_iter": 5,
+}
 VARIANTS = {
     "second_order": {},
     "first_order": {"second_order": False},
@@ -34,7 +43,11 @@ def allocated_peak(compute) -> int:
     """Return the most bytes that torch's CPU allocator had given out at one time, by its profiler."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         compute()
-    changes = sorted((event.start_ns(), event.nbytes()) for event in profile.profiler.kineto_results.events() if event.name() == "[memory]")
+    changes = sorted(
+        (event.start_ns(), event.nbytes())
+        for event in profile.profiler.kineto_results.events()
+        if event.name() == "[memory]"
+    )
     return max(itertools.accumulate(n_bytes for _, n_bytes in changes))
 
 
@@ -43,7 +56,9 @@ def test_the_memory_of_a_task_is_about_what_torchs_allocator_gives_out(name):
     """In float32: torch's convolutions in float64 make copies of their own."""
     keys = IMAGES | {"precision": "float32"} | VARIANTS[name]
     learner, episodes = small_learner(**keys), random_episodes(small_config(**keys))
-    episodes = replace(episodes, support_images=episodes.support_images.float(), query_images=episodes.query_images.float())
+    episodes = replace(
+        episodes, support_images=episodes.support_images.float(), query_images=episodes.query_images.float()
+    )
 
     def compute():
         learner.meta_gradients(episodes, 0)
@@ -136,7 +151,10 @@ class OutOfMemoryAbove:
 
     def __call__(self, images, *arguments):
         if fold_images(images)[1] > self.n_tasks:
-            raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes.")
+            raise RuntimeError(
+                "[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory: you tried to "
+                "allocate 1 bytes."
+            )
         return self.features(images, *arguments)
 
 

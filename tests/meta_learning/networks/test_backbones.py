@@ -1,4 +1,6 @@
-"""Every backbone is the plain module of the same names, for a meta-batch and in its meta-gradient; torchvision's are bit for bit."""
+"""Every backbone is the plain module of the same names, for a meta-batch and in its meta-gradient; torchvision's are
+bit for bit.
+"""
 
 import pytest
 import torch
@@ -23,7 +25,10 @@ class PlainConv4(nn.Module):
         super().__init__()
         for index in range(4):
             block = nn.Module()
-            block.conv, block.norm = nn.Conv2d(filters if index else channels, filters, 3, padding=1), nn.BatchNorm2d(filters)
+            block.conv, block.norm = (
+                nn.Conv2d(filters if index else channels, filters, 3, padding=1),
+                nn.BatchNorm2d(filters),
+            )
             self.add_module(f"block{index}", block)
         self.fc = nn.Linear(n_features, n_way)
 
@@ -43,11 +48,15 @@ class PlainBlock(nn.Module):
         super().__init__()
         self.depth = depth
         for index in range(1, depth + 1):
-            conv = nn.Conv2d(channels if index == 1 else filters, filters, 3, stride if index == 1 else 1, 1, bias=False)
+            conv = nn.Conv2d(
+                channels if index == 1 else filters, filters, 3, stride if index == 1 else 1, 1, bias=False
+            )
             self.add_module(f"conv{index}", conv)
             self.add_module(f"bn{index}", nn.BatchNorm2d(filters))
         if projects:
-            self.downsample = nn.Sequential(nn.Conv2d(channels, filters, 1, stride, bias=False), nn.BatchNorm2d(filters))
+            self.downsample = nn.Sequential(
+                nn.Conv2d(channels, filters, 1, stride, bias=False), nn.BatchNorm2d(filters)
+            )
         self.projects = projects
 
     def forward(self, x):
@@ -71,7 +80,9 @@ class PlainResNet(nn.Module):
             self.conv1, self.bn1 = nn.Conv2d(channels, 64, 3, padding=1, bias=False), nn.BatchNorm2d(64)
             channels = 64
         for index, width in enumerate(widths):
-            block = PlainBlock(channels, width, depth, 2 if index and depth == 2 else 1, depth == 3 or index > 0 or channels != width)
+            block = PlainBlock(
+                channels, width, depth, 2 if index and depth == 2 else 1, depth == 3 or index > 0 or channels != width
+            )
             self.add_module(f"layer{index + 1}", nn.Sequential(block))
             channels = width
         self.fc = nn.Linear(channels, n_way)
@@ -93,7 +104,10 @@ def torchvision_resnet(**arguments):
 WIDTHS = (4, 5, 6, 7)
 CASES = {
     "conv4": lambda: (Conv4((1, 17, 12), 3, n_filters=3), PlainConv4(1, 3, 3, 3)),
-    "resnet12": lambda: (ResidualNetwork((1, 12, 17), 3, block="pooled", stem="none", widths=WIDTHS), PlainResNet(1, WIDTHS, 3, 3)),
+    "resnet12": lambda: (
+        ResidualNetwork((1, 12, 17), 3, block="pooled", stem="none", widths=WIDTHS),
+        PlainResNet(1, WIDTHS, 3, 3),
+    ),
     "resnet10": lambda: (ResidualNetwork((1, 12, 17), 3, stem="3x3", widths=WIDTHS), PlainResNet(1, WIDTHS, 2, 3)),
 }
 
@@ -108,7 +122,10 @@ def pair(name: str):
             if parameter.dim() == 1:
                 parameter.add_(0.2 * torch.randn_like(parameter))
     prefixes = {"head.": "fc."} if "head.weight" in ours.state_dict() else {}
-    state = {next((new + key[len(old) :] for old, new in prefixes.items() if key.startswith(old)), key): value for key, value in ours.state_dict().items()}
+    state = {
+        next((new + key[len(old) :] for old, new in prefixes.items() if key.startswith(old)), key): value
+        for key, value in ours.state_dict().items()
+    }
     counts = {key: value for key, value in plain.state_dict().items() if key.endswith("num_batches_tracked")}
     plain.load_state_dict(state | counts, strict=True)
     return ours, plain
@@ -123,19 +140,27 @@ def images_of(ours: nn.Module, n_tasks: int = 2, n: int = 4) -> torch.Tensor:
 def test_a_backbone_computes_each_task_as_the_plain_module_does(name):
     ours, plain = pair(name)
     images = images_of(ours)
-    params = {key: value.detach() + 0.1 * torch.randn(2, *value.shape, dtype=value.dtype) for key, value in ours.named_parameters() if "bn" not in key}
+    params = {
+        key: value.detach() + 0.1 * torch.randn(2, *value.shape, dtype=value.dtype)
+        for key, value in ours.named_parameters()
+        if "bn" not in key
+    }
     plain_names = {key: key.replace("head.", "fc.") for key in params}
     for mode, training in ((Pass(statistics="running"), False), (Pass(), True)):
         plain.train(training)
         expected = [
-            torch.func.functional_call(plain, {plain_names[key]: value[task] for key, value in params.items()}, (images[task],))
+            torch.func.functional_call(
+                plain, {plain_names[key]: value[task] for key, value in params.items()}, (images[task],)
+            )
             for task in range(2)
         ]
         assert torch.allclose(ours(images, params, mode), torch.stack(expected), rtol=1e-9, atol=1e-9)
 
 
 def worst_meta_gradient_difference(ours, plain, support, query, rate):
-    """One inner step on all parameters of 3-way tasks, then the gradient of the query loss with respect to the start: both ways, compared."""
+    """One inner step on all parameters of 3-way tasks, then the gradient of the query loss with respect to the
+    start: both ways, compared.
+    """
     n_tasks = len(support)
     labels = [torch.arange(3).repeat_interleave(images.shape[1] // 3) for images in (support, query)]
 
@@ -146,7 +171,9 @@ def worst_meta_gradient_difference(ours, plain, support, query, rate):
 
     def of_ours(params):
         fast = {key: value.expand(n_tasks, *value.shape) for key, value in params.items()}
-        loss = F.cross_entropy(ours(support, fast).flatten(0, 1), labels[0].repeat(n_tasks), reduction="sum") / len(labels[0])
+        loss = F.cross_entropy(ours(support, fast).flatten(0, 1), labels[0].repeat(n_tasks), reduction="sum") / len(
+            labels[0]
+        )
         gradients = torch.autograd.grad(loss, list(fast.values()), create_graph=True)
         fast = {key: value - rate * gradient for (key, value), gradient in zip(fast.items(), gradients, strict=True)}
         return F.cross_entropy(ours(query, fast).flatten(0, 1), labels[1].repeat(n_tasks))
@@ -156,7 +183,9 @@ def worst_meta_gradient_difference(ours, plain, support, query, rate):
         for task in range(n_tasks):
             loss = F.cross_entropy(torch.func.functional_call(plain, params, (support[task],)), labels[0])
             gradients = torch.autograd.grad(loss, list(params.values()), create_graph=True)
-            fast = {key: value - rate * gradient for (key, value), gradient in zip(params.items(), gradients, strict=True)}
+            fast = {
+                key: value - rate * gradient for (key, value), gradient in zip(params.items(), gradients, strict=True)
+            }
             losses.append(F.cross_entropy(torch.func.functional_call(plain, fast, (query[task],)), labels[1]))
         return torch.stack(losses).mean()
 
@@ -170,14 +199,24 @@ def test_a_backbones_meta_gradient_is_that_of_the_plain_module_task_by_task(name
 
 
 @pytest.mark.parametrize(
-    ("name", "rate"), [("resnet18", 1e-3), pytest.param("resnet34", 1e-3, marks=pytest.mark.full), pytest.param("resnet50", 1e-5, marks=pytest.mark.full)]
+    ("name", "rate"),
+    [
+        ("resnet18", 1e-3),
+        pytest.param("resnet34", 1e-3, marks=pytest.mark.full),
+        pytest.param("resnet50", 1e-5, marks=pytest.mark.full),
+    ],
 )
 def test_a_torchvision_resnets_meta_gradient_is_that_of_torchvisions_own_module(name, rate):
     """The step is small: a deep random network that has gone far multiplies rounding errors a millionfold."""
     models = pytest.importorskip("torchvision.models")
     torch.manual_seed(0)
-    config = check_config({"experiment_name": "t", "backbone": name, "image_channels": 3, "num_classes_per_set": 3}, "test")
-    ours, plain = BACKBONES[name](config, (3, 32, 32), 3, NormChoice()).double(), getattr(models, name)(num_classes=3).double()
+    config = check_config(
+        {"experiment_name": "t", "backbone": name, "image_channels": 3, "num_classes_per_set": 3}, "test"
+    )
+    ours, plain = (
+        BACKBONES[name](config, (3, 32, 32), 3, NormChoice()).double(),
+        getattr(models, name)(num_classes=3).double(),
+    )
     ours.load_state_dict(plain.state_dict(), strict=True)
     support, query = (torch.randn(1, 6, 3, 32, 32, dtype=torch.float64) for _ in range(2))
     assert worst_meta_gradient_difference(ours, plain, support, query, rate) < 1e-9
@@ -195,7 +234,9 @@ def test_a_torchvision_resnet_loads_strictly_and_computes_the_same_bits(name, si
             nn.init.uniform_(module.running_var, 0.5, 2.0)
             nn.init.uniform_(module.weight, 0.5, 1.5)
             nn.init.normal_(module.bias, std=0.1)
-    config = check_config({"experiment_name": "t", "backbone": name, "image_channels": 3, "num_classes_per_set": 4}, "test")
+    config = check_config(
+        {"experiment_name": "t", "backbone": name, "image_channels": 3, "num_classes_per_set": 4}, "test"
+    )
     ours = BACKBONES[name](config, (3, side, side), 4, NormChoice())
     ours.load_state_dict(plain.state_dict(), strict=True)
     counts = {key: value for key, value in plain.state_dict().items() if key.endswith("num_batches_tracked")}
@@ -229,15 +270,22 @@ def test_the_weights_start_like_torchvisions():
 
 @pytest.mark.parametrize("name", sorted(BUILT_IN_BACKBONES.keys() - {"mlp"}))
 def test_a_named_backbone_has_the_shape_that_its_name_says(name):
-    """Parameters of a 5-way network on 3 x 84 x 84 images, head included; ResNets as in torchvision and the literature."""
+    """Parameters of a 5-way network on 3 x 84 x 84 images, head included; ResNets as in torchvision and the
+    literature.
+    """
     models = pytest.importorskip("torchvision.models")
     plain = {
-        "vgg": lambda: PlainConv4(3, 64, 1600, 5), "conv4": lambda: PlainConv4(3, 64, 1600, 5),
-        "resnet10": lambda: PlainResNet(3, (64, 128, 256, 512), 2, 5), "resnet10_wide": lambda: PlainResNet(3, (64, 160, 320, 640), 2, 5),
-        "resnet12": lambda: PlainResNet(3, (64, 128, 256, 512), 3, 5), "resnet12_wide": lambda: PlainResNet(3, (64, 160, 320, 640), 3, 5),
-    }  # fmt: skip
+        "vgg": lambda: PlainConv4(3, 64, 1600, 5),
+        "conv4": lambda: PlainConv4(3, 64, 1600, 5),
+        "resnet10": lambda: PlainResNet(3, (64, 128, 256, 512), 2, 5),
+        "resnet10_wide": lambda: PlainResNet(3, (64, 160, 320, 640), 2, 5),
+        "resnet12": lambda: PlainResNet(3, (64, 128, 256, 512), 3, 5),
+        "resnet12_wide": lambda: PlainResNet(3, (64, 160, 320, 640), 3, 5),
+    }
     expected = plain[name]() if name in plain else getattr(models, name)(num_classes=5)
-    config = check_config({"experiment_name": "t", "backbone": name, "image_channels": 3, "image_height": 84, "image_width": 84}, "test")
+    config = check_config(
+        {"experiment_name": "t", "backbone": name, "image_channels": 3, "image_height": 84, "image_width": 84}, "test"
+    )
     network = BACKBONES[name](config, (3, 84, 84), 5, NormChoice())
     assert sum(value.numel() for value in network.parameters()) == sum(value.numel() for value in expected.parameters())
     assert set(network.stage_names) == {layer.split(".")[0] for layer in network.norm_layers()}
@@ -248,7 +296,9 @@ def test_the_names_that_configs_may_use_are_those_that_can_be_built():
 
 
 OF_SIDE = {
-    block: lambda side, block=block, stem=stem: ResidualNetwork((1, side, side), 2, block=block, stem=stem, widths=(2, 2, 2, 2))
+    block: lambda side, block=block, stem=stem: ResidualNetwork(
+        (1, side, side), 2, block=block, stem=stem, widths=(2, 2, 2, 2)
+    )
     for block, stem in (("basic", "torchvision"), ("pooled", "none"), ("bottleneck", "3x3"))
 }
 
@@ -264,10 +314,20 @@ def test_a_network_of_another_norm_layer_learns(backbone, monkeypatch):
     if backbone != "conv4":
         monkeypatch.setitem(RESIDUAL_NETWORKS[backbone], "widths", (8, 8, 8, 8))
     for norm in ("group_norm", "layer_norm", "task_norm"):
-        learner = small_learner(backbone=backbone, cnn_num_filters=8, num_stages=4, norm_layer=norm, norm_groups=4, image_height=8, image_width=8)
+        learner = small_learner(
+            backbone=backbone,
+            cnn_num_filters=8,
+            num_stages=4,
+            norm_layer=norm,
+            norm_groups=4,
+            image_height=8,
+            image_width=8,
+        )
         episodes = random_episodes(small_config(image_height=8, image_width=8, num_stages=1))
         gradients = learner.meta_gradients(episodes, 0).gradients
-        assert all(torch.isfinite(value).all() for value in gradients.values()) and gradients["network.head.weight"].any()
+        assert (
+            all(torch.isfinite(value).all() for value in gradients.values()) and gradients["network.head.weight"].any()
+        )
 
 
 def test_dropout_after_each_stage_follows_from_the_episode():
@@ -275,26 +335,40 @@ def test_dropout_after_each_stage_follows_from_the_episode():
     networks[1].dropout = 0.5
     for network in networks:
         images = torch.randn(2, 4, 1, 16, 16)
-        first, again, other = (network(images, None, Pass(dropout_seeds=torch.tensor(seeds))) for seeds in ([3, 4], [3, 4], [3, 5]))
+        first, again, other = (
+            network(images, None, Pass(dropout_seeds=torch.tensor(seeds))) for seeds in ([3, 4], [3, 4], [3, 5])
+        )
         assert torch.equal(first, again) and torch.equal(first[0], other[0]) and not torch.equal(first[1], other[1])
         assert not torch.equal(first, network(images))
 
 
 def test_statistics_are_chosen_per_stage():
     config = check_config(
-        {"experiment_name": "t", "backbone": "resnet18", "batch_norm_statistics": ["transductive", "transductive", "support", "episodic", "running"]},
+        {
+            "experiment_name": "t",
+            "backbone": "resnet18",
+            "batch_norm_statistics": ["transductive", "transductive", "support", "episodic", "running"],
+        },
         "test",
     )
     chosen = {name: layer.own_statistics for name, layer in build_network(config).norm_layers().items()}
     assert chosen["bn1"] == chosen["layer1.0.bn1"] == "transductive" and chosen["layer2.0.downsample.1"] == "support"
     assert chosen["layer3.1.bn2"] == "episodic" and chosen["layer4.0.bn1"] == "running"
-    with pytest.raises(ConfigError, match=r"lists 1 values, but the network has 5 stages \(bn1, layer1, layer2, layer3, layer4\)"):
+    with pytest.raises(
+        ConfigError, match=r"lists 1 values, but the network has 5 stages \(bn1, layer1, layer2, layer3, layer4\)"
+    ):
         build_network(config.model_copy(update={"batch_norm_statistics": ("support",)}))
 
 
 def test_a_group_norm_that_does_not_fit_is_refused():
-    with pytest.raises(ConfigError, match='"norm_groups" 7 does not divide the 64 filters of a layer; choose a divisor'):
-        build_network(check_config({"experiment_name": "t", "backbone": "resnet12", "norm_layer": "group_norm", "norm_groups": 7}, "test"))
+    with pytest.raises(
+        ConfigError, match='"norm_groups" 7 does not divide the 64 filters of a layer; choose a divisor'
+    ):
+        build_network(
+            check_config(
+                {"experiment_name": "t", "backbone": "resnet12", "norm_layer": "group_norm", "norm_groups": 7}, "test"
+            )
+        )
 
 
 @pytest.mark.parametrize(
@@ -309,10 +383,19 @@ def test_a_group_norm_that_does_not_fit_is_refused():
 def test_an_unknown_backbone_names_the_known_ones(name, text):
     with pytest.raises(ConfigError) as error:
         check_config({"experiment_name": "t", "backbone": name}, "my.json")
-    assert str(error.value).startswith(f'my.json: "backbone" is "{name}", but must be one of') and text in str(error.value)
+    assert str(error.value).startswith(f'my.json: "backbone" is "{name}", but must be one of') and text in str(
+        error.value
+    )
 
 
 def test_keys_of_another_backbone_are_noted():
-    config = check_config({"experiment_name": "t", "backbone": "resnet12", "cnn_num_filters": 48, "max_pooling": False}, "test")
-    assert any('"cnn_num_filters" 48, "max_pooling" false without effect: "backbone" resnet12' in note for note in config.notes)
-    assert not any("without effect" in note for note in check_config({"experiment_name": "t", "backbone": "conv4", "cnn_num_filters": 32}, "test").notes)
+    config = check_config(
+        {"experiment_name": "t", "backbone": "resnet12", "cnn_num_filters": 48, "max_pooling": False}, "test"
+    )
+    assert any(
+        '"cnn_num_filters" 48, "max_pooling" false without effect: "backbone" resnet12' in note for note in config.notes
+    )
+    assert not any(
+        "without effect" in note
+        for note in check_config({"experiment_name": "t", "backbone": "conv4", "cnn_num_filters": 32}, "test").notes
+    )

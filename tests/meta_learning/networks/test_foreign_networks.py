@@ -23,7 +23,12 @@ class Plain(nn.Module):
 
     def __init__(self, rate: float = 0.0, n_way: int = 3) -> None:
         super().__init__()
-        self.block0, self.drop0, self.block1, self.drop1 = PlainBlock(1, 3), nn.Dropout(rate), PlainBlock(3, 3), nn.Dropout(rate)
+        self.block0, self.drop0, self.block1, self.drop1 = (
+            PlainBlock(1, 3),
+            nn.Dropout(rate),
+            PlainBlock(3, 3),
+            nn.Dropout(rate),
+        )
         self.classifier = nn.Sequential(nn.Flatten(), nn.Linear(3 * 3 * 3, n_way))
 
     def forward(self, x):
@@ -72,7 +77,9 @@ def both(user, rate=0.0, **changes):
     own = small_learner(dropout_rate_value=rate, **changes)
     user(lambda n_way: Plain(rate, n_way))
     theirs = build_learner(small_config(backbone="mine", **changes), "cpu")
-    theirs.network.load_state_dict({name.replace("head.", "classifier.1."): value for name, value in own.network.state_dict().items()}, strict=True)
+    theirs.network.load_state_dict(
+        {name.replace("head.", "classifier.1."): value for name, value in own.network.state_dict().items()}, strict=True
+    )
     return own, theirs
 
 
@@ -89,7 +96,12 @@ def test_a_users_network_has_the_meta_gradients_and_statistics_of_the_same_netwo
     for _ in range(2):
         expected, found = own.meta_gradients(episodes, 0), theirs.meta_gradients(episodes, 0)
         assert worst_difference(own_names(found.gradients), expected.gradients) < 1e-9
-        assert worst_difference({name.replace("body.", ""): value for name, value in found.statistics.items()}, expected.statistics) < 1e-9
+        assert (
+            worst_difference(
+                {name.replace("body.", ""): value for name, value in found.statistics.items()}, expected.statistics
+            )
+            < 1e-9
+        )
         own.meta_update(expected, 0)
         theirs.meta_update(found, 0)
     for test in ("transductive", "running", "support", "episodic"):
@@ -125,7 +137,9 @@ def test_every_other_choice_does_for_a_users_network_what_it_does_for_ours(user,
         found = own_names(theirs.meta_gradients(episodes, 0).gradients)
         found = {name.replace("body/", ""): value for name, value in found.items()}
         assert worst_difference(found, own.meta_gradients(episodes, 0).gradients) < 1e-9
-        found, expected = (learner.evaluate(episodes, statistics="transductive").query_logits for learner in (theirs, own))
+        found, expected = (
+            learner.evaluate(episodes, statistics="transductive").query_logits for learner in (theirs, own)
+        )
         assert torch.allclose(found, expected, rtol=1e-9, atol=1e-12)
 
 
@@ -156,7 +170,9 @@ def test_lazy_layers_are_made_and_drawn_under_the_seed_too(user):
     for global_seed in (1, 2):
         torch.manual_seed(global_seed)
         states.append(build_learner(small_config(backbone="mine"), "cpu").network.state_dict())
-    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items()) and states[0]["3.weight"].shape == (3, 200)
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items()) and states[0][
+        "3.weight"
+    ].shape == (3, 200)
 
 
 def test_norms_inside_sequentials_of_one_dimension_and_of_two_are_replaced(caplog):
@@ -164,9 +180,15 @@ def test_norms_inside_sequentials_of_one_dimension_and_of_two_are_replaced(caplo
         torch.manual_seed(0)
         return nn.Sequential(
             nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4, eps=1e-3), nn.ReLU(inplace=True)),
-            nn.Flatten(2), nn.Conv1d(4, 3, 1), nn.BatchNorm1d(3), nn.Flatten(), nn.Linear(48, 6), nn.BatchNorm1d(6, affine=False),
-            nn.LayerNorm(6), nn.Linear(6, 2),
-        )  # fmt: skip
+            nn.Flatten(2),
+            nn.Conv1d(4, 3, 1),
+            nn.BatchNorm1d(3),
+            nn.Flatten(),
+            nn.Linear(48, 6),
+            nn.BatchNorm1d(6, affine=False),
+            nn.LayerNorm(6),
+            nn.Linear(6, 2),
+        )
 
     network, plain = foreign_network(make().double(), (1, 6, 6), 2), make().double()
     assert network.together and network.stage_names == ["body.0", "body.3", "body.6", "body.7"]
@@ -174,7 +196,9 @@ def test_norms_inside_sequentials_of_one_dimension_and_of_two_are_replaced(caplo
     plain.train()
     assert torch.allclose(network(images), torch.stack([plain(task) for task in images]), rtol=1e-10)
     fresh = make().double().eval()
-    assert torch.allclose(network(images, None, Pass(statistics="running")), torch.stack([fresh(task) for task in images]), rtol=1e-10)
+    assert torch.allclose(
+        network(images, None, Pass(statistics="running")), torch.stack([fresh(task) for task in images]), rtol=1e-10
+    )
     assert set(network.norm_layers()) == {"body.0.1", "body.3", "body.6", "body.7"}
 
 
@@ -190,7 +214,9 @@ def test_a_copy_of_a_network_is_on_its_own(user):
     assert torch.equal(network(images, None, mode), expected) and not torch.equal(twin(images, None, mode), expected)
 
 
-@pytest.mark.parametrize(("module", "together"), [(Recurrent, False), (Attention, True)], ids=lambda value: getattr(value, "__name__", ""))
+@pytest.mark.parametrize(
+    ("module", "together"), [(Recurrent, False), (Attention, True)], ids=lambda value: getattr(value, "__name__", "")
+)
 @pytest.mark.filterwarnings("ignore:There is a performance drop")
 def test_recurrent_and_attending_networks_are_differentiated_twice(user, caplog, module, together):
     """The meta-gradient along a random direction, against central differences of the outer loss."""
@@ -200,12 +226,16 @@ def test_recurrent_and_attending_networks_are_differentiated_twice(user, caplog,
     lines = [record.getMessage() for record in caplog.records if "one after the other" in record.getMessage()]
     assert learner.network.together == together and len(lines) == (0 if together else 1)
     if lines:
-        assert lines[0].startswith('backbone "mine" computes its tasks one after the other, since they cannot be batched: ')
+        assert lines[0].startswith(
+            'backbone "mine" computes its tasks one after the other, since they cannot be batched: '
+        )
     episodes = random_episodes(small_config(number_of_training_steps_per_iter=2))
     gradients = learner.meta_gradients(episodes, 0).gradients
     generator = torch.Generator().manual_seed(0)
     parameters = learner.meta_parameters()
-    direction = {name: torch.randn(value.shape, generator=generator, dtype=value.dtype) for name, value in parameters.items()}
+    direction = {
+        name: torch.randn(value.shape, generator=generator, dtype=value.dtype) for name, value in parameters.items()
+    }
     slope = sum(float((gradients[name] * direction[name]).sum()) for name in gradients)
 
     def loss_at(distance):
@@ -231,11 +261,20 @@ def test_a_named_head_and_a_head_of_each_episode(user):
             return self.classify(self.project(x.flatten(1)))
 
     user(TwoLinears)
-    with pytest.raises(ConfigError, match=r'its head "project" has 4 outputs, but "num_classes_per_set" is 3; .*"head_name"'):
+    with pytest.raises(
+        ConfigError, match=r'its head "project" has 4 outputs, but "num_classes_per_set" is 3; .*"head_name"'
+    ):
         build_learner(small_config(backbone="mine"), "cpu")
     learner = build_learner(small_config(backbone="mine", head_name="classify"), "cpu")
-    assert set(dict(learner.network.named_parameters())) == {"body.project.weight", "body.project.bias", "head.weight", "head.bias"}
-    learner = build_learner(small_config(backbone="mine", head_name="classify", head="zero", num_classes_per_set=[3, 5]), "cpu")
+    assert set(dict(learner.network.named_parameters())) == {
+        "body.project.weight",
+        "body.project.bias",
+        "head.weight",
+        "head.bias",
+    }
+    learner = build_learner(
+        small_config(backbone="mine", head_name="classify", head="zero", num_classes_per_set=[3, 5]), "cpu"
+    )
     for ways in (3, 5):
         config = small_config(num_classes_per_set=ways)
         assert learner.evaluate(random_episodes(config)).query_logits.shape == (4, 2 * ways, ways)
@@ -298,18 +337,48 @@ def appends(self, x):
 
 ERRORS = {
     "a list": (lambda: [nn.Linear(4, 3)], "the network is a list, but must be a torch.nn.Module"),
-    "shared": (Shared, '"first.weight" and "second.weight" are one shared parameter, which the inner loop would adapt as two'),
+    "shared": (
+        Shared,
+        '"first.weight" and "second.weight" are one shared parameter, which the inner loop would adapt as two',
+    ),
     "buffer": (with_between(counts), 'keeps hidden state: its forward pass writes to "calls"'),
     "attribute": (with_between(remembers), 'keeps hidden state: its forward pass writes to "memory"'),
-    "list": (with_between(appends, lambda m: setattr(m, "seen", [])), 'keeps hidden state: its forward pass writes to "seen"'),
-    "random": (with_between(lambda self, x: F.dropout(x, 0.5, self.training)), "draws random numbers of its own in training mode"),
-    "lstm dropout": (lambda: nn.Sequential(nn.Flatten(), nn.Linear(4, 4), nn.AlphaDropout(0.5), nn.Linear(4, 3)), "draws random numbers"),
-    "softmax": (lambda: nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.Softmax(1)), 'the linear layer "1" is not the last operation'),
-    "no linear layer": (lambda: nn.Sequential(nn.Flatten(), nn.Identity()), "has no linear layer inside, and so no head"),
-    "not logits": (lambda: nn.Sequential(nn.Linear(2, 3)), r"returns a tensor of shape (3, 1, 2, 3) for 3 images, but must return logits"),
-    "unused layer": (with_between(Body.between, lambda m: setattr(m, "idle", nn.Conv2d(1, 1, 1))), 'not use its parameter "idle.weight"'),
-    "unused norm": (with_between(Body.between, lambda m: setattr(m, "idle", nn.BatchNorm2d(1))), 'does not use its layer "idle"'),
-    "own error": (with_between(lambda self, x: x.nonsense()), r"its forward pass for images (3, 1, 2, 2) fails: AttributeError: "),
+    "list": (
+        with_between(appends, lambda m: setattr(m, "seen", [])),
+        'keeps hidden state: its forward pass writes to "seen"',
+    ),
+    "random": (
+        with_between(lambda self, x: F.dropout(x, 0.5, self.training)),
+        "draws random numbers of its own in training mode",
+    ),
+    "lstm dropout": (
+        lambda: nn.Sequential(nn.Flatten(), nn.Linear(4, 4), nn.AlphaDropout(0.5), nn.Linear(4, 3)),
+        "draws random numbers",
+    ),
+    "softmax": (
+        lambda: nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.Softmax(1)),
+        'the linear layer "1" is not the last operation',
+    ),
+    "no linear layer": (
+        lambda: nn.Sequential(nn.Flatten(), nn.Identity()),
+        "has no linear layer inside, and so no head",
+    ),
+    "not logits": (
+        lambda: nn.Sequential(nn.Linear(2, 3)),
+        r"returns a tensor of shape (3, 1, 2, 3) for 3 images, but must return logits",
+    ),
+    "unused layer": (
+        with_between(Body.between, lambda m: setattr(m, "idle", nn.Conv2d(1, 1, 1))),
+        'not use its parameter "idle.weight"',
+    ),
+    "unused norm": (
+        with_between(Body.between, lambda m: setattr(m, "idle", nn.BatchNorm2d(1))),
+        'does not use its layer "idle"',
+    ),
+    "own error": (
+        with_between(lambda self, x: x.nonsense()),
+        r"its forward pass for images (3, 1, 2, 2) fails: AttributeError: ",
+    ),
     "detached": (with_between(lambda self, x: x.detach()), 'not use its parameter "first.weight"'),
 }
 
@@ -331,7 +400,10 @@ def test_an_error_of_the_users_code_names_its_line():
     ("changes", "text"),
     [
         ({"head_name": "fc"}, '"head_name" is "fc", but backbone "mine" has the linear layers head'),
-        ({"task_batching": "batched"}, '"task_batching" is "batched", but backbone "mine" cannot compute several tasks together'),
+        (
+            {"task_batching": "batched"},
+            '"task_batching" is "batched", but backbone "mine" cannot compute several tasks together',
+        ),
     ],
 )
 def test_keys_that_do_not_fit_the_network_are_refused(user, changes, text):
@@ -350,6 +422,9 @@ def test_keys_of_a_users_network_are_refused_with_another():
 @pytest.mark.filterwarnings("ignore:There is a performance drop")
 def test_what_cannot_be_differentiated_twice_says_so():
     make = with_between(lambda self, x: F.embedding_bag(torch.arange(len(x))[:, None], x.tanh(), mode="sum"))
-    with pytest.raises(ConfigError, match=r'cannot be differentiated twice: .*not implemented.*; "second_order" false needs one derivative'):
+    with pytest.raises(
+        ConfigError,
+        match=r'cannot be differentiated twice: .*not implemented.*; "second_order" false needs one derivative',
+    ):
         foreign_network(make(), (1, 2, 2), 3)
     foreign_network(make(), (1, 2, 2), 3, second_order=False)

@@ -15,19 +15,30 @@ from meta_neural_network_architectures import VGGReLUNormNetwork
 
 N_TASKS, N_SUPPORT, N_QUERY = 3, 4, 5
 NETWORKS = {
-    "the reference's": ((1, 10, 8), lambda shape: VGGReLUNormNetwork(shape, 3, n_filters=4, n_stages=2, norm=NormChoice(n_rows=2))),
+    "the reference's": (
+        (1, 10, 8),
+        lambda shape: VGGReLUNormNetwork(shape, 3, n_filters=4, n_stages=2, norm=NormChoice(n_rows=2)),
+    ),
     "odd sides, three colours": ((3, 9, 7), lambda shape: VGGReLUNormNetwork(shape, 3, n_filters=4, n_stages=1)),
     "no padding": ((1, 10, 8), lambda shape: VGGReLUNormNetwork(shape, 3, n_filters=4, n_stages=1, padding=False)),
     "strides": ((1, 10, 8), lambda shape: VGGReLUNormNetwork(shape, 3, n_filters=4, n_stages=2, max_pooling=False)),
-    "two blocks in a stage": ((1, 10, 8), lambda shape: VGGReLUNormNetwork(shape, 3, n_filters=4, n_stages=1, blocks_per_stage=2)),
-    "learned momentum": ((1, 8, 8), lambda shape: VGGReLUNormNetwork(shape, 3, n_filters=4, n_stages=1, norm=NormChoice(learnable_momentum=True))),
+    "two blocks in a stage": (
+        (1, 10, 8),
+        lambda shape: VGGReLUNormNetwork(shape, 3, n_filters=4, n_stages=1, blocks_per_stage=2),
+    ),
+    "learned momentum": (
+        (1, 8, 8),
+        lambda shape: VGGReLUNormNetwork(shape, 3, n_filters=4, n_stages=1, norm=NormChoice(learnable_momentum=True)),
+    ),
     "conv4": ((1, 16, 16), lambda shape: Conv4(shape, 3, n_filters=4)),
     "conv4, one row of pixels": ((1, 1, 16), lambda shape: Conv4(shape, 3, n_filters=4)),
 }
 
 
 def shaken(network) -> torch.nn.Module:
-    """The network in float64 with all parameters and running statistics away from their symmetric start; some weights are negative."""
+    """The network in float64 with all parameters and running statistics away from their symmetric start; some
+    weights are negative.
+    """
     generator = torch.Generator().manual_seed(3)
     network.initialise(generator)
     network = network.double()
@@ -48,8 +59,12 @@ def drawn_images(shape: tuple[int, int, int], n_images: int, seed: int) -> Tenso
 
 
 def everything(network, pictures, params: dict[str, Tensor], mode: Pass) -> list[Tensor]:
-    """Features, inner gradients and a second-order gradient with respect to all parameters, and what the norm layers saw."""
-    mode = replace(mode, collected=None if mode.collected is None else BatchStatistics(), episode=dict(mode.episode or {}))
+    """Features, inner gradients and a second-order gradient with respect to all parameters, and what the norm layers
+    saw.
+    """
+    mode = replace(
+        mode, collected=None if mode.collected is None else BatchStatistics(), episode=dict(mode.episode or {})
+    )
     features = network.features(pictures, params, mode)
     if mode.n_support:
         features = features[:, mode.n_support :]
@@ -73,8 +88,12 @@ MODES = {
     "running": Pass(statistics="running"),
     "episodic support": Pass(statistics="episodic", collected=BatchStatistics(), episode={}),
     "episodic query before any support": Pass(statistics="episodic", is_query=True, episode={}),
-    "query normalised with support": Pass(statistics="support", is_query=True, n_support=N_SUPPORT, collected=BatchStatistics()),
-    "support images along for another layer": Pass(statistics="transductive", is_query=True, n_support=N_SUPPORT, collected=BatchStatistics()),
+    "query normalised with support": Pass(
+        statistics="support", is_query=True, n_support=N_SUPPORT, collected=BatchStatistics()
+    ),
+    "support images along for another layer": Pass(
+        statistics="transductive", is_query=True, n_support=N_SUPPORT, collected=BatchStatistics()
+    ),
 }
 
 
@@ -84,12 +103,16 @@ def test_outputs_gradients_and_statistics_equal_those_of_the_layers_one_by_one(s
     network = shaken(build(shape))
     support, query = drawn_images(shape, N_SUPPORT, 0), drawn_images(shape, N_QUERY, 1)
     plain = torch.cat([support, query], dim=1) if mode.n_support else support
-    prepared = network.prepare(support).followed_by(network.prepare(query)) if mode.n_support else network.prepare(support)
+    prepared = (
+        network.prepare(support).followed_by(network.prepare(query)) if mode.n_support else network.prepare(support)
+    )
     assert isinstance(prepared, ImagePatches)
     params = {
-        name: parameter.detach() * torch.linspace(0.9, 1.1, N_TASKS, dtype=torch.float64).view(-1, *[1] * parameter.dim())
-        for name, parameter in network.named_parameters() if name.endswith(("conv.weight", "conv.bias"))
-    }  # fmt: skip
+        name: parameter.detach()
+        * torch.linspace(0.9, 1.1, N_TASKS, dtype=torch.float64).view(-1, *[1] * parameter.dim())
+        for name, parameter in network.named_parameters()
+        if name.endswith(("conv.weight", "conv.bias"))
+    }
     params = {name: value.requires_grad_() for name, value in params.items()}
     ours, theirs = everything(network, prepared, params, mode), everything(network, plain, params, mode)
     assert len(ours) == len(theirs)
@@ -131,7 +154,9 @@ def test_what_is_normalised_with_support_images_does_not_depend_on_the_order_of_
     mode = Pass(statistics="support", is_query=True, n_support=N_SUPPORT)
 
     def features(queries):
-        return network.features(network.prepare(support).followed_by(network.prepare(queries)), None, mode)[:, N_SUPPORT:]
+        return network.features(network.prepare(support).followed_by(network.prepare(queries)), None, mode)[
+            :, N_SUPPORT:
+        ]
 
     assert torch.equal(features(query).flip(1), features(query.flip(1)))
 

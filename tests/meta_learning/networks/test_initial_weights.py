@@ -25,7 +25,9 @@ def test_a_torchvision_network_starts_from_its_state_dict_and_keeps_its_own_head
     plain = models.resnet18(num_classes=1000)
     changes = {"backbone": "resnet18", "image_channels": 3}
     path = saved(tmp_path, plain.state_dict())
-    ours, fresh = (build_network(small_config(**changes, initial_weights=weights)).state_dict() for weights in (path, ""))
+    ours, fresh = (
+        build_network(small_config(**changes, initial_weights=weights)).state_dict() for weights in (path, "")
+    )
     for name, value in plain.state_dict().items():
         if not name.endswith("num_batches_tracked") and not name.startswith("fc."):
             assert torch.equal(ours[name], value), name
@@ -37,7 +39,14 @@ def test_one_row_in_the_file_serves_all_rows_of_the_norms(tmp_path):
     with torch.no_grad():
         source.block0.norm.weight.copy_(torch.tensor([1.0, 2.0, 3.0]))
     path = saved(tmp_path, source.state_dict())
-    network = build_network(small_config(initial_weights=path, per_step_bn_statistics=True, learnable_batch_norm_momentum=True, batch_norm_statistics="running"))
+    network = build_network(
+        small_config(
+            initial_weights=path,
+            per_step_bn_statistics=True,
+            learnable_batch_norm_momentum=True,
+            batch_norm_statistics="running",
+        )
+    )
     assert torch.equal(network.block0.conv.weight, source.block0.conv.weight)
     assert network.block0.norm.weight.tolist() == [[1.0, 2.0, 3.0]] * 3
 
@@ -48,7 +57,9 @@ def test_a_checkpoint_of_this_project_gives_its_body_to_another_number_of_ways(t
     changes = {"image_height": 10, "image_width": 10, "num_classes_per_set": 2, "precision": "float32"}
     network = build_network(small_config(**changes, initial_weights=path))
     other = build_network(small_config(**changes))
-    assert not torch.equal(network.block0.conv.weight, other.block0.conv.weight) and torch.equal(network.head.weight, other.head.weight)
+    assert not torch.equal(network.block0.conv.weight, other.block0.conv.weight) and torch.equal(
+        network.head.weight, other.head.weight
+    )
 
 
 def test_every_difference_is_listed(tmp_path):
@@ -72,7 +83,9 @@ def test_a_file_that_cannot_be_read_says_what_to_give(tmp_path, content):
     path = tmp_path / "weights.pth"
     if content:
         path.write_bytes(content)
-    with pytest.raises(ConfigError, match=r"weights.pth cannot be read \(.*\); give a safetensors file, which torch tensors become by"):
+    with pytest.raises(
+        ConfigError, match=r"weights.pth cannot be read \(.*\); give a safetensors file, which torch tensors become by"
+    ):
         build_network(small_config(initial_weights=str(path)))
 
 
@@ -80,7 +93,9 @@ def test_a_run_that_was_saved_does_not_need_the_file_any_more(tmp_path, tiny_dat
     tiny_dataset("tiny", n_classes=12)
     monkeypatch.setenv("EXPERIMENTS_DIR", str(tmp_path / "experiments"))
     path = saved(tmp_path, build_network(small_config(cnn_num_filters=4, image_height=14, image_width=14)).state_dict())
-    (tmp_path / "config.json").write_text(json.dumps(CONFIG | {"initial_weights": path, "per_step_bn_statistics": False}))
+    (tmp_path / "config.json").write_text(
+        json.dumps(CONFIG | {"initial_weights": path, "per_step_bn_statistics": False})
+    )
 
     def main(*arguments):
         code = train_maml_system.main(["--name_of_args_json_file", str(tmp_path / "config.json"), *arguments])

@@ -71,7 +71,9 @@ def logits_of_first_query(learner, episodes, others: float, statistics: str) -> 
     """Logits of each task's first query image when all other query images are multiplied by `others`."""
     images = episodes.query_images.clone()
     images[:, 1:] *= others
-    changed = type(episodes)(episodes.support_images, episodes.support_labels, images, episodes.query_labels, episodes.seeds)
+    changed = type(episodes)(
+        episodes.support_images, episodes.support_labels, images, episodes.query_labels, episodes.seeds
+    )
     return learner.evaluate(changed, statistics=statistics).query_logits[:, 0]
 
 
@@ -88,12 +90,19 @@ def test_inductive_statistics_make_a_query_independent_of_the_others(statistics)
 def test_each_block_can_have_statistics_of_its_own():
     """Two blocks of one kind are that kind; a mixture is neither of its parts."""
     episodes = random_episodes(small_config())
-    of_kind = {kind: small_learner(batch_norm_statistics=kind).evaluate(episodes).query_logits for kind in ("support", "episodic")}
+    of_kind = {
+        kind: small_learner(batch_norm_statistics=kind).evaluate(episodes).query_logits
+        for kind in ("support", "episodic")
+    }
     for kind, logits in of_kind.items():
-        assert torch.allclose(small_learner(batch_norm_statistics=[kind, kind]).evaluate(episodes).query_logits, logits, rtol=1e-9)
+        assert torch.allclose(
+            small_learner(batch_norm_statistics=[kind, kind]).evaluate(episodes).query_logits, logits, rtol=1e-9
+        )
     mixed = small_learner(batch_norm_statistics=["support", "episodic"]).evaluate(episodes).query_logits
     assert all(not torch.allclose(mixed, logits, rtol=1e-3) for logits in of_kind.values())
-    with pytest.raises(ConfigError, match=r'"batch_norm_statistics" lists 3 values, but the network has 2 stages \(block0, block1\)'):
+    with pytest.raises(
+        ConfigError, match=r'"batch_norm_statistics" lists 3 values, but the network has 2 stages \(block0, block1\)'
+    ):
         small_learner(batch_norm_statistics=["support"] * 3)
 
 

@@ -1,4 +1,6 @@
-"""Our batch norm is torch's, in value and in first and second derivatives; torch's own and finite differences check it."""
+"""Our batch norm is torch's, in value and in first and second derivatives; torch's own and finite differences check
+it.
+"""
 
 import pytest
 import torch
@@ -31,7 +33,9 @@ def test_the_forward_pass_and_its_statistics_are_torchs_bit_for_bit():
 
 @pytest.mark.parametrize("used", [(0,), (1,), (2,), (0, 1), (0, 2), (0, 1, 2)], ids=str)
 def test_gradients_of_functions_of_gradients_are_torchs(used):
-    """A function of some of the first gradients, differentiated once more with respect to x, weight, bias and the cotangent."""
+    """A function of some of the first gradients, differentiated once more with respect to x, weight, bias and the
+    cotangent.
+    """
     generator = torch.Generator().manual_seed(1)
     results = []
     for function in (ours, torchs):
@@ -62,7 +66,9 @@ def test_a_third_derivative_is_refused_instead_of_wrong():
 
 @pytest.mark.parametrize("in_dims", [(0, 0, 0), (2, None, 1), (None, 0, None)], ids=str)
 def test_inside_vmap_each_task_is_normalised_alone_and_twice_differentiable(in_dims):
-    """Against torch's own, task by task: value, statistics, first gradient and a function of it differentiated again."""
+    """Against torch's own, task by task: value, statistics, first gradient and a function of it differentiated
+    again.
+    """
     sides = (4, 3, 5, 6), (3,), (3,)
     generator = torch.Generator().manual_seed(3)
     tensors = []
@@ -71,13 +77,17 @@ def test_inside_vmap_each_task_is_normalised_alone_and_twice_differentiable(in_d
         tensors.append((torch.rand(shape, generator=generator, dtype=torch.float64) + 0.5).requires_grad_())
 
     def of_task(task):
-        return [tensor if dim is None else tensor.select(dim, task) for tensor, dim in zip(tensors, in_dims, strict=True)]
+        return [
+            tensor if dim is None else tensor.select(dim, task) for tensor, dim in zip(tensors, in_dims, strict=True)
+        ]
 
     out, mean, var = torch.vmap(lambda *task: batch_norm(*task, 1e-5), in_dims)(*tensors)
     expected = torch.stack([torchs(*of_task(task)) for task in range(2)])
     assert torch.allclose(out, expected, rtol=1e-12)
     for task in range(2):
-        assert torch.allclose(mean[task], of_task(task)[0].mean((0, 2, 3))) and torch.allclose(var[task], of_task(task)[0].var((0, 2, 3)))
+        assert torch.allclose(mean[task], of_task(task)[0].mean((0, 2, 3))) and torch.allclose(
+            var[task], of_task(task)[0].var((0, 2, 3))
+        )
     weights = torch.randn(out.shape, generator=generator, dtype=torch.float64)
     second = []
     for result in (out, expected):

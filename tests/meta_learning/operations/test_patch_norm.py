@@ -1,4 +1,6 @@
-"""Batch norm from the moments of patches: against batch norm of the mapped patches themselves, and finite differences."""
+"""Batch norm from the moments of patches: against batch norm of the mapped patches themselves, and finite
+differences.
+"""
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +17,9 @@ def drawn(seed: int = 0) -> tuple[torch.Tensor, ...]:
     def normal(*shape: int) -> torch.Tensor:
         return torch.randn(shape, generator=generator, dtype=torch.float64)
 
-    return normal(B, N_PATCHES, K) + 0.7, *(value.requires_grad_() for value in (normal(B, FILTERS, K), *(normal(B, FILTERS) for _ in range(3))))
+    return normal(B, N_PATCHES, K) + 0.7, *(
+        value.requires_grad_() for value in (normal(B, FILTERS, K), *(normal(B, FILTERS) for _ in range(3)))
+    )
 
 
 def moments_of(patches: torch.Tensor) -> torch.Tensor:
@@ -24,10 +28,14 @@ def moments_of(patches: torch.Tensor) -> torch.Tensor:
     return torch.cat([centred.transpose(1, 2) @ centred / N_PATCHES, mean.transpose(1, 2)], dim=2)
 
 
-def plain(patches: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, gamma: torch.Tensor, beta: torch.Tensor) -> torch.Tensor:
+def plain(
+    patches: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, gamma: torch.Tensor, beta: torch.Tensor
+) -> torch.Tensor:
     """torch's own batch norm of the mapped patches: (B, N, F)."""
     mapped = patches @ weight.transpose(1, 2) + bias.unsqueeze(1)
-    normed = F.batch_norm(mapped.transpose(0, 1).flatten(1), None, None, gamma.flatten(), beta.flatten(), training=True, eps=EPS)
+    normed = F.batch_norm(
+        mapped.transpose(0, 1).flatten(1), None, None, gamma.flatten(), beta.flatten(), training=True, eps=EPS
+    )
     return normed.unflatten(1, (B, FILTERS)).transpose(0, 1)
 
 

@@ -13,7 +13,74 @@ from utils.config.messages import PATTERNS, USUAL_NAMES
 from utils.errors import ConfigError
 from utils.paths import REPOSITORY_ROOT
 
-REFERENCE_KEYS = ["batch_size", "image_height", "image_width", "image_channels", "num_of_gpus", "samples_per_iter", "indexes_of_folders_indicating_class", "train_val_test_split", "labels_as_int", "seed", "train_seed", "val_seed", "gpu_to_use", "num_dataprovider_workers", "max_models_to_save", "dataset_name", "dataset_path", "reset_stored_filepaths", "reset_stored_paths", "reverse_channels", "experiment_name", "continue_from_epoch", "num_target_samples", "num_classes_per_set", "num_samples_per_class", "second_order", "first_order_to_second_order_epoch", "total_epochs", "total_iter_per_epoch", "total_epochs_before_pause", "min_learning_rate", "meta_learning_rate", "task_learning_rate", "init_inner_loop_learning_rate", "init_task_learning_rate", "use_gdrive", "number_of_training_steps_per_iter", "number_of_evaluation_steps_per_iter", "learnable_per_layer_per_step_inner_loop_learning_rate", "use_multi_step_loss_optimization", "multi_step_loss_num_epochs", "minimum_per_task_contribution", "enable_inner_loop_optimizable_bn_params", "per_step_bn_statistics", "learnable_bn_gamma", "learnable_bn_beta", "learnable_batch_norm_momentum", "meta_opt_bn", "norm_layer", "max_pooling", "conv_padding", "num_stages", "cnn_num_filters", "cnn_blocks_per_stage", "dropout_rate_value", "architecture_name", "weight_decay", "load_from_npz_files", "train_in_stages", "evalute_on_test_set_only", "evaluate_on_test_set_only", "num_evaluation_tasks", "sets_are_pre_split", "load_into_memory", "name_of_args_json_file", "cnn_num_blocks"]
+REFERENCE_KEYS = [
+    "batch_size",
+    "image_height",
+    "image_width",
+    "image_channels",
+    "num_of_gpus",
+    "samples_per_iter",
+    "indexes_of_folders_indicating_class",
+    "train_val_test_split",
+    "labels_as_int",
+    "seed",
+    "train_seed",
+    "val_seed",
+    "gpu_to_use",
+    "num_dataprovider_workers",
+    "max_models_to_save",
+    "dataset_name",
+    "dataset_path",
+    "reset_stored_filepaths",
+    "reset_stored_paths",
+    "reverse_channels",
+    "experiment_name",
+    "continue_from_epoch",
+    "num_target_samples",
+    "num_classes_per_set",
+    "num_samples_per_class",
+    "second_order",
+    "first_order_to_second_order_epoch",
+    "total_epochs",
+    "total_iter_per_epoch",
+    "total_epochs_before_pause",
+    "min_learning_rate",
+    "meta_learning_rate",
+    "task_learning_rate",
+    "init_inner_loop_learning_rate",
+    "init_task_learning_rate",
+    "use_gdrive",
+    "number_of_training_steps_per_iter",
+    "number_of_evaluation_steps_per_iter",
+    "learnable_per_layer_per_step_inner_loop_learning_rate",
+    "use_multi_step_loss_optimization",
+    "multi_step_loss_num_epochs",
+    "minimum_per_task_contribution",
+    "enable_inner_loop_optimizable_bn_params",
+    "per_step_bn_statistics",
+    "learnable_bn_gamma",
+    "learnable_bn_beta",
+    "learnable_batch_norm_momentum",
+    "meta_opt_bn",
+    "norm_layer",
+    "max_pooling",
+    "conv_padding",
+    "num_stages",
+    "cnn_num_filters",
+    "cnn_blocks_per_stage",
+    "dropout_rate_value",
+    "architecture_name",
+    "weight_decay",
+    "load_from_npz_files",
+    "train_in_stages",
+    "evalute_on_test_set_only",
+    "evaluate_on_test_set_only",
+    "num_evaluation_tasks",
+    "sets_are_pre_split",
+    "load_into_memory",
+    "name_of_args_json_file",
+    "cnn_num_blocks",
+]
 
 
 def check(**values):
@@ -43,9 +110,14 @@ def test_every_key_is_read_somewhere(key):
     about_keys = REPOSITORY_ROOT / "utils" / "config"
     sources = [path for room in rooms for path in REPOSITORY_ROOT.glob(room) if path.parent != about_keys]
     derived = {
-        "batch_size": "tasks_per_meta_batch", "samples_per_iter": "tasks_per_meta_batch", "seed": "initialisation_seed", "num_samples_per_class": "training_shapes",
-        "test_num_classes_per_set": "test_shapes", "test_num_samples_per_class": "test_shapes", "test_num_target_samples": "test_shapes",
-    }  # fmt: skip
+        "batch_size": "tasks_per_meta_batch",
+        "samples_per_iter": "tasks_per_meta_batch",
+        "seed": "initialisation_seed",
+        "num_samples_per_class": "training_shapes",
+        "test_num_classes_per_set": "test_shapes",
+        "test_num_samples_per_class": "test_shapes",
+        "test_num_target_samples": "test_shapes",
+    }
     assert any(re.search(rf"\b{derived.get(key, key)}\b", path.read_text(encoding="utf-8")) for path in sources)
 
 
@@ -63,13 +135,22 @@ def test_an_unknown_key_names_the_nearest_one():
         ({"max_pooling": 1}, '"max_pooling" is 1, but must be: true or false. '),
         ({"num_classes_per_set": 1}, '"num_classes_per_set" is 1, but must be: greater than or equal to 2'),
         ({"num_samples_per_class": 0}, '"num_samples_per_class" is 0, but must be: greater than or equal to 1'),
-        ({"norm_layer": "instance"}, "\"norm_layer\" is \"instance\", but must be: 'batch_norm', 'layer_norm', 'group_norm' or 'task_norm'"),
+        (
+            {"norm_layer": "instance"},
+            "\"norm_layer\" is \"instance\", but must be: 'batch_norm', 'layer_norm', 'group_norm' or 'task_norm'",
+        ),
         ({"experiment_name": "../up"}, '"experiment_name" is "../up", but must be: 1 to 200 characters out of letters'),
-        ({"tag": "a b"}, '"tag" is "a b", but must be: at most 80 characters out of letters a-z and A-Z, digits and _ + = , . - (no'),
+        (
+            {"tag": "a b"},
+            '"tag" is "a b", but must be: at most 80 characters out of letters a-z and A-Z, digits and _ + = , . - (no',
+        ),
         ({"dataset_name": "a/b"}, '"dataset_name" is "a/b", but must be: 1 to 200 characters'),
         ({"gpu_to_use": "gpu0"}, '"gpu_to_use" is "gpu0", but must be: GPU ids separated by commas'),
-        ({"class_rotation": 1}, '"class_rotation" is 1, but must be: true or false or \'auto\''),
-        ({"train_val_test_split": "0.5,0.5"}, "must be: a list, written 0.5 0.5 on the command line and [0.5, 0.5] in a file"),
+        ({"class_rotation": 1}, "\"class_rotation\" is 1, but must be: true or false or 'auto'"),
+        (
+            {"train_val_test_split": "0.5,0.5"},
+            "must be: a list, written 0.5 0.5 on the command line and [0.5, 0.5] in a file",
+        ),
         ({"indexes_of_folders_indicating_class": -2}, "is -2, but must be: a list, written [-2]"),
         ({"num_stages": 6}, "images of 28 x 28 pixels vanish in 6 stages"),
         ({"min_learning_rate": 0.01}, '"min_learning_rate" 0.01 is above "meta_learning_rate" 0.001'),
@@ -81,16 +162,42 @@ def test_an_unknown_key_names_the_nearest_one():
         ({"norm_layer": "layer_norm", "per_step_bn_statistics": True}, 'needs "norm_layer" batch_norm, not layer_norm'),
         ({"train_val_test_split": [0.9, 0.3]}, '"train_val_test_split" is [0.9, 0.3]; the fractions for train and val'),
         ({"tag": "x"}, "add --evaluate_on_test_set_only true"),
-        ({"test_after_training": False, "test_curve": True}, '"test_curve" is made after training, but "test_after_training" is false'),
-        ({"train_seed": 2**56}, '"train_seed" is 72057594037927936, but must be: less than or equal to 72057594037927935'),
-        ({"class_split_seed": 2**32}, '"class_split_seed" is 4294967296, but must be: less than or equal to 4294967295'),
+        (
+            {"test_after_training": False, "test_curve": True},
+            '"test_curve" is made after training, but "test_after_training" is false',
+        ),
+        (
+            {"train_seed": 2**56},
+            '"train_seed" is 72057594037927936, but must be: less than or equal to 72057594037927935',
+        ),
+        (
+            {"class_split_seed": 2**32},
+            '"class_split_seed" is 4294967296, but must be: less than or equal to 4294967295',
+        ),
         ({"weight_decay": -0.1}, '"meta_weight_decay" is -0.1, but must be: greater than or equal to 0'),
-        ({"dataset_name": "sinusoid"}, '"dataset_name" sinusoid, points of a wave, needs "loss" "mean_squared_error", not "cross_entropy"; "image_height" 1, not 28'),
-        ({"loss": "mean_squared_error", "head": "prototypes"}, '"head" prototypes is made of classes, which regression does not have; set "head" to "learned"'),
-        ({"backbone": "mlp", "dropout_rate_value": 0.5, "per_step_bn_statistics": True}, 'mlp has neither norm layers nor dropout; set "dropout_rate_value" to 0.0 and "per_step_bn_statistics" to false'),
-        ({"meta_momentum": 0.9}, '"meta_momentum" 0.9 is of "meta_optimizer" sgd and rmsprop, not of adam; set it to 0'),
+        (
+            {"dataset_name": "sinusoid"},
+            '"dataset_name" sinusoid, points of a wave, needs "loss" "mean_squared_error", not "cross_entropy"; '
+            '"image_height" 1, not 28',
+        ),
+        (
+            {"loss": "mean_squared_error", "head": "prototypes"},
+            '"head" prototypes is made of classes, which regression does not have; set "head" to "learned"',
+        ),
+        (
+            {"backbone": "mlp", "dropout_rate_value": 0.5, "per_step_bn_statistics": True},
+            'mlp has neither norm layers nor dropout; set "dropout_rate_value" to 0.0 and "per_step_bn_statistics" to '
+            "false",
+        ),
+        (
+            {"meta_momentum": 0.9},
+            '"meta_momentum" 0.9 is of "meta_optimizer" sgd and rmsprop, not of adam; set it to 0',
+        ),
         ({"meta_learning_rate_schedule": "step"}, '"meta_learning_rate_milestones" [] must be epochs from 1 on'),
-        ({"meta_learning_rate_schedule": "step", "meta_learning_rate_milestones": [5, 2]}, "each later than the one before"),
+        (
+            {"meta_learning_rate_schedule": "step", "meta_learning_rate_milestones": [5, 2]},
+            "each later than the one before",
+        ),
         ({"meta_learning_rate_milestones": [5]}, '[5] have no effect without "meta_learning_rate_schedule" step'),
         ({"task_learning_rate": 0.2, "init_inner_loop_learning_rate": 0.1}, "they mean the same, give one"),
         (
@@ -109,14 +216,19 @@ LIST_KEYS = [name for name, field in ExperimentConfig.model_fields.items() if "t
 @pytest.mark.parametrize("key", LIST_KEYS)
 def test_a_list_that_is_suggested_works(key):
     """In the file and on the command line; 5.5 for a number of classes, say, would be no better in a list."""
-    others = {"head": "zero", "num_stages": 99}  # a head for any number of classes; and a mistake, so that there is a message in any case
+    others = {
+        "head": "zero",
+        "num_stages": 99,
+    }  # a head for any number of classes; and a mistake, so that there is a message in any case
     for value in (5.5, 5, -2, 0.5, True, {}, "a", "0.5,0.5", "5, 10", "a,b", "[x, 'y']"):
         try:
             check(**{key: value})
             continue
         except ConfigError as error:
             text = str(error)
-        for written in re.findall(r"a list, written (?:.* on the command line and )?(\[.*?\])(?: in a file)?(?: or |\. )", text):
+        for written in re.findall(
+            r"a list, written (?:.* on the command line and )?(\[.*?\])(?: in a file)?(?: or |\. )", text
+        ):
             assert f'"{key}" is ' not in problems_of(**{key: json.loads(written)}, **others)
         for written in re.findall(r"a list, written (.*) on the command line", text):
             _, overrides = parse_command_line([f"--{key}", *shlex.split(written)])
@@ -128,7 +240,11 @@ def test_a_list_that_is_suggested_works(key):
     [
         ("num_classes_per_set", 5.5, "5.5, but must be: a valid integer or a list. "),
         ("train_val_test_split", 0.5, "0.5, but must be: a list. "),
-        ("frozen_layers", "block0, *.bias", "but must be: a list, written block0 '*.bias' on the command line and [\"block0\", \"*.bias\"] in a file. "),
+        (
+            "frozen_layers",
+            "block0, *.bias",
+            'but must be: a list, written block0 \'*.bias\' on the command line and ["block0", "*.bias"] in a file. ',
+        ),
     ],
 )
 def test_a_list_is_suggested_only_where_it_works(key, value, text):
@@ -159,7 +275,9 @@ def test_weight_decay_has_a_name_that_says_of_which_loop():
 
 
 def test_auto_is_looked_up_by_the_exact_name_and_said():
-    omniglot, mini, other = (check(dataset_name=name, image_channels=3) for name in ("omniglot", "mini_imagenet", "my_omniglot"))
+    omniglot, mini, other = (
+        check(dataset_name=name, image_channels=3) for name in ("omniglot", "mini_imagenet", "my_omniglot")
+    )
     assert omniglot.dataset_name == omniglot.dataset_path == "omniglot_dataset"
     assert (omniglot.class_rotation, omniglot.resize_filter, omniglot.gradient_clamp) == (True, "nearest", 0.0)
     assert (mini.class_rotation, mini.normalisation, mini.gradient_clamp) == (False, "imagenet", 10.0)
@@ -233,13 +351,41 @@ def test_a_file_that_is_no_config_is_named(tmp_path, content, text):
 
 def test_arguments_are_read_as_json_where_they_are_json():
     path, overrides = parse_command_line(
-        ["--name_of_args_json_file", "a.json", "--gpu_to_use", "0", "1", "--batch_size", "8", "--tag", "5", "--max_pooling", "False", "--test_curve", "--train_val_test_split", ".5", ".2", "--min_learning_rate=1e-5", "--continue_from_epoch", "-2", "--dataset_name", "2024"]
+        [
+            "--name_of_args_json_file",
+            "a.json",
+            "--gpu_to_use",
+            "0",
+            "1",
+            "--batch_size",
+            "8",
+            "--tag",
+            "5",
+            "--max_pooling",
+            "False",
+            "--test_curve",
+            "--train_val_test_split",
+            ".5",
+            ".2",
+            "--min_learning_rate=1e-5",
+            "--continue_from_epoch",
+            "-2",
+            "--dataset_name",
+            "2024",
+        ]
     )
     assert str(path) == "a.json"
     assert overrides == {
-        "gpu_to_use": [0, 1], "batch_size": 8, "tag": "5", "max_pooling": False, "test_curve": True, "dataset_name": "2024",
-        "train_val_test_split": [0.5, 0.2], "min_learning_rate": 1e-5, "continue_from_epoch": -2,
-    }  # fmt: skip
+        "gpu_to_use": [0, 1],
+        "batch_size": 8,
+        "tag": "5",
+        "max_pooling": False,
+        "test_curve": True,
+        "dataset_name": "2024",
+        "train_val_test_split": [0.5, 0.2],
+        "min_learning_rate": 1e-5,
+        "continue_from_epoch": -2,
+    }
     assert check(**overrides | {"evaluate_on_test_set_only": True}).gpu_to_use == "0,1"
 
 
@@ -251,7 +397,11 @@ def test_arguments_are_read_as_json_where_they_are_json():
         ({"task_learning_rate": 0.0}, 'command line: "init_inner_loop_learning_rate" is 0.0, but must be'),
         ({"num_of_gpus": 1, "meta_opt_bn": True}, 'command line: "meta_opt_bn" is true, but has no effect'),
         ({"min_learning_rate": 1.0}, 'FILE and command line: "min_learning_rate" 1.0 is above'),
-        ({"loss": "mean_squared_error", "label_smoothing": 0.1}, 'command line: "label_smoothing" 0.1 is of "loss" cross_entropy alone, not of mean_squared_error; set it to 0'),
+        (
+            {"loss": "mean_squared_error", "label_smoothing": 0.1},
+            'command line: "label_smoothing" 0.1 is of "loss" cross_entropy alone, not of mean_squared_error; set it '
+            "to 0",
+        ),
         ({"num_stages": 9}, "command line: images of 28 x 28 pixels vanish"),
     ],
 )
@@ -268,7 +418,12 @@ def test_a_mistake_on_the_command_line_is_not_blamed_on_the_file(tmp_path, overr
 
 @pytest.mark.parametrize(
     ("key", "meant"),
-    [("learning_rate", "meta_learning_rate"), ("epochs", "total_epochs"), ("shots", "num_samples_per_class"), ("batchsize", "batch_size")],
+    [
+        ("learning_rate", "meta_learning_rate"),
+        ("epochs", "total_epochs"),
+        ("shots", "num_samples_per_class"),
+        ("batchsize", "batch_size"),
+    ],
 )
 def test_what_others_call_a_key_is_understood(key, meant):
     assert f'did you mean "{meant}"?' in problems_of(**{key: 1})
@@ -297,7 +452,16 @@ def test_a_path_that_is_right_from_another_folder_is_found_out(tmp_path, monkeyp
 
 def test_a_key_without_the_value_that_it_needs():
     with pytest.raises(ConfigError) as error:
-        parse_command_line(["--batch_size", "--max_pooling", "--class_rotation", "--evalute_on_test_set_only", "--unknown", "--task_learning_rate"])
+        parse_command_line(
+            [
+                "--batch_size",
+                "--max_pooling",
+                "--class_rotation",
+                "--evalute_on_test_set_only",
+                "--unknown",
+                "--task_learning_rate",
+            ]
+        )
     assert str(error.value).splitlines() == [
         f"command line: --{key} needs a value, as in --{key} VALUE" for key in ("batch_size", "task_learning_rate")
     ]
@@ -328,8 +492,13 @@ def test_ways_and_shots_may_be_lists_and_the_test_has_its_own():
 
 def test_a_learned_head_has_one_number_of_classes():
     assert problems_of(num_classes_per_set=[5, 20]) == (
-        'my.json: "num_classes_per_set" is [5, 20], but a learned head has one number of classes; set "head" to "zero" or '
+        'my.json: "num_classes_per_set" is [5, 20], but a learned head has one number of classes; set "head" to '
+        '"zero" or '
         '"prototypes", which are made for each task, or give one number'
     )
-    assert '"test_num_classes_per_set" has [10], but the learned head has 5 classes' in problems_of(test_num_classes_per_set=[5, 10])
-    assert '"num_classes_per_set" is [5, 1], but must be: greater than or equal to 2. ' in problems_of(num_classes_per_set=[5, 1])
+    assert '"test_num_classes_per_set" has [10], but the learned head has 5 classes' in problems_of(
+        test_num_classes_per_set=[5, 10]
+    )
+    assert '"num_classes_per_set" is [5, 1], but must be: greater than or equal to 2. ' in problems_of(
+        num_classes_per_set=[5, 1]
+    )

@@ -38,7 +38,10 @@ def written(tiny_dataset, tmp_path, capsys):
     (tmp_path / "tiny.json").write_text(json.dumps(TINY))
 
     def write():
-        assert prepare_dataset(["tasks", "--config", str(tmp_path / "tiny.json"), "--to", str(tmp_path / "tasks.json")]) == 0
+        assert (
+            prepare_dataset(["tasks", "--config", str(tmp_path / "tiny.json"), "--to", str(tmp_path / "tasks.json")])
+            == 0
+        )
         return tmp_path / "tasks.json"
 
     return write
@@ -68,7 +71,9 @@ def test_the_file_says_everything_by_name(written):
     assert [content["classes"][rank] for rank, _, _ in task] == [names[rank] for rank in batch.class_ids[0]]
     assert [(len(support), len(query)) for _, support, query in task] == [(2, 3)] * 3
     for rank, support, query in task:
-        assert all(content["images"][i].startswith(content["classes"][rank].removeprefix("tiny/")) for i in support + query)
+        assert all(
+            content["images"][i].startswith(content["classes"][rank].removeprefix("tiny/")) for i in support + query
+        )
 
 
 def test_nothing_is_overwritten(written, capsys):
@@ -80,7 +85,7 @@ def test_nothing_is_overwritten(written, capsys):
 
 
 def test_names_with_any_bytes_survive(tmp_path):
-    odd = os.fsdecode(b"a \"b\"\n\xff.png")
+    odd = os.fsdecode(b'a "b"\n\xff.png')
     lists = TaskLists("birds", (TaskList(EpisodeShape(1, 1, 1), ((("it's", (odd, "2.png")),),)),))
     write_task_lists(tmp_path / "x.json", lists)
     assert read_task_lists(tmp_path / "x.json") == lists
@@ -92,7 +97,9 @@ def test_an_image_that_is_gone_and_a_list_that_was_changed_are_named(written):
     first = content["lists"][0]["tasks"][0][0]
     first[1][0], first[2][0] = first[2][0], first[1][0]
     path.write_text(json.dumps(content))
-    with pytest.raises(DataError, match="the tasks of 3 way 2 shot 3 query are not those of its digest; it was changed"):
+    with pytest.raises(
+        DataError, match="the tasks of 3 way 2 shot 3 query are not those of its digest; it was changed"
+    ):
         build_other_task_sets(config(task_list=str(path)), "cpu")
     content["images"][0] = "alphabet_0/nowhere.png"
     path.write_text(json.dumps(content))
@@ -116,7 +123,10 @@ def test_a_problem_without_images_has_no_tasks_to_list(tmp_path, capsys):
         (lambda c: c.update(dataset="../x"), '"dataset" is "../x"; it must be the name of a folder'),
         (lambda c: c["lists"][0].update(n_way=0), "list 0: n_way, n_shot and n_query are [0, 1, 1]"),
         (lambda c: c["lists"][0].update(n_query=2), "list 0, task 0 is not of 1 way 1 shot 2 query"),
-        (lambda c: c["lists"][0]["tasks"][0][0].__setitem__(0, 5), "list 0, task 0 names a class outside of the 1 there are"),
+        (
+            lambda c: c["lists"][0]["tasks"][0][0].__setitem__(0, 5),
+            "list 0, task 0 names a class outside of the 1 there are",
+        ),
         (lambda c: c["lists"][0]["tasks"][0][0].__setitem__(2, [-1]), "names an image outside"),
         (lambda c: c["lists"][0]["tasks"][0][0].__setitem__(2, [0]), "list 0, task 0 has an image twice"),
         (lambda c: c["lists"][0].update(tasks=[]), "list 0 has no tasks"),
@@ -139,7 +149,9 @@ def test_a_file_that_is_not_there_or_no_json_is_named(tmp_path):
     with pytest.raises(DataError, match=r"x.json: this task list cannot be read: No such file"):
         read_task_lists(tmp_path / "x.json")
     (tmp_path / "x.json").write_text("{")
-    with pytest.raises(DataError, match=r"x.json: not a task list: .* Make one with: python -m utils.prepare_dataset tasks"):
+    with pytest.raises(
+        DataError, match=r"x.json: not a task list: .* Make one with: python -m utils.prepare_dataset tasks"
+    ):
         read_task_lists(tmp_path / "x.json")
 
 

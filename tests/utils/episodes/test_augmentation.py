@@ -113,7 +113,9 @@ def test_enlarging_is_torchvisions_resize_and_centre_crop(functional):
 def test_the_names_are_those_of_the_schema_and_of_fmu2():
     assert set(AUGMENTATIONS) == set(get_args(AugmentationName))
     assert {"resize", "crop", "color", "flip", "enlarge"} <= set(AUGMENTATIONS)
-    config = check_config({"experiment_name": "x", "support_augmentation": "resize", "query_augmentation": None}, "test")
+    config = check_config(
+        {"experiment_name": "x", "support_augmentation": "resize", "query_augmentation": None}, "test"
+    )
     assert config.support_augmentation == ("resize",) and config.query_augmentation == ()
     parts = [type(operation) for operation in Augmentation(["color"], 8, 8).operations]
     assert parts == [PadAndCrop, ColorJitter, Flip]
@@ -141,7 +143,10 @@ def test_an_episode_is_changed_the_same_way_alone_or_in_a_batch_and_otherwise_th
 
 
 def test_red_is_red_to_the_augmentation_of_channels_that_are_reversed():
-    images, classes = (photographs(12, 3, 8, 8) * 255).to(torch.uint8), {f"c{c}": range(4 * c, 4 * c + 4) for c in range(3)}
+    images, classes = (
+        (photographs(12, 3, 8, 8) * 255).to(torch.uint8),
+        {f"c{c}": range(4 * c, 4 * c + 4) for c in range(3)},
+    )
     batches = [
         FewShotData(
             images, {"train": classes}, shape=EpisodeShape(3, 1, 3), seeds={"train": 0}, reverse_channels=reverse,
@@ -156,7 +161,9 @@ def test_red_is_red_to_the_augmentation_of_channels_that_are_reversed():
 def test_one_operation_sees_the_whole_meta_batch_at_once(monkeypatch):
     calls = []
     original = Flip.apply
-    monkeypatch.setattr(Flip, "apply", lambda self, images, rows: calls.append(len(images)) or original(self, images, rows))
+    monkeypatch.setattr(
+        Flip, "apply", lambda self, images, rows: calls.append(len(images)) or original(self, images, rows)
+    )
     numbered_data(augmentation={"support": ["flip"], "query": ["flip"]}).episodes("train", range(4))
     assert calls == [4 * 3 * 2, 4 * 3 * 3]
 
@@ -164,6 +171,10 @@ def test_one_operation_sees_the_whole_meta_batch_at_once(monkeypatch):
 def test_a_run_with_augmentation_learns_other_weights(tmp_path):
     weights = []
     for changes in ({}, {"query_augmentation": ["flip"]}):
-        folder = run_tiny(tmp_path, experiment_name=f"run{len(weights)}", total_epochs=1, total_iter_per_epoch=2, **changes)
+        folder = run_tiny(
+            tmp_path, experiment_name=f"run{len(weights)}", total_epochs=1, total_iter_per_epoch=2, **changes
+        )
         weights.append(load_checkpoint(epoch_path(folder / "saved_models", 1))[0])
-    assert any(not torch.equal(weights[0][name], weights[1][name]) for name in weights[0] if name.startswith("network."))
+    assert any(
+        not torch.equal(weights[0][name], weights[1][name]) for name in weights[0] if name.startswith("network.")
+    )

@@ -107,6 +107,7 @@ def test_tasks_of_an_evaluation_are_the_same_and_the_thread_ends_with_them_or_wi
 def test_a_whole_run_ends_with_the_same_bits(tmp_path, monkeypatch):
     folders = []
     for ahead in (0, 2):
+
         def data(config, ahead=ahead):
             made = tiny_data(config)
             made.meta_batches_ahead = ahead

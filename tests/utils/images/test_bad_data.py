@@ -1,4 +1,6 @@
-"""Everything that may be wrong with a dataset comes in one report with paths and exit code 2, or is left out on request."""
+"""Everything that may be wrong with a dataset comes in one report with paths and exit code 2, or is left out on
+request.
+"""
 
 import errno
 import json
@@ -23,7 +25,15 @@ CONFIG = {
     "experiment_name": "bad", "dataset_name": "tiny", "image_height": 14, "image_width": 14, "num_stages": 2,
     "num_classes_per_set": 2, "num_target_samples": 2, "sets_are_pre_split": True, "gpu_to_use": "cpu",
 }  # fmt: skip
-ODD_NAMES = ["with space", "it's \"quoted\"", "two\nlines", os.fsdecode(b"latin\xe9"), "$(touch x); `ls`", "-rf", "Ünïcode 字"]
+ODD_NAMES = [
+    "with space",
+    'it\'s "quoted"',
+    "two\nlines",
+    os.fsdecode(b"latin\xe9"),
+    "$(touch x); `ls`",
+    "-rf",
+    "Ünïcode 字",
+]
 
 
 def build(**changes):
@@ -58,9 +68,13 @@ def test_all_kinds_of_bad_files_are_listed_together(folder, tmp_path, monkeypatc
     shutil.copy(folder / "test" / "character_02" / "00.png", folder / "val" / "character_01" / "stolen.png")
     text = report_of()
     for name, reason in (
-        ("cut.png", ""), ("empty.jpg", "not a readable image"), ("page.webp", "not a readable image"),
-        ("broken link.png", "No such file"), ("moving.png", "animated image"), ("a tiff by another name.png", "not a readable image"),
-    ):  # fmt: skip
+        ("cut.png", ""),
+        ("empty.jpg", "not a readable image"),
+        ("page.webp", "not a readable image"),
+        ("broken link.png", "No such file"),
+        ("moving.png", "animated image"),
+        ("a tiff by another name.png", "not a readable image"),
+    ):
         assert f"{one / name}: {reason}" in text
     assert 'class "character_99" (val) has 0 images' in text
     assert "7 problems in this dataset" in text
@@ -93,7 +107,9 @@ def test_an_image_in_two_splits_is_named_with_both_paths_or_left_in_the_later_on
     original, second = folder / "test" / "character_02" / "03.png", folder / "val" / "character_01" / "extra.png"
     text = report_of()
     assert "1 problem in this dataset" in text
-    assert f"the same image in two splits: {stolen} (train), {second} (val), {original} (test). Take it out of one" in text
+    assert (
+        f"the same image in two splits: {stolen} (train), {second} (val), {original} (test). Take it out of one" in text
+    )
     caplog.set_level(logging.INFO)
     data = build(on_bad_image="skip")
     assert "images that are there more than once within a split: 1" in caplog.text
@@ -109,12 +125,19 @@ def test_images_that_look_alike_at_a_small_size_are_no_leak(folder):
         pixels = np.zeros((14, 14), np.uint8)
         pixels[0, 0] = 1 if split == "val" else 0
         Image.fromarray(pixels).save(one / "dark.png")
-    assert build(image_height=7, image_width=7, resize_filter="nearest", num_stages=1).summary()["splits"]["train"]["images"] == 25
+    assert (
+        build(image_height=7, image_width=7, resize_filter="nearest", num_stages=1).summary()["splits"]["train"][
+            "images"
+        ]
+        == 25
+    )
 
 
 def test_names_of_any_bytes_are_classes_and_files_like_others(tiny_dataset, tmp_path):
     folder = tmp_path / "datasets" / "odd"
-    draw_dataset(folder, [f"{split}/{name}" for split in ("train", "val", "test") for name in ODD_NAMES], images_per_class=0)
+    draw_dataset(
+        folder, [f"{split}/{name}" for split in ("train", "val", "test") for name in ODD_NAMES], images_per_class=0
+    )
     for rank, path in enumerate(sorted(folder.glob("*/*"))):
         for image_rank, name in enumerate(ODD_NAMES):
             draw_image(rank, image_rank).save(path / f"{name}.png")
@@ -167,7 +190,10 @@ def test_a_known_dataset_with_another_number_of_classes_is_an_error_unless_it_is
     changes = {"dataset_name": "mini_imagenet", "normalisation": "none"}
     text = report_of(**changes)
     for split, count in (("train", 64), ("val", 16), ("test", 20)):
-        assert f"split {split}: 4 classes found, {count} expected. Run: python -m utils.prepare_dataset mini_imagenet" in text
+        assert (
+            f"split {split}: 4 classes found, {count} expected. Run: python -m utils.prepare_dataset mini_imagenet"
+            in text
+        )
     assert "100 expected" in report_of(**changes, sets_are_pre_split=False, train_val_test_split=[0.4, 0.3])
     build(**changes, on_bad_image="skip")
     assert "on_bad_image skip: " in caplog.text and "split val: 4 classes found, 16 expected" in caplog.text

@@ -108,7 +108,8 @@ def test_not_deep_enough_folders_are_a_problem_each():
     classes, problems = group([ImageFolder("robin", ("1",)), ImageFolder("x/wren", ("1",))], [-4, -2])
     assert names(classes) == ["birds/wren"]
     assert problems == [
-        "birds/robin: not deep enough for indexes_of_folders_indicating_class [-4, -2]. Move its images, such as 1, into class folders, or change that key"
+        "birds/robin: not deep enough for indexes_of_folders_indicating_class [-4, -2]. Move its images, such as 1, "
+        "into class folders, or change that key"
     ]
 
 
@@ -192,7 +193,8 @@ def test_the_largest_shape_counts_and_a_shape_of_the_test_alone_blames_its_own_k
     sets = {split: [ImageClass(split, None, tuple(range(6)), (split,))] for split in ("train", "val", "test")}
     assert find_shortages(sets, Path("birds"), shapes(1, test=[(5, 1), (1, 2)]), pre_split=False) == []
     assert find_shortages(sets, Path("birds"), shapes(1, test=[(1, 1), (5, 2), (2, 2)]), pre_split=False) == [
-        'class "test" (test) has 6 images, but test_num_samples_per_class 5 + test_num_target_samples 2 needs 7: birds/test.'
+        'class "test" (test) has 6 images, but test_num_samples_per_class 5 + test_num_target_samples 2 needs 7: '
+        "birds/test."
         " Add images, lower test_num_target_samples or take the folder out."
     ]
 
@@ -211,7 +213,9 @@ def test_many_classes_that_are_too_small_are_one_problem():
     val = [ImageClass(f"v{i}", None, tuple(range(9 if i < 2 else 3)), (f"v{i}",)) for i in range(6)]
     large = {split: [EpisodeShape(5, 1, 8)] for split in ("train", "val")}
     problems = find_shortages({"train": train, "val": val}, Path("birds"), large, pre_split=False)
-    needed = "but num_samples_per_class 1 + num_target_samples 8 needs 9. Add images, lower num_target_samples or take these"
+    needed = (
+        "but num_samples_per_class 1 + num_target_samples 8 needs 9. Add images, lower num_target_samples or take these"
+    )
     named = ", ".join(f"c{i:02} ({4 + i % 2})" for i in range(10))
     assert problems == [
         f"split train: 12 of its 12 classes have only 4 to 5 images, {needed} folders out: {named} and 2 more.",

@@ -1,4 +1,7 @@
-"""A packed file of the size of tiered-ImageNet opens at once and takes no memory. The file is sparse: all holes, and black."""
+"""A packed file of the size of tiered-ImageNet opens at once and takes no memory.
+
+The file is sparse: all holes, and black.
+"""
 
 import json
 import os
@@ -17,9 +20,15 @@ from utils.paths import REPOSITORY_ROOT
 CLASSES = {"train": 351, "val": 97, "test": 160}
 IMAGES_PER_CLASS = 1250
 CONFIG = {
-    "experiment_name": "large", "dataset_name": "tiered", "sets_are_pre_split": True, "image_height": 84, "image_width": 84,
-    "image_channels": 3, "num_samples_per_class": 5, "batch_size": 2,
-}  # fmt: skip
+    "experiment_name": "large",
+    "dataset_name": "tiered",
+    "sets_are_pre_split": True,
+    "image_height": 84,
+    "image_width": 84,
+    "image_channels": 3,
+    "num_samples_per_class": 5,
+    "batch_size": 2,
+}
 
 FIRST_EPISODE = """
 import json, sys, time
@@ -55,10 +64,14 @@ def large_dataset(tmp_path):
     stem = f"tiered.84x84x3.{pixel_format.resize_filter}"
     all_folders = sorted(["", *CLASSES, *names])
     index = {
-        "fingerprint": _fingerprint(folder, all_folders, pixel_format), "data_file": f"{stem}.black.uint8", "shape": shape,
-        "content_sha256": "0" * 64, "pixel_format": asdict(pixel_format), "all_folders": all_folders,
+        "fingerprint": _fingerprint(folder, all_folders, pixel_format),
+        "data_file": f"{stem}.black.uint8",
+        "shape": shape,
+        "content_sha256": "0" * 64,
+        "pixel_format": asdict(pixel_format),
+        "all_folders": all_folders,
         "image_folders": [[name, [f"{name[-9:]}_{i}.JPEG" for i in range(IMAGES_PER_CLASS)]] for name in sorted(names)],
-    }  # fmt: skip
+    }
     (packed / f"{stem}.json").write_text(json.dumps(index))
     with open(packed / index["data_file"], "wb") as file:
         try:

@@ -73,7 +73,12 @@ def test_each_process_of_a_run_takes_the_next_gpu(gpus):
     gpus(3)
     ranks = [Rank(index + 4, 8, index, 2, 0, None) for index in range(2)]
     assert [choose_device("2,0", rank.place_on_machine).index for rank in ranks] == [2, 0]
-    assert [choose_device(value, rank.place_on_machine).index for value in ("auto", "all") for rank in ranks] == [0, 1, 0, 1]
+    assert [choose_device(value, rank.place_on_machine).index for value in ("auto", "all") for rank in ranks] == [
+        0,
+        1,
+        0,
+        1,
+    ]
     with pytest.raises(ConfigError, match=r'"2" names fewer GPUs than there are processes on this machine \(2\)'):
         choose_device("2", ranks[1].place_on_machine)
     gpus(1)

@@ -1,4 +1,6 @@
-"""A prepared dataset is whole or not there, goes on after a kill, is verified by the second run, and is never overwritten."""
+"""A prepared dataset is whole or not there, goes on after a kill, is verified by the second run, and is never
+overwritten.
+"""
 
 import json
 import os
@@ -45,7 +47,9 @@ def arrays(n_classes=3, n_images=4, fails_at=None):
 
         return read
 
-    return [SourceClass("train", f"class_{k}", [f"{i}.png" for i in range(n_images)], reader(k)) for k in range(n_classes)]
+    return [
+        SourceClass("train", f"class_{k}", [f"{i}.png" for i in range(n_images)], reader(k)) for k in range(n_classes)
+    ]
 
 
 # Whole or not at all
@@ -64,7 +68,9 @@ def test_what_was_written_before_an_interruption_is_gone_on_with(tmp_path):
     write_dataset(tmp_path / "other", arrays(), {"dataset": "x"})
     assert tree(tmp_path / "data") == tree(tmp_path / "other")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "other"]
-    assert all(not path.name.startswith(".") or path.name == ".prepared.json" for path in (tmp_path / "data").rglob("*"))
+    assert all(
+        not path.name.startswith(".") or path.name == ".prepared.json" for path in (tmp_path / "data").rglob("*")
+    )
 
 
 def test_what_another_request_left_is_not_gone_on_with(tmp_path):
@@ -79,7 +85,16 @@ def test_a_killed_command_goes_on_where_it_was(tmp_path):
     source = draw_dataset(tmp_path / "birds", ["a", "b", "z"], images_per_class=3)
     (source / "z" / "02.png").rename(tmp_path / "last.png")
     os.mkfifo(source / "z" / "02.png")
-    command = [sys.executable, "-m", "utils.prepare_dataset", "folder", "--from", str(source), "--to", str(tmp_path / "datasets")]
+    command = [
+        sys.executable,
+        "-m",
+        "utils.prepare_dataset",
+        "folder",
+        "--from",
+        str(source),
+        "--to",
+        str(tmp_path / "datasets"),
+    ]
     process = subprocess.Popen(command, cwd=REPOSITORY_ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     begun = tmp_path / "datasets" / ".birds.unfinished"
     deadline = time.monotonic() + 60
@@ -136,7 +151,9 @@ def test_all_images_that_cannot_be_read_are_listed_and_a_rerun_completes_the_dat
 
 
 def test_names_with_spaces_quotes_newlines_and_undecodable_bytes_survive(tmp_path, prepare):
-    source = draw_dataset(tmp_path / "birds", ["a b", 'it\'s "quoted"', "new\nline", os.fsdecode(b"caf\xe9")], images_per_class=2)
+    source = draw_dataset(
+        tmp_path / "birds", ["a b", 'it\'s "quoted"', "new\nline", os.fsdecode(b"caf\xe9")], images_per_class=2
+    )
     (source / "a b" / "00.png").rename(source / "a b" / os.fsdecode(b"\xff \n'.png"))
     assert prepare("folder", "--from", source)[0] == 0
     code, out, _ = prepare("folder", "--from", source)
@@ -162,7 +179,10 @@ def test_the_second_run_verifies_and_touches_nothing(tmp_path, prepare):
     [
         (lambda folder: (folder / "a/00.png").unlink(), 'class "a" has 2 images, 3 were written'),
         (lambda folder: draw_dataset(folder, ["c"], 1), 'class "c" has 1 images, 0 were written'),
-        (lambda folder: (folder / "a/00.png").write_bytes(b"x"), "files have other names or sizes than when they were written"),
+        (
+            lambda folder: (folder / "a/00.png").write_bytes(b"x"),
+            "files have other names or sizes than when they were written",
+        ),
         (lambda folder: (folder / "a/00.png").rename(folder / "a/99.png"), "files have other names or sizes"),
     ],
 )
@@ -181,7 +201,11 @@ def test_a_folder_of_the_users_own_is_counted_and_never_touched(tmp_path, prepar
     draw_dataset(folder, [f"{split}/{c}" for split in ("train", "val", "test") for c in "ab"], images_per_class=2)
     before = tree(folder)
     code, _, err = prepare("cub")
-    assert code == 2 and "cub (not written by this command): not what the field knows" in err and "split train has 2 classes, 100 expected" in err
+    assert (
+        code == 2
+        and "cub (not written by this command): not what the field knows" in err
+        and "split train has 2 classes, 100 expected" in err
+    )
     code, out, _ = prepare("cub", "--accept_counts")
     assert code == 0 and "cub: is there, 12 images in 6 folders" in out
     assert tree(folder) == before
@@ -216,13 +240,29 @@ def test_the_sources_of_an_archive_are_cleaned_up_and_the_archive_stays(tmp_path
         (["mini_imagenet", "--from", "empty"], 2, "empty: no form of mini_imagenet that is known here: folders train"),
         (["csv", "--from", "empty"], 2, "empty: no form of csv that is known here"),
         (["cub", "--from", "empty"], 2, "empty: neither CUB_200_2011.tgz nor its folder"),
-        (["omniglot", "--from", "empty"], 2, "empty: neither images_background.zip and images_evaluation.zip nor folders"),
+        (
+            ["omniglot", "--from", "empty"],
+            2,
+            "empty: neither images_background.zip and images_evaluation.zip nor folders",
+        ),
         (["folder", "--from", "birds", "--sha256", "00"], 2, "--sha256 is of a file, but this is a folder"),
         (["folder", "--from", "file.zip", "--sha256", "00"], 2, "file.zip: wrong bytes: sha256 is "),
         (["folder", "--from", "file.zip"], 2, "file.zip: damaged or not an archive of this kind"),
-        (["folder", "--from", "flat"], 2, "flat: has images of its own, such as 00.png; every image must be in the folder of its class"),
-        (["birds", "--from", "birds"], 1, '"birds" is not known here, so --from needs a form: csv, folder, with --name birds'),
-        (["folder", "--from", "birds", "--name", "../birds"], 1, '"../birds" cannot be the name of a dataset: letters, digits'),
+        (
+            ["folder", "--from", "flat"],
+            2,
+            "flat: has images of its own, such as 00.png; every image must be in the folder of its class",
+        ),
+        (
+            ["birds", "--from", "birds"],
+            1,
+            '"birds" is not known here, so --from needs a form: csv, folder, with --name birds',
+        ),
+        (
+            ["folder", "--from", "birds", "--name", "../birds"],
+            1,
+            '"../birds" cannot be the name of a dataset: letters, digits',
+        ),
         (["folder", "--from", "what?.zip"], 1, '"what?" cannot be the name of a dataset'),
         (["folder", "--from", ".."], 1, '"" cannot be the name of a dataset'),
         (["folder", "--from", "birds", "--seed", "-1"], 1, "--seed -1: must be 0 to"),
@@ -253,7 +293,9 @@ def test_a_limit_is_drawn_by_seed_recorded_and_part_of_the_name(tmp_path, prepar
         record = read_record(tmp_path / "datasets" / name)
         assert record["images_per_class"] == {"test/d": 10, "train/a": 3, "train/b": 3, "val/c": 10}
         assert record["max_samples_per_class"] == {"train": 3, "test": 20} and record["seed"] == seed
-        drawn[seed] = {c: sorted(p.name for p in (tmp_path / "datasets" / name / c).iterdir()) for c in ("train/a", "train/b")}
+        drawn[seed] = {
+            c: sorted(p.name for p in (tmp_path / "datasets" / name / c).iterdir()) for c in ("train/a", "train/b")
+        }
     assert drawn[0] != drawn[1] and drawn[0]["train/a"] != drawn[0]["train/b"]
 
 
@@ -294,7 +336,10 @@ def test_names_that_are_no_folders_become_some():
         ("omniglot_dataset", "omniglot"),
         ("cub_seed3", "cub --from PATH_OR_ADDRESS --seed 3"),
         ("quickdraw_20_samples_seed123", "quickdraw --max_samples_per_class 20 --seed 123"),
-        ("cifar_fs_train20_val100_samples_seed0", "cifar_fs --from PATH_OR_ADDRESS --max_samples_per_class train=20,val=100 --seed 0"),
+        (
+            "cifar_fs_train20_val100_samples_seed0",
+            "cifar_fs --from PATH_OR_ADDRESS --max_samples_per_class train=20,val=100 --seed 0",
+        ),
         ("my photos", "folder --from FOLDER_OR_ARCHIVE --name 'my photos'"),
     ],
 )
@@ -303,7 +348,9 @@ def test_a_run_without_its_dataset_names_the_command_that_prepares_it(tmp_path, 
     if dataset_name != "omniglot_dataset":  # which is fetched instead
         with pytest.raises(DataError) as missing:
             find_or_make_dataset(dataset_name, tmp_path / dataset_name, tmp_path)
-        assert str(missing.value).endswith(f"prepare it from what you have:\n  python -m utils.prepare_dataset {command}")
+        assert str(missing.value).endswith(
+            f"prepare it from what you have:\n  python -m utils.prepare_dataset {command}"
+        )
 
 
 def test_the_named_command_makes_the_folder_that_was_missing(tmp_path, prepare, small_counts):
@@ -344,7 +391,9 @@ def test_any_dataset_of_images_and_labels_becomes_class_folders(tmp_path):
         "channels first": lambda x: x.transpose(2, 0, 1),
         "floats": lambda x: (x / 255).transpose(2, 0, 1),
     }.items():
-        folder = prepare_from_dataset(Labelled([convert(x) for x in images], [5, 0, 5, 0, 5, 0]), f"as {form}", to=tmp_path)
+        folder = prepare_from_dataset(
+            Labelled([convert(x) for x in images], [5, 0, 5, 0, 5, 0]), f"as {form}", to=tmp_path
+        )
         assert folder == tmp_path / f"as {form}"
         assert sorted(p.name for p in folder.iterdir() if p.is_dir()) == ["000", "005"]
         for i, image in enumerate(images):
@@ -353,7 +402,10 @@ def test_any_dataset_of_images_and_labels_becomes_class_folders(tmp_path):
 
 
 def test_splits_class_names_limits_and_the_second_call(tmp_path):
-    parts = {split: Labelled([pixels(10 * s + i, 8) for i in range(8)], [s] * 8) for s, split in enumerate(("train", "val", "test"))}
+    parts = {
+        split: Labelled([pixels(10 * s + i, 8) for i in range(8)], [s] * 8)
+        for s, split in enumerate(("train", "val", "test"))
+    }
     arguments = {"class_names": ["a b", "c", "d"], "to": tmp_path, "max_samples_per_class": 2, "seed": 4}
     folder = prepare_from_dataset(parts, "mine", **arguments)
     assert folder.name == "mine_2_samples_seed4"
@@ -399,25 +451,45 @@ def test_labels_that_are_no_whole_numbers_are_refused(tmp_path):
 
 
 def test_grey_and_black_and_white_images_keep_one_channel():
-    assert to_pixels(Image.new("1", (4, 3), 1), "x").shape == (3, 4) and to_pixels(np.ones((1, 3, 4), bool), "x").max() == 255
+    assert (
+        to_pixels(Image.new("1", (4, 3), 1), "x").shape == (3, 4)
+        and to_pixels(np.ones((1, 3, 4), bool), "x").max() == 255
+    )
 
 
 # In a run
 
 
-def test_a_prepared_dataset_is_ready_to_train_on_and_its_limit_is_in_the_records_of_the_run(tmp_path, prepare, monkeypatch):
-    source = draw_dataset(tmp_path / "birds", [f"{s}/{s}_{k}" for s in ("train", "val", "test") for k in range(3)], images_per_class=6)
+def test_a_prepared_dataset_is_ready_to_train_on_and_its_limit_is_in_the_records_of_the_run(
+    tmp_path, prepare, monkeypatch
+):
+    source = draw_dataset(
+        tmp_path / "birds", [f"{s}/{s}_{k}" for s in ("train", "val", "test") for k in range(3)], images_per_class=6
+    )
     assert prepare("folder", "--from", source, "--max_samples_per_class", 4, "--seed", 2)[0] == 0
     monkeypatch.setenv("DATASET_DIR", str(tmp_path / "datasets"))
     keys = {
-        "experiment_name": "x", "dataset_name": "birds_4_samples_seed2", "sets_are_pre_split": True, "image_height": 14, "image_width": 14,
-        "indexes_of_folders_indicating_class": [-3, -2], "num_classes_per_set": 2, "num_samples_per_class": 1, "num_target_samples": 3,
-        "num_stages": 2, "num_dataprovider_workers": 0,
-    }  # fmt: skip
+        "experiment_name": "x",
+        "dataset_name": "birds_4_samples_seed2",
+        "sets_are_pre_split": True,
+        "image_height": 14,
+        "image_width": 14,
+        "indexes_of_folders_indicating_class": [-3, -2],
+        "num_classes_per_set": 2,
+        "num_samples_per_class": 1,
+        "num_target_samples": 3,
+        "num_stages": 2,
+        "num_dataprovider_workers": 0,
+    }
     data = build_data(load_config(None, keys), "cpu")
     assert data.episodes("test", [0]).query_images.shape == (1, 6, 1, 14, 14)
     summary = data.summary()
     assert summary["splits"]["train"] == {"classes": 3, "images": 12}
-    facts = {"dataset": "folder", "form": "pre-split image folders", "max_samples_per_class": {"each split": 4}, "seed": 2}
+    facts = {
+        "dataset": "folder",
+        "form": "pre-split image folders",
+        "max_samples_per_class": {"each split": 4},
+        "seed": 2,
+    }
     recorded = describe_environment(torch.device("cpu"), summary)["data"]["prepared"]
     assert recorded == facts | {"accepted_deviations": []}

@@ -1,4 +1,6 @@
-"""Each form in which a dataset circulates, written to disk exactly so, becomes the right images in the right classes and splits."""
+"""Each form in which a dataset circulates, written to disk exactly so, becomes the right images in the right classes
+and splits.
+"""
 
 import io
 import pickle
@@ -63,7 +65,9 @@ def mini_csv(source):
 
 
 def imagenet_tree(folder):
-    """Eight images per class with numbers out of order; the first, third, fifth and seventh by number are those of the rows."""
+    """Eight images per class with numbers out of order; the first, third, fifth and seventh by number are those of
+    the rows.
+    """
     for split in MINI:
         for c in MINI[split]:
             for place, number in enumerate([12, 3, 1000, 205, 9, 77, 10026, 18]):
@@ -112,7 +116,11 @@ def test_mini_imagenet_from_an_imagenet_tree_and_the_csv_files(source, prepare, 
 def test_mini_imagenet_from_the_pickles_of_data_and_labels(source, prepare, tmp_path, small_counts, prefix):
     small_counts("mini_imagenet", SMALL_COUNTS)
     numbers = {}
-    for split, file, first, count in (("train", "train_phase_train", 0, 3), ("val", "val", 64, 2), ("test", "test", 80, 2)):
+    for split, file, first, count in (
+        ("train", "train_phase_train", 0, 3),
+        ("val", "val", 64, 2),
+        ("test", "test", 80, 2),
+    ):
         labels = [first + i % count for i in range(4 * count)]
         labelled_pickle(source / f"{prefix}{file}.pickle", [100 * first + i for i in range(4 * count)], labels)
         for k in range(count):
@@ -127,12 +135,17 @@ def test_wrong_counts_are_told_before_anything_is_written_and_can_be_accepted(so
     mini_cache(source)
     code, _, err = prepare("mini_imagenet", "--from", source)
     assert code == 2
-    assert "split train has 3 classes, 64 expected" in err and 'class "train/n01532829" has 4 images, 600 expected' in err
+    assert (
+        "split train has 3 classes, 64 expected" in err and 'class "train/n01532829" has 4 images, 600 expected' in err
+    )
     assert "Nothing was written" in err and "--accept_counts" in err
     assert not (tmp_path / "datasets" / "mini_imagenet_full_size").exists()
     code, out, _ = prepare("mini_imagenet", "--from", source, "--accept_counts")
     assert code == 0 and "28 images in 7 classes" in out
-    assert "split test has 2 classes, 20 expected" in read_record(tmp_path / "datasets/mini_imagenet_full_size")["accepted_deviations"]
+    assert (
+        "split test has 2 classes, 20 expected"
+        in read_record(tmp_path / "datasets/mini_imagenet_full_size")["accepted_deviations"]
+    )
 
 
 def test_a_hostile_pickle_is_refused_by_the_command(source, prepare, tmp_path):
@@ -148,8 +161,14 @@ def test_a_hostile_pickle_is_refused_by_the_command(source, prepare, tmp_path):
     ("content", "reason"),
     [
         ([1, 2], 'has no entry "image_data" (found: list)'),
-        ({"image_data": np.zeros((2, 84, 84, 3)), "class_dict": {}}, "images must be uint8 (images, height, width, 3), but are float64"),
-        ({"image_data": np.zeros((2, 84, 84, 3), np.uint8), "class_dict": {"a": [0, 5]}}, "class a names images that are not there"),
+        (
+            {"image_data": np.zeros((2, 84, 84, 3)), "class_dict": {}},
+            "images must be uint8 (images, height, width, 3), but are float64",
+        ),
+        (
+            {"image_data": np.zeros((2, 84, 84, 3), np.uint8), "class_dict": {"a": [0, 5]}},
+            "class a names images that are not there",
+        ),
         ({"image_data": np.zeros((2, 84, 84, 3), np.uint8), "class_dict": {"a": [0]}}, "1 images belong to no class"),
     ],
 )
@@ -166,7 +185,11 @@ def test_a_cache_pickle_with_other_content_is_named(source, prepare, content, re
 def tiered(source, form, channels):
     """Three files per kind; images in the order of some program, names in label_specific_str."""
     numbers = {}
-    names = {"train": ["Tibetan terrier, chrysanthemum dog", "Eskimo dog", "tench"], "val": ["crane", "crane"], "test": ["otter", "eel"]}
+    names = {
+        "train": ["Tibetan terrier, chrysanthemum dog", "Eskimo dog", "tench"],
+        "val": ["crane", "crane"],
+        "test": ["otter", "eel"],
+    }
     for s, (split, words) in enumerate(names.items()):
         labels = np.repeat(np.arange(len(words)), 4).astype(np.int32)
         ranks = [1000 * s + i for i in range(len(labels))]
@@ -181,7 +204,12 @@ def tiered(source, form, channels):
         else:
             save = np.savez if form == "npz" else np.savez_compressed
             save(source / f"{split}_images.npz", images=stack if channels == "rgb" else stack[..., ::-1])
-        content = {"label_specific": labels, "label_general": labels * 0, "label_specific_str": words, "label_general_str": ["x"]}
+        content = {
+            "label_specific": labels,
+            "label_general": labels * 0,
+            "label_specific_str": words,
+            "label_general_str": ["x"],
+        }
         (source / f"{split}_labels.pkl").write_bytes(pickle.dumps(content, 2))
         for label, word in enumerate(words):
             folder = f"{split}_{label:03}_{word.split(',')[0].replace(' ', '_')}"
@@ -191,7 +219,9 @@ def tiered(source, form, channels):
 
 @pytest.mark.parametrize("form", ["npz", "compressed npz", "png"])
 @pytest.mark.parametrize("channels", ["rgb", "bgr"])
-def test_tiered_imagenet_from_arrays_in_either_order_of_channels(source, prepare, tmp_path, small_counts, form, channels):
+def test_tiered_imagenet_from_arrays_in_either_order_of_channels(
+    source, prepare, tmp_path, small_counts, form, channels
+):
     small_counts("tiered_imagenet", Counts({"train": 3, "val": 2, "test": 2}))
     numbers = tiered(source, form, channels)
     code, _, err = prepare("tiered_imagenet", "--from", source)
@@ -240,7 +270,9 @@ def test_arrays_of_objects_and_damaged_npz_files_are_refused(tmp_path):
 @pytest.mark.parametrize("header", [True, False])
 @pytest.mark.parametrize("in_folders", [True, False])
 def test_csv_splits_with_numbers_as_labels(source, prepare, tmp_path, header, in_folders):
-    """As CUB and iNaturalist circulate: fs-splits/train.csv has lines "001.Albatross/a.jpg,0" for images/001.Albatross/a.jpg."""
+    """As CUB and iNaturalist circulate: fs-splits/train.csv has lines "001.Albatross/a.jpg,0" for
+    images/001.Albatross/a.jpg.
+    """
     rows, numbers = {}, {}
     for s, split in enumerate(("train", "val", "test")):
         rows[split] = []
@@ -292,7 +324,9 @@ def caltech(source):
     folder = source / "work"
     for k in range(8):
         for i in range(3):
-            write_image(folder / "CUB_200_2011" / "images" / f"{k + 1:03}.Bird_{k}" / f"Bird_{k}_{i}.jpg", pixels(10 * k + i))
+            write_image(
+                folder / "CUB_200_2011" / "images" / f"{k + 1:03}.Bird_{k}" / f"Bird_{k}_{i}.jpg", pixels(10 * k + i)
+            )
     (folder / "CUB_200_2011" / "classes.txt").write_text("".join(f"{k + 1} {k + 1:03}.Bird_{k}\n" for k in range(8)))
     (folder / "attributes.txt").write_text("1 has_bill_shape::curved\n")
     return folder
@@ -309,7 +343,9 @@ def test_cub_from_the_archive_of_caltech_with_a_seeded_split(source, prepare, tm
         code, _, err = prepare("cub", "--from", source / "CUB_200_2011.tgz", "--seed", seed)
         assert (code, err) == (0, "")
         content = content_of(tmp_path / "datasets" / name)
-        splits[seed] = {split: {c.split("/")[1] for c in content if c.startswith(split)} for split in ("train", "val", "test")}
+        splits[seed] = {
+            split: {c.split("/")[1] for c in content if c.startswith(split)} for split in ("train", "val", "test")
+        }
         assert {c.split("/")[1]: images for c, images in content.items()} == {
             f"{k + 1:03}.Bird_{k}": sorted(pixels(10 * k + i)[0].tobytes() for i in range(3)) for k in range(8)
         }

@@ -23,11 +23,15 @@ from utils.prepare_dataset.datasets import cifar, omniglot, quickdraw
 FINE = ["apple", "bee", "cloud", "dolphin", "elm", "fox", "gull"]
 COARSE = {"plants": ["apple", "elm"], "animals": ["bee", "dolphin", "fox"], "sky": ["cloud", "gull"]}
 CIFAR_LISTS = {"train": ["apple", "bee", "elm"], "val": ["cloud", "gull"], "test": ["dolphin", "fox"]}
-CIFAR_NUMBERS = {f"{split}/{c}": [FINE.index(c) + 7 * i for i in range(4)] for split in CIFAR_LISTS for c in CIFAR_LISTS[split]}
+CIFAR_NUMBERS = {
+    f"{split}/{c}": [FINE.index(c) + 7 * i for i in range(4)] for split in CIFAR_LISTS for c in CIFAR_LISTS[split]
+}
 
 
 def cifar_python(folder):
-    """cifar-100-python as it is: rows of 3072 numbers, channel after channel; three images of a class in train, one in test."""
+    """cifar-100-python as it is: rows of 3072 numbers, channel after channel; three images of a class in train, one
+    in test.
+    """
     folder.mkdir(parents=True)
     coarse_names = list(COARSE)
     for name, ranks in (("train", range(21)), ("test", range(21, 28))):
@@ -68,7 +72,11 @@ def test_cifar_fs_from_cifar_100_and_split_lists(source, prepare, tmp_path, smal
     small_counts("cifar_fs", SMALL_COUNTS)
     cifar_archive(source) if archived else cifar_python(source / "cifar-100-python")
     superclass = {name: coarse for coarse, names in COARSE.items() for name in names}
-    lists = {split: [[superclass[n], n] for n in names] for split, names in CIFAR_LISTS.items()} if kind == "pairs" else CIFAR_LISTS
+    lists = (
+        {split: [[superclass[n], n] for n in names] for split, names in CIFAR_LISTS.items()}
+        if kind == "pairs"
+        else CIFAR_LISTS
+    )
     write_lists(source / "splits" / "bertinetto", lists, ".txt" if kind == ".txt" else ".json")
     code, _, err = prepare("cifar_fs", "--from", source)
     assert (code, err) == (0, "")
@@ -83,7 +91,11 @@ def test_fc100_lists_may_name_superclasses(source, prepare, tmp_path, small_coun
     write_lists(tmp_path / "lists", {"train": ["plants"], "val": ["animals"], "test": ["sky"]})
     code, _, err = prepare("fc100", "--from", source, "--splits", tmp_path / "lists")
     assert (code, err) == (0, "")
-    numbers = {f"{split}/{c}": [FINE.index(c) + 7 * i for i in range(4)] for split, k in (("train", "plants"), ("val", "animals"), ("test", "sky")) for c in COARSE[k]}
+    numbers = {
+        f"{split}/{c}": [FINE.index(c) + 7 * i for i in range(4)]
+        for split, k in (("train", "plants"), ("val", "animals"), ("test", "sky"))
+        for c in COARSE[k]
+    }
     assert content_of(tmp_path / "datasets" / "fc100") == expected_cifar(numbers)
 
 
@@ -92,7 +104,9 @@ def test_cifar_from_pickles_of_data_and_labels(source, prepare, tmp_path, small_
     small_counts(dataset, SMALL_COUNTS)
     for first, (split, count) in zip((0, 3, 5), (("train", 3), ("val", 2), ("test", 2)), strict=True):
         ranks = [100 * first + i for i in range(4 * count)]
-        labelled_pickle(source / f"{prefix}{split}.pickle", ranks, [first + i % count for i in range(4 * count)], side=32)
+        labelled_pickle(
+            source / f"{prefix}{split}.pickle", ranks, [first + i % count for i in range(4 * count)], side=32
+        )
     assert prepare(dataset, "--from", source)[0] == 0
     numbers = {
         f"{split}/{split}_{first + k:03}": [100 * first + k + count * i for i in range(4)]
@@ -186,7 +200,13 @@ def test_omniglot_without_a_source_is_fetched_with_torchvision(prepare, tmp_path
     small_counts("omniglot", Counts({None: 2}, 20))
 
     def fetch(root, background, download):
-        folder = Path(root) / "omniglot-py" / ("images_background" if background else "images_evaluation") / "Greek" / "character01"
+        folder = (
+            Path(root)
+            / "omniglot-py"
+            / ("images_background" if background else "images_evaluation")
+            / "Greek"
+            / "character01"
+        )
         for i in range(20):
             write_image(folder / f"{i:02}.png", pixels(i, 8))
 
@@ -210,20 +230,27 @@ def test_the_counts_of_real_omniglot_are_those_that_are_expected(shared_data, tm
 
 def quickdraw_files(source, n_classes=10, prefix=""):
     rng = np.random.default_rng(0)
-    names = ["aircraft carrier", "ant", "bee", "The Eiffel Tower", "yoga", "zebra", "cat", "dog", "eye", "fan"][:n_classes]
+    names = ["aircraft carrier", "ant", "bee", "The Eiffel Tower", "yoga", "zebra", "cat", "dog", "eye", "fan"][
+        :n_classes
+    ]
     for k, name in enumerate(names):
         np.save(source / f"{prefix}{name}.npy", rng.integers(0, 255, (30 + k, 784), dtype=np.uint8))
     return names
 
 
 @pytest.mark.parametrize("prefix", ["", "full_numpy_bitmap_"])
-def test_quickdraw_is_split_and_sampled_by_the_published_rule(source, prepare, tmp_path, small_counts, monkeypatch, prefix):
+def test_quickdraw_is_split_and_sampled_by_the_published_rule(
+    source, prepare, tmp_path, small_counts, monkeypatch, prefix
+):
     """The rule written down once more: names sorted and shuffled, then N rows of each by the same generator."""
     small_counts("quickdraw", Counts({"train": 6, "val": 2, "test": 2}))
     monkeypatch.setattr(quickdraw, "N_CLASSES", 10)
     names = sorted(quickdraw_files(source, prefix=prefix))
     code, out, err = prepare("quickdraw", "--from", source, "--max_samples_per_class", 5, "--seed", 7)
-    assert (code, err) == (0, "") and "quickdraw_5_samples_seed7: prepared, 50 images in 10 classes (train 6, val 2, test 2)" in out
+    assert (code, err) == (
+        0,
+        "",
+    ) and "quickdraw_5_samples_seed7: prepared, 50 images in 10 classes (train 6, val 2, test 2)" in out
     state = np.random.RandomState(7)
     state.shuffle(names)
     dataset = tmp_path / "datasets" / "quickdraw_5_samples_seed7"
@@ -256,7 +283,9 @@ BUCKET_LISTING = """<?xml version='1.0' encoding='UTF-8'?>
 <Contents><Key>full/numpy_bitmap/</Key></Contents></ListBucketResult>"""
 
 
-def test_missing_files_are_fetched_from_the_bucket_by_its_own_listing(source, prepare, tmp_path, small_counts, monkeypatch):
+def test_missing_files_are_fetched_from_the_bucket_by_its_own_listing(
+    source, prepare, tmp_path, small_counts, monkeypatch
+):
     small_counts("quickdraw", Counts({"train": 1, "val": 0, "test": 1}))
     monkeypatch.setattr(quickdraw, "N_CLASSES", 2)
     np.save(source / "ant.npy", np.zeros((9, 784), np.uint8))

@@ -1,4 +1,6 @@
-"""Downloads from a server on the loopback interface that breaks off, serves wrong bytes, changes its mind, or is not there."""
+"""Downloads from a server on the loopback interface that breaks off, serves wrong bytes, changes its mind, or is not
+there.
+"""
 
 import hashlib
 import io
@@ -143,7 +145,9 @@ def test_wrong_bytes_are_told_removed_and_fetched_anew(server, tmp_path):
 
 
 def test_a_missing_page_is_told_at_once_and_a_busy_server_is_asked_again(server, tmp_path):
-    with pytest.raises(DataError, match=r"cannot be fetched \(the server answers 404 Not Found\)\. Run the same command again, or"):
+    with pytest.raises(
+        DataError, match=r"cannot be fetched \(the server answers 404 Not Found\)\. Run the same command again, or"
+    ):
         fetch(f"{server.address}/gone.bin", tmp_path / "gone.bin")
     assert len(server.requests) == 1
     server.status = [503, 429]
@@ -154,7 +158,10 @@ def test_a_missing_page_is_told_at_once_and_a_busy_server_is_asked_again(server,
 def test_a_server_that_is_not_there_is_told(server, tmp_path):
     server.shutdown()
     server.server_close()
-    with pytest.raises(DataError, match=r"data.bin: cannot be fetched \(Connection refused\)\. Run the same command again, or fetch it by other"):
+    with pytest.raises(
+        DataError,
+        match=r"data.bin: cannot be fetched \(Connection refused\)\. Run the same command again, or fetch it by other",
+    ):
         fetch(f"{server.address}/data.bin", tmp_path / "data.bin", digest=SHA256)
 
 
@@ -187,7 +194,15 @@ def archive(tmp_path):
 @pytest.mark.parametrize("trouble", ["breaks off", "wrong bytes", "not there"])
 def test_each_trouble_is_a_message_with_exit_code_2_and_a_rerun_works(server, archive, tmp_path, capsys, trouble):
     sha256 = hashlib.sha256(archive).hexdigest()
-    command = ["folder", "--from", f"{server.address}/birds.zip", "--sha256", sha256, "--to", str(tmp_path / "datasets")]
+    command = [
+        "folder",
+        "--from",
+        f"{server.address}/birds.zip",
+        "--sha256",
+        sha256,
+        "--to",
+        str(tmp_path / "datasets"),
+    ]
     server.files["/birds.zip"] = archive
     if trouble == "breaks off":
         server.breaks = [len(archive) // 2, 0, 0]
@@ -197,7 +212,11 @@ def test_each_trouble_is_a_message_with_exit_code_2_and_a_rerun_works(server, ar
         del server.files["/birds.zip"]
     assert main(command) == 2
     message = capsys.readouterr().err
-    assert {"breaks off": "the connection broke off after", "wrong bytes": "wrong bytes: sha256", "not there": "answers 404"}[trouble] in message
+    assert {
+        "breaks off": "the connection broke off after",
+        "wrong bytes": "wrong bytes: sha256",
+        "not there": "answers 404",
+    }[trouble] in message
     assert not (tmp_path / "datasets" / "birds").exists()
     server.files["/birds.zip"] = archive
     assert main(command) == 0

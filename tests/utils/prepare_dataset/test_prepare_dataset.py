@@ -74,7 +74,9 @@ def test_a_missing_dataset_says_which_file_to_put_where(tmp_path):
         missing.value
     )
     assert "set DATASET_DIR to where it is" in str(missing.value)
-    assert str(missing.value).endswith("\n  python -m utils.prepare_dataset folder --from FOLDER_OR_ARCHIVE --name birds")
+    assert str(missing.value).endswith(
+        "\n  python -m utils.prepare_dataset folder --from FOLDER_OR_ARCHIVE --name birds"
+    )
 
 
 def test_a_file_in_place_of_the_dataset_is_named(tmp_path):

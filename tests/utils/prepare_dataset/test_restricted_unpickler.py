@@ -55,7 +55,9 @@ def test_arrays_and_containers_come_back_from_every_protocol_and_both_numpys(loa
     if core != here:  # rewrite the module names as the other numpy has them, lengths of short texts included
         for module in ("multiarray", "numeric"):
             old, new = f"{here}.{module}".encode(), f"{core}.{module}".encode()
-            data = data.replace(b"\x8c" + bytes([len(old)]) + old, b"\x8c" + bytes([len(new)]) + new).replace(b"c" + old, b"c" + new)
+            data = data.replace(b"\x8c" + bytes([len(old)]) + old, b"\x8c" + bytes([len(new)]) + new).replace(
+                b"c" + old, b"c" + new
+            )
         data = without_frames(data)
         assert here.encode() + b"." not in data
     assert equal(CONTENT, load(data))
@@ -76,7 +78,13 @@ def array_2(array):
     """An array as Python 2 with numpy 1 pickled it, protocol 2."""
     shape = b"(" + b"".join(b"J" + struct.pack("<i", side) for side in array.shape) + b"t"
     kind = array.dtype.str[1:].encode()
-    dtype = b"cnumpy\ndtype\n(" + text_2(kind) + b"K\x00K\x01tR(K\x03" + text_2(b"|") + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+    dtype = (
+        b"cnumpy\ndtype\n("
+        + text_2(kind)
+        + b"K\x00K\x01tR(K\x03"
+        + text_2(b"|")
+        + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+    )
     start = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\nK\x00\x85" + text_2(b"b") + b"tR"
     return start + b"(K\x01" + shape + dtype + b"\x89" + text_2(array.tobytes()) + b"tb"
 
@@ -129,7 +137,9 @@ def test_a_pickle_that_calls_something_is_refused_by_name_and_runs_nothing(load,
     message = str(refused.value)
     assert "data.pkl: refused, because it " in message and "Nothing of it was executed" in message
     # Older protocols make an object through copyreg, the newest with an instruction of its own.
-    assert any(part in message for part in (f".{name.rpartition('.')[2]}.", "_reconstructor.", "the instruction NEWOBJ")), message
+    assert any(
+        part in message for part in (f".{name.rpartition('.')[2]}.", "_reconstructor.", "the instruction NEWOBJ")
+    ), message
 
 
 def test_the_hostile_pickles_are_real(tmp_path):
@@ -157,7 +167,10 @@ def test_the_hostile_pickles_are_real(tmp_path):
         (b"c_codecs\nencode\n(X\x01\x00\x00\x00aX\x03\x00\x00\x00hextR.", "it encodes text as 'hex'"),
         (b"cbuiltins\nbytes\n(K\x09tR.", "it makes bytes out of something else"),
         (b"cnumpy.core.multiarray\n_reconstruct\n(tR.", "an array without content"),
-        (b"cnumpy.core.multiarray\nscalar\n(cnumpy\ndtype\n(X\x02\x00\x00\x00u8tRX\x02\x00\x00\x00abtR.", "does not have its 2 bytes"),
+        (
+            b"cnumpy.core.multiarray\nscalar\n(cnumpy\ndtype\n(X\x02\x00\x00\x00u8tRX\x02\x00\x00\x00abtR.",
+            "does not have its 2 bytes",
+        ),
         (b"", "damaged, or not a pickle"),
         (b"<html>404</html>", "damaged, or not a pickle"),
         (pickle.dumps(CONTENT)[:-20], "damaged, or not a pickle"),

@@ -54,13 +54,20 @@ def test_a_process_alone_changes_nothing_on_the_way():
 
 
 @pytest.mark.parametrize(("n_tasks", "size"), [(4, 2), (3, 2), (5, 3)])
-@pytest.mark.parametrize("changes", [PLUS_PLUS | {"batch_norm_statistics": "running"}, {"outer_update": "displacement", "second_order": False}])
+@pytest.mark.parametrize(
+    "changes",
+    [PLUS_PLUS | {"batch_norm_statistics": "running"}, {"outer_update": "displacement", "second_order": False}],
+)
 def test_gradients_and_statistics_over_ranks_are_those_of_one(tmp_path, n_tasks, size, changes):
     learner, episodes = small_learner(batch_size=n_tasks, **changes), random_episodes(small_config(batch_size=n_tasks))
 
     def tensors_of(meta_gradients):
         groups = {name: getattr(meta_gradients, name) for name in ("gradients", "statistics", "metrics")}
-        return {f"{group}.{name}": value.detach().nan_to_num(7.0) for group, values in groups.items() for name, value in values.items()}
+        return {
+            f"{group}.{name}": value.detach().nan_to_num(7.0)
+            for group, values in groups.items()
+            for name, value in values.items()
+        }
 
     def work(group, rank):
         own = learner.meta_gradients(parts_of(episodes, group), 0)
@@ -82,13 +89,23 @@ def test_an_evaluation_over_ranks_is_over_the_same_tasks(tmp_path, n_tasks, task
 
     def evaluate(group, before=lambda: None):
         return evaluate_tasks(
-            learner, data, "test", n_tasks=n_tasks, tasks_per_batch=tasks_per_batch, with_scores=True, before_each_batch=before, group=group
+            learner,
+            data,
+            "test",
+            n_tasks=n_tasks,
+            tasks_per_batch=tasks_per_batch,
+            with_scores=True,
+            before_each_batch=before,
+            group=group,
         )
 
     def work(group, rank):
         asked = []
         result = evaluate(group, lambda: asked.append(group.largest(0)))
-        save_file({"scores": result.scores, "labels": result.labels, "asked": torch.tensor(len(asked))}, tmp_path / f"{rank.index}")
+        save_file(
+            {"scores": result.scores, "labels": result.labels, "asked": torch.tensor(len(asked))},
+            tmp_path / f"{rank.index}",
+        )
         (tmp_path / f"{rank.index}.json").write_text(json.dumps(result.metrics))
 
     assert in_ranks(2, work) == [0, 0]
@@ -99,7 +116,9 @@ def test_an_evaluation_over_ranks_is_over_the_same_tasks(tmp_path, n_tasks, task
         torch.testing.assert_close(found["scores"], alone.scores, rtol=1e-9, atol=1e-12)
         metrics = json.loads((tmp_path / f"{index}.json").read_text())
         assert metrics["query_accuracy"][-1] == alone.metrics["query_accuracy"][-1]
-        torch.testing.assert_close(torch.tensor(metrics["query_loss"]), torch.tensor(alone.metrics["query_loss"]), rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(
+            torch.tensor(metrics["query_loss"]), torch.tensor(alone.metrics["query_loss"]), rtol=1e-9, atol=1e-12
+        )
 
 
 def run_in_ranks(root, size=2, **changes):
@@ -115,7 +134,12 @@ def run_in_ranks(root, size=2, **changes):
     return in_ranks(size, work)
 
 
-WHOLE_RUN = RUN_PLUS_PLUS | {"precision": "float64", "batch_size": 3, "batch_norm_statistics": "running", "num_evaluation_tasks": 7}
+WHOLE_RUN = RUN_PLUS_PLUS | {
+    "precision": "float64",
+    "batch_size": 3,
+    "batch_norm_statistics": "running",
+    "num_evaluation_tasks": 7,
+}
 
 
 def test_a_whole_run_of_two_ranks_ends_as_that_of_one_to_rounding(tmp_path):
@@ -129,7 +153,9 @@ def test_a_whole_run_of_two_ranks_ends_as_that_of_one_to_rounding(tmp_path):
     summaries = [json.loads((run / "logs" / "test_summary.json").read_text()) for run in (two, one)]
     assert summaries[0]["task_list_digest"] == summaries[1]["task_list_digest"]
     assert summaries[0]["test_accuracy_mean"] == pytest.approx(summaries[1]["test_accuracy_mean"], abs=1e-12)
-    assert summaries[0]["models"] == [model | {"test_accuracy_std": pytest.approx(model["test_accuracy_std"])} for model in summaries[1]["models"]]
+    assert summaries[0]["models"] == [
+        model | {"test_accuracy_std": pytest.approx(model["test_accuracy_std"])} for model in summaries[1]["models"]
+    ]
 
 
 def test_two_ranks_give_the_same_bits_every_time(tmp_path):
@@ -218,7 +244,9 @@ def test_rank_0_alone_says_when_it_is_time_to_save(tmp_path):
 
 def test_on_a_gpu_the_flags_are_read_one_iteration_later():
     flags = RunFlags(StopSignals(), RankGroup(0, 2), 60.0, torch.device("cuda"))
-    nobody, is_time, term = (torch.tensor(numbers) for numbers in ([0.0] * 4, [0.0, 0.0, 0.0, 1.0], [0.0, 2.0, 0.0, 0.0]))
+    nobody, is_time, term = (
+        torch.tensor(numbers) for numbers in ([0.0] * 4, [0.0, 0.0, 0.0, 1.0], [0.0, 2.0, 0.0, 0.0])
+    )
     answers = []
     for sums in (nobody, is_time, term, nobody):
         flags.learn(sums)
@@ -257,7 +285,9 @@ def test_state_is_handed_over_bit_for_bit():
         tensors = {"a": torch.tensor([[1.5, -0.0, float("inf")]]), "counts": torch.tensor([3, 4])}
         own = [({"epoch": number}, {"a": tensors["a"] * number}) for number in (1, 2)] if rank.is_main else []
         got, known = group.state_of_main(lambda: (tensors, {"epoch": 3, "rows": [None, "ä"]}))
-        assert known == {"epoch": 3, "rows": [None, "ä"]} and all(torch.equal(got[name], value) for name, value in tensors.items())
+        assert known == {"epoch": 3, "rows": [None, "ä"]} and all(
+            torch.equal(got[name], value) for name, value in tensors.items()
+        )
         items = list(group.items_of_main(own))
         assert [item[0]["epoch"] for item in items] == [1, 2] and torch.equal(items[1][1]["a"], tensors["a"] * 2)
         assert group.of_main(lambda: ["text", 1]) == ["text", 1]

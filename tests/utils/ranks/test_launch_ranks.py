@@ -1,4 +1,5 @@
-"""The launcher of several processes: what it starts, how signals and exit codes pass through it, and that nothing stays behind.
+"""The launcher of several processes: what it starts, how signals and exit codes pass through it, and that nothing
+stays behind.
 
 Most tests put a small program without torch in the place of the real one, under the real torchrun.
 """
@@ -126,14 +127,20 @@ def test_what_stands_before_two_dashes_is_for_torchrun():
 @pytest.mark.parametrize(
     ("given", "text"),
     [
-        (["--batch_size", "2", "--"], '"--batch_size" before the -- is no option of the launcher; there are: --nproc_per_node'),
+        (
+            ["--batch_size", "2", "--"],
+            '"--batch_size" before the -- is no option of the launcher; there are: --nproc_per_node',
+        ),
         (["2", "--"], '"2" before the -- is no option of the launcher'),
         (["--nnodes", "--"], '--nnodes before the -- is "", but must be: a value'),
         (["--max_restarts", "many", "--"], '--max_restarts before the -- is "many", but must be: a whole number'),
         (["--nnodes", "2", "--"], "--nnodes needs a place where the machines meet: --rdzv_endpoint HOST:PORT"),
         (["--nnodes", "0", "--"], '--nnodes is "0", but must be: a number of machines, or LEAST:MOST'),
         (["--rdzv_backend", "static", "--"], '--rdzv_backend is "static", but must be: c10d; leave it out'),
-        (["--rdzv_conf", "join_timeout", "--"], '--rdzv_conf is "join_timeout", but must be: KEY=VALUE,KEY=VALUE, as in join_timeout=600'),
+        (
+            ["--rdzv_conf", "join_timeout", "--"],
+            '--rdzv_conf is "join_timeout", but must be: KEY=VALUE,KEY=VALUE, as in join_timeout=600',
+        ),
         (["--rdzv_conf=silence_timeout=1m", "--"], '--rdzv_conf is "silence_timeout=1m", but must be: KEY=VALUE'),
         (["--nproc_per_node", "0", "--"], "--nproc_per_node is 0, but must be: at least 1"),
         (["--tag", "x", "--nnodes", "2"], "--nnodes is an option of the launcher and stands before a --, as in: bash"),
@@ -158,7 +165,9 @@ def test_one_id_and_one_machine_need_no_launcher(gpus):
 def test_every_gpu_gets_a_process(gpus):
     gpus("Card 0", "Card 1", "Card 2")
     assert plan_launch("0,2", {}).n_here == 2 and plan_launch("all", {}).n_here == 3
-    with pytest.raises(ConfigError, match=r"there is no GPU 7 on this machine; there are: 0 \(Card 0\), 1 \(Card 1\), 2 \(Card 2\)\."):
+    with pytest.raises(
+        ConfigError, match=r"there is no GPU 7 on this machine; there are: 0 \(Card 0\), 1 \(Card 1\), 2 \(Card 2\)\."
+    ):
         plan_launch("0,7", {})
 
 
@@ -173,11 +182,24 @@ def test_without_a_gpu_ids_are_one_process_but_processes_may_be_asked_for(gpus):
 
 def test_a_machine_alone_uses_the_loopback_interface_and_several_meet_where_they_are_told():
     alone = Launch(2, {}).torchrun_arguments("run")
-    assert {"--nnodes=1", "--rdzv_endpoint=127.0.0.1:0", "--local_addr=127.0.0.1", "--max_restarts=3", "--nproc_per_node=2"} <= {*alone}
+    assert {
+        "--nnodes=1",
+        "--rdzv_endpoint=127.0.0.1:0",
+        "--local_addr=127.0.0.1",
+        "--max_restarts=3",
+        "--nproc_per_node=2",
+    } <= {*alone}
     several = Launch(4, {"nnodes": "2", "rdzv_endpoint": "host:29500", "max_restarts": "0"})
     assert several.n_ranks == 8 and not several.on_one_machine
     assert sorted(several.torchrun_arguments("run")) == sorted(
-        ["--rdzv_backend=few_shot", "--rdzv_id=run", "--max_restarts=0", "--nnodes=2", "--rdzv_endpoint=host:29500", "--nproc_per_node=4"]
+        [
+            "--rdzv_backend=few_shot",
+            "--rdzv_id=run",
+            "--max_restarts=0",
+            "--nnodes=2",
+            "--rdzv_endpoint=host:29500",
+            "--nproc_per_node=4",
+        ]
     )
 
 
@@ -185,8 +207,14 @@ def test_a_machine_alone_uses_the_loopback_interface_and_several_meet_where_they
     ("options", "arguments"),
     [
         ({"master_addr": "host", "node_rank": "0"}, ["--rdzv_endpoint=host:29500", "--rdzv_conf=order=0,is_host=1"]),
-        ({"master_addr": "host", "master_port": "7", "node_rank": "3"}, ["--rdzv_endpoint=host:7", "--rdzv_conf=order=3,is_host=0"]),
-        ({"rdzv_endpoint": "host:7", "node_rank": "1", "rdzv_conf": "join_timeout=5"}, ["--rdzv_endpoint=host:7", "--rdzv_conf=join_timeout=5,order=1"]),
+        (
+            {"master_addr": "host", "master_port": "7", "node_rank": "3"},
+            ["--rdzv_endpoint=host:7", "--rdzv_conf=order=3,is_host=0"],
+        ),
+        (
+            {"rdzv_endpoint": "host:7", "node_rank": "1", "rdzv_conf": "join_timeout=5"},
+            ["--rdzv_endpoint=host:7", "--rdzv_conf=join_timeout=5,order=1"],
+        ),
     ],
 )
 def test_the_older_way_to_name_the_place_is_the_same_place(options, arguments):
@@ -233,7 +261,9 @@ def test_when_the_launcher_is_killed_its_processes_are_gone(launch, tmp_path):
     assert time.monotonic() - begin < 5
 
 
-@pytest.mark.parametrize(("what", "code", "text"), [("bad data", 2, "a folder is empty"), ("rank 1", 3, "the loss is nan")])
+@pytest.mark.parametrize(
+    ("what", "code", "text"), [("bad data", 2, "a folder is empty"), ("rank 1", 3, "the loss is nan")]
+)
 def test_who_leaves_on_purpose_is_not_started_again_and_speaks_once(launch, tmp_path, what, code, text):
     process = launch(what)
     _, errors = process.communicate(timeout=LIMIT_S)
@@ -252,7 +282,12 @@ def test_a_process_that_dies_has_the_group_started_again(launch, tmp_path):
 
 def test_where_a_process_dies_on_one_machine_both_have_been_started_equally_often(launch, tmp_path):
     """torchrun counts on each machine its own failures alone: here on the second."""
-    several = {"nnodes": "2", "nproc_per_node": "1", "rdzv_endpoint": f"127.0.0.1:{free_port()}", "local_addr": "127.0.0.1"}
+    several = {
+        "nnodes": "2",
+        "nproc_per_node": "1",
+        "rdzv_endpoint": f"127.0.0.1:{free_port()}",
+        "local_addr": "127.0.0.1",
+    }
     processes = [launch("once killed", node_rank=str(place), **several) for place in (1, 0)]
     errors = [process.communicate(timeout=LIMIT_S)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], errors
@@ -263,13 +298,20 @@ def test_when_restarts_are_used_up_the_code_is_that_of_the_kill(launch, tmp_path
     process = launch("always killed", restarts=0)
     _, errors = process.communicate(timeout=LIMIT_S)
     assert process.returncode == 137
-    assert "A process of this run was killed by SIGKILL" in errors and "Run the same command to go on from the last save." in errors
+    assert (
+        "A process of this run was killed by SIGKILL" in errors
+        and "Run the same command to go on from the last save." in errors
+    )
 
 
 # --- real runs --------------------------------------------------------------------------------------------------------
 
 
-KEYS = [text for key, value in (FLAGS | {"num_evaluation_tasks": 31, "batch_size": 3}).items() for text in (f"--{key}", str(value))]
+KEYS = [
+    text
+    for key, value in (FLAGS | {"num_evaluation_tasks": 31, "batch_size": 3}).items()
+    for text in (f"--{key}", str(value))
+]
 
 
 class TwoRanks:
@@ -280,13 +322,20 @@ class TwoRanks:
         folder.mkdir(parents=True, exist_ok=True)
 
     def environment(self, datasets):
-        return {"DATASET_DIR": str(datasets), "EXPERIMENTS_DIR": str(self.folder / "experiments"), "VIRTUAL_ENV": sys.prefix, "OMP_NUM_THREADS": "1"}
+        return {
+            "DATASET_DIR": str(datasets),
+            "EXPERIMENTS_DIR": str(self.folder / "experiments"),
+            "VIRTUAL_ENV": sys.prefix,
+            "OMP_NUM_THREADS": "1",
+        }
 
     def undisturbed(self, datasets):
         """The same run in forks of this process."""
         config = ["--name_of_args_json_file", str(REPOSITORY_ROOT / "experiment_config" / "quickstart.json")]
         with mock.patch.dict(os.environ, self.environment(datasets)):
-            codes = in_ranks(2, lambda group, rank: train_maml_system.main([*config, *KEYS]), joined=False, limit_s=LIMIT_S)
+            codes = in_ranks(
+                2, lambda group, rank: train_maml_system.main([*config, *KEYS]), joined=False, limit_s=LIMIT_S
+            )
         assert codes == [0, 0]
         return self.run_folder
 
@@ -295,9 +344,13 @@ class TwoRanks:
         script = REPOSITORY_ROOT / "experiment_scripts" / "quickstart.sh"
         with open(self.folder / "output.txt", "wb") as output:
             return subprocess.Popen(
-                ["bash", script, "--nproc_per_node", "2", "--max_restarts", "12", "--", *KEYS], env=environment, stdin=subprocess.DEVNULL,
-                stdout=output, stderr=subprocess.STDOUT, preexec_fn=with_default_signals,  # noqa: PLW1509 -- no threads here
-            )  # fmt: skip
+                ["bash", script, "--nproc_per_node", "2", "--max_restarts", "12", "--", *KEYS],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                preexec_fn=with_default_signals,  # noqa: PLW1509 -- no threads here
+            )
 
     def output(self):
         return (self.folder / "output.txt").read_text(errors="replace")

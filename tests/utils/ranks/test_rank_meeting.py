@@ -1,4 +1,6 @@
-"""How the launchers of several machines meet: in which order, how often, who is missing, who falls silent, who ends it."""
+"""How the launchers of several machines meet: in which order, how often, who is missing, who falls silent, who ends
+it.
+"""
 
 import json
 import os

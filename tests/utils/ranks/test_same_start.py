@@ -25,21 +25,36 @@ def refusals(tmp_path, check):
 
 
 def test_another_config_is_named_with_its_place(tmp_path):
-    texts = refusals(tmp_path, lambda group: check_same_program(group, CONFIG | {"meta_learning_rate": 0.001 if group.index < 2 else 0.002}))
+    texts = refusals(
+        tmp_path,
+        lambda group: check_same_program(group, CONFIG | {"meta_learning_rate": 0.001 if group.index < 2 else 0.002}),
+    )
     assert len(texts) == 3 and len({*texts}) == 1
-    assert texts[0].startswith("ConfigError: the processes of this run were not started alike: meta_learning_rate is 0.001 in process 0 on ")
-    assert ", but 0.002 in process 2 on " in texts[0] and "with the same config, from the same version of this project" in texts[0]
+    assert texts[0].startswith(
+        "ConfigError: the processes of this run were not started alike: meta_learning_rate is 0.001 in process 0 on "
+    )
+    assert (
+        ", but 0.002 in process 2 on " in texts[0]
+        and "with the same config, from the same version of this project" in texts[0]
+    )
 
 
 def test_other_images_are_named(tmp_path):
-    texts = refusals(tmp_path, lambda group: check_same_data(group, DATA | {"content_sha256": "ab"[group.index == 1] * 64}))
+    texts = refusals(
+        tmp_path, lambda group: check_same_data(group, DATA | {"content_sha256": "ab"[group.index == 1] * 64})
+    )
     assert len({*texts}) == 1 and len(texts) == 3
-    assert f"DataError: the images differ between the machines of this run: content_sha256 of strokes is {'a' * 20}... in process 0 on " in texts[0]
+    assert (
+        f"DataError: the images differ between the machines of this run: content_sha256 of strokes is {'a' * 20}... "
+        "in process 0 on " in texts[0]
+    )
     assert "Copy the dataset from one to the others, or share DATASET_DIR." in texts[0]
 
 
 def test_of_several_datasets_the_one_that_differs_is_named(tmp_path):
-    texts = refusals(tmp_path, lambda group: check_same_data(group, {"one": DATA, "two": DATA | {"splits": {"test": group.index}}}))
+    texts = refusals(
+        tmp_path, lambda group: check_same_data(group, {"one": DATA, "two": DATA | {"splits": {"test": group.index}}})
+    )
     assert "splits of two is" in texts[0] and "of one is" not in texts[0]
 
 

@@ -1,6 +1,8 @@
-"""Two launchers on the loopback interface in the place of two machines: one run, stopped, killed, frozen, and never begun.
+"""Two launchers on the loopback interface in the place of two machines: one run, stopped, killed, frozen, and never
+begun.
 
-Each is the real script with one process on the CPU; they share the folder of experiments, and each has a GPU less than it might.
+Each is the real script with one process on the CPU; they share the folder of experiments, and each has a GPU less
+than it might.
 """
 
 import os
@@ -37,18 +39,30 @@ class Machines:
     def start(self, index, *options, waits=(), keys=None, datasets=None):
         """The launcher of one machine, in a session of its own."""
         environment = os.environ | {
-            "DATASET_DIR": str(datasets or self.datasets), "EXPERIMENTS_DIR": str(self.folder / "experiments"), "VIRTUAL_ENV": sys.prefix,
-            "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "RUN_STOPPED_FILE": str(self.folder / f"stopped_{index}"),
-        }  # fmt: skip
+            "DATASET_DIR": str(datasets or self.datasets),
+            "EXPERIMENTS_DIR": str(self.folder / "experiments"),
+            "VIRTUAL_ENV": sys.prefix,
+            "OMP_NUM_THREADS": "1",
+            "GLOO_SOCKET_IFNAME": "lo",
+            "RUN_STOPPED_FILE": str(self.folder / f"stopped_{index}"),
+        }
         given = ["--nnodes=2", f"--node_rank={index}", f"--rdzv_endpoint={self.endpoint}", "--local_addr=127.0.0.1"]
-        given += [f"--rdzv_conf={','.join([f'is_host={int(index == 0)}', *waits])}", *options, "--"]  # else both could be
+        given += [
+            f"--rdzv_conf={','.join([f'is_host={int(index == 0)}', *waits])}",
+            *options,
+            "--",
+        ]  # else both could be
         given += [text for key, value in (self.keys | (keys or {})).items() for text in (f"--{key}", str(value))]
         with open(self.folder / f"output_{index}.txt", "ab") as output:
             process = subprocess.Popen(
-                ["bash", REPOSITORY_ROOT / "experiment_scripts" / "quickstart.sh", *given], env=environment, stdin=subprocess.DEVNULL,
-                stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
+                ["bash", REPOSITORY_ROOT / "experiment_scripts" / "quickstart.sh", *given],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
                 preexec_fn=with_default_signals,  # noqa: PLW1509 -- no threads here
-            )  # fmt: skip
+            )
         self.processes.append(process)
         return process
 
@@ -59,7 +73,9 @@ class Machines:
         return (self.folder / f"output_{index}.txt").read_text(errors="replace")
 
     def outputs(self):
-        return "\n--- the second ---\n".join(self.output(index) for index in range(2) if (self.folder / f"output_{index}.txt").exists())
+        return "\n--- the second ---\n".join(
+            self.output(index) for index in range(2) if (self.folder / f"output_{index}.txt").exists()
+        )
 
     def end(self, processes, limit_s=LIMIT_S):
         """Exit codes, in this order."""
@@ -67,7 +83,10 @@ class Machines:
         try:
             return [process.wait(timeout=max(0.1, deadline - time.monotonic())) for process in processes]
         except subprocess.TimeoutExpired:
-            pytest.fail(f"not at an end after {limit_s} s; exit codes: {[process.poll() for process in processes]}\n{self.outputs()}")
+            pytest.fail(
+                f"not at an end after {limit_s} s; exit codes: "
+                f"{[process.poll() for process in processes]}\n{self.outputs()}"
+            )
 
     def trains(self):
         """It has written down iterations."""
@@ -124,13 +143,25 @@ def one_launcher(shared):
     """The folder of the same run by one launcher with two processes."""
     folder, datasets = shared / "one", shared / "datasets"
     environment = os.environ | {
-        "DATASET_DIR": str(datasets), "EXPERIMENTS_DIR": str(folder / "experiments"), "VIRTUAL_ENV": sys.prefix, "OMP_NUM_THREADS": "1",
-    }  # fmt: skip
-    arguments = ["--nproc_per_node", "2", "--", *(text for key, value in KEYS.items() for text in (f"--{key}", str(value)))]
+        "DATASET_DIR": str(datasets),
+        "EXPERIMENTS_DIR": str(folder / "experiments"),
+        "VIRTUAL_ENV": sys.prefix,
+        "OMP_NUM_THREADS": "1",
+    }
+    arguments = [
+        "--nproc_per_node",
+        "2",
+        "--",
+        *(text for key, value in KEYS.items() for text in (f"--{key}", str(value))),
+    ]
     done = subprocess.run(
-        ["bash", REPOSITORY_ROOT / "experiment_scripts" / "quickstart.sh", *arguments], env=environment, capture_output=True, text=True,
-        timeout=LIMIT_S, check=False,
-    )  # fmt: skip
+        ["bash", REPOSITORY_ROOT / "experiment_scripts" / "quickstart.sh", *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return folder / "experiments" / "quickstart"
 
@@ -212,7 +243,11 @@ def test_who_waits_in_vain_for_a_lost_machine_says_so(machines, lost):
     started[lost].kill()
     assert two.end([started[1 - lost]]) == [137], two.outputs()
     output = two.output(1 - lost)
-    text = f"Nothing answers at {two.endpoint}" if lost == 0 else f"25 s for 2 machines at {two.endpoint}, but 1 of 2 was there"
+    text = (
+        f"Nothing answers at {two.endpoint}"
+        if lost == 0
+        else f"25 s for 2 machines at {two.endpoint}, but 1 of 2 was there"
+    )
     assert text in output and "Run the same command on all machines to go on from the last save." in output
     assert "Traceback" not in output
     assert two.end(two.both()) == [0, 0] and "Resuming" in two.output(0)
@@ -244,7 +279,9 @@ def test_a_machine_that_never_comes_is_named(machines, index, text):
     alone = two.start(index, waits=["join_timeout=3"])
     assert two.end([alone]) == [1]
     assert text.format(endpoint=two.endpoint) in two.output(index)
-    assert "Start the same command on all machines within this time" in two.output(index) and "Traceback" not in two.output(index)
+    assert "Start the same command on all machines within this time" in two.output(
+        index
+    ) and "Traceback" not in two.output(index)
     assert not two.run_folder.exists()
 
 

@@ -1,7 +1,8 @@
 """CIFAR-FS and FC100: CIFAR-100's classes dealt to train, val and test by lists.
 
-CIFAR-100 (Krizhevsky 2009) comes as `cifar-100-python/{train,test,meta}`, pickles of Python 2. A split list is a file {train,val,test}.txt with
-a class name per line, or .json: a list of names, or of [superclass, class] pairs. FC100's lists may name superclasses.
+CIFAR-100 (Krizhevsky 2009) comes as `cifar-100-python/{train,test,meta}`, pickles of Python 2. A split list is a
+file {train,val,test}.txt with a class name per line, or .json: a list of names, or of [superclass, class] pairs.
+FC100's lists may name superclasses.
 """
 
 import json
@@ -30,7 +31,8 @@ LIST_FILES = {split: (f"{split}.txt", f"{split}.json") for split in SPLITS}
 
 
 def find_cifar(source: Path | None, splits: Path | None, workspace: Workspace) -> FoundClasses:
-    """Classes of CIFAR-FS or FC100 from pickles per split, from CIFAR-100's own files, or from its class folders, with lists.
+    """Classes of CIFAR-FS or FC100 from pickles per split, from CIFAR-100's own files, or from its class folders,
+    with lists.
 
     Args:
         source: None: CIFAR-100 is fetched.
@@ -45,8 +47,10 @@ def find_cifar(source: Path | None, splits: Path | None, workspace: Workspace) -
     list_files = find_split_files(place, LIST_FILES) if (place := splits or source) is not None else None
     if list_files is None:
         raise DataError(
-            f"{printable(place) if place else 'CIFAR-100'}: no split lists train.txt, val.txt and test.txt (or .json), one class name"
-            " per line, and no pickles train.pickle, val.pickle and test.pickle. CIFAR-100 alone does not say which classes"
+            f"{printable(place) if place else 'CIFAR-100'}: no split lists train.txt, val.txt and test.txt (or "
+            ".json), one class name"
+            " per line, and no pickles train.pickle, val.pickle and test.pickle. CIFAR-100 alone does not say which "
+            "classes"
             " are for training: give the folder of the lists with --splits."
         )
     lists = {split: _read_list(path) for split, path in list_files.items()}
@@ -78,7 +82,9 @@ def _read_list(path: Path) -> list[str]:
         items = json.loads(text) if path.suffix == ".json" else text.split("\n")
     except (OSError, ValueError) as error:
         raise DataError(f"{printable(path)}: cannot be read as a list of classes ({error}).") from error
-    names = [item[-1] if isinstance(item, list) and item else item for item in items] if isinstance(items, list) else [None]
+    names = (
+        [item[-1] if isinstance(item, list) and item else item for item in items] if isinstance(items, list) else [None]
+    )
     names = [name.strip() if isinstance(name, str) else name for name in names]
     if not all(isinstance(name, str) for name in names) or not any(names):
         raise DataError(f"{printable(path)}: must be a list of class names, or of [superclass, class] pairs.")
@@ -95,7 +101,9 @@ def _deal_arrays(folder: Path, lists: dict[str, list[str]]) -> list[SourceClass]
         if pixels.dtype != np.uint8 or not len(pixels) == len(fine) == len(coarse):
             raise ValueError("images and labels do not fit together")
     except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise DataError(f"{printable(folder)}: train, test and meta are not CIFAR-100's: {error}. Fetch them again.") from error
+        raise DataError(
+            f"{printable(folder)}: train, test and meta are not CIFAR-100's: {error}. Fetch them again."
+        ) from error
     members = {name: [label] for label, name in enumerate(fine_names)}
     for label, name in enumerate(coarse_names):
         members.setdefault(name, np.unique(fine[coarse == label]).tolist())
@@ -107,17 +115,26 @@ def _deal_arrays(folder: Path, lists: dict[str, list[str]]) -> list[SourceClass]
     for split, names in lists.items():
         unknown = [name for name in names if name not in members]
         if unknown:
-            raise report_problems(folder, [f'CIFAR-100 has no class "{printable(name)}" (list of {split})' for name in unknown])
+            raise report_problems(
+                folder, [f'CIFAR-100 has no class "{printable(name)}" (list of {split})' for name in unknown]
+            )
         for label in (label for name in names for label in members[name]):
             ranks = np.flatnonzero(fine == label)
             files = [f"{rank:05}.png" for rank in ranks.tolist()]
-            classes.append(SourceClass(split, safe_name(fine_names[label]), files, lambda i, ranks=ranks: read(int(ranks[i]))))
+            classes.append(
+                SourceClass(split, safe_name(fine_names[label]), files, lambda i, ranks=ranks: read(int(ranks[i])))
+            )
     return classes
 
 
 def _deal_folders(images: Path, lists: dict[str, list[str]]) -> list[SourceClass]:
     available = {c.name: c for c in find_class_folders(images).classes}
-    missing = [f'no folder "{printable(name)}" (list of {split})' for split in lists for name in lists[split] if name not in available]
+    missing = [
+        f'no folder "{printable(name)}" (list of {split})'
+        for split in lists
+        for name in lists[split]
+        if name not in available
+    ]
     if missing:
         raise report_problems(images, missing)
     return [

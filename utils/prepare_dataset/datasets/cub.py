@@ -32,7 +32,8 @@ def find_cub(source: Path, splits: Path | None, seed: int, workspace: Workspace)
     parent = find_folder(source, lambda folder: (folder / "images").is_dir() and (folder / "classes.txt").is_file())
     if parent is None:
         raise DataError(
-            f"{printable(source)}: neither {ARCHIVE} nor its folder CUB_200_2011 (images, classes.txt), nor split CSVs with images."
+            f"{printable(source)}: neither {ARCHIVE} nor its folder CUB_200_2011 (images, classes.txt), nor split "
+            "CSVs with images."
         )
     classes = split_by_seed(find_class_folders(parent / "images").classes, seed)
     return FoundClasses(f"Caltech's archive, classes split by seed {seed}", classes)

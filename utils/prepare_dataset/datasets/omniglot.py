@@ -1,4 +1,6 @@
-"""Omniglot (Lake et al. 2015, MIT licence) as a folder-format dataset, from its two official zips or fetched with torchvision."""
+"""Omniglot (Lake et al. 2015, MIT licence) as a folder-format dataset, from its two official zips or fetched with
+torchvision.
+"""
 
 import logging
 import socket
@@ -25,7 +27,8 @@ PARTS = tuple(name.removesuffix(".zip") for name in ZIP_MD5)
 
 
 def find_omniglot(source: Path, workspace: Workspace) -> FoundClasses:
-    """Classes `images_background/<alphabet>/<character>` and `images_evaluation/...`, from the official zips or unpacked folders.
+    """Classes `images_background/<alphabet>/<character>` and `images_evaluation/...`, from the official zips or
+    unpacked folders.
 
     Raises:
         DataError: neither is there, or a zip has another md5 than the official one.
@@ -34,14 +37,18 @@ def find_omniglot(source: Path, workspace: Workspace) -> FoundClasses:
     if zips is not None:
         for name, md5 in ZIP_MD5.items():
             if (found := file_digest(zips / name, "md5")) != md5:
-                raise DataError(f"{printable(zips / name)}: wrong bytes: md5 is {found}, the official file's is {md5}. Fetch it again.")
+                raise DataError(
+                    f"{printable(zips / name)}: wrong bytes: md5 is {found}, the official file's is {md5}. Fetch it "
+                    "again."
+                )
         parts = {name: _inside(workspace.unpack(zips / f"{name}.zip"), name) for name in PARTS}
         form = "the two official zips"
     else:
         parent = find_folder(source, lambda folder: all((folder / name).is_dir() for name in PARTS))
         if parent is None:
             raise DataError(
-                f"{printable(source)}: neither {' and '.join(ZIP_MD5)} nor folders {' and '.join(PARTS)}. They are in the folder python"
+                f"{printable(source)}: neither {' and '.join(ZIP_MD5)} nor folders {' and '.join(PARTS)}. They are in "
+                "the folder python"
                 " of https://github.com/brendenlake/omniglot."
             )
         parts, form = {name: parent / name for name in PARTS}, "unpacked folders"

@@ -1,7 +1,8 @@
-"""Quick, Draw! (Google, CC BY 4.0): 345 files of 28x28 bitmaps, split and sampled as the published QuickDraw meta-dataset was.
+"""Quick, Draw! (Google, CC BY 4.0): 345 files of 28x28 bitmaps, split and sampled as the published QuickDraw
+meta-dataset was.
 
-The rule, to the random number: file names sorted, shuffled by numpy's RandomState(seed), 60/20/20 % of the classes (207/69/69), then
-N images of each class without replacement, by the same generator, in the order train, val, test.
+The rule, to the random number: file names sorted, shuffled by numpy's RandomState(seed), 60/20/20 % of the classes
+(207/69/69), then N images of each class without replacement, by the same generator, in the order train, val, test.
 """
 
 import logging
@@ -44,7 +45,8 @@ def find_quickdraw(
     if len(files) < N_CLASSES and not (accept_counts and files):
         files |= _fetch_missing(files, workspace)
     return FoundClasses(
-        f"{len(files)} .npy files, {n_samples} samples per class and split by seed {seed}", draw_classes(files, n_samples, seed)
+        f"{len(files)} .npy files, {n_samples} samples per class and split by seed {seed}",
+        draw_classes(files, n_samples, seed),
     )
 
 
@@ -60,12 +62,15 @@ def _fetch_missing(files: dict[str, Path], workspace: Workspace) -> dict[str, Pa
         missing = sorted(set(md5_by_name) - set(files))
         logger.info("fetching %d of %d files from %s", len(missing), len(md5_by_name), BUCKET)
         return {
-            name: workspace.download(f"{BUCKET}/{urllib.parse.quote(FOLDER + name)}.npy", md5_by_name[name], "md5") for name in missing
+            name: workspace.download(f"{BUCKET}/{urllib.parse.quote(FOLDER + name)}.npy", md5_by_name[name], "md5")
+            for name in missing
         }
     except DataError as error:
         raise DataError(
-            f"{len(files)} of Quick, Draw!'s {N_CLASSES} files are here; the others cannot be fetched: {error}\nThey are in"
-            f" gs://quickdraw_dataset/{FOLDER} (37 GB): give the folder with --from, or take the files that are there with"
+            f"{len(files)} of Quick, Draw!'s {N_CLASSES} files are here; the others cannot be fetched: {error}\nThey "
+            "are in"
+            f" gs://quickdraw_dataset/{FOLDER} (37 GB): give the folder with --from, or take the files that are there "
+            "with"
             " --accept_counts."
         ) from error
 
@@ -84,7 +89,9 @@ def list_bucket(workspace: Workspace) -> dict[str, str | None]:
                 md5 = values.get("ETag", "").strip('"')
                 names[name.removesuffix(".npy")] = md5 if len(md5) == 32 else None
     except ElementTree.ParseError as error:
-        raise DataError(f"{listing}: not a listing of the bucket ({error}). Remove it and run the command again.") from error
+        raise DataError(
+            f"{listing}: not a listing of the bucket ({error}). Remove it and run the command again."
+        ) from error
     if not names:
         raise DataError(f"{listing}: lists no .npy file. Remove it and run the command again.")
     return names
@@ -103,11 +110,18 @@ def draw_classes(files: dict[str, Path], n_samples: int, seed: int) -> list[Sour
         for name in members:
             bitmaps = open_npy(files[name])
             if bitmaps.dtype != np.uint8 or bitmaps.ndim != 2 or bitmaps.shape[1] != 784:
-                raise DataError(f"{printable(files[name])}: must be uint8 (images, 784), but is {bitmaps.dtype} {bitmaps.shape}.")
+                raise DataError(
+                    f"{printable(files[name])}: must be uint8 (images, 784), but is {bitmaps.dtype} {bitmaps.shape}."
+                )
             if len(bitmaps) < n_samples:
-                raise DataError(f"{printable(files[name])}: has {len(bitmaps)} drawings, fewer than --max_samples_per_class {n_samples}.")
+                raise DataError(
+                    f"{printable(files[name])}: has {len(bitmaps)} drawings, fewer than --max_samples_per_class "
+                    f"{n_samples}."
+                )
             chosen = generator.choice(len(bitmaps), n_samples, replace=False)
-            classes.append(SourceClass(split, safe_name(name), [f"{i:07}.png" for i in chosen.tolist()], _reader(bitmaps, chosen)))
+            classes.append(
+                SourceClass(split, safe_name(name), [f"{i:07}.png" for i in chosen.tolist()], _reader(bitmaps, chosen))
+            )
     return classes
 
 

@@ -1,4 +1,6 @@
-"""Images that circulate as arrays: pickles of {data, labels}, mini-ImageNet's cache, tiered-ImageNet's .npz and png pickles."""
+"""Images that circulate as arrays: pickles of {data, labels}, mini-ImageNet's cache, tiered-ImageNet's .npz and png
+pickles.
+"""
 
 import io
 import zipfile
@@ -37,7 +39,11 @@ def _error(path: Path, text: str) -> DataError:
 
 def _checked_images(path: Path, images: Any) -> np.ndarray:
     """uint8 (images, H, W, 3) or (images, H, W)."""
-    if isinstance(images, list) and images and all(isinstance(i, np.ndarray) and i.shape == images[0].shape for i in images):
+    if (
+        isinstance(images, list)
+        and images
+        and all(isinstance(i, np.ndarray) and i.shape == images[0].shape for i in images)
+    ):
         images = np.stack(images)
     is_array = isinstance(images, np.ndarray) and images.dtype == np.uint8 and len(images)
     if not is_array or not (images.ndim == 3 or (images.ndim == 4 and images.shape[3] == 3)):
@@ -64,7 +70,9 @@ def _entry(path: Path, content: Any, key: str) -> Any:
 
 
 def find_labelled_pickles(root: Path) -> FoundClasses | None:
-    """`train_phase_train.pickle` (or `train.pickle`), `val.pickle`, `test.pickle`, each {data, labels}; None: not there."""
+    """`train_phase_train.pickle` (or `train.pickle`), `val.pickle`, `test.pickle`, each {data, labels}; None: not
+    there.
+    """
     files = find_split_files(root, PICKLE_FILES)
     if files is None:
         return None
@@ -142,7 +150,9 @@ def _flipped(pixels: Callable[[int], np.ndarray], suffix: str) -> Callable[[int]
 
 
 def channel_order(n_images: int, pixels: Callable[[int], np.ndarray]) -> str:
-    """ "bgr" where the first channel is darker than the last: photographs hold more red than blue (.478 and .410 here)."""
+    """ "bgr" where the first channel is darker than the last: photographs hold more red than blue (.478 and .410
+    here).
+    """
     chosen = np.unique(np.linspace(0, n_images - 1, min(n_images, IMAGES_LOOKED_AT)).astype(int))
     means = np.mean([pixels(int(rank)).reshape(-1, 3).mean(axis=0) for rank in chosen], axis=0)
     return "bgr" if means[0] < means[2] else "rgb"
@@ -212,7 +222,10 @@ def open_npz(path: Path, name: str, unpacked: Path) -> np.ndarray:
 
 
 def open_npy(path: Path, start: int = 0) -> np.ndarray:
-    """The array of an .npy file, or of the part of a file from `start` on, mapped and read-only. Arrays of objects are refused."""
+    """The array of an .npy file, or of the part of a file from `start` on, mapped and read-only.
+
+    Arrays of objects are refused.
+    """
     try:
         with open(path, "rb") as file:
             file.seek(start)

@@ -39,7 +39,8 @@ def _classes_below(folder: Path, split: str | None) -> list[SourceClass]:
     for image_folder in scan(folder)[0]:
         if not image_folder.path:
             raise DataError(
-                f"{printable(folder)}: has images of its own, such as {printable(image_folder.files[0])}; every image must be in"
+                f"{printable(folder)}: has images of its own, such as {printable(image_folder.files[0])}; every image "
+                "must be in"
                 " the folder of its class."
             )
         classes.append(SourceClass(split, image_folder.path, image_folder.files, _reader(folder, image_folder)))

@@ -1,7 +1,7 @@
 """An images folder plus train.csv, val.csv and test.csv: one row "file,label" per image, with or without a header.
 
-mini-ImageNet's files of Ravi and Larochelle (2017) have this form, and CUB and iNaturalist circulate in it. Where mini-ImageNet's
-images are not there, they can be taken from ImageNet itself: see `ImageNetTree`.
+mini-ImageNet's files of Ravi and Larochelle (2017) have this form, and CUB and iNaturalist circulate in it. Where
+mini-ImageNet's images are not there, they can be taken from ImageNet itself: see `ImageNetTree`.
 """
 
 import csv
@@ -46,8 +46,10 @@ def find_csv(root: Path, splits: Path | None = None) -> FoundClasses | None:
         if tree is None:
             looked = ", ".join(dict.fromkeys(printable(place) for place in places))
             raise DataError(
-                f"{printable(files['train'])}: its image {printable(first[0])} is not in {looked}, and there is no folder"
-                f" {printable(first[1])} of an ImageNet tree either. Put the images into {printable(folder / 'images')}."
+                f"{printable(files['train'])}: its image {printable(first[0])} is not in {looked}, and there is no "
+                "folder"
+                f" {printable(first[1])} of an ImageNet tree either. Put the images into "
+                f"{printable(folder / 'images')}."
             )
         locate, form = tree.locate, "CSV files with an ImageNet tree"
     return FoundClasses(form, _classes(folder, rows, locate))
@@ -63,7 +65,10 @@ def _read_rows(path: Path) -> list[tuple[str, str]]:
         del rows[0]
     short = next((row for row in rows if len(row) < 2), None)
     if not rows or short is not None:
-        raise DataError(f'{printable(path)}: every row must be "file,label"' + (f", but one is {short}." if short else "; there is none."))
+        raise DataError(
+            f'{printable(path)}: every row must be "file,label"'
+            + (f", but one is {short}." if short else "; there is none.")
+        )
     for row in rows:
         parts = PurePosixPath(row[0]).parts
         if ".." in parts or row[0].startswith("/"):
@@ -115,7 +120,9 @@ def _class(split: str, name: str, found: list[tuple[str, Path]]) -> SourceClass:
 
 
 def _class_names(images: dict[tuple[str, str], list[tuple[str, Path]]]) -> dict[tuple[str, str], str]:
-    """Labels as names; numbers, which splits may give anew, are replaced by the folder of the images or get the split."""
+    """Labels as names; numbers, which splits may give anew, are replaced by the folder of the images or get the
+    split.
+    """
     names = {}
     for (split, label), found in images.items():
         name = safe_name(label)

@@ -1,4 +1,7 @@
-"""From any `torchvision.datasets` class, or anything that gives (image, label), to a dataset folder. For use from Python."""
+"""From any `torchvision.datasets` class, or anything that gives (image, label), to a dataset folder.
+
+For use from Python.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -40,8 +43,8 @@ def prepare_from_dataset(
         prepare_from_dataset(torchvision.datasets.SVHN("downloads", download=True), "svhn")
 
     Args:
-        dataset: images as PIL images, uint8 arrays (H, W), (H, W, 3) or (3, H, W), or floats 0..1 of these shapes (`ToTensor`); or
-            {"train": ..., "val": ..., "test": ...} of such, whose classes must differ.
+        dataset: images as PIL images, uint8 arrays (H, W), (H, W, 3) or (3, H, W), or floats 0..1 of these shapes
+            (`ToTensor`); or {"train": ..., "val": ..., "test": ...} of such, whose classes must differ.
         name: of the folder, and the `dataset_name` for configs. A limit and its seed are added to it.
         class_names: label -> name; None: `dataset.classes` where there is one, else the label.
         to: where the folder is to be; None: DATASET_DIR.
@@ -49,10 +52,13 @@ def prepare_from_dataset(
     Returns:
         The dataset's folder.
     Raises:
-        DataError: labels that are no whole numbers, images of another kind, a folder that is no longer what was written.
+        DataError: labels that are no whole numbers, images of another kind, a folder that is no longer what was
+            written.
         StorageError: no space or no permission.
     """
-    most = {None: max_samples_per_class} if isinstance(max_samples_per_class, int) else dict(max_samples_per_class or {})
+    most = (
+        {None: max_samples_per_class} if isinstance(max_samples_per_class, int) else dict(max_samples_per_class or {})
+    )
     destination = Path(to or dataset_root()) / folder_name(name, most, seed, names_seed=False)
     if is_filled(destination):
         verify_dataset(destination)
@@ -61,9 +67,15 @@ def prepare_from_dataset(
     classes = [c for split, part in parts.items() for c in _classes(part, split, class_names)]
     classes = limit_samples(classes, most, seed)
     check_classes(name, classes)
-    facts: dict[str, Any] = {"dataset": name, "form": " and ".join(sorted({type(part).__name__ for part in parts.values()}))}
+    facts: dict[str, Any] = {
+        "dataset": name,
+        "form": " and ".join(sorted({type(part).__name__ for part in parts.values()})),
+    }
     if most:
-        facts |= {"max_samples_per_class": {split or "each split": count for split, count in most.items()}, "seed": seed}
+        facts |= {
+            "max_samples_per_class": {split or "each split": count for split, count in most.items()},
+            "seed": seed,
+        }
     write_dataset(destination, classes, facts)
     return destination
 
@@ -90,12 +102,17 @@ def _name(label: int, names: Sequence[str] | None) -> str:
 
 def _labels_of(dataset: LabelledImages) -> list[int]:
     """The labels without the images, where a dataset has them so (most of torchvision's do), else from each item."""
-    labels = next((found for key in ("targets", "labels", "_labels") if (found := getattr(dataset, key, None)) is not None), None)
+    labels = next(
+        (found for key in ("targets", "labels", "_labels") if (found := getattr(dataset, key, None)) is not None), None
+    )
     if labels is None or len(labels) != len(dataset):
         labels = [dataset[i][1] for i in range(len(dataset))]
     labels = np.asarray(labels)
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
-        raise DataError(f"{type(dataset).__name__}: each label must be one whole number, but they are {labels.dtype} {labels.shape[1:]}.")
+        raise DataError(
+            f"{type(dataset).__name__}: each label must be one whole number, but they are {labels.dtype} "
+            f"{labels.shape[1:]}."
+        )
     return labels.tolist()
 
 
@@ -117,7 +134,8 @@ def to_pixels(image: Any, name: str) -> np.ndarray:
     if pixels.dtype.kind == "f":
         if not (pixels.min() >= 0 and pixels.max() <= 1):
             raise DataError(
-                f"{printable(name)}: values {pixels.min():.3g} to {pixels.max():.3g}, but floats must be 0 to 1. Leave Normalize out of the"
+                f"{printable(name)}: values {pixels.min():.3g} to {pixels.max():.3g}, but floats must be 0 to 1. "
+                "Leave Normalize out of the"
                 " transform; the config's normalisation does that later."
             )
         pixels = np.round(pixels * 255).astype(np.uint8)

@@ -1,8 +1,8 @@
 """Read the pickles in which datasets circulate, without running anything of theirs. The one place that reads pickles.
 
 A pickle is a program that may call any function. Here it can call five stand-ins, written below, which build numpy
-arrays from bytes; whatever else it asks for is refused by name before it is looked up. Admitted: numpy arrays of numbers and text,
-bytes, str, numbers, lists, tuples and dicts.
+arrays from bytes; whatever else it asks for is refused by name before it is looked up. Admitted: numpy arrays of
+numbers and text, bytes, str, numbers, lists, tuples and dicts.
 """
 
 import functools
@@ -23,15 +23,37 @@ MOST_BYTES = 2**36
 DEEPEST_NESTING = 20
 
 _REFUSED_OPCODES = {
-    "PERSID", "BINPERSID", "EXT1", "EXT2", "EXT4", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "NEXT_BUFFER", "READONLY_BUFFER",
-}  # fmt: skip
-"""What no list of arrays needs: persistent ids, the registry of extensions, making objects of classes, outside buffers."""
+    "PERSID",
+    "BINPERSID",
+    "EXT1",
+    "EXT2",
+    "EXT4",
+    "INST",
+    "OBJ",
+    "NEWOBJ",
+    "NEWOBJ_EX",
+    "NEXT_BUFFER",
+    "READONLY_BUFFER",
+}
+"""What no list of arrays needs: persistent ids, the registry of extensions, making objects of classes, outside
+buffers.
+"""
 _PUTS = {"PUT", "BINPUT", "LONG_BINPUT"}
 _DTYPE = re.compile(r"[<>=|]?(b1|[iu][1248]|f[248]|[SU]\d{1,6})")
 _BROKEN = (
-    pickle.UnpicklingError, EOFError, ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, MemoryError,
-    ImportError, RecursionError, AssertionError,
-)  # fmt: skip
+    pickle.UnpicklingError,
+    EOFError,
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    OverflowError,
+    MemoryError,
+    ImportError,
+    RecursionError,
+    AssertionError,
+)
 """What the standard library raises for a damaged file, depending on where the damage is."""
 
 
@@ -45,11 +67,14 @@ def load_restricted(path: Path) -> Any:
     Both numpy 1's and numpy 2's module names are known. Arrays are read-only.
 
     Raises:
-        DataError: the file asks for anything else, is damaged, too large or nested too deeply. Nothing of it was executed.
+        DataError: the file asks for anything else, is damaged, too large or nested too deeply. Nothing of it was
+            executed.
     """
     size = path.stat().st_size
     if size > MOST_BYTES:
-        raise DataError(f"{printable(path)}: {size / 2**30:.0f} GiB; pickles above {MOST_BYTES / 2**30:.0f} GiB are not read.")
+        raise DataError(
+            f"{printable(path)}: {size / 2**30:.0f} GiB; pickles above {MOST_BYTES / 2**30:.0f} GiB are not read."
+        )
     try:
         with open(path, "rb") as file:
             _check_opcodes(file)
@@ -57,7 +82,8 @@ def load_restricted(path: Path) -> Any:
             return _plain(_RestrictedUnpickler(file, size).load(), {}, 0)
     except _Refusal as refusal:
         raise DataError(
-            f"{printable(path)}: refused, because {refusal}. Only numpy arrays, bytes, text, numbers, lists and dicts are read"
+            f"{printable(path)}: refused, because {refusal}. Only numpy arrays, bytes, text, numbers, lists and dicts "
+            "are read"
             " from a pickle. Nothing of it was executed. Fetch the file again from a source that you trust."
         ) from refusal
     except _BROKEN as error:
@@ -125,7 +151,9 @@ class _Dtype:
         dtype = np.dtype(self.text)
         data = self._encode(data) if isinstance(data, str) else data
         shape = tuple(shape)
-        if any(not isinstance(side, int) or side < 0 for side in shape) or math.prod(shape) * dtype.itemsize != len(data):
+        if any(not isinstance(side, int) or side < 0 for side in shape) or math.prod(shape) * dtype.itemsize != len(
+            data
+        ):
             raise _Refusal(f"an array of shape {shape} does not have its {len(data)} bytes")
         return np.frombuffer(data, dtype=dtype).reshape(shape, order=order)
 
