@@ -18,6 +18,8 @@ WITHOUT_TORCH = (
     "utils.registry",
     "utils.errors",
     "utils.episodes.drawing",
+    "utils.episodes.source",
+    "experiment_parts.learner",
     "utils.files.archives",
     "utils.images.folders",
     "utils.images.packed",

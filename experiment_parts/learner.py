@@ -1,0 +1,92 @@
+"""What the builder knows of a learner: that it gives meta-gradients, applies them, and can be evaluated, saved and set
+back. Which algorithm does so, it never asks.
+
+Letters: B tasks, N way, Q query images per class, S inner steps. Epochs are counted from 0. No torch at run time.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from utils.episodes.source import Episodes
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from few_shot_learning_system import Evaluation
+    from meta_learning.meta_gradients import MetaGradients
+
+
+class Learner(Protocol):
+    """`few_shot_learning_system.FewShotLearner`, or what stands in for it in a test."""
+
+    # Training: between two epochs only `meta_update` changes anything.
+
+    def meta_gradients(self, episodes: Episodes, epoch: int) -> "MetaGradients":
+        """Return gradients, batch statistics and metrics of B tasks, on the device; changes nothing."""
+
+    def meta_update(self, meta_gradients: "MetaGradients", epoch: int) -> "Tensor":
+        """Apply a meta-batch. Returns bool of shape (), on the device: false where it was not finite and left out."""
+
+    def meta_parameters(self) -> "Mapping[str, nn.Parameter]":
+        """Return what the outer loop learns, by name, each of its own shape."""
+
+    def allow_skips(self, count: int) -> None:
+        """Leave out so many updates that are not finite; at the next one the state stays as it is from there on."""
+
+    def take_back_steps(self, count: int) -> None:
+        """Lower the outer optimiser's count of steps by that of updates after which the state stayed as it was."""
+
+    # Schedules.
+
+    def meta_learning_rate(self, epoch: int) -> float:
+        """Return the outer optimiser's learning rate in an epoch."""
+
+    def multi_step_loss_weights(self, epoch: int) -> Sequence[float]:
+        """Return the S weights of the query losses after each inner step in an epoch."""
+
+    @property
+    def annealing_epochs(self) -> int:
+        """Period of the meta learning rate's schedule; 0: it has none."""
+
+    def anneal_over(self, epochs: int) -> None:
+        """Anneal over this many epochs, counted from the first of the run."""
+
+    # Evaluation.
+
+    def evaluate(self, episodes: Episodes, n_steps: int | None = None, statistics: str | None = None) -> "Evaluation":
+        """Adapt to B tasks and classify their query images; changes nothing.
+
+        Args:
+            n_steps: inner steps; None: the learner's own.
+            statistics: of batch norm; None: as in training.
+        """
+
+    # State, as checkpoints hold it.
+
+    def state_tensors(self) -> "dict[str, Tensor]":
+        """Return name -> tensor, of any shape, of all that training changes."""
+
+    def load_state_tensors(self, tensors: "dict[str, Tensor]", *, optimizer: bool = True) -> None:
+        """Take over what `state_tensors` has returned, shape by shape; without `optimizer`, weights and statistics
+        alone.
+
+        Raises:
+            ConfigError: they are of another network.
+        """
+
+    @property
+    def automatic_choices(self) -> Mapping[str, Any]:
+        """What the machine chose at the start, JSON-able: a run that resumes computes in the same order only with the
+        same choices.
+        """
+
+    def reuse_choices(self, choices: dict[str, Any]) -> None:
+        """Take over the `automatic_choices` of the run that is resumed."""
+
+    # What people read.
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return inner learning rates and summaries of norm layers, JSON-able, for curves.json."""
+
+    def memory_per_task(self) -> dict[str, float]:
+        """Return the MiB that a task needs, where this process has measured it."""

@@ -1,0 +1,121 @@
+"""What the algorithm reads of episodes, and what training and testing ask of where they come from.
+
+The learner, the builder and the tests of models know these types alone, so that images, waves and tasks that a user
+holds in Python go the same way. A source of one's own subclasses `EpisodeSource` and inherits what it need not have.
+
+Letters: B tasks, N way, K shot, Q query images per class, C x H x W pixels. No torch at run time.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from utils.episodes.drawing import EpisodeShape
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+    from utils.episodes.batches import EpisodeBatch
+
+
+class Tasks(Protocol):
+    """B tasks as adaptation reads them: of the query images it needs no labels."""
+
+    @property
+    def support_images(self) -> "Tensor":
+        """float (B, N*K, C, H, W), normalised, on the device."""
+
+    @property
+    def support_labels(self) -> "Tensor":
+        """int64 (B, N*K), 0..N-1; float (B, K, D) in a regression."""
+
+    @property
+    def query_images(self) -> "Tensor":
+        """float (B, N*Q, C, H, W)."""
+
+    @property
+    def n_way(self) -> int:
+        """N; 1 in a regression."""
+
+
+class Episodes(Tasks, Protocol):
+    """B tasks with the right answers, as meta-gradients and evaluation read them: `EpisodeBatch`, or another frozen
+    dataclass, whose tensors all begin with the task axis, along which a batch is cut into chunks.
+    """
+
+    @property
+    def query_labels(self) -> "Tensor":
+        """int64 (B, N*Q); float (B, Q, D) in a regression."""
+
+    @property
+    def seeds(self) -> "Tensor":
+        """int64 (B,) on the device: a number per episode that keys what else is random in it, such as dropout."""
+
+
+@runtime_checkable
+class EpisodeSource(Protocol):
+    """Episodes by their numbers: the same number of the same split always gives the same episode."""
+
+    shape: EpisodeShape
+    """Of the episodes, unless another one is asked for."""
+    meta_batches_ahead: int = 0
+    """How many meta-batches a thread should `prepare` before their time; 0: `episodes` alone is called."""
+
+    @property
+    def class_names(self) -> Mapping[str, Sequence[str]]:
+        """split -> names of its classes, in the order of their ranks; none where tasks come without names."""
+
+    def episodes(self, split: str, indices: Sequence[int], shape: EpisodeShape | None = None) -> "EpisodeBatch":
+        """Return the episodes with these numbers, on the device.
+
+        Args:
+            split: "train", "val" or "test".
+            indices: B episode numbers from 0 on.
+            shape: N way, K shot, Q query; None: the source's own.
+        """
+
+    def prepare(self, split: str, indices: Sequence[int], shape: EpisodeShape | None = None) -> Any:
+        """Return what `finish` makes these episodes of, touching no device, so that a thread may do it meanwhile."""
+        return split, indices, shape
+
+    def finish(self, prepared: Any) -> "EpisodeBatch":
+        """Return `episodes` of what `prepare` has returned."""
+        return self.episodes(*prepared)
+
+    def count(self, split: str) -> int | None:
+        """Return how many different tasks a split has; None: there is no end of them, or none is known."""
+
+    def example_shape(self) -> tuple[int, int, int] | None:
+        """Return (C, H, W) of an image; None: unknown before the first episode."""
+
+    def as_pixels(self, images: "Tensor") -> "Tensor":
+        """Return images (..., C, H, W) of an episode as uint8 red green blue (or grey), for people to look at.
+
+        Raises:
+            NotImplementedError: the source has no images; nobody asks where classes have no names or labels are real
+                numbers.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no pictures")
+
+
+class DrawnTasks(Protocol):
+    """B tasks as numbers on the host, before their images are gathered."""
+
+    @property
+    def classes(self) -> "np.ndarray":
+        """int64 (B, N), rank of each class among the split's `class_names`; the place is its label."""
+
+
+class FixedEpisodeSource(EpisodeSource, Protocol):
+    """A source whose tasks are the same everywhere, known by what they are made of: models can be tested on it, and
+    their results compared.
+    """
+
+    def draw(self, split: str, indices: Sequence[int], shape: EpisodeShape | None = None) -> DrawnTasks:
+        """Return the tasks that `episodes` of these arguments has."""
+
+    def task_list_digest(self, split: str, indices: Sequence[int], shape: EpisodeShape | None = None) -> str:
+        """Return a sha256 of all that these tasks are made of: equal means the same tasks."""
+
+    def summary(self) -> dict[str, Any]:
+        """Return where the data are from and how many they are, JSON-able, for `environment.json`."""
