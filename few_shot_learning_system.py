@@ -1,32 +1,32 @@
 """The few-shot learner: inner loop, outer loss, meta-gradient and meta-update over a batch of tasks at once.
 
 MAML (Finn et al. 2017) and MAML++ (Antoniou et al. 2019) are choices, not subclasses: derivative order, inner-loop
-optimiser, weights of the outer loss over steps, batch-norm statistics.
+optimiser, weights of the outer loss over steps, batch-norm statistics. How a computation is carried out, in chunks of
+tasks, as recorded kernels, in which number format, is `Execution`'s affair.
 
 Letters: B tasks, N way, K shot, Q query images per class, S inner steps.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from meta_learning.adaptation import Adaptation, Adapted
-from meta_learning.execution.chunk_size import TaskChunks, choose_task_chunk_size
-from meta_learning.execution.cuda_graphs import GraphedComputation, recorder_for
-from meta_learning.execution.execution import Execution
-from meta_learning.execution.precision import ConvolutionPrecision
+from meta_learning.adaptation import Adaptation, Adapted, PreparedEpisodes
+from meta_learning.execution.execution import Execution, build_execution
 from meta_learning.execution.recomputation import recomputed_gradient
 from meta_learning.inner_loop_optimizers import InnerLoopOptimizer, adapted_shapes, build_inner_loop
 from meta_learning.meta_gradients import MetaGradients
 from meta_learning.meta_optimizer import MetaOptimizer, OuterUpdate, build_outer_update
 from meta_learning.networks.base import MetaNetwork
 from meta_learning.networks.batch_norm import MetaBatchNorm2d
-from meta_learning.networks.passes import BatchStatistics, Pass
+from meta_learning.networks.passes import BatchStatistics, Pass, PassRecord, name_of_statistics
 from meta_learning.outer_losses import CROSS_ENTROPY, OuterLoop, TaskLoss, last_step_weights, multi_step_loss_weights
 from meta_neural_network_architectures import build_network
+from utils.config import ExperimentConfig
+from utils.episodes.source import Episodes, Tasks
 from utils.errors import ConfigError
 
 OPTIMIZER_PREFIX = "optimizer."
@@ -55,20 +55,16 @@ class FewShotLearner(nn.Module):
     """MAML and its relatives.
 
     Args:
-        network: body and head, see `meta_learning.networks.base`.
+        network: body and head, see `meta_learning.networks`.
         inner_loop: an optimiser of `meta_learning.inner_loop_optimizers`; its `names` are the adapted parameters.
         outer_loop: derivative order and weights of the outer loss, or Reptile's displacement in its place.
         outer_update: optimiser and schedule of the meta-update.
-        head: "learned", "zero" or "prototypes", see `meta_learning.heads`.
+        head: a key of `meta_learning.heads.HEADS`.
         loss: of inner and outer loop.
-        n_evaluation_steps: inner steps of `evaluate`, unless it is told otherwise.
-        batch_norm_statistics: a value of `meta_learning.networks.norms`.
-        task_chunk_size: tasks computed at once; None: all.
-        chosen_automatically: whether the chunk size was chosen by the machine: a resumed run reuses it, and it is
-            halved where memory runs out.
+        n_evaluation_steps: inner steps of `evaluate`, unless it is given others.
+        batch_norm_statistics: a key of `meta_learning.networks.passes.STATISTICS`, or "mixed".
         gradient_checkpointing: recompute inner steps, for the memory of one of them.
-        precision: number format of the convolutions; None: that of the parameters.
-        use_cuda_graphs: record the meta-gradient's kernels once and replay them, where there is CUDA.
+        execution: how computations are carried out; None: all tasks at once.
     """
 
     def __init__(
@@ -82,11 +78,8 @@ class FewShotLearner(nn.Module):
         loss: TaskLoss = CROSS_ENTROPY,
         n_evaluation_steps: int | None = None,
         batch_norm_statistics: str = "transductive",
-        task_chunk_size: int | None = None,
-        chosen_automatically: bool = False,
         gradient_checkpointing: bool = False,
-        precision: ConvolutionPrecision | None = None,
-        use_cuda_graphs: bool = False,
+        execution: Execution | None = None,
     ) -> None:
         super().__init__()
         self.network, self.inner_loop, self.outer_loop, self.loss = network, inner_loop, outer_loop, loss
@@ -96,45 +89,16 @@ class FewShotLearner(nn.Module):
         self.batch_norm_statistics = batch_norm_statistics
         self.gradient_checkpointing = gradient_checkpointing
         self.meta_optimizer = MetaOptimizer(self.meta_parameters(), outer_update)
-        parameter_bytes = sum(value.numel() * value.element_size() for value in self.meta_parameters().values())
-        self.execution = Execution(
-            TaskChunks(task_chunk_size, automatic=chosen_automatically, parameter_bytes=parameter_bytes),
-            GraphedComputation(recorder_for(next(network.parameters()).device, use_cuda_graphs)),
-            precision or ConvolutionPrecision(network),
-        )
+        self.execution = execution or Execution.of(network)
+        self.execution.measure_with(self.meta_parameters().values())
 
-    # Schedules: everything that changes with the epoch.
-
-    def meta_learning_rate(self, epoch: int) -> float:
-        """Return the outer optimiser's learning rate in `epoch`, counted from 0."""
-        return self.meta_optimizer.schedule.at(epoch)
-
-    @property
-    def annealing_epochs(self) -> int:
-        """Period of the meta learning rate's schedule; 0: it has none."""
-        return self.meta_optimizer.schedule.period
-
-    def anneal_over(self, epochs: int) -> None:
-        """Anneal over this many epochs, counted from the first of the run."""
-        self.meta_optimizer.anneal_over(epochs)
-
-    def multi_step_loss_weights(self, epoch: int) -> list[float]:
-        """Return the weights of the query losses after each of the S steps in `epoch`; they sum to one."""
-        if not self.outer_loop.multi_step_loss:
-            return last_step_weights(self.n_steps)
-        return multi_step_loss_weights(epoch, self.n_steps, self.outer_loop.multi_step_loss_epochs)
-
-    def is_second_order(self, epoch: int) -> bool:
-        """Tell whether `epoch` differentiates through the inner gradients."""
-        return self.outer_loop.second_order and epoch > self.outer_loop.first_order_to_second_order_epoch
-
-    # Training.
+    # What it computes: meta-gradients.
 
     def meta_parameters(self) -> dict[str, nn.Parameter]:
         """Return what the outer loop learns, by name: network weights and, where learned, inner learning rates."""
         return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
 
-    def meta_gradients(self, episodes: Any, epoch: int) -> MetaGradients:
+    def meta_gradients(self, episodes: Episodes, epoch: int) -> MetaGradients:
         """Compute the gradient of the outer loss with respect to the meta-parameters. Changes nothing.
 
             outer loss = mean over tasks of sum over s of v[s] * L(theta[s+1], query)
@@ -146,95 +110,94 @@ class FewShotLearner(nn.Module):
                 (B,), n_way.
             epoch: from 0; decides derivative order and the weights v.
         """
-        second_order, weights = self.is_second_order(epoch), self.multi_step_loss_weights(epoch)
         means = self.execution.mean_over_tasks(
-            lambda tasks, weights: self._meta_gradients(tasks, weights, second_order),
+            self._meta_gradients,
             episodes,
-            weights,
+            self.multi_step_loss_weights(epoch),
             epoch,
-            second_order,
-            heaviest=lambda tasks, weights: self._meta_gradients(tasks, weights, self.outer_loop.second_order),
+            second_order=self.is_second_order(epoch),
+            # Memory is measured by the heaviest epoch of the run, which may be a later one.
+            ever_second_order=self.outer_loop.second_order,
         )
         return MetaGradients(means["gradients"], means.get("statistics", {}), means["metrics"])
 
     def _meta_gradients(
-        self, episodes: Any, weights: Sequence[Tensor | None], create_graph: bool
+        self, episodes: Episodes, weights: Sequence[Tensor | None], second_order: bool
     ) -> dict[str, dict[str, Tensor]]:
-        """The means over some tasks of meta-gradient, batch statistics and metrics."""
-        collected = BatchStatistics()
-        seeds = episodes.seeds if self.network.uses_dropout else None
-        mode = Pass(statistics=self.batch_norm_statistics, collected=collected, dropout_seeds=seeds, rows={})
-        start = self.adaptation.start(episodes, mode)
+        """Return the means over some tasks of meta-gradient, batch statistics and metrics."""
+        pass_ = Pass(
+            statistics=self.batch_norm_statistics,
+            is_training=True,
+            dropout_seeds=episodes.seeds if self.network.uses_dropout else None,
+            record=PassRecord(affine_rows={}),
+        )
+        prepared = self.adaptation.prepare(episodes, pass_)
+        start = self.adaptation.start(prepared, pass_)
         if self.outer_loop.displacement:
-            adapted, losses, metrics = self._adapt_and_look(
-                episodes, start, mode, weights, create_graph=False, keep_history=False
-            )
+            adapted, losses, metrics = self._inner_loop(prepared, start, pass_, weights, second_order=False)
             gradients = self._displacement(adapted)
-        elif self.gradient_checkpointing and start.features is None and self.n_steps > 0:
-            gradients, losses, metrics = recomputed_gradient(self, episodes, start, mode, weights, create_graph)
+        elif self.gradient_checkpointing and self.n_steps and not prepared.features_stay:
+            gradients, losses, metrics = self._recomputed(prepared, start, pass_, weights, second_order)
         else:
-            _, losses, metrics = self._adapt_and_look(
-                episodes, start, mode, weights, create_graph=create_graph, keep_history=True
-            )
+            _, losses, metrics = self._inner_loop(prepared, start, pass_, weights, second_order=second_order)
             gradients = self._gradient_of(torch.stack(losses).sum())
+        # The sum stands before the detach: it is the outer loss itself, of which the gradient was taken.
         outer_loss = torch.stack(losses).sum().detach()
         per_step = {name: torch.stack([step[name] for step in metrics]) for name in metrics[0]}
-        empty = {
-            name: outer_loss.new_empty(0) for name in STEP_METRICS if name not in per_step
-        }  # no step: nothing was asked of the support set
+        # Without inner steps (ProtoNet) nothing was computed of the support set but its prototypes.
+        empty = {name: outer_loss.new_empty(0) for name in STEP_METRICS if name not in per_step}
         accuracy = per_step["query_accuracy"][-1]
         return {
             "gradients": gradients,
-            "statistics": collected.means(),
+            "statistics": pass_.record.statistics.means(),
             "metrics": {"loss": outer_loss, "accuracy": accuracy, **empty, **per_step},
         }
 
-    def _adapt_and_look(
+    def _inner_loop(
         self,
-        episodes: Any,
+        prepared: PreparedEpisodes,
         adapted: Adapted,
-        mode: Pass,
+        pass_: Pass,
         weights: Sequence[Tensor | None],
         *,
-        create_graph: bool,
-        keep_history: bool,
+        second_order: bool,
     ) -> tuple[Adapted, list[Tensor], list[dict[str, Tensor]]]:
-        """Take all inner steps.
+        """Take all inner steps, learning from them.
 
-        Returns the learners after the last one and, of each step, weight * query loss and the metrics.
+        Returns:
+            the learners after the last step and, of each step, weight * query loss and the metrics.
         """
         losses, metrics = [], []
         for step, weight in enumerate(weights):
-            before = adapted if keep_history else adapted.detached()
-            adapted, loss, of_step = self.training_step(
-                episodes, before, replace(mode, step=step), weight, create_graph=create_graph
-            )
+            # Reptile differentiates nothing outside a step, so that no step needs the history of the one before.
+            before = adapted.detached() if self.outer_loop.displacement else adapted
+            at_step = replace(pass_, step=step)
+            adapted, loss, of_step = self._training_step(prepared, before, at_step, weight, create_graph=second_order)
             losses.append(loss)
             metrics.append(of_step)
         return adapted, losses, metrics
 
-    def training_step(
-        self, episodes: Any, adapted: Adapted, mode: Pass, weight: Tensor | None, *, create_graph: bool
+    def _training_step(
+        self, prepared: PreparedEpisodes, adapted: Adapted, pass_: Pass, weight: Tensor | None, *, create_graph: bool
     ) -> tuple[Adapted, Tensor, dict[str, Tensor]]:
-        """Take an inner step on the support images, then look at the query images where their loss counts.
+        """Take an inner step on the support images, then classify the query images where their loss counts.
 
         Returns:
             the learners after the step; weight * query loss, mean over tasks, and the step's metrics, each of shape ().
         """
+        episodes = prepared.episodes
         not_computed = episodes.support_images.new_full((), float("nan"))
         metrics: dict[str, Tensor] = {}
         if self.n_steps:
-            adapted, logits, support_loss = self.adaptation.step(episodes, adapted, mode, create_graph=create_graph)
+            adapted, logits, support_loss = self.adaptation.step(prepared, adapted, pass_, create_graph=create_graph)
             metrics["support_loss"] = support_loss.detach().mean()
             metrics["support_accuracy"] = self.loss.per_task_score(logits, episodes.support_labels).mean()
-        if weight is None:
-            return (
-                adapted,
-                torch.zeros_like(not_computed),
-                metrics | {"query_loss": not_computed, "query_accuracy": not_computed},
-            )
+        if weight is None:  # a weight of zero: a whole pass for the metrics alone is not worth its time
+            metrics |= {"query_loss": not_computed, "query_accuracy": not_computed}
+            return adapted, torch.zeros_like(not_computed), metrics
         with torch.set_grad_enabled(not self.outer_loop.displacement):
-            logits = self.adaptation.outputs("query", episodes, adapted, replace(mode, episode=adapted.moving))
+            # The query pass after step s uses the norm rows of step s, as in the reference, not those of s + 1.
+            logits = self.adaptation.outputs("query", prepared, adapted, pass_)
             query_loss = self.loss.per_task_loss(logits, episodes.query_labels).mean()
         metrics["query_loss"] = query_loss.detach()
         metrics["query_accuracy"] = self.loss.per_task_score(logits, episodes.query_labels).mean()
@@ -243,18 +206,41 @@ class FewShotLearner(nn.Module):
     def _gradient_of(self, outer_loss: Tensor) -> dict[str, Tensor]:
         """Differentiate through the inner loop, as far as it has kept its history."""
         parameters = self.meta_parameters()
+        # What the loss does not reach gets zeros, not None: the outer optimiser's moments decay for all alike.
         values = torch.autograd.grad(outer_loss, list(parameters.values()), allow_unused=True, materialize_grads=True)
         return dict(zip(parameters, values, strict=True))
 
+    def _recomputed(
+        self,
+        prepared: PreparedEpisodes,
+        start: Adapted,
+        pass_: Pass,
+        weights: Sequence[Tensor | None],
+        second_order: bool,
+    ) -> tuple[dict[str, Tensor], list[Tensor], list[dict[str, Tensor]]]:
+        """Return meta-gradient, losses and metrics with the memory of one inner step."""
+        # Every pass runs twice; the statistics of the second time, with its graph, are those that count.
+        unseen = pass_.recording(statistics=BatchStatistics())
+        path = [adapted for adapted, _, _ in self.adaptation.path(prepared, unseen, self.n_steps - 1, start=start)]
+
+        def training_step(step: int, before: Adapted) -> tuple[Adapted, Tensor, dict[str, Tensor]]:
+            at_step = replace(pass_, step=step)
+            return self._training_step(prepared, before, at_step, weights[step], create_graph=second_order)
+
+        return recomputed_gradient(training_step, path, start, self.meta_parameters())
+
     def _displacement(self, adapted: Adapted) -> dict[str, Tensor]:
-        """Return theta[0] - mean over tasks of theta[S], zero for what is not adapted (Nichol et al. 2018, Algorithm
-        2).
+        """Return theta[0] - mean over tasks of theta[S], zero for what is not adapted.
+
+        Source: Nichol et al. 2018, Algorithm 2.
         """
         after = {f"network.{name}": value.detach().mean(0) for name, value in adapted.params.items()}
         return {
             name: parameter.detach() - after[name] if name in after else torch.zeros_like(parameter)
             for name, parameter in self.meta_parameters().items()
         }
+
+    # Meta-update.
 
     @torch.no_grad()
     def meta_update(self, meta_gradients: MetaGradients, epoch: int) -> Tensor:
@@ -288,67 +274,102 @@ class FewShotLearner(nn.Module):
     def _batch_norm_layers(self) -> dict[str, MetaBatchNorm2d]:
         return {name: module for name, module in self.network.named_modules() if isinstance(module, MetaBatchNorm2d)}
 
-    # Evaluation.
+    # Adaptation without learning.
 
-    def evaluate(self, episodes: Any, n_steps: int | None = None, statistics: str | None = None) -> Evaluation:
+    def adapt(self, episodes: Tasks, n_steps: int | None = None, statistics: str | None = None) -> Adapted:
+        """Adapt to the support set of each task; the learner stays exactly as it was, and nothing keeps a graph.
+
+            theta[s+1] = theta[s] - alpha[s] * direction of grad L(theta[s], support)
+
+        Args:
+            n_steps, statistics: as for `evaluate`.
+        Source: Finn et al. 2017, Algorithm 1, lines 5-6.
+        """
+        _, path = self.adaptation_path(episodes, n_steps, statistics)
+        *_, (adapted, _, _) = path
+        return adapted
+
+    def adaptation_path(
+        self, episodes: Tasks, n_steps: int | None = None, statistics: str | None = None
+    ) -> tuple[PreparedEpisodes, Iterator[tuple[Adapted, Tensor | None, Tensor | None]]]:
+        """Return the prepared episodes, and what `Adaptation.path` yields of them.
+
+        Args:
+            n_steps, statistics: as for `evaluate`.
+        """
+        pass_ = Pass(statistics=statistics or self.batch_norm_statistics)
+        self._check_running_statistics(pass_)
+        prepared = self.adaptation.prepare(episodes, pass_)
+        steps = self.n_evaluation_steps if n_steps is None else n_steps
+        return prepared, self.adaptation.path(prepared, pass_, steps)
+
+    def evaluate(self, episodes: Episodes, n_steps: int | None = None, statistics: str | None = None) -> Evaluation:
         """Adapt to each task and classify its query images; the learner stays exactly as it was.
 
         Args:
             episodes: B of them, as for `meta_gradients`.
             n_steps: inner steps; those beyond S reuse the last step's rates and norm rows.
-            statistics: a value of `meta_learning.networks.norms`; None: as in training.
+            statistics: a key of `meta_learning.networks.passes.STATISTICS`; None: as in training.
         Raises:
             ConfigError: "running", but no training has ever collected running statistics.
         """
         n_steps = self.n_evaluation_steps if n_steps is None else n_steps
-        mode = Pass(statistics=statistics or self.batch_norm_statistics)
-        self._check_running_statistics(mode)
+        pass_ = Pass(statistics=statistics or self.batch_norm_statistics)
+        self._check_running_statistics(pass_)
         results = self.execution.over_tasks(
-            lambda tasks: self._evaluate(tasks, n_steps, mode), episodes, ("evaluation", n_steps, mode.statistics)
+            lambda tasks: self._evaluate(tasks, n_steps, pass_), episodes, ("evaluation", n_steps, pass_.statistics)
         )
         return Evaluation(results.pop("query_logits"), **{name: rows.T for name, rows in results.items()})
 
-    def adapt(self, episodes: Any, n_steps: int | None = None, statistics: str | None = None) -> Adapted:
-        """Adapt to the support set of each task; the learner stays exactly as it was, and nothing keeps a graph.
-
-        theta[s+1] = theta[s] - alpha[s] * direction of grad L(theta[s], support)   (Finn et al. 2017, Algorithm 1,
-        lines 5-6)
-
-        Args:
-            n_steps, statistics: as for `evaluate`.
-        """
-        mode = Pass(statistics=statistics or self.batch_norm_statistics)
-        self._check_running_statistics(mode)
-        *_, (adapted, _, _) = self.adaptation.path(
-            episodes, mode, self.n_evaluation_steps if n_steps is None else n_steps
-        )
-        return adapted
-
-    def _check_running_statistics(self, mode: Pass) -> None:
-        for name, layer in self._batch_norm_layers().items():
-            if layer.statistics_of(mode) == "running" and not layer.has_running_statistics():
-                raise ConfigError(
-                    f'batch-norm statistics "running" were never collected (layer "{name}" has mean 0 and variance 1 '
-                    "as at its start); "
-                    "train first, or test with transductive or support statistics"
-                )
-
-    def _evaluate(self, episodes: Any, n_steps: int, mode: Pass) -> dict[str, Tensor]:
-        """The fields of `Evaluation` for some tasks, the task axis first."""
+    def _evaluate(self, episodes: Episodes, n_steps: int, pass_: Pass) -> dict[str, Tensor]:
+        """Return the fields of `Evaluation` for some tasks, the task axis first."""
+        pass_ = replace(pass_, record=PassRecord(affine_rows={}))
+        prepared = self.adaptation.prepare(episodes, pass_)
         rows: dict[str, list[Tensor]] = {name: [] for name in STEP_METRICS}
-        mode = replace(mode, rows={})
-        for step, (adapted, support_logits, support_loss) in enumerate(
-            self.adaptation.path(episodes, mode, n_steps, look_at_last=True)
-        ):
+        path = self.adaptation.path(prepared, pass_, n_steps, classify_support_at_end=True)
+        for step, (adapted, support_logits, support_loss) in enumerate(path):
             with torch.no_grad():
-                logits = self.adaptation.outputs(
-                    "query", episodes, adapted, replace(mode, step=max(step - 1, 0), episode=adapted.moving)
-                )
+                # theta[s] was made by step s - 1, whose norm rows its queries are classified with.
+                at_step = replace(pass_, step=max(step - 1, 0))
+                logits = self.adaptation.outputs("query", prepared, adapted, at_step)
                 rows["query_loss"].append(self.loss.per_task_loss(logits, episodes.query_labels))
                 rows["query_accuracy"].append(self.loss.per_task_score(logits, episodes.query_labels))
             rows["support_loss"].append(support_loss)
             rows["support_accuracy"].append(self.loss.per_task_score(support_logits, episodes.support_labels))
         return {"query_logits": logits} | {name: torch.stack(values, dim=1) for name, values in rows.items()}
+
+    def _check_running_statistics(self, pass_: Pass) -> None:
+        for name, layer in self._batch_norm_layers().items():
+            if layer.choice(pass_).evaluates_with_running and not layer.has_running_statistics():
+                raise ConfigError(
+                    f'batch-norm statistics "running" were never collected (layer "{name}" has mean 0 and variance 1 '
+                    "as at its start); train first, or test with transductive or support statistics"
+                )
+
+    # Schedules: everything that changes with the epoch.
+
+    def meta_learning_rate(self, epoch: int) -> float:
+        """Return the outer optimiser's learning rate in `epoch`, counted from 0."""
+        return self.meta_optimizer.schedule.at(epoch)
+
+    @property
+    def annealing_epochs(self) -> int:
+        """Period of the meta learning rate's schedule; 0: it has none."""
+        return self.meta_optimizer.schedule.period
+
+    def anneal_over(self, epochs: int) -> None:
+        """Anneal over this many epochs, counted from the first of the run."""
+        self.meta_optimizer.anneal_over(epochs)
+
+    def multi_step_loss_weights(self, epoch: int) -> list[float]:
+        """Return the weights of the query losses after each of the S steps in `epoch`; they sum to one."""
+        if not self.outer_loop.multi_step_loss:
+            return last_step_weights(self.n_steps)
+        return multi_step_loss_weights(epoch, self.n_steps, self.outer_loop.multi_step_loss_epochs)
+
+    def is_second_order(self, epoch: int) -> bool:
+        """Tell whether `epoch` differentiates through the inner gradients."""
+        return self.outer_loop.second_order and epoch > self.outer_loop.first_order_to_second_order_epoch
 
     # State.
 
@@ -425,8 +446,8 @@ class FewShotLearner(nn.Module):
         return self.execution.chunks.snapshot()
 
 
-def build_learner(config: Any, device: torch.device | str) -> FewShotLearner:
-    """Build the learner of a config (`utils.config.ExperimentConfig`) on `device`."""
+def build_learner(config: ExperimentConfig, device: torch.device | str) -> FewShotLearner:
+    """Build the learner of a config on `device`."""
     device = torch.device(device)
     network = build_network(config)
     outer_loop = OuterLoop(
@@ -436,25 +457,16 @@ def build_learner(config: Any, device: torch.device | str) -> FewShotLearner:
         multi_step_loss=config.use_multi_step_loss_optimization,
         multi_step_loss_epochs=config.multi_step_loss_num_epochs,
     )
-    image_shape = (config.image_channels, config.image_height, config.image_width)
-    n_tasks = config.tasks_per_meta_batch
-    automatic = config.task_chunk_size == "auto"
+    network = network.to(device=device, dtype=getattr(torch, config.parameter_format))
     return FewShotLearner(
-        network.to(device=device, dtype=getattr(torch, config.parameter_format)),
+        network,
         build_inner_loop(config, adapted_shapes(network, config)).to(device=device),
         outer_loop,
         outer_update=build_outer_update(config),
         head=config.head,
         loss=TaskLoss(config.loss, config.label_smoothing),
         n_evaluation_steps=config.number_of_evaluation_steps_per_iter,
-        batch_norm_statistics=config.batch_norm_statistics
-        if isinstance(config.batch_norm_statistics, str)
-        else "mixed",
-        task_chunk_size=choose_task_chunk_size(device, image_shape, n_tasks) if automatic else config.task_chunk_size,
-        chosen_automatically=automatic,
+        batch_norm_statistics=name_of_statistics(config.batch_norm_statistics),
         gradient_checkpointing=config.gradient_checkpointing,
-        precision=ConvolutionPrecision(
-            network, torch.bfloat16 if config.precision == "bfloat16" else None, config.precision_error_limit
-        ),
-        use_cuda_graphs=config.use_cuda_graphs,
+        execution=build_execution(config, network),
     )

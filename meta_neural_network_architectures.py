@@ -33,6 +33,7 @@ from meta_learning.networks.norms import MetaLayerNorm, NormChoice
 from meta_learning.networks.passes import BatchStatistics, Pass
 from meta_learning.networks.residual import RESIDUAL_NETWORKS, ResidualNetwork
 from meta_learning.operations.max_pooling import pool_and_activate
+from utils.config import ExperimentConfig
 from utils.config.rules import feature_size
 from utils.errors import ConfigError
 from utils.registry import registered_backbone, user_code
@@ -71,16 +72,16 @@ class MetaConvBlock(nn.Module):
         self.pool, self.dropout, self.index = pool, dropout, index
 
     def forward(
-        self, x: Tensor | ImagePatches, params: Parameters | None, n_tasks: int, mode: Pass, name: str
+        self, x: Tensor | ImagePatches, params: Parameters | None, n_tasks: int, pass_: Pass, name: str
     ) -> Tensor:
         """Return (n, B*F, H', W') for x (n, B*C, H, W), or for the patches of the first block's images."""
         of_conv, of_norm, norm_name = below(params, "conv"), below(params, "norm"), f"{name}.norm"
         if isinstance(x, ImagePatches):
-            x = convolve_patches(x, self.conv, self.norm, (of_conv, of_norm), LEAKY_RELU_SLOPE, mode, norm_name)
+            x = convolve_patches(x, self.conv, self.norm, (of_conv, of_norm), LEAKY_RELU_SLOPE, pass_, norm_name)
         else:
-            x = self.norm(self.conv(x, of_conv, n_tasks), of_norm, n_tasks, mode, norm_name)
+            x = self.norm(self.conv(x, of_conv, n_tasks), of_norm, n_tasks, pass_, norm_name)
             x = pool_and_activate(x, (2, 2), LEAKY_RELU_SLOPE) if self.pool else F.leaky_relu(x, LEAKY_RELU_SLOPE)
-        return drop(x, self.dropout, mode, self.index, n_tasks)
+        return drop(x, self.dropout, pass_, self.index, n_tasks)
 
 
 class VGGReLUNormNetwork(MetaNetwork):
@@ -139,19 +140,21 @@ class VGGReLUNormNetwork(MetaNetwork):
         return cut_patches(images, block.conv, (2, 2) if block.pool else (1, 1))
 
     def features(
-        self, images: Tensor | ImagePatches, params: Parameters | None = None, mode: Pass | None = None
+        self, images: Tensor | ImagePatches, params: Parameters | None = None, pass_: Pass | None = None
     ) -> Tensor:
         """Return features (B, n, D) of images (B, n, C, H, W), or of what `prepare` made of them."""
-        mode = mode or Pass()
+        pass_ = pass_ or Pass()
         x, n_tasks = fold_images(images)
         for name in self.stage_names:
-            x = getattr(self, name)(x, below(params, name), n_tasks, mode, name)
+            x = getattr(self, name)(x, below(params, name), n_tasks, pass_, name)
         if self.global_average:
             x = x.mean(dim=(2, 3))
         return unfold_features(x, n_tasks)
 
 
-def build_vgg(config: Any, image_shape: tuple[int, int, int], n_way: int | None, norm: NormChoice) -> MetaNetwork:
+def build_vgg(
+    config: ExperimentConfig, image_shape: tuple[int, int, int], n_way: int | None, norm: NormChoice
+) -> MetaNetwork:
     """Build the reference's network from the keys of a config."""
     return VGGReLUNormNetwork(
         image_shape,
@@ -166,12 +169,16 @@ def build_vgg(config: Any, image_shape: tuple[int, int, int], n_way: int | None,
     )
 
 
-def build_conv4(config: Any, image_shape: tuple[int, int, int], n_way: int | None, norm: NormChoice) -> MetaNetwork:
+def build_conv4(
+    config: ExperimentConfig, image_shape: tuple[int, int, int], n_way: int | None, norm: NormChoice
+) -> MetaNetwork:
     """Build conv4 from the keys of a config."""
     return Conv4(image_shape, n_way, n_filters=config.cnn_num_filters, norm=norm, dropout=config.dropout_rate_value)
 
 
-def build_residual(config: Any, image_shape: tuple[int, int, int], n_way: int | None, norm: NormChoice) -> MetaNetwork:
+def build_residual(
+    config: ExperimentConfig, image_shape: tuple[int, int, int], n_way: int | None, norm: NormChoice
+) -> MetaNetwork:
     """Build the residual network that a config names."""
     return ResidualNetwork(
         image_shape, n_way, norm=norm, dropout=config.dropout_rate_value, **RESIDUAL_NETWORKS[config.backbone]
@@ -199,7 +206,7 @@ class MultilayerPerceptron(MetaNetwork):
             size = next_size
         self.head = EpisodeHead(size) if n_outputs is None else MetaLinear(size, n_outputs)
 
-    def features(self, images: Tensor, params: Parameters | None = None, mode: Pass | None = None) -> Tensor:
+    def features(self, images: Tensor, params: Parameters | None = None, pass_: Pass | None = None) -> Tensor:
         """Return features (B, n, D) of images (B, n, C, H, W)."""
         x = images.flatten(2)
         for name in self.stage_names:
@@ -207,7 +214,9 @@ class MultilayerPerceptron(MetaNetwork):
         return x
 
 
-def build_mlp(config: Any, image_shape: tuple[int, int, int], n_way: int | None, norm: NormChoice) -> MetaNetwork:
+def build_mlp(
+    config: ExperimentConfig, image_shape: tuple[int, int, int], n_way: int | None, norm: NormChoice
+) -> MetaNetwork:
     """Build a multilayer perceptron from the keys of a config."""
     return MultilayerPerceptron(image_shape, n_way, config.mlp_hidden_sizes)
 
@@ -224,7 +233,7 @@ has the names.
 
 
 def build_registered(
-    config: Any, image_shape: tuple[int, int, int], n_way: int | None, norm: NormChoice
+    config: ExperimentConfig, image_shape: tuple[int, int, int], n_way: int | None, norm: NormChoice
 ) -> MetaNetwork:
     """Build the network that a plugin registered under the config's `backbone`; the seed of the config decides its
     weights.
@@ -246,7 +255,7 @@ def build_registered(
         )  # fmt: skip
 
 
-def build_network(config: Any) -> MetaNetwork:
+def build_network(config: ExperimentConfig) -> MetaNetwork:
     """Build and initialise the backbone of a config (`utils.config.ExperimentConfig`), on the CPU in float32."""
     n_rows = max(config.number_of_training_steps_per_iter, 1) if config.per_step_bn_statistics else 1
     norm = NormChoice(

@@ -1,6 +1,6 @@
 """Adaptation to the support sets of B tasks at once, for training and evaluation alike.
 
-Letters: B tasks, N way, K shot, Q query images per class, D features.
+Letters: B tasks, N way, K shot, Q query images per class, D features, S inner steps.
 """
 
 from collections.abc import Iterator
@@ -10,17 +10,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from meta_learning.heads import prototype_head, zero_head
+from meta_learning.heads import HEADS
 from meta_learning.inner_loop_optimizers import InnerLoopOptimizer
 from meta_learning.networks.base import MetaNetwork
 from meta_learning.networks.passes import Pass
 from meta_learning.outer_losses import TaskLoss
+from utils.episodes.source import Tasks
 from utils.errors import ConfigError
 
 
 @dataclass(frozen=True)
 class Adapted:
-    """The learners of B tasks somewhere in their inner loops."""
+    """The learners of B tasks somewhere in their inner loops: all that a step hands on to the next one."""
 
     params: dict[str, Tensor]
     """What the inner loop adapts, name -> (B, ...)."""
@@ -29,37 +30,72 @@ class Adapted:
     state: dict[str, Any] = field(default_factory=dict)
     """Of the inner-loop optimiser."""
     moving: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
-    """Moving batch-norm statistics of the episode."""
-    images: dict[str, tuple[Tensor, Any]] = field(default_factory=dict)
-    """Support and query images, and the same in the form in which the network takes them, which serves all steps."""
-    features: dict[str, Tensor] | None = None
-    """Features of support and query images where no step changes them; None: every step does."""
-
-    def detached(self) -> "Adapted":
-        """The same learners without a history."""
-        params = {name: value.detach().requires_grad_() for name, value in self.params.items()}
-        state = {key: [value.detach() for value in values] for key, values in self.state.items()}
-        return replace(self, params=params, state=state)
+    """Moving batch-norm statistics of the episode, layer -> mean and variance (B*F,)."""
 
     def tensors(self) -> list[Tensor]:
-        """Everything that a step hands on to the next one and that can be differentiated."""
-        return [
-            *self.params.values(),
-            *self.fixed.values(),
-            *(value for values in self.state.values() for value in values),
-        ]
+        """Return everything that a step hands on and that can be differentiated."""
+        state = (value for values in self.state.values() for value in values)
+        return [*self.params.values(), *self.fixed.values(), *state]
 
-    def as_leaves(self) -> "Adapted":
-        """The same learners with `tensors` that begin a graph of their own."""
+    def detached(self) -> "Adapted":
+        """Return the same learners with `tensors` that begin a graph of their own."""
 
         def leaf(value: Tensor) -> Tensor:
             return value.detach().requires_grad_()
 
         return replace(
-            self, params={name: leaf(value) for name, value in self.params.items()},
+            self,
+            params={name: leaf(value) for name, value in self.params.items()},
             fixed={name: leaf(value) for name, value in self.fixed.items()},
             state={key: [leaf(value) for value in values] for key, values in self.state.items()},
-        )  # fmt: skip
+        )
+
+
+class PreparedEpisodes:
+    """The episodes of one computation, with what its passes compute of their images once.
+
+    Args:
+        episodes: B tasks.
+        network: whose passes they are for.
+        features_stay: whether no inner step changes the features, so that one pass through the body serves them all.
+    """
+
+    def __init__(self, episodes: Tasks, network: MetaNetwork, *, features_stay: bool = False) -> None:
+        self.episodes, self.features_stay = episodes, features_stay
+        self._network = network
+        self._images: dict[str, Any] = {}
+        self._features: dict[str, Tensor] = {}
+
+    def images(self, role: str) -> Any:
+        """Return the "support" or "query" images, or "both" after one another, as the network takes them fastest."""
+        if role == "both":
+            support, query = self.images("support"), self.images("query")
+            return torch.cat([support, query], dim=1) if isinstance(support, Tensor) else support.followed_by(query)
+        if role not in self._images:
+            with torch.no_grad():
+                self._images[role] = self._network.prepare(getattr(self.episodes, f"{role}_images"))
+        return self._images[role]
+
+    def features(self, role: str, params: dict[str, Tensor], pass_: Pass) -> Tensor:
+        """Return features (B, n, D) of the support or query images at some parameters, computed once if they stay."""
+        if role in self._features:
+            return self._features[role]
+        n_support = 0
+        if role == "query":
+            pass_ = replace(pass_, is_query=True)
+            if self._network.needs_support(pass_):
+                n_support = self.episodes.support_images.shape[1]
+        images = self.images("both" if n_support else role)
+        features = self._network.features(images, params, replace(pass_, n_support=n_support))[:, n_support:]
+        if self.features_stay:
+            self._features[role] = features
+        return features
+
+    def with_query(self, images: Tensor) -> "PreparedEpisodes":
+        """Return the same tasks with other query images (B, n, C, H, W); what is known of the support set is kept."""
+        other = PreparedEpisodes(replace(self.episodes, query_images=images), self._network)
+        other._images = {"support": self.images("support")}
+        return other
 
 
 class Adaptation:
@@ -68,125 +104,45 @@ class Adaptation:
     Args:
         network: body and head.
         optimizer: rates and update rule; its `names` are the adapted parameters.
-        head: "learned", "zero" or "prototypes", see `meta_learning.heads`.
+        head: a key of `meta_learning.heads.HEADS`.
         loss: of the support images.
     """
 
     def __init__(self, network: MetaNetwork, optimizer: InnerLoopOptimizer, head: str, loss: TaskLoss) -> None:
-        self.network, self.optimizer, self.head, self.loss = network, optimizer, head, loss
+        self.network, self.optimizer, self.head, self.loss = network, optimizer, HEADS[head], loss
 
-    def start(self, episodes: Any, mode: Pass) -> Adapted:
-        """Every task starts from the meta-parameters, with the head that its episode brings where none is learned.
+    def prepare(self, episodes: Tasks, pass_: Pass) -> PreparedEpisodes:
+        """Return the episodes as the passes of one computation share them."""
+        return PreparedEpisodes(episodes, self.network, features_stay=self._features_stay(pass_))
+
+    def start(self, prepared: PreparedEpisodes, pass_: Pass) -> Adapted:
+        """Start every task from the meta-parameters, with the head that its episode brings where none is learned.
 
         Raises:
             ConfigError: a learned head and episodes of another number of ways.
         """
-        n_tasks, names = len(episodes.support_labels), self.optimizer.names
+        episodes, names = prepared.episodes, self.optimizer.names
+        n_tasks = len(episodes.support_labels)
         own = dict(self.network.named_parameters())
-        params = {name: own[name].expand(n_tasks, *own[name].shape) for name in names if name in own}
-        adapted = Adapted(params, moving={}, features={} if self._body_stays(mode) else None)
-        if self.head == "learned":
+        # expand, not repeat: B learners share the memory of one until the first step gives each its own.
+        values = {name: own[name].expand(n_tasks, *own[name].shape) for name in names if name in own}
+        moving: dict[str, tuple[Tensor, Tensor]] = {}
+        if self.head.make is None:
             self._check_ways(episodes)
-        elif self.head == "zero":
-            features = episodes.support_images.new_empty(n_tasks, 0, self.network.head.in_features)
-            adapted.fixed.update(zero_head(features, episodes.n_way))
         else:
-            # With the network's own parameters: to the inner gradients the head is a parameter, not a function of the
-            # body.
-            mode = replace(mode, episode=adapted.moving)
-            features = self._features("support", episodes, replace(adapted, params={}), mode)
-            adapted.fixed.update(prototype_head(features, episodes.support_labels, episodes.n_way))
-        everything = adapted.params | adapted.fixed
-        adapted = replace(
-            adapted, params={name: everything[name] for name in names},
-            fixed={name: value for name, value in adapted.fixed.items() if name not in names},
-        )  # fmt: skip
-        return replace(adapted, state=self.optimizer.init(adapted.params))
-
-    def path(
-        self, episodes: Any, mode: Pass, n_steps: int, *, look_at_last: bool = False
-    ) -> Iterator[tuple[Adapted, Tensor | None, Tensor | None]]:
-        """The inner loop where nothing is learned from it: no graph is kept from one step to the next.
-
-        Yields:
-            for theta[0], theta[1], ..., theta[S]: the learners, and their logits and loss (B,) of the support
-            images, of the last ones only with `look_at_last`.
-        """
-        with torch.no_grad():
-            adapted = self.start(episodes, mode)
-        for step in range(n_steps):
-            before = adapted.detached()
-            adapted, logits, loss = self.step(episodes, before, replace(mode, step=step), create_graph=False)
-            yield before, logits.detach(), loss.detach()
-        adapted, logits, loss = adapted.detached(), None, None
-        if look_at_last:
-            with torch.no_grad():
-                logits = self.outputs("support", episodes, adapted, replace(mode, step=n_steps))
-                loss = self.loss.per_task_loss(logits, episodes.support_labels)
-        yield adapted, logits, loss
-
-    def _check_ways(self, episodes: Any) -> None:
-        n_outputs = self.network.head.out_features
-        if not self.loss.is_regression and episodes.n_way != n_outputs:
-            raise ConfigError(
-                f'the learned head has {n_outputs} outputs, but the episodes have {episodes.n_way} ways; set "head" '
-                'to "zero" or '
-                f'"prototypes" for any number of ways, or "num_classes_per_set" to {episodes.n_way}'
-            )
-
-    def _body_stays(self, mode: Pass) -> bool:
-        """Tell whether adaptation leaves all features as they are, so that one pass through the body serves all
-        steps.
-        """
-        layers = self.network.norm_layers().values()
-        return (
-            all(name.startswith("head.") for name in self.optimizer.names)
-            and all(
-                value.dim() < 2
-                for layer in layers
-                for value in (*layer.parameters(), *layer.buffers())
-                if not isinstance(layer, nn.LayerNorm)
-            )
-            and not any(layer.statistics_of(mode) == "episodic" for layer in layers)
-            and mode.dropout_seeds is None
-        )
-
-    def _features(self, role: str, episodes: Any, adapted: Adapted, mode: Pass) -> Tensor:
-        """Features (B, n, D) of the support or query images at the adapted parameters."""
-        if adapted.features is not None and role in adapted.features:
-            return adapted.features[role]
-        n_support, images = 0, self._prepared(role, episodes, adapted)
-        if role == "query":
-            mode = replace(mode, is_query=True)
-            if self.network.needs_support(mode):
-                n_support = episodes.support_images.shape[1]
-                mode, images = replace(mode, n_support=n_support), self._prepared("both", episodes, adapted)
-        features = self.network.features(images, adapted.params, mode)[:, n_support:]
-        if adapted.features is not None:
-            adapted.features[role] = features
-        return features
-
-    def _prepared(self, role: str, episodes: Any, adapted: Adapted) -> Any:
-        """Support, query or both images in the form in which the network takes them."""
-        if role == "both":
-            support, query = (self._prepared(one, episodes, adapted) for one in ("support", "query"))
-            return torch.cat([support, query], dim=1) if isinstance(support, Tensor) else support.followed_by(query)
-        images = getattr(episodes, f"{role}_images")
-        of_images, prepared = adapted.images.get(role, (None, None))
-        if of_images is not images:  # learners that stay may be asked about other images later
-            with torch.no_grad():
-                prepared = self.network.prepare(images)
-            adapted.images[role] = images, prepared
-        return prepared
-
-    def outputs(self, role: str, episodes: Any, adapted: Adapted, mode: Pass) -> Tensor:
-        """Logits (B, n, N) of the support or query images at the adapted parameters."""
-        return self.network.classify(self._features(role, episodes, adapted, mode), adapted.params | adapted.fixed)
+            features = episodes.support_images.new_empty(n_tasks, 0, self.network.head.in_features)
+            if self.head.uses_features:
+                # With the network's own parameters, not the expanded ones: to the inner gradients the head is a
+                # parameter, not a function of the body; the meta-gradient does see it as one.
+                features = prepared.features("support", {}, pass_.recording(moving=moving))
+            values |= self.head.make(features, episodes.support_labels, episodes.n_way)
+        params = {name: values.pop(name) for name in names}
+        return Adapted(params, fixed=values, state=self.optimizer.init(params), moving=moving)
 
     def step(
-        self, episodes: Any, adapted: Adapted, mode: Pass, *, create_graph: bool
+        self, prepared: PreparedEpisodes, adapted: Adapted, pass_: Pass, *, create_graph: bool
     ) -> tuple[Adapted, Tensor, Tensor]:
-        """Return the learners after one step on the support set, and logits and loss (B,) before it.
+        """Take one step on the support set. Returns the learners after it, and logits and loss (B,) before it.
 
             theta[s+1] = theta[s] - alpha[s] * direction of grad L(theta[s], support)
 
@@ -194,10 +150,75 @@ class Adaptation:
             create_graph: make the inner gradients differentiable, for second order.
         """
         moving = dict(adapted.moving)
-        logits = self.outputs("support", episodes, adapted, replace(mode, episode=moving))
-        loss = self.loss.per_task_loss(logits, episodes.support_labels)
-        # Features that serve all steps keep their graph for the next one.
+        logits = self._logits("support", prepared, adapted, pass_.recording(moving=moving))
+        loss = self.loss.per_task_loss(logits, prepared.episodes.support_labels)
+        # The sum over tasks, not the mean: no task's gradient depends on how many others are computed beside it.
+        # Only nodes between the loss and the parameters are freed: features that stay keep theirs for the next step.
         gradients = torch.autograd.grad(loss.sum(), list(adapted.params.values()), create_graph=create_graph)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and mode.collected is not None):
-            params, state = self.optimizer.update(adapted.params, gradients, adapted.state, mode.step)
+        # Learned rates get a gradient through the update even where, in first order, the inner gradients have none.
+        with torch.set_grad_enabled(torch.is_grad_enabled() and pass_.is_training):
+            params, state = self.optimizer.update(adapted.params, gradients, adapted.state, pass_.step)
         return replace(adapted, params=params, state=state, moving=moving), logits, loss
+
+    def path(
+        self,
+        prepared: PreparedEpisodes,
+        pass_: Pass,
+        n_steps: int,
+        *,
+        start: Adapted | None = None,
+        classify_support_at_end: bool = False,
+    ) -> Iterator[tuple[Adapted, Tensor | None, Tensor | None]]:
+        """Take the inner loop where nothing is learned from it: no graph is kept from one step to the next.
+
+        Args:
+            start: theta[0]; None: the meta-parameters.
+        Yields:
+            for theta[0], theta[1], ..., theta[S]: the learners, and their logits and loss (B,) of the support images,
+            of the last ones only with `classify_support_at_end`.
+        """
+        if start is None:
+            with torch.no_grad():
+                start = self.start(prepared, pass_)
+        adapted = start
+        for step in range(n_steps):
+            before = adapted.detached()
+            adapted, logits, loss = self.step(prepared, before, replace(pass_, step=step), create_graph=False)
+            yield before, logits.detach(), loss.detach()
+        adapted, logits, loss = adapted.detached(), None, None
+        if classify_support_at_end:
+            with torch.no_grad():
+                logits = self.outputs("support", prepared, adapted, replace(pass_, step=n_steps))
+                loss = self.loss.per_task_loss(logits, prepared.episodes.support_labels)
+        yield adapted, logits, loss
+
+    def outputs(self, role: str, prepared: PreparedEpisodes, adapted: Adapted, pass_: Pass) -> Tensor:
+        """Return logits (B, n, N) of the support or query images at the adapted parameters, which stay as they are."""
+        return self._logits(role, prepared, adapted, pass_.recording(moving=dict(adapted.moving)))
+
+    def _logits(self, role: str, prepared: PreparedEpisodes, adapted: Adapted, pass_: Pass) -> Tensor:
+        features = prepared.features(role, adapted.params, pass_)
+        return self.network.classify(features, adapted.params | adapted.fixed)
+
+    def _check_ways(self, episodes: Tasks) -> None:
+        n_outputs = self.network.head.out_features
+        if not self.loss.is_regression and episodes.n_way != n_outputs:
+            raise ConfigError(
+                f"the learned head has {n_outputs} outputs, but the episodes have {episodes.n_way} ways; "
+                'set "head" to "zero" or "prototypes" for any number of ways, or "num_classes_per_set" to '
+                f"{episodes.n_way}"
+            )
+
+    def _features_stay(self, pass_: Pass) -> bool:
+        """Return whether adaptation leaves all features as they are (ANIL, ProtoNet)."""
+        if not all(name.startswith("head.") for name in self.optimizer.names):
+            return False  # a step changes the body
+        if pass_.dropout_seeds is not None:
+            return False  # every step drops other activations
+        layers = self.network.norm_layers().values()
+        if any(layer.choice(pass_).moves_within_episode for layer in layers):
+            return False  # every support pass moves the average that the query is normalised with
+        # A norm with a row per step uses another one in the next step. Layer norm's weights are (C, H, W), no rows.
+        rows = (value for layer in layers if not isinstance(layer, nn.LayerNorm)
+                for value in (*layer.parameters(), *layer.buffers()))  # fmt: skip
+        return all(value.dim() < 2 for value in rows)

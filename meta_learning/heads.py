@@ -11,12 +11,16 @@ Source: Snell et al. 2017, equation 8 (prototypes); Triantafillou et al. 2020, s
 (zero head).
 """
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 
-def zero_head(features: Tensor, n_way: int) -> dict[str, Tensor]:
+def zero_head(features: Tensor, labels: Tensor, n_way: int) -> dict[str, Tensor]:
     """Return "head.weight" (B, N, D) and "head.bias" (B, N) of zeros, like features (B, n, D), ready to be adapted."""
     n_tasks, _, n_features = features.shape
     return {
@@ -37,3 +41,19 @@ def prototype_head(features: Tensor, labels: Tensor, n_way: int) -> dict[str, Te
     members = F.one_hot(labels, n_way).to(features.dtype)  # (B, N*K, N)
     prototypes = torch.bmm(members.transpose(1, 2), features) / members.sum(1).unsqueeze(-1)
     return {"head.weight": 2 * prototypes, "head.bias": -prototypes.square().sum(-1)}
+
+
+@dataclass(frozen=True)
+class Head:
+    """Where the weights of the head come from: what the inner loop asks of a value of the key `head`."""
+
+    make: Callable[[Tensor, Tensor, int], dict[str, Tensor]] | None
+    """Make(support features (B, N*K, D), labels, N) -> "head.weight" and "head.bias"; None: meta-parameters."""
+    uses_features: bool = False
+    """Whether `make` looks at the features, which costs a pass; else it is given none of them, (B, 0, D)."""
+
+
+HEADS: Mapping[str, Head] = MappingProxyType(
+    {"learned": Head(None), "zero": Head(zero_head), "prototypes": Head(prototype_head, uses_features=True)}
+)
+"""Value of the key `head` -> the head."""

@@ -7,13 +7,16 @@ State that is passed around can be differentiated, and nothing is left behind be
 
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from meta_learning.heads import HEADS
 from meta_learning.networks.base import MetaNetwork
+from utils.config import ExperimentConfig
 from utils.errors import ConfigError
 
 State = dict[str, Any]
@@ -140,12 +143,9 @@ class InnerLoopOptimizer(nn.Module):
         if self.clamp:
             gradients = [gradient.clamp(-self.clamp, self.clamp) for gradient in gradients]
         if self.clip_norm:
-            squares = torch.stack([gradient.reshape(len(gradient), -1).square().sum(1) for gradient in gradients]).sum(
-                0
-            )  # (B,)
-            scale = (self.clip_norm / (_square_root(squares) + 1e-6)).clamp(
-                max=1.0
-            )  # torch.nn.utils.clip_grad_norm_'s constant
+            of_each = [gradient.reshape(len(gradient), -1).square().sum(1) for gradient in gradients]
+            norms = _square_root(torch.stack(of_each).sum(0))  # (B,)
+            scale = (self.clip_norm / (norms + 1e-6)).clamp(max=1.0)  # torch.nn.utils.clip_grad_norm_'s constant
             gradients = [gradient * scale.view(-1, *[1] * (gradient.dim() - 1)) for gradient in gradients]
         return gradients
 
@@ -281,7 +281,17 @@ def _square_root(values: Tensor) -> Tensor:
     )
 
 
-def adapted_shapes(network: MetaNetwork, config: Any) -> dict[str, tuple[int, ...]]:
+UPDATE_RULES: Mapping[str, tuple[type[InnerLoopOptimizer], Mapping[str, str]]] = MappingProxyType(
+    {
+        "sgd": (GradientDescent, {"momentum": "inner_loop_momentum"}),
+        "adam": (Adam, {"betas": "inner_loop_betas", "epsilon": "inner_loop_epsilon"}),
+        "rmsprop": (RMSprop, {"smoothing": "inner_loop_smoothing", "epsilon": "inner_loop_epsilon"}),
+    }
+)
+"""Value of the key `inner_loop_optimizer` -> update rule, and its own arguments with the keys that give them."""
+
+
+def adapted_shapes(network: MetaNetwork, config: ExperimentConfig) -> dict[str, tuple[int, ...]]:
     """Return name -> shape of what the inner loop adapts; the rates of a head made per episode are shared over classes.
 
     Raises:
@@ -296,7 +306,7 @@ def adapted_shapes(network: MetaNetwork, config: Any) -> dict[str, tuple[int, ..
         for name, parameter in network.named_parameters()
         if parameter.requires_grad and (name not in norm_names or name.rsplit(".", 1)[1] in adapted_in_norms)
     }
-    if config.head != "learned":
+    if HEADS[config.head].make is not None:
         shapes |= {"head.weight": (network.head.in_features,), "head.bias": ()}
     every_name = [*dict(network.named_parameters()), *shapes]
     for pattern in config.frozen_layers:
@@ -325,7 +335,7 @@ def _matches(pattern: str, name: str) -> bool:
     return f".{pattern}." in f".{name}." or fnmatchcase(name, pattern)
 
 
-def build_inner_loop(config: Any, shapes: Mapping[str, Sequence[int]]) -> InnerLoopOptimizer:
+def build_inner_loop(config: ExperimentConfig, shapes: Mapping[str, Sequence[int]]) -> InnerLoopOptimizer:
     """Build the inner-loop optimiser of a config for parameters of these shapes."""
     shared = {
         "learning_rates": _form_of_rates(config),
@@ -335,17 +345,13 @@ def build_inner_loop(config: Any, shapes: Mapping[str, Sequence[int]]) -> InnerL
         "clamp": config.inner_loop_gradient_clamp,
         "dtype": getattr(torch, config.parameter_format),
     }
-    start, n_steps = config.init_inner_loop_learning_rate, config.number_of_training_steps_per_iter
-    if config.inner_loop_optimizer == "adam":
-        return Adam(shapes, start, n_steps, betas=config.inner_loop_betas, epsilon=config.inner_loop_epsilon, **shared)
-    if config.inner_loop_optimizer == "rmsprop":
-        return RMSprop(
-            shapes, start, n_steps, smoothing=config.inner_loop_smoothing, epsilon=config.inner_loop_epsilon, **shared
-        )
-    return GradientDescent(shapes, start, n_steps, momentum=config.inner_loop_momentum, **shared)
+    rule, keys = UPDATE_RULES[config.inner_loop_optimizer]
+    own = {argument: getattr(config, key) for argument, key in keys.items()}
+    n_steps = config.number_of_training_steps_per_iter
+    return rule(shapes, config.init_inner_loop_learning_rate, n_steps, **own, **shared)
 
 
-def _form_of_rates(config: Any) -> str:
+def _form_of_rates(config: ExperimentConfig) -> str:
     if config.learnable_per_layer_per_step_inner_loop_learning_rate:
         return "per_layer_per_step"
     return (

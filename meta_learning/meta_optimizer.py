@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from utils.config import ExperimentConfig
 from utils.errors import ConfigError
 
 NETWORK = "network."
@@ -237,7 +238,7 @@ class MetaOptimizer:
                 )
 
 
-def build_outer_update(config: Any) -> OuterUpdate:
+def build_outer_update(config: ExperimentConfig) -> OuterUpdate:
     """Unpack a config (`utils.config.ExperimentConfig`)."""
     schedule = LearningRateSchedule(
         config.meta_learning_rate_schedule,

@@ -9,7 +9,6 @@ from torch import nn
 
 from meta_learning.operations.hashed_noise import hashed_uniform
 from meta_neural_network_architectures import (
-    BatchStatistics,
     MetaBatchNorm2d,
     MetaConv2d,
     MetaLayerNorm,
@@ -51,15 +50,15 @@ def test_linear_is_torchs_per_task():
 
 def test_batch_norm_with_one_row_is_torchs_in_value_and_in_statistics():
     layer, plain = MetaBatchNorm2d(3, momentum=0.2), nn.BatchNorm2d(3, momentum=0.2)
-    images, collected = torch.randn(4, 3, 5, 5), BatchStatistics()
-    assert torch.equal(layer(images, mode=Pass(collected=collected), name="norm"), plain(images))
-    means = collected.means()
+    images, training = torch.randn(4, 3, 5, 5), Pass(is_training=True)
+    assert torch.equal(layer(images, pass_=training, name="norm"), plain(images))
+    means = training.record.statistics.means()
     layer.update_running_statistics(means["norm.running_mean"], means["norm.running_var"])
     assert torch.allclose(layer.running_mean, plain.running_mean) and torch.allclose(
         layer.running_var, plain.running_var
     )
     plain.eval()
-    assert torch.allclose(layer(images, mode=Pass(statistics="running")), plain(images), atol=1e-6)
+    assert torch.allclose(layer(images, pass_=Pass(statistics="running")), plain(images), atol=1e-6)
 
 
 def test_batch_norm_normalises_each_task_by_its_own_images():
@@ -75,14 +74,14 @@ def test_batch_norm_rows_follow_the_step_and_the_last_serves_later_steps():
     with torch.no_grad():
         layer.bias.copy_(torch.tensor([[0.0, 0.0], [10.0, 10.0], [20.0, 20.0]]))
     images = torch.randn(4, 2, 5, 5)
-    levels = [round(float(layer(images, mode=Pass(step)).detach().mean())) for step in range(5)]
+    levels = [round(float(layer(images, pass_=Pass(step)).detach().mean())) for step in range(5)]
     assert levels == [0, 10, 20, 20, 20]
 
 
 def test_running_statistics_start_at_mean_zero_and_variance_one():
     layer = MetaBatchNorm2d(2, n_rows=3)
     images = torch.randn(4, 2, 5, 5)
-    assert torch.allclose(layer(images, mode=Pass(statistics="running")), images / (1 + 1e-5) ** 0.5)
+    assert torch.allclose(layer(images, pass_=Pass(statistics="running")), images / (1 + 1e-5) ** 0.5)
 
 
 def test_layer_norm_is_torchs_and_keeps_its_weight_at_one():

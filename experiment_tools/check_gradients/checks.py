@@ -22,7 +22,7 @@ from data import EpisodeBatch
 from few_shot_learning_system import FewShotLearner
 from meta_learning.inner_loop_optimizers import Adam, RMSprop
 from meta_learning.networks.batch_norm import MetaBatchNorm2d
-from meta_learning.networks.passes import BatchStatistics, Pass
+from meta_learning.networks.passes import Pass
 
 TOLERANCE = 1e-9
 """Of quantities that are equal but for rounding, in float64."""
@@ -163,17 +163,19 @@ def adapted_by_torch(learner: FewShotLearner, episodes: EpisodeBatch, *, trainin
     tasks = []
     for index in range(len(episodes.support_labels)):
         task = one_task(episodes, index)
-        mode = Pass(statistics=learner.batch_norm_statistics)
+        pass_ = Pass(statistics=learner.batch_norm_statistics)
         if training:
             seeds = task.seeds if learner.network.uses_dropout else None
-            mode = replace(mode, collected=BatchStatistics(), dropout_seeds=seeds)
-        started = learner.adaptation.start(task, mode)  # with the head that the episode brings
+            pass_ = replace(pass_, is_training=True, dropout_seeds=seeds)
+        started = learner.adaptation.start(
+            learner.adaptation.prepare(task, pass_), pass_
+        )  # with the head that the episode brings
         values = {name: value[0].detach().clone().requires_grad_() for name, value in started.params.items()}
         inner, optimizer = learner.inner_loop, _torch_optimizer(learner.inner_loop, values)
         for step in range(learner.n_steps):
             stacked = {name: value[None] for name, value in values.items()}
-            support_mode = replace(mode, step=step, episode=dict(started.moving))
-            outputs = learner.network(task.support_images, stacked | started.fixed, support_mode)[0]
+            support_pass = replace(pass_, step=step).recording(moving=dict(started.moving))
+            outputs = learner.network(task.support_images, stacked | started.fixed, support_pass)[0]
             loss = _mean_loss(learner, outputs, task.support_labels[0])
             for value, gradient in zip(values.values(), torch.autograd.grad(loss, list(values.values())), strict=True):
                 value.grad = gradient
@@ -285,18 +287,18 @@ def check_proto_net(learner: FewShotLearner, episodes: EpisodeBatch, epoch: int)
     """Compare with autograd on softmax over minus squared distances to the class means (Snell et al. 2017, Algorithm
     1).
     """
-    mode = Pass(
-        statistics=learner.batch_norm_statistics, collected=BatchStatistics(), episode={},
+    pass_ = Pass(
+        statistics=learner.batch_norm_statistics, is_training=True,
         dropout_seeds=episodes.seeds if learner.network.uses_dropout else None,
     )  # fmt: skip
     network, n_support = learner.network, episodes.support_images.shape[1]
-    support = network.features(episodes.support_images, {}, mode)
-    query_mode = replace(mode, is_query=True)
-    if network.needs_support(query_mode):
+    support = network.features(episodes.support_images, {}, pass_)
+    query_pass = replace(pass_, is_query=True)
+    if network.needs_support(query_pass):
         both = torch.cat([episodes.support_images, episodes.query_images], dim=1)
-        query = network.features(both, {}, replace(query_mode, n_support=n_support))[:, n_support:]
+        query = network.features(both, {}, replace(query_pass, n_support=n_support))[:, n_support:]
     else:
-        query = network.features(episodes.query_images, {}, query_mode)
+        query = network.features(episodes.query_images, {}, query_pass)
     prototypes = torch.stack(
         [support[:, (episodes.support_labels[0] == way)].mean(1) for way in range(episodes.n_way)], dim=1
     )
@@ -360,14 +362,15 @@ def _moving_statistics(
     waiting = list(replay or ())
 
     def watched(original: Any) -> Any:
-        def leave_statistics(mean: Tensor, var: Tensor, n_tasks: int, mode: Pass, name: str) -> None:
-            original(mean, var, n_tasks, mode, name)
-            if mode.episode is None or mode.is_query or name not in mode.episode:
+        def leave_statistics(mean: Tensor, var: Tensor, n_tasks: int, pass_: Pass, name: str) -> None:
+            original(mean, var, n_tasks, pass_, name)
+            moving = pass_.record.moving
+            if moving is None or pass_.is_query or name not in moving:
                 return
             if record is not None:
-                record.append(mode.episode[name])
+                record.append(moving[name])
             if replay is not None:
-                mode.episode[name] = waiting.pop(0)
+                moving[name] = waiting.pop(0)
 
         return leave_statistics
 

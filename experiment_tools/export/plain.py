@@ -57,13 +57,12 @@ def plain_network(learner: Any, adapted: AdaptedLearner | None, config: Any) -> 
     episode_params = (
         {} if state is None else {name: value.detach() for name, value in (state.params | state.fixed).items()}
     )
-    statistics = learner.batch_norm_statistics
-    mode = Pass(max(step - 1, 0), statistics if isinstance(statistics, str) else "mixed")
-    stored = _stored_statistics(network, adapted, episode_params, mode)
+    pass_ = Pass(max(step - 1, 0), learner.batch_norm_statistics)
+    stored = _stored_statistics(network, adapted, episode_params, pass_)
     values = {name: value.detach() for name, value in network.named_parameters()}
     values |= {name: value[0] for name, value in episode_params.items()}
     for name, layer in network.norm_layers().items():
-        _plain_norm(values, name, layer, mode.step)
+        _plain_norm(values, name, layer, pass_.step)
         values |= {f"{name}.{buffer}": value for buffer, value in stored.get(name, {}).items()}
     has_head = adapted is not None or config.head == "learned"
     n_outputs = values["head.weight"].shape[0] if has_head else None
@@ -90,7 +89,7 @@ def plain_network(learner: Any, adapted: AdaptedLearner | None, config: Any) -> 
         if adapted is not None:
             return adapted.logits(images, step)
         outputs = network if has_head else network.features
-        return outputs(images[None], None, mode)[0]
+        return outputs(images[None], None, pass_)[0]
 
     batch_norms = {
         name for name, layer in network.norm_layers().items() if isinstance(layer, MetaBatchNorm2d | MetaTaskNorm2d)
@@ -99,15 +98,15 @@ def plain_network(learner: Any, adapted: AdaptedLearner | None, config: Any) -> 
 
 
 def _stored_statistics(
-    network: MetaNetwork, adapted: AdaptedLearner | None, params: dict[str, Tensor], mode: Pass
+    network: MetaNetwork, adapted: AdaptedLearner | None, params: dict[str, Tensor], pass_: Pass
 ) -> Statistics:
     """What each norm layer whose answer does not depend on the batch normalises with."""
     stored: Statistics = {}
-    of_support = {} if adapted is None else _support_statistics(network, adapted, params, mode)
+    of_support = {} if adapted is None else _support_statistics(network, adapted, params, pass_)
     for name, layer in network.norm_layers().items():
-        kind = layer.statistics_of(mode)
+        kind = layer.statistics_of(pass_)
         if isinstance(layer, MetaBatchNorm2d) and kind == "running":
-            row = min(mode.step, layer.n_rows - 1)
+            row = min(pass_.step, layer.n_rows - 1)
             stored[name] = {
                 f"running_{what}": getattr(layer, f"running_{what}").view(layer.n_rows, -1)[row]
                 for what in ("mean", "var")
@@ -132,7 +131,7 @@ def _stored_statistics(
 
 @torch.no_grad()
 def _support_statistics(
-    network: MetaNetwork, adapted: AdaptedLearner, params: dict[str, Tensor], mode: Pass
+    network: MetaNetwork, adapted: AdaptedLearner, params: dict[str, Tensor], pass_: Pass
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """Mean and variance of the support set before each norm layer, at the adapted parameters."""
     seen, hooks = {}, []
@@ -149,7 +148,7 @@ def _support_statistics(
     try:
         if isinstance(network, ForeignNetwork):
             network.together = False  # values seen inside a vmap are gone after it
-        network.features(adapted.task.support_images, params, mode)
+        network.features(adapted.task.support_images, params, pass_)
     finally:
         if isinstance(network, ForeignNetwork):
             network.together = together

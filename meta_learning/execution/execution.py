@@ -1,26 +1,30 @@
-"""How a meta-step is carried out: in chunks of tasks, with bad updates taken back. The algorithm does not know."""
+"""How a computation over the tasks of a meta-batch is carried out. The algorithm does not know."""
 
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from meta_learning.execution.chunk_size import TaskChunks
-from meta_learning.execution.cuda_graphs import GraphedComputation
+from meta_learning.execution.chunk_size import TaskChunks, choose_task_chunk_size
+from meta_learning.execution.cuda_graphs import GraphedComputation, recorder_for
 from meta_learning.execution.precision import ConvolutionPrecision
 from meta_learning.meta_gradients import norm_of
+from utils.config import ExperimentConfig
+from utils.episodes.source import Episodes
 
-Computation = Callable[[Any, Sequence[Tensor | None]], dict[str, dict[str, Tensor]]]
+Groups = dict[str, dict[str, Tensor]]
+"""Group ("gradients", "statistics", "metrics") -> name -> tensor."""
+Computation = Callable[[Episodes, Sequence[Tensor | None], bool], Groups]
 
 
-def tensors_of(episodes: Any) -> dict[str, Tensor]:
-    """The fields of a dataclass that are tensors, by name."""
+def tensors_of(episodes: Episodes) -> dict[str, Tensor]:
+    """Return the fields of a dataclass that are tensors, by name."""
     return {item.name: value for item in fields(episodes) if isinstance(value := getattr(episodes, item.name), Tensor)}
 
 
-def task_chunks(episodes: Any, chunk_size: int) -> Iterator[Any]:
+def task_chunks(episodes: Episodes, chunk_size: int) -> Iterator[Episodes]:
     """Cut a dataclass of tensors with a leading task axis into pieces of at most `chunk_size` tasks."""
     n_tasks = len(episodes.support_labels)
     if n_tasks <= chunk_size:
@@ -31,15 +35,13 @@ def task_chunks(episodes: Any, chunk_size: int) -> Iterator[Any]:
         yield replace(episodes, **{name: value[start : start + chunk_size] for name, value in tensors.items()})
 
 
-def mean_over_chunks(
-    compute: Callable[[Any], dict[str, dict[str, Tensor]]], episodes: Any, chunk_size: int
-) -> dict[str, dict[str, Tensor]]:
+def mean_over_chunks(compute: Callable[[Episodes], Groups], episodes: Episodes, chunk_size: int) -> Groups:
     """Return the mean over tasks of nested dicts of tensors, of which `compute` gives each chunk's mean.
 
     mean = sum over chunks (tasks in the chunk / B) * chunk mean, which equals the whole batch's up to rounding.
     """
     n_tasks = len(episodes.support_labels)
-    total: dict[str, dict[str, Tensor]] = {}
+    total: Groups = {}
     for chunk in task_chunks(episodes, chunk_size):
         share = len(chunk.support_labels) / n_tasks
         result = compute(chunk)
@@ -63,75 +65,110 @@ class Execution:
         self.chunks, self.replayed, self.precision = chunks, replayed, precision
         self._weights: tuple[int, Tensor] | None = None
 
+    @classmethod
+    def of(cls, network: nn.Module) -> "Execution":
+        """All tasks at once, nothing recorded, in the number format of the network's parameters."""
+        return cls(TaskChunks(None, automatic=False), GraphedComputation(None), ConvolutionPrecision(network))
+
+    def measure_with(self, parameters: Iterable[Tensor]) -> None:
+        """Count the gradients of these parameters, too, when the memory of a task is measured."""
+        self.chunks.parameter_bytes = sum(value.numel() * value.element_size() for value in parameters)
+
     def mean_over_tasks(
         self,
         compute: Computation,
-        episodes: Any,
+        episodes: Episodes,
         weights: Sequence[float],
         epoch: int,
-        *more: Hashable,
-        heaviest: Computation,
-    ) -> dict[str, dict[str, Tensor]]:
-        """Return the mean over tasks of what `compute(tasks, weights)` gives for some of them: groups of tensors,
-        one of them "gradients".
+        *,
+        second_order: bool,
+        ever_second_order: bool,
+    ) -> Groups:
+        """Return the mean over tasks of what `compute(tasks, weights, second_order)` gives for some of them.
 
         Args:
+            compute: one of its groups is "gradients", one "metrics", which gets their norm as "gradient_norm".
             weights: numbers of this epoch; a zero reaches `compute` as None, since it decides what is computed.
-            more: whatever else the computation depends on beside tensors.
-            heaviest: the computation of the run's heaviest epoch, by which memory is measured.
+            second_order: of this epoch.
+            ever_second_order: whether any epoch of the run is, by which memory is measured.
         """
         counts = tuple(weight != 0 for weight in weights)
+        # An input of the recording, not a constant of it: the weights of an epoch change, its kernels do not.
         on_device = {"weights": self._on_device(weights, epoch, episodes.support_images)}
 
         def counted(values: Tensor) -> list[Tensor | None]:
             return [value if is_counted else None for value, is_counted in zip(values, counts, strict=True)]
 
-        def of_chunks(inputs: Mapping[str, Tensor], size: int) -> dict[str, dict[str, Tensor]]:
+        def of_chunks(inputs: Mapping[str, Tensor], size: int) -> Groups:
             tensors, numbers = dict(inputs), counted(inputs["weights"])
             del tensors["weights"]
-            results = mean_over_chunks(lambda tasks: compute(tasks, numbers), replace(episodes, **tensors), size)
+            whole = replace(episodes, **tensors)
+            results = mean_over_chunks(lambda tasks: compute(tasks, numbers, second_order), whole, size)
             results["metrics"]["gradient_norm"] = norm_of(results["gradients"])
             return results
 
-        def of_one_task() -> Any:
-            return heaviest(next(task_chunks(episodes, 1)), counted(on_device["weights"]))
+        def of_one_task() -> Groups:
+            return compute(next(task_chunks(episodes, 1)), counted(on_device["weights"]), ever_second_order)
 
-        def carry_out() -> dict[str, dict[str, Tensor]]:
+        def carry_out() -> Groups:
             self.chunks.choose(len(episodes.support_labels), episodes.support_images.device, of_one_task)
-            return self._carry_out(of_chunks, tensors_of(episodes) | on_device, episodes, (*more, counts), of_one_task)
+            inputs = tensors_of(episodes) | on_device
+            return self._carry_out(of_chunks, inputs, episodes, (second_order, counts), of_one_task)
 
         self.precision.check(lambda: carry_out()["gradients"], epoch)
         return carry_out()
 
     def over_tasks(
-        self, compute: Callable[[Any], dict[str, Tensor]], episodes: Any, key: Hashable
+        self, compute: Callable[[Episodes], dict[str, Tensor]], episodes: Episodes, key: Hashable
     ) -> dict[str, Tensor]:
-        """Return what `compute(tasks)` gives for all of them: tensors with a leading task axis."""
+        """Return what `compute(tasks)` gives for all of them: tensors with a leading task axis.
 
-        def of_chunks(inputs: Mapping[str, Tensor], size: int) -> dict[str, dict[str, Tensor]]:
+        Args:
+            key: all that the computation depends on beside the tensors of the episodes.
+        """
+
+        def of_chunks(inputs: Mapping[str, Tensor], size: int) -> Groups:
             parts = [compute(tasks) for tasks in task_chunks(replace(episodes, **inputs), size)]
             return {"": {name: torch.cat([part[name] for part in parts]) for name in parts[0]}}
 
-        return self._carry_out(
-            of_chunks, tensors_of(episodes), episodes, key, lambda: compute(next(task_chunks(episodes, 1)))
-        )[""]
+        def of_one_task() -> dict[str, Tensor]:
+            return compute(next(task_chunks(episodes, 1)))
+
+        return self._carry_out(of_chunks, tensors_of(episodes), episodes, key, of_one_task)[""]
 
     def _carry_out(
         self,
-        of_chunks: Callable[[Mapping[str, Tensor], int], dict[str, dict[str, Tensor]]],
+        of_chunks: Callable[[Mapping[str, Tensor], int], Groups],
         inputs: Mapping[str, Tensor],
-        episodes: Any,
+        episodes: Episodes,
         key: Hashable,
         of_one_task: Callable[[], Any],
-    ) -> dict[str, dict[str, Tensor]]:
+    ) -> Groups:
+        # A recording serves only what is the same but for its tensors: ways and number format are no tensors.
         full_key = key, episodes.n_way, self.precision.current
-        return self.chunks.run(
-            lambda size: self.replayed(lambda values: of_chunks(values, size), inputs, (full_key, size)),
-            len(episodes.support_labels), episodes.support_images.device, of_one_task,
-        )  # fmt: skip
+
+        def at_once(size: int) -> Groups:
+            return self.replayed(lambda values: of_chunks(values, size), inputs, (full_key, size))
+
+        n_tasks, device = len(episodes.support_labels), episodes.support_images.device
+        return self.chunks.run(at_once, n_tasks, device, of_one_task)
 
     def _on_device(self, weights: Sequence[float], epoch: int, like: Tensor) -> Tensor:
-        """The weights on the device, copied there once an epoch."""
+        """Return the weights on the device, copied there once an epoch: a copy from the host waits for it."""
         if self._weights is None or self._weights[0] != epoch:
             self._weights = epoch, torch.tensor(weights, dtype=like.dtype, device=like.device)
         return self._weights[1]
+
+
+def build_execution(config: ExperimentConfig, network: nn.Module) -> Execution:
+    """Build what carries out the computations of a config's network, on the network's device."""
+    device = next(network.parameters()).device
+    automatic = config.task_chunk_size == "auto"
+    image_shape = (config.image_channels, config.image_height, config.image_width)
+    chosen = choose_task_chunk_size(device, image_shape, config.tasks_per_meta_batch)
+    narrow = torch.bfloat16 if config.precision == "bfloat16" else None
+    return Execution(
+        TaskChunks(chosen if automatic else config.task_chunk_size, automatic=automatic),
+        GraphedComputation(recorder_for(device, config.use_cuda_graphs)),
+        ConvolutionPrecision(network, narrow, config.precision_error_limit),
+    )

@@ -1,50 +1,49 @@
 """The meta-gradient with the memory of one inner step: activations are computed a second time instead of being kept."""
 
-from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from meta_learning.adaptation import Adapted
-from meta_learning.networks.passes import BatchStatistics, Pass
+
+TrainingStep = Callable[[int, Adapted], tuple[Adapted, Tensor, dict[str, Tensor]]]
 
 
 def recomputed_gradient(
-    learner: Any, episodes: Any, start: Adapted, mode: Pass, weights: Sequence[Tensor | None], create_graph: bool
+    training_step: TrainingStep, path: Sequence[Adapted], start: Adapted, parameters: Mapping[str, Tensor]
 ) -> tuple[dict[str, Tensor], list[Tensor], list[dict[str, Tensor]]]:
-    """Keep only the adapted parameters of each step, and rebuild one step's graph at a time, the last one first.
+    """Rebuild one step's graph at a time, the last one first.
 
         adjoint[s] = (d step_s / d theta[s])^T adjoint[s+1] + v[s] d L(theta[s+1], query) / d theta[s]
 
+    Args:
+        training_step: called as (step, learners before it); returns the learners after it, v[s] * query loss, shape (),
+            and metrics.
+        path: the learners before each of the S steps, each the beginning of a graph of its own.
+        start: the learners before the first step, with their history back to the parameters.
+        parameters: name -> meta-parameter.
     Returns:
-        The meta-gradient, equal to that through the whole graph up to rounding; of each step weight * query loss,
+        the meta-gradient, equal to that through the whole graph up to rounding; of each step weight * query loss,
         and metrics.
     """
-    path = [start.as_leaves()]
-    for step in range(len(weights) - 1):
-        unseen = replace(mode, step=step, collected=BatchStatistics())  # the second time counts
-        adapted, _, _ = learner.adaptation.step(episodes, path[-1], unseen, create_graph=False)
-        path.append(adapted.as_leaves())
-    parameters = learner.meta_parameters()
-    totals = [torch.zeros_like(parameter) for parameter in parameters.values()]
+    values = list(parameters.values())
+    totals = [torch.zeros_like(parameter) for parameter in values]
     adjoint: list[Tensor] = []
     losses, metrics = [], []
-    for step in reversed(range(len(weights))):
-        before = path.pop()
-        after, loss, of_step = learner.training_step(
-            episodes, before, replace(mode, step=step), weights[step], create_graph=create_graph
-        )
-        values = gradients_of(
-            [loss, *after.tensors()], [torch.ones_like(loss), *adjoint], [*before.tensors(), *parameters.values()]
-        )
-        adjoint = values[: len(before.tensors())]
-        totals = [total + value for total, value in zip(totals, values[len(adjoint) :], strict=True)]
+    for step in reversed(range(len(path))):
+        before = path[step]
+        after, loss, of_step = training_step(step, before)
+        # After the last step nothing follows but its own query loss: there the adjoint is still empty.
+        outputs, inputs = [loss, *after.tensors()], [*before.tensors(), *values]
+        gradients = gradients_of(outputs, [torch.ones_like(loss), *adjoint], inputs)
+        adjoint = gradients[: len(before.tensors())]
+        totals = [total + value for total, value in zip(totals, gradients[len(adjoint) :], strict=True)]
         losses.append(loss.detach())
         metrics.append(of_step)
-    values = gradients_of(start.tensors(), adjoint, list(parameters.values()))
-    gradients = {name: total + value for name, total, value in zip(parameters, totals, values, strict=True)}
+    # theta[0] is made of the parameters, too: expanded, or as prototypes of the body's features.
+    at_start = gradients_of(start.tensors(), adjoint, values)
+    gradients = {name: total + value for name, total, value in zip(parameters, totals, at_start, strict=True)}
     return gradients, losses[::-1], metrics[::-1]
 
 

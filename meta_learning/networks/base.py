@@ -41,7 +41,7 @@ class MetaNetwork(nn.Module):
         """
         return images
 
-    def features(self, images: Any, params: Parameters | None = None, mode: Pass | None = None) -> Tensor:
+    def features(self, images: Any, params: Parameters | None = None, pass_: Pass | None = None) -> Tensor:
         """Return features (B, n, D) of images (B, n, C, H, W), or of what `prepare` made of them."""
         raise NotImplementedError
 
@@ -49,7 +49,7 @@ class MetaNetwork(nn.Module):
         """Return logits (B, n, N) of features (B, n, D)."""
         return self.head(features, below(params, "head"), features.shape[0])
 
-    def forward(self, images: Tensor, params: Parameters | None = None, mode: Pass | None = None) -> Tensor:
+    def forward(self, images: Tensor, params: Parameters | None = None, pass_: Pass | None = None) -> Tensor:
         """Classify.
 
         Args:
@@ -58,15 +58,15 @@ class MetaNetwork(nn.Module):
         Returns:
             logits (B, n, N).
         """
-        return self.classify(self.features(images, params, mode), params)
+        return self.classify(self.features(images, params, pass_), params)
 
     def norm_layers(self) -> dict[str, MetaNorm]:
         """Name -> norm layer, in the order of the forward pass."""
         return {name: module for name, module in self.named_modules() if isinstance(module, MetaNorm)}
 
-    def needs_support(self, mode: Pass) -> bool:
+    def needs_support(self, pass_: Pass) -> bool:
         """Tell whether a pass of query images must bring the support images along."""
-        return any(layer.needs_support(mode) for layer in self.norm_layers().values())
+        return any(layer.needs_support(pass_) for layer in self.norm_layers().values())
 
     def initialise(self, generator: torch.Generator) -> None:
         """Draw the initial weights: Xavier-uniform convolutions and head, zero biases."""

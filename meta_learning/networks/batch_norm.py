@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from meta_learning.networks.layers import Parameters
-from meta_learning.networks.passes import Pass
+from meta_learning.networks.passes import MIXED, STATISTICS, Pass, StatisticsChoice
 from meta_learning.operations.batch_norm import batch_norm
 
 
@@ -30,20 +30,26 @@ class Moments:
 
 
 class MetaNorm(nn.Module):
-    """What all norm layers are called with: forward(x, params, n_tasks, mode, name), name being the layer's in the
+    """What all norm layers are called with: forward(x, params, n_tasks, pass_, name), name being the layer's in the
     network.
     """
 
     own_statistics: str = "transductive"
     """The layer's choice where the pass says "mixed"."""
+    sees_other_images: bool = False
+    """Whether an image's result depends on the images beside it, so that the choice of statistics has a meaning."""
 
-    def statistics_of(self, mode: Pass) -> str:
-        """Where this layer's statistics come from in a pass."""
-        return self.own_statistics if mode.statistics == "mixed" else mode.statistics
+    def statistics_of(self, pass_: Pass) -> str:
+        """Return where this layer's statistics come from in a pass, a key of `STATISTICS`."""
+        return self.own_statistics if pass_.statistics == MIXED else pass_.statistics
 
-    def needs_support(self, mode: Pass) -> bool:
-        """Tell whether query images must come together with the support images."""
-        return False
+    def choice(self, pass_: Pass) -> StatisticsChoice:
+        """Return what the layer's statistics ask of a pass."""
+        return STATISTICS[self.statistics_of(pass_)]
+
+    def needs_support(self, pass_: Pass) -> bool:
+        """Return whether query images must come together with the support images."""
+        return self.sees_other_images and self.choice(pass_).query_needs_support
 
 
 def _row(values: Tensor, step: int, dimensions: int = 1) -> Tensor:
@@ -63,20 +69,19 @@ class _AffineNorm(MetaNorm):
         self.weight = nn.Parameter(torch.ones(shape), requires_grad=learn_weight)
         self.bias = nn.Parameter(torch.zeros(shape), requires_grad=learn_bias)
 
-    def affine(self, params: Parameters | None, n_tasks: int, mode: Pass, name: str) -> tuple[Tensor, Tensor]:
+    def affine(self, params: Parameters | None, n_tasks: int, pass_: Pass, name: str) -> tuple[Tensor, Tensor]:
         """Weight and bias of this step, (B*F,) each: passed in or the layer's own."""
-        return self._affine("weight", params, n_tasks, mode, name), self._affine("bias", params, n_tasks, mode, name)
+        return self._affine("weight", params, n_tasks, pass_, name), self._affine("bias", params, n_tasks, pass_, name)
 
-    def _affine(self, key: str, params: Parameters | None, n_tasks: int, mode: Pass, name: str) -> Tensor:
+    def _affine(self, key: str, params: Parameters | None, n_tasks: int, pass_: Pass, name: str) -> Tensor:
         if params is not None and key in params:
             return params[key].flatten()
         place = f"{name}.{key}", torch.is_grad_enabled()
-        rows = None if mode.rows is None else mode.rows.get(place)
-        if rows is None:
-            rows = torch.atleast_2d(getattr(self, key)).repeat(1, n_tasks).unbind()
-            if mode.rows is not None:
-                mode.rows[place] = rows
-        return rows[min(mode.step, len(rows) - 1)]
+        kept = {} if pass_.record.affine_rows is None else pass_.record.affine_rows
+        if place not in kept:
+            kept[place] = torch.atleast_2d(getattr(self, key)).repeat(1, n_tasks).unbind()
+        rows = kept[place]
+        return rows[min(pass_.step, len(rows) - 1)]
 
 
 class MetaBatchNorm2d(_AffineNorm):
@@ -93,6 +98,8 @@ class MetaBatchNorm2d(_AffineNorm):
     Source: Antoniou et al. 2019, section 4 (per-step batch normalisation).
     """
 
+    sees_other_images = True
+
     def __init__(
         self, n_filters: int, *, n_rows: int = 1, n_parameter_rows: int | None = None, learn_weight: bool = True,
         learn_bias: bool = True, momentum: float = 0.1, learnable_momentum: bool = False, eps: float = 1e-5,
@@ -107,12 +114,8 @@ class MetaBatchNorm2d(_AffineNorm):
         else:
             self.register_buffer("momentum", torch.tensor(momentum), persistent=False)
 
-    def needs_support(self, mode: Pass) -> bool:
-        """Tell whether query images must come together with the support images."""
-        return self.statistics_of(mode) == "support"
-
     def forward(
-        self, x: Tensor, params: Parameters | None = None, n_tasks: int = 1, mode: Pass | None = None, name: str = ""
+        self, x: Tensor, params: Parameters | None = None, n_tasks: int = 1, pass_: Pass | None = None, name: str = ""
     ) -> Tensor:
         """Normalise.
 
@@ -123,36 +126,35 @@ class MetaBatchNorm2d(_AffineNorm):
         Returns:
             The shape of x.
         """
-        mode = mode or Pass()
-        weight, bias = self.affine(params, n_tasks, mode, name)
-        statistics = self.statistics_of(mode)
-        if not mode.n_support:
-            return self._normalise_one_set(x, weight, bias, n_tasks, mode, name)
-        support, query = x[: mode.n_support], x[mode.n_support :]
-        if statistics != "support":
-            parts = zip((support, query), _modes_of_parts(mode), strict=True)
+        pass_ = pass_ or Pass()
+        weight, bias = self.affine(params, n_tasks, pass_, name)
+        if not pass_.n_support:
+            return self._normalise_one_set(x, weight, bias, n_tasks, pass_, name)
+        support, query = x[: pass_.n_support], x[pass_.n_support :]
+        if not self.choice(pass_).query_needs_support:
+            parts = zip((support, query), _passes_of_parts(pass_), strict=True)
             return torch.cat(
-                [self._normalise_one_set(part, weight, bias, n_tasks, its_mode, name) for part, its_mode in parts]
+                [self._normalise_one_set(part, weight, bias, n_tasks, its_pass, name) for part, its_pass in parts]
             )
         moments = _moments(support)
-        self.leave_statistics(moments.mean, moments.unbiased_var, n_tasks, mode, name)
+        self.leave_statistics(moments.mean, moments.unbiased_var, n_tasks, pass_, name)
         return _normalise(x, *_scale_and_shift(moments.mean, moments.var, weight, bias, self.eps))
 
-    def modes_of_own_moments(self, mode: Pass, n_sets: int) -> tuple[Pass, ...] | None:
+    def passes_of_own_moments(self, pass_: Pass, n_sets: int) -> tuple[Pass, ...] | None:
         """Return what each set of images of a pass is told, where each is normalised by its own moments and by
         nothing else; else None.
         """
-        modes = _modes_of_parts(mode) if n_sets > 1 else (mode,)
-        shares = n_sets > 1 and self.statistics_of(mode) == "support"
+        passes = _passes_of_parts(pass_) if n_sets > 1 else (pass_,)
+        shares = n_sets > 1 and self.choice(pass_).query_needs_support
         is_own = (
             not shares
-            and not self._mixes_with_running(mode)
-            and not any(self._has_fixed_statistics(its_mode) for its_mode in modes)
+            and not self._mixes_with_running(pass_)
+            and not any(self._has_fixed_statistics(its_pass) for its_pass in passes)
         )
-        return modes if is_own else None
+        return passes if is_own else None
 
     def scales_and_shifts(
-        self, sets: Sequence[Moments], params: Parameters | None, n_tasks: int, mode: Pass, name: str
+        self, sets: Sequence[Moments], params: Parameters | None, n_tasks: int, pass_: Pass, name: str
     ) -> list[tuple[Tensor, Tensor]]:
         """Return s and t (B*F,) for each set of images, of y = s x + t, the norm of x, whose moments are given
         instead of x.
@@ -160,80 +162,84 @@ class MetaBatchNorm2d(_AffineNorm):
         Args:
             sets: of the images of the pass; of support and query images where both are there.
         """
-        weight, bias = self.affine(params, n_tasks, mode, name)
-        if len(sets) > 1 and self.statistics_of(mode) == "support":
-            self.leave_statistics(sets[0].mean, sets[0].unbiased_var, n_tasks, mode, name)
+        weight, bias = self.affine(params, n_tasks, pass_, name)
+        if len(sets) > 1 and self.choice(pass_).query_needs_support:
+            self.leave_statistics(sets[0].mean, sets[0].unbiased_var, n_tasks, pass_, name)
             return [_scale_and_shift(sets[0].mean, sets[0].var, weight, bias, self.eps)] * len(sets)
-        modes = _modes_of_parts(mode) if len(sets) > 1 else (mode,)
+        passes = _passes_of_parts(pass_) if len(sets) > 1 else (pass_,)
         results = []
-        for moments, its_mode in zip(sets, modes, strict=True):
-            fixed = self._fixed_statistics(n_tasks, its_mode, name)
+        for moments, its_pass in zip(sets, passes, strict=True):
+            fixed = self._fixed_statistics(n_tasks, its_pass, name)
             if fixed is None:
-                mean, var = self._of_batch(moments, n_tasks, its_mode)
-                self.leave_statistics(moments.mean, moments.unbiased_var, n_tasks, its_mode, name)
+                mean, var = self._of_batch(moments, n_tasks, its_pass)
+                self.leave_statistics(moments.mean, moments.unbiased_var, n_tasks, its_pass, name)
             else:
                 mean, var = fixed
             results.append(_scale_and_shift(mean, var, weight, bias, self.eps))
         return results
 
     def _normalise_one_set(
-        self, x: Tensor, weight: Tensor, bias: Tensor, n_tasks: int, mode: Pass, name: str
+        self, x: Tensor, weight: Tensor, bias: Tensor, n_tasks: int, pass_: Pass, name: str
     ) -> Tensor:
-        fixed = self._fixed_statistics(n_tasks, mode, name)
+        fixed = self._fixed_statistics(n_tasks, pass_, name)
         if fixed is not None:
             return F.batch_norm(x, *fixed, weight, bias, training=False, eps=self.eps)
-        if self._mixes_with_running(mode):
+        if self._mixes_with_running(pass_):
             moments = _moments(x)
             mean, var = moments.mean, moments.unbiased_var
-            out = _normalise(x, *_scale_and_shift(*self._of_batch(moments, n_tasks, mode), weight, bias, self.eps))
+            out = _normalise(x, *_scale_and_shift(*self._of_batch(moments, n_tasks, pass_), weight, bias, self.eps))
         else:
             out, mean, var = batch_norm(x, weight, bias, self.eps)
-        self.leave_statistics(mean, var, n_tasks, mode, name)
+        self.leave_statistics(mean, var, n_tasks, pass_, name)
         return out
 
-    def _fixed_statistics(self, n_tasks: int, mode: Pass, name: str) -> tuple[Tensor, Tensor] | None:
-        """Mean and variance (B*F,) of a pass that does not look at its own images; None: it does."""
-        statistics = self.statistics_of(mode)
-        assert not (statistics == "support" and mode.is_query), (
+    def _fixed_statistics(self, n_tasks: int, pass_: Pass, name: str) -> tuple[Tensor, Tensor] | None:
+        """Mean and variance (B*F,) of a pass that is not normalised by its own images; None: it is."""
+        assert not (pass_.is_query and self.choice(pass_).query_needs_support), (
             "query images must come together with the support images"
         )
-        if not self._has_fixed_statistics(mode):
+        if not self._has_fixed_statistics(pass_):
             return None
-        if statistics == "running":
-            return _row(self.running_mean, mode.step).repeat(n_tasks), _row(self.running_var, mode.step).repeat(n_tasks)
-        return (mode.episode or {}).get(name) or self._before_any_pass(n_tasks)
+        if self.choice(pass_).evaluates_with_running:
+            mean, var = (_row(values, pass_.step) for values in (self.running_mean, self.running_var))
+            return mean.repeat(n_tasks), var.repeat(n_tasks)
+        return (pass_.record.moving or {}).get(name) or self._before_any_pass(n_tasks)
 
-    def _has_fixed_statistics(self, mode: Pass) -> bool:
-        statistics = self.statistics_of(mode)
-        return (statistics == "running" and mode.collected is None) or (statistics == "episodic" and mode.is_query)
+    def _has_fixed_statistics(self, pass_: Pass) -> bool:
+        choice = self.choice(pass_)
+        # "running" trains transductively, as the reference does: only then do the weights get gradients through the
+        # moments, and the running statistics describe what evaluation will meet.
+        trained = choice.evaluates_with_running and not pass_.is_training
+        return trained or (choice.moves_within_episode and pass_.is_query)
 
-    def _mixes_with_running(self, mode: Pass) -> bool:
-        return self.learnable_momentum and mode.collected is not None
+    def _mixes_with_running(self, pass_: Pass) -> bool:
+        return self.learnable_momentum and pass_.is_training
 
     def _before_any_pass(self, n_tasks: int) -> tuple[Tensor, Tensor]:
         """Where the moving averages of an episode start, (B*F,) each."""
         mean = self.running_mean.new_zeros(n_tasks * self.running_mean.shape[-1])
         return mean, torch.ones_like(mean)
 
-    def _of_batch(self, moments: Moments, n_tasks: int, mode: Pass) -> tuple[Tensor, Tensor]:
-        """Mean and variance (B*F,) of a pass that looks at its own images."""
-        if not self._mixes_with_running(mode):
+    def _of_batch(self, moments: Moments, n_tasks: int, pass_: Pass) -> tuple[Tensor, Tensor]:
+        """Mean and variance (B*F,) of a pass that is normalised by its own images."""
+        if not self._mixes_with_running(pass_):
             return moments.mean, moments.var
         momentum = self.momentum.clamp(0.0, 1.0)
-        mean, var = (_row(values, mode.step).repeat(n_tasks) for values in (self.running_mean, self.running_var))
+        mean, var = (_row(values, pass_.step).repeat(n_tasks) for values in (self.running_mean, self.running_var))
         return (1 - momentum) * mean + momentum * moments.mean, (1 - momentum) * var + momentum * moments.var
 
-    def leave_statistics(self, mean: Tensor, var: Tensor, n_tasks: int, mode: Pass, name: str) -> None:
+    def leave_statistics(self, mean: Tensor, var: Tensor, n_tasks: int, pass_: Pass, name: str) -> None:
         """Leave a pass's mean and unbiased variance, (B*F,), where the pass wants them."""
         mean, var = mean.detach(), var.detach()
-        if mode.episode is not None and not mode.is_query and self.statistics_of(mode) == "episodic":
-            before = mode.episode.get(name) or self._before_any_pass(n_tasks)
+        moving = pass_.record.moving
+        if moving is not None and self.choice(pass_).moves_within_episode and not pass_.is_query:
+            before = moving.get(name) or self._before_any_pass(n_tasks)
             momentum = self.momentum.detach().to(mean.dtype)
-            mode.episode[name] = (torch.lerp(before[0], mean, momentum), torch.lerp(before[1], var, momentum))
-        if mode.collected is not None:
-            row = min(mode.step, self.n_rows - 1)
+            moving[name] = (torch.lerp(before[0], mean, momentum), torch.lerp(before[1], var, momentum))
+        if pass_.is_training:
+            row = min(pass_.step, self.n_rows - 1)
             for statistic, value in (("running_mean", mean), ("running_var", var)):
-                mode.collected.add(f"{name}.{statistic}", row, self.n_rows, value.view(n_tasks, -1))
+                pass_.record.statistics.add(f"{name}.{statistic}", row, self.n_rows, value.view(n_tasks, -1))
 
     @torch.no_grad()
     def update_running_statistics(self, batch_mean: Tensor, batch_var: Tensor) -> None:
@@ -243,14 +249,15 @@ class MetaBatchNorm2d(_AffineNorm):
         self.running_var.lerp_(batch_var.to(self.running_var.dtype), momentum)
 
     def has_running_statistics(self) -> bool:
-        """Tell whether any training pass has ever moved them; waits for the device."""
+        """Return whether any training pass has ever moved them; waits for the device."""
         return bool((self.running_mean != 0).any() or (self.running_var != 1).any())
 
 
-def _modes_of_parts(mode: Pass) -> tuple[Pass, Pass]:
+def _passes_of_parts(pass_: Pass) -> tuple[Pass, Pass]:
     """For a layer with statistics of its own in a pass of support and query images: support images, query images."""
-    # The support images are here for another layer's sake, and not for a second time in the episode's average.
-    return replace(mode, n_support=0, is_query=False, episode=None), replace(mode, n_support=0, is_query=True)
+    # The support images are here for another layer's sake: they must not move this layer's average a second time.
+    support = replace(pass_, n_support=0, is_query=False).recording(moving=None)
+    return support, replace(pass_, n_support=0, is_query=True)
 
 
 def _moments(x: Tensor) -> Moments:

@@ -40,14 +40,14 @@ class Conv4Block(nn.Module):
         self.conv, self.norm = MetaConv2d(channels, shape[0], 3, padding=1), norm.build(shape)
 
     def forward(
-        self, x: Tensor | ImagePatches, params: Parameters | None, n_tasks: int, mode: Pass, name: str
+        self, x: Tensor | ImagePatches, params: Parameters | None, n_tasks: int, pass_: Pass, name: str
     ) -> Tensor:
         """Return (n, B*F, H', W') for x (n, B*C, H, W), or for the patches of the first block's images."""
         if isinstance(x, ImagePatches):
             given = below(params, "conv"), below(params, "norm")
-            return convolve_patches(x, self.conv, self.norm, given, 0.0, mode, f"{name}.norm")
+            return convolve_patches(x, self.conv, self.norm, given, 0.0, pass_, f"{name}.norm")
         x = self.conv(x, below(params, "conv"), n_tasks)
-        return pool(self.norm(x, below(params, "norm"), n_tasks, mode, f"{name}.norm"), 0.0)
+        return pool(self.norm(x, below(params, "norm"), n_tasks, pass_, f"{name}.norm"), 0.0)
 
 
 class Conv4(MetaNetwork):
@@ -89,14 +89,14 @@ class Conv4(MetaNetwork):
         return cut_patches(images, block.conv, pooling_window(*images.shape[3:]))
 
     def features(
-        self, images: Tensor | ImagePatches, params: Parameters | None = None, mode: Pass | None = None
+        self, images: Tensor | ImagePatches, params: Parameters | None = None, pass_: Pass | None = None
     ) -> Tensor:
         """Return features (B, n, D) of images (B, n, C, H, W), or of what `prepare` made of them."""
-        mode = mode or Pass()
+        pass_ = pass_ or Pass()
         x, n_tasks = fold_images(images)
         for index, name in enumerate(self.stage_names):
-            x = getattr(self, name)(x, below(params, name), n_tasks, mode, name)
-            x = drop(x, self.dropout, mode, index, n_tasks)
+            x = getattr(self, name)(x, below(params, name), n_tasks, pass_, name)
+            x = drop(x, self.dropout, pass_, index, n_tasks)
         return unfold_features(x, n_tasks)
 
     def initialise(self, generator: torch.Generator) -> None:

@@ -10,7 +10,7 @@ from meta_learning.operations.hashed_noise import hashed_uniform
 LAYERS_PER_PASS = 1024
 
 
-def drop(x: Tensor, rate: float, mode: Pass, index: int, n_tasks: int = 1, *, whole_channels: bool = False) -> Tensor:
+def drop(x: Tensor, rate: float, pass_: Pass, index: int, n_tasks: int = 1, *, whole_channels: bool = False) -> Tensor:
     """Drop activations with probability `rate` and scale the rest by 1 / (1 - rate); nothing without the episodes'
     seeds.
 
@@ -19,13 +19,13 @@ def drop(x: Tensor, rate: float, mode: Pass, index: int, n_tasks: int = 1, *, wh
         index: number of the layer in the pass, which tells its mask from those of other layers.
         whole_channels: drop or keep all of an image's channel, as `nn.Dropout2d` does.
     """
-    if not rate or mode.dropout_seeds is None:
+    if not rate or pass_.dropout_seeds is None:
         return x
-    stream = (mode.step * 2 + int(mode.is_query)) * LAYERS_PER_PASS + index
+    stream = (pass_.step * 2 + int(pass_.is_query)) * LAYERS_PER_PASS + index
     per_task = x.unflatten(1, (n_tasks, -1))  # (n, B, F, ...)
     shape = (x.shape[0], *per_task.shape[2:])
     if whole_channels:
         shape = (*shape[:2], *(1 for _ in shape[2:]))
-    uniform = hashed_uniform(mode.dropout_seeds, stream, shape)  # (B, n, F, ...)
+    uniform = hashed_uniform(pass_.dropout_seeds, stream, shape)  # (B, n, F, ...)
     keep = (uniform >= rate).transpose(0, 1).to(x.dtype) / (1 - rate)
     return (per_task * keep).flatten(1, 2)

@@ -114,7 +114,7 @@ def can_use_patches(conv: MetaConv2d, norm: Any, images: Tensor) -> bool:
 
 def convolve_patches(
     patches: ImagePatches, conv: MetaConv2d, norm: MetaBatchNorm2d, params: tuple[Parameters | None, Parameters | None],
-    negative_slope: float, mode: Pass, name: str,
+    negative_slope: float, pass_: Pass, name: str,
 ) -> Tensor:  # fmt: skip
     """Return f(max over windows of norm(conv(images))), f a leaky ReLU, (n, B*F, H', W').
 
@@ -127,7 +127,7 @@ def convolve_patches(
     bias = (
         given_or_own(conv, params[0], "bias", n_tasks) if conv.bias is not None else weight.new_zeros(weight.shape[:2])
     )
-    maps = _linear_maps(patches, weight, bias, norm, params[1], mode, name)
+    maps = _linear_maps(patches, weight, bias, norm, params[1], pass_, name)
     outputs = [
         window_maxima(linear, images.windows, negative_slope) for images, linear in zip(patches.sets, maps, strict=True)
     ]
@@ -142,18 +142,18 @@ def _linear_maps(
     bias: Tensor,
     norm: MetaBatchNorm2d,
     params: Parameters | None,
-    mode: Pass,
+    pass_: Pass,
     name: str,
 ) -> list[Tensor]:
     """Return A and, in the last column, c, (B, F, K + 1), for each set of images: convolution and norm together."""
-    n_tasks, modes = patches.n_tasks, norm.modes_of_own_moments(mode, len(patches.sets))
-    if modes is not None:
-        gamma, beta = (values.view(n_tasks, -1) for values in norm.affine(params, n_tasks, mode, name))
+    n_tasks, passes = patches.n_tasks, norm.passes_of_own_moments(pass_, len(patches.sets))
+    if passes is not None:
+        gamma, beta = (values.view(n_tasks, -1) for values in norm.affine(params, n_tasks, pass_, name))
         maps = []
-        for images, its_mode in zip(patches.sets, modes, strict=True):
+        for images, its_pass in zip(patches.sets, passes, strict=True):
             linear, mean, var = normalised_map(weight, bias, gamma, beta, images.moments, norm.eps)
             moments = Moments(mean.flatten(), var.flatten(), images.n_patches)
-            norm.leave_statistics(moments.mean, moments.unbiased_var, n_tasks, its_mode, name)
+            norm.leave_statistics(moments.mean, moments.unbiased_var, n_tasks, its_pass, name)
             maps.append(linear)
         return maps
     moments = []
@@ -162,7 +162,7 @@ def _linear_maps(
         mean = products[..., -1] + bias  # (B, F)
         var = (products[..., :-1] * weight).sum(2).clamp(min=0)  # rounding may leave less of what is zero
         moments.append(Moments(mean.flatten(), var.flatten(), images.n_patches))
-    affine = norm.scales_and_shifts(moments, params, n_tasks, mode, name)
+    affine = norm.scales_and_shifts(moments, params, n_tasks, pass_, name)
     return [
         torch.cat([scale.view(n_tasks, -1, 1) * weight, (scale * bias.flatten() + shift).view(n_tasks, -1, 1)], dim=2)
         for scale, shift in affine

@@ -23,12 +23,12 @@ from meta_learning.networks.batch_norm import MetaBatchNorm2d, MetaNorm
 from meta_learning.networks.dropout import drop
 from meta_learning.networks.layers import EpisodeHead, MetaLinear, Parameters
 from meta_learning.networks.norms import NormChoice
-from meta_learning.networks.passes import BatchStatistics, Pass
+from meta_learning.networks.passes import Pass, PassRecord
 from utils.errors import ConfigError
 
 Output = dict[
     str, Any
-]  # of one task or, stacked, of B: "features", "statistics" name -> row -> value, "episode" name -> pair
+]  # of one task or, stacked, of B: "features", "statistics" name -> row -> value, "moving" name -> pair
 
 
 class CurrentPass:
@@ -37,9 +37,9 @@ class CurrentPass:
     def __init__(self) -> None:
         self.begin(Pass())
 
-    def begin(self, mode: Pass) -> None:
+    def begin(self, pass_: Pass) -> None:
         """Start a pass of one task."""
-        self.mode, self.n_dropouts = mode, 0
+        self.pass_, self.n_dropouts = pass_, 0
 
 
 class KeyedDropout(nn.Module):
@@ -53,7 +53,7 @@ class KeyedDropout(nn.Module):
         """Drop activations of x (n, F, ...) while meta-training."""
         index = self.current.n_dropouts
         self.current.n_dropouts += 1
-        return drop(x, self.rate, self.current.mode, index, whole_channels=self.whole_channels)
+        return drop(x, self.rate, self.current.pass_, index, whole_channels=self.whole_channels)
 
 
 class _NormCall:
@@ -68,7 +68,7 @@ class _NormCall:
     def before(self, layer: nn.Module, arguments: tuple[Any, ...], _: Any) -> tuple[tuple[Tensor], dict[str, Any]]:
         x = arguments[0]
         self.shape = x.shape
-        return (as_map(x),), {"mode": self.current.mode, "name": self.name}
+        return (as_map(x),), {"pass_": self.current.pass_, "name": self.name}
 
     def after(self, layer: nn.Module, arguments: Any, _: Any, out: Tensor) -> Tensor:
         return out.reshape(self.shape)
@@ -129,40 +129,38 @@ class ForeignNetwork(MetaNetwork):
     def initialise(self, generator: torch.Generator) -> None:
         """Keep the weights that the module came with."""
 
-    def features(self, images: Tensor, params: Parameters | None = None, mode: Pass | None = None) -> Tensor:
+    def features(self, images: Tensor, params: Parameters | None = None, pass_: Pass | None = None) -> Tensor:
         """Return features (B, n, D) of images (B, n, C, H, W)."""
-        mode, n_tasks = mode or Pass(), images.shape[0]
-        is_training = mode.collected is not None
-        if self.body.training != is_training:
-            self.body.train(is_training)
+        pass_, n_tasks = pass_ or Pass(), images.shape[0]
+        if self.body.training != pass_.is_training:
+            self.body.train(pass_.is_training)
         of_body = {
             name.removeprefix("body."): value for name, value in (params or {}).items() if name.startswith("body.")
         }
         seeds = (
             torch.zeros(n_tasks, dtype=torch.int64, device=images.device)
-            if mode.dropout_seeds is None
-            else mode.dropout_seeds
+            if pass_.dropout_seeds is None
+            else pass_.dropout_seeds
         )
-        episode = {
-            name: tuple(value.view(n_tasks, -1) for value in pair) for name, pair in (mode.episode or {}).items()
-        }
+        before = pass_.record.moving or {}
+        moving = {name: tuple(value.view(n_tasks, -1) for value in pair) for name, pair in before.items()}
 
         def of_one_task(
-            params: dict[str, Tensor], images: Tensor, seed: Tensor, episode: dict[str, tuple[Tensor, Tensor]]
+            params: dict[str, Tensor], images: Tensor, seed: Tensor, moving: dict[str, tuple[Tensor, Tensor]]
         ) -> Output:
-            collected = BatchStatistics() if is_training else None
-            moving = None if mode.episode is None else dict(episode)
-            of_task = None if mode.dropout_seeds is None else seed[None]
-            self._current.begin(replace(mode, collected=collected, episode=moving, dropout_seeds=of_task, rows=None))
+            # A record of its own: values of a vmap may not outlive it but as its results.
+            record = PassRecord(moving=dict(moving))
+            of_task = None if pass_.dropout_seeds is None else seed[None]
+            self._current.begin(replace(pass_, record=record, dropout_seeds=of_task))
             features = functional_call(self.body, params, (images,))
-            return {"features": features, "statistics": collected.seen if collected else {}, "episode": moving or {}}
+            return {"features": features, "statistics": record.statistics.seen, "moving": record.moving}
 
         with self._twice_differentiable():
             if self.together:
-                out = torch.vmap(of_one_task)(of_body, images, seeds, episode)
+                out = torch.vmap(of_one_task)(of_body, images, seeds, moving)
             else:
                 parts = [
-                    of_one_task(_task(of_body, task), images[task], seeds[task], _task(episode, task))
+                    of_one_task(_task(of_body, task), images[task], seeds[task], _task(moving, task))
                     for task in range(n_tasks)
                 ]
                 out = _stacked(parts)
@@ -170,11 +168,10 @@ class ForeignNetwork(MetaNetwork):
         for name, rows in out["statistics"].items():
             for row, passes in enumerate(rows):
                 for value in passes:  # (B, 1, F)
-                    mode.collected.add(name, row, len(rows), value.squeeze(1))
-        if mode.episode is not None:
-            mode.episode.update(
-                {name: tuple(value.flatten() for value in pair) for name, pair in out["episode"].items()}
-            )
+                    pass_.record.statistics.add(name, row, len(rows), value.squeeze(1))
+        if pass_.record.moving is not None:
+            after = out["moving"].items()
+            pass_.record.moving.update({name: tuple(value.flatten() for value in pair) for name, pair in after})
         return out["features"]
 
     def _twice_differentiable(self) -> ExitStack:

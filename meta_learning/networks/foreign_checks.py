@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from meta_learning.networks.foreign import CurrentPass, ForeignNetwork, as_map, replace_layers
 from meta_learning.networks.layers import EpisodeHead, MetaLinear
 from meta_learning.networks.norms import NormChoice
-from meta_learning.networks.passes import BatchStatistics, Pass
+from meta_learning.networks.passes import Pass
 from utils.errors import ConfigError
 from utils.registry import user_code
 
@@ -225,7 +225,7 @@ def _derivatives(
         for name, value in network.named_parameters()
         if name.startswith("body.") and value.requires_grad and name.rpartition(".")[0] not in norms
     }
-    features = network.features(images, params, Pass(collected=BatchStatistics()))
+    features = network.features(images, params, Pass(is_training=True))
     if not features.requires_grad:
         return features, dict.fromkeys(params)
     weights = torch.linspace(-1, 1, features.numel()).view_as(features).to(features)

@@ -37,6 +37,8 @@ class MetaTaskNorm2d(_AffineNorm):
     Source: Bronskill et al. 2020, section 4, with instance normalisation as the auxiliary.
     """
 
+    sees_other_images = True
+
     def __init__(
         self,
         n_filters: int,
@@ -51,21 +53,17 @@ class MetaTaskNorm2d(_AffineNorm):
         self.alpha_scale = nn.Parameter(torch.tensor(0.0))
         self.alpha_offset = nn.Parameter(torch.tensor(0.0))
 
-    def needs_support(self, mode: Pass) -> bool:
-        """Tell whether query images must come together with the support images."""
-        return self.statistics_of(mode) == "support"
-
     def forward(
-        self, x: Tensor, params: Parameters | None = None, n_tasks: int = 1, mode: Pass | None = None, name: str = ""
+        self, x: Tensor, params: Parameters | None = None, n_tasks: int = 1, pass_: Pass | None = None, name: str = ""
     ) -> Tensor:
         """Normalise x (n, B*F, H, W); "weight" and "bias" are (B, F) where the inner loop adapts them."""
-        mode = mode or Pass()
-        weight, bias = self.affine(params, n_tasks, mode, name)
-        if not mode.n_support:
+        pass_ = pass_ or Pass()
+        weight, bias = self.affine(params, n_tasks, pass_, name)
+        if not pass_.n_support:
             return self._mixed(x, x, weight, bias)
-        if self.statistics_of(mode) == "support":
-            return self._mixed(x, x[: mode.n_support], weight, bias)
-        parts = x[: mode.n_support], x[mode.n_support :]
+        if self.choice(pass_).query_needs_support:
+            return self._mixed(x, x[: pass_.n_support], weight, bias)
+        parts = x[: pass_.n_support], x[pass_.n_support :]
         return torch.cat([self._mixed(part, part, weight, bias) for part in parts])
 
     def _mixed(self, x: Tensor, context: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -95,10 +93,10 @@ class MetaGroupNorm(_AffineNorm):
         self.n_groups, self.eps = n_groups, eps
 
     def forward(
-        self, x: Tensor, params: Parameters | None = None, n_tasks: int = 1, mode: Pass | None = None, name: str = ""
+        self, x: Tensor, params: Parameters | None = None, n_tasks: int = 1, pass_: Pass | None = None, name: str = ""
     ) -> Tensor:
         """Normalise x (n, B*F, H, W); "weight" and "bias" are (B, F) where the inner loop adapts them."""
-        weight, bias = self.affine(params, n_tasks, mode or Pass(), name)
+        weight, bias = self.affine(params, n_tasks, pass_ or Pass(), name)
         return F.group_norm(x, n_tasks * self.n_groups, weight, bias, self.eps)
 
 
@@ -111,7 +109,7 @@ class MetaLayerNorm(nn.LayerNorm, MetaNorm):
         self.bias.requires_grad_(learn_bias)
 
     def forward(
-        self, x: Tensor, params: Parameters | None = None, n_tasks: int = 1, mode: Pass | None = None, name: str = ""
+        self, x: Tensor, params: Parameters | None = None, n_tasks: int = 1, pass_: Pass | None = None, name: str = ""
     ) -> Tensor:
         """Normalise x (n, B*C, H, W) image by image; "bias" is (B, C, H, W) where it is adapted."""
         unfolded = x.unflatten(1, (n_tasks, -1))  # (n, B, C, H, W)

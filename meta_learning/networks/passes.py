@@ -1,6 +1,11 @@
-"""What a forward pass tells the layers, and what they leave."""
+"""What a forward pass tells the layers, and what they record; and the choices of batch-norm statistics.
 
-from dataclasses import dataclass, field
+Letters: B tasks, F filters, R rows (one per inner step).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -35,27 +40,82 @@ class BatchStatistics:
         return {name: means[name] for name in self.seen}
 
 
+@dataclass
+class PassRecord:
+    """What layers record during passes, for later passes and for the learner. All that a pass writes to is here."""
+
+    statistics: BatchStatistics = field(default_factory=BatchStatistics)
+    """What batch norms saw in training passes."""
+    moving: dict[str, tuple[Tensor, Tensor]] | None = field(default_factory=dict)
+    """Layer -> moving mean and variance (B*F,) of this episode's support passes, for `episodic`; None: it moves not."""
+    affine_rows: dict[tuple[str, bool], tuple[Tensor, ...]] | None = None
+    """Weights and biases of norm layers as all inner steps of one computation use them; None: nothing is kept.
+
+    One gather then serves all steps instead of one each. It holds only as long as the parameters stay, so only who
+    owns a whole computation may begin it.
+    """
+
+
 @dataclass(frozen=True)
 class Pass:
-    """What a forward pass needs to know beside images and parameters."""
+    """What a forward pass is told beside images and parameters."""
 
     step: int = 0
     """Inner step; norm layers with fewer rows use their last one."""
     statistics: str = "transductive"
-    """Where batch-norm statistics come from; the head of this module lists the values."""
+    """Where batch-norm statistics come from: a key of `STATISTICS`, or "mixed", each layer's own."""
+    is_training: bool = False
+    """Whether meta-training passes through: batch norms record what they see, and take no running statistics."""
     is_query: bool = False
     """Query images, not support images. The two drop different activations."""
     n_support: int = 0
     """How many of the n images, the first ones, are support images that came along with query images; 0: all are of
     one set.
     """
-    collected: BatchStatistics | None = None
-    """Where batch-norm layers leave the statistics that they saw; None: nowhere, this is evaluation."""
-    episode: dict[str, tuple[Tensor, Tensor]] | None = None
-    """Moving mean and variance (B*F,) per layer of this episode, written by support passes; for `episodic`."""
     dropout_seeds: Tensor | None = None
     """int64 (B,), one seed per episode; None: no dropout (evaluation)."""
-    rows: dict[tuple[str, bool], tuple[Tensor, ...]] | None = None
-    """Weights and biases of norm layers as all steps of one computation use them, kept by the first step; None:
-    nothing is kept.
-    """
+    record: PassRecord = field(default_factory=PassRecord)
+
+    def recording(self, **changes: Any) -> "Pass":
+        """Return the same pass with another record: that of this one but for `changes`."""
+        return replace(self, record=replace(self.record, **changes))
+
+
+@dataclass(frozen=True)
+class StatisticsChoice:
+    """Which images the batch-norm statistics of a pass come from: what is asked of each value, in one place."""
+
+    query_needs_support: bool = False
+    """Query images go through one forward with the support images and are normalised with their moments."""
+    evaluates_with_running: bool = False
+    """Evaluation normalises both sets with the running statistics of the step."""
+    moves_within_episode: bool = False
+    """Support passes move an average that begins at (0, 1) in each episode, and query passes are normalised with it."""
+
+    @property
+    def depends_on_other_queries(self) -> bool:
+        """Whether a query's answer depends on the queries beside it."""
+        return not (self.query_needs_support or self.evaluates_with_running or self.moves_within_episode)
+
+
+STATISTICS: Mapping[str, StatisticsChoice] = MappingProxyType(
+    {
+        "transductive": StatisticsChoice(),
+        "running": StatisticsChoice(evaluates_with_running=True),
+        "support": StatisticsChoice(query_needs_support=True),
+        "episodic": StatisticsChoice(moves_within_episode=True),
+    }
+)
+"""Value of `batch_norm_statistics` -> its meaning; DESIGN's table in words is at the head of `norms`."""
+MIXED = "mixed"
+"""The name of the statistics where each layer has a choice of its own."""
+
+
+def name_of_statistics(choice: str | Any) -> str:
+    """Return the name of a config's choice: one value for all layers, or "mixed" for one per stage."""
+    return choice if isinstance(choice, str) else MIXED
+
+
+def depends_on_other_queries(statistics: str) -> bool:
+    """Whether queries that are classified together may change each other's answers."""
+    return statistics == MIXED or STATISTICS[statistics].depends_on_other_queries

@@ -75,15 +75,15 @@ class ResidualBlock(nn.Module):
             self.downsample = None
         self.out_shape = (out[0], pooled(out[1]), pooled(out[2])) if pools else out
 
-    def forward(self, x: Tensor, params: Parameters | None, n_tasks: int, mode: Pass, name: str) -> Tensor:
+    def forward(self, x: Tensor, params: Parameters | None, n_tasks: int, pass_: Pass, name: str) -> Tensor:
         """Return (n, B*F, H', W') for x (n, B*C, H, W)."""
         out = x
         for number in range(1, self.n_convolutions + 1):
-            out = self._convolve(out, f"conv{number}", f"bn{number}", params, n_tasks, mode, name)
+            out = self._convolve(out, f"conv{number}", f"bn{number}", params, n_tasks, pass_, name)
             if number < self.n_convolutions:
                 out = self._relu(out)
         if self.downsample is not None:
-            x = self._convolve(x, "downsample.0", "downsample.1", params, n_tasks, mode, name)
+            x = self._convolve(x, "downsample.0", "downsample.1", params, n_tasks, pass_, name)
         out = out + x
         # ReLU is increasing, so it commutes with the maximum: the same result from a quarter of the pixels.
         return pool(out, self.negative_slope) if self.pools else self._relu(out)
@@ -92,10 +92,10 @@ class ResidualBlock(nn.Module):
         return F.leaky_relu(x, self.negative_slope) if self.negative_slope else F.relu(x)
 
     def _convolve(
-        self, x: Tensor, conv: str, norm: str, params: Parameters | None, n_tasks: int, mode: Pass, name: str
+        self, x: Tensor, conv: str, norm: str, params: Parameters | None, n_tasks: int, pass_: Pass, name: str
     ) -> Tensor:
         x = self.get_submodule(conv)(x, below(params, conv), n_tasks)
-        return self.get_submodule(norm)(x, below(params, norm), n_tasks, mode, f"{name}.{norm}")
+        return self.get_submodule(norm)(x, below(params, norm), n_tasks, pass_, f"{name}.{norm}")
 
 
 class ResidualNetwork(MetaNetwork):
@@ -162,19 +162,19 @@ class ResidualNetwork(MetaNetwork):
             self.add_module(name, nn.Sequential(*blocks))
         self.head = make_head(shape[0], n_way)
 
-    def features(self, images: Tensor, params: Parameters | None = None, mode: Pass | None = None) -> Tensor:
+    def features(self, images: Tensor, params: Parameters | None = None, pass_: Pass | None = None) -> Tensor:
         """Return features (B, n, D) of images (B, n, C, H, W)."""
-        mode, n_tasks, x = mode or Pass(), images.shape[0], fold_tasks(images)
+        pass_, n_tasks, x = pass_ or Pass(), images.shape[0], fold_tasks(images)
         if self.stem != "none":
             x = self.conv1(x, below(params, "conv1"), n_tasks)
-            x = F.relu(self.bn1(x, below(params, "bn1"), n_tasks, mode, "bn1"))
+            x = F.relu(self.bn1(x, below(params, "bn1"), n_tasks, pass_, "bn1"))
         if self.stem == "torchvision":
             x = F.max_pool2d(x, 3, stride=2, padding=1)
         for index, layer in enumerate(self.layer_names):
             of_layer = below(params, layer)
             for number, block in enumerate(getattr(self, layer)):
-                x = block(x, below(of_layer, str(number)), n_tasks, mode, f"{layer}.{number}")
-            x = drop(x, self.dropout, mode, index, n_tasks)
+                x = block(x, below(of_layer, str(number)), n_tasks, pass_, f"{layer}.{number}")
+            x = drop(x, self.dropout, pass_, index, n_tasks)
         return unfold_features(x.mean(dim=(2, 3)), n_tasks)
 
     def initialise(self, generator: torch.Generator) -> None:

@@ -23,7 +23,7 @@ def test_prototypes_classify_by_squared_distance_to_the_class_means():
 
 
 def test_a_zero_head_gives_every_class_the_same_chance_before_adaptation():
-    assert not any(value.any() for value in zero_head(torch.ones(2, 3, 4), 5).values())
+    assert not any(value.any() for value in zero_head(torch.ones(2, 3, 4), torch.zeros(2, 3), 5).values())
     learner, config = small_learner(head="zero"), small_config()
     evaluation = learner.evaluate(random_episodes(config))
     assert torch.allclose(evaluation.query_loss[0], torch.log(torch.tensor(3.0, dtype=torch.float64)).expand(4))

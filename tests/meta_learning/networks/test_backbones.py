@@ -9,7 +9,7 @@ from torch import nn
 
 from meta_learning.networks.convolutional import Conv4
 from meta_learning.networks.norms import NormChoice
-from meta_learning.networks.passes import BatchStatistics, Pass
+from meta_learning.networks.passes import Pass
 from meta_learning.networks.residual import RESIDUAL_NETWORKS, ResidualNetwork
 from meta_neural_network_architectures import BACKBONES, build_network
 from tests.tools.learners import random_episodes, small_config, small_learner, worst_difference
@@ -146,7 +146,7 @@ def test_a_backbone_computes_each_task_as_the_plain_module_does(name):
         if "bn" not in key
     }
     plain_names = {key: key.replace("head.", "fc.") for key in params}
-    for mode, training in ((Pass(statistics="running"), False), (Pass(), True)):
+    for pass_, training in ((Pass(statistics="running"), False), (Pass(), True)):
         plain.train(training)
         expected = [
             torch.func.functional_call(
@@ -154,7 +154,7 @@ def test_a_backbone_computes_each_task_as_the_plain_module_does(name):
             )
             for task in range(2)
         ]
-        assert torch.allclose(ours(images, params, mode), torch.stack(expected), rtol=1e-9, atol=1e-9)
+        assert torch.allclose(ours(images, params, pass_), torch.stack(expected), rtol=1e-9, atol=1e-9)
 
 
 def worst_meta_gradient_difference(ours, plain, support, query, rate):
@@ -245,9 +245,9 @@ def test_a_torchvision_resnet_loads_strictly_and_computes_the_same_bits(name, si
     images_like_ours = images.contiguous(memory_format=torch.channels_last)  # the format decides the last bits
     with torch.no_grad():
         assert torch.equal(ours(images[None], None, Pass(statistics="running"))[0], plain.eval()(images_like_ours))
-        collected = BatchStatistics()
-        assert torch.equal(ours(images[None], None, Pass(collected=collected))[0], plain.train()(images_like_ours))
-    for key, value in collected.means().items():
+        training = Pass(is_training=True)
+        assert torch.equal(ours(images[None], None, training)[0], plain.train()(images_like_ours))
+    for key, value in training.record.statistics.means().items():
         layer = ours.get_submodule(key.rsplit(".", 1)[0])
         buffer = getattr(layer, key.rsplit(".", 1)[1]).clone().lerp_(value, layer.momentum)
         assert torch.allclose(buffer, plain.state_dict()[key], rtol=1e-5, atol=1e-6), key

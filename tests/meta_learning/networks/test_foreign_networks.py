@@ -206,12 +206,12 @@ def test_a_copy_of_a_network_is_on_its_own(user):
     _, theirs = both(user, rate=0.5)
     network, twin = theirs.network, copy.deepcopy(theirs.network)
     images = torch.randn(2, 4, 1, 12, 12, dtype=torch.float64)
-    mode = Pass(dropout_seeds=torch.tensor([1, 2]))
-    expected = network(images, None, mode)
-    assert torch.equal(twin(images, None, mode), expected)
+    pass_ = Pass(dropout_seeds=torch.tensor([1, 2]))
+    expected = network(images, None, pass_)
+    assert torch.equal(twin(images, None, pass_), expected)
     with torch.no_grad():
         twin.body.block0.conv.weight.zero_()
-    assert torch.equal(network(images, None, mode), expected) and not torch.equal(twin(images, None, mode), expected)
+    assert torch.equal(network(images, None, pass_), expected) and not torch.equal(twin(images, None, pass_), expected)
 
 
 @pytest.mark.parametrize(

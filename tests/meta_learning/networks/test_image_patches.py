@@ -10,7 +10,7 @@ from meta_learning.networks.convolutional import Conv4
 from meta_learning.networks.first_block import ImagePatches, cut_patches
 from meta_learning.networks.layers import MetaConv2d
 from meta_learning.networks.norms import NormChoice
-from meta_learning.networks.passes import BatchStatistics, Pass
+from meta_learning.networks.passes import Pass, PassRecord
 from meta_neural_network_architectures import VGGReLUNormNetwork
 
 N_TASKS, N_SUPPORT, N_QUERY = 3, 4, 5
@@ -58,53 +58,48 @@ def drawn_images(shape: tuple[int, int, int], n_images: int, seed: int) -> Tenso
     return values * (torch.rand(values.shape, generator=generator) > 0.33)
 
 
-def everything(network, pictures, params: dict[str, Tensor], mode: Pass) -> list[Tensor]:
+def everything(network, pictures, params: dict[str, Tensor], pass_: Pass) -> list[Tensor]:
     """Features, inner gradients and a second-order gradient with respect to all parameters, and what the norm layers
     saw.
     """
-    mode = replace(
-        mode, collected=None if mode.collected is None else BatchStatistics(), episode=dict(mode.episode or {})
-    )
-    features = network.features(pictures, params, mode)
-    if mode.n_support:
-        features = features[:, mode.n_support :]
+    pass_ = replace(pass_, record=PassRecord())
+    features = network.features(pictures, params, pass_)
+    if pass_.n_support:
+        features = features[:, pass_.n_support :]
     weights = torch.linspace(-1, 1, features.shape[-1], dtype=torch.float64)
     loss = torch.sin(features * weights).mean()
     names = list(params)
     inner = torch.autograd.grad(loss, [params[name] for name in names], create_graph=True)
     adapted = {name: params[name] - 0.1 * gradient for name, gradient in zip(names, inner, strict=True)}
-    after = network.features(pictures, adapted, replace(mode, collected=None))
+    after = network.features(pictures, adapted, replace(pass_, is_training=False))
     learned = [*params.values(), *(parameter for parameter in network.parameters() if parameter.requires_grad)]
     outer = torch.autograd.grad(torch.cos(after * weights).mean(), learned, allow_unused=True, materialize_grads=True)
-    collected = mode.collected.seen.values() if mode.collected is not None else []
-    seen = [value for rows in collected for passes in rows for value in passes]
-    return [features, *inner, *outer, *seen, *(value for pair in mode.episode.values() for value in pair)]
+    seen = [value for rows in pass_.record.statistics.seen.values() for passes in rows for value in passes]
+    return [features, *inner, *outer, *seen, *(value for pair in pass_.record.moving.values() for value in pair)]
 
 
-MODES = {
-    "training": Pass(collected=BatchStatistics()),
-    "training, later step": Pass(collected=BatchStatistics(), step=1),
+PASSES = {
+    "training": Pass(is_training=True),
+    "training, later step": Pass(is_training=True, step=1),
     "evaluation": Pass(),
     "running": Pass(statistics="running"),
-    "episodic support": Pass(statistics="episodic", collected=BatchStatistics(), episode={}),
-    "episodic query before any support": Pass(statistics="episodic", is_query=True, episode={}),
-    "query normalised with support": Pass(
-        statistics="support", is_query=True, n_support=N_SUPPORT, collected=BatchStatistics()
-    ),
+    "episodic support": Pass(statistics="episodic", is_training=True),
+    "episodic query before any support": Pass(statistics="episodic", is_query=True),
+    "query normalised with support": Pass(statistics="support", is_query=True, n_support=N_SUPPORT, is_training=True),
     "support images along for another layer": Pass(
-        statistics="transductive", is_query=True, n_support=N_SUPPORT, collected=BatchStatistics()
+        statistics="transductive", is_query=True, n_support=N_SUPPORT, is_training=True
     ),
 }
 
 
-@pytest.mark.parametrize("mode", MODES.values(), ids=MODES.keys())
+@pytest.mark.parametrize("pass_", PASSES.values(), ids=PASSES.keys())
 @pytest.mark.parametrize(("shape", "build"), NETWORKS.values(), ids=NETWORKS.keys())
-def test_outputs_gradients_and_statistics_equal_those_of_the_layers_one_by_one(shape, build, mode):
+def test_outputs_gradients_and_statistics_equal_those_of_the_layers_one_by_one(shape, build, pass_):
     network = shaken(build(shape))
     support, query = drawn_images(shape, N_SUPPORT, 0), drawn_images(shape, N_QUERY, 1)
-    plain = torch.cat([support, query], dim=1) if mode.n_support else support
+    plain = torch.cat([support, query], dim=1) if pass_.n_support else support
     prepared = (
-        network.prepare(support).followed_by(network.prepare(query)) if mode.n_support else network.prepare(support)
+        network.prepare(support).followed_by(network.prepare(query)) if pass_.n_support else network.prepare(support)
     )
     assert isinstance(prepared, ImagePatches)
     params = {
@@ -114,7 +109,7 @@ def test_outputs_gradients_and_statistics_equal_those_of_the_layers_one_by_one(s
         if name.endswith(("conv.weight", "conv.bias"))
     }
     params = {name: value.requires_grad_() for name, value in params.items()}
-    ours, theirs = everything(network, prepared, params, mode), everything(network, plain, params, mode)
+    ours, theirs = everything(network, prepared, params, pass_), everything(network, plain, params, pass_)
     assert len(ours) == len(theirs)
     scale = float(torch.cat([value.detach().flatten() for value in theirs]).norm())
     for one, other in zip(ours, theirs, strict=True):
@@ -151,10 +146,10 @@ def test_blank_images_that_a_filter_does_not_see_have_no_variance_below_zero():
 def test_what_is_normalised_with_support_images_does_not_depend_on_the_order_of_queries_by_a_bit():
     network = shaken(VGGReLUNormNetwork((1, 8, 8), 3, n_filters=8, n_stages=1)).float()
     support, query = drawn_images((1, 8, 8), N_SUPPORT, 0).float(), drawn_images((1, 8, 8), N_QUERY, 1).float()
-    mode = Pass(statistics="support", is_query=True, n_support=N_SUPPORT)
+    pass_ = Pass(statistics="support", is_query=True, n_support=N_SUPPORT)
 
     def features(queries):
-        return network.features(network.prepare(support).followed_by(network.prepare(queries)), None, mode)[
+        return network.features(network.prepare(support).followed_by(network.prepare(queries)), None, pass_)[
             :, N_SUPPORT:
         ]
 

@@ -7,7 +7,7 @@ from torch import nn
 
 from meta_learning.networks.batch_norm import MetaBatchNorm2d
 from meta_learning.networks.norms import MetaGroupNorm, MetaTaskNorm2d
-from meta_learning.networks.passes import BatchStatistics, Pass
+from meta_learning.networks.passes import Pass, PassRecord
 from tests.tools.learners import random_episodes, small_config, small_learner
 from utils.errors import ConfigError
 
@@ -24,22 +24,22 @@ def normalised(x, mean, var, eps=1e-5):
 
 def test_support_statistics_normalise_both_sets_of_a_joint_pass():
     layer, support, query = MetaBatchNorm2d(3).double(), folded(5), folded(7, seed=1)
-    mode = Pass(statistics="support", is_query=True, n_support=5)
-    out = layer(torch.cat([support, query]), n_tasks=2, mode=mode)
+    pass_ = Pass(statistics="support", is_query=True, n_support=5)
+    out = layer(torch.cat([support, query]), n_tasks=2, pass_=pass_)
     expected = normalised(torch.cat([support, query]), support.mean((0, 2, 3)), support.var((0, 2, 3), correction=0))
     assert torch.allclose(out, expected, rtol=1e-12)
-    assert torch.allclose(out[:5], layer(support, n_tasks=2, mode=Pass(statistics="support")), rtol=1e-10)
+    assert torch.allclose(out[:5], layer(support, n_tasks=2, pass_=Pass(statistics="support")), rtol=1e-10)
 
 
 def test_episodic_statistics_are_a_moving_average_over_the_support_passes_from_zero_and_one():
-    layer, episode = MetaBatchNorm2d(3, momentum=0.2).double(), {}
+    layer, record = MetaBatchNorm2d(3, momentum=0.2).double(), PassRecord()
     mean, var = torch.zeros(6, dtype=torch.float64), torch.ones(6, dtype=torch.float64)
     for step in range(3):
         support = folded(5, seed=step)
-        layer(support, n_tasks=2, mode=Pass(step, statistics="episodic", episode=episode), name="norm")
+        layer(support, n_tasks=2, pass_=Pass(step, statistics="episodic", record=record), name="norm")
         mean, var = 0.8 * mean + 0.2 * support.mean((0, 2, 3)), 0.8 * var + 0.2 * support.var((0, 2, 3))
     query = folded(7, seed=9)
-    out = layer(query, n_tasks=2, mode=Pass(2, statistics="episodic", is_query=True, episode=episode), name="norm")
+    out = layer(query, n_tasks=2, pass_=Pass(2, statistics="episodic", is_query=True, record=record), name="norm")
     assert torch.allclose(out, normalised(query, mean, var), rtol=1e-6)
 
 
@@ -54,7 +54,7 @@ def test_task_norm_equals_its_formula_and_mixes_as_learned():
     mean = alpha * mean_c + (1 - alpha) * mean_i
     var = alpha * (var_c + (mean_c - mean) ** 2) + (1 - alpha) * (var_i + (mean_i - mean) ** 2)
     expected = (query - mean[..., None, None]) / torch.sqrt(var[..., None, None] + 1e-5)
-    out = layer(torch.cat([support, query]), n_tasks=2, mode=Pass(statistics="support", is_query=True, n_support=5))
+    out = layer(torch.cat([support, query]), n_tasks=2, pass_=Pass(statistics="support", is_query=True, n_support=5))
     assert torch.allclose(out[5:], expected, rtol=1e-10)
 
 
@@ -116,6 +116,6 @@ def test_running_statistics_that_were_never_collected_are_an_error():
 
 def test_batch_norm_without_a_mode_is_torchs():
     plain = nn.BatchNorm2d(3).double()
-    x, collected = folded(5, n_tasks=1), BatchStatistics()
-    assert torch.equal(MetaBatchNorm2d(3).double()(x, mode=Pass(collected=collected), name="n"), plain(x))
-    assert torch.allclose(0.1 * collected.means()["n.running_mean"], plain.running_mean, rtol=1e-6)
+    x, training = folded(5, n_tasks=1), Pass(is_training=True)
+    assert torch.equal(MetaBatchNorm2d(3).double()(x, pass_=training, name="n"), plain(x))
+    assert torch.allclose(0.1 * training.record.statistics.means()["n.running_mean"], plain.running_mean, rtol=1e-6)
