@@ -1,7 +1,11 @@
 """Fixtures that several test files share: tiny datasets drawn on the spot, and where real data may lie."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
+
+# Tiny tensors: a second thread only waits. Before torch is imported, which reads it once.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pytest

@@ -1,5 +1,6 @@
-"""A page on which one draws a few examples of some classes, and watches the network learn them: python -m
-experiment_tools.demo --experiment NAME
+"""A page on which one draws examples of a few classes and watches the network learn them.
+
+    python -m experiment_tools.demo --experiment NAME
 
 It is served on this computer's loopback interface alone, loads nothing from anywhere and keeps nothing: drawings and
 photographs stay in memory until they have not been used for an hour, or the demo ends (Ctrl-C).
