@@ -1,12 +1,8 @@
-"""Peak memory and time of a second-order meta-gradient through ResNet-12: activations kept, recomputed, or the
-adjoint form.
+"""Peak memory and time of a second-order meta-gradient through ResNet-12: activations kept, or recomputed.
 
-    python benchmarks/inner_loop_memory.py [--steps 5 10] [--rounds 2] [--backbone resnet12] [--image_size 84] \
-        [--kinds kept recomputed adjoint]
+    python benchmarks/inner_loop_memory.py [--steps 5 10] [--rounds 2] [--backbone resnet12] [--image_size 84]
 
-`recomputed` is `gradient_checkpointing`; `adjoint` is benchmarks/adjoint_gradient.py, whose layers are made of
-torch's own operations, and so are those of `recomputed, plain`, to tell the two causes apart. --check also compares
-the gradients in float64 at a small size.
+`recomputed` is `gradient_checkpointing`. --check also compares the gradients in float64 at a small size.
 
 84 x 84, 5-way 1-shot, 1 query image per class, one task. Every measurement is a process of its own, in turns; memory
 is the peak of the process above what it needed before the gradient (on a GPU, of torch's allocator). The CPU's
@@ -25,7 +21,7 @@ from pathlib import Path
 REPOSITORY_ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY_ROOT))
 
-KINDS = ("kept", "recomputed", "recomputed, plain", "adjoint")
+KINDS = ("kept", "recomputed")
 
 
 def learner_and_episodes(backbone: str, image_size: int, n_steps: int, *, recompute: bool, precision: str = "float32"):
@@ -63,29 +59,15 @@ def learner_and_episodes(backbone: str, image_size: int, n_steps: int, *, recomp
     return learner, type(episodes)(**(vars(episodes) | moved))
 
 
-def gradient_of(kind: str, learner, episodes) -> dict:
-    """Compute the meta-gradient as the kind says."""
-    if kind in ("kept", "recomputed"):
-        return learner.meta_gradients(episodes, 0).gradients
-    from benchmarks.adjoint_gradient import adjoint_meta_gradients, plain_operations
-
-    with plain_operations():
-        return (
-            adjoint_meta_gradients(learner, episodes)
-            if kind == "adjoint"
-            else learner.meta_gradients(episodes, 0).gradients
-        )
-
-
 def measure(backbone: str, image_size: int, n_steps: int, kind: str) -> dict[str, float]:
     """Return peak memory in GiB, seconds, and seconds of the CPU, of one meta-gradient in this process."""
     import torch
 
-    learner, episodes = learner_and_episodes(backbone, image_size, n_steps, recompute=kind.startswith("recomputed"))
+    learner, episodes = learner_and_episodes(backbone, image_size, n_steps, recompute=kind == "recomputed")
     on_gpu = episodes.support_images.device.type == "cuda"
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start, cpu_start = time.perf_counter(), time.process_time()
-    gradient_of(kind, learner, episodes)
+    learner.meta_gradients(episodes, 0)
     if on_gpu:
         torch.cuda.synchronize()
         peak = torch.cuda.max_memory_allocated() / 2**30
@@ -95,20 +77,15 @@ def measure(backbone: str, image_size: int, n_steps: int, kind: str) -> dict[str
 
 
 def check(backbone: str) -> None:
-    """Print how far the kinds' gradients are apart, in float64 on small images."""
+    """Print how far the two gradients are apart, in float64 on small images."""
     from experiment_tools.check_gradients.checks import relative_difference
 
     gradients = {}
     for kind in KINDS:
-        learner, episodes = learner_and_episodes(
-            backbone, 24, 3, recompute=kind.startswith("recomputed"), precision="float64"
-        )
-        gradients[kind] = gradient_of(kind, learner, episodes)
-    for kind in KINDS[1:]:
-        print(
-            f"{kind} against kept: {relative_difference(gradients[kind], gradients['kept']):.1e} (float64, 24 x 24, 3 "
-            "steps)"
-        )
+        learner, episodes = learner_and_episodes(backbone, 24, 3, recompute=kind == "recomputed", precision="float64")
+        gradients[kind] = learner.meta_gradients(episodes, 0).gradients
+    difference = relative_difference(gradients["recomputed"], gradients["kept"])
+    print(f"recomputed against kept: {difference:.1e} (float64, 24 x 24, 3 steps)")
 
 
 def main() -> None:
@@ -118,7 +95,6 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--backbone", default="resnet12")
     parser.add_argument("--image_size", type=int, default=84)
-    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=["kept", "recomputed", "adjoint"])
     parser.add_argument("--check", action="store_true", help="also see that the gradients are equal")
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -129,18 +105,18 @@ def main() -> None:
     shared = ["--backbone", options.backbone, "--image_size", str(options.image_size)]
     for _ in range(options.rounds):
         for steps in options.steps:
-            for kind in options.kinds:
+            for kind in KINDS:
                 command = [sys.executable, str(Path(__file__).resolve()), *shared, "--one", str(steps), kind]
                 output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
                 results.setdefault((steps, kind), []).append(json.loads(output.splitlines()[-1]))
     rows = []
-    print(f"                                                            of {options.kinds[0]}:")
+    print("                                                            of kept:")
     print("steps  activations             peak GiB  seconds  of CPU    memory   time  CPU time")
     for (steps, kind), measured in results.items():
         row = {"steps": steps, "activations": kind} | {
             key: statistics.median(m[key] for m in measured) for key in measured[0]
         }
-        plain = {key: statistics.median(m[key] for m in results[steps, options.kinds[0]]) for key in measured[0]}
+        plain = {key: statistics.median(m[key] for m in results[steps, "kept"]) for key in measured[0]}
         memory, seconds, cpu_seconds = (row[key] / plain[key] for key in ("peak_gib", "seconds", "cpu_seconds"))
         rows.append(row)
         print(

@@ -1,5 +1,5 @@
-"""What benchmarks say of themselves, and what those of trained runs and of memory conclude; the measurements
-themselves are run by hand.
+"""What benchmarks say of themselves, and what those of trained runs conclude; the measurements themselves are run
+by hand.
 """
 
 import ast
@@ -10,11 +10,8 @@ import sys
 import pytest
 
 from benchmarks import claims
-from benchmarks.adjoint_gradient import adjoint_meta_gradients, plain_operations
 from benchmarks.claims import verdict
 from benchmarks.methods_on_omniglot import METHODS, run_of
-from meta_learning.networks.residual import RESIDUAL_NETWORKS
-from tests.tools.learners import random_episodes, small_config, small_learner, worst_difference
 from utils.config import load_config
 from utils.config.command_line import parse_command_line
 from utils.paths import REPOSITORY_ROOT
@@ -38,7 +35,7 @@ def test_a_benchmark_says_how_it_is_started_or_of_which_it_is_a_part(name):
 @pytest.mark.parametrize(
     ("name", "options"),
     [
-        ("adjoint_gradient", ["--backbone", "--image_size", "--steps"]),
+        ("inner_loop_memory", ["--backbone", "--image_size", "--steps"]),
         ("observation_cost", ["CONFIG.json", "--key value"]),
     ],
 )
@@ -47,17 +44,6 @@ def test_help_says_what_a_benchmark_does_and_its_options(name, options, tmp_path
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert f"python benchmarks/{name}.py" in done.stdout and all(option in done.stdout for option in options)
-
-
-@pytest.mark.parametrize(
-    "keys", [{"backbone": "resnet12", "image_height": 16, "image_width": 16}, {"backbone": "conv4", "num_stages": 4}]
-)
-def test_the_adjoint_form_gives_the_engines_gradients(keys, monkeypatch):
-    monkeypatch.setitem(RESIDUAL_NETWORKS["resnet12"], "widths", (6, 6, 6, 6))
-    learner, episodes = small_learner(**keys), random_episodes(small_config(**keys))
-    with plain_operations():
-        gradients = adjoint_meta_gradients(learner, episodes)
-    assert worst_difference(gradients, learner.meta_gradients(episodes, 0).gradients) <= 1e-9
 
 
 @pytest.mark.parametrize(
