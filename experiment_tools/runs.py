@@ -63,7 +63,7 @@ def table(runs: Sequence[Run], folder: Path, sort: str = "name") -> str:
 
 def _row(run: Run, folder: Path, n_bytes: int, changed: float) -> tuple[str, ...]:
     best, test = run.best_val, _test(run)
-    score = score_of((run.config or {}).get("loss") == "mean_squared_error")
+    score = score_of(run.is_regression)
     unit = "" if score is ACCURACY else " mse"
     return (
         str(run.path.relative_to(folder)) if run.path != folder else run.name,
@@ -77,8 +77,8 @@ def _row(run: Run, folder: Path, n_bytes: int, changed: float) -> tuple[str, ...
 
 
 def _test(run: Run) -> Summary | None:
-    summary = run.summary
-    if summary is None:
+    summary = run.test
+    if not summary:
         return None
     return Summary(summary["test_accuracy_mean"], summary["test_accuracy_std"], summary["test_accuracy_ci95"], 0)
 

@@ -70,7 +70,7 @@ def load_checkpoint(path: Path, device: object = "cpu") -> "tuple[dict[str, Tens
     from safetensors import SafetensorError
     from safetensors.torch import load
 
-    data, state = _read_verified(path)
+    data, state = read_verified(path)
     try:
         tensors = load(data)
     except SafetensorError as error:
@@ -84,40 +84,15 @@ def read_checkpoint_state(path: Path) -> dict[str, Any]:
     Raises:
         StorageError: as `load_checkpoint`.
     """
-    return _read_verified(path)[1]
+    return read_verified(path)[1]
 
 
-def epoch_path(folder: Path, epoch: int) -> Path:
-    """Where the checkpoint of an epoch (counted from 1) lies."""
-    return folder / f"train_model_{epoch}.safetensors"
+def read_verified(path: Path) -> tuple[bytes, dict[str, Any]]:
+    """Bytes of a checkpoint, every one verified, and its JSON state. Needs no torch.
 
-
-def unfinished_path(folder: Path) -> Path:
-    """Where the checkpoint inside an epoch lies, until the epoch's own file is written."""
-    return folder / "unfinished.safetensors"
-
-
-def list_epochs(folder: Path) -> dict[int, Path]:
-    """Epoch -> checkpoint file for all epoch files in a folder, oldest first; nothing is opened."""
-    matches = ((EPOCH_FILE_NAME.fullmatch(path.name), path) for path in folder.glob("train_model_*.safetensors"))
-    return dict(sorted((int(match[1]), path) for match, path in matches if match))
-
-
-def set_aside(path: Path) -> Path:
-    """Rename a damaged checkpoint to `<name>.corrupt` (numbered when taken) and return the new path."""
-    target = path.with_name(path.name + ".corrupt")
-    number = 1
-    while target.exists():
-        number += 1
-        target = path.with_name(f"{path.name}.corrupt{number}")
-    try:
-        path.rename(target)
-    except OSError as error:
-        raise StorageError(f"{path}: damaged, and cannot be renamed ({error.strerror}).") from error
-    return target
-
-
-def _read_verified(path: Path) -> tuple[bytes, dict[str, Any]]:
+    Raises:
+        StorageError: as `load_checkpoint`.
+    """
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -148,3 +123,33 @@ def _read_verified(path: Path) -> tuple[bytes, dict[str, Any]]:
             "wrote it, or move the file away."
         )
     return data, state
+
+
+def epoch_path(folder: Path, epoch: int) -> Path:
+    """Where the checkpoint of an epoch (counted from 1) lies."""
+    return folder / f"train_model_{epoch}.safetensors"
+
+
+def unfinished_path(folder: Path) -> Path:
+    """Where the checkpoint inside an epoch lies, until the epoch's own file is written."""
+    return folder / "unfinished.safetensors"
+
+
+def list_epochs(folder: Path) -> dict[int, Path]:
+    """Epoch -> checkpoint file for all epoch files in a folder, oldest first; nothing is opened."""
+    matches = ((EPOCH_FILE_NAME.fullmatch(path.name), path) for path in folder.glob("train_model_*.safetensors"))
+    return dict(sorted((int(match[1]), path) for match, path in matches if match))
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a damaged checkpoint to `<name>.corrupt` (numbered when taken) and return the new path."""
+    target = path.with_name(path.name + ".corrupt")
+    number = 1
+    while target.exists():
+        number += 1
+        target = path.with_name(f"{path.name}.corrupt{number}")
+    try:
+        path.rename(target)
+    except OSError as error:
+        raise StorageError(f"{path}: damaged, and cannot be renamed ({error.strerror}).") from error
+    return target

@@ -150,7 +150,7 @@ def _cell(key: tuple[str, Column], found: Sequence[tuple[Run, Result]]) -> Cell:
 
 
 def _missing_note(run: Run, statistics: str | None) -> str:
-    if run.summary is None:
+    if not run.test:
         return (
             f"{run.name}: {run.state}{', ' + run.problem if run.problem else ''}; no test result, so only its curves "
             "are shown"

@@ -44,9 +44,7 @@ def mean_curve(runs: Sequence[Run], name: str) -> Curve:
 
 def _score_axis(groups: Mapping[str, Sequence[Run]]) -> tuple[float, str]:
     """Factor and name of what is called accuracy in the rows of these runs, which are all of one kind."""
-    is_regression = any(
-        (run.config or {}).get("loss") == "mean_squared_error" for runs in groups.values() for run in runs
-    )
+    is_regression = any(run.is_regression for runs in groups.values() for run in runs)
     return (-1.0, "Mean squared error") if is_regression else (100.0, "Accuracy in %")
 
 

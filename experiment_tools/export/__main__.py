@@ -32,8 +32,7 @@ from experiment_tools.export.formats import (
 )
 from experiment_tools.export.model_card import CardFacts, model_card
 from experiment_tools.export.plain import PlainNetwork, plain_network
-from experiment_tools.parts.run_files import RunFiles, read_run
-from experiment_tools.parts.run_reading import find_run
+from experiment_tools.parts.run_reading import Run, find_run, read_whole_run
 from experiment_tools.parts.settings import command_of
 from few_shot_classifier import FewShotClassifier, run_checkpoint
 from utils.errors import ConfigError
@@ -57,7 +56,7 @@ def export(options: argparse.Namespace) -> dict[str, float]:
         raise ConfigError(f"{output}: exists already and stays as it is; give another --output")
     check_formats(options.formats)
     load_plugins({} if options.plugin is None else {"plugin": options.plugin})
-    run = read_run(find_run(options.experiment))
+    run = read_whole_run(find_run(options.experiment))
     if options.checkpoint == "best" and not run.test:
         raise ConfigError(
             f"{run.path}: this run has not finished ({len(run.rows)} of {run.config.get('total_epochs')} epochs, no "
@@ -101,7 +100,7 @@ def export(options: argparse.Namespace) -> dict[str, float]:
     return differences
 
 
-def _classifier(run: RunFiles, checkpoint: Path, options: argparse.Namespace) -> tuple[FewShotClassifier, str]:
+def _classifier(run: Run, checkpoint: Path, options: argparse.Namespace) -> tuple[FewShotClassifier, str]:
     """With the batch-norm statistics of the option, else those that the run was tested with first."""
     config = read_checkpoint_state(checkpoint).get("config", {})
     if config.get("loss") == "mean_squared_error":
@@ -156,7 +155,7 @@ def _write_files(
 
 
 def _facts(
-    run: RunFiles,
+    run: Run,
     checkpoint: Path,
     options: argparse.Namespace,
     plain: PlainNetwork,
@@ -168,7 +167,7 @@ def _facts(
 ) -> CardFacts:
     import torch
 
-    command = ["python", "-m", "experiment_tools.export", "--experiment", run.name]
+    command = ["python", "-m", "experiment_tools.export", "--experiment", run.experiment_name]
     for name, value in (
         ("support", options.support and options.support.name),
         ("checkpoint", Path(options.checkpoint).name),
@@ -184,7 +183,7 @@ def _facts(
         "code of commit": start.get("commit"),
     }
     return CardFacts(
-        name=run.name,
+        name=run.experiment_name,
         files=differences,
         classes=classes,
         support_counts=counts,

@@ -1,50 +1,88 @@
-"""Run folders as they lie on the disk: state, history and test results. Changes nothing, and needs no torch."""
+"""Run folders as they lie on the disk, for every tool: state, history and test results. Changes nothing, and needs no
+torch. What is missing or damaged is named, never fatal.
+"""
 
 import fcntl
 import json
 import os
 import struct
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from experiment_parts.runs.checkpoints import read_checkpoint_state
+from experiment_parts.runs.checkpoints import read_verified
 from utils.errors import ConfigError, StorageError
 from utils.metrics import ACCURACY, Score, score_named
 from utils.paths import experiments_root
 
+Arrays = dict[str, np.ndarray]
+PREDICTIONS = Path("logs") / "test_predictions.safetensors"
 FLOCK_FORMAT = "qqihh" if sys.platform == "darwin" else "hhqqi4x"
 """struct flock of fcntl(2)."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Run:
-    """What a run folder tells."""
+    """What a run has written so far; an empty value where a file is missing or damaged.
+
+    Attributes:
+        rows: one dict per epoch, of logs/summary_statistics.json.
+        test: logs/test_summary.json.
+        starts: entries of environment.json. These and what follows are read by `read_whole_run` alone.
+        epochs: entries of logs/curves.json.
+        iterations: lines of logs/metrics.jsonl.
+        scores: tensors and state of logs/test_predictions.safetensors.
+        examples: those of logs/validation_episodes.safetensors.
+    """
 
     path: Path
-    state: str
+    state: str = "unfinished"
     """finished, trained (not tested), running, unfinished, empty or damaged."""
     problem: str = ""
     """What is damaged, or what is left to do; empty: nothing."""
-    config: Mapping[str, Any] = field(default_factory=dict)
-    rows: Sequence[Mapping[str, Any]] = ()
-    """One per epoch, as in logs/summary_statistics.csv."""
-    summary: Mapping[str, Any] | None = None
-    """Content of logs/test_summary.json."""
+    config: dict[str, Any] = field(default_factory=dict)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    test: dict[str, Any] = field(default_factory=dict)
+    starts: list[dict[str, Any]] = field(default_factory=list)
+    epochs: list[dict[str, Any]] = field(default_factory=list)
+    iterations: list[dict[str, Any]] = field(default_factory=list)
+    scores: tuple[Arrays, dict[str, Any]] = field(default_factory=lambda: ({}, {}))
+    examples: tuple[Arrays, dict[str, Any]] = field(default_factory=lambda: ({}, {}))
+    problems: list[str] = field(default_factory=list)
+    """A sentence per damaged file."""
+    modified: float = 0.0
+    """Time of the newest file that was read, in seconds since 1970."""
 
     @property
     def name(self) -> str:
+        """Of the folder."""
         return self.path.name
+
+    @property
+    def experiment_name(self) -> str:
+        """As the config has it; the folder may have been renamed since."""
+        return str(self.config.get("experiment_name") or self.name)
 
     @property
     def best_val(self) -> float | None:
         """Highest validation accuracy so far."""
         scores = [row["val_accuracy_mean"] for row in self.rows if row.get("val_accuracy_mean") is not None]
         return max(scores, default=None)
+
+    @property
+    def is_regression(self) -> bool:
+        """Whether what is written as accuracy is minus the mean squared error."""
+        return self.config.get("loss") == "mean_squared_error" or any(
+            (row.get("val_accuracy_mean") or 0.0) < 0 for row in self.rows
+        )
+
+    def shown(self, score: float | None) -> float | None:
+        """A score as people read it: the accuracy, or the mean squared error."""
+        return -score if self.is_regression and score is not None else score
 
     @property
     def epochs_text(self) -> str:
@@ -90,52 +128,125 @@ def _run_folders(folder: Path, depth: int) -> Iterator[Path]:
 
 
 def read_run(path: Path) -> Run:
-    """Read a run folder; whatever is damaged in it is said in `problem`, never raised."""
-    known: dict[str, Any] = {}
-    try:
-        if not (path / "config.json").exists():
-            return Run(path, "empty", "holds no config.json: nothing has been started in it")
-        known["config"] = _read_json(path / "config.json")
-        known["config"]["experiment_name"], known["config"]["total_epochs"]  # what every run has
-        if (path / "logs" / "summary_statistics.json").exists():
-            known["rows"] = _rows(_read_json(path / "logs" / "summary_statistics.json"))
-        if (path / "logs" / "test_summary.json").exists():
-            summary = _read_json(path / "logs" / "test_summary.json")
-            for result in summary["results"]:
-                result["protocol"]["statistics"], result["test_accuracy_mean"]
-            known["summary"] = summary
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        return Run(path, "damaged", _reason(error), **known)
-    wanted, done = known["config"]["total_epochs"], len(known.get("rows", ()))
-    if is_in_use(path):
-        return Run(path, "running", f"epoch {done} of {wanted}", **known)
-    is_tested = known.get("summary") is not None and known["summary"].get("epochs_trained") == done
-    if is_tested and (done >= wanted or known["summary"].get("stopped_early")):
-        return Run(path, "finished", **known)
+    """Read config, epochs and test result of a run folder, and judge its state."""
+    run = Run(path)
+    run.config = _read(run, "config.json", _config) or {}
+    run.rows = _read(run, "logs/summary_statistics.json", _rows) or []
+    run.test = _read(run, "logs/test_summary.json", _test_summary) or {}
+    run.state, run.problem = _state(run)
+    return run
+
+
+def read_whole_run(path: Path) -> Run:
+    """Read everything that a run has written, curves, predictions and example episodes too.
+
+    Raises:
+        ConfigError: it is no run folder.
+    """
+    if not (path / "config.json").is_file() and not (path / "logs").is_dir():
+        raise ConfigError(
+            f"{path}: no run folder (neither config.json nor logs/ is there). Give experiments/<experiment_name>."
+        )
+    run = read_run(path)
+    run.starts = _read(run, "environment.json", lambda file: _objects(_object(file)["starts"])) or []
+    run.epochs = _read(run, "logs/curves.json", lambda file: _objects(_object(file)["epochs"])) or []
+    run.iterations = _read(run, "logs/metrics.jsonl", _lines) or []
+    run.scores = _read(run, PREDICTIONS.as_posix(), _arrays) or ({}, {})
+    run.examples = _read(run, "logs/validation_episodes.safetensors", _arrays) or ({}, {})
+    return run
+
+
+def _state(run: Run) -> tuple[str, str]:
+    """(state, problem) of a run whose small files are read."""
+    if not (run.path / "config.json").exists():
+        return "empty", "holds no config.json: nothing has been started in it"
+    if run.problems:
+        return "damaged", "; ".join(run.problems)
+    wanted, done = run.config["total_epochs"], len(run.rows)
+    if is_in_use(run.path):
+        return "running", f"epoch {done} of {wanted}"
+    is_tested = run.test.get("epochs_trained") == done
+    if is_tested and (done >= wanted or run.test.get("stopped_early")):
+        return "finished", ""
     if done >= wanted:
-        return Run(path, "trained", "not tested", **known)
-    return Run(path, "unfinished", f"epoch {done} of {wanted}; run its script again to go on", **known)
+        return "trained", "not tested"
+    return "unfinished", f"epoch {done} of {wanted}; run its script again to go on"
 
 
-def _reason(error: Exception) -> str:
-    if isinstance(error, KeyError):
-        return f"a file in it lacks the entry {error}"
-    return str(error) or type(error).__name__
-
-
-def _read_json(path: Path) -> dict[str, Any]:
+def _read(run: Run, name: str, read: Callable[[Path], Any]) -> Any:
+    """Content of one file of a run; None where it is missing, or damaged, which `problems` then says."""
+    file = run.path / name
+    if not file.is_file():
+        return None
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        run.modified = max(run.modified, file.stat().st_mtime)
+        return read(file)
+    except (StorageError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        run.problems.append(f"{name}: {_reason(error, file)}")
+    return None
+
+
+def _reason(error: Exception, file: Path) -> str:
+    if isinstance(error, StorageError):
+        return str(error).removeprefix(f"{file}: ")
+    if isinstance(error, OSError):
+        return f"cannot be read ({error.strerror})"
+    return f"lacks the entry {error}" if isinstance(error, KeyError) else f"damaged, {error}"
+
+
+def _json(data: bytes) -> Any:
+    try:
+        return json.loads(data)
     except ValueError as error:
-        raise ValueError(f"{path}: damaged, not valid JSON ({error})") from error
+        raise ValueError(f"not valid JSON ({error})") from error
+
+
+def _object(file: Path) -> dict[str, Any]:
+    content = _json(file.read_bytes())
     if not isinstance(content, dict):
-        raise ValueError(f"{path}: damaged, not a JSON object")
+        raise ValueError("not a JSON object")
     return content
 
 
-def _rows(columns: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+def _objects(content: Any) -> list[dict[str, Any]]:
+    if not isinstance(content, list) or not all(isinstance(entry, dict) for entry in content):
+        raise ValueError("not a list of JSON objects")
+    return content
+
+
+def _config(file: Path) -> dict[str, Any]:
+    content = _object(file)
+    content["experiment_name"], content["total_epochs"]  # what every run has
+    return content
+
+
+def _rows(file: Path) -> list[dict[str, Any]]:
+    columns = _object(file)
     n_epochs = len(columns["epoch"])
     return [{name: values[place] for name, values in columns.items()} for place in range(n_epochs)]
+
+
+def _test_summary(file: Path) -> dict[str, Any]:
+    content = _object(file)
+    for result in content["results"]:
+        result["protocol"]["statistics"], result["test_accuracy_mean"]  # what every test has
+    return content
+
+
+def _lines(file: Path) -> list[dict[str, Any]]:
+    """All whole lines: the last one of a run that is writing, or was killed, may be cut."""
+    return _objects([_json(line) for line in file.read_bytes().split(b"\n")[:-1]])
+
+
+def _arrays(file: Path) -> tuple[Arrays, dict[str, Any]]:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    data, state = read_verified(file)
+    try:
+        return load(data), state
+    except SafetensorError as error:
+        raise ValueError(str(error)) from error
 
 
 def is_in_use(run_folder: Path) -> bool:
@@ -192,49 +303,46 @@ def results_of(run: Run, statistics: str | None = None) -> list[Result]:
     Args:
         statistics: kind of batch-norm statistics; None: the first that was tested.
     """
-    if run.summary is None:
+    if not run.test:
         return []
-    results = run.summary["results"]
-    wanted = statistics or results[0]["protocol"]["statistics"]
+    wanted = statistics or run.test["results"][0]["protocol"]["statistics"]
+    file, arrays, damage = run.path / PREDICTIONS, {}, ""
+    try:
+        arrays, _ = _arrays(file)
+    except (StorageError, ValueError) as error:
+        damage = f"{file}: {_reason(error, file)}"
     found = []
-    for result in results:
+    for result in run.test["results"]:
         protocol = result["protocol"]
         if protocol["statistics"] != wanted:
             continue
-        scores, loss, problem = None, None, ""
-        try:
-            scores, loss = _scores_and_loss(run.path / "logs" / "test_predictions.safetensors", protocol)
-            if abs(float(scores.mean()) - result["test_accuracy_mean"]) > 2e-3:  # float32 in torch, float64 here
-                scores, loss, problem = (
-                    None,
-                    None,
-                    "logs/test_predictions.safetensors does not belong to logs/test_summary.json",
-                )
-        except (StorageError, KeyError, ValueError) as error:
-            problem = _reason(error)
+        scores, loss, problem = None, None, damage
+        if not damage:
+            try:
+                scores, loss = _scores_and_loss(arrays, protocol)
+                if abs(float(scores.mean()) - result["test_accuracy_mean"]) > 2e-3:  # float32 in torch, float64 here
+                    scores, loss = None, None
+                    problem = f"{PREDICTIONS} does not belong to logs/test_summary.json"
+            except (KeyError, ValueError) as error:
+                problem = f"{file}: {_reason(error, file)}"
         found.append(
             Result(
                 protocol, result["test_accuracy_mean"], result["test_accuracy_ci95"], result["ensemble"]["models"],
-                result.get("task_list_digest") or run.summary.get("task_list_digest"), scores, loss, problem,
+                result.get("task_list_digest") or run.test.get("task_list_digest"), scores, loss, problem,
                 score_named(result.get("score")),
             )
         )  # fmt: skip
     return found
 
 
-def _scores_and_loss(path: Path, protocol: Mapping[str, Any]) -> tuple[np.ndarray, float]:
+def _scores_and_loss(arrays: Arrays, protocol: Mapping[str, Any]) -> tuple[np.ndarray, float]:
     """Score of each task, of the mean over models of the class scores, and their mean loss.
 
     The score is the share of right answers, or minus the mean squared error.
 
     Raises:
-        StorageError: the file is missing or damaged.
-        KeyError: it holds no scores for this protocol.
+        KeyError: the predictions hold no scores for this protocol.
     """
-    from safetensors.numpy import load
-
-    read_checkpoint_state(path)  # verifies every byte
-    arrays = load(path.read_bytes())
     suffix = f".{protocol['dataset']}.{protocol['ways']}way_{protocol['shots']}shot_{protocol['queries']}query"
     suffix = suffix if f"query_labels{suffix}" in arrays else ""
     scores, labels = arrays[f"scores.{protocol['statistics']}{suffix}"], arrays[f"query_labels{suffix}"]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from experiment_tools.parts.run_files import RunFiles
+from experiment_tools.parts.run_reading import Run
 from utils.config import load_config
 from utils.config.changes import as_argument
 from utils.errors import ConfigError
@@ -49,7 +49,7 @@ def _n_differences(path: Path, config: Mapping[str, Any]) -> int:
         return len(config) + 1
 
 
-def command_of(run: RunFiles) -> str:
+def command_of(run: Run) -> str:
     """A command that makes this run again."""
     nearest = nearest_config(run.config) if run.config else None
     if nearest is not None and nearest[0] == run.config.get("experiment_name"):

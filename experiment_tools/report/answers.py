@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from experiment_tools.parts.run_files import Arrays
+from experiment_tools.parts.run_reading import Arrays
 
 
 @dataclass(frozen=True)

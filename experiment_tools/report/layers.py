@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiment_tools.parts.run_files import RunFiles
+from experiment_tools.parts.run_reading import Run
 from experiment_tools.report.sections import Legend, Section, layer_order, short, thinned
 from experiment_tools.report.svg import Axes, Mark, Markup, Series, line_chart, ramp, sparkline, strip
 
@@ -19,7 +19,7 @@ Entry = Mapping[str, Any]
 Rates = Mapping[str, Sequence[float]]
 
 
-def inner_rates(run: RunFiles) -> Section:
+def inner_rates(run: Run) -> Section:
     """Learned inner learning rates: layer x step, with their way over epochs in each cell; of Meta-SGD how they are
     spread.
     """
@@ -169,7 +169,7 @@ def _ends(legends: list[Legend]) -> list[Legend]:
     return legends if len(legends) <= MOST_LEGENDS else [legends[0], legends[len(legends) // 2], legends[-1]]
 
 
-def batch_norm(run: RunFiles) -> Section:
+def batch_norm(run: Run) -> Section:
     """Statistics and parameters of the norm layers, per inner step where they have rows of their own."""
     section = Section(
         "batch-norm",
@@ -222,7 +222,7 @@ def _numbers(values: Any) -> bool:
     return isinstance(values, list) and bool(values) and all(isinstance(value, int | float) for value in values)
 
 
-def gradients(run: RunFiles) -> Section:
+def gradients(run: Run) -> Section:
     """Norms of meta-gradients and updates, and the angle between first and second order."""
     section = Section(
         "gradients",

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiment_tools.parts.run_files import RunFiles
+from experiment_tools.parts.run_reading import Run
 from experiment_tools.report.sections import (
     TRAIN,
     VAL,
@@ -23,7 +23,7 @@ MOST_TRACE_POINTS = 400
 Entry = Mapping[str, Any]
 
 
-def learning(run: RunFiles) -> Section:
+def learning(run: Run) -> Section:
     """Training and validation over epochs, with the best epoch marked."""
     section = Section(
         "learning",
@@ -76,14 +76,14 @@ def learning(run: RunFiles) -> Section:
     return section
 
 
-def _trace(run: RunFiles, name: str) -> list[tuple[float, float | None]]:
+def _trace(run: Run, name: str) -> list[tuple[float, float | None]]:
     """(place in epochs, value) of the lines of metrics.jsonl, thinned."""
     per_epoch = run.config.get("total_iter_per_epoch")
     lines = thinned([line for line in run.iterations if name in line], MOST_TRACE_POINTS)
     return [(line["iteration"] / per_epoch, line[name]) for line in lines] if per_epoch else []
 
 
-def adaptation(run: RunFiles) -> Section:
+def adaptation(run: Run) -> Section:
     """Support and query, before and after each inner step."""
     section = Section(
         "adaptation",
@@ -164,7 +164,7 @@ def _steps(entry: Entry, split: str, name: str) -> list[tuple[float, float | Non
     return [(index + first, value) for index, value in enumerate(values)]
 
 
-def outer_loop(run: RunFiles) -> Section:
+def outer_loop(run: Run) -> Section:
     """Weights of the outer loss and the meta learning rate."""
     section = Section(
         "outer-loop",

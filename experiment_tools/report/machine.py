@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from experiment_tools.parts.run_files import RunFiles
+from experiment_tools.parts.run_reading import Run
 from experiment_tools.parts.settings import nearest_config
 from experiment_tools.report.sections import (
     TEST,
@@ -31,7 +31,7 @@ PARTS = (
 START_KEYS = ("started", "device", "python", "system", "cuda", "cudnn", "threads", "commit", "uncommitted_changes")
 
 
-def time_and_memory(run: RunFiles) -> Section:
+def time_and_memory(run: Run) -> Section:
     """Where the seconds went, speed and memory over epochs."""
     section = Section(
         "machine",
@@ -88,7 +88,7 @@ def time_and_memory(run: RunFiles) -> Section:
     return section
 
 
-def time_split(run: RunFiles) -> dict[str, float]:
+def time_split(run: Run) -> dict[str, float]:
     """Seconds of the run by what they went into; training is one part where nobody looked inside."""
     train = sum(row.get("train_time_s") or 0.0 for row in run.rows)
     data = sum(row.get("data_time_s") or 0.0 for row in run.rows)
@@ -119,7 +119,7 @@ def time_split(run: RunFiles) -> dict[str, float]:
 # --- config and environment -------------------------------------------------------------------------------------------
 
 
-def settings(run: RunFiles) -> Section:
+def settings(run: Run) -> Section:
     """What differs from the nearest generated config, and all keys."""
     section = Section("config", "Settings", "What makes this run different, and the whole config.", "Settings")
     if not run.config:
@@ -144,7 +144,7 @@ def settings(run: RunFiles) -> Section:
     return section
 
 
-def environment(run: RunFiles) -> Section:
+def environment(run: Run) -> Section:
     """Versions and device of every start."""
     section = Section(
         "environment",

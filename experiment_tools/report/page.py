@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from experiment_tools.parts.run_files import RunFiles, read_run
+from experiment_tools.parts.run_reading import Run, read_whole_run
 from experiment_tools.parts.settings import command_of
 from experiment_tools.report import layers as report_layers
 from experiment_tools.report import learning as report_learning
@@ -30,19 +30,19 @@ LARGEST_BYTES = 2_000_000
 DAMAGED = (KeyError, TypeError, ValueError, IndexError, AttributeError, ZeroDivisionError, AssertionError)
 """What reading a file with another content than this release writes may raise."""
 
-SECTIONS: tuple[Callable[[RunFiles], Section], ...] = (
+SECTIONS: tuple[Callable[[Run], Section], ...] = (
     report_learning.learning, report_learning.adaptation, report_results.episodes, report_results.test_answers,
     report_layers.inner_rates, report_layers.gradients, report_layers.batch_norm, report_learning.outer_loop,
     report_machine.time_and_memory, report_machine.settings, report_machine.environment,
 )  # fmt: skip
 
 
-def build_sections(run: RunFiles) -> list[Section]:
+def build_sections(run: Run) -> list[Section]:
     """Every section; one whose files hold something unexpected says so instead of being drawn."""
     return [_attempt(build, run) for build in SECTIONS]
 
 
-def _attempt(build: Callable[[RunFiles], Section], run: RunFiles) -> Section:
+def _attempt(build: Callable[[Run], Section], run: Run) -> Section:
     try:
         return build(run)
     except DAMAGED as error:
@@ -55,7 +55,7 @@ def _attempt(build: Callable[[RunFiles], Section], run: RunFiles) -> Section:
         return empty
 
 
-def report_html(run: RunFiles) -> str:
+def report_html(run: Run) -> str:
     """Return the whole page.
 
     Raises:
@@ -108,9 +108,9 @@ def write_report(run_folder: Path) -> Path:
         ConfigError: it is no run folder, or jinja2 is missing.
         StorageError: it cannot be written.
     """
-    page = report_html(read_run(run_folder)).encode("utf-8", "replace")
+    page = report_html(read_whole_run(run_folder)).encode("utf-8", "replace")
     if len(page) > LARGEST_BYTES:  # pictures are the only thing that can be so large
-        run = read_run(run_folder)
+        run = read_whole_run(run_folder)
         run.examples = ({}, {})
         run.problems.append(
             "the validation episodes are left out: with their images the report would be larger than 2 MB"

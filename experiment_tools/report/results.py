@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from experiment_tools.parts.run_files import RunFiles
+from experiment_tools.parts.run_reading import Run
 from experiment_tools.report.answers import (
     Answers,
     answers_of_test,
@@ -31,7 +31,7 @@ NOT_TESTED = (
 )
 
 
-def headline(run: RunFiles) -> dict[str, Any]:
+def headline(run: Run) -> dict[str, Any]:
     """The result in large letters, what it is of, and a few numbers beside it."""
     validated = [row for row in run.rows if row.get("val_accuracy_mean") is not None]
     best = best_row(validated) if validated else None
@@ -119,7 +119,7 @@ def _protocol_of_config(config: Mapping[str, Any], *, is_regression: bool) -> li
 # --- validation episodes ----------------------------------------------------------------------------------------------
 
 
-def episodes(run: RunFiles) -> Section:
+def episodes(run: Run) -> Section:
     """The first validation tasks: support images, query images with their prediction, mistakes marked."""
     section = Section(
         "episodes",
@@ -197,7 +197,7 @@ def picture(pixels: np.ndarray) -> Markup:
 # --- the test ---------------------------------------------------------------------------------------------------------
 
 
-def test_answers(run: RunFiles) -> Section:
+def test_answers(run: Run) -> Section:
     """The final test: spread over tasks, single models, calibration, hard classes, one task's confusions."""
     section = Section(
         "test",

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiment_tools.parts.run_files import RunFiles, read_run
+from experiment_tools.parts.run_reading import Run, read_whole_run
 from experiment_tools.parts.settings import command_of
 from experiment_tools.report import layers as report_layers
 from experiment_tools.report import machine as report_machine
@@ -63,7 +63,7 @@ def page_of(folder):
 
 
 def test_a_finished_run_has_every_section_and_nothing_is_missing(folder):
-    sections = report.build_sections(read_run(folder))
+    sections = report.build_sections(read_whole_run(folder))
     assert [section.id for section in sections] == [
         "learning",
         "adaptation",
@@ -123,11 +123,15 @@ def test_the_head_tells_result_interval_protocol_and_command(folder):
 
 
 def test_the_switch_of_the_derivative_order_is_marked(finished):
-    chart = report_layers.angle_chart(read_run(finished).epochs)
+    chart = report_layers.angle_chart(read_whole_run(finished).epochs)
     assert "second order from here" in chart and "shade" in chart
-    angle = next(entry["gradients"]["angle_degrees"] for entry in read_run(finished).epochs if entry["epoch"] == 2)
+    angle = next(
+        entry["gradients"]["angle_degrees"] for entry in read_whole_run(finished).epochs if entry["epoch"] == 2
+    )
     (figure,) = [
-        figure for figure in report_layers.gradients(read_run(finished)).figures if figure.title.startswith("Angle")
+        figure
+        for figure in report_layers.gradients(read_whole_run(finished)).figures
+        if figure.title.startswith("Angle")
     ]
     assert f"In epoch 2, the first of second order, they are {angle:.1f}° apart." in figure.note
 
@@ -206,7 +210,7 @@ def test_a_file_that_is_missing_or_damaged_is_said_and_the_rest_is_shown(folder,
         ("logs/metrics.jsonl", "empty"),
         ("logs/metrics.jsonl", "cut"),
     }  # a run under way
-    assert (f"<li>{name} " in problems_of(page)) == (not silent)
+    assert (f"<li>{name}: " in problems_of(page)) == (not silent)
     if name != "logs/curves.json":
         assert "Accuracy per inner step" in page
 
@@ -293,7 +297,7 @@ def test_calibration_by_hand():
 
 
 def test_the_accuracy_of_the_report_is_that_of_the_test(finished):
-    run = read_run(finished)
+    run = read_whole_run(finished)
     assert answers_of_test(*run.scores).task_accuracies.mean() == pytest.approx(run.test["test_accuracy_mean"])
 
 
@@ -398,7 +402,7 @@ def test_the_rates_of_meta_sgd_are_drawn_by_their_spread(finished):
     ]
     ((name, chart),) = report_layers.element_rates(epochs, {"head.weight": 0.1})
     assert name == "head.weight" and chart.count('class="band"') == 1 and chart.count('class="line faint"') == 2
-    assert report_layers.element_rates(read_run(finished).epochs, {}) == []
+    assert report_layers.element_rates(read_whole_run(finished).epochs, {}) == []
 
 
 def test_a_run_without_a_test_says_how_to_test_it(folder):
@@ -420,7 +424,7 @@ def test_the_time_split_adds_up():
 
 
 def read_run_of(**values):
-    return RunFiles(Path("somewhere") / "run", **values)
+    return Run(Path("somewhere") / "run", **values)
 
 
 def test_a_generated_config_with_overrides_gives_script_and_differences():
