@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from experiment_parts.evaluation.task_sets import TaskSet, protocol_of, shape_protocols
+from utils.config import ExperimentConfig
 from utils.data_sources.dataset_classes import (
     DatasetClasses,
     describe_images,
@@ -30,6 +31,7 @@ from utils.episodes.augmentation import Augmentation
 from utils.episodes.batches import EpisodeBatch, PreparedEpisodes, rotate_by_quarter_turns
 from utils.episodes.class_table import ClassTable
 from utils.episodes.drawing import QUERY_AUGMENTATION, SUPPORT_AUGMENTATION, EpisodeIndices, EpisodeShape, draw_episodes
+from utils.episodes.source import FixedEpisodeSource
 from utils.errors import ConfigError, DataError
 from utils.images.folders import report_problems
 from utils.known_datasets import SINUSOID
@@ -49,7 +51,7 @@ NORMALISATIONS = {
 """Name -> mean and standard deviation per channel, of values in 0..1; the names are those of the config's schema."""
 
 
-class FewShotData:
+class FewShotData(FixedEpisodeSource):
     """Episodes of a dataset whose images are one uint8 array."""
 
     def __init__(
@@ -251,9 +253,9 @@ class FewShotData:
 
 
 def build_data(
-    config: Any, device: torch.device | str, dtype: torch.dtype = torch.float32
+    config: ExperimentConfig, device: torch.device | str, dtype: torch.dtype = torch.float32
 ) -> FewShotData | SinusoidData:
-    """The episodes of a config (`utils.config.ExperimentConfig`), once its dataset is found, packed and checked.
+    """The episodes of a config, once its dataset is found, packed and checked.
 
     Raises:
         ConfigError: keys that cannot work together.
@@ -276,7 +278,7 @@ def build_data(
 
 
 def _data_of(
-    config: Any,
+    config: ExperimentConfig,
     dataset: DatasetClasses | RegisteredDataset,
     classes: Mapping[str, Mapping[str, Sequence[int]]],
     device: torch.device | str,
@@ -304,7 +306,9 @@ def _data_of(
     )
 
 
-def build_other_task_sets(config: Any, device: torch.device | str, dtype: torch.dtype = torch.float32) -> list[TaskSet]:
+def build_other_task_sets(
+    config: ExperimentConfig, device: torch.device | str, dtype: torch.dtype = torch.float32
+) -> list[TaskSet]:
     """What `test_dataset_name` or `task_list` of a config ask for, instead of the test tasks of the run's own dataset.
 
     Images are brought to the size and channels that the run was trained with, and normalised as in training.
@@ -338,7 +342,9 @@ def build_other_task_sets(config: Any, device: torch.device | str, dtype: torch.
     return task_sets
 
 
-def _listed_task_sets(config: Any, path: Path, device: torch.device | str, dtype: torch.dtype) -> list[TaskSet]:
+def _listed_task_sets(
+    config: ExperimentConfig, path: Path, device: torch.device | str, dtype: torch.dtype
+) -> list[TaskSet]:
     task_lists = all_runs_tasks(path) if path.is_dir() or path.suffix == ".zip" else read_task_lists(path)
     dataset = packed_dataset(
         config if task_lists.dataset == config.dataset_path else other_dataset(config, task_lists.dataset)

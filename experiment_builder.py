@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from experiment_parts.evaluation import model_selection
 from experiment_parts.evaluation.model_tests import ModelTests
 from experiment_parts.evaluation.split_evaluation import SplitEvaluation, evaluate_tasks
 from experiment_parts.evaluation.task_sets import TaskSet, build_task_sets
+from experiment_parts.learner import Learner
 from experiment_parts.records import epoch_records, non_finite
 from experiment_parts.records.diagnostics import Diagnostics, build_diagnostics
 from experiment_parts.records.epoch_metrics import EpochMetrics
@@ -28,14 +29,20 @@ from experiment_parts.runs.checkpoints import load_checkpoint
 from experiment_parts.runs.console import EpochProgress
 from experiment_parts.runs.random_state import random_state_tensors, restore_random_state, without_random_state
 from experiment_parts.runs.run_folder import RunFolder
+from utils.config import ExperimentConfig
+from utils.episodes.batches import EpisodeBatch
 from utils.episodes.drawing import EpisodeShape
 from utils.episodes.prefetching import TrainingEpisodes
+from utils.episodes.source import EpisodeSource
 from utils.errors import ConfigError, Interrupted, NonFiniteError
 from utils.files.tables import write_json
 from utils.machine.stop_signals import StopSignals
 from utils.metrics import score_of
 from utils.ranks.group import ALONE, RankGroup
 from utils.ranks.run_flags import RunFlags
+
+if TYPE_CHECKING:
+    from meta_learning.meta_gradients import MetaGradients
 
 log = logging.getLogger(__name__)
 
@@ -77,8 +84,8 @@ class ExperimentBuilder:
 
     def __init__(
         self,
-        learner: Any,
-        data: Any,
+        learner: Learner,
+        data: EpisodeSource,
         observers: Sequence[Observer],
         run_folder: RunFolder,
         settings: ExperimentSettings,
@@ -285,14 +292,14 @@ class ExperimentBuilder:
             tasks_per_batch=self.settings.tasks_per_meta_batch, before_each_batch=self._flags.check, group=self.group,
         )  # fmt: skip
 
-    def _meta_gradients(self, iteration: int, epoch: int) -> Any:
+    def _meta_gradients(self, iteration: int, epoch: int) -> "MetaGradients":
         """Of the whole meta-batch of an iteration (from 1): each rank computes its part. Their flags ride along."""
         own = self.learner.meta_gradients(self.training_episodes(iteration), epoch)
         of_all, flags = self.group.mean(own, self.settings.tasks_per_meta_batch, self._flags.to_ride())
         self._flags.learn(flags)
         return of_all
 
-    def training_episodes(self, iteration: int) -> Any:
+    def training_episodes(self, iteration: int) -> EpisodeBatch:
         """This rank's part of the meta-batch of an iteration, counted from 1; the time that it takes is counted."""
         start = time.perf_counter()
         episodes = self._training_source.of_iteration(iteration)
@@ -515,11 +522,12 @@ class ExperimentBuilder:
 
 
 def build_experiment(
-    config: Any, learner: Any, data: Any, observers: Sequence[Observer], run_folder: RunFolder, device: Any = "cpu",
-    stop: StopSignals | None = None, task_sets: Sequence[TaskSet] | None = None, group: RankGroup = ALONE,
+    config: ExperimentConfig, learner: Learner, data: EpisodeSource, observers: Sequence[Observer],
+    run_folder: RunFolder, device: torch.device | str = "cpu", stop: StopSignals | None = None,
+    task_sets: Sequence[TaskSet] | None = None, group: RankGroup = ALONE,
 ) -> ExperimentBuilder:  # fmt: skip
     """Unpack the config; `run_folder` comes from `experiment_parts.runs.run_folder.open_run_folder`; task_sets None:
-    the test tasks of `data`.
+    the test tasks of `data`, which is then a `FixedEpisodeSource`.
     """
     task_sets = build_task_sets(config, data) if task_sets is None else task_sets
     settings = ExperimentSettings(**{name: getattr(config, name) for name in ExperimentSettings.__dataclass_fields__})

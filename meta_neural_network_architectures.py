@@ -256,7 +256,7 @@ def build_registered(
 
 
 def build_network(config: ExperimentConfig) -> MetaNetwork:
-    """Build and initialise the backbone of a config (`utils.config.ExperimentConfig`), on the CPU in float32."""
+    """Build and initialise the backbone of a config, on the CPU in float32."""
     n_rows = max(config.number_of_training_steps_per_iter, 1) if config.per_step_bn_statistics else 1
     norm = NormChoice(
         config.norm_layer,

@@ -11,7 +11,6 @@ import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 if missing := [
     name for name in ("torch", "numpy", "tqdm", "PIL", "scipy", "pydantic", "safetensors") if find_spec(name) is None
@@ -23,6 +22,7 @@ if missing := [
         f"Python that bash {root}/install.sh --print-python names, in most cases {root}/.venv/bin/python"
     )
 
+from utils.config import ExperimentConfig
 from utils.machine import stop_signals
 from utils.ranks import rank as ranks
 
@@ -117,8 +117,8 @@ def run(arguments: list[str], console: Console, stop: stop_signals.StopSignals, 
 
 
 def run_experiment(
-    config: Any, folder: Path, console: Console, stop: stop_signals.StopSignals, source_experiment: str | None = None,
-    rank: ranks.Rank | None = None,
+    config: ExperimentConfig, folder: Path, console: Console, stop: stop_signals.StopSignals,
+    source_experiment: str | None = None, rank: ranks.Rank | None = None,
 ) -> None:  # fmt: skip
     """Open the run folder of a config below `folder` and run what is left to do in it; of several ranks the first
     does so.
@@ -164,7 +164,7 @@ def run_experiment(
 
 
 def _train_and_test(
-    config: Any, run_folder: RunFolder, stop: stop_signals.StopSignals, rank: ranks.Rank | None
+    config: ExperimentConfig, run_folder: RunFolder, stop: stop_signals.StopSignals, rank: ranks.Rank | None
 ) -> None:
     tune_host()
     with stop.at_once():  # an exception that comes up in torch's imports, some of them late, can abort the process
@@ -196,7 +196,8 @@ def _train_and_test(
         if group.local_index:  # and has rebuilt it, where that was asked for
             config = config.model_copy(update={"reset_stored_filepaths": False})
         if config.tested_elsewhere:
-            data, task_sets = None, build_other_task_sets(config, device, dtype)
+            task_sets = build_other_task_sets(config, device, dtype)
+            data = task_sets[0].data  # nothing is trained on it
             summary = {tasks.protocol["dataset"]: tasks.data.summary() for tasks in task_sets}
         else:
             data = build_data(config, device, dtype)

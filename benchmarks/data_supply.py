@@ -31,7 +31,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from utils.config import load_config
+from utils.config import ExperimentConfig, load_config
 from utils.machine.host import tune_host
 from utils.paths import REPOSITORY_ROOT
 
@@ -49,7 +49,7 @@ WARM_UP = 2
 COLD_META_BATCHES = 20
 
 
-def config_of(problem: str, **changes: Any) -> Any:
+def config_of(problem: str, **changes: Any) -> ExperimentConfig:
     """The shipped config of a problem, on the CPU."""
     name, own = CONFIGS[problem]
     return load_config(REPOSITORY_ROOT / "experiment_config" / name, own | {"gpu_to_use": "cpu"} | changes)

@@ -20,7 +20,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from utils.config import load_config
+from utils.config import ExperimentConfig, load_config
 from utils.config.command_line import parse_command_line
 from utils.errors import UserError
 from utils.machine.host import tune_host
@@ -31,7 +31,7 @@ LONGEST_ORDER_MS = 1.0
 """What training may be blocked for per report."""
 
 
-def measure(config: Any) -> dict[str, list[float]]:
+def measure(config: ExperimentConfig) -> dict[str, list[float]]:
     """Name -> seconds of each of its repetitions; leaves nothing behind."""
     import torch
 
@@ -100,7 +100,7 @@ def measure(config: Any) -> dict[str, list[float]]:
         }
 
 
-def table(config: Any, measured: dict[str, list[float]]) -> str:
+def table(config: ExperimentConfig, measured: dict[str, list[float]]) -> str:
     """The measurements and what follows from them."""
     lines = [f"{'':<30}{'median':>12}{'longest':>12}{'repeated':>10}"]
     lines += [

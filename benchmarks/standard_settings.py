@@ -12,7 +12,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+    from data import FewShotData
+    from few_shot_learning_system import FewShotLearner
+    from utils.config import ExperimentConfig
+    from utils.episodes.source import Episodes, EpisodeSource
 
 REPOSITORY_ROOT = Path(__file__).resolve().parent.parent
 OMNIGLOT, MINI_IMAGENET = "omniglot_maml++_{}way_{}shot_seed0.json", "mini_imagenet_maml++_5way_{}shot_seed0.json"
@@ -88,7 +96,7 @@ def measure(name: str, iterations: int, overrides: dict[str, Any]) -> dict[str, 
     }
 
 
-def _random_data(config: Any, device: Any) -> Any:
+def _random_data(config: "ExperimentConfig", device: "torch.device") -> "FewShotData":
     import torch
 
     from data import FewShotData
@@ -109,7 +117,13 @@ def _random_data(config: Any, device: Any) -> Any:
 
 
 def _time(
-    learner: Any, data: Any, n_tasks: int, epoch: int, iterations: int, device: Any, warm_up: int = 2
+    learner: "FewShotLearner",
+    data: "EpisodeSource",
+    n_tasks: int,
+    epoch: int,
+    iterations: int,
+    device: "torch.device",
+    warm_up: int = 2,
 ) -> tuple[float, float]:
     """Median milliseconds of the episodes and of the step, each waited for."""
     import torch
@@ -130,7 +144,7 @@ def _time(
     return supply, step
 
 
-def _count(learner: Any, episodes: Any) -> tuple[int, int, int]:
+def _count(learner: "FewShotLearner", episodes: "Episodes") -> tuple[int, int, int]:
     """Floating-point operations of products, bytes that operators read and write, and operators that compute, of one
     meta-gradient.
     """
@@ -170,7 +184,7 @@ def flops_of(operator: str, args: Any, out: Any) -> int:
     return 0
 
 
-def ceilings(device: Any) -> dict[str, float]:
+def ceilings(device: "torch.device") -> dict[str, float]:
     """What the device reaches at best: a large matrix product in the format of our convolutions, and a large copy."""
     import torch
 

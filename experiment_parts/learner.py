@@ -1,5 +1,5 @@
 """What the builder knows of a learner: that it gives meta-gradients, applies them, and can be evaluated, saved and set
-back. Which algorithm does so, it never asks.
+back. It never asks which algorithm does so; diagnostics alone compare derivative orders.
 
 Letters: B tasks, N way, Q query images per class, S inner steps. Epochs are counted from 0. No torch at run time.
 """
@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from few_shot_learning_system import Evaluation
+    from meta_learning.execution.execution import Execution
     from meta_learning.meta_gradients import MetaGradients
+    from meta_learning.outer_losses import OuterLoop
 
 
 class Learner(Protocol):
@@ -83,10 +85,16 @@ class Learner(Protocol):
     def reuse_choices(self, choices: dict[str, Any]) -> None:
         """Take over the `automatic_choices` of the run that is resumed."""
 
-    # What people read.
+    # What people read: curves.json and diagnostics.
+
+    outer_loop: "OuterLoop"
+    execution: "Execution"
+
+    def is_second_order(self, epoch: int) -> bool:
+        """Return whether an epoch differentiates through the inner gradients."""
 
     def snapshot(self) -> dict[str, Any]:
-        """Return inner learning rates and summaries of norm layers, JSON-able, for curves.json."""
+        """Return inner learning rates and summaries of norm layers, JSON-able."""
 
     def memory_per_task(self) -> dict[str, float]:
         """Return the MiB that a task needs, where this process has measured it."""

@@ -20,13 +20,16 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from experiment_parts.runs.checkpoints import save_checkpoint
 from experiment_parts.runs.console import Console
-from utils.config import load_config
+from utils.config import ExperimentConfig, load_config
 from utils.errors import ConfigError, StorageError
 from utils.machine.failures import report_failure
+
+if TYPE_CHECKING:
+    from meta_learning.inner_loop_optimizers import InnerLoopOptimizer
 
 log = logging.getLogger(__name__)
 
@@ -40,11 +43,11 @@ NAMES = (
 RATES = "inner_loop_optimizer.names_learning_rates_dict."
 
 
-def convert_checkpoint(config: Any, path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def convert_checkpoint(config: ExperimentConfig, path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Read a checkpoint of the reference.
 
     Args:
-        config: the `utils.config.ExperimentConfig` of the network.
+        config: of the network.
     Returns:
         tensors and state, for `experiment_parts.runs.checkpoints.save_checkpoint`.
     Raises:
@@ -107,7 +110,9 @@ def read_tensors_and_numbers(path: Path) -> Any:
         ) from error
 
 
-def _translated(network: Mapping[str, Any], inner_loop: Any, config: Any, path: Path) -> dict[str, Any]:
+def _translated(
+    network: Mapping[str, Any], inner_loop: "InnerLoopOptimizer", config: ExperimentConfig, path: Path
+) -> dict[str, Any]:
     import torch
 
     tensors = {}

@@ -16,19 +16,26 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
+from experiment_parts.learner import Learner
 from experiment_tools import set_up_command
 from utils.config import ExperimentConfig, load_config
 from utils.config.command_line import parse_command_line
+from utils.episodes.source import EpisodeSource
 from utils.errors import ConfigError, UserError
 from utils.machine.devices import threads_text
 from utils.machine.failures import KEYS_TO_LOWER, is_out_of_memory, out_of_memory_reason
 from utils.paths import REPOSITORY_ROOT, dataset_root, experiments_root
 from utils.words import size_text
+
+if TYPE_CHECKING:
+    import torch
+
+    from experiment_builder import ExperimentBuilder
 
 OK, WARNING, ERROR = "ok", "warning", "error"
 LEAST_FREE_GIB = 2.0
@@ -218,7 +225,7 @@ def check_run(config: ExperimentConfig) -> Iterator[Finding]:
         )
 
 
-def _short_run(config: ExperimentConfig, data: Any, device: Any, root: Path) -> Iterator[Finding]:
+def _short_run(config: ExperimentConfig, data: EpisodeSource, device: "torch.device", root: Path) -> Iterator[Finding]:
     import torch
 
     from experiment_builder import build_experiment
@@ -237,7 +244,7 @@ def _short_run(config: ExperimentConfig, data: Any, device: Any, root: Path) -> 
     }
     small = config.model_copy(update=limits | heaviest)
 
-    def start(epochs_before_pause: int) -> Any:
+    def start(epochs_before_pause: int) -> "ExperimentBuilder":
         torch.manual_seed(config.initialisation_seed)
         run_folder = open_run_folder(root, config.experiment_name, small.to_json_dict())
         paused = small.model_copy(update={"total_epochs_before_pause": epochs_before_pause})
@@ -283,7 +290,7 @@ def _check_space(needed_bytes: float) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def _estimate(config: ExperimentConfig, learner: Any, data: Any) -> Finding:
+def _estimate(config: ExperimentConfig, learner: Learner, data: EpisodeSource) -> Finding:
     """How long the whole run takes, by timing a few iterations of its heaviest derivative order and a batch of
     validation tasks.
     """
@@ -318,7 +325,7 @@ def _estimate(config: ExperimentConfig, learner: Any, data: Any) -> Finding:
     )
 
 
-def _timed(step: Any, learner: Any) -> float:
+def _timed(step: Callable[[int], None], learner: Learner) -> float:
     """Median seconds of a step, without the first."""
     import torch
 

@@ -11,13 +11,13 @@ import logging
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 from experiment_parts.runs.console import Console
-from utils.config import load_config
+from utils.config import ExperimentConfig, load_config
 from utils.config.command_line import parse_command_line
 from utils.episodes.drawing import SPLITS, EpisodeShape
 from utils.errors import ConfigError
@@ -27,6 +27,9 @@ from utils.known_datasets import SINUSOID
 from utils.machine.failures import report_failure
 from utils.registry import load_plugins
 from utils.words import printable
+
+if TYPE_CHECKING:
+    from data import FewShotData
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +84,7 @@ def stacked(pictures: Sequence[Image.Image]) -> Image.Image:
     return whole
 
 
-def split_picture(data: Any, split: str, n_episodes: int, shape: EpisodeShape) -> Image.Image:
+def split_picture(data: "FewShotData", split: str, n_episodes: int, shape: EpisodeShape) -> Image.Image:
     """The first episodes of a split, as the learner gets them."""
     batch = data.episodes(split, range(n_episodes), shape)
     turns = data.draw(split, range(n_episodes), shape).rotations
@@ -112,7 +115,7 @@ def _fitting(label: int, degrees: int, name: str) -> str:
     return f"{label}{turned} {name if len(name) <= room else '..' + name[2 - room :]}"
 
 
-def class_rows(data: Any) -> list[dict[str, Any]]:
+def class_rows(data: "FewShotData") -> list[dict[str, Any]]:
     """Split, class and number of images of every class."""
     return [
         {"split": split, "class": printable(name), "images": count}
@@ -134,7 +137,7 @@ def counts_table(rows: Iterable[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def show_data(config: Any, folder: Path, n_episodes: int) -> None:
+def show_data(config: ExperimentConfig, folder: Path, n_episodes: int) -> None:
     """Write the pictures and the table of a config into a folder.
 
     Raises:

@@ -35,8 +35,9 @@ from few_shot_classifier.estimator import Estimator, NotFittedError, with_parame
 from few_shot_learning_system import OPTIMIZER_PREFIX, FewShotLearner, build_learner
 from meta_learning.adapted_task import AdaptedLearner, adapt
 from meta_learning.outer_losses import TaskLoss
-from utils.config import check_config
+from utils.config import ExperimentConfig, check_config
 from utils.config import schema as config_schema
+from utils.episodes.source import EpisodeSource
 from utils.errors import ConfigError, StorageError
 from utils.machine.devices import choose_device
 from utils.metrics import percent, summarise
@@ -81,7 +82,7 @@ GIVEN_NETWORK = "given_network"
 _network: ContextVar[Any] = ContextVar("network of the classifier that builds its learner")
 
 
-def _copy_of_given_network(config: Any, image_shape: tuple[int, int, int], n_way: int) -> nn.Module:
+def _copy_of_given_network(config: ExperimentConfig, image_shape: tuple[int, int, int], n_way: int) -> nn.Module:
     network = _network.get()
     return copy.deepcopy(network) if isinstance(network, nn.Module) else network(config, image_shape, n_way)
 
@@ -144,9 +145,9 @@ class FewShotClassifier(Estimator):
         leaves none.
 
         Args:
-            dataset: a folder, (images, labels), a dataset of (image, label), tasks, or a `data.FewShotData`; see
-                `python_datasets`.
-            val: the same kind of thing, with other classes, or None: see `python_datasets.training_data`.
+            dataset: a folder, (images, labels), a dataset of (image, label), tasks, or an `EpisodeSource` such as
+                `data.FewShotData`; see `few_shot_classifier.datasets`.
+            val: the same kind of thing, with other classes, or None: see `few_shot_classifier.datasets.training_data`.
         Raises:
             ConfigError: parameters that cannot work. DataError, InputError: data that cannot.
         """
@@ -164,14 +165,13 @@ class FewShotClassifier(Estimator):
             run_folder = open_run_folder(root, config.experiment_name, config.to_json_dict())
             stack.callback(run_folder.unlock)
             torch.manual_seed(config.initialisation_seed)
-            builder = build_experiment(config, learner, data, [], run_folder, device)
-            builder.task_sets = []  # `accuracy` is for that
+            builder = build_experiment(config, learner, data, [], run_folder, device, task_sets=[])  # `accuracy` tests
             builder.run()
             _, tensors = model_selection.load_best(run_folder.saved_models, builder.rows, 1)[0]
         self._keep_initialisation(tensors, config)
         return self
 
-    def _keep_initialisation(self, tensors: dict[str, Tensor], config: Any) -> None:
+    def _keep_initialisation(self, tensors: dict[str, Tensor], config: ExperimentConfig) -> None:
         left_out = (OPTIMIZER_PREFIX, "rng.", FIT_PREFIX)
         self.initialisation_ = {name: tensor.cpu() for name, tensor in tensors.items() if not name.startswith(left_out)}
         self.meta_config_ = config.to_json_dict()
@@ -180,7 +180,7 @@ class FewShotClassifier(Estimator):
 
     def _config(
         self, shape: Sequence[int] | None, *, meta_learned: bool, n_way: int | None = None, **changes: Any
-    ) -> Any:
+    ) -> ExperimentConfig:
         """The config of the parameters; sizes that they leave open are those of the meta-learning, else `shape`."""
         values = {
             name: _plain(value) for name, value in self.get_params().items() if name not in ("network", "image_shape")
@@ -211,7 +211,7 @@ class FewShotClassifier(Estimator):
             )
         return config
 
-    def _build(self, config: Any, initialisation: dict[str, Tensor] | None) -> FewShotLearner:
+    def _build(self, config: ExperimentConfig, initialisation: dict[str, Tensor] | None) -> FewShotLearner:
         """The learner of a config, with an initialisation that was meta-learned."""
         token = _network.set(self.network)
         try:
@@ -334,7 +334,7 @@ class FewShotClassifier(Estimator):
         return self.meta_config_["image_channels"] if self.meta_config_ else None
 
     @staticmethod
-    def _as_input(pixels: np.ndarray, config: Any) -> Tensor:
+    def _as_input(pixels: np.ndarray, config: ExperimentConfig) -> Tensor:
         pixels = resized(pixels, config.image_height, config.image_width)
         return as_input(pixels, NORMALISATIONS[config.normalisation], reverse_channels=config.reverse_channels)
 
@@ -346,7 +346,7 @@ class FewShotClassifier(Estimator):
             )
 
     def _adapt(
-        self, config: Any, images: Tensor, ranks: np.ndarray, classes: np.ndarray, n_features: int, *,
+        self, config: ExperimentConfig, images: Tensor, ranks: np.ndarray, classes: np.ndarray, n_features: int, *,
         initialisation: dict[str, Tensor] | None = None,
     ) -> "FewShotClassifier":  # fmt: skip
         """Adapt to a support set, and only then remember it: after an error everything is as before."""
@@ -562,12 +562,11 @@ def run_checkpoint(name: str | Path, checkpoint: int | str | Path = "best") -> P
     )
 
 
-def _at_most(data: Any, split: str, n_tasks: int) -> int:
+def _at_most(data: EpisodeSource, split: str, n_tasks: int) -> int:
     """So many tasks, or those that there are: a list that came round again would seem to be more, and its interval
     too narrow.
     """
-    known = data.count(split) if hasattr(data, "count") else None
-    return min(n_tasks, known or n_tasks)
+    return min(n_tasks, data.count(split) or n_tasks)
 
 
 def _plain(value: Any) -> Any:

@@ -4,7 +4,7 @@
     (images, labels)                    two arrays or tensors
     a dataset                           len(dataset), dataset[i] -> (image, label), as torchvision's
     a list or iterator of tasks         each (support_images, support_labels, query_images, query_labels)
-    something with `episodes`           `data.FewShotData` or the like, used as it is
+    an `EpisodeSource`                  `data.FewShotData` or one of your own, used as it is
 
 Letters: B tasks, N way, K shot, Q query, C x H x W pixels.
 """
@@ -21,10 +21,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data import NORMALISATIONS, EpisodeBatch, FewShotData, build_data
+from data import NORMALISATIONS, FewShotData, build_data
 from few_shot_classifier.arrays import InputError, as_input, class_labels, image_arrays, resized
-from utils.config import check_config
+from utils.config import ExperimentConfig, check_config
+from utils.episodes.batches import EpisodeBatch
 from utils.episodes.drawing import EpisodeShape
+from utils.episodes.source import EpisodeSource
 from utils.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -46,8 +48,8 @@ def is_pair(dataset: Any) -> bool:
 
 def first_image_shape(dataset: Any, image_shape: Sequence[int] | None) -> tuple[int, int, int] | None:
     """(C, H, W) of a dataset's first image; None where only its config can tell: a folder, or an iterator."""
-    if hasattr(dataset, "example_shape"):
-        return tuple(dataset.example_shape())
+    if isinstance(dataset, EpisodeSource):
+        return dataset.example_shape()
     if is_folder(dataset) or not hasattr(dataset, "__getitem__"):
         return None
     first = dataset[0]
@@ -74,7 +76,7 @@ class LabelledImages:
     classes: Mapping[str, Sequence[int]]
 
 
-def labelled_images(dataset: Any, config: Any, image_shape: Sequence[int] | None = None) -> LabelledImages:
+def labelled_images(dataset: Any, config: ExperimentConfig, image_shape: Sequence[int] | None = None) -> LabelledImages:
     """Read all of a pair of arrays, or of a dataset of pairs, at the size that a config says.
 
     Raises:
@@ -110,8 +112,8 @@ def _as_bytes(pixels: np.ndarray) -> np.ndarray:
 
 
 def training_data(
-    dataset: Any, val: Any, config: Any, device: torch.device, image_shape: Sequence[int] | None = None
-) -> Any:
+    dataset: Any, val: Any, config: ExperimentConfig, device: torch.device, image_shape: Sequence[int] | None = None
+) -> EpisodeSource:
     """Episodes of a meta-training, "train" and "val".
 
     Without `val`, classes (or tasks) of the dataset are kept for validation; a folder is split as its config says.
@@ -120,7 +122,7 @@ def training_data(
         InputError: it is nothing that episodes can be drawn from.
         DataError: a folder's problems.
     """
-    if hasattr(dataset, "episodes"):
+    if isinstance(dataset, EpisodeSource):
         return dataset if val is None else SplitData({"train": dataset, "val": val})
     if is_folder(dataset):
         if val is not None:
@@ -153,7 +155,7 @@ def training_data(
     return _few_shot_data(splits, config, device)
 
 
-def _classes_for_validation(names: Sequence[str], config: Any) -> list[str]:
+def _classes_for_validation(names: Sequence[str], config: ExperimentConfig) -> list[str]:
     n_way = config.validation_shape.n_way
     most = max(shape.n_way for shape in config.training_shapes)
     if len(names) < n_way + most:
@@ -169,9 +171,11 @@ def _classes_for_validation(names: Sequence[str], config: Any) -> list[str]:
     return [names[rank] for rank in sorted(np.random.default_rng(seed).permutation(len(names))[:n_kept])]
 
 
-def evaluation_data(dataset: Any, config: Any, device: torch.device, image_shape: Sequence[int] | None = None) -> Any:
+def evaluation_data(
+    dataset: Any, config: ExperimentConfig, device: torch.device, image_shape: Sequence[int] | None = None
+) -> EpisodeSource:
     """Episodes of a measurement, "test": a folder's test split, or all of anything else."""
-    if hasattr(dataset, "episodes"):
+    if isinstance(dataset, EpisodeSource):
         return dataset
     if is_folder(dataset):
         return build_data(_with_folder(config, dataset), device, getattr(torch, config.parameter_format))
@@ -180,13 +184,13 @@ def evaluation_data(dataset: Any, config: Any, device: torch.device, image_shape
     return _few_shot_data({"test": labelled_images(dataset, config, image_shape)}, config, device)
 
 
-def _with_folder(config: Any, folder: Any) -> Any:
+def _with_folder(config: ExperimentConfig, folder: str | Path) -> ExperimentConfig:
     path = Path(folder).expanduser().resolve()
     name = "".join(c if c.isalnum() or c in "_+=,.- " else "_" for c in path.name)
     return check_config(config.to_json_dict() | {"dataset_name": name, "dataset_path": str(path)}, "FewShotClassifier")
 
 
-def _few_shot_data(splits: Mapping[str, LabelledImages], config: Any, device: torch.device) -> FewShotData:
+def _few_shot_data(splits: Mapping[str, LabelledImages], config: ExperimentConfig, device: torch.device) -> FewShotData:
     shapes = {"train": config.training_shapes, "val": (config.validation_shape,), "test": config.test_shapes}
     for split, images in splits.items():
         _check_sizes(split, images, shapes[split])
@@ -222,12 +226,10 @@ def _check_sizes(split: str, images: LabelledImages, shapes: Sequence[EpisodeSha
         )
 
 
-class SplitData:
+class SplitData(EpisodeSource):
     """Each split from a source of its own."""
 
-    meta_batches_ahead = 0
-
-    def __init__(self, sources: Mapping[str, Any]) -> None:
+    def __init__(self, sources: Mapping[str, EpisodeSource]) -> None:
         self.sources = dict(sources)
         self.shape = next(iter(sources.values())).shape
 
@@ -257,8 +259,8 @@ def _holds_tasks(dataset: Any) -> bool:
     if not hasattr(dataset, "__iter__"):
         raise InputError(
             f"a {type(dataset).__name__} is no dataset: give a folder, (images, labels), a dataset of (image, label), "
-            "or tasks of "
-            "(support_images, support_labels, query_images, query_labels)"
+            "tasks of (support_images, support_labels, query_images, query_labels), or a "
+            "utils.episodes.source.EpisodeSource"
         )
     return True
 
@@ -274,19 +276,22 @@ def _keep_tasks(dataset: Any, n_tasks: int) -> tuple[Any, Sequence[Any]]:
     return tasks, list(itertools.islice(tasks, n_tasks))
 
 
-class TaskEpisodes:
+class TaskEpisodes(EpisodeSource):
     """Episodes that are given one by one. Those of a list come round again and again, those of an iterator once."""
 
-    meta_batches_ahead = 0
-
-    def __init__(self, tasks: Mapping[str, Any], config: Any, device: torch.device) -> None:
+    def __init__(self, tasks: Mapping[str, Any], config: ExperimentConfig, device: torch.device) -> None:
         self._lists = {split: given for split, given in tasks.items() if isinstance(given, Sequence)}
         self._streams = {split: _Stream(iter(given)) for split, given in tasks.items() if split not in self._lists}
         self._config, self.device, self.shape = config, device, config.validation_shape
-        self.class_names: dict[str, list[str]] = {split: [] for split in tasks}
+        self._splits = tuple(tasks)
+
+    @property
+    def class_names(self) -> dict[str, list[str]]:
+        """split -> no names: the classes of tasks that are given have none that mean anything beyond their task."""
+        return {split: [] for split in self._splits}
 
     def count(self, split: str) -> int | None:
-        """How many tasks there are; None: nobody knows."""
+        """How many tasks a list has; None of an iterator."""
         return len(self._lists[split]) if split in self._lists else None
 
     def episodes(self, split: str, indices: Sequence[int], shape: EpisodeShape | None = None) -> EpisodeBatch:

@@ -15,12 +15,13 @@ from experiment_parts.evaluation.task_sets import TaskSet, protocols
 from experiment_parts.records.observers import Observer
 from experiment_parts.runs.checkpoints import epoch_path, list_epochs, load_checkpoint
 from experiment_parts.runs.run_folder import RunFolder
+from utils.episodes.source import EpisodeSource
 from utils.errors import ConfigError, NonFiniteError, StorageError
 
 N_WAY, N_QUERY_IMAGES, N_STEPS, N_TASKS = 5, 10, 2, 3
 
 
-class FakeData:
+class FakeData(EpisodeSource):
     """Episodes that only know their numbers; keeps a list of what was asked for."""
 
     def __init__(self):

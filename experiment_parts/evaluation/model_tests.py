@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -10,11 +10,15 @@ from experiment_parts.evaluation import model_selection
 from experiment_parts.evaluation import test_results as final_test
 from experiment_parts.evaluation.split_evaluation import SplitEvaluation
 from experiment_parts.evaluation.task_sets import TaskSet, collect_results, curve_rows, evaluate_task_sets, protocols
+from experiment_parts.learner import Learner
 from experiment_parts.runs.checkpoints import list_epochs
 from experiment_parts.runs.random_state import without_random_state
 from experiment_parts.runs.run_folder import RunFolder
 from utils.files.tables import write_csv, write_json
 from utils.ranks.group import RankGroup
+
+if TYPE_CHECKING:
+    from experiment_builder import ExperimentSettings
 
 log = logging.getLogger(__name__)
 
@@ -24,17 +28,14 @@ class ModelTests:
 
     def __init__(
         self,
-        learner: Any,
+        learner: Learner,
         task_sets: Sequence[TaskSet],
         run_folder: RunFolder,
-        settings: Any,
+        settings: "ExperimentSettings",
         group: RankGroup,
         check: Callable[[], None],
     ):
-        """Args:
-        settings: `experiment_builder.ExperimentSettings`.
-        check: may raise to stop; called between batches.
-        """
+        """`check` may raise to stop; it is called between batches."""
         self._learner, self._task_sets, self._run_folder, self._settings = (
             learner,
             list(task_sets),

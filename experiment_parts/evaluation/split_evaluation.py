@@ -2,14 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from experiment_parts.learner import Learner
 from experiment_parts.records.epoch_records import STEP_METRICS
 from utils.episodes.drawing import EpisodeShape
 from utils.episodes.prefetching import episodes_in_turn
+from utils.episodes.source import Episodes, EpisodeSource
 from utils.metrics import is_regression
 from utils.ranks.group import ALONE, RankGroup
 
@@ -24,9 +25,9 @@ class SplitEvaluation:
 
 
 def evaluate_tasks(
-    learner: Any, data: Any, split: str, *, n_tasks: int, tasks_per_batch: int, statistics: str | None = None,
-    with_scores: bool = False, shape: EpisodeShape | None = None, before_each_batch: Callable[[], None] = lambda: None,
-    group: RankGroup = ALONE,
+    learner: Learner, data: EpisodeSource, split: str, *, n_tasks: int, tasks_per_batch: int,
+    statistics: str | None = None, with_scores: bool = False, shape: EpisodeShape | None = None,
+    before_each_batch: Callable[[], None] = lambda: None, group: RankGroup = ALONE,
 ) -> SplitEvaluation:  # fmt: skip
     """Evaluate on tasks 0..T-1 of a split; the last batch is as small as it must be. Changes nothing.
 
@@ -52,7 +53,9 @@ def evaluate_tasks(
     return SplitEvaluation(metrics, of_all.get("scores"), of_all.get("labels"))
 
 
-def _evaluate_batch(learner: Any, episodes: Any, statistics: str | None, with_scores: bool) -> dict[str, Tensor]:
+def _evaluate_batch(
+    learner: Learner, episodes: Episodes, statistics: str | None, with_scores: bool
+) -> dict[str, Tensor]:
     """metrics (B, 4, S+1) and, where tasks have classes, hits (B, 2): right answers and questions; scores and labels
     on the host.
     """

@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from experiment_parts.evaluation import test_results as final_test
+from experiment_parts.learner import Learner
+from utils.config import ExperimentConfig
 from utils.episodes.drawing import EpisodeShape
+from utils.episodes.source import FixedEpisodeSource
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,7 +23,7 @@ if TYPE_CHECKING:
 class TaskSet:
     """Tasks 0..T-1 of one shape of a data source's test split."""
 
-    data: Any
+    data: FixedEpisodeSource
     shape: EpisodeShape | None
     """None: the shape that the data has of itself."""
     protocol: Mapping[str, Any]
@@ -53,8 +56,8 @@ class TaskSet:
         return self.data.task_list_digest("test", range(self.n_tasks), self.shape)
 
 
-def protocol_of(config: Any, shape: EpisodeShape) -> dict[str, Any]:
-    """What a result of the test of a config (`utils.config.ExperimentConfig`) says about tasks of this shape."""
+def protocol_of(config: ExperimentConfig, shape: EpisodeShape) -> dict[str, Any]:
+    """What a result of the test of a config says about tasks of this shape."""
     return {
         "ways": shape.n_way, "shots": shape.n_shot, "queries": shape.n_query,
         "steps": config.number_of_evaluation_steps_per_iter, "tasks": config.num_evaluation_tasks,
@@ -62,15 +65,13 @@ def protocol_of(config: Any, shape: EpisodeShape) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def shape_protocols(config: Any) -> list[tuple[EpisodeShape, dict[str, Any]]]:
+def shape_protocols(config: ExperimentConfig) -> list[tuple[EpisodeShape, dict[str, Any]]]:
     """Every shape of the test of a config, and what a result says about it."""
     return [(shape, protocol_of(config, shape)) for shape in config.test_shapes]
 
 
-def build_task_sets(config: Any, data: Any) -> list[TaskSet]:
-    """The sets that a config (`utils.config.ExperimentConfig`) tests on: one per shape; none where it leaves the
-    test for later.
-    """
+def build_task_sets(config: ExperimentConfig, data: FixedEpisodeSource) -> list[TaskSet]:
+    """The sets that a config tests on: one per shape; none where it leaves the test for later."""
     if not (config.test_after_training or config.evaluate_on_test_set_only):
         return []
     return [TaskSet(data, shape, protocol) for shape, protocol in shape_protocols(config)]
@@ -81,12 +82,13 @@ def protocols(task_sets: Sequence[TaskSet], statistics: Sequence[str]) -> list[d
     return [dict(tasks.protocol) | {"statistics": name} for tasks in task_sets for name in statistics]
 
 
-def protocols_of(config: Any) -> list[dict[str, Any]]:
+def protocols_of(config: ExperimentConfig) -> list[dict[str, Any]]:
     """`protocols` of the test of a config, without its data."""
-    return protocols(
-        [TaskSet(None, shape, protocol) for shape, protocol in shape_protocols(config)],
-        config.test_batch_norm_statistics,
-    )
+    return [
+        protocol | {"statistics": name}
+        for _, protocol in shape_protocols(config)
+        for name in config.test_batch_norm_statistics
+    ]
 
 
 Evaluations = Sequence["SplitEvaluation"]
@@ -94,7 +96,7 @@ Evaluations = Sequence["SplitEvaluation"]
 
 
 def evaluate_task_sets(
-    learner: Any, task_sets: Sequence[TaskSet], statistics: Sequence[str], tasks_per_batch: int,
+    learner: Learner, task_sets: Sequence[TaskSet], statistics: Sequence[str], tasks_per_batch: int,
     before_each_batch: Callable[[], None], group: "RankGroup",
 ) -> list["SplitEvaluation"]:  # fmt: skip
     """Evaluate one model on every set with every kind of statistics, in the order of `protocols`.

@@ -10,20 +10,26 @@ import copy
 import math
 import resource
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from experiment_parts.learner import Learner
 from experiment_parts.records.non_finite import is_finite
 from experiment_parts.runs.checkpoints import checkpoint_bytes
+from utils.config import ExperimentConfig
+from utils.episodes.source import Episodes, EpisodeSource
 from utils.files.atomic_files import write_bytes_atomically
 from utils.metrics import finite_or_none, is_regression
+
+if TYPE_CHECKING:
+    from meta_learning.meta_gradients import MetaGradients
 
 LARGEST_SIDE = 48
 """Pixels; larger example images are reduced."""
@@ -45,7 +51,7 @@ class Diagnostics:
         self.examples_file = examples_file
         self.tasks_per_meta_batch, self.every_epochs = tasks_per_meta_batch, every_epochs
 
-    def look(self, learner: Any, data: Any, epoch: int, *, is_last: bool) -> dict[str, Any]:
+    def look(self, learner: Learner, data: EpisodeSource, epoch: int, *, is_last: bool) -> dict[str, Any]:
         """Write the example episodes and return what curves.json holds of an epoch (from 0) beside the metrics.
 
         Changes nothing in the learner; does nothing and returns nothing in an epoch that is not due. To be called
@@ -68,8 +74,8 @@ class Diagnostics:
         return found | {"look_time_s": time.perf_counter() - start}
 
 
-def build_diagnostics(config: Any, logs: Path) -> Diagnostics | None:
-    """Unpack a config (`utils.config.ExperimentConfig`); None where the run asks for no look."""
+def build_diagnostics(config: ExperimentConfig, logs: Path) -> Diagnostics | None:
+    """Unpack a config; None where the run asks for no look."""
     every_epochs = config.diagnostics_every_epochs
     return (
         Diagnostics(logs / "validation_episodes.safetensors", config.tasks_per_meta_batch, every_epochs)
@@ -78,7 +84,7 @@ def build_diagnostics(config: Any, logs: Path) -> Diagnostics | None:
     )
 
 
-def look_at_gradients(learner: Any, episodes: Any, epoch: int) -> tuple[Any, dict[str, Any]]:
+def look_at_gradients(learner: Learner, episodes: Episodes, epoch: int) -> "tuple[MetaGradients, dict[str, Any]]":
     """Return a meta-gradient, and its norm per parameter, the angle between first and second order, and what took
     the time.
 
@@ -133,7 +139,7 @@ class _GradientClock(TorchFunctionMode):
     Waits for the device at each gradient.
     """
 
-    def __init__(self, device: torch.device, meta_parameters: Any):
+    def __init__(self, device: torch.device, meta_parameters: Iterable[Tensor]):
         super().__init__()
         self._device, self._meta_parameters = device, {id(parameter) for parameter in meta_parameters}
         self.inner_s = self.outer_s = 0.0
@@ -165,7 +171,7 @@ class _GradientClock(TorchFunctionMode):
         return result
 
 
-def look_at_update(learner: Any, meta_gradients: Any, epoch: int) -> dict[str, dict[str, float | None]]:
+def look_at_update(learner: Learner, meta_gradients: "MetaGradients", epoch: int) -> dict[str, dict[str, float | None]]:
     """Return name -> the norm of the parameter and of the step that the meta-optimiser would take; the step is taken
     back.
 
@@ -193,7 +199,7 @@ def look_at_update(learner: Any, meta_gradients: Any, epoch: int) -> dict[str, d
     }
 
 
-def peak_memory_mib(learner: Any) -> float:
+def peak_memory_mib(learner: Learner) -> float:
     """Return the most device memory that was in use at once, or that of the process on a CPU."""
     device = next(iter(learner.meta_parameters().values())).device
     if device.type == "cuda":
@@ -204,7 +210,7 @@ def peak_memory_mib(learner: Any) -> float:
 # --- example episodes -------------------------------------------------------------------------------------------------
 
 
-def write_examples(path: Path, learner: Any, data: Any, epoch: int) -> list[int]:
+def write_examples(path: Path, learner: Learner, data: EpisodeSource, epoch: int) -> list[int]:
     """Write the first validation episodes with the learner's answers, before and after adaptation, to one verified
     file.
 

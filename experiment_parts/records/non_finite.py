@@ -4,9 +4,15 @@ import math
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+
+from experiment_parts.learner import Learner
+from utils.episodes.batches import EpisodeBatch
+
+if TYPE_CHECKING:
+    from meta_learning.meta_gradients import MetaGradients
 
 CHECKED_METRICS = ("loss", "gradient_norm")
 
@@ -19,13 +25,13 @@ def reason(metrics: Mapping[str, Sequence[float]]) -> str:
     return "a batch-norm statistic is not finite"
 
 
-def is_finite(meta_gradients: Any) -> bool:
+def is_finite(meta_gradients: "MetaGradients") -> bool:
     """Tell whether the learner would apply a meta-gradient; waits for the device."""
     checked = [*(meta_gradients.metrics[name] for name in CHECKED_METRICS), *meta_gradients.statistics.values()]
     return all(bool(torch.isfinite(value).all()) for value in checked)
 
 
-def iteration_report(learner: Any, episodes: Any, iteration: int, epoch: int) -> dict[str, Any]:
+def iteration_report(learner: Learner, episodes: EpisodeBatch, iteration: int, epoch: int) -> dict[str, Any]:
     """Compute a training iteration without applying it and say everything about it, JSON-able.
 
     Args:

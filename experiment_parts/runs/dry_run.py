@@ -8,18 +8,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from utils.config import ExperimentConfig
+
 log = logging.getLogger(__name__)
 LIMITS = {"total_epochs": 1, "total_iter_per_epoch": 1, "num_evaluation_tasks": 1}
 
 
 @contextmanager
-def dry_run(config: Any) -> Iterator[tuple[Any, Path]]:
+def dry_run(config: ExperimentConfig) -> Iterator[tuple[ExperimentConfig, Path]]:
     """Give the limited config and the folder to run it in; afterwards remove the folder and say how long it took.
 
     Images that were unpacked or decoded stay, as any run needs them.
 
     Args:
-        config: a `utils.config.ExperimentConfig`; its derivative order becomes that of the heaviest epoch.
+        config: its derivative order becomes that of the heaviest epoch.
     """
     limits: dict[str, Any] = dict(LIMITS)
     limits |= {

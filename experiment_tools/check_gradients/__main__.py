@@ -7,12 +7,16 @@ Exit code 0: every law holds; 1: one does not, or the config is wrong.
 """
 
 import sys
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from utils.config import load_config
+from utils.config import ExperimentConfig, load_config
 from utils.config.command_line import parse_command_line
 from utils.errors import ConfigError, UserError
 from utils.registry import load_plugins
+
+if TYPE_CHECKING:
+    from experiment_tools.check_gradients.checks import Check
 
 SMALL = {
     "batch_size": 2,
@@ -29,7 +33,7 @@ SMALL = {
 SMALLEST_SIDE = 28
 
 
-def small_values(config: Any) -> dict[str, Any]:
+def small_values(config: ExperimentConfig) -> dict[str, Any]:
     """Return the values of SMALL that make a config smaller."""
     values = {
         key: value for key, value in SMALL.items()
@@ -46,8 +50,10 @@ def small_values(config: Any) -> dict[str, Any]:
     return values | {"image_height": side, "image_width": side}
 
 
-def check_config_gradients(json_path: Any, overrides: dict[str, Any], *, full_size: bool = False) -> list[Any]:
-    """Return the checks (`experiment_tools.check_gradients.checks.Check`) of a config.
+def check_config_gradients(
+    json_path: Path | str | None, overrides: dict[str, Any], *, full_size: bool = False
+) -> "list[Check]":
+    """Return the checks of a config.
 
     Raises:
         ConfigError: the config is wrong.

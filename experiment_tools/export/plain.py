@@ -19,12 +19,14 @@ import torch
 from torch import Tensor, nn
 
 from experiment_tools.export.network import Architecture, build_network
+from few_shot_learning_system import FewShotLearner
 from meta_learning.adapted_task import AdaptedLearner
 from meta_learning.networks.base import MetaNetwork, plain_names
 from meta_learning.networks.batch_norm import MetaBatchNorm2d, MetaNorm
 from meta_learning.networks.foreign import BATCH_NORMS, ForeignNetwork
 from meta_learning.networks.norms import MetaGroupNorm, MetaLayerNorm, MetaTaskNorm2d
 from meta_learning.networks.passes import Pass
+from utils.config import ExperimentConfig
 from utils.errors import ConfigError
 from utils.registry import BUILT_IN_BACKBONES, registered_backbone, user_code
 
@@ -45,7 +47,7 @@ class PlainNetwork:
     has_head: bool
 
 
-def plain_network(learner: Any, adapted: AdaptedLearner | None, config: Any) -> PlainNetwork:
+def plain_network(learner: FewShotLearner, adapted: AdaptedLearner | None, config: ExperimentConfig) -> PlainNetwork:
     """Return the network that classifies after the last inner step; without `adapted` the meta-learned initialisation.
 
     Raises:
@@ -168,7 +170,9 @@ def _plain_norm(values: dict[str, Tensor], name: str, layer: MetaNorm, step: int
             values[f"{name}.{which}"] = value[min(step, len(value) - 1)]
 
 
-def _module_of_plugin(network: ForeignNetwork, config: Any, stored: set[str], n_outputs: int | None) -> nn.Module:
+def _module_of_plugin(
+    network: ForeignNetwork, config: ExperimentConfig, stored: set[str], n_outputs: int | None
+) -> nn.Module:
     """A fresh module of the plugin whose batch norms use what ours do."""
     build, who = registered_backbone(config.backbone), f'backbone "{config.backbone}"'
     if build is None:
@@ -206,7 +210,9 @@ def _module_of_plugin(network: ForeignNetwork, config: Any, stored: set[str], n_
     return module
 
 
-def _architecture(network: MetaNetwork, config: Any, stored: Statistics, n_outputs: int | None) -> Architecture:
+def _architecture(
+    network: MetaNetwork, config: ExperimentConfig, stored: Statistics, n_outputs: int | None
+) -> Architecture:
     norms = {name: _norm_architecture(layer, name in stored) for name, layer in network.norm_layers().items()}
     common: Architecture = {
         "backbone": config.backbone,

@@ -11,17 +11,18 @@ from typing import Any
 
 from experiment_tools.parts.methods import method_name
 from experiment_tools.parts.settings import nearest_config
+from utils.config import ExperimentConfig
 from utils.config.changes import FREE_KEYS
 
 MOST_LAYERS, MOST_DIFFERENCES = 8, 8
 """So that the banner fits on one screen of 24 rows, with what is said of device, data and resuming."""
 
 
-def start_banner(config: Any, description: Mapping[str, Any], width: int | None = None) -> str:
+def start_banner(config: ExperimentConfig, description: Mapping[str, Any], width: int | None = None) -> str:
     """Method, tasks, schedule, what differs from the template's config, and the parameters by layer.
 
     Args:
-        config: a `utils.config.ExperimentConfig`.
+        config: of the run.
         description: of the learner.
         width: of a line; None: the terminal's, 80 where there is none.
     """

@@ -16,6 +16,7 @@ from typing import Any
 
 from experiment_parts.records.observers import Observer
 from experiment_tools.report.page import REPORT
+from utils.config import ExperimentConfig
 from utils.paths import REPOSITORY_ROOT
 
 log = logging.getLogger(__name__)
@@ -128,6 +129,6 @@ class ReportObserver(Observer):
         self._warned = True
 
 
-def build_report_observer(config: Any) -> list[Observer]:
-    """The observer of a config (`utils.config.ExperimentConfig`), or none."""
+def build_report_observer(config: ExperimentConfig) -> list[Observer]:
+    """The observer of a config, or none."""
     return [ReportObserver(config.report_every_s, says_where=not config.dry_run)] if config.report_every_s else []

@@ -200,6 +200,22 @@ def test_torchvision_is_imported_only_where_it_is_used(module):
     assert "torchvision" not in {room_of(name) for name in imports(module, at_start_only=True)}
 
 
+UNTYPED = ("meta_learning", "few_shot_learning_system", "experiment_tools.trackers", "utils.config.rules")
+"""Where a config and episodes may still be anything."""
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if not name.startswith(UNTYPED)])
+def test_what_is_passed_around_has_a_type(module):
+    tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
+    untyped = [
+        f"line {node.lineno}: {node.arg}"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.arg) and node.arg in ("config", "episodes", "learner", "source", "device", "settings")
+        if node.annotation is not None and ast.unparse(node.annotation) == "Any"
+    ]
+    assert not untyped
+
+
 def test_there_is_no_room_called_misc_and_none_called_like_a_library():
     names = {path.stem for path in [*REPOSITORY_ROOT.glob("*.py"), *REPOSITORY_ROOT.glob("*/*.py")]}
     assert not names & {"misc", "helpers", "common", "util"}

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from utils.config import ExperimentConfig
 from utils.episodes.drawing import SPLITS, EpisodeShape
 from utils.images.decoding import PixelFormat, original_form
 from utils.images.duplicates import find_leaks, leak_text, without_leaks
@@ -58,11 +59,11 @@ class DatasetClasses:
         }
 
 
-def find_classes(config: Any, shapes: Mapping[str, Sequence[EpisodeShape]]) -> DatasetClasses:
+def find_classes(config: ExperimentConfig, shapes: Mapping[str, Sequence[EpisodeShape]]) -> DatasetClasses:
     """Find, unpack or make the dataset of a config, pack its images and check that episodes can be drawn from it.
 
     Args:
-        config: `utils.config.ExperimentConfig`.
+        config: its data keys.
         shapes: split -> shapes of the episodes that are to be drawn from it; other splits may be empty.
     Raises:
         ConfigError: keys that cannot work together.
@@ -90,7 +91,7 @@ def find_classes(config: Any, shapes: Mapping[str, Sequence[EpisodeShape]]) -> D
 
 
 def _leave_leaks_out(
-    config: Any, folder: Path, packed: PackedImages, sets: Mapping[str, Sequence[ImageClass]]
+    config: ExperimentConfig, folder: Path, packed: PackedImages, sets: Mapping[str, Sequence[ImageClass]]
 ) -> tuple[Mapping[str, Sequence[ImageClass]], list[str]]:
     """Images in two splits: problems, or left in the last of them alone with `on_bad_image` skip."""
     leaks, again = find_leaks(sets, packed.identical)
@@ -103,7 +104,7 @@ def _leave_leaks_out(
     return sets, [leak_text(folder, [packed.image_path(rank) for _, rank in places], places) for places in leaks]
 
 
-def _count_problems(config: Any, folder: Path, sets: Mapping[str, Sequence[ImageClass]]) -> list[str]:
+def _count_problems(config: ExperimentConfig, folder: Path, sets: Mapping[str, Sequence[ImageClass]]) -> list[str]:
     """Another number of classes than a dataset of the field has, unless it was prepared so, or `on_bad_image` says
     skip.
     """
@@ -131,7 +132,7 @@ def _count_problems(config: Any, folder: Path, sets: Mapping[str, Sequence[Image
     return problems
 
 
-def packed_dataset(config: Any) -> DatasetClasses:
+def packed_dataset(config: ExperimentConfig) -> DatasetClasses:
     """The dataset of a config without a look at its classes. Raises as `find_classes`."""
     folder, packed, _, problems = _pack(config)
     if problems:
@@ -139,13 +140,13 @@ def packed_dataset(config: Any) -> DatasetClasses:
     return DatasetClasses(config.dataset_name, folder, packed, {})
 
 
-def _advice(config: Any, packed: PackedImages | None) -> str:
+def _advice(config: ExperimentConfig, packed: PackedImages | None) -> str:
     """What else could be done about images that cannot be decoded."""
     can_skip = packed is None and config.on_bad_image == "stop"
     return "Repair or remove files that cannot be read, or leave them out with --on_bad_image skip" if can_skip else ""
 
 
-def _pack(config: Any) -> tuple[Path, PackedImages | None, list[ImageFolder], list[str]]:
+def _pack(config: ExperimentConfig) -> tuple[Path, PackedImages | None, list[ImageFolder], list[str]]:
     folder = dataset_root() / (config.dataset_path or config.dataset_name)
     find_or_make_dataset(config.dataset_name, folder, dataset_root())
     packed, folders, problems = load_or_pack(
@@ -158,7 +159,7 @@ def _pack(config: Any) -> tuple[Path, PackedImages | None, list[ImageFolder], li
     return folder, packed, folders, problems
 
 
-def other_dataset(config: Any, name: str) -> Any:
+def other_dataset(config: ExperimentConfig, name: str) -> ExperimentConfig:
     """The config with the data keys of another dataset, of which the test split is wanted at the size of this one's
     images.
 
@@ -168,7 +169,7 @@ def other_dataset(config: Any, name: str) -> Any:
     """
     folder = dataset_root() / name
     find_or_make_dataset(name, folder, dataset_root())
-    published = type(config).model_fields["train_val_test_split"].default
+    published = ExperimentConfig.model_fields["train_val_test_split"].default
     return config.model_copy(
         update={
             "dataset_name": name,
@@ -183,7 +184,7 @@ def other_dataset(config: Any, name: str) -> Any:
     )
 
 
-def describe_images(config: Any, dataset: DatasetClasses) -> str:
+def describe_images(config: ExperimentConfig, dataset: DatasetClasses) -> str:
     """What was done to the images, told from the first one of the test split."""
     first = dataset.packed.image_path(dataset.sets["test"][0].images[0])
     width, height, colour = original_form(dataset.folder / first)

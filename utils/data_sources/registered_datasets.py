@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from utils.config import ExperimentConfig
 from utils.episodes.drawing import EpisodeShape
 from utils.errors import DataError
 from utils.registry import registered_dataset, user_code
@@ -55,7 +56,7 @@ class RegisteredDataset:
 
 
 def make_registered_dataset(
-    config: Any, name: str, shapes: Mapping[str, Sequence[EpisodeShape]]
+    config: ExperimentConfig, name: str, shapes: Mapping[str, Sequence[EpisodeShape]]
 ) -> RegisteredDataset | None:
     """Let a plugin make its dataset `name`; None: no plugin has registered one of this name.
 

@@ -14,9 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from utils.config import ExperimentConfig
 from utils.episodes.batches import EpisodeBatch
 from utils.episodes.drawing import SPLITS, EpisodeShape
 from utils.episodes.randomness import random_words, uniform
+from utils.episodes.source import FixedEpisodeSource
 from utils.known_datasets import SINUSOID
 from utils.machine.devices import copy_to
 
@@ -76,8 +78,8 @@ def draw_waves(
     )
 
 
-class SinusoidData:
-    """Episodes of the sinusoid problem, with the face of `data.FewShotData`. A point is an image of one pixel, x."""
+class SinusoidData(FixedEpisodeSource):
+    """Episodes of the sinusoid problem. A point is an image of one pixel, x."""
 
     def __init__(
         self, *, shape: EpisodeShape, seeds: dict[str, int], n_train_tasks: int | None = None,
@@ -153,8 +155,8 @@ class SinusoidData:
         return hashlib.sha256(f"{split} {shape or self.shape}\n".encode() + numbers.astype("<f8").tobytes()).hexdigest()
 
 
-def build_sinusoid_data(config: Any, device: torch.device | str, dtype: torch.dtype) -> SinusoidData:
-    """Unpack a config (`utils.config.ExperimentConfig`)."""
+def build_sinusoid_data(config: ExperimentConfig, device: torch.device | str, dtype: torch.dtype) -> SinusoidData:
+    """Unpack a config."""
     return SinusoidData(
         shape=config.validation_shape,
         seeds={"train": config.train_seed, "val": config.val_seed, "test": config.val_seed},

@@ -11,9 +11,8 @@ import argparse
 import logging
 import sys
 from pathlib import Path
-from typing import Any
 
-from utils.config import load_config
+from utils.config import ExperimentConfig, load_config
 from utils.data_sources.dataset_classes import find_classes
 from utils.data_sources.lakes_runs import all_runs_tasks
 from utils.data_sources.task_lists import TaskList, TaskLists, named_tasks, tasks_digest, write_task_lists
@@ -23,9 +22,8 @@ from utils.errors import ConfigError, UserError
 from utils.words import printable
 
 
-def test_tasks(config: Any) -> TaskLists:
-    """The test tasks of a config (`utils.config.ExperimentConfig`), a list per shape: those that a run of it is
-    tested on.
+def test_tasks(config: ExperimentConfig) -> TaskLists:
+    """The test tasks of a config, a list per shape: those that a run of it is tested on.
 
     Raises:
         ConfigError: a dataset without images.

@@ -5,9 +5,13 @@ What comes out is what would come out without the thread: a result depends on it
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from utils.episodes.drawing import EpisodeShape, training_shape
+from utils.episodes.source import EpisodeSource
+
+if TYPE_CHECKING:
+    from utils.episodes.batches import EpisodeBatch
 
 Result = TypeVar("Result")
 
@@ -54,20 +58,25 @@ class Prefetcher(Generic[Result]):
 
 
 def episodes_in_turn(
-    data: Any, split: str, batches: Sequence[Sequence[int]], shape: EpisodeShape | None, before_each: Callable[[], None]
-) -> Iterator[Any]:
+    data: EpisodeSource,
+    split: str,
+    batches: Sequence[Sequence[int]],
+    shape: EpisodeShape | None,
+    before_each: Callable[[], None],
+) -> "Iterator[EpisodeBatch]":
     """The episodes of each batch of numbers, prepared ahead where `TrainingEpisodes` would.
 
     Args:
         before_each: called before each batch; may raise to stop.
     """
-    ahead = getattr(data, "meta_batches_ahead", 0)
-    if not ahead:
+    if not data.meta_batches_ahead:
         for indices in batches:
             before_each()
             yield data.episodes(split, indices, shape)
         return
-    prefetcher = Prefetcher(lambda place: data.prepare(split, batches[place], shape), ahead, len(batches))
+    prefetcher = Prefetcher(
+        lambda place: data.prepare(split, batches[place], shape), data.meta_batches_ahead, len(batches)
+    )
     try:
         for place in range(len(batches)):
             before_each()
@@ -81,31 +90,29 @@ class TrainingEpisodes:
 
     def __init__(
         self,
-        data: Any,
+        data: EpisodeSource,
         n_tasks: int,
         shapes: Sequence[EpisodeShape] = (),
         train_seed: int = 0,
         part: range | None = None,
     ):
         """Args:
-        data: its `episodes` are asked for; where its `meta_batches_ahead` is more than 0, a thread calls its `prepare`
-            and the caller its `finish`.
+        data: where its `meta_batches_ahead` is more than 0, a thread calls its `prepare` and the caller its `finish`.
         n_tasks: B.
         shapes: of which each meta-batch draws one; none: the shape that the data has of itself.
         part: places in the meta-batch of the tasks that are wanted, 0 to B-1; None: all.
         """
         self._part = range(n_tasks) if part is None else part
         self._data, self._n_tasks, self._shapes, self._train_seed = data, n_tasks, tuple(shapes), train_seed
-        ahead = getattr(data, "meta_batches_ahead", 0)
-        self._prefetcher = Prefetcher(self._prepare, ahead) if ahead else None
+        self._prefetcher = Prefetcher(self._prepare, data.meta_batches_ahead) if data.meta_batches_ahead else None
 
-    def of_iteration(self, iteration: int) -> Any:
+    def of_iteration(self, iteration: int) -> "EpisodeBatch":
         """The part of the meta-batch of this iteration, counted from 1."""
         if self._prefetcher is None:
             return self._data.episodes(*self._request(iteration, self._part))
         return self._data.finish(self._prefetcher.get(iteration))
 
-    def whole_iteration(self, iteration: int) -> Any:
+    def whole_iteration(self, iteration: int) -> "EpisodeBatch":
         """All of its meta-batch."""
         return self._data.episodes(*self._request(iteration, range(self._n_tasks)))
 

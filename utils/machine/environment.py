@@ -5,9 +5,12 @@ import subprocess
 import time
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from utils.paths import REPOSITORY_ROOT
+
+if TYPE_CHECKING:
+    import torch
 
 PACKAGES = ("torch", "torchvision", "numpy", "scipy", "pillow", "pydantic", "safetensors", "tqdm")
 
@@ -15,7 +18,7 @@ PACKAGES = ("torch", "torchvision", "numpy", "scipy", "pillow", "pydantic", "saf
 DATA_FACTS = ("dataset_name", "content_sha256", "image_shape", "splits", "prepared")
 
 
-def describe_environment(device: Any, data_summary: Mapping[str, Any]) -> dict[str, Any]:
+def describe_environment(device: "torch.device", data_summary: Mapping[str, Any]) -> dict[str, Any]:
     """One entry of environment.json: time of the start, versions, device, threads, commit of the code, data."""
     import torch
 
