@@ -480,7 +480,7 @@ class ExperimentBuilder:
 
     def _load(self, path: Path) -> dict[str, Any]:
         """Stand where a checkpoint of this run stands; returns its state."""
-        tensors, state = load_checkpoint(path)
+        tensors, state = self.run_folder.load(path)
         self._stand_at(tensors, state)
         return state
 

@@ -9,6 +9,7 @@ random order: equal states could give unequal files.)
 import hashlib
 import json
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,15 +68,8 @@ def load_checkpoint(path: Path, device: object = "cpu") -> "tuple[dict[str, Tens
         DamagedCheckpointError: damaged, or not a checkpoint of this project; says which.
         StorageError: it cannot be read, or is of another release; the file itself may be good.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
-    data, state = read_verified(path)
-    try:
-        tensors = load(data)
-    except SafetensorError as error:
-        raise DamagedCheckpointError(f"{path}: not a usable checkpoint ({error}).") from error
-    return {name: tensor.to(device) for name, tensor in tensors.items()}, state
+    checkpoint = read_checkpoint(path)
+    return {name: tensor.to(device) for name, tensor in checkpoint.tensors().items()}, checkpoint.state
 
 
 def read_checkpoint_state(path: Path) -> dict[str, Any]:
@@ -84,11 +78,34 @@ def read_checkpoint_state(path: Path) -> dict[str, Any]:
     Raises:
         StorageError: as `load_checkpoint`.
     """
-    return read_verified(path)[1]
+    return read_checkpoint(path).state
 
 
-def read_verified(path: Path) -> tuple[bytes, dict[str, Any]]:
-    """Bytes of a checkpoint, every one verified, and its JSON state. Needs no torch.
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint file that was read and verified once. Needs torch only for its tensors."""
+
+    path: Path
+    state: dict[str, Any]
+    data: bytes
+
+    def tensors(self) -> "dict[str, Tensor]":
+        """Return name -> tensor on the CPU, each of its own shape.
+
+        Raises:
+            DamagedCheckpointError: not a usable safetensors file.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import load
+
+        try:
+            return load(self.data)
+        except SafetensorError as error:
+            raise DamagedCheckpointError(f"{self.path}: not a usable checkpoint ({error}).") from error
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint once and verify every byte. Needs no torch.
 
     Raises:
         StorageError: as `load_checkpoint`.
@@ -122,7 +139,7 @@ def read_verified(path: Path) -> tuple[bytes, dict[str, Any]]:
             f"{path}: format version {version}; this release reads version {FORMAT_VERSION}. Use the release that "
             "wrote it, or move the file away."
         )
-    return data, state
+    return Checkpoint(path, state, data)
 
 
 def epoch_path(folder: Path, epoch: int) -> Path:

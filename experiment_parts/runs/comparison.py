@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from experiment_parts.runs.checkpoints import read_verified
+from experiment_parts.runs.checkpoints import read_checkpoint
 
 CONTENT_DIFFERS = (".lock", "logs/run.log", "environment.json", "visual_outputs/report.html")
 """Files whose presence alone is compared."""
@@ -57,8 +57,8 @@ def _content(path: Path, folder: Path) -> Any:
         with path.open(newline="") as file:
             return [without_times(row) for row in csv.DictReader(file)]
     if path.suffix == ".safetensors":
-        data, state = read_verified(path)
-        header_end = 8 + int.from_bytes(data[:8], "little")
+        checkpoint = read_checkpoint(path)
+        data, header_end = checkpoint.data, 8 + int.from_bytes(checkpoint.data[:8], "little")
         tensors = {name: entry for name, entry in json.loads(data[8:header_end]).items() if name != "__metadata__"}
-        return without_times(state), tensors, hashlib.sha256(data[header_end:]).hexdigest()
+        return without_times(checkpoint.state), tensors, hashlib.sha256(data[header_end:]).hexdigest()
     return hashlib.sha256(path.read_bytes()).hexdigest()

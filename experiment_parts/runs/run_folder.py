@@ -16,13 +16,24 @@ import socket
 import time
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from experiment_parts.runs.checkpoints import epoch_path, list_epochs, read_checkpoint_state, set_aside, unfinished_path
+from experiment_parts.runs.checkpoints import (
+    Checkpoint,
+    epoch_path,
+    list_epochs,
+    read_checkpoint,
+    read_checkpoint_state,
+    set_aside,
+    unfinished_path,
+)
 from utils.config.changes import check_config_changes
 from utils.errors import ConfigError, DamagedCheckpointError, ExperimentInUseError, StorageError
 from utils.files.atomic_files import remove_temporary_files, storage_error
 from utils.files.tables import write_json
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 log = logging.getLogger(__name__)
 START_OVER = "To start over: --continue_from_epoch from_scratch (this folder is renamed, not deleted)."
@@ -43,6 +54,7 @@ class RunFolder:
         self.visual_outputs = path / "visual_outputs"
         self._lock: int | None = None
         self._is_new = False  # made by this process
+        self._read: dict[Path, tuple[tuple[int, ...], Checkpoint]] = {}  # what was verified, as long as its file stays
 
     def create(self) -> None:
         """Make the folders that are missing.
@@ -160,10 +172,10 @@ class RunFolder:
         def is_wanted(entry: tuple[Path, dict[str, Any]] | None) -> bool:
             return entry is not None and (before_iteration is None or entry[1]["iteration"] < before_iteration)
 
-        epochs = (_verified(path) for path in reversed(list_epochs(self.saved_models).values()))
+        epochs = (self._verified(path) for path in reversed(list_epochs(self.saved_models).values()))
         newest_epoch = next(filter(is_wanted, epochs), None)
         unfinished = unfinished_path(self.saved_models)
-        found = [newest_epoch, _verified(unfinished) if unfinished.exists() else None]
+        found = [newest_epoch, self._verified(unfinished) if unfinished.exists() else None]
         found = [entry for entry in found if is_wanted(entry)]
         if found or before_iteration is not None:
             return max(found, key=lambda entry: entry[1]["iteration"], default=None)  # of equals the epoch's own
@@ -175,6 +187,40 @@ class RunFolder:
                 f"Put the checkpoints back. {START_OVER}"
             )
         return None
+
+    def load(self, path: Path) -> "tuple[dict[str, Tensor], dict[str, Any]]":
+        """Return tensors (on the CPU) and state of a checkpoint of this run; one that was verified is not read again.
+
+        Raises:
+            DamagedCheckpointError, StorageError: as `load_checkpoint`.
+        """
+        signature, checkpoint = self._read.pop(path, (None, None))  # the caller may change the state that it gets
+        if checkpoint is None or signature != _signature(path):
+            checkpoint = read_checkpoint(path)
+        self._read.clear()  # a run has taken its place: the bytes of others would only take memory
+        return checkpoint.tensors(), checkpoint.state
+
+    def _verified(self, path: Path) -> tuple[Path, dict[str, Any]] | None:
+        """Return path and state, or None for a damaged file, which is set aside."""
+        signature, checkpoint = self._read.get(path, (None, None))
+        if checkpoint is None or signature != _signature(path):
+            before = _signature(path)
+            try:
+                checkpoint = read_checkpoint(path)
+            except DamagedCheckpointError as error:
+                log.warning("%s Set aside as %s.", error, set_aside(path).name)
+                return None
+            self._read[path] = before, checkpoint
+        return path, checkpoint.state
+
+
+def _signature(path: Path) -> tuple[int, ...] | None:
+    """What changes with a file: every save is a new one, renamed into its place."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def _holder(path: Path) -> str:
@@ -189,14 +235,6 @@ def _is_at(path: Path, descriptor: int) -> bool:
         return os.path.samestat(path.stat(), os.fstat(descriptor))
     except FileNotFoundError:
         return False
-
-
-def _verified(path: Path) -> tuple[Path, dict[str, Any]] | None:
-    try:
-        return path, read_checkpoint_state(path)
-    except DamagedCheckpointError as error:
-        log.warning("%s Set aside as %s.", error, set_aside(path).name)
-        return None
 
 
 def open_run_folder(

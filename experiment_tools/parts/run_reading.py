@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from experiment_parts.runs.checkpoints import read_verified
+from experiment_parts.runs.checkpoints import read_checkpoint
 from utils.errors import ConfigError, StorageError
 from utils.metrics import ACCURACY, Score, score_named
 from utils.paths import experiments_root
@@ -242,9 +242,9 @@ def _arrays(file: Path) -> tuple[Arrays, dict[str, Any]]:
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
-    data, state = read_verified(file)
+    checkpoint = read_checkpoint(file)
     try:
-        return load(data), state
+        return load(checkpoint.data), checkpoint.state
     except SafetensorError as error:
         raise ValueError(str(error)) from error
 

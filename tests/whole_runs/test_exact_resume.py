@@ -4,6 +4,7 @@ import json
 import logging
 import random
 import signal
+from pathlib import Path
 
 import pytest
 import torch
@@ -189,3 +190,17 @@ def test_more_epochs_keep_the_schedule_of_the_first_start_unless_told_otherwise(
     whole = rates(run_tiny(tmp_path / "whole", total_epochs=4))
     assert anew == [*first, *whole[2:]]
     assert rates(run_tiny(tmp_path / "other", total_epochs=4)) == anew
+
+
+def test_a_resume_reads_the_newest_checkpoint_once(tmp_path, monkeypatch):
+    folder = run_tiny(tmp_path, total_epochs=2)
+    newest = folder / "saved_models" / "train_model_2.safetensors"
+    reads, read_bytes = [], Path.read_bytes
+
+    def counted(path):
+        reads.extend([path] if path == newest else [])
+        return read_bytes(path)
+
+    monkeypatch.setattr(Path, "read_bytes", counted)
+    run_tiny(tmp_path, total_epochs=3, allow_config_change=["total_epochs"], test_after_training=False)
+    assert len(reads) == 1 and (folder / "saved_models" / "train_model_3.safetensors").exists()
