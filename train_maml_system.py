@@ -29,7 +29,7 @@ from utils.ranks import rank as ranks
 if __name__ == "__main__":  # before the imports below, which take a second or two
     stop_signals.guard_process(alone=not ranks.begin_rank())
 
-from experiment_parts.evaluation.task_sets import build_task_sets, protocols_of
+from experiment_parts.evaluation.task_sets import build_other_task_sets, build_task_sets, protocols_of
 from experiment_parts.evaluation.test_results import stored_result
 from experiment_parts.runs.console import Console
 from experiment_parts.runs.dry_run import dry_run
@@ -170,7 +170,7 @@ def _train_and_test(
     with stop.at_once():  # an exception that comes up in torch's imports, some of them late, can abort the process
         import torch
 
-        from data import build_data, build_other_task_sets
+        from data import build_data, build_other_data
         from experiment_builder import build_experiment
         from experiment_tools.parts.terminal_texts import next_command, start_banner
         from experiment_tools.report.observer import build_report_observer
@@ -196,7 +196,7 @@ def _train_and_test(
         if group.local_index:  # and has rebuilt it, where that was asked for
             config = config.model_copy(update={"reset_stored_filepaths": False})
         if config.tested_elsewhere:
-            task_sets = build_other_task_sets(config, device, dtype)
+            task_sets = build_other_task_sets(config, build_other_data(config, device, dtype))
             data = task_sets[0].data  # nothing is trained on it
             summary = {tasks.protocol["dataset"]: tasks.data.summary() for tasks in task_sets}
         else:

@@ -99,20 +99,16 @@ def measure(name: str, iterations: int, overrides: dict[str, Any]) -> dict[str, 
 def _random_data(config: "ExperimentConfig", device: "torch.device") -> "FewShotData":
     import torch
 
-    from data import FewShotData
+    from data import Drawing, FewShotData, ImageClasses, Preprocessing
 
     shape = (N_CLASSES * N_IMAGES, config.image_channels, config.image_height, config.image_width)
     images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0)).to(device)
     classes = {str(label): range(label * N_IMAGES, (label + 1) * N_IMAGES) for label in range(N_CLASSES)}
+    dtype = getattr(torch, config.parameter_format)
     return FewShotData(
-        images,
-        {"train": classes},
-        shape=config.validation_shape,
-        seeds={"train": 0},
-        class_rotation=config.class_rotation,
-        normalisation=config.normalisation,
-        device=device,
-        dtype=getattr(torch, config.parameter_format),
+        ImageClasses(images, {"train": classes}),
+        Drawing(config.validation_shape, {"train": 0}, class_rotation=config.class_rotation),
+        Preprocessing(config.normalisation, device=device, dtype=dtype),
     )
 
 

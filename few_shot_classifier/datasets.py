@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data import NORMALISATIONS, FewShotData, build_data
+from data import NORMALISATIONS, FewShotData, ImageClasses, build_data, build_drawing, build_preprocessing
 from few_shot_classifier.arrays import InputError, as_input, class_labels, image_arrays, resized
 from utils.config import ExperimentConfig, check_config
 from utils.episodes.batches import EpisodeBatch
@@ -194,19 +194,11 @@ def _few_shot_data(splits: Mapping[str, LabelledImages], config: ExperimentConfi
     shapes = {"train": config.training_shapes, "val": (config.validation_shape,), "test": config.test_shapes}
     for split, images in splits.items():
         _check_sizes(split, images, shapes[split])
-    pixels = next(iter(splits.values())).pixels  # the splits share it
+    pixels = torch.from_numpy(np.array(next(iter(splits.values())).pixels)).to(device)  # the splits share it
     return FewShotData(
-        torch.from_numpy(np.array(pixels)).to(device),
-        {split: dict(images.classes) for split, images in splits.items()},
-        shape=config.test_shapes[0] if "test" in splits else config.validation_shape,
-        seeds={"train": config.train_seed, "val": config.val_seed, "test": config.val_seed},
-        class_rotation=config.class_rotation,
-        normalisation=config.normalisation,
-        reverse_channels=config.reverse_channels,
-        n_train_tasks=config.number_of_train_tasks,
-        device=device,
-        dtype=getattr(torch, config.parameter_format),
-        augmentation={"support": config.support_augmentation, "query": config.query_augmentation},
+        ImageClasses(pixels, {split: images.classes for split, images in splits.items()}),
+        build_drawing(config),
+        build_preprocessing(config, device, getattr(torch, config.parameter_format)),
     )
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from data import NORMALISATIONS, FewShotData, build_data, rotate_by_quarter_turns
+from data import NORMALISATIONS, Drawing, FewShotData, ImageClasses, Preprocessing, build_data, rotate_by_quarter_turns
 from tests.conftest import draw_dataset, draw_image
 from utils.config import load_config
 from utils.config.schema import ExperimentConfig
@@ -44,15 +44,18 @@ def config(**overrides):
     )
 
 
-def numbered_data(n_classes=6, n_images=5, side=4, channels=1, **options):
+def numbered_data(n_classes=6, n_images=5, side=4, channels=1, augmentation=(), **options):
     """Image i of class c has one bright corner pixel and the value 10 * c + i everywhere else."""
     images = torch.zeros(n_classes * n_images, channels, side, side, dtype=torch.uint8)
     for rank in range(len(images)):
         images[rank] = 10 * (rank // n_images) + rank % n_images
         images[rank, :, 0, 0] = 255
     classes = {f"c{c}": range(c * n_images, (c + 1) * n_images) for c in range(n_classes)}
-    arguments = {"shape": EpisodeShape(3, 2, 3), "seeds": {"train": 0, "val": 0, "test": 0}, **options}
-    return FewShotData(images, dict.fromkeys(("train", "val", "test"), classes), **arguments)
+    splits = ("train", "val", "test")
+    drawing = Drawing(EpisodeShape(3, 2, 3), dict.fromkeys(splits, 0), **options)
+    return FewShotData(
+        ImageClasses(images, dict.fromkeys(splits, classes)), drawing, Preprocessing(augmentation=dict(augmentation))
+    )
 
 
 def values(images):
@@ -174,14 +177,14 @@ def test_mapped_and_loaded_images_are_the_same(tiny_dataset):
 
 
 def test_rotation_and_normalisation_that_do_not_fit_are_config_errors():
-    images = torch.zeros(10, 1, 4, 5, dtype=torch.uint8)
-    arguments = {"shape": EpisodeShape(1, 1, 1), "seeds": {}}
+    images = ImageClasses(torch.zeros(10, 1, 4, 5, dtype=torch.uint8), {})
+    plain, turned = (Drawing(EpisodeShape(1, 1, 1), {}, class_rotation=rotation) for rotation in (False, True))
     with pytest.raises(
         ConfigError, match="class_rotation needs square images, but image_height is 4 and image_width 5"
     ):
-        FewShotData(images, {}, class_rotation=True, **arguments)
+        FewShotData(images, turned, Preprocessing())
     with pytest.raises(ConfigError, match='"imagenet" has 3 channels, but image_channels is 1'):
-        FewShotData(images, {}, normalisation="imagenet", **arguments)
+        FewShotData(images, plain, Preprocessing("imagenet"))
 
 
 def test_every_normalisation_of_the_schema_brings_its_own_mean_to_zero_and_its_deviation_to_one():
@@ -189,10 +192,11 @@ def test_every_normalisation_of_the_schema_brings_its_own_mean_to_zero_and_its_d
     assert set(NORMALISATIONS) == set(allowed) - {"auto"}
     grid = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16).expand(1, 3, 16, 16)
     for name, (mean, std) in NORMALISATIONS.items():
-        data = FewShotData(
-            torch.cat([grid, grid]), {"val": {"a": [0, 1]}}, shape=EpisodeShape(1, 1, 1), seeds={"val": 0},
-            normalisation=name, dtype=torch.float64,
-        )  # fmt: skip
+        images, drawing = (
+            ImageClasses(torch.cat([grid, grid]), {"val": {"a": [0, 1]}}),
+            Drawing(EpisodeShape(1, 1, 1), {"val": 0}),
+        )
+        data = FewShotData(images, drawing, Preprocessing(name, dtype=torch.float64))
         pixels = data.episodes("val", [0]).query_images[0, 0]  # (3, 16, 16)
         for channel, (m, s) in enumerate(zip(mean, std, strict=True)):
             line = np.interp([m, m + s], np.arange(256) / 255, pixels[channel].flatten().numpy())

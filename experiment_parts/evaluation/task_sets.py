@@ -1,6 +1,6 @@
 """What models are tested on: sets of fixed tasks, each of one shape, and how their results become one table."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -75,6 +75,15 @@ def build_task_sets(config: ExperimentConfig, data: FixedEpisodeSource) -> list[
     if not (config.test_after_training or config.evaluate_on_test_set_only):
         return []
     return [TaskSet(data, shape, protocol) for shape, protocol in shape_protocols(config)]
+
+
+def build_other_task_sets(
+    config: ExperimentConfig, found: Iterable[tuple[FixedEpisodeSource, EpisodeShape, Mapping[str, Any]]]
+) -> list[TaskSet]:
+    """The sets that a finished run is tested on, of what `data.build_other_data` has found: source, shape, and facts
+    that take the place of the config's in the protocol.
+    """
+    return [TaskSet(data, shape, protocol_of(config, shape) | facts) for data, shape, facts in found]
 
 
 def protocols(task_sets: Sequence[TaskSet], statistics: Sequence[str]) -> list[dict[str, Any]]:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import torch
 
-from data import FewShotData, build_data
+from data import Drawing, FewShotData, ImageClasses, Preprocessing, build_data, build_other_data
 from experiment_builder import build_experiment
+from experiment_parts.evaluation.task_sets import TaskSet, build_other_task_sets
 from experiment_parts.runs.run_folder import RunFolder, open_run_folder
 from few_shot_learning_system import build_learner
 from utils.config import check_config
@@ -49,12 +50,17 @@ def tiny_data(config) -> FewShotData | SinusoidData:
         split: {f"{split}{c}": range(start + 5 * c, start + 5 * c + 5) for c in range(3)}
         for split, start in (("train", 0), ("val", 15), ("test", 30))
     }
-    return FewShotData(
-        images, classes, shape=config.validation_shape, n_train_tasks=config.number_of_train_tasks,
-        seeds=dict.fromkeys(classes, 0), class_rotation=config.class_rotation,
-        augmentation={"support": config.support_augmentation, "query": config.query_augmentation},
-        dtype=getattr(torch, config.parameter_format),
-    )  # fmt: skip
+    drawing = Drawing(
+        config.validation_shape, dict.fromkeys(classes, 0), config.number_of_train_tasks, config.class_rotation
+    )
+    augmentation = {"support": config.support_augmentation, "query": config.query_augmentation}
+    preprocessing = Preprocessing(augmentation=augmentation, dtype=getattr(torch, config.parameter_format))
+    return FewShotData(ImageClasses(images, classes), drawing, preprocessing)
+
+
+def other_task_sets(config) -> list[TaskSet]:
+    """What a config with `test_dataset_name` or `task_list` is tested on, as the program makes it."""
+    return build_other_task_sets(config, build_other_data(config, "cpu"))
 
 
 def run_tiny(root: Path, stop=None, *, learner_changes=None, observers=(), group=ALONE, **changes) -> Path:

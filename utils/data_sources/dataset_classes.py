@@ -43,6 +43,11 @@ class DatasetClasses:
     """split -> its classes."""
 
     @property
+    def classes(self) -> dict[str, dict[str, Sequence[int]]]:
+        """split -> class name -> ranks of its images."""
+        return {split: {c.name: c.images for c in members} for split, members in self.sets.items()}
+
+    @property
     def n_classes(self) -> int:
         """In all splits together."""
         return sum(map(len, self.sets.values()))

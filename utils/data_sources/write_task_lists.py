@@ -32,7 +32,7 @@ def test_tasks(config: ExperimentConfig) -> TaskLists:
     if config.is_regression:
         raise ConfigError(f'"dataset_name" is {config.dataset_name}: its tasks are drawn and have no images to list.')
     dataset = find_classes(config, {"test": config.test_shapes})
-    table = ClassTable.of({c.name: c.images for c in dataset.sets["test"]})
+    table = ClassTable.of(dataset.classes["test"])
     indices = range(config.num_evaluation_tasks)
     lists = []
     for shape in config.test_shapes:

@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 import train_maml_system
-from data import build_other_task_sets
 from experiment_parts.evaluation.test_results import result_suffix
 from tests.conftest import draw_dataset
+from tests.tools.runs import other_task_sets
 from utils.config import check_config
 from utils.data_sources import write_task_lists as tasks_command
 from utils.data_sources.dataset_classes import other_dataset
@@ -97,9 +97,9 @@ def test_classes_that_are_too_few_are_named(workplace):
     with pytest.raises(
         DataError, match=r"have only 3 images, but num_samples_per_class 1 \+ num_target_samples 3 needs 4"
     ):
-        build_other_task_sets(config, "cpu")
+        other_task_sets(config)
     with pytest.raises(DataError, match='dataset "birds" not found'):
-        build_other_task_sets(check_config(CONFIG | {"test_dataset_name": ["birds"]}, "test"), "cpu")
+        other_task_sets(check_config(CONFIG | {"test_dataset_name": ["birds"]}, "test"))
 
 
 def test_omniglot_has_its_published_test_classes(workplace):
@@ -110,7 +110,7 @@ def test_omniglot_has_its_published_test_classes(workplace):
         side=5,
     )
     config = check_config(CONFIG | {"test_dataset_name": ["omniglot"], "on_bad_image": "skip"}, "test")
-    (tasks,) = build_other_task_sets(config, "cpu")
+    (tasks,) = other_task_sets(config)
     assert tasks.protocol["classes"] == "10 (test split)"  # 37 - int(0.7399 * 37)
     assert other_dataset(config, "omniglot_dataset").resize_filter == "nearest"
 
@@ -121,7 +121,7 @@ def test_images_that_exif_turns_are_described_as_they_are_seen(workplace):
     exif[0x0112] = 6
     Image.fromarray(np.zeros((10, 40, 3), np.uint8)).save(folder / "a" / "00.jpg", exif=exif)
     (folder / "a" / "00.png").unlink()
-    (tasks,) = build_other_task_sets(check_config(CONFIG | {"test_dataset_name": ["turned"]}, "test"), "cpu")
+    (tasks,) = other_task_sets(check_config(CONFIG | {"test_dataset_name": ["turned"]}, "test"))
     assert tasks.protocol["images"] == "resized from 10x40 to 14x14 (bicubic), colour made grey"
 
 

@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from data import FewShotData
+from data import Drawing, FewShotData, ImageClasses, Preprocessing
 from few_shot_learning_system import build_learner
 from meta_learning.execution.cuda_graphs import GraphedComputation
 from meta_learning.networks import first_block as image_patches
@@ -222,15 +222,9 @@ def test_episodes_come_to_the_device_in_one_copy_of_each_kind(augmentation, on_d
     classes = {f"class{label}": range(4 * label, 4 * label + 4) for label in range(6)}
     names = {} if augmentation is None else {"support": (augmentation,), "query": (augmentation,)}
     data = FewShotData(
-        images,
-        {"train": classes},
-        shape=EpisodeShape(5, 1, 2),
-        seeds={"train": 0},
-        class_rotation=True,
-        normalisation="imagenet",
-        reverse_channels=True,
-        augmentation=names,
-        device="meta",
+        ImageClasses(images, {"train": classes}),
+        Drawing(EpisodeShape(5, 1, 2), {"train": 0}, class_rotation=True),
+        Preprocessing("imagenet", reverse_channels=True, augmentation=names, device="meta"),
     )
     data.episodes("train", range(3))  # makes what stays on the device
     with CopiesFromHost() as copies:

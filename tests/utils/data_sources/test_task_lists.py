@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from data import build_data, build_other_task_sets
+from data import build_data
 from tests.conftest import draw_dataset, draw_image
+from tests.tools.runs import other_task_sets
 from utils.config import check_config
 from utils.data_sources.lakes_runs import all_runs_tasks
 from utils.data_sources.task_lists import TaskList, TaskLists, read_task_lists, write_task_lists
@@ -50,7 +51,7 @@ def written(tiny_dataset, tmp_path, capsys):
 def test_a_run_on_the_file_sees_exactly_the_test_tasks(written, capsys):
     path = written()
     digests = [build_data(config(), "cpu").task_list_digest("test", range(7), shape) for shape in config().test_shapes]
-    listed = build_other_task_sets(config(task_list=str(path)), "cpu")
+    listed = other_task_sets(config(task_list=str(path)))
     assert [tasks.digest for tasks in listed] == digests
     assert digests[0][:12] in capsys.readouterr().out
     for tasks in listed:
@@ -100,11 +101,11 @@ def test_an_image_that_is_gone_and_a_list_that_was_changed_are_named(written):
     with pytest.raises(
         DataError, match="the tasks of 3 way 2 shot 3 query are not those of its digest; it was changed"
     ):
-        build_other_task_sets(config(task_list=str(path)), "cpu")
+        other_task_sets(config(task_list=str(path)))
     content["images"][0] = "alphabet_0/nowhere.png"
     path.write_text(json.dumps(content))
     with pytest.raises(DataError, match=r"alphabet_0/nowhere.png: in .*tasks.json, but not here"):
-        build_other_task_sets(config(task_list=str(path)), "cpu")
+        other_task_sets(config(task_list=str(path)))
 
 
 def test_a_problem_without_images_has_no_tasks_to_list(tmp_path, capsys):
@@ -199,7 +200,7 @@ def test_a_run_is_tested_on_them(all_runs, tmp_path, form, capsys):
         location = tmp_path / "lake.json"
         assert main(["--from", str(all_runs), "--to", str(location)]) == 0
         assert "2 tasks of 3 way 1 shot 1 query from all_runs" in capsys.readouterr().out
-    (tasks,) = build_other_task_sets(config(task_list=str(location)), "cpu")
+    (tasks,) = other_task_sets(config(task_list=str(location)))
     batch = tasks.data.episodes("test", range(2), tasks.shape)
     assert (tasks.n_tasks, batch.support_images.shape) == (2, (2, 3, 1, 14, 14))
     for label in range(3):  # support: image 0 of the class, query: image 1

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from data import FewShotData
+from data import Drawing, FewShotData, ImageClasses, Preprocessing
 from experiment_parts.runs.checkpoints import epoch_path, load_checkpoint
 from tests.test_data import numbered_data
 from tests.tools.runs import run_tiny
@@ -149,8 +149,8 @@ def test_red_is_red_to_the_augmentation_of_channels_that_are_reversed():
     )
     batches = [
         FewShotData(
-            images, {"train": classes}, shape=EpisodeShape(3, 1, 3), seeds={"train": 0}, reverse_channels=reverse,
-            augmentation={"support": ["color_jitter"]},
+            ImageClasses(images, {"train": classes}), Drawing(EpisodeShape(3, 1, 3), {"train": 0}),
+            Preprocessing(reverse_channels=reverse, augmentation={"support": ["color_jitter"]}),
         ).episodes("train", [0, 1])
         for reverse in (False, True)
     ]  # fmt: skip
