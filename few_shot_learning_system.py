@@ -24,7 +24,7 @@ from meta_learning.networks.base import MetaNetwork
 from meta_learning.networks.batch_norm import MetaBatchNorm2d
 from meta_learning.networks.passes import BatchStatistics, Pass, PassRecord, name_of_statistics
 from meta_learning.outer_losses import CROSS_ENTROPY, OuterLoop, TaskLoss, last_step_weights, multi_step_loss_weights
-from meta_neural_network_architectures import build_network
+from meta_neural_network_architectures import NetworkFunction, build_network
 from utils.config import ExperimentConfig
 from utils.episodes.source import Episodes, Tasks
 from utils.errors import ConfigError
@@ -446,10 +446,21 @@ class FewShotLearner(nn.Module):
         return self.execution.chunks.snapshot()
 
 
-def build_learner(config: ExperimentConfig, device: torch.device | str) -> FewShotLearner:
-    """Build the learner of a config on `device`."""
+def build_learner(
+    config: ExperimentConfig,
+    device: torch.device | str,
+    *,
+    network: nn.Module | NetworkFunction | None = None,
+    loss: TaskLoss | None = None,
+) -> FewShotLearner:
+    """Build the learner of a config on `device`.
+
+    Args:
+        network: a module, which is copied, or a function of (config, (C, H, W), N) that makes one; None: the config's.
+        loss: of inner and outer loop; None: the config's.
+    """
     device = torch.device(device)
-    network = build_network(config)
+    network = build_network(config, network)
     outer_loop = OuterLoop(
         displacement=config.outer_update == "displacement",
         second_order=config.second_order,
@@ -464,7 +475,7 @@ def build_learner(config: ExperimentConfig, device: torch.device | str) -> FewSh
         outer_loop,
         outer_update=build_outer_update(config),
         head=config.head,
-        loss=TaskLoss(config.loss, config.label_smoothing),
+        loss=loss or TaskLoss(config.loss, config.label_smoothing),
         n_evaluation_steps=config.number_of_evaluation_steps_per_iter,
         batch_norm_statistics=name_of_statistics(config.batch_norm_statistics),
         gradient_checkpointing=config.gradient_checkpointing,

@@ -4,10 +4,10 @@
 Letters: B tasks, n images per task, C channels, H x W pixels, F filters, N way, D features.
 """
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -36,7 +36,7 @@ from meta_learning.operations.max_pooling import pool_and_activate
 from utils.config import ExperimentConfig
 from utils.config.rules import feature_size
 from utils.errors import ConfigError
-from utils.registry import registered_backbone, user_code
+from utils.registry import GIVEN_NETWORK, registered_backbone, user_code
 
 __all__ = [
     "BACKBONES",
@@ -221,7 +221,7 @@ def build_mlp(
     return MultilayerPerceptron(image_shape, n_way, config.mlp_hidden_sizes)
 
 
-BACKBONES: dict[str, Callable[[Any, tuple[int, int, int], int | None, NormChoice], MetaNetwork]] = {
+BACKBONES: dict[str, Callable[[ExperimentConfig, tuple[int, int, int], int | None, NormChoice], MetaNetwork]] = {
     "vgg": build_vgg,
     "conv4": build_conv4,
     "mlp": build_mlp,
@@ -232,21 +232,37 @@ has the names.
 """
 
 
-def build_registered(
-    config: ExperimentConfig, image_shape: tuple[int, int, int], n_way: int | None, norm: NormChoice
+NetworkFunction = Callable[[ExperimentConfig, tuple[int, int, int], int], nn.Module]
+"""Of a config, (C, H, W) and N, as plugins register it: makes any module that ends with a linear layer."""
+
+
+def build_foreign(
+    config: ExperimentConfig,
+    image_shape: tuple[int, int, int],
+    n_way: int | None,
+    norm: NormChoice,
+    given: nn.Module | NetworkFunction | None,
 ) -> MetaNetwork:
-    """Build the network that a plugin registered under the config's `backbone`; the seed of the config decides its
-    weights.
+    """Build a network of somebody else's: `given`, or the one that a plugin registered under the config's `backbone`.
+
+    A module is copied and starts with the weights that it has; what a function draws, the config's seed decides.
 
     Raises:
-        ConfigError: building it fails, or it is nothing that the learner can use.
+        ConfigError: building it fails, it is nothing that the learner can use, or it is not there.
     """
-    who, build = f'backbone "{config.backbone}"', registered_backbone(config.backbone)
-    assert build is not None, "the config was checked"
+    name, build = (config.backbone, registered_backbone(config.backbone)) if given is None else (GIVEN_NETWORK, given)
+    who = f'backbone "{name}"'
+    if build is None:
+        raise ConfigError(
+            f"{who} is a network that a Python program gave; give it again, as in FewShotClassifier(network=...)"
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.initialisation_seed)
         with user_code(f"{who}: building it"):
-            module = build(config, image_shape, n_way or config.training_shapes[0].n_way)
+            if isinstance(build, nn.Module):
+                module = copy.deepcopy(build)
+            else:
+                module = build(config, image_shape, n_way or config.training_shapes[0].n_way)
         if isinstance(module, MetaNetwork):
             return module
         return foreign_network(  # which also draws the weights of lazy layers
@@ -255,8 +271,8 @@ def build_registered(
         )  # fmt: skip
 
 
-def build_network(config: ExperimentConfig) -> MetaNetwork:
-    """Build and initialise the backbone of a config, on the CPU in float32."""
+def build_network(config: ExperimentConfig, given: nn.Module | NetworkFunction | None = None) -> MetaNetwork:
+    """Build and initialise the backbone of a config, or `given` in its place, on the CPU in float32."""
     n_rows = max(config.number_of_training_steps_per_iter, 1) if config.per_step_bn_statistics else 1
     norm = NormChoice(
         config.norm_layer,
@@ -270,9 +286,11 @@ def build_network(config: ExperimentConfig) -> MetaNetwork:
     )
     image_shape = (config.image_channels, config.image_height, config.image_width)
     n_outputs = config.num_regression_outputs if config.is_regression else config.validation_shape.n_way
-    network = BACKBONES.get(config.backbone, build_registered)(
-        config, image_shape, n_outputs if config.head == "learned" else None, norm
-    )
+    n_way = n_outputs if config.head == "learned" else None
+    if given is None and config.backbone in BACKBONES:
+        network = BACKBONES[config.backbone](config, image_shape, n_way, norm)
+    else:
+        network = build_foreign(config, image_shape, n_way, norm, given)
     network.initialise(torch.Generator().manual_seed(config.initialisation_seed))
     if config.initial_weights:
         load_initial_weights(network, Path(config.initial_weights).expanduser())

@@ -8,12 +8,10 @@
 docs/from_python.md shows more. Letters: n images, N classes, S inner steps, C x H x W pixels.
 """
 
-import copy
 import json
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,7 +40,7 @@ from utils.errors import ConfigError, StorageError
 from utils.machine.devices import choose_device
 from utils.metrics import percent, summarise
 from utils.paths import experiments_root
-from utils.registry import register_backbone
+from utils.registry import GIVEN_NETWORK
 
 __all__ = ["Accuracy", "FewShotClassifier", "InputError", "NotFittedError", "run_checkpoint"]
 
@@ -76,18 +74,6 @@ images: that of the first ones. `loss` may also be a function of (logits (n, N),
 IMAGES_AT_ONCE = 256
 """Where an image's prediction does not depend on the other images."""
 FIT_PREFIX = "fit."
-GIVEN_NETWORK = "given_network"
-"""What the key `backbone` says where the parameter `network` is an object."""
-
-_network: ContextVar[Any] = ContextVar("network of the classifier that builds its learner")
-
-
-def _copy_of_given_network(config: ExperimentConfig, image_shape: tuple[int, int, int], n_way: int) -> nn.Module:
-    network = _network.get()
-    return copy.deepcopy(network) if isinstance(network, nn.Module) else network(config, image_shape, n_way)
-
-
-register_backbone(GIVEN_NETWORK, _copy_of_given_network)
 
 
 @dataclass(frozen=True)
@@ -213,13 +199,12 @@ class FewShotClassifier(Estimator):
 
     def _build(self, config: ExperimentConfig, initialisation: dict[str, Tensor] | None) -> FewShotLearner:
         """The learner of a config, with an initialisation that was meta-learned."""
-        token = _network.set(self.network)
-        try:
-            learner = build_learner(config, choose_device(config.gpu_to_use))
-        finally:
-            _network.reset(token)
-        if callable(self.loss):
-            learner.loss = learner.adaptation.loss = _FunctionLoss(self.loss)
+        learner = build_learner(
+            config,
+            choose_device(config.gpu_to_use),
+            network=None if isinstance(self.network, str) else self.network,
+            loss=_FunctionLoss(self.loss) if callable(self.loss) else None,
+        )
         if initialisation is not None:
             own = learner.state_tensors()
             learned = (

@@ -29,6 +29,9 @@ BUILT_IN_BACKBONES: dict[str, frozenset[str]] = {
 }
 """Name -> which of `VGG_KEYS` it reads. `meta_neural_network_architectures.BACKBONES` builds them."""
 
+GIVEN_NETWORK = "given_network"
+"""What the key `backbone` says where a Python program hands over the network itself, as FewShotClassifier does."""
+
 _backbones: dict[str, Callable[..., Any]] = {}
 _datasets: dict[str, Callable[..., Any]] = {}
 _plugins: dict[str, str] = {}  # "name.py:sha256" -> path of the files that this process has executed
@@ -45,7 +48,7 @@ def register_backbone(name: str, build: Callable[..., Any]) -> None:
     Raises:
         ConfigError: the name is taken or has other characters, or `build` cannot be called.
     """
-    _register(_backbones, "backbone", name, build, taken=BUILT_IN_BACKBONES)
+    _register(_backbones, "backbone", name, build, taken=(*BUILT_IN_BACKBONES, GIVEN_NETWORK))
 
 
 def register_dataset(name: str, build: Callable[..., Any]) -> None:
@@ -102,7 +105,7 @@ def loaded_plugins() -> tuple[str, ...]:
 def unknown_backbone(name: str) -> str | None:
     """Say that there is no such backbone, and which one is meant; None: there is."""
     known = [*BUILT_IN_BACKBONES, *_backbones]
-    if name in known:
+    if name in known or name == GIVEN_NETWORK:
         return None
     nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     advice = f'did you mean "{nearest[0]}"? ' if nearest else ""

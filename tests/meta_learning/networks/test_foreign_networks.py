@@ -164,6 +164,22 @@ def test_the_users_own_initialisation_follows_from_the_seed(user):
     assert torch.equal(Plain().block0.conv.weight.double(), states[0]["block0.conv.weight"])
 
 
+def test_a_network_given_to_the_learner_is_copied_or_made_and_registered_nowhere(user):
+    user(lambda n_way: Plain(n_way=n_way))
+    config, module = small_config(backbone=registry.GIVEN_NETWORK), Plain()
+    copied = build_learner(config, "cpu", network=module).network.state_dict()
+    assert torch.equal(copied["block0.conv.weight"], module.block0.conv.weight.double())
+    assert module.block0.conv.weight.dtype == torch.float32  # it is left alone
+    made = build_learner(config, "cpu", network=lambda config, image_shape, n_way: Plain(n_way=n_way))
+    registered = build_learner(small_config(backbone="mine"), "cpu")
+    for name, value in registered.network.state_dict().items():
+        assert torch.equal(made.network.state_dict()[name], value)
+    with pytest.raises(ConfigError, match='"given_network" is a network that a Python program gave; give it again'):
+        build_learner(config, "cpu")
+    with pytest.raises(ConfigError, match='there is a backbone "given_network" already'):
+        registry.register_backbone(registry.GIVEN_NETWORK, Plain)
+
+
 def test_lazy_layers_are_made_and_drawn_under_the_seed_too(user):
     user(lambda n_way: nn.Sequential(nn.LazyConv2d(2, 3), nn.LazyBatchNorm2d(), nn.Flatten(), nn.LazyLinear(n_way)))
     states = []
