@@ -292,7 +292,7 @@ class FewShotLearner(nn.Module):
     def adaptation_path(
         self, episodes: Tasks, n_steps: int | None = None, statistics: str | None = None
     ) -> tuple[PreparedEpisodes, Iterator[tuple[Adapted, Tensor | None, Tensor | None]]]:
-        """Return the prepared episodes, and what `Adaptation.path` yields of them.
+        """Return the prepared episodes, and what `Adaptation.path` yields: learners, logits (B, n, N), loss (B,).
 
         Args:
             n_steps, statistics: as for `evaluate`.

@@ -32,6 +32,7 @@ def run_benchmark(*arguments):
     return subprocess.run(command, cwd=REPOSITORY_ROOT, capture_output=True, text=True, timeout=300, check=False)
 
 
+@pytest.mark.full
 def test_the_command_prints_a_table_and_one_json_object():
     assert QUICK_VALUES.keys() == AXES.keys()
     done = run_benchmark("--quick", "--iterations", "1", "--what", "tasks", "steps", "ways", "image_size", "filters")

@@ -123,6 +123,7 @@ def at_root(root, monkeypatch):
     return root
 
 
+@pytest.mark.full
 def test_the_exported_folder_answers_as_the_classifier_and_needs_nothing_of_this_project(at_root, tmp_path, capsys):
     output = tmp_path / "out"
     arguments = ["--experiment", "tiny", "--support", "support", "--statistics", "support", "--output", str(output)]

@@ -136,6 +136,7 @@ def test_a_run_that_fails_is_not_requeued(job):
     assert (code, job.record()) == (3, [])
 
 
+@pytest.mark.full
 def test_a_real_job_stops_in_time_and_goes_on_when_it_is_started_again(job, tmp_path):
     """experiment_scripts/quickstart.sbatch of this checkout: SIGUSR1 while it trains, requeue, and again to the end."""
     keys = FLAGS | {"num_evaluation_tasks": 12, "total_iter_per_epoch": 40, "checkpoint_every_s": 600}

@@ -126,6 +126,7 @@ def test_the_weights_of_a_plugins_run_are_those_of_its_seed(main, tmp_path):
     assert all((tensors[0][name] == value).all() for name, value in tensors[1].items())
 
 
+@pytest.mark.full
 def test_the_example_of_the_docs_runs_and_learns(tmp_path):
     """The script itself, through the launcher; an accuracy of one third would be chance."""
     environment = {**os.environ, "EXPERIMENTS_DIR": str(tmp_path), "VIRTUAL_ENV": sys.prefix, "OMP_NUM_THREADS": "1"}

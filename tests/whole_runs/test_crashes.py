@@ -121,26 +121,32 @@ def test_a_save_that_dies_at_any_call_leaves_the_old_or_the_new(folder, before):
     assert set(outcomes) == {1, 2}
 
 
+@pytest.mark.full
 def test_200_kills_during_saves(folder):
     """SIGKILL at random moments of a loop that saves inside an epoch and at its end, as the builder does."""
     generator = random.Random(0)
     folder_path = folder.saved_models
     last = 0
 
-    def save_forever(first):
+    def save_forever(first, has_begun):
         for iteration in range(first, first + 100000):
             if iteration % 3:
                 save_checkpoint(unfinished_path(folder_path), *checkpoint(iteration))
             else:
                 save_checkpoint(epoch_path(folder_path, 1), *checkpoint(iteration))
                 unfinished_path(folder_path).unlink(missing_ok=True)
+            if iteration == first:
+                os.write(has_begun, b"!")
 
     leftovers = 0
     for _ in range(200):
+        reader, writer = os.pipe()
         child = os.fork()
         if child == 0:
-            save_forever(last + 1)
+            save_forever(last + 1, writer)
             os._exit(99)
+        os.read(reader, 1)  # on a busy machine it may take long until it begins
+        os.close(reader), os.close(writer)
         time.sleep(0.002 + 0.03 * generator.random())
         os.kill(child, signal.SIGKILL)
         assert os.WIFSIGNALED(os.waitpid(child, 0)[1])

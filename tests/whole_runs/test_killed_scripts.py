@@ -31,6 +31,7 @@ MOMENTS = {
 }
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_a_script_that_is_killed_and_run_again_leaves_the_same_folder(whole, moment):
     run = ScriptRun(whole.folder.parent / moment, num_evaluation_tasks=12)

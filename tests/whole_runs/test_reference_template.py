@@ -57,6 +57,7 @@ def test_its_keys_mean_what_they_say(generated):
     assert any("use_gdrive" in note for note in config.notes)
 
 
+@pytest.mark.full
 def test_it_trains_is_killed_resumes_and_is_tested_on_a_cpu(generated, tmp_path):
     """Real processes, with the sizes overridden and a small drawn dataset in Omniglot's place and form."""
     characters = [f"images_background/alphabet_{rank // 20}/character_{rank % 20:02}" for rank in range(170)]

@@ -259,6 +259,7 @@ def workplace(tmp_path_factory):
     return folder, whole
 
 
+@pytest.mark.full
 def test_each_signal_in_training_validation_and_test(workplace):
     folder, whole = workplace
     run = Run(folder / "stopped", folder / "datasets")
@@ -282,6 +283,7 @@ def test_each_signal_in_training_validation_and_test(workplace):
 SAYS_WHAT_TO_DO = "{}: nothing is lost, run the same command to go on"
 
 
+@pytest.mark.full
 def test_signals_while_an_archive_is_unpacked_and_while_its_images_are_decoded(tmp_path):
     datasets = tmp_path / "datasets"
     names = [f"alphabet_{c % 3}/character_{c:02}" for c in range(12)]

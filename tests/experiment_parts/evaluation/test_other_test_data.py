@@ -51,6 +51,7 @@ def main(workplace, capsys):
     return run
 
 
+@pytest.mark.full
 def test_several_datasets_give_one_grid_and_leave_the_runs_own_result_alone(workplace, main, capsys):
     assert main()[0] == 0
     logs = workplace / "experiments" / "run" / "logs"

@@ -84,6 +84,7 @@ def large_dataset(tmp_path):
     shutil.rmtree(tmp_path)
 
 
+@pytest.mark.full
 def test_sixteen_gigabytes_open_in_two_seconds_and_one_gigabyte_of_memory(large_dataset):
     ran = subprocess.run(
         [sys.executable, "-c", FIRST_EPISODE, json.dumps(CONFIG)], cwd=REPOSITORY_ROOT, text=True, capture_output=True,
