@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from utils.known_datasets import DATASET_ALIASES
+from utils.known_datasets import folder_named
 
 
 class Conversion(NamedTuple):
@@ -153,7 +153,7 @@ def _dataset(values: dict[str, Any], findings: list[str]) -> None:
     name = str(values["dataset_name"])
     is_omniglot, is_imagenet = "omniglot" in name.lower(), "imagenet" in name
     values |= {
-        "dataset_name": DATASET_ALIASES.get(name, name),
+        "dataset_name": folder_named(name),
         "class_rotation": is_omniglot,
         "normalisation": "imagenet" if is_imagenet and not is_omniglot else "none",
         "gradient_clamp": 10.0 if is_imagenet else 0.0,

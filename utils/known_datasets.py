@@ -1,45 +1,20 @@
-"""The datasets that this project knows by name: what they have, how they are commonly treated, whose terms hold."""
+"""The datasets that this project knows by name, in one table: what they have, how they are commonly treated, whose
+terms hold, and what they are prepared from.
+"""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
-
-DATA_LICENCES = {
-    "omniglot_dataset": "MIT (Lake et al. 2015)",
-    "synthetic_strokes": "drawn by the training program itself; MIT, as the program",
-    "mini_imagenet_full_size": "ImageNet's terms: non-commercial research and education only, no redistribution of "
-    "images",
-    "tiered_imagenet": "ImageNet's terms: non-commercial research and education only, no redistribution of images",
-    "quickdraw": "CC BY 4.0 (Google)",
-}
-"""Folder of a dataset -> its licence, where this project knows it."""
-
 
 SINUSOID = "sinusoid"
 """The name of the dataset that is drawn task by task (`utils.data_sources.sinusoid`)."""
-
-
-DATASET_ALIASES = {"omniglot": "omniglot_dataset", "mini_imagenet": "mini_imagenet_full_size"}
-
-
-DATASET_DEFAULTS: dict[str, dict[str, Any]] = {
-    SINUSOID: {"class_rotation": False, "normalisation": "none", "gradient_clamp": 0.0, "resize_filter": "nearest"},
-    "omniglot_dataset": {
-        "class_rotation": True,
-        "normalisation": "none",
-        "gradient_clamp": 0.0,
-        "resize_filter": "nearest",
-    },
-    "mini_imagenet_full_size": {
-        "class_rotation": False,
-        "normalisation": "imagenet",
-        "gradient_clamp": 10.0,
-        "resize_filter": "bicubic",
-    },
-}
-
-
-OTHER_DATASETS = {"class_rotation": False, "normalisation": "none", "gradient_clamp": 0.0, "resize_filter": "bicubic"}
+COMMON_TREATMENT = {"class_rotation": False, "normalisation": "none", "gradient_clamp": 0.0, "resize_filter": "bicubic"}
+"""Config key -> what `auto` stands for, unless the dataset says otherwise."""
+IMAGENET_LICENCE = "ImageNet's terms: non-commercial research and education only, no redistribution of images"
+IMAGENET_TERMS = (
+    "The images are ImageNet's: non-commercial research and education only, no redistribution. See "
+    "imagenet_license.md and https://image-net.org/download."
+)
 
 
 @dataclass(frozen=True)
@@ -51,73 +26,112 @@ class Counts:
     images_per_class: int | None = None
 
 
-IMAGENET_TERMS = (
-    "The images are ImageNet's: non-commercial research and education only, no redistribution. See "
-    "imagenet_license.md and"
-    " https://image-net.org/download."
-)
-
-
 @dataclass(frozen=True)
 class KnownDataset:
-    """One dataset of the field."""
+    """One dataset of the field; the values of a name that is not known are the defaults."""
 
-    folder: str
+    name: str = ""
+    """Short; `utils.prepare_dataset` and configs take it."""
+    folder: str = ""
     """Name of its folder, which is the `dataset_name` of configs."""
-    forms: str
-    """What --from may be, in words."""
+    forms: str = ""
+    """What --from of `utils.prepare_dataset` may be, in words; empty: nothing, as it makes itself."""
     counts: Counts | None = None
+    own_treatment: Mapping[str, Any] = field(default_factory=dict)
+    """Where it differs from `COMMON_TREATMENT`."""
+    licence: str = ""
+    """Empty: not known here."""
     terms: str = ""
+    """Logged whenever it is prepared."""
+    fetched: str = ""
+    """What is fetched without --from: everything, or images, whose split the user's lists give."""
     seed: int = 0
     """Of what is drawn, unless --seed says otherwise."""
     split_by_seed: bool = False
     """Whether the seed decides which classes are train, val and test."""
 
+    @property
+    def treatment(self) -> dict[str, Any]:
+        """Config key -> what `auto` stands for."""
+        return COMMON_TREATMENT | dict(self.own_treatment)
 
-KNOWN_DATASETS: dict[str, KnownDataset] = {
-    "omniglot": KnownDataset(
+
+TABLE = (
+    KnownDataset(SINUSOID, SINUSOID, own_treatment={"resize_filter": "nearest"}),
+    KnownDataset(
+        "synthetic_strokes", "synthetic_strokes", licence="drawn by the training program itself; MIT, as the program"
+    ),
+    KnownDataset(
+        "omniglot",
         "omniglot_dataset",
         "a folder with images_background.zip and images_evaluation.zip, or those unpacked; without --from it is "
         "fetched",
         Counts({None: 1623}, 20),
+        own_treatment={"class_rotation": True, "resize_filter": "nearest"},
+        licence="MIT (Lake et al. 2015)",
+        fetched="everything",
     ),
-    "mini_imagenet": KnownDataset(
+    KnownDataset(
+        "mini_imagenet",
         "mini_imagenet_full_size",
         "folders train, val and test, or their archive; train.csv, val.csv and test.csv with a folder images, or with "
-        "an ImageNet tree"
-        " (then --splits gives the CSVs); mini-imagenet-cache-{train,val,test}.pkl; train_phase_train.pickle, "
-        "val.pickle, test.pickle",
+        "an ImageNet tree (then --splits gives the CSVs); mini-imagenet-cache-{train,val,test}.pkl; "
+        "train_phase_train.pickle, val.pickle, test.pickle",
         Counts({"train": 64, "val": 16, "test": 20}, 600),
-        IMAGENET_TERMS,
+        own_treatment={"normalisation": "imagenet", "gradient_clamp": 10.0},
+        licence=IMAGENET_LICENCE,
+        terms=IMAGENET_TERMS,
     ),
-    "tiered_imagenet": KnownDataset(
+    KnownDataset(
+        "tiered_imagenet",
         "tiered_imagenet",
         "{train,val,test}_images.npz or _images_png.pkl with _labels.pkl; folders train, val and test",
         Counts({"train": 351, "val": 97, "test": 160}),
-        IMAGENET_TERMS,
+        licence=IMAGENET_LICENCE,
+        terms=IMAGENET_TERMS,
     ),
-    "cifar_fs": KnownDataset(
+    KnownDataset(
+        "cifar_fs",
         "cifar_fs",
         "CIFAR-100's files (fetched without --from) with lists {train,val,test}.txt or .json (--splits); its class "
-        "folders with"
-        " such lists; {train,val,test}.pickle",
+        "folders with such lists; {train,val,test}.pickle",
         Counts({"train": 64, "val": 16, "test": 20}, 600),
+        fetched="images",
     ),
-    "fc100": KnownDataset(
-        "fc100", "like cifar_fs; the lists may name superclasses", Counts({"train": 60, "val": 20, "test": 20}, 600)
+    KnownDataset(
+        "fc100",
+        "fc100",
+        "like cifar_fs; the lists may name superclasses",
+        Counts({"train": 60, "val": 20, "test": 20}, 600),
+        fetched="images",
     ),
-    "cub": KnownDataset(
+    KnownDataset(
+        "cub",
         "cub",
         "CUB_200_2011.tgz or its folder, with 100/50/50 classes drawn by --seed; split CSVs with a folder images; "
         "folders train, val, test",
         Counts({"train": 100, "val": 50, "test": 50}),
         split_by_seed=True,
     ),
-    "quickdraw": KnownDataset(
+    KnownDataset(
+        "quickdraw",
         "quickdraw",
         "a folder with the 345 .npy bitmap files; those that are missing are fetched",
         Counts({"train": 207, "val": 69, "test": 69}),
+        licence="CC BY 4.0 (Google)",
+        fetched="everything",
         seed=123,
         split_by_seed=True,
     ),
-}
+)
+KNOWN_DATASETS = {known.name: known for known in TABLE}
+
+
+def known_by_folder(dataset_name: str) -> KnownDataset:
+    """The entry whose folder has this name; one of defaults where there is none."""
+    return next((known for known in KNOWN_DATASETS.values() if known.folder == dataset_name), KnownDataset())
+
+
+def folder_named(dataset_name: str) -> str:
+    """The folder of a dataset that may be called by its short name."""
+    return KNOWN_DATASETS[dataset_name].folder if dataset_name in KNOWN_DATASETS else dataset_name

@@ -8,8 +8,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from utils.known_datasets import known_by_folder
+
 FILE = Path(__file__).with_name("published_results.toml")
-DATASET_NAMES = {"omniglot_dataset": "omniglot", "mini_imagenet_full_size": "mini_imagenet"}
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def _result(entry: Mapping[str, Any]) -> PublishedResult:
 def published_result(method: str, dataset: str, ways: int, shots: int) -> PublishedResult | None:
     """What was published for a method (a name of `experiment_tools.parts.methods.method_name`) on a dataset."""
     dataset = re.sub(r"_seed\d+$", "", dataset)  # whichever samples were drawn
-    wanted = (method, DATASET_NAMES.get(dataset, dataset), ways, shots)
+    wanted = (method, known_by_folder(dataset).name or dataset, ways, shots)
     for result in published_results():
         if (result.method, result.dataset, result.ways, result.shots) == wanted:
             return result

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from utils.known_datasets import DATA_LICENCES
+from utils.known_datasets import known_by_folder
 from utils.metrics import Summary, percent
 
 UNKNOWN_LICENCE = "not known to the program that wrote this; fill it in"
@@ -163,7 +163,7 @@ def model_card(facts: CardFacts, config: Mapping[str, Any]) -> str:
         "",
         "- **Weights:** not chosen yet. Whoever publishes them fills in `license` above and this line.",
     ]
-    lines += [f"- **Training data:** {data}: {DATA_LICENCES.get(data, UNKNOWN_LICENCE)}."]
+    lines += [f"- **Training data:** {data}: {known_by_folder(data).licence or UNKNOWN_LICENCE}."]
     if facts.classes is not None:
         lines.append("- **Support images:** yours; they are not in this folder, but the weights were adapted to them.")
     if facts.has_module:

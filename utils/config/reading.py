@@ -17,7 +17,7 @@ from utils.config.messages import expected, place_of, unknown_key
 from utils.config.rules import CONTRADICTIONS, keys_without_effect
 from utils.config.schema import ExperimentConfig, as_list
 from utils.errors import ConfigError
-from utils.known_datasets import DATASET_ALIASES, DATASET_DEFAULTS, OTHER_DATASETS
+from utils.known_datasets import folder_named, known_by_folder
 from utils.paths import REPOSITORY_ROOT
 
 Problems = list[tuple[tuple[str, ...], str]]  # the keys it is about, and what is wrong
@@ -209,14 +209,14 @@ def _translate_old_keys(values: dict[str, Any], problems: Problems, notes: list[
 
 def _normalise_spelling(key: str, value: Any) -> Any:
     if key == "dataset_name" and isinstance(value, str):
-        return DATASET_ALIASES.get(value, value)
+        return folder_named(value)
     if key == "gpu_to_use":
         parts = value if isinstance(value, list) else str(value).split()
         return ",".join(str(part) for part in parts) or "auto"
     if key in ("allow_config_change", "trackers") and isinstance(value, str):
         return [value]
     if key == "test_dataset_name" and isinstance(value, str | list):
-        return [DATASET_ALIASES.get(name, name) for name in ([value] if isinstance(value, str) else value)]
+        return [folder_named(name) for name in ([value] if isinstance(value, str) else value)]
     if key in ("support_augmentation", "query_augmentation") and (value is None or isinstance(value, str)):
         return [] if value in (None, "null") else [value]
     if key == "continue_from_epoch" and isinstance(value, int) and not isinstance(value, bool) and value < 0:
@@ -228,10 +228,10 @@ def _normalise_spelling(key: str, value: Any) -> Any:
 
 def _resolve(config: ExperimentConfig, notes: list[str]) -> ExperimentConfig:
     """Replace `auto` and null by what they stand for, and say what was looked up."""
-    table = DATASET_DEFAULTS.get(config.dataset_name, OTHER_DATASETS)
-    looked_up = {key: value for key, value in table.items() if getattr(config, key) == "auto"}
+    dataset = known_by_folder(config.dataset_name)
+    looked_up = {key: value for key, value in dataset.treatment.items() if getattr(config, key) == "auto"}
     if looked_up:
-        known = "known" if config.dataset_name in DATASET_DEFAULTS else "not a known one"
+        known = "known" if dataset.own_treatment else "not a known one"
         notes.append(
             f"dataset {config.dataset_name} ({known}): "
             + ", ".join(f"{k} = {json.dumps(v)}" for k, v in looked_up.items())

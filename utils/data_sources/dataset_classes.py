@@ -23,7 +23,7 @@ from utils.images.folders import (
     split_into_sets,
 )
 from utils.images.packed import PackedImages, load_or_pack
-from utils.known_datasets import DATASET_DEFAULTS, KNOWN_DATASETS, OTHER_DATASETS
+from utils.known_datasets import known_by_folder
 from utils.paths import dataset_root
 from utils.prepare_dataset import find_or_make_dataset
 from utils.prepare_dataset.dataset_folders import preparation_facts
@@ -113,18 +113,17 @@ def _count_problems(config: ExperimentConfig, folder: Path, sets: Mapping[str, S
     """Another number of classes than a dataset of the field has, unless it was prepared so, or `on_bad_image` says
     skip.
     """
-    known = {known.folder: (name, known.counts) for name, known in KNOWN_DATASETS.items()}
-    name, counts = known.get(config.dataset_name, ("", None))
-    if counts is None or (preparation_facts(folder) or {}).get("accepted_deviations"):
+    known = known_by_folder(config.dataset_name)
+    if known.counts is None or (preparation_facts(folder) or {}).get("accepted_deviations"):
         return []
     found = {split: len(classes) for split, classes in sets.items()}
-    expected = dict(counts.classes)
+    expected = dict(known.counts.classes)
     if not (config.sets_are_pre_split and expected.keys() == found.keys()):
         found, expected = {"": sum(found.values())}, {"": sum(expected.values())}
     problems = [
         f"{f'split {split}: ' if split else ''}{found[split]} classes found, {expected[split]} expected. Run: python "
         "-m "
-        f"utils.prepare_dataset {name}; or give data of your own another dataset_name; or take it as it is: "
+        f"utils.prepare_dataset {known.name}; or give data of your own another dataset_name; or take it as it is: "
         "--on_bad_image skip"
         for split in expected
         if found[split] != expected[split]
@@ -184,7 +183,7 @@ def other_dataset(config: ExperimentConfig, name: str) -> ExperimentConfig:
             "class_split_seed": None,
             "indexes_of_folders_indicating_class": (-3, -2),
             "labels_as_int": False,
-            "resize_filter": DATASET_DEFAULTS.get(name, OTHER_DATASETS)["resize_filter"],
+            "resize_filter": known_by_folder(name).treatment["resize_filter"],
         }
     )
 

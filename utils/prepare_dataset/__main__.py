@@ -11,9 +11,9 @@ from utils.data_sources import write_task_lists
 from utils.episodes.drawing import SPLITS
 from utils.errors import ConfigError, UserError
 from utils.images.folders import scan
-from utils.known_datasets import DATASET_ALIASES, KNOWN_DATASETS
+from utils.known_datasets import KNOWN_DATASETS, known_by_folder
 from utils.paths import dataset_root
-from utils.prepare_dataset import MAKERS, find_or_make_dataset
+from utils.prepare_dataset import find_or_make_dataset
 from utils.prepare_dataset.catalogue import GENERIC, MostSamples
 from utils.prepare_dataset.preparation import Request, prepare
 from utils.words import printable
@@ -24,7 +24,7 @@ def _path(text: str) -> Path:
 
 
 def _parser() -> argparse.ArgumentParser:
-    forms = [f"  {name}: {known.forms}" for name, known in KNOWN_DATASETS.items()]
+    forms = [f"  {name}: {known.forms}" for name, known in KNOWN_DATASETS.items() if known.forms]
     forms += [f"  {name}: {text}" for name, text in GENERIC.items()]
     parser = argparse.ArgumentParser(
         prog="python -m utils.prepare_dataset",
@@ -35,7 +35,8 @@ def _parser() -> argparse.ArgumentParser:
         + "\n\n`tasks` as the dataset writes fixed test tasks; see: tasks --help",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    names = ", ".join([*KNOWN_DATASETS, *GENERIC, *(name for name in MAKERS if name not in DATASET_ALIASES.values())])
+    prepared = [name for name, known in KNOWN_DATASETS.items() if known.forms]
+    names = ", ".join([*prepared, *GENERIC, "synthetic_strokes"])
     parser.add_argument("dataset", help=f"{names}, or the name of an archive in the dataset folder")
     parser.add_argument(
         "--from", dest="location", metavar="PATH|ADDRESS", help="folder, archive, or http address of one"
@@ -89,9 +90,8 @@ def main(arguments: list[str] | None = None) -> int:
 def _prepare(options: argparse.Namespace) -> str:
     if options.seed is not None and not 0 <= options.seed < 2**32:
         raise ConfigError(f"--seed {options.seed}: must be 0 to {2**32 - 1}.")
-    by_folder = {known.folder: name for name, known in KNOWN_DATASETS.items()}
-    dataset = by_folder.get(options.dataset, options.dataset)
-    if dataset in KNOWN_DATASETS or dataset in GENERIC:
+    dataset = known_by_folder(options.dataset).name or options.dataset
+    if dataset in GENERIC or (dataset in KNOWN_DATASETS and KNOWN_DATASETS[dataset].forms):
         request = Request(
             dataset, options.to, options.location, options.sha256, options.splits, options.name,
             parse_most_samples(options.max_samples_per_class), options.seed, options.channels, options.accept_counts,

@@ -6,7 +6,7 @@ import re
 import shlex
 from collections.abc import Mapping
 
-from utils.known_datasets import KNOWN_DATASETS
+from utils.known_datasets import known_by_folder
 
 GENERIC = {
     "csv": "a folder images with train.csv, val.csv and test.csv of rows file,label; --name names the dataset",
@@ -30,12 +30,12 @@ def command_for(dataset_name: str) -> str:
     """The one command that prepares the dataset of this folder name."""
     match = re.fullmatch(r"(.+?)(?:_(\d+|(?:(?:train|val|test)\d+_?)+)_samples)?(?:_seed(\d+))?", dataset_name)
     base, counts, seed = match.groups() if match else (dataset_name, None, None)
-    name = next((name for name, known in KNOWN_DATASETS.items() if known.folder == base), None)
+    known = known_by_folder(base)
     command = "python -m utils.prepare_dataset "
-    if name is None:
+    if not known.forms:
         return command + f"folder --from FOLDER_OR_ARCHIVE --name {shlex.quote(dataset_name)}"
-    command += name
-    if name not in ("omniglot", "quickdraw"):
+    command += known.name
+    if known.fetched != "everything":
         command += " --from PATH_OR_ADDRESS"
     if counts:
         given = re.sub(r"(train|val|test)(\d+)_?", r"\1=\2,", counts).rstrip(",")

@@ -54,6 +54,11 @@ class Request:
     """Of tiered-ImageNet's arrays: rgb, bgr, or auto."""
     accept_counts: bool = False
 
+    @property
+    def known(self) -> KnownDataset:
+        """What is known of the dataset; of a form, what it may be made from."""
+        return KNOWN_DATASETS.get(self.dataset) or KnownDataset(forms=GENERIC[self.dataset])
+
 
 def prepare(request: Request) -> str:
     """Make a dataset folder, or verify the one that is there; returns a line that says which and what it holds.
@@ -63,16 +68,16 @@ def prepare(request: Request) -> str:
         DataError: sources that are missing, damaged or not what the field knows under this name.
         StorageError: no space or no permission.
     """
-    known = KNOWN_DATASETS.get(request.dataset)
-    base, most, seed = _name_and_draw(request, known)
-    shown = folder_name(base, most, seed, names_seed=_names_seed(request, known, seed))
+    known = request.known
+    base, most, seed = _name_and_draw(request)
+    shown = folder_name(base, most, seed, names_seed=known.split_by_seed and seed != known.seed)
     destination = request.dataset_root / shown
-    if known and known.terms:
+    if known.terms:
         logger.info(known.terms)
     if is_filled(destination):
-        return _verified(destination, request, known, most)
+        return _verified(destination, request, most)
     workspace = Workspace(request.dataset_root)
-    source = _source(request, known, destination, workspace)
+    source = _source(request, destination, workspace)
     if request.dataset == "omniglot" and source is None:
         source = workspace.folder_for("omniglot")
         fetch_omniglot(source)
@@ -81,9 +86,7 @@ def prepare(request: Request) -> str:
     logger.info("%s: %s", printable(source or "fetched"), found.form)
     classes = limit_samples(found.classes, most, seed)
     check_classes(source or request.dataset_root, classes, accept_shared=request.accept_counts)
-    deviations = (
-        check_counts(shown, classes, known.counts, most, accept=request.accept_counts) if known and known.counts else []
-    )
+    deviations = check_counts(shown, classes, known.counts, most, accept=request.accept_counts) if known.counts else []
     facts: dict[str, Any] = {
         "dataset": request.dataset,
         "form": found.form,
@@ -92,28 +95,29 @@ def prepare(request: Request) -> str:
     }
     if most:
         facts |= {"max_samples_per_class": {split or "each split": count for split, count in most.items()}}
-    if most or (known and known.split_by_seed):
+    if most or known.split_by_seed:
         facts |= {"seed": seed}
     write_dataset(destination, classes, facts, linkable=workspace.unpacked)
     workspace.clean()
     return f"{printable(destination)}: prepared, {_in_words(classes)}"
 
 
-def _name_and_draw(request: Request, known: KnownDataset | None) -> tuple[str, MostSamples, int]:
-    if known is None and request.name is None and request.location is None:
-        raise ConfigError(f"{request.dataset}: give --from ({GENERIC[request.dataset]}).")
-    base = request.name or (known.folder if known else _name_of(request.location))
+def _name_and_draw(request: Request) -> tuple[str, MostSamples, int]:
+    known = request.known
+    if request.dataset in GENERIC and request.name is None and request.location is None:
+        raise ConfigError(f"{request.dataset}: give --from ({known.forms}).")
+    base = request.name or known.folder or _name_of(request.location)
     if not re.fullmatch(r"[A-Za-z0-9_+=,.\- ]{1,150}", base) or base.startswith("."):
         raise ConfigError(
             f'"{printable(base)}" cannot be the name of a dataset: letters, digits, spaces and _ + = , . - can. Give '
             "another one with --name."
         )
-    most, default_seed = request.most, known.seed if known else 0
+    most = request.most
     if request.dataset == "quickdraw":
         if set(most) - {None}:
             raise ConfigError("--max_samples_per_class: quickdraw has one number for all splits, such as 100.")
         most = most or {None: PUBLISHED_SAMPLES}
-    return base, most, default_seed if request.seed is None else request.seed
+    return base, most, known.seed if request.seed is None else request.seed
 
 
 def _name_of(location: str) -> str:
@@ -121,22 +125,18 @@ def _name_of(location: str) -> str:
     return Path(path).name.split(".")[0]
 
 
-def _names_seed(request: Request, known: KnownDataset | None, seed: int) -> bool:
-    return known is not None and known.split_by_seed and seed != known.seed
-
-
-def _source(request: Request, known: KnownDataset | None, destination: Path, workspace: Workspace) -> Path | None:
+def _source(request: Request, destination: Path, workspace: Workspace) -> Path | None:
     """The folder of the source; None where the dataset is to be fetched."""
     if request.location is not None:
         return workspace.open(request.location, request.sha256)
-    archive = find_archive(known.folder if known else destination.name, request.dataset_root)
+    archive = find_archive(request.known.folder or destination.name, request.dataset_root)
     if archive is not None:
         return workspace.open(str(archive), request.sha256)
-    if request.dataset in ("omniglot", "cifar_fs", "fc100", "quickdraw"):
+    if request.known.fetched:
         return None
     raise DataError(
         f"{request.dataset}: not in {printable(request.dataset_root)}. Say with --from where it is: "
-        f"{known.forms if known else GENERIC[request.dataset]}."
+        f"{request.known.forms}."
     )
 
 
@@ -161,27 +161,25 @@ def _find(request: Request, source: Path | None, most: MostSamples, seed: int, w
     }
     found = finders[request.dataset]()
     if found is None:
-        known = KNOWN_DATASETS.get(request.dataset)
-        forms = known.forms if known else GENERIC[request.dataset]
-        raise DataError(f"{printable(source)}: no form of {request.dataset} that is known here: {forms}.")
+        raise DataError(f"{printable(source)}: no form of {request.dataset} that is known here: {request.known.forms}.")
     return found
 
 
-def _verified(destination: Path, request: Request, known: KnownDataset | None, most: MostSamples) -> str:
-    record = verify_dataset(destination)
+def _verified(destination: Path, request: Request, most: MostSamples) -> str:
+    record, counts = verify_dataset(destination), request.known.counts
     if record is not None:
         images = record["images_per_class"]
         return (
             f"{printable(destination)}: is there and verified, {sum(images.values())} images in {len(images)} classes"
         )
     folders, _ = scan(destination)
-    if known and known.counts:
+    if counts:
         parts = [(f.path.split("/")[0].lower(), f) for f in folders]
-        classes = [SourceClass(s if s in known.counts.classes else None, f.path, f.files, str) for s, f in parts]
+        classes = [SourceClass(s if s in counts.classes else None, f.path, f.files, str) for s, f in parts]
         check_counts(
             f"{printable(destination)} (not written by this command)",
             classes,
-            known.counts,
+            counts,
             most,
             accept=request.accept_counts,
         )
