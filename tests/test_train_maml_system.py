@@ -13,6 +13,7 @@ import torch
 
 import train_maml_system
 from utils.machine import failures
+from utils.machine.packages import requirements
 from utils.paths import REPOSITORY_ROOT
 
 CONFIG = {
@@ -83,7 +84,7 @@ def test_without_arguments_the_usage_is_shown(capsys):
 
 
 def test_a_python_without_the_packages_is_told_how_to_get_them():
-    command = [sys.executable, "-I", "-S", str(REPOSITORY_ROOT / "train_maml_system.py")]
+    command = [sys.executable, "-E", "-S", str(REPOSITORY_ROOT / "train_maml_system.py")]
     result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert result.returncode == 1
     assert f"is missing in {sys.executable}. Run once: bash {REPOSITORY_ROOT}/install.sh" in result.stderr
@@ -98,7 +99,7 @@ def test_the_benchmark_refuses_a_count_that_is_none(count):
     assert result.stderr.startswith("command line: --iterations is ") and len(result.stderr.splitlines()) == 1
 
 
-@pytest.mark.parametrize("package", ["torch", "numpy", "tqdm", "PIL", "scipy", "pydantic", "safetensors"])
+@pytest.mark.parametrize("package", [package.module for package in requirements() if not package.only_for])
 def test_a_single_package_that_is_missing_is_named(tmp_path, package):
     hide = (
         f"import importlib.util as u\nfind = u.find_spec\nu.find_spec = lambda n, *a: None if n == {package!r} else "

@@ -10,8 +10,9 @@ import sys
 import pytest
 
 import train_maml_system
-from experiment_tools import doctor, set_up_command
+from experiment_tools import doctor
 from experiment_tools.doctor import ERROR, OK, WARNING, Finding, check_folders, check_packages, duration_text
+from utils.machine.packages import set_up_command
 from utils.paths import REPOSITORY_ROOT
 
 CONFIG = {
@@ -107,7 +108,7 @@ def test_memory_that_does_not_suffice_names_the_keys_to_lower(workplace, monkeyp
 
 def test_a_package_that_is_missing_or_too_old_is_an_error_with_the_command(monkeypatch):
     versions = {"torch": "2.9.1+cpu", "scipy": None}
-    monkeypatch.setattr(doctor, "_version", lambda name: versions.get(name, "9.0"))
+    monkeypatch.setattr(doctor, "installed_version", lambda name: versions.get(name, "9.0"))
     errors = [finding for finding in check_packages() if finding.level == ERROR]
     assert errors == [
         Finding(ERROR, "torch >= 2.11 is needed, found 2.9.1+cpu", set_up_command()),
@@ -187,8 +188,9 @@ def test_without_torch_the_rest_is_looked_at_all_the_same(monkeypatch):
 @pytest.mark.parametrize("made", [True, False])
 def test_a_tool_names_a_missing_package_and_where_it_is(tmp_path, made):
     copy = tmp_path / "with space" / "experiment_tools"
-    copy.mkdir(parents=True)
-    shutil.copy(REPOSITORY_ROOT / "experiment_tools" / "__init__.py", copy)
+    for file in ("experiment_tools/__init__.py", "utils/machine/packages.py", "utils/paths.py", "requirements.txt"):
+        (copy.parent / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(REPOSITORY_ROOT / file, copy.parent / file)
     (copy / "one.py").write_text("import torch.nn\n")
     (copy / "two.py").write_text("import something_else\n")
     (copy.parent / "torch.py").write_text("raise ModuleNotFoundError(\"No module named 'torch'\", name='torch')\n")

@@ -4,16 +4,13 @@ import platform
 import subprocess
 import time
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
+from utils.machine.packages import installed_version, requirements
 from utils.paths import REPOSITORY_ROOT
 
 if TYPE_CHECKING:
     import torch
-
-PACKAGES = ("torch", "torchvision", "numpy", "scipy", "pillow", "pydantic", "safetensors", "tqdm")
-
 
 DATA_FACTS = ("dataset_name", "content_sha256", "image_shape", "splits", "prepared")
 
@@ -26,7 +23,7 @@ def describe_environment(device: "torch.device", data_summary: Mapping[str, Any]
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": {package.name: installed_version(package.name) for package in requirements()},
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version() if device.type == "cuda" else None,
@@ -35,13 +32,6 @@ def describe_environment(device: "torch.device", data_summary: Mapping[str, Any]
         "uncommitted_changes": bool(_git("status", "--porcelain", "--untracked-files=no")),
         "data": {name: data_summary[name] for name in DATA_FACTS if name in data_summary},
     }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def _git(*arguments: str) -> str | None:
