@@ -2,5 +2,14 @@
 
 from utils.config.reading import OLD_KEYS, check_config, current_name, load_config, meaning
 from utils.config.schema import ExperimentConfig
+from utils.paths import experiments_root  # the notebooks of before import it from here
 
-__all__ = ["OLD_KEYS", "ExperimentConfig", "check_config", "current_name", "load_config", "meaning"]
+__all__ = [
+    "OLD_KEYS",
+    "ExperimentConfig",
+    "check_config",
+    "current_name",
+    "experiments_root",
+    "load_config",
+    "meaning",
+]
