@@ -147,6 +147,8 @@ class ExperimentBuilder:
                 self._run()
             finally:
                 self.observers.on_end()
+            # Rank 0 still writes; the store at which the machines meet may be on one that has nothing left to do.
+            self.group.wait_for_all()
 
     def _run(self) -> None:
         settings = self.settings

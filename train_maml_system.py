@@ -39,6 +39,7 @@ from utils.config.help import USAGE, help_text
 from utils.errors import ConfigError, Interrupted, UserError
 from utils.machine.failures import report_failure
 from utils.machine.host import tune_host
+from utils.ranks.command import remember_opened, tell_other_machines, was_opened
 from utils.ranks.launch import plan_launch, run_ranks, split_arguments
 from utils.registry import load_plugins
 
@@ -77,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if isinstance(error, Interrupted) and (rank is None or rank.folder is None):
                 stop_signals.leave_note(error)
         if rank is not None:
-            return rank.leave(failure, _tell_other_machines if rank.on_several_machines else None)
+            return rank.leave(failure, tell_other_machines if rank.on_several_machines else None)
         return code if failure is None else report_failure(failure)
 
 
@@ -126,7 +127,9 @@ def run_experiment(
         if not rank.is_main:
             _train_and_test(config, RunFolder(folder / config.experiment_name), stop, rank)
             return
-    if ranks.was_started_again(rank) and (config.continue_from_epoch == "from_scratch" or source_experiment is None):
+    start = config.continue_from_epoch
+    acts_once = start == "from_scratch" or (start != "latest" and source_experiment is None)
+    if acts_once and was_opened(rank):
         # Renaming the folder again would lose what the first start has trained, and it may have newer epochs than the
         # one named.
         config = config.model_copy(update={"continue_from_epoch": "latest"})
@@ -137,6 +140,8 @@ def run_experiment(
         source_experiment=source_experiment, allowed_changes=config.allow_config_change,
     )  # fmt: skip
     try:
+        if acts_once:
+            remember_opened(rank)
         console.open_run_log(run_folder.logs / "run.log")
         for note in config.notes:
             log.info("note: %s", note)
@@ -177,7 +182,7 @@ def _train_and_test(
         from utils.machine.devices import choose_device, describe_device, make_deterministic
         from utils.machine.environment import describe_environment
         from utils.ranks.group import join_group
-        from utils.ranks.same_start import check_same_data, check_same_program
+        from utils.ranks.same_start import check_same_data, check_same_folder, check_same_program
 
         if config.deterministic:
             make_deterministic()
@@ -186,6 +191,8 @@ def _train_and_test(
         others = "" if group.is_alone else f", the first of {group.size} processes that share the tasks"
         log.info("%s: %s%s", config.experiment_name, describe_device(device), others)
         check_same_program(group, config.to_json_dict())
+        if rank is not None and rank.on_several_machines and not config.dry_run:
+            check_same_folder(group, run_folder.path, run_folder.newest_save)
         torch.manual_seed(
             config.initialisation_seed
         )  # PyTorch's own start differs between processes; checkpoints hold its state
@@ -221,12 +228,6 @@ def _train_and_test(
             "Trained and not tested, as test_after_training is false. To test it: the same command with "
             "--test_after_training true"
         )
-
-
-def _tell_other_machines(text: str) -> None:
-    from utils.ranks.group import tell_other_machines
-
-    tell_other_machines(text)
 
 
 def _experiment_of_file(json_path: Path | None) -> str | None:

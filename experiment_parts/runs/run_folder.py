@@ -158,6 +158,17 @@ class RunFolder:
         """Tell whether a run has been saved here; nothing is verified."""
         return bool(list_epochs(self.saved_models)) or unfinished_path(self.saved_models).exists()
 
+    def newest_save(self) -> tuple[int, int]:
+        """(newest epoch that is saved, time in ns of the save inside an epoch), 0 for none; nothing is opened.
+
+        Of two views of one folder the older one has the smaller value.
+        """
+        try:
+            inside_ns = unfinished_path(self.saved_models).stat().st_mtime_ns
+        except FileNotFoundError:
+            inside_ns = 0
+        return max(list_epochs(self.saved_models), default=0), inside_ns
+
     def newest_good_checkpoint(self, before_iteration: int | None = None) -> tuple[Path, dict[str, Any]] | None:
         """Path and state of the newest checkpoint that verifies, an epoch's file or that of an epoch under way.
 

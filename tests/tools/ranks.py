@@ -17,7 +17,7 @@ import torch
 from utils.ranks.group import RankGroup, join_group
 from utils.ranks.rank import Rank, this_rank
 
-LIMIT_S = 150
+LIMIT_S = 300
 """For a start under torchrun on a busy machine; a few seconds on a quiet one."""
 
 

@@ -7,7 +7,7 @@ same order.
 
 import contextlib
 import json
-import os
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
@@ -19,12 +19,13 @@ from torch import Tensor
 
 from utils.errors import PeerLostError
 from utils.machine.devices import copy_to
-from utils.ranks.rank import Rank, waits_for_others, watch_elsewhere
+from utils.ranks.command import follow_other_machines
+from utils.ranks.rank import Rank, waits_for_others
 
 LONGEST_SET_UP = timedelta(days=1)
 """Others wait so long while one unpacks and decodes a dataset."""
 LONGEST_ITERATION = timedelta(minutes=30)
-DEPARTURE_KEY = "few_shot.left"
+"""Others wait so long for everything else: a process that is silent for longer is taken for lost."""
 
 
 class RankGroup:
@@ -34,10 +35,12 @@ class RankGroup:
     Parts are runs of neighbours that differ by one task at most, the first ones being the larger.
     """
 
-    def __init__(self, index: int = 0, size: int = 1, local_index: int = 0, control: Any = None):
-        """`control`: a group of torch for what lies on the host; None: the default group."""
+    def __init__(self, index: int = 0, size: int = 1, local_index: int = 0, control: Any = None, set_up: Any = None):
+        """`control`: a group of torch for what lies on the host, `set_up`: one that waits while data are decoded; None:
+        the default group.
+        """
         self.index, self.size, self.local_index = index, size, local_index
-        self._control = control
+        self._control, self._set_up = control, set_up
 
     @property
     def is_main(self) -> bool:
@@ -86,11 +89,14 @@ class RankGroup:
 
     def largest(self, number: int) -> int:
         """The largest of the ranks' numbers."""
+        return self._largest(number, self._control)
+
+    def _largest(self, number: int, group: Any) -> int:
         if self.is_alone:
             return number
         value = torch.tensor([number])
         with _contact():
-            dist.all_reduce(value, dist.ReduceOp.MAX, group=self._control)
+            dist.all_reduce(value, dist.ReduceOp.MAX, group=group)
         return int(value)
 
     def wait_for_all(self) -> None:
@@ -106,10 +112,10 @@ class RankGroup:
         """
         turn = 0 if self.is_main else 1 if self.local_index == 0 else 2
         for _ in range(turn):
-            self.wait_for_all()
+            self._largest(0, self._set_up)
         yield
         for _ in range(2 - turn):
-            self.wait_for_all()
+            self._largest(0, self._set_up)
 
     def of_main(self, compute: Callable[[], Any]) -> Any:
         """What rank 0 computes, JSON-able; the others do not compute it."""
@@ -201,52 +207,16 @@ def join_group(rank: Rank | None, device: torch.device) -> RankGroup:
     if rank is None or rank.size == 1:
         return ALONE
     with _contact():
-        if (
-            rank.folder is not None and rank.on_several_machines
-        ):  # first of all: another rank may leave before it comes here
-            launchers = _store_of_the_launchers()
-            watch_elsewhere(lambda: _told(launchers))
+        if rank.folder is not None and rank.on_several_machines:  # first: another rank may leave before it comes here
+            threading.Thread(target=follow_other_machines, args=(rank,), name="following", daemon=True).start()
         if device.type == "cuda":
             torch.cuda.set_device(device)
         waits_for_others.set()
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
-            store=_store_of_this_start(rank), rank=rank.index, world_size=rank.size, timeout=LONGEST_ITERATION,
+            rank=rank.index, world_size=rank.size, timeout=LONGEST_ITERATION,
         )  # fmt: skip
-        control = dist.new_group(backend="gloo", timeout=LONGEST_SET_UP)
+        control = dist.new_group(backend="gloo", timeout=LONGEST_ITERATION)
+        set_up = dist.new_group(backend="gloo", timeout=LONGEST_SET_UP)
         waits_for_others.clear()
-    return RankGroup(rank.index, rank.size, rank.local_index, control)
-
-
-def _store_of_this_start(rank: Rank) -> Any:
-    """Where ranks find each other. torchrun may keep its store over restarts, with the addresses of processes that
-    are gone in it.
-    """
-    from_launcher = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    store = dist.TCPStore(
-        os.environ["MASTER_ADDR"],
-        int(os.environ["MASTER_PORT"]),
-        is_master=not from_launcher and rank.index == 0,
-        wait_for_workers=False,
-        timeout=LONGEST_ITERATION,
-    )
-    return dist.PrefixStore(f"start_{rank.restarts}", store)
-
-
-def tell_other_machines(text: str) -> None:
-    """Let the ranks of other machines know that this one leaves on purpose."""
-    with contextlib.suppress(RuntimeError):  # the launchers are gone, too
-        _store_of_the_launchers().set(DEPARTURE_KEY, text)
-
-
-def _store_of_the_launchers() -> Any:
-    return dist.TCPStore(
-        os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, wait_for_workers=False
-    )
-
-
-def _told(store: Any) -> str | None:
-    try:
-        return store.get(DEPARTURE_KEY).decode() if store.check([DEPARTURE_KEY]) else None
-    except RuntimeError:
-        return None
+    return RankGroup(rank.index, rank.size, rank.local_index, control, set_up)

@@ -16,13 +16,22 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from utils.errors import ConfigError, Interrupted
+from utils.errors import ConfigError
 from utils.machine.devices import check_gpus, gpu_ids
 from utils.machine.stop_signals import HANDLED, StopSignals, leave_note
 from utils.paths import REPOSITORY_ROOT
-from utils.ranks.rank import FOLDER, GIVEN_UP, MEETING, PARENT, departure
+from utils.ranks.rank import (
+    ENDPOINT,
+    FOLDER,
+    LOST_CONTACT,
+    NO_ANSWER,
+    NOT_ALL_CAME,
+    PARENT,
+    RUN_WAS_ENDED,
+    departure,
+    is_running,
+)  # fmt: skip
 
 WHOLE_NUMBERS = ("nproc_per_node", "max_restarts", "node_rank", "master_port")
 OPTIONS = (
@@ -40,10 +49,14 @@ USAGE = "as in: bash experiment_scripts/NAME.sh 0 1 --nnodes 2 --rdzv_endpoint H
 DEFAULT_RESTARTS = 3
 DEFAULT_PORT = "29500"
 """Of `master_addr`, as in torchrun."""
-SECONDS = ("join_timeout", "silence_timeout")
-"""Of `rdzv_conf`: how long to wait for other machines, and to hear nothing from one."""
-TIME_TO_TELL_S = 10.0
-"""For other machines to learn that this one stops while it waits for them."""
+DEFAULT_JOIN_TIMEOUT_S = 600
+"""Of `rdzv_conf`, how long to wait for other machines, as in torchrun."""
+NOTICE_AFTER_S = 20.0
+"""Without a process on this machine, before it is said that others are waited for."""
+TIME_TO_BEGIN_S = 10.0
+"""For a process on this machine, so that a signal can be passed on to it."""
+TIME_TO_END_S = 360.0
+"""For torchrun, beside its own time limits: it gives other machines 300 s to end."""
 LOOPBACK = "127.0.0.1"
 POLL_S = 0.05
 
@@ -69,32 +82,44 @@ class Launch:
         """On all machines; the fewest where their number may change."""
         return self.n_here * int(self.options.get("nnodes", "1").split(":")[0])
 
+    @property
+    def endpoint(self) -> str:
+        """Where the machines meet; `master_addr` is torchrun's older way to name it. One alone takes a port that is
+        free, and nothing that another could see.
+        """
+        host, port = self.options.get("master_addr"), self.options.get("master_port", DEFAULT_PORT)
+        return self.options.get("rdzv_endpoint", f"{LOOPBACK}:0" if self.on_one_machine else f"{host}:{port}")
+
+    @property
+    def machines(self) -> str:
+        """How many meet, and where."""
+        return f"{self.options.get('nnodes', '1').replace(':', ' to ')} machines at {self.endpoint}"
+
+    @property
+    def join_timeout_s(self) -> int:
+        """How long the machines wait for each other."""
+        return int(_settings(self.options).get("join_timeout", DEFAULT_JOIN_TIMEOUT_S))
+
     def torchrun_arguments(self, run_id: str) -> list[str]:
         """All of torchrun's options. `run_id`: by which the machines of a run know each other."""
-        if self.on_one_machine:  # a port that is free, and nothing that another machine could see
-            options = {
-                "nnodes": "1",
-                "rdzv_endpoint": f"{LOOPBACK}:0",
-                "local_addr": LOOPBACK,
-                "rdzv_id": uuid.uuid4().hex,
-            }
-        else:
-            options = {"rdzv_id": run_id}
-        options |= {
-            "max_restarts": str(DEFAULT_RESTARTS),
-            **self.options,
-            "nproc_per_node": str(self.n_here),
-            "rdzv_backend": MEETING,
-        }
-        conf = [options.pop("rdzv_conf")] if "rdzv_conf" in options else []
-        if node_rank := options.pop("node_rank", ""):
-            conf.append(f"order={node_rank}")
-        host, port = options.pop("master_addr", ""), options.pop("master_port", DEFAULT_PORT)
-        if host and "rdzv_endpoint" not in options:  # torchrun's older way to name the same place, at node_rank 0
-            options["rdzv_endpoint"] = f"{host}:{port}"
-            conf += [f"is_host={int(node_rank == '0')}"] if node_rank else []
-        options |= {"rdzv_conf": ",".join(conf)} if conf else {}
+        given = dict(self.options)
+        host, node_rank, _ = (given.pop(name, "") for name in ("master_addr", "node_rank", "master_port"))
+        options = {"nnodes": "1", "max_restarts": str(DEFAULT_RESTARTS), "rdzv_backend": "c10d", "rdzv_id": run_id}
+        settings = _settings(given)
+        if self.on_one_machine:
+            options |= {"local_addr": LOOPBACK, "rdzv_id": uuid.uuid4().hex}
+        else:  # torchrun gives up after a minute where the machine at which all meet is not there yet
+            settings = {"read_timeout": str(self.join_timeout_s)} | settings
+            if host and node_rank and "rdzv_endpoint" not in given:  # by definition that of node rank 0
+                settings = {"is_host": str(int(node_rank == "0"))} | settings
+        options |= given | {"rdzv_endpoint": self.endpoint, "nproc_per_node": str(self.n_here)}
+        options |= {"rdzv_conf": ",".join(map("=".join, settings.items()))} if settings else {}
         return [f"--{name}={value}" for name, value in options.items()]
+
+
+def _settings(options: Mapping[str, str]) -> dict[str, str]:
+    """`rdzv_conf`, key by key."""
+    return dict(part.split("=", 1) for part in options.get("rdzv_conf", "").split(",") if part)
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
@@ -142,11 +167,15 @@ def _check_machines(options: Mapping[str, str]) -> None:
             f'command line: --rdzv_backend is "{options["rdzv_backend"]}", but must be: c10d; leave it out'
         )
     for name, equals, value in (part.partition("=") for part in options.get("rdzv_conf", "x=1").split(",")):
-        if not name or not equals or (name in SECONDS and not (value.isdigit() and int(value))):
+        if name == "silence_timeout":
+            raise ConfigError(
+                "command line: --rdzv_conf silence_timeout is no more; leave it out. A machine that says nothing is "
+                "taken for lost when the others have waited 30 minutes for it"
+            )
+        if not name or not equals or (name == "join_timeout" and not (value.isdigit() and int(value))):
             raise ConfigError(
                 f'command line: --rdzv_conf is "{options["rdzv_conf"]}", but must be: KEY=VALUE,KEY=VALUE, as in '
-                "join_timeout=600,silence_timeout=60; "
-                "both are whole seconds, at least 1"
+                "join_timeout=600, which is in whole seconds, at least 1"
             )
     if options.get("nproc_per_node") == "0":
         raise ConfigError("command line: --nproc_per_node is 0, but must be: at least 1")
@@ -199,38 +228,26 @@ def run_ranks(program: Path, arguments: Sequence[str], launch: Launch, run_id: s
     Raises:
         Interrupted: a signal came before there was a rank to pass it on to.
     """
+    if "node_rank" in launch.options:
+        log.info(
+            "note: --node_rank does not order the machines: process 0, which writes, is on the one whose address "
+            "sorts first."
+        )
     with stop.deferred(), tempfile.TemporaryDirectory(prefix="few_shot_ranks_") as name:
         folder = Path(name)
         agent = _start_agent([*launch.torchrun_arguments(run_id), str(program), *arguments], launch, folder)
         try:
-            told_at = None
-            while agent.poll() is None:
-                if stop.received is not None and told_at is None:
-                    if launch.on_one_machine and not list(folder.glob("began_*")):
-                        stop.check()
-                    (folder / "stop.partial").write_text(str(int(stop.received)))
-                    (folder / "stop.partial").rename(folder / "stop")
-                    told_at = time.monotonic()
-                if (
-                    told_at is not None
-                    and time.monotonic() > told_at + TIME_TO_TELL_S
-                    and not list(folder.glob("began_*"))
-                ):
-                    stop.check()
-                time.sleep(POLL_S)
+            code = _stay(agent, launch, folder, stop)
         finally:
             agent.kill()
             agent.wait()
-        left = departure(folder)
-        reason = (folder / GIVEN_UP).read_text() if (folder / GIVEN_UP).exists() else None
+        left, began = departure(folder), any(folder.glob("began_*"))
     if left is None:
-        code = agent.returncode if agent.returncode >= 0 else 128 - agent.returncode
         if code:
             stop.check()
-            log.error(_given_up(code, reason, launch))
+            code, text = _given_up(code, began, launch)
+            log.error(text)
         return code
-    if left["code"] is None:  # a launcher was asked to stop while there was no process
-        raise Interrupted(signal.Signals(left["signal"]))
     if left["signal"] is not None:
         leave_note(left["text"])
     elif left["code"] and left.get("elsewhere"):
@@ -238,8 +255,37 @@ def run_ranks(program: Path, arguments: Sequence[str], launch: Launch, run_id: s
     return left["code"]
 
 
+def _stay(agent: subprocess.Popen, launch: Launch, folder: Path, stop: StopSignals) -> int:
+    """Pass a signal on to the ranks of this machine, until torchrun has ended; returns its exit code.
+
+    Raises:
+        Interrupted: a signal came, and there is no rank to pass it on to.
+    """
+    told_at, alone_since, was_said = None, time.monotonic(), False
+    while agent.poll() is None:
+        time.sleep(POLL_S)
+        now, runs = time.monotonic(), is_running(folder)
+        if stop.received is not None:
+            if told_at is None:
+                (folder / "stop.partial").write_text(str(int(stop.received)))
+                (folder / "stop.partial").rename(folder / "stop")
+                told_at = now
+            # Other machines have no launcher that would see the signal: a process here is what tells them.
+            patience_s = 0 if launch.on_one_machine else TIME_TO_BEGIN_S
+            if not runs and now - told_at >= patience_s and departure(folder) is None:
+                stop.check()
+        if runs or launch.on_one_machine:
+            alone_since, was_said = now, False
+        elif now - alone_since > NOTICE_AFTER_S and not was_said:
+            log.info("Waiting for %s, at most %d s.", launch.machines, launch.join_timeout_s)
+            was_said = True
+        elif now - alone_since > launch.join_timeout_s + TIME_TO_END_S:
+            return NO_ANSWER  # torchrun hangs, as it does where the machine at which all meet is frozen
+    return agent.returncode if agent.returncode >= 0 else 128 - agent.returncode
+
+
 def _start_agent(arguments: Sequence[str], launch: Launch, folder: Path) -> subprocess.Popen:
-    environment: dict[str, Any] = {**os.environ, FOLDER: str(folder), PARENT: str(os.getpid())}
+    environment = {**os.environ, FOLDER: str(folder), PARENT: str(os.getpid()), ENDPOINT: launch.endpoint}
     if launch.n_here > 1:
         environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // launch.n_here)))
     if launch.on_one_machine and sys.platform == "linux":
@@ -254,21 +300,30 @@ def _start_agent(arguments: Sequence[str], launch: Launch, folder: Path) -> subp
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _given_up(code: int, reason: str | None, launch: Launch) -> str:
-    if reason is not None and code == ConfigError.exit_code:
+def _given_up(code: int, began: bool, launch: Launch) -> tuple[int, str]:
+    """Exit code and text for the end of torchrun's process by itself. `began`: there were ranks on this machine."""
+    reasons = {
+        LOST_CONTACT: "A process of this run on another machine was lost.",
+        NOT_ALL_CAME: f"Waited {launch.join_timeout_s} s for {launch.machines}, but not all came.",
+        RUN_WAS_ENDED: "Another machine has ended this run.",
+        NO_ANSWER: f"Nothing answers at {launch.endpoint}, where the machines of this run meet.",
+    }
+    if code in reasons and began:
         return (
-            f"{reason[0].upper()}{reason[1:]}\nStart the same command on all machines within this time, with the same "
-            "--nnodes, --rdzv_endpoint and "
-            "experiment_name. --rdzv_conf join_timeout=SECONDS waits longer."
+            128 + signal.SIGKILL,
+            f"{reasons[code]} Run the same command on all machines to go on from the last save.",
         )
-    if reason is not None:
-        return f"{reason[0].upper()}{reason[1:]} Run the same command on all machines to go on from the last save."
+    if code in reasons:
+        return ConfigError.exit_code, (
+            f"{reasons[code]}\nStart the same command on all machines within {launch.join_timeout_s} s, with the same "
+            "--nnodes, --rdzv_endpoint and experiment_name. --rdzv_conf join_timeout=SECONDS waits longer."
+        )
     how = (
         f"A process of this run was killed by {signal.Signals(code - 128).name}"
         if code > 128
         else f"torchrun gave up (exit code {code})"
     )
-    return (
+    return code, (
         f"{how}, and was started again as often as --max_restarts says "
         f"({launch.options.get('max_restarts', DEFAULT_RESTARTS)}). "
         "What is above says more. Run the same command to go on from the last save."

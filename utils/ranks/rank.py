@@ -7,6 +7,7 @@ it, and the launcher leaves with that code. Asking the ranks to stop is a file a
 number of a signal.
 """
 
+import fcntl
 import json
 import logging
 import os
@@ -27,16 +28,14 @@ FOLDER = "FEW_SHOT_RANKS_FOLDER"
 """Environment variable: the launcher's private folder on this machine."""
 PARENT = "FEW_SHOT_RANKS_PARENT"
 """Environment variable: the process without which this one must not live on."""
-RESTARTS = "FEW_SHOT_RANKS_RESTARTS"
-"""Environment variable: how often the run was started again, on all machines the same; torchrun's own number is each
-machine's.
-"""
-MEETING = "few_shot"
-"""The project's own way for the machines of a run to meet (`utils.ranks.meeting`), as torchrun knows it."""
-GIVEN_UP = "given_up"
-"""In the folder: why torchrun has given up, where it is not that a process was killed."""
+ENDPOINT = "FEW_SHOT_RANKS_ENDPOINT"
+"""Environment variable: where the launchers of several machines meet, as `--rdzv_endpoint` has it."""
 LOST_CONTACT = 75
 """Exit code of a rank that has lost another one."""
+NOT_ALL_CAME, RUN_WAS_ENDED, NO_ANSWER = 76, 77, 78
+"""Exit codes of torchrun's process: a machine is missing; another machine has ended the run; the place where they meet
+is silent.
+"""
 POLL_S = 0.1
 TIME_TO_FOLLOW_S = 10.0
 """For a rank to leave by itself after another has left on purpose, and for rank 0 to speak first."""
@@ -55,8 +54,6 @@ class Rank:
     local_index: int
     """Among those on this machine."""
     local_size: int
-    restarts: int
-    """How often the group was started again after it had lost a process."""
     folder: Path | None
     """None: started by torchrun itself, without this project's launcher."""
 
@@ -77,7 +74,10 @@ class Rank:
 
     def asked_to_stop(self) -> int | None:
         """The number of the signal by which the launcher was asked to stop."""
-        return asked_to_stop(self.folder) if self.folder else None
+        try:
+            return int((self.folder / "stop").read_text()) if self.folder else None
+        except (OSError, ValueError):
+            return None
 
     def has_left(self) -> bool:
         """Whether a rank has left on purpose."""
@@ -86,7 +86,10 @@ class Rank:
     def write_departure(self, entry: Mapping[str, Any]) -> None:
         """Write down that this machine's ranks leave on purpose, and with which exit code."""
         if self.folder is not None:
-            write_departure(self.folder, entry, self.index)
+            path = self.folder / f"left_{self.index}.json"
+            temporary = path.with_suffix(".partial")
+            temporary.write_text(json.dumps(entry))
+            temporary.rename(path)
 
     def leave(self, error: BaseException | None, tell_others: Callable[[str], None] | None = None) -> int:
         """Say what there is to say about the end of this process, write it down, and return the exit code for torchrun.
@@ -98,7 +101,7 @@ class Rank:
             error: None where the run is finished.
             tell_others: called with what is written down, before this process ends: for ranks on other machines.
         """
-        if error is None and not self.is_main:
+        if error is None and self.local_index:
             return 0
         is_fault = _is_fault(error)
         if (is_fault or not self.is_main) and self._follows(TIME_TO_BE_ASKED_S if is_fault else TIME_TO_FOLLOW_S):
@@ -143,27 +146,13 @@ def this_rank(environment: Mapping[str, str] = os.environ) -> Rank | None:
     if "TORCHELASTIC_RUN_ID" not in environment or "RANK" not in environment:
         return None
     try:
-        index, size, local_index, local_size, restarts = (
-            int(environment[name])
-            for name in (
-                "RANK",
-                "WORLD_SIZE",
-                "LOCAL_RANK",
-                "LOCAL_WORLD_SIZE",
-                RESTARTS if RESTARTS in environment else "TORCHELASTIC_RESTART_COUNT",
-            )
-        )
+        numbers = [int(environment[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")]
     except (KeyError, ValueError) as error:
         raise ConfigError(
             f"environment: RANK is set as torchrun does it, but another of its variables is not right: {error}"
         ) from error
     folder = environment.get(FOLDER)
-    return Rank(index, size, local_index, local_size, restarts, Path(folder) if folder else None)
-
-
-def was_started_again(rank: Rank | None) -> bool:
-    """Whether torchrun, or SLURM after a requeue, repeats a start that was made before: it must not begin anew."""
-    return (rank is not None and rank.restarts > 0) or os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
+    return Rank(*numbers, Path(folder) if folder else None)
 
 
 def check_task_count(n_tasks: int, n_ranks: int) -> None:
@@ -178,28 +167,6 @@ def check_task_count(n_tasks: int, n_ranks: int) -> None:
             "least one. "
             "Raise batch_size or use fewer GPUs."
         )
-
-
-def asked_to_stop(folder: Path) -> int | None:
-    """The number of the signal by which the launcher of this folder was asked to stop."""
-    try:
-        return int((folder / "stop").read_text())
-    except (OSError, ValueError):
-        return None
-
-
-def forget_beginnings(folder: Path) -> None:
-    """No rank is running on this machine."""
-    for path in folder.glob("began_*"):
-        path.unlink()
-
-
-def write_departure(folder: Path, entry: Mapping[str, Any], index: int = 0) -> None:
-    """Write down that the ranks of this machine leave on purpose, in the words of one of them."""
-    path = folder / f"left_{index}.json"
-    temporary = path.with_suffix(".partial")
-    temporary.write_text(json.dumps(entry))
-    temporary.rename(path)
 
 
 def departure(folder: Path) -> dict[str, Any] | None:
@@ -221,7 +188,7 @@ def begin_rank() -> bool:
     die_with_parent(parent)
     if rank.has_left():
         os._exit(0)
-    (rank.folder / f"began_{rank.index}").touch()
+    _hold(rank.folder / f"began_{rank.index}")
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
@@ -229,16 +196,24 @@ def begin_rank() -> bool:
     return True
 
 
+def _hold(path: Path) -> None:
+    """Lock a file until this process ends, however it ends: the system lets it go."""
+    fcntl.lockf(os.open(path, os.O_RDWR | os.O_CREAT), fcntl.LOCK_EX)
+
+
+def is_running(folder: Path) -> bool:
+    """Whether a rank of the launcher of this folder runs: one that has died and was not waited for yet does not."""
+    for path in folder.glob("began_*"):
+        try:
+            with open(path, "rb+") as file:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
 waits_for_others = threading.Event()
 """Set while this process has nothing to save and may never come further: it follows at once."""
-_elsewhere: list[Callable[[], str | None]] = []
-
-
-def watch_elsewhere(ask: Callable[[], str | None]) -> None:
-    """From now on, ask now and then whether a rank on another machine has left: what it has told the others, or
-    None.
-    """
-    _elsewhere[:] = [ask]
 
 
 def _watch(rank: Rank, parent: int, signals: int) -> None:
@@ -256,8 +231,6 @@ def _watch(rank: Rank, parent: int, signals: int) -> None:
             os.kill(os.getpid(), number)
         if rank.has_left():
             left_at = min(left_at, now)
-        elif _elsewhere and (text := _elsewhere[0]()):
-            rank.write_departure(json.loads(text) | {"elsewhere": True})
         if now - left_at > TIME_TO_FOLLOW_S or (left_at < now and waits_for_others.is_set()):
             os._exit(0)
         if os.getppid() != parent or (number is None and now - killed_at > TIME_TO_BE_ASKED_S):

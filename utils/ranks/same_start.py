@@ -1,8 +1,12 @@
-"""That the processes of a run were started alike: the same config, the same code, the same images, on all machines."""
+"""That the processes of a run were started alike: the same config, the same code, the same images, on all machines; and
+that all see the run's folder, as any of them may be the one that writes.
+"""
 
 import hashlib
 import socket
-from collections.abc import Mapping, Sequence
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,6 +29,9 @@ OF_A_MACHINE = frozenset(
 """Keys that may differ: where a machine has its data (their content is compared), and what rank 0 alone reads."""
 DATA_FACTS = ("content_sha256", "image_shape", "splits")
 MOST_DIFFERENCES = 5
+SEEN_WITHIN_S = 75.0
+"""A new file, by all machines: NFS may keep a folder's old content for 60 s."""
+POLL_S = 0.1
 
 
 def check_same_program(group: RankGroup, config: Mapping[str, Any]) -> None:
@@ -73,10 +80,49 @@ def check_same_data(group: RankGroup, summary: Mapping[str, Any]) -> None:
         )  # fmt: skip
 
 
+def check_same_folder(group: RankGroup, folder: Path, newest_save: Callable[[], Sequence[int]]) -> None:
+    """Refuse machines that do not see the folder of the run in which rank 0 writes, or see a newer state there.
+
+    Rank 0 may be on any machine: one with a folder of its own, or with an old view of it, would begin anew.
+
+    Args:
+        folder: of the run, as this process has it; rank 0 has made it.
+        newest_save: two numbers, larger for a newer state of the run.
+    Raises:
+        ConfigError: the same on all ranks.
+    """
+
+    def put_mark() -> str:
+        name = f".seen_by_all_{uuid.uuid4().hex}.partial"  # a temporary file: the next start removes what a kill leaves
+        (folder / name).touch()
+        return name
+
+    mark, deadline = folder / group.of_main(put_mark), time.monotonic() + SEEN_WITHIN_S
+    while not (is_seen := mark.exists()) and time.monotonic() < deadline:
+        time.sleep(POLL_S)
+    views = group.of_all([socket.gethostname(), str(folder), is_seen, list(newest_save())])
+    if group.is_main:
+        mark.unlink(missing_ok=True)
+    host, path, _, newest = views[0]
+    for index, (other_host, other_path, other_sees, other_newest) in enumerate(views):
+        if not other_sees:
+            raise ConfigError(
+                f"EXPERIMENTS_DIR must be one folder that all machines of a run share: what process 0 writes to {path} "
+                f"on {host} is not in {other_path} on {other_host} (process {index}). Any machine may have process 0."
+            )
+        if other_newest > newest:
+            raise ConfigError(
+                f"process {index} on {other_host} sees a newer state of this run in {other_path} than process 0 on "
+                f"{host} does in {path}, which would begin again from the older one. Nothing was begun. Start again "
+                "in a minute; if this comes back, EXPERIMENTS_DIR is not the same folder on these machines."
+            )
+
+
 def code_digest(root: Path) -> str:
     """sha256 of the project's Python files that a run imports, with their paths."""
     digest = hashlib.sha256()
-    for path in sorted((*root.glob("*.py"), *root.glob("meta_learning/**/*.py"), *root.glob("utils/**/*.py"))):
+    rooms = (root.glob(f"{room}/**/*.py") for room in ("experiment_parts", "meta_learning", "utils"))
+    for path in sorted((*root.glob("*.py"), *(path for room in rooms for path in room))):
         content = path.read_bytes()
         digest.update(f"{path.relative_to(root)} {len(content)}\n".encode() + content)
     return digest.hexdigest()

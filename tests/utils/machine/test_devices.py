@@ -71,7 +71,7 @@ def test_one_process_alone_takes_no_more_than_one_gpu(gpus):
 
 def test_each_process_of_a_run_takes_the_next_gpu(gpus):
     gpus(3)
-    ranks = [Rank(index + 4, 8, index, 2, 0, None) for index in range(2)]
+    ranks = [Rank(index + 4, 8, index, 2, None) for index in range(2)]
     assert [choose_device("2,0", rank.place_on_machine).index for rank in ranks] == [2, 0]
     assert [choose_device(value, rank.place_on_machine).index for value in ("auto", "all") for rank in ranks] == [
         0,

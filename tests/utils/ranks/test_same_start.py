@@ -4,8 +4,9 @@ import pytest
 
 from tests.tools.ranks import in_ranks
 from utils.errors import ConfigError, DataError
+from utils.ranks import same_start
 from utils.ranks.group import ALONE
-from utils.ranks.same_start import check_same_data, check_same_program, code_digest
+from utils.ranks.same_start import check_same_data, check_same_folder, check_same_program, code_digest
 
 CONFIG = {"meta_learning_rate": 0.001, "gpu_to_use": "0", "dataset_path": "here"}
 DATA = {"dataset_name": "strokes", "content_sha256": "a" * 64, "dataset_folder": "here", "splits": {"train": 3}}
@@ -69,6 +70,28 @@ def test_how_a_machine_does_its_work_may_differ(tmp_path):
 def test_a_process_alone_is_like_itself():
     check_same_program(ALONE, CONFIG)
     check_same_data(ALONE, DATA)
+
+
+@pytest.mark.parametrize(
+    ("own_folder", "newest", "text"),
+    [
+        (2, (0, 0), "EXPERIMENTS_DIR must be one folder that all machines of a run share"),
+        (None, (3, 0), "process 2 on "),
+        (None, (0, 0), None),
+    ],
+)
+def test_a_machine_with_another_or_a_newer_folder_is_refused(tmp_path_factory, monkeypatch, own_folder, newest, text):
+    monkeypatch.setattr(same_start, "SEEN_WITHIN_S", 1.0)
+    shared, own, told = (tmp_path_factory.mktemp(name) for name in ("shared", "own", "told"))
+
+    def check(group):
+        folder = own if group.index == own_folder else shared
+        check_same_folder(group, folder, lambda: newest if group.index == 2 else (0, 0))
+
+    texts = refusals(told, check)
+    assert len(texts) == (3 if text else 0) and len({*texts}) <= 1
+    assert text is None or texts[0].startswith(f"ConfigError: {text}")
+    assert [*shared.iterdir(), *own.iterdir()] == []
 
 
 @pytest.mark.parametrize("change", [("utils/room.py", "b = 1\n"), ("utils/other.py", "a = 1\n")])
