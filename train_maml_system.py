@@ -21,11 +21,10 @@ if missing := missing_to_train():
         f"{REPOSITORY_ROOT}/.venv/bin/python"
     )
 
-from utils.config import ExperimentConfig
 from utils.machine import stop_signals
 from utils.ranks import rank as ranks
 
-if __name__ == "__main__":  # before the imports below, which take a second or two
+if __name__ == "__main__":  # before the imports below, that of pydantic among them, which take a second or two
     stop_signals.guard_process(alone=not ranks.begin_rank())
 
 from experiment_parts.evaluation.task_sets import build_other_task_sets, build_task_sets, protocols_of
@@ -33,7 +32,7 @@ from experiment_parts.evaluation.test_results import stored_result
 from experiment_parts.runs.console import Console
 from experiment_parts.runs.dry_run import dry_run
 from experiment_parts.runs.run_folder import RunFolder, add_start, open_run_folder
-from utils.config import load_config
+from utils.config import ExperimentConfig, load_config
 from utils.config.command_line import parse_command_line
 from utils.config.help import USAGE, help_text
 from utils.errors import ConfigError, Interrupted, UserError
