@@ -18,6 +18,7 @@ ON_TOP = (
     "few_shot_learning_system.py",
     "meta_neural_network_architectures.py",
     "data.py",
+    "python_datasets.py",
 )
 HOUSES = (
     "meta_learning", "experiment_parts", "utils", "few_shot_classifier", "experiment_tools", "script_generation_tools",
