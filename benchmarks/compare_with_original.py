@@ -20,7 +20,6 @@ import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
-REPOSITORY_ROOT = Path(__file__).resolve().parent.parent
 N_TASKS, N_STEPS, N_FILTERS = 8, 5, 64
 
 
@@ -84,7 +83,7 @@ def time_ours(n_way: int, iterations: int) -> float:
         "iterations": iterations,
     }  # fmt: skip
     arguments = [text for key, value in keys.items() for text in (f"--{key}", str(value))]
-    output = _run([str(REPOSITORY_ROOT / "benchmarks" / "meta_iteration.py"), *arguments])
+    output = _run([str(Path(__file__).with_name("meta_iteration.py")), *arguments])
     return json.loads(output.splitlines()[-1])["ms_per_iteration_median"] / 1000
 
 

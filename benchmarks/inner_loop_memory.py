@@ -18,8 +18,7 @@ import sys
 import time
 from pathlib import Path
 
-REPOSITORY_ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(REPOSITORY_ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 KINDS = ("kept", "recomputed")
 

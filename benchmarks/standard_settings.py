@@ -14,6 +14,10 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from utils.paths import REPOSITORY_ROOT
+
 if TYPE_CHECKING:
     import torch
 
@@ -22,7 +26,6 @@ if TYPE_CHECKING:
     from utils.config import ExperimentConfig
     from utils.episodes.source import Episodes, EpisodeSource
 
-REPOSITORY_ROOT = Path(__file__).resolve().parent.parent
 OMNIGLOT, MINI_IMAGENET = "omniglot_maml++_{}way_{}shot_seed0.json", "mini_imagenet_maml++_5way_{}shot_seed0.json"
 ONE_QUERY = {"num_target_samples": 1}
 SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -242,5 +245,4 @@ def print_table(names: list[str], iterations: int | None, overrides: dict[str, A
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(REPOSITORY_ROOT))
     print(json.dumps(measure(*json.loads(sys.argv[1]))))

@@ -17,7 +17,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-REPOSITORY_ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from utils.paths import REPOSITORY_ROOT
 
 
 def _continue_in_project_environment(error: ModuleNotFoundError) -> None:
@@ -28,7 +30,6 @@ def _continue_in_project_environment(error: ModuleNotFoundError) -> None:
     os.execv(python, [str(python), *sys.argv])
 
 
-sys.path.insert(0, str(REPOSITORY_ROOT))
 try:
     import tomllib
 

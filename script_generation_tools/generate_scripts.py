@@ -16,11 +16,11 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-REPOSITORY_ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(REPOSITORY_ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from script_generation_tools.generated_files import Outcome, update_folder  # noqa: E402
-from utils.errors import ConfigError, UserError  # noqa: E402
+from script_generation_tools.generated_files import Outcome, update_folder
+from utils.errors import ConfigError, UserError
+from utils.paths import REPOSITORY_ROOT
 
 EXECUTION_SCRIPT = "train_maml_system.py"
 CONFIG_PLACEHOLDER = "$experiment_config$"

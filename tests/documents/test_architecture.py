@@ -216,6 +216,19 @@ def test_what_is_passed_around_has_a_type(module):
     assert not untyped
 
 
+def test_one_file_says_where_the_checkout_is():
+    """Programs that are started as a file put it on sys.path, before they can import what says it."""
+    upwards = re.compile(r"__file__\).*(?:\.parent\.parent|\.parents\[)")
+    paths = [*MODULES.values(), *REPOSITORY_ROOT.glob("benchmarks/*.py"), *REPOSITORY_ROOT.glob("tests/**/*.py")]
+    found = [
+        path
+        for path in paths
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if upwards.search(line) and not line.startswith("sys.path")
+    ]
+    assert found == [REPOSITORY_ROOT / "utils" / "paths.py"]
+
+
 def test_there_is_no_room_called_misc_and_none_called_like_a_library():
     names = {path.stem for path in [*REPOSITORY_ROOT.glob("*.py"), *REPOSITORY_ROOT.glob("*/*.py")]}
     assert not names & {"misc", "helpers", "common", "util"}

@@ -18,6 +18,7 @@ import pytest
 from utils.errors import DataError, StorageError
 from utils.files import archives, atomic_folders
 from utils.files.archives import find_archive, unpack_archive
+from utils.paths import REPOSITORY_ROOT
 
 FILES = {
     "birds/train/robin/1.png": b"robin",
@@ -239,13 +240,12 @@ def test_two_processes_unpack_once_and_a_killed_one_is_made_good(tmp_path):
         " setattr(archives.shutil, 'copyfileobj', lambda *_: (print('in', flush=True), time.sleep(60)));"
         " archives.unpack_archive(Path(sys.argv[1]), Path(sys.argv[1]).parent / 'birds')"
     )
-    repository = Path(__file__).resolve().parents[3]
     slow = subprocess.Popen(
-        [sys.executable, "-c", program, str(archive), "slow"], cwd=repository, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", program, str(archive), "slow"], cwd=REPOSITORY_ROOT, stdout=subprocess.PIPE, text=True
     )
     assert slow.stdout.readline() == "in\n"
     others = [
-        subprocess.Popen([sys.executable, "-c", program, str(archive), "quick"], cwd=repository) for _ in range(2)
+        subprocess.Popen([sys.executable, "-c", program, str(archive), "quick"], cwd=REPOSITORY_ROOT) for _ in range(2)
     ]
     time.sleep(0.7)
     assert not (tmp_path / "birds").exists() and all(process.poll() is None for process in others)
