@@ -1,9 +1,8 @@
 """TensorBoard: scalars, gradient histograms, example episodes and hyper-parameters, in logs/tensorboard of the run
 folder.
 
-A resumed run goes on without saw-teeth: what was logged past its checkpoint is cut from the event files, and what is
-missing before it (a process that was killed, or a tracker that was turned on later) is written from the run's own
-files.
+Event files hold a run up to each of its checkpoints, and of a process that was killed some more, which TensorBoard
+hides once the run has resumed. A tracker that is turned on later writes what came before from the run's own files.
 """
 
 from collections.abc import Mapping
@@ -12,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from experiment_parts.records.observers import Observer
 from experiment_tools.trackers.episode_image import episode_image
-from experiment_tools.trackers.event_files import cut_to_step
 from experiment_tools.trackers.scalars import (
     Scalars,
     epoch_scalars,
@@ -26,9 +24,6 @@ from experiment_tools.trackers.scalars import (
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.utils.tensorboard import SummaryWriter
-
-ITERATION_MARKER, EPOCH_MARKER = "train/loss", "time/epoch_s"
-"""Scalars that every iteration's and every epoch's entry has."""
 
 
 class TensorBoardTracker(Observer):
@@ -46,19 +41,14 @@ class TensorBoardTracker(Observer):
         folder = run_folder / "logs" / "tensorboard"
         folder.mkdir(exist_ok=True)
         is_new = not any(folder.iterdir())
-        stands_at = last_iteration(run_folder, config, rows)
-        kept = cut_to_step(folder, stands_at, (ITERATION_MARKER, EPOCH_MARKER))
-        # The step to purge from is for a TensorBoard that is already showing what was cut.
-        self._writer = SummaryWriter(str(folder), purge_step=None if is_new else stands_at + 1)
+        # A step written twice is a saw-tooth: of what a killed process wrote past its checkpoint, which is written
+        # again now, TensorBoard is to forget the first.
+        purge_step = None if is_new else last_iteration(run_folder, config, rows) + 1
+        self._writer = SummaryWriter(str(folder), purge_step=purge_step)
         if is_new:
             self._write_hyper_parameters(config)
-        for marker, entries in (
-            (ITERATION_MARKER, written_records(run_folder)),
-            (EPOCH_MARKER, written_epochs(run_folder, config, rows)),
-        ):
-            for step, scalars in entries:
-                if step not in kept[marker]:
-                    self._write(scalars, step)
+            for step, scalars in (*written_records(run_folder), *written_epochs(run_folder, config, rows)):
+                self._write(scalars, step)
         self._writer.flush()
 
     def _write_hyper_parameters(self, config: Mapping[str, Any]) -> None:

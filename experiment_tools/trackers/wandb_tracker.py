@@ -1,10 +1,9 @@
 """Weights & Biases: scalars, gradient histograms, example episodes and the config, in logs/wandb of the run folder
 or online.
 
-A run folder is one W&B run, however often it is resumed; logs/wandb.json holds its id. W&B takes no step twice, so
-nothing is sent before
-a checkpoint holds it: what a killed process logged past its checkpoint was never sent. What was sent and did not
-arrive before the kill is missing in W&B's own files, and sent again.
+A run folder is one W&B run, however often it is resumed; logs/wandb.json holds its id, and the iteration up to which
+it has been sent. W&B takes no step twice, so nothing is sent before a checkpoint holds it: what a killed process
+logged past its checkpoint was never sent.
 """
 
 import json
@@ -16,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiment_parts.records.observers import Observer
-from experiment_tools.trackers import wandb_files
 from experiment_tools.trackers.episode_image import episode_image
 from experiment_tools.trackers.scalars import (
     epoch_scalars,
@@ -63,10 +61,9 @@ class WandbTracker(Observer):
             project=self.project, name=run_folder.name, id=self._sent["id"], resume="allow", mode=self.mode,
             dir=str(run_folder / "logs"), config=dict(config), settings=wandb.Settings(silent=True, console="off"),
         )  # fmt: skip
-        self._sent["iteration"] = self._arrived(run_folder / "logs")
-        self._remember()
-        for entries in (written_records(run_folder), written_epochs(run_folder, config, rows)):
-            self._waiting += [entry for entry in entries if entry[0] > self._sent["iteration"]]
+        if self.mode == "online":  # the server knows what has arrived; its `step` is that of the next row
+            self._sent["iteration"] = max(self._run.step - 1, 0)
+        self._waiting += [*written_records(run_folder), *written_epochs(run_folder, config, rows)]
         self._send()
 
     def _read_memory(self) -> dict[str, Any]:
@@ -76,25 +73,11 @@ class WandbTracker(Observer):
         except (OSError, ValueError, KeyError, TypeError):
             return {"id": os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4), "iteration": 0}  # an agent gives it
 
-    def _arrived(self, folder: Path) -> int:
-        """The last step that W&B has."""
-        if self.mode == "online":
-            return max(self._run.step - 1, 0)  # `step` is that of the next row
-        earlier = [
-            path
-            for path in wandb_files.offline_files(folder, self._sent["id"])
-            if path.parent != Path(self._run.dir).parent
-        ]
-        return (
-            wandb_files.last_step(earlier) if earlier else self._sent["iteration"]
-        )  # synchronised, and then cleaned away
-
     def on_iteration_metrics(self, record: dict[str, Any]) -> None:
-        if record["iteration"] > self._sent["iteration"]:
-            self._waiting.append((record["iteration"], iteration_scalars(record)))
+        self._waiting.append((record["iteration"], iteration_scalars(record)))
 
     def on_gradients(self, iteration: int, gradients: "Mapping[str, Tensor]") -> None:
-        if not self.track_gradients or iteration <= self._sent["iteration"]:
+        if not self.track_gradients:
             return
         import numpy as np
         import wandb
@@ -113,8 +96,6 @@ class WandbTracker(Observer):
     def on_epoch(self, row: dict[str, Any], curves: dict[str, Any]) -> None:
         import wandb
 
-        if curves["iteration"] <= self._sent["iteration"]:
-            return
         content: dict[str, Any] = epoch_scalars(row, curves)
         picture = episode_image(self._run_folder / "logs" / "validation_episodes.safetensors", row["epoch"])
         if picture is not None:
@@ -131,17 +112,13 @@ class WandbTracker(Observer):
             self._run.finish()
 
     def _send(self) -> None:
-        """One row per step, complete at once: W&B takes none twice, and a kill loses a row that is not."""
+        """Send one row per step, complete at once: W&B takes none twice, and a kill loses a row that is not."""
         by_step: dict[int, dict[str, Any]] = {}
         for step, content in self._waiting:
             by_step.setdefault(step, {}).update(content)
-        for step in sorted(by_step):
+        for step in sorted(step for step in by_step if step > self._sent["iteration"]):
             self._run.log(by_step[step], step=step, commit=True)
             self._sent["iteration"] = step
         self._waiting = []
-        self._remember()
-
-    def _remember(self) -> None:
-        write_json(
-            self._memory, {**self._sent, "meaning": "id of the W&B run, and the training iterations that it has"}
-        )
+        meaning = "id of the W&B run, and the training iterations that were sent to it"
+        write_json(self._memory, {**self._sent, "meaning": meaning})

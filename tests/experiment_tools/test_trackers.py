@@ -5,6 +5,7 @@ they never stop it.
 import json
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,11 +22,18 @@ from experiment_parts.runs.checkpoints import save_checkpoint
 from experiment_parts.runs.comparison import differences
 from experiment_tools import trackers
 from experiment_tools.trackers.episode_image import GAP, NEUTRAL, RIGHT, WRONG, episode_image
-from experiment_tools.trackers.event_files import cut_to_step
 from experiment_tools.trackers.scalars import epoch_scalars, iteration_scalars, summary_scalars
 from experiment_tools.trackers.tensorboard_tracker import TensorBoardTracker
-from tests.tools.runs import PLUS_PLUS, run_tiny
-from tests.tools.tracker_files import tensorboard_scalars, tensorboard_tags, wandb_history, wandb_run_ids, wandb_summary
+from experiment_tools.trackers.wandb_tracker import WandbTracker
+from tests.tools.runs import PLUS_PLUS, TINY, run_tiny
+from tests.tools.tracker_files import (
+    tensorboard_curves,
+    tensorboard_scalars,
+    tensorboard_tags,
+    wandb_history,
+    wandb_run_ids,
+    wandb_summary,
+)
 from utils.config import check_config
 from utils.machine.stop_signals import StopSignals
 from utils.paths import REPOSITORY_ROOT
@@ -37,6 +45,10 @@ def metric_lines(run_folder):
 
 def column(run_folder, name):
     return json.loads((run_folder / "logs" / "summary_statistics.json").read_text())[name]
+
+
+def steps_of(curve):
+    return [step for step, _ in curve]
 
 
 # --- observers --------------------------------------------------------------------------------------------------------
@@ -152,23 +164,8 @@ def test_a_tracker_that_is_turned_on_later_gets_what_came_before(tmp_path):
     run_tiny(tmp_path, total_epochs_before_pause=1)
     run = run_tiny(tmp_path, observers=[TensorBoardTracker()])
     scalars = tensorboard_scalars(run / "logs" / "tensorboard")
-    assert [step for step, _ in scalars["train/loss"]] == [line["iteration"] for line in metric_lines(run)]
-    assert [step for step, _ in scalars["val/accuracy"]] == [5, 10]
-
-
-def test_events_after_a_step_and_torn_records_are_cut(tmp_path):
-    from torch.utils.tensorboard import SummaryWriter
-
-    with SummaryWriter(str(tmp_path)) as writer:
-        for step in range(1, 7):
-            writer.add_scalar("train/loss", step / 10, step)
-    (path,) = tmp_path.iterdir()
-    whole = path.read_bytes()
-    path.write_bytes(whole[:-3])
-    assert cut_to_step(tmp_path, 100, ["train/loss"]) == {"train/loss": {1, 2, 3, 4, 5}}
-    assert whole.startswith(path.read_bytes()) and tensorboard_scalars(tmp_path)["train/loss"][-1][0] == 5
-    assert cut_to_step(tmp_path, 3, ["train/loss", "other"]) == {"train/loss": {1, 2, 3}, "other": set()}
-    assert tensorboard_scalars(tmp_path) == {"train/loss": [(step, pytest.approx(step / 10)) for step in (1, 2, 3)]}
+    assert steps_of(scalars["train/loss"]) == [line["iteration"] for line in metric_lines(run)]
+    assert steps_of(scalars["val/accuracy"]) == [5, 10]
 
 
 def test_a_folder_that_cannot_be_written_stops_the_tracker_and_not_the_run(tmp_path, caplog):
@@ -186,6 +183,107 @@ def test_a_replay_starts_and_ends_no_tracker(tmp_path):
 
 
 # --- killed and started again -----------------------------------------------------------------------------------------
+
+
+def dies_at(iteration, before=lambda: None):
+    """A change of the learner: the process ends in this iteration, after `before` was called."""
+
+    def change(learner):
+        compute = learner.meta_gradients
+
+        def meta_gradients(episodes, epoch):
+            if episodes.indices[0] // TINY["batch_size"] + 1 == iteration:
+                before()
+                raise SystemExit
+            return compute(episodes, epoch)
+
+        learner.meta_gradients = meta_gradients
+
+    return change
+
+
+def test_after_a_kill_and_a_resume_tensorboard_shows_each_step_once(tmp_path):
+    """Copies of the run folder, made in iteration 9, stand for what a kill leaves; iteration 5 has the checkpoint."""
+    tracker, changes = TensorBoardTracker(track_gradients=True), {"checkpoint_every_s": 1000}
+
+    def copies():
+        shutil.copytree(tmp_path / "tiny", tmp_path / "early" / "tiny")
+        tracker._writer.flush()  # as the writer does of itself, now and then
+        shutil.copytree(tmp_path / "tiny", tmp_path / "late" / "tiny")
+
+    with pytest.raises(SystemExit):
+        run_tiny(tmp_path, learner_changes=dies_at(9, copies), observers=[tracker], **changes)
+    early = tensorboard_scalars(tmp_path / "early" / "tiny" / "logs" / "tensorboard")
+    for name in ("train/loss", "gradient_norms/network.head.weight"):
+        assert steps_of(early[name])[:3] == [2, 4, 5], "all that the checkpoint holds is on the disk"
+    assert steps_of(early["val/accuracy"]) == [5]
+
+    (torn,) = (tmp_path / "late" / "tiny" / "logs" / "tensorboard").iterdir()
+    torn.write_bytes(torn.read_bytes()[:-3])
+    run = run_tiny(tmp_path / "late", observers=[TensorBoardTracker(track_gradients=True)], **changes)
+    written, shown = tensorboard_scalars(torn.parent), tensorboard_curves(torn.parent)
+    assert steps_of(written["train/loss"]) == [2, 4, 5, 6, 8, 6, 8, 10]
+    assert set(written["train/loss"]) == set(shown["train/loss"]), "what is written twice is the same twice"
+    assert shown["train/loss"] == [(line["iteration"], pytest.approx(line["loss"])) for line in metric_lines(run)]
+    assert all(one < other for curve in shown.values() for one, other in pairwise(steps_of(curve)))
+    assert steps_of(shown["gradient_norms/network.head.weight"]) == [2, 4, 5, 6, 8, 10]
+    assert steps_of(shown["val/accuracy"]) == [5, 10]
+
+
+class RecordedWandb:
+    """Stands for the package wandb, and for its run: keeps what is sent."""
+
+    def __init__(self):
+        self.api, self.step = SimpleNamespace(api_key="key"), 0
+        self.ids, self.rows, self.summary = [], [], {}
+
+    def init(self, *, id, **settings):
+        assert settings["resume"] == "allow"
+        self.ids.append(id)
+        return self
+
+    def Settings(self, **settings):
+        return settings
+
+    def Image(self, picture):
+        return picture
+
+    def log(self, content, *, step, commit):
+        assert commit
+        self.rows.append((step, content))
+
+    def finish(self):
+        pass
+
+
+@pytest.fixture
+def recorded_wandb(monkeypatch):
+    recorded = RecordedWandb()
+    monkeypatch.setitem(sys.modules, "wandb", recorded)
+    return recorded
+
+
+def test_wandb_is_sent_each_step_once_and_none_that_no_checkpoint_holds(tmp_path, recorded_wandb):
+    changes = {"checkpoint_every_s": 1000}
+    with pytest.raises(SystemExit):
+        run_tiny(tmp_path, learner_changes=dies_at(9), observers=[WandbTracker(project="test")], **changes)
+    assert steps_of(recorded_wandb.rows) == [2, 4, 5]
+    run = run_tiny(tmp_path, observers=[WandbTracker(project="test")], **changes)
+    assert [(step, row["train/loss"]) for step, row in recorded_wandb.rows] == [
+        (line["iteration"], line["loss"]) for line in metric_lines(run)
+    ]
+    assert [step for step, row in recorded_wandb.rows if "val/accuracy" in row] == [5, 10]
+    first, second = recorded_wandb.ids
+    assert first == second
+
+
+def test_what_wandb_s_server_does_not_have_is_sent_again(tmp_path, recorded_wandb):
+    run_tiny(tmp_path, observers=[WandbTracker(project="test", mode="online")])
+    recorded_wandb.rows.clear()
+    recorded_wandb.step = 5  # of the next row: up to step 4 it has all
+    run_tiny(tmp_path, observers=[WandbTracker(project="test", mode="online")])
+    assert steps_of(recorded_wandb.rows) == [5, 6, 8, 10]
+
 
 KILLED = {
     "experiment_name": "killed",
@@ -212,6 +310,7 @@ KILLED = {
 }
 
 
+@pytest.mark.full
 def test_after_a_kill_and_a_resume_the_curves_go_on_without_saw_teeth(tmp_path, tiny_dataset):
     tiny_dataset("tiny", n_classes=12)
     (tmp_path / "config.json").write_text(json.dumps(KILLED))
@@ -222,7 +321,7 @@ def test_after_a_kill_and_a_resume_the_curves_go_on_without_saw_teeth(tmp_path, 
         command, cwd=REPOSITORY_ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
     try:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while not (run / "logs" / "metrics.jsonl").exists() or len(metric_lines_so_far(run)) < 60:
             assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0].decode()
             time.sleep(0.01)
@@ -231,26 +330,24 @@ def test_after_a_kill_and_a_resume_the_curves_go_on_without_saw_teeth(tmp_path, 
         process.wait(60)
     assert json.loads((run / "logs" / "wandb.json").read_text())["iteration"] == 100, "only what is saved is sent"
     done = subprocess.run(
-        command, cwd=REPOSITORY_ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False
+        command, cwd=REPOSITORY_ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert "Resuming after epoch 1" in done.stdout
 
     expected = [(line["iteration"], pytest.approx(line["loss"])) for line in metric_lines(run)]
     assert [step for step, _ in expected] == list(range(2, 201, 2))
-    scalars = tensorboard_scalars(run / "logs" / "tensorboard")
+    scalars = tensorboard_curves(run / "logs" / "tensorboard")
     assert len(list((run / "logs" / "tensorboard").iterdir())) == 2
     assert scalars["train/loss"] == expected
-    assert all(one < other for steps in scalars.values() for (one, _), (other, _) in pairwise(steps))
-    assert [step for step, _ in scalars["gradient_norms/network.block0.conv.weight"]] == list(range(2, 201, 2))
+    assert all(one < other for curve in scalars.values() for one, other in pairwise(steps_of(curve)))
+    assert steps_of(scalars["gradient_norms/network.block0.conv.weight"]) == list(range(2, 201, 2))
 
     history = wandb_history(run)
-    assert [(row["_step"], row["train/loss"]) for row in history] == expected
-    assert [row["_step"] for row in history if "val/accuracy" in row] == [100, 200]
-    without_histogram = [row["_step"] for row in history if "gradients/network.block0.conv.weight/values" not in row]
-    assert without_histogram in ([], [100]), (
-        "the last one sent may not have arrived; scalars are sent again, from metrics.jsonl"
-    )
+    without_last_sent = [entry for entry in expected if entry[0] != 100]
+    assert [(row["_step"], row["train/loss"]) for row in history] in (expected, without_last_sent)
+    assert all("gradients/network.block0.conv.weight/values" in row for row in history)
+    assert [row["_step"] for row in history if "val/accuracy" in row] in ([100, 200], [200])
     assert wandb_summary(run)["test/accuracy"] == pytest.approx(scalars["test/accuracy"][0][1])
     first, second = wandb_run_ids(run)
     assert first == second
@@ -285,12 +382,8 @@ def test_wherever_a_run_is_stopped_tensorboard_goes_on_where_it_was(n_looks, tmp
         run_tiny(tmp_path, StopsAtLook(n_looks), observers=[TensorBoardTracker(track_gradients=True)])
     run = run_tiny(tmp_path, observers=[TensorBoardTracker(track_gradients=True)])
     scalars = tensorboard_scalars(run / "logs" / "tensorboard")
-    assert (
-        [step for step, _ in scalars["train/loss"]]
-        == [line["iteration"] for line in metric_lines(run)]
-        == [2, 4, 5, 6, 8, 10]
-    )
-    assert [step for step, _ in scalars["val/accuracy"]] == [5, 10]
+    assert steps_of(scalars["train/loss"]) == [line["iteration"] for line in metric_lines(run)] == [2, 4, 5, 6, 8, 10]
+    assert steps_of(scalars["val/accuracy"]) == [5, 10]
 
 
 # --- choosing trackers ------------------------------------------------------------------------------------------------
