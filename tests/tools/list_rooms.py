@@ -6,10 +6,14 @@ python tests/tools/list_rooms.py        writes them there
 import argparse
 import ast
 import re
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from utils.paths import REPOSITORY_ROOT as ROOT
+
 LAYOUT = ROOT / "docs" / "layout.md"
 BEGIN, END = "<!-- rooms: begin (generated) -->", "<!-- rooms: end -->"
 ON_TOP = (
