@@ -14,6 +14,8 @@ sys.path[0] = str(Path(__file__).resolve().parents[2])
 from utils.machine.host import die_with_parent  # noqa: E402
 from utils.ranks.rank import NO_ANSWER, NOT_ALL_CAME, PARENT, RUN_WAS_ENDED  # noqa: E402
 
+CPP_LEVEL = "TORCH_CPP_LOG_LEVEL"
+
 
 def main(arguments: list[str]) -> int:
     """Run until all ranks have ended or torchrun gives up; returns the exit code."""
@@ -22,11 +24,14 @@ def main(arguments: list[str]) -> int:
     # Else torchrun keeps one store over all restarts: with the addresses of processes that are gone in it, and at an
     # address of which a machine that comes in the place of another one never learns.
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
+    level_of_ranks = os.environ.get(CPP_LEVEL, "WARNING")  # torch's default
+    os.environ[CPP_LEVEL] = "FATAL"  # read at the import, here alone: what it would log, the launcher says in a line
     from torch.distributed import DistError
     from torch.distributed.elastic import rendezvous
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import parse_args, run
 
+    os.environ[CPP_LEVEL] = level_of_ranks
     try:
         run(parse_args(arguments))
     except ChildFailedError as error:

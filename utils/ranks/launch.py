@@ -290,6 +290,8 @@ def _start_agent(arguments: Sequence[str], launch: Launch, folder: Path) -> subp
         environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // launch.n_here)))
     if launch.on_one_machine and sys.platform == "linux":
         environment.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    if not launch.on_one_machine:  # torch dumps its C++ stack for each connection that a machine closes as it leaves
+        environment = {"TORCH_CPP_LOG_LEVEL": "ERROR", "LOGLEVEL": "ERROR"} | environment
     command = [sys.executable, str(REPOSITORY_ROOT / "utils" / "ranks" / "agent.py"), *arguments]
     # A session of its own, so that a terminal's Ctrl-C comes once, from here; and to the end it hears no other signal
     # either.

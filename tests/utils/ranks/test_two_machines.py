@@ -276,7 +276,8 @@ def test_a_machine_that_never_comes_is_one_message(machines, index, text):
         "\nStart the same command on all machines within 3 s, with the same --nnodes, --rdzv_endpoint and "
         "experiment_name. --rdzv_conf join_timeout=SECONDS waits longer.\n"
     )
-    assert two.output(index) == expected
+    notice = f"Waiting for 2 machines at {two.endpoint}, at most 3 s.\n"  # where importing torch takes 20 s
+    assert two.output(index).removeprefix(notice) == expected
     assert not two.run_folder.exists()
 
 
