@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from meta_learning.networks.base import MetaNetwork, make_head
-from meta_learning.networks.batch_norm import MetaBatchNorm2d, MetaNorm
+from meta_learning.networks.batch_norm import MetaNorm
 from meta_learning.networks.convolutional import Conv4
 from meta_learning.networks.dropout import drop
 from meta_learning.networks.first_block import ImagePatches, can_use_patches, convolve_patches, cut_patches, fold_images
@@ -26,38 +26,16 @@ from meta_learning.networks.layers import (
     MetaLinear,
     Parameters,
     below,
-    fold_tasks,
     unfold_features,
 )
-from meta_learning.networks.norms import MetaLayerNorm, NormChoice
-from meta_learning.networks.passes import BatchStatistics, Pass
+from meta_learning.networks.norms import NormChoice
+from meta_learning.networks.passes import Pass
 from meta_learning.networks.residual import RESIDUAL_NETWORKS, ResidualNetwork
 from meta_learning.operations.max_pooling import pool_and_activate
 from utils.config import ExperimentConfig
 from utils.config.rules import feature_size
 from utils.errors import ConfigError
 from utils.registry import GIVEN_NETWORK, registered_backbone, user_code
-
-__all__ = [
-    "BACKBONES",
-    "BatchStatistics",
-    "EpisodeHead",
-    "MetaBatchNorm2d",
-    "MetaConv2d",
-    "MetaConvBlock",
-    "MetaLayerNorm",
-    "MetaLinear",
-    "MetaNetwork",
-    "MultilayerPerceptron",
-    "NormChoice",
-    "Pass",
-    "VGGReLUNormNetwork",
-    "below",
-    "build_network",
-    "fold_tasks",
-    "unfold_features",
-]
-
 
 LEAKY_RELU_SLOPE = 0.01
 """For negative values, as in the reference."""

@@ -42,8 +42,6 @@ from utils.metrics import percent, summarise
 from utils.paths import experiments_root
 from utils.registry import GIVEN_NETWORK
 
-__all__ = ["Accuracy", "FewShotClassifier", "InputError", "NotFittedError", "run_checkpoint"]
-
 OF_SCRIPTS_ALONE = {
     *config_schema.ONE_START_ONLY,
     "test_after_training",
