@@ -67,7 +67,7 @@ class ExperimentSettings:
     test_batch_norm_statistics: tuple[str, ...] = ("transductive",)
     log_every_iterations: int = 10
     checkpoint_every_s: float = 60.0
-    skip_non_finite_iterations: int = 0
+    skip_iterations: tuple[int, ...] = ()
     replay_iteration: int = 0
     restart_schedule: bool = False
     evaluate_on_test_set_only: bool = False
@@ -111,7 +111,6 @@ class ExperimentBuilder:
         self.rows: list[dict[str, Any]] = []
         self.curves: list[dict[str, Any]] = []
         self.iteration = 0
-        self.skipped: list[int] = []  # iterations whose update was not finite and was left out
         self.stop, self.diagnostics = stop or StopSignals(), diagnostics
         self.group, self.records = group, RunRecords(run_folder, writes=group.is_main)
         self._flags = RunFlags(self.stop, group, settings.checkpoint_every_s, self.device)
@@ -210,7 +209,7 @@ class ExperimentBuilder:
             train_time_s=train_time_s,
             data_time_s=under_way.data_time_s,
             val_time_s=time.perf_counter() - start,
-            tasks_trained=settings.total_iter_per_epoch * settings.tasks_per_meta_batch,
+            tasks_trained=self._tasks_since(under_way.first_iteration),
             **schedule,
         )
         if val and row["val_accuracy_mean"] is None:
@@ -242,12 +241,16 @@ class ExperimentBuilder:
         last_iteration = under_way.first_iteration + self.settings.total_iter_per_epoch
         while self.iteration < last_iteration:
             self._save_if_due(under_way)
-            meta_gradients = self._meta_gradients(self.iteration + 1, epoch)
-            applied = self.learner.meta_update(meta_gradients, epoch)
-            self.iteration += 1
-            under_way.add(self.iteration, meta_gradients.metrics, applied)
-            if self.iteration % self.settings.log_every_iterations == 0 or self.iteration == last_iteration:
-                self._end_interval(under_way, epoch, schedule, progress, meta_gradients.gradients)
+            iteration, gradients = self.iteration + 1, {}
+            if iteration in self.settings.skip_iterations:
+                log.info("iteration %d is left out (skip_iterations).", iteration)
+            else:
+                meta_gradients = self._meta_gradients(iteration, epoch)
+                gradients = meta_gradients.gradients
+                under_way.add(iteration, meta_gradients.metrics, self.learner.meta_update(meta_gradients, epoch))
+            self.iteration = iteration
+            if iteration % self.settings.log_every_iterations == 0 or iteration == last_iteration:
+                self._end_interval(under_way, epoch, schedule, progress, gradients)
         self._save_if_due(under_way)
 
     def _end_interval(
@@ -264,24 +267,28 @@ class ExperimentBuilder:
         """
         self._look_for_non_finite(under_way)
         interval = under_way.interval()
-        if not interval:  # all of it was skipped
-            under_way.end_interval()
+        if not interval:  # all of it was left out
             return
-        done = self.iteration - under_way.first_iteration
         record = epoch_records.iteration_record(
             iteration=self.iteration,
             epoch=epoch + 1,
             interval=interval,
-            tasks_per_s=done * self.settings.tasks_per_meta_batch / under_way.time_s,
+            tasks_per_s=self._tasks_since(under_way.first_iteration) / under_way.time_s,
             **schedule,
         )
         self.records.add_line(record)
         under_way.end_interval()
         self.observers.on_iteration_metrics(record)
-        self.observers.on_gradients(self.iteration, gradients)
+        if gradients:  # none where the last iteration was left out
+            self.observers.on_gradients(self.iteration, gradients)
         progress.advance(len(interval), record["loss"], record["accuracy"])
         if self.settings.checkpoint_every_s == 0:
             self._save_unfinished(under_way)
+
+    def _tasks_since(self, iteration: int) -> int:
+        """Count the tasks that were trained on since then."""
+        left_out = sum(iteration < number <= self.iteration for number in {*self.settings.skip_iterations})
+        return (self.iteration - iteration - left_out) * self.settings.tasks_per_meta_batch
 
     def validate(self) -> SplitEvaluation:
         """Evaluate the learner as it is on the fixed validation tasks.
@@ -312,29 +319,18 @@ class ExperimentBuilder:
     # --- numbers that are not finite ----------------------------------------------------------------------------------
 
     def _look_for_non_finite(self, under_way: EpochMetrics) -> None:
-        """Count skipped iterations; when there are too many, save the state before the last, report it and stop.
+        """Stop where an update was not applied: save the state before it, and report it.
 
         Raises:
             NonFiniteError: the learner has applied nothing from that iteration on.
         """
-        for iteration, metrics in under_way.refused().items():
-            if iteration in self.skipped:
-                continue
-            if (
-                len(self.skipped) >= self.settings.skip_non_finite_iterations
-            ):  # more, where a start allows fewer than the one before
-                self._stop_before(iteration, metrics, under_way)
-            self.skipped.append(iteration)
-            log.warning(
-                "iteration %d: %s; skipped (%d of at most %d).",
-                iteration, non_finite.reason(metrics), len(self.skipped), self.settings.skip_non_finite_iterations,
-            )  # fmt: skip
+        refused = under_way.refused()
+        if refused is not None:
+            self._stop_before(*refused, under_way)
 
-    def _stop_before(self, iteration: int, metrics: Mapping[str, Sequence[float]], under_way: EpochMetrics) -> None:
+    def _stop_before(self, iteration: int, metrics: Mapping[str, Sequence[float]], under_way: EpochMetrics) -> NoReturn:
         epoch, n_tasks = self.epochs_done, self.settings.tasks_per_meta_batch
-        self.learner.take_back_steps(self.iteration - iteration + 1)
         self.iteration = iteration - 1
-        under_way.forget_from(iteration)
         if self.iteration > under_way.first_iteration:
             self.records.save_unfinished(*self._state({"under_way": under_way.state()}))
             self._saved()
@@ -346,11 +342,12 @@ class ExperimentBuilder:
         saved, places = f"; saved at iteration {self.iteration}", f"\nReport: {path}\nReplay: {command}"
         if self.settings.dry_run:
             saved = places = ""
+        left_out = sorted({*self.settings.skip_iterations, iteration})
         raise NonFiniteError(
             f"iteration {iteration} (epoch {epoch + 1}): {non_finite.reason(metrics)}; training tasks "
             f"{(iteration - 1) * n_tasks} to {iteration * n_tasks - 1}. Its update was not applied{saved}. "
-            f"Lower init_inner_loop_learning_rate or meta_learning_rate, set gradient_clamp, or go on "
-            f"without it: --skip_non_finite_iterations {len(self.skipped) + 1}{places}"
+            f"A rerun would come to it again: lower init_inner_loop_learning_rate or meta_learning_rate, set "
+            f"gradient_clamp, or leave this iteration out: --skip_iterations {' '.join(map(str, left_out))}{places}"
         )
 
     def _iteration_report(self, iteration: int, epoch: int) -> dict[str, Any]:
@@ -376,12 +373,12 @@ class ExperimentBuilder:
         elif self.group.is_main:
             self._take_given_weights()
         self._stand_where_main_stands()
-        self.learner.allow_skips(max(0, settings.skip_non_finite_iterations - len(self.skipped)))
         log.info("Replaying iteration %d from iteration %d.", iteration, self.iteration)
         for number in range(self.iteration + 1, iteration):
             self._flags.check()
             epoch = (number - 1) // settings.total_iter_per_epoch
-            self.learner.meta_update(self._meta_gradients(number, epoch), epoch)
+            if number not in settings.skip_iterations:
+                self.learner.meta_update(self._meta_gradients(number, epoch), epoch)
         epoch = (iteration - 1) // settings.total_iter_per_epoch
         report = self._iteration_report(iteration, epoch)
         log.info(json.dumps(report, indent=2))
@@ -426,7 +423,6 @@ class ExperimentBuilder:
             "metrics_jsonl_bytes": self.records.commit(),
             "automatic_choices": dict(self.learner.automatic_choices),
             "annealing_epochs": self.learner.annealing_epochs,
-            "skipped_iterations": self.skipped,
             "config": self.config,
             **(more or {}),
         }
@@ -439,7 +435,6 @@ class ExperimentBuilder:
         if not only_testing:
             self.records.open(metrics_jsonl_bytes)
         self._stand_where_main_stands()
-        self.learner.allow_skips(max(0, self.settings.skip_non_finite_iterations - len(self.skipped)))
         if self.rows and not only_testing:
             self.records.write_epochs(self.rows, self.curves, self.settings.max_models_to_save)
 
@@ -491,7 +486,6 @@ class ExperimentBuilder:
         self.learner.load_state_tensors(without_random_state(tensors))
         restore_random_state(tensors, self.device)
         self.rows, self.curves, self.iteration = state["rows"], state["curves"], state["iteration"]
-        self.skipped = state["skipped_iterations"]
         self._keep_schedule(state["annealing_epochs"])
         self._under_way = EpochMetrics(self.iteration, state["under_way"]) if "under_way" in state else None
 

@@ -263,14 +263,6 @@ class FewShotLearner(nn.Module):
                     )
         return applied
 
-    def allow_skips(self, count: int) -> None:
-        """Let `count` updates that are not finite be skipped; at the next one the state stays as it is."""
-        self.meta_optimizer.allow_skips(count)
-
-    def take_back_steps(self, count: int) -> None:
-        """Lower the outer optimiser's count of steps by that of updates after which the state stayed as it was."""
-        self.meta_optimizer.take_back_steps(count)
-
     def _batch_norm_layers(self) -> dict[str, MetaBatchNorm2d]:
         return {name: module for name, module in self.network.named_modules() if isinstance(module, MetaBatchNorm2d)}
 

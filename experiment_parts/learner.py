@@ -27,16 +27,10 @@ class Learner(Protocol):
         """Return gradients, batch statistics and metrics of B tasks, on the device; changes nothing."""
 
     def meta_update(self, meta_gradients: "MetaGradients", epoch: int) -> "Tensor":
-        """Apply a meta-batch. Returns bool of shape (), on the device: false where it was not finite and left out."""
+        """Apply a meta-batch. Returns bool of shape (), on the device: false from the first that was not finite on."""
 
     def meta_parameters(self) -> "Mapping[str, nn.Parameter]":
         """Return what the outer loop learns, by name, each of its own shape."""
-
-    def allow_skips(self, count: int) -> None:
-        """Leave out so many updates that are not finite; at the next one the state stays as it is from there on."""
-
-    def take_back_steps(self, count: int) -> None:
-        """Lower the outer optimiser's count of steps by that of updates after which the state stayed as it was."""
 
     # Schedules.
 

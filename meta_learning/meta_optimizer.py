@@ -125,8 +125,8 @@ class MetaOptimizer:
             gradients: name -> the shape of the parameter.
             evidence: tensors of one dtype; the update stays if all are finite. Nobody waits for them.
         Yields:
-            bool (), on the device: false where the update is taken back on leaving. Then nothing has changed but
-            counts of steps (see `take_back_steps`), and unless `allow_skips` left some, nothing will any more.
+            bool (), on the device: false where the update is taken back on leaving. Then `state_tensors` are as
+            before, and will be from then on.
         """
         with self._guard.update(evidence, [*also_changed, *self._changed_by_a_step()]) as applied:
             self._step(gradients, epoch)
@@ -189,20 +189,12 @@ class MetaOptimizer:
     def _counts_steps(self) -> bool:
         return self.choices.optimizer != "sgd"
 
-    def allow_skips(self, count: int) -> None:
-        """Let `count` updates that are not finite be skipped; at the next one the state stays as it is."""
-        self._guard.allow_skips(count)
-
-    def take_back_steps(self, count: int) -> None:
-        """Lower the counts of steps by that of updates after which the state stayed as it was."""
-        for state in self.torch_optimizer.state.values():
-            if self._counts_steps:
-                state["step"] -= count
-
     def state_tensors(self) -> dict[str, Tensor]:
         """Return moments and counts of steps as "<kind>.<parameter>"; empty before the first step."""
+        # torch counts on the host, which does not know what the device has taken back.
+        taken_back = self._guard.taken_back.cpu()
         return {
-            f"{key}.{name}": value.detach()
+            f"{key}.{name}": value - taken_back if key == "step" else value.detach()
             for name, parameter in self._parameters.items()
             for key, value in self.torch_optimizer.state.get(parameter, {}).items()
         }
@@ -229,6 +221,7 @@ class MetaOptimizer:
                 "it was trained with, "
                 "or start a new run from its weights with --load_checkpoint PATH and another --experiment_name"
             )
+        self._guard = UpdateGuard()
         self.torch_optimizer.state.clear()
         for name, parameter in self._parameters.items() if wanted else ():
             for key in kinds:
@@ -261,21 +254,17 @@ def build_outer_update(config: ExperimentConfig) -> OuterUpdate:
 class UpdateGuard:
     """Takes back, on the device and without waiting for it, updates that came of numbers that are not finite.
 
-    A few may be skipped; after those the guard lets no update through any more, so that the state stays what it was at
-    the iteration that failed until somebody looks.
+    After the first it lets none through any more: the host looks every so many iterations, and until then the state
+    stays what it was before the one that failed.
     """
 
     def __init__(self) -> None:
-        self._skips_left: Tensor | None = None
-        self.allow_skips(0)
-
-    def allow_skips(self, count: int) -> None:
-        """Let `count` failing updates be skipped from now on, each alone."""
-        self._skips_left, self._allowed = None, count
+        self.taken_back = torch.zeros((), dtype=torch.int64)
+        """How many updates have been."""
 
     @contextmanager
     def update(self, evidence: Iterable[Tensor], changed: Sequence[Tensor]) -> Iterator[Tensor]:
-        """Run an update inside; afterwards `changed` are as before unless all evidence is finite.
+        """Run an update inside; afterwards `changed` are as before unless all evidence is finite, and always was.
 
         Args:
             evidence: tensors of any shapes, of one dtype.
@@ -284,10 +273,9 @@ class UpdateGuard:
             bool (), whether the update stays.
         """
         finite = torch.isfinite(torch.cat([tensor.detach().reshape(-1) for tensor in evidence])).all()
-        if self._skips_left is None:
-            self._skips_left = torch.full((), self._allowed, dtype=torch.int64, device=finite.device)
-        self._skips_left -= torch.logical_not(finite).long()
-        stays = finite & (self._skips_left >= 0)
+        self.taken_back = self.taken_back.to(finite.device)
+        stays = finite & (self.taken_back == 0)
+        self.taken_back += torch.logical_not(stays)
         before = [tensor.detach().clone() for tensor in changed]
         yield stays
         for tensor, old in zip(changed, before, strict=True):

@@ -33,7 +33,7 @@ def config_table() -> str:
             default, text = default_text(field), meaning(name).replace("|", "\\|")
             shown = "required" if default is None else f"`{default}`"
             parts.append(f"| `{name}` | {values_text(field)} | {shown} | {text} |")
-    parts += ["\n**Other keys of the original**\n", "| key | here |", "| --- | --- |"]
+    parts += ["\n**Other keys of the original and of earlier releases**\n", "| key | here |", "| --- | --- |"]
     for name, old in OLD_KEYS.items():
         if old.renamed_to:
             text = f"read as `{old.renamed_to}`; {json.dumps(old.unset)} means not given"

@@ -80,12 +80,6 @@ class FakeLearner:
     def anneal_over(self, epochs):
         self.annealing_epochs = epochs
 
-    def allow_skips(self, count):
-        pass
-
-    def take_back_steps(self, count):
-        self.taken_back = count
-
     def evaluate(self, episodes, n_steps=None, statistics=None):
         assert episodes.split in ("val", "test")
         epoch = round(float(self.weight[0]) / self.iterations_per_epoch)

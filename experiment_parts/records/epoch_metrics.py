@@ -3,7 +3,6 @@
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -30,7 +29,10 @@ class EpochMetrics:
         state = state or {}
         self.first_iteration: int = state.get("first_iteration", first_iteration)
         self.sums = MetricSums(state.get("sums"))
-        self._interval = [_from_json(entry) for entry in state.get("interval", ())]
+        # Earlier releases could go on behind an update that was not applied, and kept its entry.
+        entries = [entry for entry in state.get("interval", ()) if entry.get("applied", True)]
+        self._interval = [_from_json(entry["metrics"]) for entry in entries]
+        self._refused: tuple[int, Metrics] | None = None
         self._earlier_s: float = state.get("time_s", 0.0)
         self.data_time_s: float = state.get("data_time_s", 0.0)
         """Of `time_s`, spent waiting for episodes."""
@@ -50,19 +52,14 @@ class EpochMetrics:
         self._unread.append((iteration, vector))
 
     def interval(self) -> list[Metrics]:
-        """The applied iterations since the last `end_interval`. Here the host waits for the device."""
+        """The iterations since the last `end_interval`. Here the host waits for the device."""
         self._read()
-        return [entry.metrics for entry in self._interval if entry.applied]
+        return self._interval
 
-    def refused(self) -> dict[int, Metrics]:
-        """The other iterations since then, by number."""
+    def refused(self) -> tuple[int, Metrics] | None:
+        """The first iteration that was not applied; it and those after it are in no interval, as if never trained."""
         self._read()
-        return {entry.iteration: entry.metrics for entry in self._interval if not entry.applied}
-
-    def forget_from(self, iteration: int) -> None:
-        """Drop that iteration and those after it, as if they had not been."""
-        self._read()
-        self._interval = [entry for entry in self._interval if entry.iteration < iteration]
+        return self._refused
 
     def end_interval(self) -> None:
         """Put the interval's metrics into the sums of the epoch."""
@@ -78,7 +75,10 @@ class EpochMetrics:
         for (iteration, _), row in zip(self._unread, rows, strict=True):
             entries = iter(row)
             metrics = {name: [next(entries) for _ in range(size)] for name, size in self._sizes.items()}
-            self._interval.append(_Entry(iteration, bool(next(entries)), metrics))
+            if not next(entries):
+                self._refused = iteration, metrics
+                break
+            self._interval.append(metrics)
         self._unread = []
 
     def state(self) -> dict[str, Any]:
@@ -87,24 +87,15 @@ class EpochMetrics:
         return {
             "first_iteration": self.first_iteration,
             "sums": self.sums.state(),
-            "interval": [_to_json(entry) for entry in self._interval],
+            "interval": [{"metrics": _to_json(metrics)} for metrics in self._interval],
             "time_s": self.time_s,
             "data_time_s": self.data_time_s,
         }
 
 
-@dataclass(frozen=True)
-class _Entry:
-    iteration: int
-    applied: bool
-    metrics: Metrics
+def _to_json(metrics: Metrics) -> dict[str, list[float | None]]:
+    return {name: [value if math.isfinite(value) else None for value in row] for name, row in metrics.items()}
 
 
-def _to_json(entry: _Entry) -> dict[str, Any]:
-    metrics = {name: [v if math.isfinite(v) else None for v in row] for name, row in entry.metrics.items()}
-    return {"iteration": entry.iteration, "applied": entry.applied, "metrics": metrics}
-
-
-def _from_json(entry: Mapping[str, Any]) -> _Entry:
-    metrics = {name: [math.nan if v is None else v for v in row] for name, row in entry["metrics"].items()}
-    return _Entry(entry["iteration"], entry["applied"], metrics)
+def _from_json(metrics: Mapping[str, Any]) -> Metrics:
+    return {name: [math.nan if value is None else value for value in row] for name, row in metrics.items()}

@@ -29,7 +29,7 @@ FREE_KEYS = frozenset(
         "report_every_s",
         "checkpoint_every_s",
         "max_models_to_save",
-        "skip_non_finite_iterations",
+        "skip_iterations",
         "replay_iteration",
         "allow_config_change",
         "restart_schedule",

@@ -24,7 +24,7 @@ Problems = list[tuple[tuple[str, ...], str]]  # the keys it is about, and what i
 
 
 class OldKey(NamedTuple):
-    """A key of the reference that is not a key here."""
+    """A key of the reference, or of an earlier release, that is not a key here."""
 
     renamed_to: str | None = None
     unset: Any = None  # value that means "not given" for a renamed key
@@ -53,8 +53,13 @@ OLD_KEYS: dict[str, OldKey] = {
     ),
     "use_gdrive": OldKey(neutral=(False,), advice='put the archive into the folder "DATASET_DIR"'),
     "name_of_args_json_file": OldKey(neutral=(None, "", "None"), advice="give it on the command line"),
+    "skip_non_finite_iterations": OldKey(
+        neutral=(0,), advice='list the iterations to leave out in "skip_iterations"; the run that stops at one names it'
+    ),
 }
-"""Keys of the reference that have another name or no effect here. Its other keys are in the schema and work."""
+"""Keys of the reference that have another name or no effect here, and one of earlier releases. The reference's other
+keys are in the schema and work.
+"""
 
 
 def load_config(json_path: Path | str | None, overrides: Mapping[str, Any] | None = None) -> ExperimentConfig:
@@ -213,7 +218,7 @@ def _normalise_spelling(key: str, value: Any) -> Any:
     if key == "gpu_to_use":
         parts = value if isinstance(value, list) else str(value).split()
         return ",".join(str(part) for part in parts) or "auto"
-    if key in ("allow_config_change", "trackers") and isinstance(value, str):
+    if isinstance(value, {"allow_config_change": str, "trackers": str, "skip_iterations": int}.get(key, ())):
         return [value]
     if key == "test_dataset_name" and isinstance(value, str | list):
         return [folder_named(name) for name in ([value] if isinstance(value, str) else value)]

@@ -86,9 +86,9 @@ class ExperimentSection(_Section):
     """Least seconds between two versions of `visual_outputs/report.html` while the run goes on; 0: no report."""
     checkpoint_every_s: float = Field(60.0, ge=0.0)
     """Seconds between two saves inside an epoch (`unfinished.safetensors`); 0: at every reading of the metrics."""
-    skip_non_finite_iterations: int = Field(0, ge=0)
-    """Training iterations of the run whose loss or gradient may be not finite: their updates are skipped. One more
-    stops the run (exit code 3)."""
+    skip_iterations: tuple[AtLeastOne, ...] = ()
+    """Training iterations, counted from 1, that are left out, as if their episodes had never been drawn. A run that
+    stops at a loss or gradient that is not finite (exit code 3) names the number: a rerun would come to it again."""
     replay_iteration: int = Field(0, ge=0)
     """Compute this training iteration again from the newest checkpoint before it, show everything about it and
     leave; 0: no.

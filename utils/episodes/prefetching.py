@@ -36,7 +36,7 @@ class Prefetcher(Generic[Result]):
         """
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, thread_name_prefix="prefetching")
-        if number not in self._under_way:
+        if number != next(iter(self._under_way), None):
             self._give_up()
         for wanted in range(number, number + 1 + self._ahead):
             beyond = self._end is not None and wanted >= self._end and wanted != number

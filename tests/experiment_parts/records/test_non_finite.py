@@ -7,11 +7,14 @@ import logging
 import pytest
 import torch
 
+from experiment_parts.records.epoch_metrics import EpochMetrics
 from experiment_parts.runs.checkpoints import list_epochs, load_checkpoint, unfinished_path
 from experiment_parts.runs.comparison import differences
 from experiment_tools.report.page import write_report
+from few_shot_learning_system import build_learner
 from tests.tools.learners import PLUS_PLUS, random_episodes, small_config, small_learner
-from tests.tools.runs import run_tiny
+from tests.tools.runs import TINY, run_tiny, tiny_data
+from utils.config import check_config
 from utils.errors import ConfigError, NonFiniteError
 
 
@@ -49,29 +52,11 @@ def test_weights_moments_and_statistics_stay_and_so_do_they_afterwards(where, fi
     before = state_of(learner)
     assert not learner.meta_update(spoil(learner.meta_gradients(random_episodes(config, 1), 0), where), 0)
     assert not learner.meta_update(learner.meta_gradients(random_episodes(config, 2), 0), 0)  # sticky
-    learner.take_back_steps(2)
     after = state_of(learner)
     if first_update:
         assert all(not value.any() for name, value in after.items() if name.startswith("optimizer."))
         after = {name: value for name, value in after.items() if name in before}
     assert equal(before, after)
-
-
-def test_skips_leave_out_single_updates_until_they_are_used_up():
-    config = small_config()
-    with_skips, without = small_learner(), small_learner()
-    with_skips.allow_skips(2)
-    for seed, is_bad in ((0, False), (1, True), (2, False), (3, True), (4, False)):
-        gradients = with_skips.meta_gradients(random_episodes(config, seed), 0)
-        assert bool(with_skips.meta_update(spoil(gradients, "loss") if is_bad else gradients, 0)) == (not is_bad)
-        if not is_bad:
-            without.meta_update(without.meta_gradients(random_episodes(config, seed), 0), 0)
-        else:
-            for state in without.meta_optimizer.torch_optimizer.state.values():
-                state["step"] += 1  # Adam counts the skipped ones
-    assert equal(state_of(with_skips), state_of(without))
-    assert not with_skips.meta_update(spoil(with_skips.meta_gradients(random_episodes(config, 5), 0), "loss"), 0)
-    assert not with_skips.meta_update(with_skips.meta_gradients(random_episodes(config, 6), 0), 0)
 
 
 # --- a whole run ------------------------------------------------------------------------------------------------------
@@ -105,7 +90,7 @@ def test_the_run_stops_with_the_state_before_the_failing_iteration(tmp_path, log
         "iteration 4 (epoch 1): the loss is nan; training tasks 6 to 7. Its update was not applied; saved at "
         "iteration 3." in text
     )
-    assert "--skip_non_finite_iterations 1" in text
+    assert "A rerun would come to it again: " in text and "leave this iteration out: --skip_iterations 4\n" in text
     assert "config.json --replay_iteration 4" in text
     saved, state = load_checkpoint(unfinished_path(tmp_path / "tiny" / "saved_models"))
     assert state["iteration"] == 3
@@ -196,23 +181,52 @@ def test_a_replay_begins_with_the_weights_that_the_run_began_with(tmp_path):
     assert losses == trained
 
 
-def test_skipped_iterations_are_named_and_leave_no_number(tmp_path, caplog):
-    changes = {"skip_non_finite_iterations": 2, "log_every_iterations": 1}
-    folder = run_tiny(tmp_path, learner_changes=failing_at(2, 7), **changes)
-    assert "iteration 2: the loss is nan; skipped (1 of at most 2)." in caplog.messages
-    assert "iteration 7: the loss is nan; skipped (2 of at most 2)." in caplog.messages
+# --- going on without an iteration ------------------------------------------------------------------------------------
+
+
+def learned_by_hand(folder, *iterations):
+    """The weights after these iterations alone, computed without the builder."""
+    torch.manual_seed(0)
+    config = check_config(TINY, "test")
+    learner, data = build_learner(config, "cpu"), tiny_data(config)
+    for iteration in iterations:
+        episodes = data.episodes("train", range(2 * iteration - 2, 2 * iteration))
+        epoch = (iteration - 1) // config.total_iter_per_epoch
+        assert learner.meta_update(learner.meta_gradients(episodes, epoch), epoch)
+    return learner.state_tensors()
+
+
+def test_a_run_goes_past_a_nan_without_the_iteration_that_gives_it(tmp_path, caplog):
+    """And ends as if that one had never been, step counts and schedule included; so does one that knew it at once."""
+    changes = {"log_every_iterations": 1}
+    with pytest.raises(NonFiniteError, match="leave this iteration out: --skip_iterations 4\n"):
+        run_tiny(tmp_path, learner_changes=failing_at(4), **changes)
+    with pytest.raises(NonFiniteError, match=r"iteration 4 .* --skip_iterations 4\n"):
+        run_tiny(tmp_path, learner_changes=failing_at(4), **changes)
+    caplog.set_level(logging.INFO)
+    folder = run_tiny(tmp_path, learner_changes=failing_at(4), skip_iterations=4, **changes)
+    assert "iteration 4 is left out (skip_iterations)." in caplog.messages
     lines = [json.loads(line) for line in (folder / "logs" / "metrics.jsonl").read_text().splitlines()]
-    assert [line["iteration"] for line in lines] == [1, 3, 4, 5, 6, 8, 9, 10]
-    with pytest.raises(NonFiniteError, match="iteration 9 "):
-        run_tiny(tmp_path / "one more", learner_changes=failing_at(2, 7, 9), **changes)
+    assert [line["iteration"] for line in lines] == [1, 2, 3, 5, 6, 7, 8, 9, 10]
+    saved, _ = load_checkpoint(list_epochs(folder / "saved_models")[2])
+    expected = learned_by_hand(folder, 1, 2, 3, 5, 6, 7, 8, 9, 10)
+    assert all(torch.equal(saved[name], expected[name]) for name in expected)
+    (folder / "logs" / "non_finite_iteration_4.json").unlink()
+    assert differences(folder, run_tiny(tmp_path / "at once", skip_iterations=4, **changes)) == []
 
 
-def test_a_run_with_a_skipped_iteration_resumes_exactly(tmp_path):
-    changes = {"skip_non_finite_iterations": 1, "checkpoint_every_s": 1e-9, "log_every_iterations": 100}
-    whole = run_tiny(tmp_path / "whole", learner_changes=failing_at(3), **changes)
+def test_the_next_failure_names_all_the_iterations_to_leave_out(tmp_path):
+    run_tiny(tmp_path, learner_changes=failing_at(2, 7, 9), skip_iterations=[7, 2, 9])
+    with pytest.raises(NonFiniteError, match=r"iteration 9 .* --skip_iterations 2 7 9\n"):
+        run_tiny(tmp_path / "one more", learner_changes=failing_at(2, 7, 9), skip_iterations=[7, 2])
+
+
+@pytest.mark.parametrize("log_every", [1, 100])
+def test_killed_and_resumed_it_is_as_if_it_had_not_been_killed(tmp_path, log_every):
+    changes = {"skip_iterations": [3, 5, 6], "checkpoint_every_s": 1e-9, "log_every_iterations": log_every}
+    whole = run_tiny(tmp_path / "whole", **changes)
 
     def dies(learner):
-        failing_at(3)(learner)
         count = learner.meta_update
 
         def meta_update(meta_gradients, epoch):
@@ -223,25 +237,42 @@ def test_a_run_with_a_skipped_iteration_resumes_exactly(tmp_path):
 
         learner.meta_update = meta_update
 
-    for dies.left in (4, 2):
+    for dies.left in (2, 1, 2):
         with pytest.raises(SystemExit):
             run_tiny(tmp_path, learner_changes=dies, **changes)
-    assert differences(run_tiny(tmp_path, learner_changes=failing_at(3), **changes), whole) == []
+    assert differences(run_tiny(tmp_path, **changes), whole) == []
 
 
-def test_a_start_that_allows_fewer_skips_than_there_were_stops_at_the_next(tmp_path):
-    changes = {"total_iter_per_epoch": 4, "log_every_iterations": 1}
-    run_tiny(tmp_path, learner_changes=failing_at(1, 2), skip_non_finite_iterations=2, total_epochs=1, **changes)
-    with pytest.raises(NonFiniteError, match=r"iteration 6 .*saved at iteration 5.*skip_non_finite_iterations 3"):
-        run_tiny(tmp_path, learner_changes=failing_at(6), skip_non_finite_iterations=0, total_epochs=3, **changes)
-
-
-def test_an_epoch_of_which_every_iteration_is_skipped_is_a_row_without_training_numbers(tmp_path, caplog):
+def test_a_replay_leaves_them_out_too(tmp_path, caplog):
     caplog.set_level(logging.INFO)
-    changes = {"total_iter_per_epoch": 2, "log_every_iterations": 1, "skip_non_finite_iterations": 2}
-    folder = run_tiny(tmp_path, learner_changes=failing_at(1, 2), **changes)
+    changes = {"skip_iterations": [7, 8], "learner_changes": failing_at(7, 8)}
+    run_tiny(tmp_path, **changes)
+    run_tiny(tmp_path, replay_iteration=8, **changes)
+    of_failing = json.loads(caplog.messages[-1])
+    assert of_failing["metrics"]["loss"] == ["nan"]
+    run_tiny(tmp_path, replay_iteration=9, **changes)
+    report = json.loads(caplog.messages[-1])
+    assert report["is_finite"] and report["state_norms"] == of_failing["state_norms"]
+
+
+def test_an_epoch_of_which_every_iteration_is_left_out_is_a_row_without_training_numbers(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    folder = run_tiny(tmp_path, total_iter_per_epoch=2, log_every_iterations=1, skip_iterations=[1, 2])
     first, second = csv.DictReader((folder / "logs" / "summary_statistics.csv").read_text().splitlines())
     assert first["train_loss_mean"] == first["train_accuracy_std"] == first["gradient_norm_mean"] == ""
+    assert float(first["train_tasks_per_s"]) == 0
     assert first["val_accuracy_mean"] and second["train_loss_mean"]
     assert any(message.startswith("epoch 1/2: every iteration skipped; val loss ") for message in caplog.messages)
     assert write_report(folder)
+
+
+def test_a_checkpoint_of_an_earlier_release_goes_on(tmp_path):
+    """There an entry says whether its update was applied; one that was not counts nowhere."""
+    metrics = EpochMetrics(0)
+    metrics.add(1, {"loss": torch.tensor(0.5)}, torch.tensor(True))
+    now = metrics.state()
+    (entry,) = now["interval"]
+    left_out = {"iteration": 2, "applied": False, "metrics": {"loss": [None]}}
+    earlier = now | {"interval": [{"iteration": 1, "applied": True, **entry}, left_out]}
+    assert EpochMetrics(0, earlier).interval() == metrics.interval() == [{"loss": [0.5]}]
+    assert EpochMetrics(0, earlier).refused() is None

@@ -269,6 +269,17 @@ def test_dead_keys_at_their_neutral_value_are_a_note():
     assert sum("has no effect here" in note for note in config.notes) == 4
 
 
+def test_the_key_that_counted_skipped_iterations_has_gone_to_one_that_lists_them():
+    notes = {*check(skip_non_finite_iterations=0).notes} - {*check().notes}
+    assert notes == {'"skip_non_finite_iterations" has no effect here'}
+    assert problems_of(skip_non_finite_iterations=2) == (
+        'my.json: "skip_non_finite_iterations" is 2, but has no effect here: list the iterations to leave out in '
+        '"skip_iterations"; the run that stops at one names it'
+    )
+    assert check(skip_iterations=7).skip_iterations == check(skip_iterations=[7]).skip_iterations == (7,)
+    assert '"skip_iterations" is [0], but must be' in problems_of(skip_iterations=0)
+
+
 def test_weight_decay_has_a_name_that_says_of_which_loop():
     config = check(weight_decay=0.25)
     assert config.meta_weight_decay == 0.25 and '"weight_decay" is read as "meta_weight_decay"' in config.notes

@@ -2,6 +2,7 @@
 
 import threading
 import time
+import weakref
 
 import pytest
 import torch
@@ -40,6 +41,24 @@ def test_it_stays_ahead_by_as_much_as_it_is_told_and_no_more():
         time.sleep(0.001)
     time.sleep(0.02)
     assert computed == [5, 6, 7]
+    prefetcher.close()
+
+
+def test_a_number_that_is_passed_over_is_not_kept():
+    class Result:
+        pass
+
+    made = weakref.WeakSet()
+
+    def compute(number):
+        result = Result()
+        made.add(result)
+        return result
+
+    prefetcher = Prefetcher(compute, ahead=2)
+    for number in range(0, 20, 2):
+        prefetcher.get(number)
+    assert len(made) <= 4  # two ahead, one under way, and the last one, which this frame may still hold
     prefetcher.close()
 
 
