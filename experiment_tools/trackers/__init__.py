@@ -5,14 +5,14 @@ CSV and JSON-lines are always written.
 
 import logging
 from importlib.util import find_spec
-from typing import Any
 
 from experiment_parts.records.observers import Observer
+from utils.config import ExperimentConfig
 
 log = logging.getLogger(__name__)
 
 
-def build_trackers(config: Any) -> list[Observer]:
+def build_trackers(config: ExperimentConfig) -> list[Observer]:
     """The trackers that a config names.
 
     One whose package is missing is left out with a warning that says how to get it.
@@ -31,7 +31,7 @@ def _is_installed(package: str) -> bool:
     return False
 
 
-def _tracker(name: str, config: Any) -> Observer:
+def _tracker(name: str, config: ExperimentConfig) -> Observer:
     if name == "tensorboard":
         from experiment_tools.trackers.tensorboard_tracker import TensorBoardTracker
 

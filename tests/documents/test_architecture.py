@@ -200,11 +200,7 @@ def test_torchvision_is_imported_only_where_it_is_used(module):
     assert "torchvision" not in {room_of(name) for name in imports(module, at_start_only=True)}
 
 
-UNTYPED = ("meta_learning", "few_shot_learning_system", "experiment_tools.trackers", "utils.config.rules")
-"""Where a config and episodes may still be anything."""
-
-
-@pytest.mark.parametrize("module", [name for name in MODULES if not name.startswith(UNTYPED)])
+@pytest.mark.parametrize("module", MODULES)
 def test_what_is_passed_around_has_a_type(module):
     tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
     untyped = [
