@@ -15,7 +15,7 @@ import re
 import statistics
 import sys
 import tokenize
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,7 +130,7 @@ class Function:
 def _way_to_the_meta_gradient(root: Path, sources: list[Source]) -> dict[str, str]:
     # A process of its own: modules of two checkouts have the same names.
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        calls = pool.submit(calls_of_a_meta_gradient, root).result()
+        calls = pool.submit(calls_of_a_meta_gradient, root, {source.path for source in sources}).result()
     passed = {called.path for _, called in calls}
     known = concepts(calls, sources)
     files = {path for path, _ in known}
@@ -141,8 +141,8 @@ def _way_to_the_meta_gradient(root: Path, sources: list[Source]) -> dict[str, st
     }
 
 
-def calls_of_a_meta_gradient(root: Path) -> set[tuple[Function | None, Function]]:
-    """(caller, called) of all calls between the project's functions while quickstart's learner computes one."""
+def calls_of_a_meta_gradient(root: Path, paths: Set[str]) -> set[tuple[Function | None, Function]]:
+    """(caller, called) of all calls between functions in these files while quickstart's learner computes one."""
     os.chdir(root)
     sys.path.insert(0, str(root))
     sys.dont_write_bytecode = True
@@ -157,17 +157,16 @@ def calls_of_a_meta_gradient(root: Path) -> set[tuple[Function | None, Function]
     labels = torch.arange(5).repeat(2, 1)
     episodes = _Episodes(images, labels, images.flip(0), labels, torch.arange(2))
     calls = set()
+    names = {str(root / path): path for path in paths}
 
     def function_of(frame: FrameType | None) -> Function | None:
-        while frame is not None and not frame.f_code.co_filename.startswith(f"{root}{os.sep}"):
+        while frame is not None and frame.f_code.co_filename not in names:
             frame = frame.f_back  # torch's own, between a module and its forward
-        if frame is None or frame.f_code.co_filename == __file__:
-            return None
-        code = frame.f_code
-        return Function(os.path.relpath(code.co_filename, root), code.co_qualname, code.co_firstlineno)
+        code = frame and frame.f_code
+        return code and Function(names[code.co_filename], code.co_qualname, code.co_firstlineno)
 
     def note(frame: FrameType, event: str, _: object) -> None:
-        if event == "call" and frame.f_code.co_filename.startswith(f"{root}{os.sep}"):
+        if event == "call" and frame.f_code.co_filename in names:
             calls.add((function_of(frame.f_back), function_of(frame)))
 
     sys.setprofile(note)
