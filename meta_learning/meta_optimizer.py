@@ -192,7 +192,7 @@ class MetaOptimizer:
     def state_tensors(self) -> dict[str, Tensor]:
         """Return moments and counts of steps as "<kind>.<parameter>"; empty before the first step."""
         # torch counts on the host, which does not know what the device has taken back.
-        taken_back = self._guard.taken_back.cpu()
+        taken_back = self._guard.taken_back()
         return {
             f"{key}.{name}": value - taken_back if key == "step" else value.detach()
             for name, parameter in self._parameters.items()
@@ -259,8 +259,11 @@ class UpdateGuard:
     """
 
     def __init__(self) -> None:
-        self.taken_back = torch.zeros((), dtype=torch.int64)
-        """How many updates have been."""
+        self._taken_back: Tensor | None = None  # made where the first update is: a copy to there would wait
+
+    def taken_back(self) -> int:
+        """Return how many updates have been taken back; waits for the device."""
+        return 0 if self._taken_back is None else int(self._taken_back)
 
     @contextmanager
     def update(self, evidence: Iterable[Tensor], changed: Sequence[Tensor]) -> Iterator[Tensor]:
@@ -273,9 +276,10 @@ class UpdateGuard:
             bool (), whether the update stays.
         """
         finite = torch.isfinite(torch.cat([tensor.detach().reshape(-1) for tensor in evidence])).all()
-        self.taken_back = self.taken_back.to(finite.device)
-        stays = finite & (self.taken_back == 0)
-        self.taken_back += torch.logical_not(stays)
+        if self._taken_back is None:
+            self._taken_back = torch.zeros((), dtype=torch.int64, device=finite.device)
+        stays = finite & (self._taken_back == 0)
+        self._taken_back += torch.logical_not(stays)
         before = [tensor.detach().clone() for tensor in changed]
         yield stays
         for tensor, old in zip(changed, before, strict=True):
