@@ -3,7 +3,7 @@
 #
 #   bash run_tests.sh           what runs at every change
 #   bash run_tests.sh --full    also what is too slow for that
-#   bash run_tests.sh [--full] ARGUMENT...    the arguments go to pytest
+#   bash run_tests.sh [--full] ARGUMENT...    the arguments go to pytest: a test, -x, -n 8 (processes), -n 0 (this one)
 set -euo pipefail
 unset CDPATH
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")"
@@ -31,5 +31,7 @@ find . -path ./.venv -prune -o -path ./experiments -prune -o -path ./datasets -p
 echo "pytest"
 # The tests' tensors are tiny: a second thread only waits, and on a busy machine it waits for long.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
-# Two processes: more would fight for memory and for the ports of the loopback interface; `-n 0` runs in this one.
+# Tests start some hundred processes. Where byte code is not kept, each of them compiles torch anew: 5 s instead of 2.
+unset PYTHONDONTWRITEBYTECODE
+# Two processes, whatever the machine: a container often shows more cores than it may use, and a process takes 1 GB.
 "$python" -m pytest -q -n 2 --dist worksteal ${selection[@]+"${selection[@]}"} "$@"

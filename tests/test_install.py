@@ -221,6 +221,7 @@ def test_a_set_up_killed_half_way_is_mended_by_the_next(machine):
     assert machine.install().stderr == ""
 
 
+@pytest.mark.full
 def test_an_environment_whose_python_is_gone_is_made_again(machine):
     machine.install()
     (machine.root / ".venv" / "bin" / "python").unlink()
@@ -240,6 +241,7 @@ def test_somebody_elses_broken_environment_is_never_deleted(machine):
     assert (machine.root / ".venv" / "precious").exists()
 
 
+@pytest.mark.full
 def test_two_set_ups_at_once_are_one(machine):
     processes = [
         subprocess.Popen(["bash", machine.root / "install.sh"], env=machine.environment(), stderr=subprocess.DEVNULL)

@@ -210,41 +210,39 @@ def test_another_test_of_a_finished_run(main, workplace):
     assert "This test used other test keys than the config has now" in out
 
 
-def test_killed_in_the_middle_of_an_epoch_and_started_again_each_epoch_is_there_once(workplace):
-    """SIGKILL to a real process once epoch 2 is under way; the rerun goes on from epoch 1."""
+def test_stopped_killed_and_started_again_each_iteration_is_there_once(workplace):
+    """A real process gets SIGTERM in epoch 1; the next SIGKILL in epoch 2, before it has saved anything of that."""
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    more = ["--total_epochs", "2", "--total_iter_per_epoch", "20", "--log_every_iterations", "1"]
-    killed = subprocess.Popen(
-        command(workplace, *more),
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=workplace,
-    )
     metrics = logs_of(workplace) / "metrics.jsonl"
-    deadline = time.monotonic() + 120
-    while not (metrics.exists() and metrics.read_text().count("\n") >= 22):
-        assert killed.poll() is None, killed.stderr.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    killed.send_signal(signal.SIGKILL)
-    killed.communicate()
+    more = ["--total_iter_per_epoch", "12", "--log_every_iterations", "1", "--checkpoint_every_s", "600"]
+
+    def end_after(n_iterations, number):
+        process = subprocess.Popen(
+            command(workplace, *more), env=environment, cwd=workplace, text=True, stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )  # fmt: skip
+        deadline = time.monotonic() + 120
+        while not (metrics.exists() and metrics.read_text().count("\n") >= n_iterations):
+            assert process.poll() is None, process.stderr.read()
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+        process.send_signal(number)
+        _, error = process.communicate(timeout=60)
+        return process.returncode, error
+
+    code, error = end_after(1, signal.SIGTERM)
+    assert code == 143 and "SIGTERM: saved at iteration " in error
+    assert end_after(13, signal.SIGKILL)[0] == -signal.SIGKILL
     assert epochs_in_csv(workplace) == [1]
     again = subprocess.run(
-        command(workplace, *more),
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        cwd=workplace,
+        command(workplace, *more), env=environment, capture_output=True, text=True, timeout=120, cwd=workplace,
         check=False,
-    )
+    )  # fmt: skip
     assert again.returncode == 0, again.stderr
     assert "Resuming after epoch 1" in again.stdout
     assert epochs_in_csv(workplace) == [1, 2]
-    assert [json.loads(line)["iteration"] for line in metrics.read_text().splitlines()] == list(range(1, 41))
-    assert len(json.loads((logs_of(workplace).parent / "environment.json").read_text())["starts"]) == 2
+    assert [json.loads(line)["iteration"] for line in metrics.read_text().splitlines()] == list(range(1, 25))
+    assert len(json.loads((logs_of(workplace).parent / "environment.json").read_text())["starts"]) == 3
 
 
 # --- bad input: message and exit code ---------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ def test_products_are_counted_with_their_groups():
     assert flops_of("add", (x, x), x) == 0
 
 
-@pytest.mark.parametrize("name", ["Omniglot 5-way 1-shot", "84x84 5-way 1-shot"])
+@pytest.mark.parametrize("name", ["Omniglot 5-way 1-shot", pytest.param("84x84 5-way 1-shot", marks=pytest.mark.full)])
 def test_a_row_holds_what_the_table_shows(name):
     row = measure(name, 2, TINY)
     assert row["ms_multi_step_loss"] > 0
@@ -48,6 +48,7 @@ def test_every_setting_is_a_config_that_there_is():
     assert all((REPOSITORY_ROOT / "experiment_config" / file).is_file() for file, _ in SETTINGS.values())
 
 
+@pytest.mark.full
 def test_the_command_prints_a_table_and_one_json_object():
     tiny = [text for key, value in TINY.items() for text in (f"--{key}", str(value))]
     command = [

@@ -1,7 +1,6 @@
 """The list of runs: state, progress, best score and disk use."""
 
 import json
-import multiprocessing
 import subprocess
 import sys
 
@@ -10,7 +9,7 @@ import pytest
 
 from experiment_tools import runs
 from experiment_tools.parts.run_reading import is_in_use, list_runs, read_run
-from tests.tools.finished_runs import finished_run, hold_lock
+from tests.tools.finished_runs import finished_run
 from utils.paths import REPOSITORY_ROOT
 from utils.words import size_text
 
@@ -54,21 +53,27 @@ def test_disk_use_counts_every_file(tmp_path):
     ]
 
 
+HOLDS_A_LOCK = """
+import fcntl, sys
+with open(sys.argv[1], "w") as file:  # as a training process does
+    fcntl.lockf(file, fcntl.LOCK_EX)
+    print("locked", flush=True)
+    sys.stdin.read()
+"""
+
+
 def test_a_run_whose_lock_another_process_holds_is_running(tmp_path):
     path = finished_run(tmp_path, "a", RIGHT, tested=False, total_epochs=9)
     (path / ".lock").write_text("process 1 on host, which has ended")
     assert not is_in_use(path)
-    context = multiprocessing.get_context("spawn")
-    ready, release = context.Event(), context.Event()
-    process = context.Process(target=hold_lock, args=(path, ready, release))
-    process.start()
-    try:
-        assert ready.wait(60)
-        assert is_in_use(path)
-        assert (read_run(path).state, read_run(path).problem) == ("running", "epoch 2 of 9")
-    finally:
-        release.set()
-        process.join(60)
+    command = [sys.executable, "-c", HOLDS_A_LOCK, path / ".lock"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout.readline() == "locked\n"
+            assert is_in_use(path)
+            assert (read_run(path).state, read_run(path).problem) == ("running", "epoch 2 of 9")
+        finally:
+            process.communicate()
     assert not is_in_use(path)
 
 

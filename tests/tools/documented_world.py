@@ -149,7 +149,6 @@ def environment(home: Path) -> dict[str, str]:
         "VIRTUAL_ENV": str(prefix),
         "PATH": f"{prefix / 'bin'}{os.pathsep}{os.environ['PATH']}",
         "HOME": str(home),
-        "PYTHONPYCACHEPREFIX": str(home / "caches"),
         "OMP_NUM_THREADS": "1",
         "WANDB_MODE": "offline",
         "MPLBACKEND": "agg",

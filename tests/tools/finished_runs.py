@@ -1,6 +1,5 @@
 """Run folders as finished experiments leave them, with chosen results, without training anything."""
 
-import fcntl
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -87,14 +86,6 @@ def _write_test(logs: Path, config: Any, right: torch.Tensor, digest: str, epoch
     }
     final_test.write_predictions(logs / "test_predictions.safetensors", arrays, {"models": models})
     write_json(logs / "test_summary.json", summary)
-
-
-def hold_lock(run_folder: Path, ready: Any, release: Any) -> None:
-    """Hold a run folder's lock as a training process does; to be run in another process."""
-    with (run_folder / ".lock").open("w") as file:
-        fcntl.lockf(file, fcntl.LOCK_EX)
-        ready.set()
-        release.wait(30)
 
 
 def change_json(path: Path, **changes: Any) -> None:

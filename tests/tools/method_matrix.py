@@ -120,9 +120,8 @@ CHANGING = (
     "SGD, clamped",
 )
 """Those in which something of each kind changes from one iteration to the next."""
-LARGE = ("ResNet-18 of support", "torchvision's ShuffleNet")
-"""Those that take seconds."""
-ALL_METHODS = [pytest.param(name, marks=pytest.mark.full) if name in LARGE else name for name in METHODS]
+BY_CHANGE = [name if name in CHANGING else pytest.param(name, marks=pytest.mark.full) for name in METHODS]
+"""All of them; at every change those."""
 
 
 @dataclass(frozen=True)

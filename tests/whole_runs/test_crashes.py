@@ -121,8 +121,8 @@ def test_a_save_that_dies_at_any_call_leaves_the_old_or_the_new(folder, before):
     assert set(outcomes) == {1, 2}
 
 
-@pytest.mark.full
-def test_200_kills_during_saves(folder):
+@pytest.mark.parametrize("n_kills", [30, pytest.param(200, marks=pytest.mark.full)])
+def test_kills_during_saves(folder, n_kills):
     """SIGKILL at random moments of a loop that saves inside an epoch and at its end, as the builder does."""
     generator = random.Random(0)
     folder_path = folder.saved_models
@@ -139,7 +139,7 @@ def test_200_kills_during_saves(folder):
                 os.write(has_begun, b"!")
 
     leftovers = 0
-    for _ in range(200):
+    for _ in range(n_kills):
         reader, writer = os.pipe()
         child = os.fork()
         if child == 0:
@@ -157,8 +157,8 @@ def test_200_kills_during_saves(folder):
             assert found[1]["iteration"] >= last
             last = found[1]["iteration"]
     assert not list(folder_path.glob("*.corrupt*"))
-    assert leftovers > 20  # many kills did hit a save
-    assert last > 200
+    assert leftovers > n_kills / 10  # many kills did hit a save
+    assert last >= n_kills
 
 
 def damage_and_recover(folder, damaged):

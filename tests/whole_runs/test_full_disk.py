@@ -17,6 +17,8 @@ from utils.errors import StorageError
 from utils.machine.failures import report_failure
 
 CHANGES = {
+    "batch_size": 1,
+    "number_of_training_steps_per_iter": 1,
     "log_every_iterations": 1,
     "total_iter_per_epoch": 24,
     "total_epochs_before_pause": 1,
@@ -78,7 +80,7 @@ def test_a_limit_on_file_sizes(tmp_path, whole, stops_at):
     assert differences(run_tiny(tmp_path, **CHANGES), whole) == []
 
 
-@pytest.mark.parametrize("kib", [56, 72, 88])
+@pytest.mark.parametrize("kib", [56, *(pytest.param(kib, marks=pytest.mark.full) for kib in (72, 88))])
 def test_a_full_disk(tmp_path, whole, kib):
     """Some sizes have room for one checkpoint and not for two, or for the results and not for all of them."""
     root = tmp_path / "disk"

@@ -37,9 +37,14 @@ def default_signals():
 
 @pytest.fixture(autouse=True)
 def nothing_is_left_installed():
+    ignored = [number for number in HANDLED if signal.getsignal(number) is signal.SIG_IGN]
+    for number in ignored:  # SIGINT is, where the tests run in the background
+        signal.signal(number, signal.default_int_handler)
     before = [signal.getsignal(number) for number in HANDLED]
     yield
     assert [signal.getsignal(number) for number in HANDLED] == before
+    for number in ignored:
+        signal.signal(number, signal.SIG_IGN)
 
 
 # --- the handler ------------------------------------------------------------------------------------------------------
@@ -311,6 +316,7 @@ def test_signals_while_an_archive_is_unpacked_and_while_its_images_are_decoded(t
     assert unpacked == {path.relative_to(drawn): path.read_bytes() for path in drawn.rglob("*.png")}
 
 
+@pytest.mark.full
 def test_a_signal_while_a_dataset_is_drawn(tmp_path):
     datasets = tmp_path / "datasets"
     run = Run(tmp_path / "run", datasets, dataset_name="synthetic_strokes")

@@ -21,7 +21,7 @@ from meta_learning.networks import layers
 from meta_learning.networks.batch_norm import MetaBatchNorm2d
 from meta_learning.operations import window_maxima
 from tests.tools.learners import PLUS_PLUS, small_config, small_learner, worst_difference
-from tests.tools.method_matrix import ALL_METHODS, METHODS, episodes_of, epochs_of, users_networks
+from tests.tools.method_matrix import BY_CHANGE, METHODS, episodes_of, epochs_of, users_networks
 from utils.data_sources.sinusoid import SinusoidData
 from utils.episodes.augmentation import AUGMENTATIONS
 from utils.episodes.drawing import EpisodeShape
@@ -167,7 +167,7 @@ def test_what_leaves_the_device_is_noticed(read):
         watch(lambda: read(torch.zeros(1, device="meta")))
 
 
-@pytest.mark.parametrize("name", ALL_METHODS)
+@pytest.mark.parametrize("name", BY_CHANGE)
 def test_training_and_evaluation_stay_on_the_device(name):
     changes = METHODS[name]
     learner = build_learner(small_config(**changes), "meta")

@@ -10,7 +10,7 @@ import torch
 from few_shot_learning_system import build_learner
 from meta_learning.execution.cuda_graphs import GraphedComputation
 from tests.tools.learners import small_config, small_learner, worst_difference
-from tests.tools.method_matrix import CHANGING, METHODS, episodes_of, epochs_of, users_networks
+from tests.tools.method_matrix import BY_CHANGE, METHODS, episodes_of, epochs_of, users_networks
 from tests.tools.recorded_tape import TapeRecorder
 
 EPOCHS = (0, 1, 1, 2, 3, 4)
@@ -19,8 +19,6 @@ last one.
 """
 FEW_EPOCHS = (0, 3, 3)
 """Of the others, whose meta learning rate alone changes."""
-
-BY_CHANGE = [name if name in CHANGING else pytest.param(name, marks=pytest.mark.full) for name in METHODS]
 
 
 @pytest.fixture(autouse=True)

@@ -216,6 +216,7 @@ def test_omniglot_without_a_source_is_fetched_with_torchvision(prepare, tmp_path
     assert not list((tmp_path / "datasets" / ".sources").iterdir())
 
 
+@pytest.mark.full
 def test_the_counts_of_real_omniglot_are_those_that_are_expected(shared_data, tmp_path, prepare):
     shared_data("omniglot_dataset.tar.bz2")
     known = KNOWN_DATASETS["omniglot"].counts
