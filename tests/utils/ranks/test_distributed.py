@@ -2,7 +2,9 @@
 
 import json
 import signal
+import time
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 import torch
@@ -17,6 +19,7 @@ from tests.tools.runs import TINY, run_tiny, tiny_data
 from utils.config import check_config
 from utils.errors import Interrupted, NonFiniteError, PeerLostError
 from utils.machine.stop_signals import StopSignals
+from utils.ranks import group as rank_group
 from utils.ranks import run_flags
 from utils.ranks.group import ALONE, RankGroup
 from utils.ranks.run_flags import RunFlags
@@ -276,6 +279,25 @@ def test_a_lost_process_is_told_apart_from_a_bug():
             assert "contact with another process of this run was lost" in str(error)
             return 4
         return 0
+
+    assert in_ranks(2, work) == [4, 5]
+
+
+def test_a_silent_process_is_taken_for_lost_after_the_longest_iteration_but_not_while_data_are_decoded(monkeypatch):
+    longest_s = 3
+    monkeypatch.setattr(rank_group, "LONGEST_ITERATION", timedelta(seconds=longest_s))
+
+    def work(group, rank):
+        with group.in_turn():
+            time.sleep((longest_s + 2) * rank.is_main)
+        if not rank.is_main:
+            time.sleep(longest_s + 3)
+            return 5
+        begin = time.monotonic()
+        with pytest.raises(PeerLostError, match="contact with another process of this run was lost"):
+            group.wait_for_all()
+        assert longest_s - 0.5 < time.monotonic() - begin < longest_s + 3
+        return 4
 
     assert in_ranks(2, work) == [4, 5]
 

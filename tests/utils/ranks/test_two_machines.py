@@ -215,12 +215,14 @@ def test_a_process_that_is_killed_on_either_machine_has_all_started_again(machin
 @pytest.mark.parametrize("victim", [0, 1])
 def test_without_restarts_both_end_and_go_on_with_the_same_command(machines, victim):
     two = machines()
-    started = two.both("--max_restarts=0")
+    started = [two.start(index, f"--max_restarts={0 if index == victim else 3}") for index in range(2)]
     two.wait_until_it_trains(started)
     two.kill_process_of(started[victim])
     codes = two.end(started)
     assert codes[victim] == 137 and codes[1 - victim], two.outputs()
     assert "was killed by SIGKILL" in two.output(victim)
+    reason = "Another machine has ended this run." if victim else f"Nothing answers at {two.endpoint}, where"
+    assert reason in two.output(1 - victim)
     assert "Run the same command on all machines to go on from the last save." in two.output(1 - victim)
     assert "Traceback" not in two.outputs()
     assert two.end(two.both()) == [0, 0] and "Resuming" in two.output(two.main)
