@@ -273,7 +273,8 @@ def test_when_the_launcher_is_killed_its_processes_are_gone(launch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("what", "code", "text"), [("bad data", 2, "a folder is empty"), ("rank 1", 3, "the loss is nan")]
+    ("what", "code", "text"),
+    [("bad data", 2, "a folder is empty"), pytest.param("rank 1", 3, "the loss is nan", marks=pytest.mark.full)],
 )
 def test_who_leaves_on_purpose_is_not_started_again_and_speaks_once(launch, tmp_path, what, code, text):
     process = launch(what)
@@ -382,7 +383,8 @@ def kill_rank(process, rank, when):
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="processes are found in /proc")
-@pytest.mark.parametrize("kills", [2, pytest.param(10, marks=pytest.mark.full)])
+@pytest.mark.full
+@pytest.mark.parametrize("kills", [2, 10])
 def test_a_run_whose_ranks_are_killed_ends_with_the_same_bits(tmp_path, kills):
     datasets = tmp_path / "datasets"
     whole, killed = TwoRanks(tmp_path / "whole"), TwoRanks(tmp_path / "killed")

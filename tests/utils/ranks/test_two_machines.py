@@ -261,11 +261,12 @@ def test_who_waits_in_vain_for_a_lost_machine_says_so(machines, lost):
     assert two.end(two.both()) == [0, 0] and "Resuming" in two.output(two.main)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("index", "text"),
     [
         (0, "Waited 3 s for 2 machines at {endpoint}, but not all came."),
-        pytest.param(1, "Nothing answers at {endpoint}, where the machines of this run meet.", marks=pytest.mark.full),
+        (1, "Nothing answers at {endpoint}, where the machines of this run meet."),
     ],
 )
 def test_a_machine_that_never_comes_is_one_message(machines, index, text):
