@@ -4,6 +4,8 @@ The same number always gives the same episode. Images are gathered, rotated and 
 once; there are no worker processes and no Python per image.
 """
 
+import hashlib
+import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -151,6 +153,20 @@ class FewShotData(FixedEpisodeSource):
             split: {"classes": len(table.names), "images": len(table.images)} for split, table in self.tables.items()
         }
         return {**self._source, "image_shape": list(self.example_shape()), "splits": splits}
+
+    def identity(self) -> dict[str, Any] | None:
+        """Return digests of the images and of the names of classes and files; None for images without a digest."""
+        content = self._source.get("content_sha256")
+        if content is None:
+            return None
+        splits = {}
+        for split, table in self.tables.items():
+            digest = hashlib.sha256()
+            for name, start, size in zip(table.names, table.starts, table.sizes, strict=True):
+                paths = [self.image_path(int(rank)) for rank in table.images[start : start + size]]
+                digest.update(json.dumps([name, paths]).encode())
+            splits[split] = {"classes": len(table.names), "images": len(table.images), "sha256": digest.hexdigest()}
+        return {"content_sha256": content, "splits": splits}
 
     def draw(self, split: str, indices: Sequence[int], shape: EpisodeShape | None = None) -> EpisodeIndices:
         """Classes, images, rotations and seeds of these episodes; only training episodes are rotated."""

@@ -28,8 +28,10 @@ from experiment_parts.records.run_records import RunRecords
 from experiment_parts.runs.checkpoints import load_checkpoint
 from experiment_parts.runs.console import EpochProgress
 from experiment_parts.runs.random_state import random_state_tensors, restore_random_state, without_random_state
-from experiment_parts.runs.run_folder import RunFolder
+from experiment_parts.runs.run_folder import IS_BRANCH, RUN_ID, RunFolder
+from experiment_parts.runs.same_data import data_changes, data_of, refuse_other_data
 from utils.config import ExperimentConfig
+from utils.config.changes import DATA
 from utils.episodes.batches import EpisodeBatch
 from utils.episodes.drawing import EpisodeShape
 from utils.episodes.prefetching import TrainingEpisodes
@@ -75,6 +77,7 @@ class ExperimentSettings:
     tested_elsewhere: str = ""
     tag: str = ""
     load_checkpoint: str = ""
+    allow_config_change: tuple[str, ...] = ()
     dry_run: bool = False
     """The run folder is removed at the end, so that nobody is sent there."""
 
@@ -113,6 +116,8 @@ class ExperimentBuilder:
         self.iteration = 0
         self.stop, self.diagnostics = stop or StopSignals(), diagnostics
         self.group, self.records = group, RunRecords(run_folder, writes=group.is_main)
+        self.data_record = data_of(data) if group.is_main and not settings.tested_elsewhere else None
+        self._data_changes: list[str] = []  # since the run began
         self._flags = RunFlags(self.stop, group, settings.checkpoint_every_s, self.device)
         self._under_way: EpochMetrics | None = None  # of the epoch that is being trained
         n_tasks = settings.tasks_per_meta_batch
@@ -424,6 +429,9 @@ class ExperimentBuilder:
             "automatic_choices": dict(self.learner.automatic_choices),
             "annealing_epochs": self.learner.annealing_epochs,
             "config": self.config,
+            RUN_ID: self.run_folder.run_id,
+            "data": self.data_record,
+            "data_changes": self._data_changes,
             **(more or {}),
         }
         return self.learner.state_tensors() | random_state_tensors(self.device), state
@@ -478,8 +486,31 @@ class ExperimentBuilder:
     def _load(self, path: Path) -> dict[str, Any]:
         """Stand where a checkpoint of this run stands; returns its state."""
         tensors, state = self.run_folder.load(path)
+        self._check_data(state)
         self._stand_at(tensors, state)
         return state
+
+    def _check_data(self, state: Mapping[str, Any]) -> None:
+        """Refuse to go on with other images or classes than a checkpoint was trained on: what was tested would have
+        been trained on before, and validations would no longer be of the same tasks.
+
+        Raises:
+            DataError: naming what differs and how to go on.
+        """
+        before, now = state.get("data"), self.data_record
+        if before is None or now is None:
+            if now is not None and not self.settings.evaluate_on_test_set_only:
+                log.info("This checkpoint is of a release that kept no record of the data; the next one has it.")
+            return
+        changes = data_changes(before, now)
+        # Once it was gone on with other data, every later result says so.
+        self._data_changes = list(dict.fromkeys([*state.get("data_changes", ()), *changes]))
+        if not changes:
+            return
+        if self.settings.evaluate_on_test_set_only or state.get(IS_BRANCH) or DATA in self.settings.allow_config_change:
+            log.warning("Other data than this run was started with: %s", "; ".join(changes))
+            return
+        raise refuse_other_data(self.run_folder.path.name, changes)
 
     def _stand_at(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         self.learner.reuse_choices(state["automatic_choices"])
@@ -512,7 +543,7 @@ class ExperimentBuilder:
         Returns the content of test_summary.json; nothing on a rank that does not write.
         """
         tests = ModelTests(self.learner, self.task_sets, self.run_folder, self.settings, self.group, self._flags.check)
-        summary = tests.run(self.rows, self.stopped_early)
+        summary = tests.run(self.rows, self.stopped_early, self._data_changes)
         self.observers.on_test(summary)
         return summary
 

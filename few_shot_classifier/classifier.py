@@ -151,7 +151,7 @@ class FewShotClassifier(Estimator):
             torch.manual_seed(config.initialisation_seed)
             builder = build_experiment(config, learner, data, [], run_folder, device, task_sets=[])  # `accuracy` tests
             builder.run()
-            _, tensors = model_selection.load_best(run_folder.saved_models, builder.rows, 1)[0]
+            _, tensors = model_selection.load_best(run_folder, builder.rows, 1)[0]
         self._keep_initialisation(tensors, config)
         return self
 
@@ -538,11 +538,7 @@ def run_checkpoint(name: str | Path, checkpoint: int | str | Path = "best") -> P
     if newest is None:
         raise ConfigError(f"{folder}: nothing has been trained yet")
     rows = newest[1]["rows"]
-    return (
-        run_folder.saved_models / model_selection.load_best(run_folder.saved_models, rows, 1)[0][0]["file"]
-        if rows
-        else newest[0]
-    )
+    return run_folder.saved_models / model_selection.load_best(run_folder, rows, 1)[0][0]["file"] if rows else newest[0]
 
 
 def _at_most(data: EpisodeSource, split: str, n_tasks: int) -> int:

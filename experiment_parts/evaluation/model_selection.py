@@ -1,24 +1,23 @@
 """Which checkpoints of a run are tested, and reading them."""
 
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiment_parts.records import epoch_records
-from experiment_parts.runs.checkpoints import epoch_path, list_epochs, load_checkpoint, set_aside
-from utils.errors import ConfigError, DamagedCheckpointError, StorageError
+from experiment_parts.runs.checkpoints import epoch_path, list_epochs, load_checkpoint
+from experiment_parts.runs.run_folder import RunFolder
+from utils.errors import ConfigError, StorageError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-log = logging.getLogger(__name__)
 Model = tuple[dict[str, Any], "dict[str, Tensor]"]
 """What is known of a model (epoch, file, val_accuracy), and its checkpoint's tensors."""
 
 
-def load_best(saved_models: Path, rows: Sequence[Mapping[str, Any]], n_models: int) -> list[Model]:
-    """The best models by validation accuracy that verify; without any validation yet, the newest.
+def load_best(run_folder: RunFolder, rows: Sequence[Mapping[str, Any]], n_models: int) -> list[Model]:
+    """The best models of a run by validation accuracy that verify; without any validation yet, the newest.
 
     Raises:
         StorageError: none is left.
@@ -26,14 +25,14 @@ def load_best(saved_models: Path, rows: Sequence[Mapping[str, Any]], n_models: i
     accuracy = {row["epoch"]: row["val_accuracy_mean"] for row in rows}
     best: list[Model] = []
     for epoch in epoch_records.ranked_epochs(rows) or [len(rows)]:
-        path = epoch_path(saved_models, epoch)
+        path = epoch_path(run_folder.saved_models, epoch)
         if len(best) == n_models or not path.exists():
             continue
-        tensors = load_or_set_aside(path)
+        tensors = run_folder.load_usable(path)
         if tensors is not None:
             best.append(({"epoch": epoch, "file": path.name, "val_accuracy": accuracy[epoch]}, tensors))
     if not best:
-        raise StorageError(f"{saved_models}: no checkpoint of a validated epoch is left to test.")
+        raise StorageError(f"{run_folder.saved_models}: no checkpoint of a validated epoch is left to test.")
     return best
 
 
@@ -60,16 +59,3 @@ def chosen_checkpoint(saved_models: Path, wanted: str) -> Path:
         there = ", ".join(str(epoch) for epoch in list_epochs(saved_models)) or "none"
         raise ConfigError(f"load_checkpoint {wanted}: {path} does not exist. Epochs of this run: {there}.")
     return path
-
-
-def load_or_set_aside(path: Path) -> "dict[str, Tensor] | None":
-    """The tensors of a checkpoint; None when it is damaged, which renames it and says so.
-
-    Raises:
-        StorageError: it cannot be read, or is of another release.
-    """
-    try:
-        return load_checkpoint(path)[0]
-    except DamagedCheckpointError as error:
-        log.warning("%s Set aside as %s.", error, set_aside(path).name)
-        return None

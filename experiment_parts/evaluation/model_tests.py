@@ -48,12 +48,15 @@ class ModelTests:
             settings.tag, settings.load_checkpoint if self._chosen else "", settings.tested_elsewhere
         )
 
-    def run(self, rows: Sequence[Mapping[str, Any]], stopped_early: str | None) -> dict[str, Any]:
+    def run(
+        self, rows: Sequence[Mapping[str, Any]], stopped_early: str | None, data_changes: Sequence[str] = ()
+    ) -> dict[str, Any]:
         """Test the ensemble of the models and each of them, and write the results.
 
         Args:
             rows: of the epochs that were trained.
             stopped_early: why no more were.
+            data_changes: what differs from the data of the training, a line each, which the results then say.
         Returns:
             the content of test_summary.json; nothing on a rank that does not write.
         """
@@ -70,7 +73,9 @@ class ModelTests:
             models.append(model)
             evaluations.append(self._test(tensors))
         done = {model["epoch"]: evaluation for model, evaluation in zip(models, evaluations, strict=True)}
-        summary = self._write_results(rows, stopped_early, models, evaluations) if self._group.is_main else {}
+        summary = (
+            self._write_results(rows, stopped_early, data_changes, models, evaluations) if self._group.is_main else {}
+        )
         if self._settings.test_curve:
             self._test_curve(rows, done)
         if self._group.is_main:
@@ -78,11 +83,10 @@ class ModelTests:
         return summary
 
     def _models(self, rows: Sequence[Mapping[str, Any]]) -> list[model_selection.Model]:
-        saved_models = self._run_folder.saved_models
         if self._chosen:
-            path = model_selection.chosen_checkpoint(saved_models, self._settings.load_checkpoint)
-            return model_selection.load_chosen(path)
-        return model_selection.load_best(saved_models, rows, self._settings.number_of_ensemble_models)
+            wanted = self._settings.load_checkpoint
+            return model_selection.load_chosen(model_selection.chosen_checkpoint(self._run_folder.saved_models, wanted))
+        return model_selection.load_best(self._run_folder, rows, self._settings.number_of_ensemble_models)
 
     def _test(self, tensors: dict[str, Tensor]) -> list[SplitEvaluation]:
         self._learner.load_state_tensors(without_random_state(tensors), optimizer=False)
@@ -93,6 +97,7 @@ class ModelTests:
         self,
         rows: Sequence[Any],
         stopped_early: str | None,
+        data_changes: Sequence[str],
         models: list[dict[str, Any]],
         evaluations: list[list[SplitEvaluation]],
     ) -> dict[str, Any]:
@@ -105,6 +110,7 @@ class ModelTests:
             "epochs_trained": len(rows),
             "stopped_early": stopped_early,
             "suffix": self._suffix,
+            **({final_test.OTHER_DATA: list(data_changes)} if data_changes else {}),
         }
         logs, suffix = self._run_folder.logs, self._suffix
         state = {name: summary[name] for name in ("protocol", "task_list_digest", "selection", "epochs_trained")}
@@ -130,6 +136,6 @@ class ModelTests:
 
     def _other_epochs(self, done: set[int]) -> Iterator[model_selection.Model]:
         for epoch, path in list_epochs(self._run_folder.saved_models).items():
-            tensors = None if epoch in done else model_selection.load_or_set_aside(path)
+            tensors = None if epoch in done else self._run_folder.load_usable(path)
             if tensors is not None:
                 yield {"epoch": epoch}, tensors

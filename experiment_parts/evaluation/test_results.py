@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 BEST_MODELS = "best validation accuracy"
+OTHER_DATA = "other_data_than_trained_on"
+"""Key of a summary: what differs from the data of the training, a line each; absent: nothing."""
 
 
 def score_models(outputs: "Tensor", labels: "Tensor", models: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -238,6 +240,8 @@ def result_text(summary: dict[str, Any], run_folder: Path | None) -> str:
             val = model["val_accuracy"]
             val = "" if val is None else f" (validation {score.text(Summary(val, 0.0, None, 1))})"
             lines.append(f"  epoch {model['epoch']} alone: {_text(score, model)}{val}")
+    for line in summary.get(OTHER_DATA, ()):
+        lines.append(f"  not the data of the training: {line}")
     if summary.get("stopped_early"):
         lines.append(summary["stopped_early"])
     if run_folder is not None:

@@ -3,18 +3,21 @@
 One process of a run writes them; in the others all of this does nothing.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiment_parts.records import epoch_records
-from experiment_parts.runs.checkpoints import epoch_path, list_epochs, save_checkpoint, unfinished_path
+from experiment_parts.runs.checkpoints import epoch_path, save_checkpoint, unfinished_path
 from experiment_parts.runs.run_folder import RunFolder
 from utils.files.atomic_files import remove_or_warn
 from utils.files.tables import JsonLines, write_csv, write_json
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+log = logging.getLogger(__name__)
 
 
 class RunRecords:
@@ -33,7 +36,13 @@ class RunRecords:
             StorageError: this or any other method here: no space or no permission.
         """
         if self._writes:
-            self._metrics_file.open(metrics_bytes)
+            lost = self._metrics_file.open(metrics_bytes)
+            if lost:
+                log.warning(
+                    "%s: %d of its %d bytes up to the checkpoint are gone, and with them lines of earlier iterations; "
+                    "the run goes on, curves.json and summary_statistics.csv are whole.",
+                    self._metrics_file.path, lost, metrics_bytes,
+                )  # fmt: skip
             self._is_open = True
 
     def add_line(self, record: Mapping[str, Any]) -> None:
@@ -70,15 +79,14 @@ class RunRecords:
             remove_or_warn(unfinished_path(self._saved_models))
 
     def write_epochs(self, rows: Sequence[dict[str, Any]], curves: Sequence[dict[str, Any]], keep_best: int) -> None:
-        """Bring the tables of the epochs up to date, and remove the checkpoints that are among neither the best nor
-        the newest.
+        """Bring the tables of the epochs up to date, and remove the checkpoints of these epochs that are among neither
+        the best nor the newest.
         """
         if not self._writes:
             return
         write_csv(self._logs / "summary_statistics.csv", rows)
         write_json(self._logs / "summary_statistics.json", epoch_records.columns_as_lists(rows))
         write_json(self._logs / "curves.json", {"epochs": list(curves)})
-        keep = epoch_records.epochs_to_keep(rows, best=keep_best)
-        for epoch, path in list_epochs(self._saved_models).items():
-            if epoch not in keep:
-                remove_or_warn(path)
+        # A file of an epoch that this run has not trained is not the run's to remove.
+        for epoch in {row["epoch"] for row in rows} - set(epoch_records.epochs_to_keep(rows, best=keep_best)):
+            remove_or_warn(epoch_path(self._saved_models, epoch))

@@ -2,8 +2,7 @@
 
 A file holds tensors and, under one metadata key, JSON of {format_version, sha256, state}. The digest covers all
 bytes of the file, its own 64 characters taken as zeros, so any changed bit is found. (Several metadata keys would
-come out in a
-random order: equal states could give unequal files.)
+come out in a random order: equal states could give unequal files.)
 """
 
 import hashlib
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.errors import DamagedCheckpointError, NonFiniteError, StorageError
-from utils.files.atomic_files import write_bytes_atomically
+from utils.files.atomic_files import read_regular, write_bytes_atomically
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,12 +49,28 @@ def checkpoint_bytes(tensors: "dict[str, Tensor]", state: dict[str, Any]) -> byt
     """
     from safetensors.torch import save
 
+    copies = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+    return _with_digest(save(copies, metadata={METADATA_KEY: _metadata_text(state)}))
+
+
+def with_state(checkpoint: "Checkpoint", state: dict[str, Any]) -> bytes:
+    """Return the bytes of a checkpoint with the same tensors and another state. Needs no torch."""
+    length = int.from_bytes(checkpoint.data[:8], "little")
+    header = json.loads(checkpoint.data[8 : 8 + length])
+    header["__metadata__"][METADATA_KEY] = _metadata_text(state)
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the format's alignment; offsets of tensors count from the end of the header
+    return _with_digest(len(text).to_bytes(8, "little") + text + checkpoint.data[8 + length :])
+
+
+def _metadata_text(state: dict[str, Any]) -> str:
     try:
-        text = json.dumps({"format_version": FORMAT_VERSION, "sha256": NO_DIGEST, "state": state}, allow_nan=False)
+        return json.dumps({"format_version": FORMAT_VERSION, "sha256": NO_DIGEST, "state": state}, allow_nan=False)
     except ValueError as error:
         raise NonFiniteError(f"A checkpoint's state holds a number that is not finite ({error}).") from error
-    copies = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
-    data = save(copies, metadata={METADATA_KEY: text})
+
+
+def _with_digest(data: bytes) -> bytes:
     position = data.index(DIGEST_MARKER) + len(DIGEST_MARKER)
     digest = hashlib.sha256(data).hexdigest().encode()
     return data[:position] + digest + data[position + len(digest) :]
@@ -111,11 +126,11 @@ def read_checkpoint(path: Path) -> Checkpoint:
         StorageError: as `load_checkpoint`.
     """
     try:
-        data = path.read_bytes()
+        data = read_regular(path)
     except OSError as error:
         raise StorageError(
-            f"{path}: cannot be read ({error.strerror}). Make it readable and run again, or move the file away to go "
-            "on without it."
+            f"{path}: cannot be read ({error.strerror or error}). Make it readable and run again, or move the file "
+            "away to go on without it."
         ) from error
     header_length = int.from_bytes(data[:8], "little")
     if len(data) < 8 or not 0 < header_length <= min(len(data) - 8, LARGEST_HEADER_BYTES):
@@ -152,21 +167,29 @@ def unfinished_path(folder: Path) -> Path:
     return folder / "unfinished.safetensors"
 
 
+def epoch_of(path: Path) -> int | None:
+    """Return the epoch (from 1) that the name of a checkpoint file says; None for the one inside an epoch."""
+    match = EPOCH_FILE_NAME.fullmatch(path.name)
+    return int(match[1]) if match else None
+
+
 def list_epochs(folder: Path) -> dict[int, Path]:
     """Epoch -> checkpoint file for all epoch files in a folder, oldest first; nothing is opened."""
-    matches = ((EPOCH_FILE_NAME.fullmatch(path.name), path) for path in folder.glob("train_model_*.safetensors"))
-    return dict(sorted((int(match[1]), path) for match, path in matches if match))
+    epochs = ((epoch_of(path), path) for path in folder.glob("train_model_*.safetensors"))
+    return dict(sorted((epoch, path) for epoch, path in epochs if epoch is not None))
 
 
-def set_aside(path: Path) -> Path:
-    """Rename a damaged checkpoint to `<name>.corrupt` (numbered when taken) and return the new path."""
-    target = path.with_name(path.name + ".corrupt")
+def set_aside(path: Path, suffix: str = ".corrupt") -> Path:
+    """Rename a checkpoint that is not used to `<name><suffix>` (numbered when taken) and return the new path."""
+    target = path.with_name(path.name + suffix)
     number = 1
     while target.exists():
         number += 1
-        target = path.with_name(f"{path.name}.corrupt{number}")
+        target = path.with_name(f"{path.name}{suffix}{number}")
     try:
         path.rename(target)
     except OSError as error:
-        raise StorageError(f"{path}: damaged, and cannot be renamed ({error.strerror}).") from error
+        raise StorageError(
+            f"{path}: cannot be used, and cannot be renamed either ({error.strerror}). Move it away."
+        ) from error
     return target

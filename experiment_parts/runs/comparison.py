@@ -36,14 +36,16 @@ def differences(first: Path, second: Path) -> list[str]:
 
 
 def without_times(content: Any) -> Any:
-    """JSON content without the keys that hold times, speeds, memory, or lengths of text that holds times."""
+    """JSON content without the keys that hold times, speeds, memory, lengths of text that holds times, or the number
+    that a run draws for itself.
+    """
     if isinstance(content, dict):
         return {key: without_times(value) for key, value in content.items() if not _is_time(key)}
     return [without_times(entry) for entry in content] if isinstance(content, list) else content
 
 
 def _is_time(key: str) -> bool:
-    return "time" in key or "per_s" in key or "peak_memory" in key or key == "metrics_jsonl_bytes"
+    return "time" in key or "per_s" in key or "peak_memory" in key or key in ("metrics_jsonl_bytes", "run_id")
 
 
 def _content(path: Path, folder: Path) -> Any:

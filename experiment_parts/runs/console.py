@@ -14,7 +14,7 @@ from typing import TextIO
 
 from tqdm import tqdm
 
-from utils.files.atomic_files import storage_error
+from utils.files.atomic_files import open_regular, storage_error
 from utils.metrics import ACCURACY, Score
 
 SECONDS_BETWEEN_PLAIN_LINES = 15.0
@@ -36,6 +36,10 @@ class _TerminalHandler(logging.Handler):
 
 class _FileHandler(logging.FileHandler):
     """A full disk ends the run where results are written; that a line of the log is lost is not said again here."""
+
+    def _open(self) -> TextIO:
+        descriptor = open_regular(Path(self.baseFilename), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        return open(descriptor, "a", encoding="utf-8", errors="backslashreplace")
 
     def handleError(self, record: logging.LogRecord) -> None:
         if not isinstance(sys.exc_info()[1], OSError):
@@ -72,7 +76,7 @@ class Console:
             StorageError: it cannot be opened.
         """
         try:
-            handler = _FileHandler(path, mode="a", encoding="utf-8")
+            handler = _FileHandler(path)
         except OSError as error:
             raise storage_error(path, error) from error
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S"))

@@ -11,6 +11,7 @@ import fcntl
 import json
 import logging
 import os
+import secrets
 import shutil
 import socket
 import time
@@ -20,17 +21,26 @@ from typing import TYPE_CHECKING, Any
 
 from experiment_parts.runs.checkpoints import (
     Checkpoint,
+    epoch_of,
     epoch_path,
     list_epochs,
     read_checkpoint,
-    read_checkpoint_state,
     set_aside,
     unfinished_path,
+    with_state,
 )
 from utils.config.changes import check_config_changes
 from utils.errors import ConfigError, DamagedCheckpointError, ExperimentInUseError, StorageError
-from utils.files.atomic_files import remove_temporary_files, storage_error
+from utils.files.atomic_files import (
+    not_regular,
+    open_regular,
+    read_regular,
+    remove_temporary_files,
+    storage_error,
+    write_bytes_atomically,
+)
 from utils.files.tables import write_json
+from utils.words import printable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,6 +52,14 @@ START_OVER = "To start over: --continue_from_epoch from_scratch (this folder is 
 LOCK_NAME = ".lock"
 FILES_OF_A_START = {LOCK_NAME, "config.json", "environment.json", "logs/run.log"}
 """What there is before the first iteration."""
+IS_BRANCH = "is_branch"
+"""In the state of a checkpoint that was taken over from another run, whose config and data may differ."""
+FOLDERS = ("saved_models", "logs", "visual_outputs")
+FOLDERS_OF_TRACKERS = ("logs/tensorboard", "logs/wandb")
+RUN_ID = "run_id"
+"""Key of config.json and of a checkpoint's state: a number drawn when the run first started. It says which files belong
+together whatever folder and files are called, so that a checkpoint that was copied here from another run is noticed.
+"""
 
 
 class RunFolder:
@@ -52,6 +70,8 @@ class RunFolder:
         self.saved_models = path / "saved_models"
         self.logs = path / "logs"
         self.visual_outputs = path / "visual_outputs"
+        self.run_id = _stored_run_id(path)
+        """"": not known, as for a run of a release that had none."""
         self._lock: int | None = None
         self._is_new = False  # made by this process
         self._read: dict[Path, tuple[tuple[int, ...], Checkpoint]] = {}  # what was verified, as long as its file stays
@@ -60,9 +80,12 @@ class RunFolder:
         """Make the folders that are missing.
 
         Raises:
-            StorageError: no permission, no space, or a file in the way.
+            StorageError: no permission, no space, a file in the way, or a link that leads out of the run folder.
         """
         self._is_new |= not self.path.exists()
+        for name in FOLDERS + FOLDERS_OF_TRACKERS:
+            if (self.path / name).is_symlink():
+                raise not_regular(self.path / name)
         for folder in (self.saved_models, self.logs, self.visual_outputs):
             try:
                 folder.mkdir(parents=True, exist_ok=True)
@@ -83,7 +106,7 @@ class RunFolder:
         path = self.path / LOCK_NAME
         while True:
             try:
-                descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+                descriptor = open_regular(path, os.O_RDWR | os.O_CREAT)
             except FileNotFoundError:  # a start that failed has just taken its folder away
                 self.create()
                 continue
@@ -97,10 +120,14 @@ class RunFolder:
             if _is_at(path, descriptor):
                 break
             os.close(descriptor)  # it was taken away, or its folder renamed, before we held it
-        started = time.strftime("%Y-%m-%d %H:%M:%S")
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}, started {started}".encode(), 0)
         self._lock = descriptor
+        started = time.strftime("%Y-%m-%d %H:%M:%S")
+        try:
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}, started {started}".encode(), 0)
+        except OSError as error:
+            self.unlock()
+            raise storage_error(path, error) from error
         self.create()  # a failed start may have removed folders while we waited for its lock
 
     def check_not_in_use(self, within_s: float) -> None:
@@ -170,10 +197,12 @@ class RunFolder:
         return max(list_epochs(self.saved_models), default=0), inside_ns
 
     def newest_good_checkpoint(self, before_iteration: int | None = None) -> tuple[Path, dict[str, Any]] | None:
-        """Path and state of the newest checkpoint that verifies, an epoch's file or that of an epoch under way.
+        """Path and state of the newest checkpoint of this run that verifies, an epoch's file or that of an epoch under
+        way.
 
         With `before_iteration`, the newest in which that iteration (counted from 1) is not done yet; None: from the
-        start. None when nothing was ever saved. Damaged ones on the way are renamed to `*.corrupt`, with one line each.
+        start. None when nothing was ever saved. Damaged ones on the way are renamed to `*.corrupt`, and those of
+        another run or epoch to `*.foreign` once there is one to go on from, with one line each.
 
         Raises:
             StorageError: something was saved once, but nothing usable is left, or one cannot be read, which may be
@@ -183,15 +212,28 @@ class RunFolder:
         def is_wanted(entry: tuple[Path, dict[str, Any]] | None) -> bool:
             return entry is not None and (before_iteration is None or entry[1]["iteration"] < before_iteration)
 
-        epochs = (self._verified(path) for path in reversed(list_epochs(self.saved_models).values()))
+        foreign: dict[Path, str] = {}
+        epochs = (self._verified(path, foreign) for path in reversed(list_epochs(self.saved_models).values()))
         newest_epoch = next(filter(is_wanted, epochs), None)
         unfinished = unfinished_path(self.saved_models)
-        found = [newest_epoch, self._verified(unfinished) if unfinished.exists() else None]
+        found = [newest_epoch, self._verified(unfinished, foreign) if unfinished.exists() else None]
         found = [entry for entry in found if is_wanted(entry)]
-        if found or before_iteration is not None:
-            return max(found, key=lambda entry: entry[1]["iteration"], default=None)  # of equals the epoch's own
-        if any(self.saved_models.glob("*.corrupt*")):
-            raise StorageError(f"{self.saved_models}: no usable checkpoint is left, all are damaged. {START_OVER}")
+        if before_iteration is not None:
+            return max(found, key=lambda entry: entry[1]["iteration"], default=None)
+        if found:
+            for path, reason in foreign.items():
+                _set_foreign_aside(path, reason)
+            return max(found, key=lambda entry: entry[1]["iteration"])  # of equals the epoch's own
+        if foreign:
+            listed = "; ".join(f"{path.name} {reason}" for path, reason in foreign.items())
+            raise StorageError(
+                f"{self.saved_models}: no usable checkpoint is left: {listed}. Put this run's own files back under "
+                f"their names. {START_OVER}"
+            )
+        if any(self.saved_models.glob("*.corrupt*")) or any(self.saved_models.glob("*.foreign*")):
+            raise StorageError(
+                f"{self.saved_models}: no usable checkpoint is left, all are damaged or of another run. {START_OVER}"
+            )
         if (self.logs / "summary_statistics.csv").exists():
             raise StorageError(
                 f"{self.saved_models}: empty, although logs/summary_statistics.csv shows finished epochs. "
@@ -211,18 +253,74 @@ class RunFolder:
         self._read.clear()  # a run has taken its place: the bytes of others would only take memory
         return checkpoint.tensors(), checkpoint.state
 
-    def _verified(self, path: Path) -> tuple[Path, dict[str, Any]] | None:
-        """Return path and state, or None for a damaged file, which is set aside."""
+    def load_usable(self, path: Path) -> "dict[str, Tensor] | None":
+        """Return the tensors of the checkpoint of an epoch; None: damaged, or of another run or epoch, and set aside.
+
+        Raises:
+            StorageError: it cannot be read, or is of another release.
+        """
+        foreign: dict[Path, str] = {}
+        if self._verified(path, foreign) is None:
+            for found, reason in foreign.items():
+                _set_foreign_aside(found, reason)
+            return None
+        try:
+            return self.load(path)[0]
+        except DamagedCheckpointError as error:
+            log.warning("%s Set aside as %s.", error, set_aside(path).name)
+            return None
+
+    def _verified(self, path: Path, foreign: dict[Path, str]) -> tuple[Path, dict[str, Any]] | None:
+        """Return path and state, or None for a damaged file, which is set aside, and for one that is not what folder
+        and name say, which becomes an entry of `foreign` with the reason.
+        """
         signature, checkpoint = self._read.get(path, (None, None))
         if checkpoint is None or signature != _signature(path):
             before = _signature(path)
             try:
                 checkpoint = read_checkpoint(path)
+                _check_state(path, checkpoint.state)
             except DamagedCheckpointError as error:
                 log.warning("%s Set aside as %s.", error, set_aside(path).name)
                 return None
+            reason = self._foreign_because(path, checkpoint.state)
+            if reason:
+                foreign[path] = reason
+                return None
             self._read[path] = before, checkpoint
         return path, checkpoint.state
+
+    def _foreign_because(self, path: Path, state: dict[str, Any]) -> str:
+        stored = state.get(RUN_ID, "")
+        self.run_id = self.run_id or stored  # config.json is gone, or of a release that kept no id
+        if stored and stored != self.run_id:
+            return f"is of another run (its {RUN_ID} {stored[:8]}..., here {self.run_id[:8]}...)"
+        epoch = epoch_of(path)
+        if epoch not in (None, state["epoch"]) or (epoch is not None and "under_way" in state):
+            return f"holds epoch {state['epoch']}{' and a part of the next' if 'under_way' in state else ''}"
+        return ""
+
+
+def _set_foreign_aside(path: Path, reason: str) -> None:
+    log.warning("%s: not used, it %s. Set aside as %s.", path, reason, set_aside(path, ".foreign").name)
+
+
+STATE_TYPES = {"epoch": int, "iteration": int, "metrics_jsonl_bytes": int, "rows": list, "curves": list, "config": dict}
+
+
+def _check_state(path: Path, state: Any) -> None:
+    """Refuse the state of a file whose digest is right, but which no run has written.
+
+    Raises:
+        DamagedCheckpointError: naming what is missing.
+    """
+    wrong = [
+        name
+        for name, kind in STATE_TYPES.items()
+        if not isinstance(state, dict) or type(state.get(name)) is not kind or (kind is int and state[name] < 0)
+    ]
+    if wrong:
+        raise DamagedCheckpointError(f"{path}: no checkpoint of a run, its state lacks a valid {', '.join(wrong)}.")
 
 
 def _signature(path: Path) -> tuple[int, ...] | None:
@@ -236,9 +334,57 @@ def _signature(path: Path) -> tuple[int, ...] | None:
 
 def _holder(path: Path) -> str:
     try:
-        return path.read_text()
+        return read_regular(path).decode("utf-8", "replace")
     except OSError:
         return ""
+
+
+def _stored_config(path: Path) -> dict[str, Any]:
+    """Return config.json of a run folder; nothing where it is not there, damaged, or not that of a run."""
+    try:
+        config = json.loads(read_regular(path / "config.json"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return config if isinstance(config, dict) and {"experiment_name", "total_epochs"} <= config.keys() else {}
+
+
+def _stored_run_id(path: Path) -> str:
+    run_id = _stored_config(path).get(RUN_ID)
+    return run_id if isinstance(run_id, str) else ""
+
+
+def check_is_run_folder(path: Path) -> None:
+    """Refuse a folder that holds something and was not made by a run, so that nothing of the user's is written over.
+
+    Raises:
+        StorageError: naming what is in it.
+    """
+    if not path.exists():
+        return
+    if not path.is_dir():
+        raise StorageError(f"{path}: no folder. Move this file away, or give the run another --experiment_name.")
+    lock, saved_models = path / LOCK_NAME, path / "saved_models"
+    is_ours = (
+        (lock.is_file() and not lock.is_symlink() and (_holder(lock) or "process ").startswith("process "))
+        or _stored_config(path)
+        or list_epochs(saved_models)
+        or unfinished_path(saved_models).exists()
+    )
+    if is_ours:
+        return
+    # What a start leaves that was killed before it held its lock: empty folders.
+    others = sorted(
+        entry.name
+        for entry in path.iterdir()
+        if entry.name not in FOLDERS or not entry.is_dir() or any(entry.iterdir())
+    )
+    if others:
+        found = ", ".join(map(printable, others[:3])) + (" ..." if len(others) > 3 else "")
+        raise StorageError(
+            f"{path}: holds {found}, but no run of this program: neither its config.json nor its .lock nor a "
+            "checkpoint. Nothing was written there. Give the run another --experiment_name, or set EXPERIMENTS_DIR to "
+            "another folder."
+        )
 
 
 def _is_at(path: Path, descriptor: int) -> bool:
@@ -274,6 +420,7 @@ def open_run_folder(
     """
     if only_testing and continue_from_epoch == "from_scratch":
         raise ConfigError("evaluate_on_test_set_only has nothing to test with continue_from_epoch from_scratch.")
+    check_is_run_folder(root / experiment_name)
     run_folder = RunFolder(root / experiment_name)
     run_folder.create()
     run_folder.lock()
@@ -301,8 +448,9 @@ def open_run_folder(
                 )
                 for key in changed:
                     log.info("config: %s is %s now, was %s", key, json.dumps(config[key]), json.dumps(stored[key]))
+        run_folder.run_id = run_folder.run_id or secrets.token_hex(16)
         if not (only_testing or keeps_config) or not (run_folder.path / "config.json").exists():
-            write_json(run_folder.path / "config.json", config)
+            write_json(run_folder.path / "config.json", {RUN_ID: run_folder.run_id, **config})
     except BaseException:
         run_folder.remove_failed_start()
         run_folder.unlock()
@@ -355,16 +503,18 @@ def _branch(run_folder: RunFolder, source: RunFolder, epoch: int) -> None:
     epochs = list_epochs(source.saved_models)
     if epoch not in epochs:
         raise ConfigError(f"continue_from_epoch {epoch}: {source.path} holds {_names(epochs)}. Use one of these.")
-    read_checkpoint_state(epochs[epoch])
+    run_folder.run_id = run_folder.run_id or secrets.token_hex(16)
     arriving = run_folder.path / "saved_models.arriving"
     try:
         shutil.rmtree(arriving, ignore_errors=True)  # our own, from a copy that was killed
         arriving.mkdir()
-        for number, path in epochs.items():
+        for number, path in sorted(epochs.items(), reverse=True):  # the one that was asked for first: it must be good
             if number <= epoch:
-                shutil.copyfile(path, epoch_path(arriving, number))
+                checkpoint = read_checkpoint(path)
+                state = checkpoint.state | {RUN_ID: run_folder.run_id, IS_BRANCH: True}
+                write_bytes_atomically(epoch_path(arriving, number), with_state(checkpoint, state))
         if (source.logs / "metrics.jsonl").exists():
-            shutil.copyfile(source.logs / "metrics.jsonl", run_folder.logs / "metrics.jsonl")
+            write_bytes_atomically(run_folder.logs / "metrics.jsonl", read_regular(source.logs / "metrics.jsonl"))
         arriving.rename(run_folder.saved_models)
     except OSError as error:
         raise storage_error(arriving, error) from error

@@ -22,7 +22,7 @@ from experiment_tools.report.sections import Section, breakable
 from experiment_tools.report.svg import Markup
 from experiment_tools.report.verdict import findings
 from utils.errors import ConfigError
-from utils.files.atomic_files import remove_temporary_files, write_bytes_atomically
+from utils.files.atomic_files import write_bytes_atomically
 
 FOLDER = Path(__file__).resolve().parent
 REPORT = Path("visual_outputs") / "report.html"
@@ -118,6 +118,5 @@ def write_report(run_folder: Path) -> Path:
         page = report_html(run).encode("utf-8", "replace")
     path = run_folder / REPORT
     path.parent.mkdir(parents=True, exist_ok=True)
-    remove_temporary_files(path.parent)
     write_bytes_atomically(path, page)
     return path

@@ -28,8 +28,9 @@ IO_CALLS = ("open", "fsync", "replace", "close", "rename", "unlink")
 
 
 def checkpoint(iteration, size=3000):
-    """(tensors, state) that belong to an iteration."""
-    return {"w": torch.full((size,), float(iteration))}, {"epoch": 0, "iteration": iteration, "rows": []}
+    """(tensors, state) that belong to an iteration of the first epoch."""
+    state = {"epoch": 1, "iteration": iteration, "rows": [], "curves": [], "metrics_jsonl_bytes": 0, "config": {}}
+    return {"w": torch.full((size,), float(iteration))}, state
 
 
 @pytest.fixture

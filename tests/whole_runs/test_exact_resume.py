@@ -4,7 +4,6 @@ import json
 import logging
 import random
 import signal
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +12,7 @@ from experiment_parts.runs.checkpoints import read_checkpoint_state, unfinished_
 from experiment_parts.runs.comparison import differences
 from tests.tools.runs import PLUS_PLUS, SINUSOID, run_tiny
 from utils.errors import Interrupted
+from utils.files.atomic_files import read_regular
 from utils.machine.stop_signals import StopSignals
 
 VARIANTS = {
@@ -197,12 +197,12 @@ def test_more_epochs_keep_the_schedule_of_the_first_start_unless_told_otherwise(
 def test_a_resume_reads_the_newest_checkpoint_once(tmp_path, monkeypatch):
     folder = run_tiny(tmp_path, total_epochs=2)
     newest = folder / "saved_models" / "train_model_2.safetensors"
-    reads, read_bytes = [], Path.read_bytes
+    reads = []
 
     def counted(path):
         reads.extend([path] if path == newest else [])
-        return read_bytes(path)
+        return read_regular(path)
 
-    monkeypatch.setattr(Path, "read_bytes", counted)
+    monkeypatch.setattr("experiment_parts.runs.checkpoints.read_regular", counted)
     run_tiny(tmp_path, total_epochs=3, allow_config_change=["total_epochs"], test_after_training=False)
     assert len(reads) == 1 and (folder / "saved_models" / "train_model_3.safetensors").exists()

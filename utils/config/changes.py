@@ -52,6 +52,9 @@ FREE_KEYS = frozenset(
     }
 )
 
+DATA = "data"
+"""No key, but what allow_config_change may name beside them: the images and classes that a run was started with."""
+
 EVALUATION_KEYS = frozenset(
     {  # which tasks a model is tested on and how: free when nothing is trained or validated any more
         "num_evaluation_tasks", "number_of_evaluation_steps_per_iter", "validate_every_epochs", "val_seed",
@@ -83,7 +86,7 @@ def check_config_changes(
     Raises:
         ConfigError: a key changed that a started run cannot change; names all of them, both values and the fix.
     """
-    unknown = [key for key in allowed_by_user if key not in new]
+    unknown = [key for key in allowed_by_user if key not in new and key != DATA]
     if unknown:
         raise ConfigError(f"allow_config_change: there is no key {', '.join(unknown)}.")
     allowed = FREE_KEYS.union(allowed_by_user, EVALUATION_KEYS | TRAINING_KEYS if only_testing else ())

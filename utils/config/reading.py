@@ -128,6 +128,7 @@ def check_config(values: Mapping[str, Any], source: str, overridden: Collection[
     """
     problems: Problems = []
     notes: list[str] = []
+    values = {key: value for key, value in values.items() if key != "run_id"}  # a run's config.json has it, of itself
     known = _translate_old_keys(dict(values), problems, notes)
     given = {*values, *known}
     overridden = {*overridden, *map(current_name, overridden)}

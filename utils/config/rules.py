@@ -55,6 +55,13 @@ def _image_vanishes(c: ExperimentConfig) -> bool:
     return min(feature_size(side, *arguments) for side in (c.image_height, c.image_width)) == 0
 
 
+NAMES_OF_FOLDERS = ("experiment_name", "tag", "dataset_name", "dataset_path", "test_dataset_name")
+
+
+def _names_of_dots(names: str | tuple[str, ...]) -> list[str]:
+    return [name for name in ([names] if isinstance(names, str) else names) if name and not name.strip(".")]
+
+
 def _leaves_no_fractions(split: tuple[float, ...]) -> bool:
     return min(split) < 0 or split[0] == 0 or split[0] + split[1] > 1.0 + 1e-9
 
@@ -162,6 +169,14 @@ def keys_without_effect(config: ExperimentConfig) -> list[str]:
 
 
 CONTRADICTIONS = (
+    *(
+        clash(
+            key,
+            when=lambda c, key=key: _names_of_dots(getattr(c, key)),
+            text=f'"{key}" is {{c.{key}!r}}: dots alone name the folder itself or the one above it; use a name',
+        )
+        for key in NAMES_OF_FOLDERS
+    ),
     clash(
         "plugin_sha256",
         when=_missing_plugins,

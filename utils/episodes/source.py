@@ -82,6 +82,13 @@ class EpisodeSource(Protocol):
         """Return `episodes` of what `prepare` has returned."""
         return self.episodes(*prepared)
 
+    def identity(self) -> dict[str, Any] | None:
+        """Return what the episodes are made of, JSON-able, to be compared when a run goes on: {"content_sha256": of the
+        images, "splits": {split: {"classes": number, "images": number, "sha256": of class and file names}}}; None: a
+        run goes on unasked.
+        """
+        return None
+
     def count(self, split: str) -> int | None:
         """Return how many different tasks a split has; None: there is no end of them, or none is known."""
 

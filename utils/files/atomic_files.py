@@ -1,9 +1,13 @@
-"""Files that exist whole or not at all: written beside their place, forced to disk, then renamed over it."""
+"""Files that exist whole or not at all: written beside their place, forced to disk, then renamed over it; and files
+that are added to where they are, never through a link.
+"""
 
 import errno
 import logging
 import os
+import secrets
 import shutil
+import stat
 from pathlib import Path
 
 from utils.errors import StorageError
@@ -11,6 +15,7 @@ from utils.paths import dataset_root, experiments_root
 
 log = logging.getLogger(__name__)
 TEMPORARY_SUFFIX = ".partial"
+LONGEST_STEM = 200
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 WRONG_PLACE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EEXIST)
 
@@ -18,15 +23,19 @@ WRONG_PLACE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTD
 def write_bytes_atomically(path: Path, data: bytes) -> None:
     """Put `data` at `path`; whatever happens on the way, `path` holds the old bytes or the new ones.
 
-    Temporary file in the same folder, write, fsync, rename, fsync of the folder.
+    Temporary file in the same folder, write, fsync, rename, fsync of the folder. A link at `path` is replaced, not
+    followed.
 
     Raises:
         StorageError: no space, no permission, folder missing. The temporary file is removed.
     """
-    temporary = path.with_name(f".{path.name}{TEMPORARY_SUFFIX}")
+    # A name of its own for every write: of two writers at once each renames what it has written itself. The name of
+    # the file is cut, as a file system allows 255 bytes for both.
+    stem = os.fsdecode(os.fsencode(path.name)[:LONGEST_STEM])
+    temporary = path.with_name(f".{stem}.{secrets.token_hex(8)}{TEMPORARY_SUFFIX}")
     try:
         try:
-            with open(temporary, "wb") as file:
+            with open(temporary, "xb") as file:  # "x": not through a link that somebody has put there
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
@@ -37,6 +46,49 @@ def write_bytes_atomically(path: Path, data: bytes) -> None:
             raise
     except OSError as error:
         raise storage_error(path, error) from error
+
+
+def open_regular(path: Path, flags: int) -> int:
+    """Return a descriptor of a file that is added to in place; makes it where `flags` has O_CREAT.
+
+    A run folder may come from somebody else: a link in it would have a run write to any file of this user, and a pipe
+    would have it wait for ever.
+
+    Raises:
+        StorageError: the path is a symbolic link, a pipe or a device.
+        OSError: it cannot be opened.
+    """
+    try:
+        descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO) and (path.is_symlink() or path.is_fifo()):
+            raise not_regular(path) from error
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise not_regular(path)
+    return descriptor
+
+
+def not_regular(path: Path) -> StorageError:
+    """Return the error about a link, a pipe or a device in a run folder."""
+    kind = f"a symbolic link to {os.readlink(path)}" if path.is_symlink() else "no regular file"
+    return StorageError(
+        f"{path}: {kind}; inside a run folder nothing is written through links, pipes or devices. Move it away, or "
+        "put in its place what it stands for."
+    )
+
+
+def read_regular(path: Path) -> bytes:
+    """Return the content of a file, followed where it is a link; a pipe or a device, which may never end, is refused.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "no regular file")
+        return file.read()
 
 
 def synchronise_folder(folder: Path) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from utils.files.atomic_files import storage_error, write_bytes_atomically
+from utils.files.atomic_files import open_regular, storage_error, write_bytes_atomically
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -41,22 +41,25 @@ class JsonLines:
         self.path = path
         self._file: io.FileIO | None = None
 
-    def open(self, keep_bytes: int) -> None:
+    def open(self, keep_bytes: int) -> int:
         """Keep the first `keep_bytes` bytes, whole lines only, and append after them.
 
+        Returns:
+            how many of these bytes are not there any more.
         Raises:
-            StorageError: it cannot be opened or cut.
+            StorageError: it cannot be opened or cut, or is no regular file.
         """
         try:
             # Unbuffered: what a full disk did not take must not be written again when the file is closed.
-            self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115 -- stays open for the run
-            kept = min(keep_bytes, self._file.tell())
-            with open(self.path, "rb") as reader:
-                content = reader.read(kept)
-            self._file.truncate(content.rfind(b"\n") + 1)
+            descriptor = open_regular(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
+            self._file = open(descriptor, "r+b", buffering=0)  # noqa: SIM115 -- stays open for the run
+            content = self._file.read(keep_bytes)
+            kept = content.rfind(b"\n") + 1
+            self._file.truncate(kept)
             self._file.seek(0, os.SEEK_END)
         except OSError as error:
             raise storage_error(self.path, error) from error
+        return keep_bytes - kept
 
     def append(self, records: Iterable[Mapping[str, Any]]) -> None:
         """Raises StorageError when there is no space."""

@@ -3,19 +3,29 @@ import json
 import logging
 import os
 import shlex
+import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
-from experiment_parts.runs.checkpoints import epoch_path, list_epochs, read_checkpoint_state, save_checkpoint
+from experiment_parts.records.run_records import RunRecords
+from experiment_parts.runs.checkpoints import (
+    epoch_path,
+    list_epochs,
+    load_checkpoint,
+    read_checkpoint_state,
+    save_checkpoint,
+)
+from experiment_parts.runs.console import Console
 from experiment_parts.runs.run_folder import add_start, open_run_folder
 from utils.config import ExperimentConfig, check_config
 from utils.config.changes import EVALUATION_KEYS, FREE_KEYS, TRAINING_KEYS, check_config_changes
 from utils.config.command_line import parse_command_line
 from utils.errors import ConfigError, StorageError
+from utils.files.atomic_files import read_regular
+from utils.files.tables import JsonLines
 from utils.paths import REPOSITORY_ROOT
 
 
@@ -42,15 +52,12 @@ def opened():
         folder.unlock()
 
 
-def train(folder, epochs, config=None):
+def train(folder, epochs, config=None, **more):
     """Leave the checkpoints that a run of so many epochs would."""
-    name = folder.path.name
     for epoch in epochs:
-        save_checkpoint(
-            epoch_path(folder.saved_models, epoch),
-            {"w": torch.ones(2)},
-            {"epoch": epoch, "iteration": 4 * epoch, "config": config or config_of(name)},
-        )
+        state = {"epoch": epoch, "iteration": 4 * epoch, "config": config or config_of(folder.path.name)}
+        state |= {"rows": [], "curves": [], "metrics_jsonl_bytes": 17, "run_id": folder.run_id} | more
+        save_checkpoint(epoch_path(folder.saved_models, epoch), {"w": torch.ones(2)}, state)
     (folder.logs / "metrics.jsonl").write_text('{"iteration": 1}\n')
     folder.unlock()
 
@@ -58,7 +65,8 @@ def train(folder, epochs, config=None):
 def test_a_new_run_has_its_folders_and_its_config(root, opened):
     folder = opened(root, "run")
     assert sorted(os.listdir(folder.path)) == [".lock", "config.json", "logs", "saved_models", "visual_outputs"]
-    assert json.loads((folder.path / "config.json").read_text()) == config_of("run")
+    assert json.loads((folder.path / "config.json").read_text()) == {"run_id": folder.run_id} | config_of("run")
+    assert len(folder.run_id) == 32 and folder.run_id != opened(root, "another").run_id
 
 
 def test_an_unwritable_place_is_a_storage_error(tmp_path, opened):
@@ -287,7 +295,7 @@ def test_a_checkpoint_that_may_be_good_is_neither_renamed_nor_passed_over(root, 
         monkeypatch.setattr("experiment_parts.runs.checkpoints.FORMAT_VERSION", 2)
     train(folder, [1, 2])
     monkeypatch.undo()
-    read = Path.read_bytes
+    read = read_regular
 
     def fails(path):
         if path.name == "train_model_2.safetensors":
@@ -295,7 +303,7 @@ def test_a_checkpoint_that_may_be_good_is_neither_renamed_nor_passed_over(root, 
         return read(path)
 
     if problem == "cannot be read":
-        monkeypatch.setattr(Path, "read_bytes", fails)
+        monkeypatch.setattr("experiment_parts.runs.checkpoints.read_regular", fails)
     with pytest.raises(StorageError, match=f"train_model_2.safetensors: {problem}.*move (it|the file) away"):
         opened(root, "run")
     assert sorted(os.listdir(folder.saved_models)) == ["train_model_1.safetensors", "train_model_2.safetensors"]
@@ -372,3 +380,186 @@ def test_starts_are_added_to_the_environment_file(tmp_path):
     for number in range(3):
         add_start(tmp_path / "environment.json", {"number": number})
     assert json.loads((tmp_path / "environment.json").read_text()) == {"starts": [{"number": n} for n in range(3)]}
+
+
+# --- which files belong together --------------------------------------------------------------------------------------
+
+
+def test_a_folder_that_is_renamed_or_copied_goes_on_with_its_own_id(root, opened):
+    first = opened(root, "run")
+    train(first, [1, 2])
+    first.path.rename(root / "renamed")
+    again = opened(root, "renamed")
+    assert again.run_id == first.run_id and again.newest_good_checkpoint()[0].name == "train_model_2.safetensors"
+
+
+def test_from_scratch_and_a_branch_have_ids_of_their_own(root, opened):
+    first = opened(root, "run")
+    train(first, [1, 2])
+    branch = opened(root, "branch", config=config_of("branch"), continue_from_epoch=1, source_experiment="run")
+    assert branch.run_id != first.run_id
+    path, state = branch.newest_good_checkpoint()
+    assert state["run_id"] == branch.run_id and state["is_branch"] and state["epoch"] == 1
+    tensors, _ = load_checkpoint(path)
+    assert torch.equal(tensors["w"], torch.ones(2))
+    branch.unlock()
+    assert opened(root, "branch", continue_from_epoch=1, source_experiment="run").run_id == branch.run_id
+    fresh = opened(root, "run", continue_from_epoch="from_scratch")
+    assert fresh.run_id not in (first.run_id, branch.run_id)
+
+
+def test_a_checkpoint_of_another_run_is_set_aside_and_the_one_before_it_is_used(root, opened, caplog):
+    train(opened(root, "other"), [2])
+    mine = opened(root, "run")
+    train(mine, [1, 2])
+    theirs = (root / "other/saved_models/train_model_2.safetensors").read_bytes()
+    epoch_path(mine.saved_models, 2).write_bytes(theirs)
+    again = opened(root, "run")
+    assert again.newest_good_checkpoint()[1]["epoch"] == 1
+    assert "train_model_2.safetensors: not used, it is of another run (its run_id " in caplog.text
+    assert (mine.saved_models / "train_model_2.safetensors.foreign").read_bytes() == theirs
+    assert again.load_usable(epoch_path(mine.saved_models, 1))["w"].tolist() == [1.0, 1.0]
+
+
+def test_where_only_files_of_others_are_left_nothing_is_renamed_and_nothing_begun(root, opened):
+    train(opened(root, "other"), [1])
+    mine = opened(root, "run")
+    train(mine, [1])
+    shutil.copy(root / "other/saved_models/train_model_1.safetensors", mine.saved_models)
+    with pytest.raises(StorageError) as raised:
+        opened(root, "run")
+    assert "no usable checkpoint is left: train_model_1.safetensors is of another run" in str(raised.value)
+    assert "Put this run's own files back under their names. To start over:" in str(raised.value)
+    assert os.listdir(mine.saved_models) == ["train_model_1.safetensors"]
+
+
+def test_swapped_epochs_are_neither_resumed_nor_tested(root, opened, caplog):
+    folder = opened(root, "run")
+    train(folder, [1, 2, 3])
+    one, two = epoch_path(folder.saved_models, 1), epoch_path(folder.saved_models, 2)
+    one_s, two_s = one.read_bytes(), two.read_bytes()
+    one.write_bytes(two_s), two.write_bytes(one_s)
+    again = opened(root, "run")
+    assert again.newest_good_checkpoint()[1]["epoch"] == 3
+    assert again.load_usable(one) is None and again.load_usable(two) is None
+    assert (
+        "train_model_1.safetensors: not used, it holds epoch 2. Set aside as train_model_1.safetensors.foreign"
+        in caplog.text
+    )
+
+
+def test_a_run_of_a_release_without_ids_gets_one_and_its_checkpoints_are_taken(root, opened):
+    old = opened(root, "run")
+    train(old, [1], run_id="")
+    stored = json.loads((old.path / "config.json").read_text())
+    del stored["run_id"]
+    (old.path / "config.json").write_text(json.dumps(stored))
+    again = opened(root, "run")
+    assert again.newest_good_checkpoint()[1]["epoch"] == 1 and len(again.run_id) == 32
+    assert json.loads((old.path / "config.json").read_text())["run_id"] == again.run_id
+
+
+def test_without_config_json_the_id_is_that_of_the_newest_checkpoint(root, opened):
+    folder = opened(root, "run")
+    train(folder, [1, 2])
+    (folder.path / "config.json").unlink()
+    assert opened(root, "run").run_id == folder.run_id
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [{"iteration": "8"}, {"iteration": -5}, {"iteration": True}, {"config": "none"}, {"rows": {}}, {"epoch": 1.0}],
+)
+def test_a_state_that_no_run_has_written_is_damaged_whatever_its_digest(root, opened, caplog, forged):
+    folder = opened(root, "run")
+    train(folder, [1])
+    train(folder, [2], **forged)
+    assert opened(root, "run").newest_good_checkpoint()[1]["epoch"] == 1
+    assert f"no checkpoint of a run, its state lacks a valid {next(iter(forged))}. Set aside as" in caplog.text
+
+
+# --- what is not the run's own ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("files", [["config.json", "logs/mine.txt"], ["notes.txt"], ["logs/run.log"], [".lock"]])
+def test_a_folder_that_no_run_has_made_is_refused_and_stays_as_it_was(root, opened, files):
+    for name in files:
+        (root / "mine" / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / "mine" / name).write_text('{"color": "red"}')
+    before = sorted((root / "mine").rglob("*"))
+    for arguments in ({}, {"continue_from_epoch": "from_scratch"}):
+        with pytest.raises(StorageError, match=r"mine: holds .*, but no run of this program: neither its config.json"):
+            opened(root, "mine", **arguments)
+    assert sorted((root / "mine").rglob("*")) == before
+    assert all((root / "mine" / name).read_text() == '{"color": "red"}' for name in files)
+
+
+def test_what_a_start_that_was_killed_early_has_left_is_no_obstacle(root, opened):
+    (root / "run" / "saved_models").mkdir(parents=True)
+    (root / "run" / "logs").mkdir()
+    opened(root, "run").unlock()
+    (root / "run" / "config.json").unlink()
+    opened(root, "run")
+
+
+@pytest.mark.parametrize("name", [".lock", "logs/run.log", "logs/metrics.jsonl"])
+def test_nothing_is_written_through_a_link_or_a_pipe_in_a_run_folder(root, opened, tmp_path, name):
+    folder = opened(root, "run")
+    train(folder, [1])
+    treasure, place = tmp_path / "treasure", folder.path / name
+    treasure.write_text("gold")
+
+    def start():
+        again = opened(root, "run")
+        with Console() as console:
+            console.open_run_log(again.logs / "run.log")
+        JsonLines(again.logs / "metrics.jsonl").open(0)
+
+    place.unlink(missing_ok=True)
+    place.symlink_to(treasure)
+    with pytest.raises(
+        StorageError, match=f"{name}: a symbolic link to {treasure}; inside a run folder nothing is written"
+    ):
+        start()
+    assert treasure.read_text() == "gold"
+    place.unlink()
+    os.mkfifo(place)
+    with pytest.raises(StorageError, match=f"{name}: no regular file; inside a run folder nothing is written"):
+        start()
+
+
+@pytest.mark.parametrize("name", ["logs", "saved_models", "visual_outputs", "logs/tensorboard", "logs/wandb"])
+def test_a_folder_inside_a_run_folder_that_leads_elsewhere_is_refused(root, opened, tmp_path, name):
+    folder = opened(root, "run")
+    folder.unlock()
+    shutil.rmtree(folder.path / name, ignore_errors=True)
+    (folder.path / name).symlink_to(tmp_path)
+    with pytest.raises(StorageError, match=f"{name}: a symbolic link to {tmp_path};"):
+        opened(root, "run")
+
+
+def test_links_on_the_way_to_the_run_folder_are_followed(root, opened, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    root.symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "scratch").mkdir()
+    (root / "run").symlink_to(tmp_path / "scratch")
+    assert (opened(root, "run").path / "config.json").is_file()
+    assert (tmp_path / "scratch" / "config.json").is_file()
+
+
+def test_lines_of_metrics_that_are_gone_are_missed(root, opened, caplog):
+    folder = opened(root, "run")
+    train(folder, [1])
+    records = RunRecords(opened(root, "run"))
+    (folder.logs / "metrics.jsonl").write_text('{"a": 1}\n')
+    records.open(17)
+    records.close()
+    assert "metrics.jsonl: 8 of its 17 bytes up to the checkpoint are gone" in caplog.text
+
+
+def test_a_file_of_an_epoch_that_was_not_trained_stays(root, opened):
+    folder = opened(root, "run")
+    train(folder, [1, 2, 3, 4, 99])
+    rows = [{"epoch": epoch, "val_accuracy_mean": epoch / 10} for epoch in (1, 2, 3, 4)]
+    RunRecords(folder).write_epochs(rows, [], keep_best=1)
+    assert list(list_epochs(folder.saved_models)) == [3, 4, 99]

@@ -513,3 +513,19 @@ def test_a_learned_head_has_one_number_of_classes():
     assert '"num_classes_per_set" is [5, 1], but must be: greater than or equal to 2. ' in problems_of(
         num_classes_per_set=[5, 1]
     )
+
+
+@pytest.mark.parametrize("name", [".", "..", "..."])
+@pytest.mark.parametrize("key", ["experiment_name", "dataset_name", "dataset_path", "test_dataset_name", "tag"])
+def test_dots_alone_are_no_name(key, name):
+    value = [name] if key == "test_dataset_name" else name
+    with pytest.raises(
+        ConfigError, match=f'"{key}" is .*: dots alone name the folder itself or the one above it; use a'
+    ):
+        check_config({"experiment_name": "x", "evaluate_on_test_set_only": True} | {key: value}, "a.json")
+    check_config({"experiment_name": "..x"}, "a.json")
+
+
+def test_the_number_of_a_run_in_its_config_json_is_no_key():
+    values = {"experiment_name": "x", "run_id": "0" * 32}
+    assert check_config(values, "a.json") == check_config({"experiment_name": "x"}, "a.json")

@@ -1,0 +1,65 @@
+"""Whether a run that has started still has the images and classes that it was started with.
+
+A checkpoint keeps, beside the config, what its training episodes are drawn from: a digest of the decoded images, and of
+each split the names of its classes and a digest of the files in them. Needs no torch.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from utils.config.changes import DATA
+from utils.errors import DataError
+from utils.words import printable
+
+if TYPE_CHECKING:
+    from utils.episodes.source import EpisodeSource
+
+MOST_NAMED = 3
+
+
+def data_of(source: "EpisodeSource") -> dict[str, Any] | None:
+    """Return what a checkpoint keeps of a data source, JSON-able; None: the source does not say what it is made of."""
+    identity = source.identity()
+    if identity is None:
+        return None
+    names = source.class_names
+    splits = {split: facts | {"names": list(names.get(split, ()))} for split, facts in identity["splits"].items()}
+    return {**identity, "splits": splits}
+
+
+def data_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Return a line for everything in which two `data_of` differ; [] where they are the same data."""
+    lines = []
+    for split in sorted({*before["splits"], *now["splits"]}):
+        old, new = before["splits"].get(split), now["splits"].get(split)
+        if old is None or new is None:
+            lines.append(
+                f"{split}: {'not there' if old is None else 'there'} before, {'there' if old is None else 'gone'} now"
+            )
+        elif old["names"] != new["names"]:
+            gone, added = (sorted({*one["names"]} - {*other["names"]}) for one, other in ((old, new), (new, old)))
+            named = "".join(f"; {word}: {_listed(names)}" for word, names in (("gone", gone), ("new", added)) if names)
+            lines.append(f"{split}: {len(old['names'])} classes before, {len(new['names'])} now{named}")
+        elif old["sha256"] != new["sha256"]:
+            lines.append(f"{split}: other image files in the same classes, {old['images']} before, {new['images']} now")
+    if before["content_sha256"] != now["content_sha256"]:
+        digests = before["content_sha256"], now["content_sha256"]
+        lines.append("the images themselves: content {:.12} before, {:.12} now".format(*digests))
+    return lines
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return ", ".join(map(printable, names[:MOST_NAMED])) + more
+
+
+def refuse_other_data(experiment: str, changes: list[str]) -> DataError:
+    """Return the error about a run that would go on with other data than it was started with."""
+    listed = "".join(f"\n  {line}" for line in changes)
+    return DataError(
+        f'experiment "{experiment}" has started with other data, which a started run cannot change:{listed}\n'
+        "To go on with the run, put the dataset back as it was. Else give the run on these data its own "
+        "--experiment_name, or start over with --continue_from_epoch from_scratch (the old folder is renamed, not "
+        "deleted). To test the trained models on these data: --evaluate_on_test_set_only true --tag NAME. To go on all "
+        f"the same, with results that are of no one dataset: --allow_config_change {DATA}."
+    )
