@@ -230,6 +230,7 @@ class FewShotData(FixedEpisodeSource):
 
     def _to_float(self, images: Tensor, role: str, prepared: PreparedEpisodes) -> Tensor:
         """uint8 (B, N, n, C, H, W) to augmented and normalised float (B, N*n, C, H, W)."""
+        # Omniglot's 1-bit images, packed as 0 and 255, become 0 (ink) and 1: the values that the reference trains on.
         images = images.flatten(1, 2).to(self.preprocessing.dtype).div_(255)
         if role in prepared.augmentation:
             parameters = copy_to(self.device, prepared.augmentation[role])
@@ -263,6 +264,7 @@ def build_drawing(config: ExperimentConfig, listed: Mapping[EpisodeShape, Episod
     """Unpack what a config says of drawing; `listed`, where the episodes are given."""
     return Drawing(
         config.validation_shape,
+        # One seed for both, as in the reference; their streams differ (`STREAMS`), so their episodes do.
         {"train": config.train_seed, "val": config.val_seed, "test": config.val_seed},
         config.number_of_train_tasks,
         config.class_rotation,

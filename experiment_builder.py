@@ -63,6 +63,7 @@ class ExperimentSettings:
     early_stopping_patience: int = 0
     is_regression: bool = False
     max_models_to_save: int = 5
+    # As in the released code; its commit of 2018-11-25 took three.
     number_of_ensemble_models: int = 5
     test_batch_norm_statistics: tuple[str, ...] = ("transductive",)
     log_every_iterations: int = 10
@@ -164,6 +165,8 @@ class ExperimentBuilder:
             while not self.is_trained:
                 self.train_epoch()
                 done_here = self.epochs_done - first_epoch
+                # After the last epoch there is nothing to pause before but the test, for which the reference needs a
+                # second start.
                 if done_here == settings.total_epochs_before_pause and not self.is_trained:
                     log.info(
                         "Paused after %d epochs, at epoch %d of %d. Run the same command to go on.",
@@ -195,6 +198,7 @@ class ExperimentBuilder:
             self._train_iterations(under_way, epoch, schedule, progress)
             train_time_s, start = under_way.time_s, time.perf_counter()
             val = None
+            # The last epoch in any case: the test ranks models by their validation and could not choose it otherwise.
             if (epoch + 1) % settings.validate_every_epochs == 0 or is_last:
                 progress.phase(f"validation on {settings.num_evaluation_tasks} tasks")
                 try:
@@ -228,6 +232,8 @@ class ExperimentBuilder:
         self.rows.append(row)
         self.curves.append(entry)
         self._under_way = None
+        # The checkpoint before the tables: a start makes these anew from it (`_resume`), so a kill in between loses
+        # nothing.
         self.records.save_epoch(self.epochs_done, *self._state())
         self._saved()
         self.records.write_epochs(self.rows, self.curves, settings.max_models_to_save)
@@ -247,10 +253,13 @@ class ExperimentBuilder:
             else:
                 meta_gradients = self._meta_gradients(iteration, epoch)
                 gradients = meta_gradients.gradients
+                # Nothing here waits for the device: metrics, and whether the update was applied, stay there until they
+                # are read.
                 under_way.add(iteration, meta_gradients.metrics, self.learner.meta_update(meta_gradients, epoch))
             self.iteration = iteration
             if iteration % self.settings.log_every_iterations == 0 or iteration == last_iteration:
                 self._end_interval(under_way, epoch, schedule, progress, gradients)
+        # What came with the last iteration counts before the validation, which may take long, begins.
         self._save_if_due(under_way)
 
     def _end_interval(
@@ -330,6 +339,8 @@ class ExperimentBuilder:
 
     def _stop_before(self, iteration: int, metrics: Mapping[str, Sequence[float]], under_way: EpochMetrics) -> NoReturn:
         epoch, n_tasks = self.epochs_done, self.settings.tasks_per_meta_batch
+        # Metrics are read some iterations late, but the learner has refused every update since (`UpdateGuard`): its
+        # state is that of the iteration before.
         self.iteration = iteration - 1
         if self.iteration > under_way.first_iteration:
             self.records.save_unfinished(*self._state({"under_way": under_way.state()}))
@@ -493,6 +504,7 @@ class ExperimentBuilder:
         now = self.learner.annealing_epochs
         if now == stored_epochs or 0 in (now, stored_epochs):  # 0: a schedule without a period
             return
+        # Over another number of epochs than before the rate would jump in the middle of the run.
         if self.settings.restart_schedule:
             log.info("restart_schedule: the meta learning rate is annealed over %d epochs, not %d.", now, stored_epochs)
             return

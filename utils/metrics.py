@@ -113,6 +113,7 @@ class RunningStatistics:
         """(mean, standard deviation), both None without values."""
         if self.count == 0:
             return None, None
+        # By n, not n - 1: numpy's std, which fills these columns in the reference.
         return self.mean, math.sqrt(self.squares / self.count)
 
 

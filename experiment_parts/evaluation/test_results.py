@@ -43,6 +43,8 @@ def score_models(outputs: "Tensor", labels: "Tensor", models: Sequence[dict[str,
     """
     for model, of_model in zip(models, outputs, strict=True):
         _refuse_non_finite(_task_scores(of_model, labels), model)
+    # The mean of logits, not of probabilities, as in the reference. Its deviation, though, is that of hits and misses
+    # over images, about sqrt(p (1 - p)) however many tasks there are; here it is over tasks, which are independent.
     ensemble, *single = (summarise(_task_scores(some, labels)) for some in (outputs.mean(dim=0), *outputs))
     return {
         "score": score_of(is_regression(labels)).key,

@@ -100,6 +100,7 @@ def look_at_gradients(learner: Learner, episodes: Episodes, epoch: int) -> "tupl
     clock = _GradientClock(device, learner.meta_parameters().values())
     is_second_order = learner.is_second_order(epoch)
     angle = None
+    # A replay runs no Python: the clock, which watches calls of autograd.grad, would see none.
     with learner.execution.replayed.off():
         with clock:
             meta_gradients = learner.meta_gradients(episodes, epoch)

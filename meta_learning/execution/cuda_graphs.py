@@ -143,6 +143,7 @@ class GraphedComputation:
             layout[:] = [
                 (group, name, value.shape) for group, values in results.items() for name, value in values.items()
             ]
+            # One tensor for all results: what leaves the graph's memory is copied by one kernel, not by one for each.
             return torch.cat([value.detach().reshape(-1) for values in results.values() for value in values.values()])
 
         recording, flat = self._record(flat_result)

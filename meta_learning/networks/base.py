@@ -90,6 +90,7 @@ def initialise_kaiming(network: MetaNetwork, generator: torch.Generator, negativ
     """
     for module in network.modules():
         if isinstance(module, MetaConv2d):
+            # fan_out: the backward pass keeps its scale; torchvision's choice, beside torch's default fan_in.
             nn.init.kaiming_normal_(module.weight, negative_slope, mode="fan_out", generator=generator)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)

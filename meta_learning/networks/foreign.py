@@ -52,6 +52,7 @@ class KeyedDropout(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Drop activations of x (n, F, ...) while meta-training."""
         index = self.current.n_dropouts
+        # By the place of the call, not of the layer: a layer that is called twice drops differently each time.
         self.current.n_dropouts += 1
         return drop(x, self.rate, self.current.pass_, index, whole_channels=self.whole_channels)
 
@@ -137,6 +138,7 @@ class ForeignNetwork(MetaNetwork):
         of_body = {
             name.removeprefix("body."): value for name, value in (params or {}).items() if name.startswith("body.")
         }
+        # vmap maps tensors alone: zeros stand for seeds that no layer is going to use.
         seeds = (
             torch.zeros(n_tasks, dtype=torch.int64, device=images.device)
             if pass_.dropout_seeds is None
@@ -244,6 +246,7 @@ def replace_layers(
             new.register_forward_hook(call.after, with_kwargs=True)
         elif type(layer) in KEPT_NORMS:
             kind = KEPT_NORMS[type(layer)]
+            # The very parameters of the user's layer under a class of ours, which the learner recognises.
             new = kind.__new__(kind)
             new.__dict__.update(vars(layer))
         elif type(layer) in DROPOUTS:
@@ -262,6 +265,7 @@ def _our_norm(plain: nn.Module, shape: tuple[int, ...], norm: NormChoice, dtype:
         norm = replace(norm, learn_weight=False, learn_bias=False)
     ours = norm.build(tuple(shape[1:])).to(dtype)
     ours.eps = plain.eps
+    # A layer norm of ours has the shape (C, H, W), into which weights per channel do not fit.
     if plain.affine and norm.layer != "layer_norm":
         ours.weight.copy_(plain.weight)  # every row
         ours.bias.copy_(plain.bias)

@@ -50,6 +50,7 @@ class MetaTaskNorm2d(_AffineNorm):
     ) -> None:
         super().__init__(n_filters, n_parameter_rows, learn_weight, learn_bias)
         self.eps = eps
+        # sigmoid(0) = 1/2: both kinds of statistics count equally at the start, whatever the size of the context.
         self.alpha_scale = nn.Parameter(torch.tensor(0.0))
         self.alpha_offset = nn.Parameter(torch.tensor(0.0))
 
@@ -97,6 +98,7 @@ class MetaGroupNorm(_AffineNorm):
     ) -> Tensor:
         """Normalise x (n, B*F, H, W); "weight" and "bias" are (B, F) where the inner loop adapts them."""
         weight, bias = self.affine(params, n_tasks, pass_ or Pass(), name)
+        # B*F channels in B*G neighbouring groups: none reaches over two tasks.
         return F.group_norm(x, n_tasks * self.n_groups, weight, bias, self.eps)
 
 
@@ -113,6 +115,7 @@ class MetaLayerNorm(nn.LayerNorm, MetaNorm):
     ) -> Tensor:
         """Normalise x (n, B*C, H, W) image by image; "bias" is (B, C, H, W) where it is adapted."""
         unfolded = x.unflatten(1, (n_tasks, -1))  # (n, B, C, H, W)
+        # Without weight and bias, which differ from task to task; torch's function takes one for all.
         out = F.layer_norm(unfolded, self.normalized_shape, eps=self.eps)
         out = out * given_or_own(self, params, "weight", n_tasks) + given_or_own(self, params, "bias", n_tasks)
         return out.flatten(1, 2)

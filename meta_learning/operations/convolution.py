@@ -84,6 +84,7 @@ class _ConvolutionBackward(torch.autograd.Function):
         ctx.geometry, ctx.dtype = geometry, grad.dtype
         ctx.set_materialize_grads(False)
         for_x, for_weight, _ = _backward(narrow, x, weight, geometry, (*wanted[:2], False))
+        # A sum over the wide gradient, not by the convolution's backward, which would round it first.
         for_bias = grad.sum(dim=(0, 2, 3)) if wanted[2] else None
         return _as(grad.dtype, for_x), _as(grad.dtype, for_weight), for_bias
 

@@ -8,6 +8,7 @@ _MULTIPLIERS = (-4658895280553007687, -7723592293110705685)  # splitmix64's, sig
 
 
 def _logical_shift_right(values: Tensor, bits: int) -> Tensor:
+    # torch shifts signed numbers, copying the sign; the mask takes the copies away.
     return (values >> bits) & ((1 << (64 - bits)) - 1)
 
 
@@ -40,5 +41,6 @@ def hashed_uniform(seeds: Tensor, stream: int, shape: tuple[int, ...]) -> Tensor
         size *= side
     keys = _mix(seeds + _wrapped(stream * _GOLDEN))
     positions = torch.arange(1, size + 1, device=seeds.device) * _GOLDEN
+    # The upper 24 bits: as many as a float32 below 1 holds exactly.
     bits = _logical_shift_right(_mix(keys[:, None] + positions), 40)
     return (bits.to(torch.float32) / (1 << 24)).view(len(seeds), *shape)

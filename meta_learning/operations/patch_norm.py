@@ -65,6 +65,7 @@ class _NormalisedMap(torch.autograd.Function):
         if grad is None:
             return None, None, None, None, None, None
         for_weight, *for_others = _NormalisedMapBackward.apply(grad, *ctx.saved_tensors)
+        # The norm takes the convolution's bias out again: its gradient is zero, one number seen B*F times.
         return for_weight, grad.new_zeros(()).expand(grad.shape[:2]), *for_others, None, None
 
 

@@ -28,6 +28,7 @@ def window_maxima(linear: Tensor, windows: Tensor, negative_slope: float) -> Ten
         linear: A (B, F, K).
         windows: patches p (n*B, q, L, K).
     """
+    # Measured on a CPU: 0.396 s per 5-way iteration one by one, 0.446 all at once.
     operation = _PixelByPixel if linear.device.type == "cpu" else _AllPixels
     return operation.apply(linear, windows, negative_slope)
 
@@ -93,6 +94,8 @@ class _PixelByPixel(torch.autograd.Function):
         for window in others:
             torch.bmm(window, matrices, out=values)
             if ctx.needs_input_grad[0]:
+                # Strictly greater: of equal pixels the first wins, as in torch's max-pooling. On Omniglot's blank
+                # windows all are equal.
                 is_new.append(torch.gt(values, maxima, out=torch.empty_like(values)))
             torch.maximum(maxima, values, out=maxima)
         if ctx.needs_input_grad[0]:

@@ -29,11 +29,13 @@ three are those of fmu2/PyTorch-MAML, as are flip and enlarge."""
 
 JITTER = 0.4
 """Brightness, contrast and saturation are multiplied by 1 - JITTER to 1 + JITTER."""
+# Shares, ratios and attempts are the defaults of torchvision's RandomResizedCrop.
 CROP_AREA = (0.08, 1.0)
 CROP_RATIO = (3 / 4, 4 / 3)
 CROP_ATTEMPTS = 10
 PADDING = 8 / 84
 """Of the image's side: 8 pixels of 84."""
+# The usual resize to 256 and crop of 224, as fmu2 does it at any size.
 ENLARGEMENT = 256 / 224
 GREY = (0.2989, 0.587, 0.114)
 """Shares of red, green and blue in a grey value (ITU-R BT.601)."""
@@ -93,6 +95,8 @@ class RandomResizedCrop:
 
         Of ten drawn shapes the first that fits; the largest in the middle if none does.
         """
+        # All ten are drawn even where the first fits: a fixed number of words makes a crop a function of its image's
+        # number.
         numbers = uniform(words[:, : 2 * CROP_ATTEMPTS]).reshape(-1, CROP_ATTEMPTS, 2)
         area = self.height * self.width * (CROP_AREA[0] + (CROP_AREA[1] - CROP_AREA[0]) * numbers[:, :, 0])
         low, high = np.log(CROP_RATIO)

@@ -36,6 +36,7 @@ class Prefetcher(Generic[Result]):
         """
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, thread_name_prefix="prefetching")
+        # After a resume, an iteration that is left out, or a replay what is under way has the wrong numbers.
         if number != next(iter(self._under_way), None):
             self._give_up()
         for wanted in range(number, number + 1 + self._ahead):

@@ -22,6 +22,7 @@ STREAMS = {
 LARGEST_SEED = 2**56 - 1
 """Eight of the key's 64 bits hold the stream."""
 
+# Salmon et al. 2011; the increments are (sqrt(5) - 1) / 2 and sqrt(3) - 1, times 2^32.
 _MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
 _KEY_INCREMENTS = (0x9E3779B9, 0xBB67AE85)
 _LOW_32_BITS = np.uint64(0xFFFFFFFF)

@@ -87,6 +87,7 @@ def decode_image(path: Path | BinaryIO, pixel_format: PixelFormat) -> np.ndarray
     with Image.open(path, formats=DECODERS) as opened:
         if opened.format in ("PNG", "WEBP") and getattr(opened, "is_animated", False):
             raise ValueError("animated image")
+        # All of it, so that a truncated file is an error; the reference accepted it silently.
         opened.load()
         image = ImageOps.exif_transpose(opened)
     if image.mode.startswith("I"):
@@ -96,6 +97,7 @@ def decode_image(path: Path | BinaryIO, pixel_format: PixelFormat) -> np.ndarray
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    # Before the resize: Pillow takes the nearest pixel for 1-bit and palette images, whatever filter is given.
     image = image.convert("L" if pixel_format.channels == 1 else "RGB")
     if image.size != (pixel_format.width, pixel_format.height):
         image = image.resize((pixel_format.width, pixel_format.height), RESIZE_FILTERS[pixel_format.resize_filter])
