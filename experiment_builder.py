@@ -311,14 +311,14 @@ class ExperimentBuilder:
         )  # fmt: skip
 
     def _meta_gradients(self, iteration: int, epoch: int) -> "MetaGradients":
-        """Of the whole meta-batch of an iteration (from 1): each rank computes its part. Their flags ride along."""
+        """Compute those of the whole meta-batch of an iteration (from 1), each rank its part. Flags ride along."""
         own = self.learner.meta_gradients(self.training_episodes(iteration), epoch)
         of_all, flags = self.group.mean(own, self.settings.tasks_per_meta_batch, self._flags.to_ride())
         self._flags.learn(flags)
         return of_all
 
     def training_episodes(self, iteration: int) -> EpisodeBatch:
-        """This rank's part of the meta-batch of an iteration, counted from 1; the time that it takes is counted."""
+        """Return this rank's part of the meta-batch of an iteration, counted from 1; count the time that it takes."""
         start = time.perf_counter()
         episodes = self._training_source.of_iteration(iteration)
         if self._under_way is not None:
@@ -425,7 +425,7 @@ class ExperimentBuilder:
         self.observers.on_save(self.iteration)
 
     def _state(self, more: Mapping[str, Any] | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """What a checkpoint holds: tensors and JSON-able state."""
+        """Return what a checkpoint holds: tensors and JSON-able state."""
         state = {
             "epoch": self.epochs_done,
             "iteration": self.iteration,

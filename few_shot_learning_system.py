@@ -240,7 +240,7 @@ class FewShotLearner(nn.Module):
 
         Source: Nichol et al. 2018, Algorithm 2.
         """
-        # Not theta[S] - theta[0], since the outer optimiser descends: SGD of rate epsilon then takes the step of the paper,
+        # Not theta[S] - theta[0], since the outer optimiser descends: SGD of rate epsilon then takes the paper's step,
         # theta + epsilon (theta[S] - theta), and Adam takes this for the gradient, as is proposed there, too.
         after = {f"network.{name}": value.detach().mean(0) for name, value in adapted.params.items()}
         return {

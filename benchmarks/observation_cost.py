@@ -32,7 +32,7 @@ LONGEST_ORDER_MS = 1.0
 
 
 def measure(config: ExperimentConfig) -> dict[str, list[float]]:
-    """Name -> seconds of each of its repetitions; leaves nothing behind."""
+    """Return name -> seconds of each of its repetitions; leaves nothing behind."""
     import torch
 
     from data import build_data
@@ -101,7 +101,7 @@ def measure(config: ExperimentConfig) -> dict[str, list[float]]:
 
 
 def table(config: ExperimentConfig, measured: dict[str, list[float]]) -> str:
-    """The measurements and what follows from them."""
+    """Return the measurements and what follows from them."""
     lines = [f"{'':<30}{'median':>12}{'longest':>12}{'repeated':>10}"]
     lines += [
         f"{name:<30}{_text(statistics.median(row)):>12}{_text(max(row)):>12}{len(row):>10}"
@@ -129,7 +129,7 @@ def _text(seconds: float) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Command line; returns the exit code."""
+    """Run the command line; return the exit code."""
     if {"-h", "--help"}.intersection(arguments):
         print(__doc__)
         return 0

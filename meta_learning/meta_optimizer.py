@@ -162,7 +162,7 @@ class MetaOptimizer:
         return {name: gradient * share for name, gradient in gradients.items()}
 
     def _changed_by_a_step(self) -> list[Tensor]:
-        """Parameters and moments; the counts of steps are on the host."""
+        """Return parameters and moments; the counts of steps are on the host."""
         self._begin()
         moments = [self.torch_optimizer.state[p][key] for p in self._parameters.values() for key in self._moment_names]
         return [*self._parameters.values(), *moments]
@@ -288,6 +288,6 @@ class UpdateGuard:
         # wait.
         before = [tensor.detach().clone() for tensor in changed]
         yield stays
-        # In place: optimiser and layers hold these very tensors. Where gradients are on, torch refuses a parameter as `out`.
+        # In place: optimiser and layers hold these very tensors. Detached: with gradients on `out` refuses them.
         for tensor, old in zip(changed, before, strict=True):
             torch.where(stays, tensor.detach(), old, out=tensor.detach())

@@ -161,7 +161,7 @@ def first_config(template: Path, chosen: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def template_variables(template: Path) -> set[str]:
-    """Names of the variables of a template."""
+    """Return the names of the variables of a template."""
     return _variables(template.read_text(encoding="utf-8"))
 
 
@@ -321,7 +321,8 @@ def _read_values(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def _name_problems(candidates: list[Candidate]) -> Iterator[str]:
-    """Two configs may share neither a file nor a run folder (letter case does not tell folders apart everywhere).
+    """Yield what breaks the rule that two configs share neither a file nor a run folder (letter case does not tell
+    folders apart everywhere).
 
     One message for each template, or pair of templates, however many of its configs share names.
     """
@@ -373,7 +374,7 @@ def _distinct_pattern(candidates: list[Candidate]) -> str:
 
 
 def _shared_run_folders(config_folder: Path) -> list[str]:
-    """Notes on hand-written configs whose experiment_name, and hence run folder, is another config's too."""
+    """Return notes on hand-written configs whose experiment_name, and hence run folder, is another config's too."""
     owners: dict[str, str] = {}
     notes = []
     for path in sorted(config_folder.glob("[!.]*.json")):

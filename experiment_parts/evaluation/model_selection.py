@@ -18,7 +18,7 @@ Model = tuple[dict[str, Any], "dict[str, Tensor]"]
 
 
 def load_best(saved_models: Path, rows: Sequence[Mapping[str, Any]], n_models: int) -> list[Model]:
-    """The best models by validation accuracy that verify; without any validation yet, the newest.
+    """Load the best models by validation accuracy that verify; without any validation yet, the newest.
 
     Raises:
         StorageError: none is left.
@@ -38,7 +38,7 @@ def load_best(saved_models: Path, rows: Sequence[Mapping[str, Any]], n_models: i
 
 
 def load_chosen(path: Path) -> list[Model]:
-    """The one model of a file that the user names.
+    """Load the one model of a file that the user names.
 
     Raises:
         StorageError: it cannot be read.
@@ -50,7 +50,7 @@ def load_chosen(path: Path) -> list[Model]:
 
 
 def chosen_checkpoint(saved_models: Path, wanted: str) -> Path:
-    """From the key load_checkpoint, an epoch number or a path, to the file.
+    """Return the file that the key load_checkpoint, an epoch number or a path, means.
 
     Raises:
         ConfigError: it does not exist.
@@ -63,7 +63,7 @@ def chosen_checkpoint(saved_models: Path, wanted: str) -> Path:
 
 
 def load_or_set_aside(path: Path) -> "dict[str, Tensor] | None":
-    """The tensors of a checkpoint; None when it is damaged, which renames it and says so.
+    """Return the tensors of a checkpoint; where it is damaged, rename it, log that and return None.
 
     Raises:
         StorageError: it cannot be read, or is of another release.

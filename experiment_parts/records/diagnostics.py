@@ -266,7 +266,7 @@ def _reduced_size(height: int, width: int) -> tuple[int, int]:
 
 
 def _reduced(pixels: Tensor) -> Tensor:
-    """uint8 (B, n, C, H, W) to uint8 (B*n, C, h, w)."""
+    """Reduce uint8 (B, n, C, H, W) to uint8 (B*n, C, h, w)."""
     size = _reduced_size(*pixels.shape[-2:])
     images = pixels.flatten(0, 1)
     if size == tuple(pixels.shape[-2:]):

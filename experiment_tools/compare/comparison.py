@@ -132,7 +132,7 @@ def _column(result: Result) -> Column:
 
 
 def training_column(run: Run) -> Column:
-    """Dataset, first way, first shot and queries that a run trains and validates on."""
+    """Return the dataset, first way, first shot and queries that a run trains and validates on."""
 
     def first(value: Any) -> int:
         return value[0] if isinstance(value, list) else value
@@ -159,7 +159,7 @@ def _missing_note(run: Run, statistics: str | None) -> str:
 
 
 def _protocol_notes(columns: Sequence[Column], cells: dict[tuple[str, Column], Cell]) -> list[str]:
-    """What is the same in a column in one line, and what is not in a warning."""
+    """Return what is the same in a column in one line, and what is not in a warning."""
     notes = []
     for column in columns:
         found = [result for (_, other), cell in cells.items() if other == column for result in cell.results]
@@ -219,14 +219,14 @@ def difference(column: Column, first: str, second: str, one: Cell, other: Cell) 
 
 
 def _pooled(cell: Cell, scores: Sequence[np.ndarray]) -> np.ndarray:
-    """Independent numbers of one method: means per task over runs on the same tasks, else all scores."""
+    """Return independent numbers of one method: means per task over runs on the same tasks, else all scores."""
     if len({(result.digest, len(values)) for result, values in zip(cell.results, scores, strict=True)}) == 1:
         return np.mean(scores, axis=0)
     return np.concatenate(scores)
 
 
 def _paired(a: np.ndarray, b: np.ndarray) -> tuple[float, float, float, float]:
-    """(mean of a - b, its 95 % interval, p) over tasks; p is 1 where no task differs."""
+    """Return (mean of a - b, its 95 % interval, p) over tasks; p is 1 where no task differs."""
     from scipy.stats import ttest_rel
 
     if np.ptp(a - b) == 0:
@@ -254,7 +254,7 @@ def _p_over_seeds(one: Cell, other: Cell) -> float | None:
 
 
 def _with_holm(differences: Sequence[Difference]) -> tuple[Difference, ...]:
-    """Holm 1979: the k-th smallest of n p-values times n - k + 1, never below the one before, at most 1."""
+    """Correct p-values by Holm 1979: the k-th smallest of n times n - k + 1, never below the one before, at most 1."""
     tested = sorted((d.p, place) for place, d in enumerate(differences) if d.p is not None and not math.isnan(d.p))
     corrected: dict[int, float] = {}
     highest = 0.0

@@ -20,8 +20,8 @@ Rates = Mapping[str, Sequence[float]]
 
 
 def inner_rates(run: Run) -> Section:
-    """Learned inner learning rates: layer x step, with their way over epochs in each cell; of Meta-SGD how they are
-    spread.
+    """Show learned inner learning rates: layer x step, with their way over epochs in each cell; of Meta-SGD how they
+    are spread.
     """
     section = Section(
         "inner-rates",
@@ -98,13 +98,13 @@ def inner_rates(run: Run) -> Section:
 
 
 def start_of(config: Mapping[str, Any], name: str) -> float:
-    """Where a parameter's inner rate begins."""
+    """Return where a parameter's inner rate begins."""
     start = config.get("init_inner_loop_learning_rate") or 0.1
     return (config.get("init_head_inner_loop_learning_rate") or start) if name.startswith("head.") else start
 
 
 def element_rates(epochs: Sequence[Entry], starts: Mapping[str, float]) -> list[tuple[str, Markup | None]]:
-    """(weight, how the rates of its elements are spread over epochs) of Meta-SGD, which has one per element."""
+    """Return (weight, how the rates of its elements are spread over epochs) of Meta-SGD, which has one per element."""
     looked = [entry for entry in epochs if entry.get("rate_quantiles")]
     names = [name for name in looked[-1]["rate_quantiles"] if name.endswith("weight")][:MOST_WEIGHTS] if looked else []
     charts = []
@@ -136,7 +136,7 @@ def element_rates(epochs: Sequence[Entry], starts: Mapping[str, float]) -> list[
 
 
 def rates_of(entry: Entry) -> dict[str, list[float]]:
-    """name -> one rate per step, of an epoch's entry; names whose rates are of another kind are left out."""
+    """Return name -> one rate per step, of an epoch's entry; names whose rates are of another kind are left out."""
     rates = entry.get("learned_rates") or {}
     return {
         name: row for name, row in rates.items()
@@ -165,12 +165,12 @@ def _mean(values: Sequence[float]) -> float | None:
 
 
 def _ends(legends: list[Legend]) -> list[Legend]:
-    """First, middle and last where there are too many: the ramp says the rest."""
+    """Return first, middle and last where there are too many: the ramp says the rest."""
     return legends if len(legends) <= MOST_LEGENDS else [legends[0], legends[len(legends) // 2], legends[-1]]
 
 
 def batch_norm(run: Run) -> Section:
-    """Statistics and parameters of the norm layers, per inner step where they have rows of their own."""
+    """Show statistics and parameters of the norm layers, per inner step where they have rows of their own."""
     section = Section(
         "batch-norm",
         "Batch norm",
@@ -223,7 +223,7 @@ def _numbers(values: Any) -> bool:
 
 
 def gradients(run: Run) -> Section:
-    """Norms of meta-gradients and updates, and the angle between first and second order."""
+    """Show norms of meta-gradients and updates, and the angle between first and second order."""
     section = Section(
         "gradients",
         "Gradients and updates",
@@ -303,7 +303,7 @@ def gradients(run: Run) -> Section:
 
 
 def angle_chart(looked: Sequence[Entry]) -> Markup | None:
-    """Angle over epochs; the background and a mark tell where the derivative order changes."""
+    """Draw the angle over epochs; the background and a mark show where the derivative order changes."""
     angles = [(entry["epoch"], entry["gradients"].get("angle_degrees")) for entry in looked]
     switch = _switch(looked)
     axes = Axes(
@@ -319,7 +319,7 @@ def angle_chart(looked: Sequence[Entry]) -> Markup | None:
 
 
 def _switch(looked: Sequence[Entry]) -> int | None:
-    """The first epoch of second order after one of first order."""
+    """Return the first epoch of second order after one of first order."""
     orders = [(entry["epoch"], entry["gradients"].get("order")) for entry in looked]
     return next(
         (epoch for (_, before), (epoch, now) in itertools.pairwise(orders) if (before, now) == ("first", "second")),
@@ -340,7 +340,7 @@ def _ratio(update: Mapping[str, float | None] | None) -> float | None:
 
 
 def norm_strips(looks: Sequence[tuple[int, Mapping[str, float | None]]], what: str) -> list[dict[str, Any]]:
-    """One strip of cells per parameter, layer by layer.
+    """Draw one strip of cells per parameter, layer by layer.
 
     Args:
         looks: (epoch, name -> norm).

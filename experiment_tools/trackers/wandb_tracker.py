@@ -107,7 +107,7 @@ class WandbTracker(Observer):
         self._run.summary.update(summary_scalars(summary))
 
     def on_end(self) -> None:
-        """What no checkpoint holds is told again by the next process, so it is dropped here."""
+        """Drop what no checkpoint holds: the next process reports it again."""
         if self._run is not None:
             self._run.finish()
 

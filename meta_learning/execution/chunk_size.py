@@ -37,9 +37,7 @@ class _Held:
 
 @contextmanager
 def held_by_autograd() -> Iterator[Callable[[], int]]:
-    """Inside, watch what autograd keeps for backward passes; yields a function that tells the most bytes it held at
-    one time.
-    """
+    """Watch what autograd keeps for backward passes inside; yield a function of the most bytes it held at one time."""
     storages: dict[int, list[int]] = {}
     peak = 0
 
@@ -108,7 +106,7 @@ class TaskChunks:
         self._is_open = automatic
 
     def of(self, n_tasks: int) -> int:
-        """Tasks at once, of this many."""
+        """Return the tasks at once, of this many."""
         return min(self.size or n_tasks, n_tasks)
 
     def reuse(self, size: int | None) -> None:
@@ -174,7 +172,7 @@ class TaskChunks:
                 torch.cuda.empty_cache()
 
     def _need(self, size: int, n_tasks: int, device: torch.device, compute_one: Callable[[], Any]) -> str:
-        """What to tell of a failure: the memory of the chunk, by that of one task where it can be computed."""
+        """Return what the error reports: the memory of the chunk, by that of one task where it can be computed."""
         if self.bytes_per_task is None and size > 1:
             try:
                 self.bytes_per_task = peak_bytes(compute_one, device, self.parameter_bytes)

@@ -90,7 +90,7 @@ class GraphedComputation:
 
     @contextmanager
     def off(self) -> Iterator[None]:
-        """Inside, functions run as they are, for those who watch them: a replay shows nothing of what it computes."""
+        """Run functions as they are inside, for those who watch them: a replay shows nothing of what it computes."""
         record, self._record = self._record, None
         try:
             yield
@@ -98,7 +98,7 @@ class GraphedComputation:
             self._record = record
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "GraphedComputation":
-        """A copy of the learner computes from other parameters and records anew."""
+        """Return one without recordings: a copy of the learner computes from other parameters."""
         return GraphedComputation(self._record)
 
     def __call__(self, function: Callable[[Tensors], Nested], inputs: Tensors, key: Hashable) -> Nested:

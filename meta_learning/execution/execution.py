@@ -67,7 +67,7 @@ class Execution:
 
     @classmethod
     def of(cls, network: nn.Module) -> "Execution":
-        """All tasks at once, nothing recorded, in the number format of the network's parameters."""
+        """Build one that computes all tasks at once, in the number format of the parameters, and records nothing."""
         return cls(TaskChunks(None, automatic=False), GraphedComputation(None), ConvolutionPrecision(network))
 
     def measure_with(self, parameters: Iterable[Tensor]) -> None:

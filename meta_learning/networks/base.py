@@ -61,7 +61,7 @@ class MetaNetwork(nn.Module):
         return self.classify(self.features(images, params, pass_), params)
 
     def norm_layers(self) -> dict[str, MetaNorm]:
-        """Name -> norm layer, in the order of the forward pass."""
+        """Return name -> norm layer, in the order of the forward pass."""
         return {name: module for name, module in self.named_modules() if isinstance(module, MetaNorm)}
 
     def needs_support(self, pass_: Pass) -> bool:
@@ -101,7 +101,7 @@ def initialise_kaiming(network: MetaNetwork, generator: torch.Generator, negativ
 
 
 def plain_names(network: MetaNetwork, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors called as in the network, under the names that saved ones have."""
+    """Return the tensors called as in the network, under the names that saved ones have."""
     state = dict(tensors)
     _rename(state, "", network.plain_prefixes)
     return state

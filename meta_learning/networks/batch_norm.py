@@ -71,7 +71,7 @@ class _AffineNorm(MetaNorm):
         self.bias = nn.Parameter(torch.zeros(shape), requires_grad=learn_bias)
 
     def affine(self, params: Parameters | None, n_tasks: int, pass_: Pass, name: str) -> tuple[Tensor, Tensor]:
-        """Weight and bias of this step, (B*F,) each: passed in or the layer's own."""
+        """Return the weight and bias of this step, (B*F,) each: passed in or the layer's own."""
         return self._affine("weight", params, n_tasks, pass_, name), self._affine("bias", params, n_tasks, pass_, name)
 
     def _affine(self, key: str, params: Parameters | None, n_tasks: int, pass_: Pass, name: str) -> Tensor:
@@ -198,7 +198,7 @@ class MetaBatchNorm2d(_AffineNorm):
         return out
 
     def _fixed_statistics(self, n_tasks: int, pass_: Pass, name: str) -> tuple[Tensor, Tensor] | None:
-        """Mean and variance (B*F,) of a pass that is not normalised by its own images; None: it is."""
+        """Return the mean and variance (B*F,) of a pass that is not normalised by its own images; None: it is."""
         assert not (pass_.is_query and self.choice(pass_).query_needs_support), (
             "query images must come together with the support images"
         )
@@ -220,12 +220,12 @@ class MetaBatchNorm2d(_AffineNorm):
         return self.learnable_momentum and pass_.is_training
 
     def _before_any_pass(self, n_tasks: int) -> tuple[Tensor, Tensor]:
-        """Where the moving averages of an episode start, (B*F,) each."""
+        """Return where the moving averages of an episode start, (B*F,) each."""
         mean = self.running_mean.new_zeros(n_tasks * self.running_mean.shape[-1])
         return mean, torch.ones_like(mean)
 
     def _of_batch(self, moments: Moments, n_tasks: int, pass_: Pass) -> tuple[Tensor, Tensor]:
-        """Mean and variance (B*F,) of a pass that is normalised by its own images."""
+        """Return the mean and variance (B*F,) of a pass that is normalised by its own images."""
         if not self._mixes_with_running(pass_):
             return moments.mean, moments.var
         # A learned momentum beyond 0 to 1 would weigh a variance negatively.
@@ -262,7 +262,7 @@ class MetaBatchNorm2d(_AffineNorm):
 
 
 def _passes_of_parts(pass_: Pass) -> tuple[Pass, Pass]:
-    """For a layer with statistics of its own in a pass of support and query images: support images, query images."""
+    """Return the passes of support and of query images for a layer that normalises each by its own statistics."""
     # The support images are here for another layer's sake: they must not move this layer's average a second time.
     support = replace(pass_, n_support=0, is_query=False).recording(moving=None)
     return support, replace(pass_, n_support=0, is_query=True)

@@ -62,7 +62,7 @@ class ImagePatches:
     """H, W of the block's output."""
 
     def followed_by(self, other: "ImagePatches") -> "ImagePatches":
-        """These images and then the others."""
+        """Return these images and then the others."""
         return replace(self, sets=self.sets + other.sets)
 
 

@@ -90,7 +90,7 @@ DROPOUTS = {nn.Dropout: False, nn.Dropout1d: True, nn.Dropout2d: True, nn.Dropou
 
 
 def as_map(x: Tensor) -> Tensor:
-    """(n, F), (n, F, L) or (n, F, ...) -> (n, F, H, W)."""
+    """Return (n, F), (n, F, L) or (n, F, ...) as (n, F, H, W)."""
     if x.dim() == 4:
         return x
     return x[..., None, None] if x.dim() == 2 else x.flatten(2).unsqueeze(-1)
@@ -206,7 +206,7 @@ def _stacked(trees: list[Any]) -> Any:
 
 
 def stages(module: nn.Module, prefix: str) -> list[str]:
-    """Names of the outermost submodules that norm layers are in, where there are several."""
+    """Return the names of the outermost submodules that norm layers are in, where there are several."""
     inside = {
         name: child
         for name, child in module.named_children()

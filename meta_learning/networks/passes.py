@@ -117,5 +117,5 @@ def name_of_statistics(choice: str | Any) -> str:
 
 
 def depends_on_other_queries(statistics: str) -> bool:
-    """Whether queries that are classified together may change each other's answers."""
+    """Return whether queries that are classified together may change each other's answers."""
     return statistics == MIXED or STATISTICS[statistics].depends_on_other_queries

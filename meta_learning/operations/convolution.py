@@ -110,7 +110,7 @@ def _as(dtype: torch.dtype, tensor: Tensor | None) -> Tensor | None:
 def _for_grad(
     grad: Tensor, x: Tensor, weight: Tensor, v: Tensor | None, u: Tensor | None, c: Tensor | None, ctx: Any
 ) -> Tensor:
-    """v * w + x * u + c, of which any may be missing."""
+    """Return v * w + x * u + c, of which any may be missing."""
     total = None
     for images, kernels in ((v, weight), (x, u)):
         if images is not None and kernels is not None:

@@ -18,7 +18,7 @@ def _wrapped(number: int) -> int:
 
 
 def _mix(values: Tensor) -> Tensor:
-    """splitmix64's finaliser; 64-bit products wrap around."""
+    """Apply splitmix64's finaliser; 64-bit products wrap around."""
     values = (values ^ _logical_shift_right(values, 30)) * _MULTIPLIERS[0]
     values = (values ^ _logical_shift_right(values, 27)) * _MULTIPLIERS[1]
     return values ^ _logical_shift_right(values, 31)

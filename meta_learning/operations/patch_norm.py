@@ -114,5 +114,5 @@ class _NormalisedMapBackward(torch.autograd.Function):
 
 
 def _parts(columns: Tensor) -> tuple[Tensor, Tensor]:
-    """All columns but the last one, and that one."""
+    """Return all columns but the last one, and that one."""
     return columns[..., :-1], columns[..., -1]

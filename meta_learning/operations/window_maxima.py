@@ -34,14 +34,14 @@ def window_maxima(linear: Tensor, windows: Tensor, negative_slope: float) -> Ten
 
 
 def _to_images(linear: Tensor, windows: Tensor) -> Tensor:
-    """(B, F, K) as (n*B, K, F)."""
+    """Return (B, F, K), once for each image, as (n*B, K, F)."""
     n_images = windows.shape[0] // linear.shape[0]
     transposed = linear.transpose(1, 2)
     return transposed.expand(n_images, *transposed.shape).flatten(0, 1)
 
 
 def _sum_over_images(of_images: Tensor, n_tasks: int) -> Tensor:
-    """(n*B, K, F) to (B, F, K)."""
+    """Sum (n*B, K, F) over the images of each task: (B, F, K)."""
     return of_images.unflatten(0, (-1, n_tasks)).sum(0).transpose(1, 2)
 
 
@@ -109,7 +109,7 @@ class _PixelByPixel(torch.autograd.Function):
 
 
 def _slopes(maxima: Tensor, is_new: Sequence[Tensor], negative_slope: float) -> list[Tensor]:
-    """For each pixel of the windows the derivative of the output: that of f where it is the first one with the
+    """Return for each pixel of the windows the derivative of the output: that of f where it is the first one with the
     maximum, else 0.
     """
     slope = torch.empty_like(maxima).fill_(1.0)

@@ -47,7 +47,7 @@ def unknown_key(key: str, known: Collection[str]) -> str:
 
 
 def expected(key: str, value: Any, item: Mapping[str, Any], works: Callable[[Any], bool]) -> str:
-    """What a value must be, from one of pydantic's errors (`ValidationError.errors()`).
+    """Return what a value must be, from one of pydantic's errors (`ValidationError.errors()`).
 
     Args:
         works: whether the key could have a value; a list is suggested only if it does.
@@ -77,7 +77,7 @@ def _number_or_text(text: str) -> Any:
 
 
 def place_of(keys: Collection[str], given: Collection[str], overridden: Collection[str], source: str) -> str:
-    """Where a mistake was made: the file, the command line, or the two together.
+    """Return where a mistake was made: the file, the command line, or the two together.
 
     Keys left at their default do not count.
     """

@@ -14,7 +14,7 @@ LABELS_FILE = "class_labels.txt"
 
 
 def all_runs_tasks(location: Path) -> TaskLists:
-    """Lake's within-alphabet classification runs, one task each: 20 classes, one training image and one item of each.
+    """Return Lake's within-alphabet classification runs, one task each: of 20 classes one training image and one item.
 
     A run is a folder with `class_labels.txt`, whose lines are "<run>/test/<item> <run>/training/<class>", relative
     to the folder that the runs are in. Source: Lake et al. 2015, one-shot classification; brendenlake/omniglot,

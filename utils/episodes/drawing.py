@@ -32,7 +32,7 @@ class EpisodeShape:
 
 
 def combinations(ways: Sequence[int], shots: Sequence[int], queries: Sequence[int]) -> tuple[EpisodeShape, ...]:
-    """Every shape of these ways, shots and queries; the ways change slowest."""
+    """Return every shape of these ways, shots and queries; the ways change slowest."""
     return tuple(EpisodeShape(*numbers) for numbers in itertools.product(ways, shots, queries))
 
 
@@ -62,7 +62,7 @@ class EpisodeIndices:
     """int64 (B,), not negative: one number per episode for whatever else is random in it, such as dropout masks."""
 
     def at(self, places: Sequence[int]) -> "EpisodeIndices":
-        """The episodes at these places."""
+        """Return the episodes at these places."""
         rows = np.asarray(places)
         return EpisodeIndices(self.classes[rows], self.images[rows], self.rotations[rows], self.seeds[rows])
 

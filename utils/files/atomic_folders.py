@@ -38,7 +38,7 @@ def lock(path: Path) -> Iterator[None]:
 
 
 def is_filled(folder: Path) -> bool:
-    """Whether a folder exists and has something in it."""
+    """Return whether a folder exists and has something in it."""
     return folder.is_dir() and any(folder.iterdir())
 
 

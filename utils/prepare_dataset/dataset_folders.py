@@ -116,14 +116,14 @@ def _write_image(path: Path, c: SourceClass, place: int, linkable: Path | None) 
 
 
 def png_bytes(pixels: np.ndarray) -> bytes:
-    """Pixels, uint8 (H, W) or (H, W, 3), as a PNG file; lightly compressed, which is several times faster."""
+    """Encode pixels, uint8 (H, W) or (H, W, 3), as a PNG file; lightly compressed, which is several times faster."""
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG", compress_level=1)
     return file.getvalue()
 
 
 def _count(folder: Path) -> dict[str, Any]:
-    """Images per class folder and a digest of names and sizes of a dataset's files."""
+    """Count images per class folder and a digest of names and sizes of a dataset's files."""
     images: Counter[str] = Counter()
     digest = hashlib.sha256()
     for image_folder in scan(folder)[0]:
@@ -136,7 +136,7 @@ def _count(folder: Path) -> dict[str, Any]:
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:
-    """What was recorded when a dataset was prepared; None where it was not prepared here."""
+    """Return what was recorded when a dataset was prepared; None where it was not prepared here."""
     try:
         record = json.loads((folder / RECORD_FILE).read_text())
     except (OSError, ValueError):
@@ -145,7 +145,7 @@ def read_record(folder: Path) -> dict[str, Any] | None:
 
 
 def preparation_facts(folder: Path) -> dict[str, Any] | None:
-    """How a dataset was prepared, for the records of a run: form, limit of samples, seed.
+    """Return how a dataset was prepared, for the records of a run: form, limit of samples, seed.
 
     None where it was not prepared here.
     """

@@ -126,7 +126,7 @@ def _name_of(location: str) -> str:
 
 
 def _source(request: Request, destination: Path, workspace: Workspace) -> Path | None:
-    """The folder of the source; None where the dataset is to be fetched."""
+    """Return the folder of the source; None where the dataset is to be fetched."""
     if request.location is not None:
         return workspace.open(request.location, request.sha256)
     archive = find_archive(request.known.folder or destination.name, request.dataset_root)

@@ -21,8 +21,8 @@ LONGEST_CONNECT = timedelta(seconds=30)
 
 
 def was_opened(rank: Rank | None) -> bool:
-    """Whether an earlier start of this command has opened the run folder, or one before SLURM's requeue: this one must
-    not begin anew.
+    """Return whether an earlier start of this command has opened the run folder, or one before SLURM's requeue: this
+    one must not begin anew.
 
     Raises:
         PeerLostError: the place where the machines meet does not answer.

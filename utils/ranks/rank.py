@@ -73,14 +73,14 @@ class Rank:
         return self.size != self.local_size
 
     def asked_to_stop(self) -> int | None:
-        """The number of the signal by which the launcher was asked to stop."""
+        """Return the number of the signal by which the launcher was asked to stop."""
         try:
             return int((self.folder / "stop").read_text()) if self.folder else None
         except (OSError, ValueError):
             return None
 
     def has_left(self) -> bool:
-        """Whether a rank has left on purpose."""
+        """Return whether a rank has left on purpose."""
         return self.folder is not None and departure(self.folder) is not None
 
     def write_departure(self, entry: Mapping[str, Any]) -> None:
@@ -133,12 +133,12 @@ class Rank:
 
 
 def _is_fault(error: BaseException | None) -> bool:
-    """Whether starting again may help: contact was lost, or a device failed."""
+    """Return whether starting again may help: contact was lost, or a device failed."""
     return isinstance(error, PeerLostError) or type(error).__name__ == "AcceleratorError"
 
 
 def this_rank(environment: Mapping[str, str] = os.environ) -> Rank | None:
-    """What torchrun and the launcher have told this process; None: it is alone.
+    """Return what torchrun and the launcher have written for this process; None: it is alone.
 
     Raises:
         ConfigError: half of it is there.
@@ -170,7 +170,7 @@ def check_task_count(n_tasks: int, n_ranks: int) -> None:
 
 
 def departure(folder: Path) -> dict[str, Any] | None:
-    """What the ranks of this machine have written down about leaving on purpose; of several the lowest rank's."""
+    """Return what the ranks here have written down about leaving on purpose; of several the lowest rank's."""
     found = {int(path.stem.removeprefix("left_")): path for path in folder.glob("left_*.json")}
     return json.loads(found[min(found)].read_text()) if found else None
 
@@ -202,7 +202,7 @@ def _hold(path: Path) -> None:
 
 
 def is_running(folder: Path) -> bool:
-    """Whether a rank of the launcher of this folder runs: one that has died and was not waited for yet does not."""
+    """Return whether a rank of the launcher of this folder runs: a dead one that was not waited for does not."""
     for path in folder.glob("began_*"):
         try:
             with open(path, "rb+") as file:
