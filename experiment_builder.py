@@ -101,9 +101,9 @@ class ExperimentBuilder:
         task_sets: what the models are tested on; none: a run ends with its training.
         config: the resolved config as a dict, stored in every checkpoint.
         stop: asked between iterations and between batches of evaluation tasks.
-        diagnostics: what looks at the learner between epochs, for people; None: nothing does.
+        diagnostics: what inspects the learner between epochs, for the report; None: nothing does.
         group: the processes that share the tasks; all of them hold the same state, and rank 0 reads, writes and
-        tells `observers`.
+        notifies `observers`.
         """
         self.learner, self.data, self.observers = learner, data, Observers(observers)
         self.run_folder, self.settings = run_folder, settings
@@ -218,15 +218,15 @@ class ExperimentBuilder:
         )
         if val and row["val_accuracy_mean"] is None:
             log.warning("epoch %d: the validation gave numbers that are not finite.", epoch + 1)
-        looks = self.diagnostics is not None and self.group.is_main
-        look = self.diagnostics.look(self.learner, self.data, epoch, is_last=is_last) if looks else {}
+        inspects = self.diagnostics is not None and self.group.is_main
+        inspected = self.diagnostics.inspect(self.learner, self.data, epoch, is_last=is_last) if inspects else {}
         entry = epoch_records.curves_entry(
             row,
             iteration=self.iteration,
             train=train,
             val=val,
             multi_step_loss_weights=schedule["multi_step_loss_weights"],
-            snapshot=self.learner.snapshot() | self.learner.memory_per_task() | look,
+            snapshot=self.learner.snapshot() | self.learner.memory_per_task() | inspected,
             score=self.score,
         )
         self.rows.append(row)
@@ -237,7 +237,7 @@ class ExperimentBuilder:
         self.records.save_epoch(self.epochs_done, *self._state())
         self._saved()
         self.records.write_epochs(self.rows, self.curves, settings.max_models_to_save)
-        log.info(epoch_records.epoch_text(row, settings.total_epochs, self.score, look.get("peak_memory_mib")))
+        log.info(epoch_records.epoch_text(row, settings.total_epochs, self.score, inspected.get("peak_memory_mib")))
         self.observers.on_epoch(dict(row), dict(entry))
 
     def _train_iterations(
@@ -270,11 +270,11 @@ class ExperimentBuilder:
         progress: EpochProgress,
         gradients: Mapping[str, Tensor],
     ) -> None:
-        """Read and tell the metrics of the iterations since the last time.
+        """Read and report the metrics of the iterations since the last time.
 
         Here, and where it is saved, the host waits for the device.
         """
-        self._look_for_non_finite(under_way)
+        self._check_for_non_finite(under_way)
         interval = under_way.interval()
         if not interval:  # all of it was left out
             return
@@ -327,7 +327,7 @@ class ExperimentBuilder:
 
     # --- numbers that are not finite ----------------------------------------------------------------------------------
 
-    def _look_for_non_finite(self, under_way: EpochMetrics) -> None:
+    def _check_for_non_finite(self, under_way: EpochMetrics) -> None:
         """Stop where an update was not applied: save the state before it, and report it.
 
         Raises:
@@ -416,7 +416,7 @@ class ExperimentBuilder:
         raise Interrupted(self.stop.received, f"saved at iteration {self.iteration}, run the same command to go on")
 
     def _save_unfinished(self, under_way: EpochMetrics) -> None:
-        self._look_for_non_finite(under_way)
+        self._check_for_non_finite(under_way)
         self.records.save_unfinished(*self._state({"under_way": under_way.state()}))
         self._saved()
 
@@ -450,7 +450,7 @@ class ExperimentBuilder:
             self.records.write_epochs(self.rows, self.curves, self.settings.max_models_to_save)
 
     def _find_start(self) -> int:
-        """Load what there is to go on from; returns the bytes of metrics.jsonl that belong to it."""
+        """Load the checkpoint, or given weights, to go on from; return the bytes of metrics.jsonl that belong to it."""
         newest = self.run_folder.newest_good_checkpoint()
         only_testing = self.settings.evaluate_on_test_set_only
         metrics_jsonl_bytes = 0

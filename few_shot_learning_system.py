@@ -369,7 +369,7 @@ class FewShotLearner(nn.Module):
         return multi_step_loss_weights(epoch, self.n_steps, self.outer_loop.multi_step_loss_epochs)
 
     def is_second_order(self, epoch: int) -> bool:
-        """Tell whether `epoch` differentiates through the inner gradients."""
+        """Return whether `epoch` differentiates through the inner gradients."""
         # Not >=: in the reference, too, k means k + 1 first-order epochs, and -1 none.
         return self.outer_loop.second_order and epoch > self.outer_loop.first_order_to_second_order_epoch
 
@@ -422,7 +422,7 @@ class FewShotLearner(nn.Module):
         """Take over the `automatic_choices` of the run that is resumed, where the config leaves the choice open."""
         self.execution.chunks.reuse(choices.get("task_chunk_size"))
 
-    # What people look at.
+    # What is reported.
 
     def description(self) -> dict[str, Any]:
         """Return the parameter table and the choices, JSON-able."""

@@ -7,10 +7,9 @@ left out. About ten minutes on two cores. Every measurement is a process of its 
 
 start   from the archive to the first meta-batch (unpacked, decoded, packed), and the same in a second process
 supply  episodes per second from packed images: read into memory; mapped, with the file in the system's cache;
-mapped, with the file
-        dropped from it before (the first meta-batches of a run). Against torch's DataLoader over torchvision's
-        transforms: the same episodes, a worker process per core, each decoding, resizing and normalising the images
-        of a whole meta-batch
+        mapped, with the file dropped from it before (the first meta-batches of a run). Against torch's DataLoader
+        over torchvision's transforms: the same episodes, a worker process per core, each decoding, resizing and
+        normalising the images of a whole meta-batch
 step    time for a meta-batch against that of the training step that uses it, on this machine's CPU
 
 Run it when nothing else runs.

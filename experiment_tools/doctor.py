@@ -55,7 +55,7 @@ class Finding(NamedTuple):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Look at everything, print each finding as it is made, and return the exit code."""
+    """Examine everything, print each finding as it is made, and return the exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if {"-h", "--help"}.intersection(arguments):
         print(__doc__)
@@ -182,12 +182,12 @@ def check_run(config: ExperimentConfig) -> Iterator[Finding]:
     """Check the data of a config, and a short run of it."""
     try:
         import torch
-    except ImportError:  # `check_devices` has told it
+    except ImportError:  # `check_devices` has reported it
         return
     from data import build_data
     from utils.machine.devices import choose_device, describe_device
 
-    logging.getLogger().setLevel(logging.ERROR)  # what a run tells is not asked for here
+    logging.getLogger().setLevel(logging.ERROR)  # a run's own messages are not wanted here
     try:
         device = choose_device(config.gpu_to_use)
         yield Finding(OK, f"device of the run: {describe_device(device)}")

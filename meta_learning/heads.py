@@ -52,7 +52,7 @@ class Head:
     make: Callable[[Tensor, Tensor, int], dict[str, Tensor]] | None
     """Make(support features (B, N*K, D), labels, N) -> "head.weight" and "head.bias"; None: meta-parameters."""
     uses_features: bool = False
-    """Whether `make` looks at the features, which costs a pass; else it is given none of them, (B, 0, D)."""
+    """Whether `make` reads the features, which costs a pass; else it is given none of them, (B, 0, D)."""
 
 
 HEADS: Mapping[str, Head] = MappingProxyType(

@@ -23,7 +23,7 @@ State = dict[str, Any]
 
 LEARNING_RATES = ("fixed", "per_layer_per_step", "per_layer", "per_element")
 RATE_QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
-"""Shares of a parameter's elements whose rates are not above: what is shown of Meta-SGD's rates."""
+"""Shares of a parameter's elements whose rates are not above: what is reported of Meta-SGD's rates."""
 
 
 class InnerLoopOptimizer(nn.Module):
@@ -86,7 +86,7 @@ class InnerLoopOptimizer(nn.Module):
         return self.learning_rates[:, min(step, self.learning_rates.shape[1] - 1)]
 
     def snapshot(self) -> dict[str, Any]:
-        """Return the rates for people to look at: `mean_rates` and, of Meta-SGD, `rate_quantiles`."""
+        """Return the rates as they are reported: `mean_rates` and, of Meta-SGD, `rate_quantiles`."""
         quantiles = self.rate_quantiles()
         return {"learned_rates": self.mean_rates()} | ({"rate_quantiles": quantiles} if quantiles else {})
 
@@ -102,7 +102,7 @@ class InnerLoopOptimizer(nn.Module):
         return found
 
     def mean_rates(self) -> dict[str, list[float]]:
-        """Return name -> mean rate at each step, for people to look at."""
+        """Return name -> mean rate at each step."""
         if self.form == "per_element":
             return {name: [float(self.element_rates[name.replace(".", "/")].detach().mean())] for name in self.names}
         return dict(zip(self.names, self.learning_rates.detach().cpu().tolist(), strict=True))
@@ -341,7 +341,7 @@ def adapted_shapes(network: MetaNetwork, config: ExperimentConfig) -> dict[str, 
 
 
 def _matches(pattern: str, name: str) -> bool:
-    """Tell whether a pattern is the name, one or several whole parts of it, or matches it with * and ?."""
+    """Return whether a pattern is the name, one or several whole parts of it, or matches it with * and ?."""
     return f".{pattern}." in f".{name}." or fnmatchcase(name, pattern)
 
 

@@ -24,8 +24,8 @@ class LearningRateSchedule:
 
         cosine:    end + (start - end) (1 + cos(pi e / E)) / 2                       (Loshchilov & Hutter 2017)
         step:      start * gamma ** (number of milestones <= e)
-        one_cycle: from start / 25 in half a cosine to start at epoch 0.3 E - 1, then to end at the last  (Smith &
-        Topin 2018)
+        one_cycle: from start / 25 in half a cosine to start at epoch 0.3 E - 1, then to end at the last
+                   (Smith & Topin 2018)
         constant:  start
     As torch's schedulers of these names do when they are stepped once per epoch; cosine and one_cycle end at E and
     stay there.

@@ -1,4 +1,4 @@
-"""Losses: what a task's outputs are judged by, their weights over inner steps, and the score that people look at."""
+"""Losses: what a task's outputs are judged by, their weights over inner steps, and the score that is reported."""
 
 from dataclasses import dataclass
 

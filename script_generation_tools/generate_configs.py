@@ -203,7 +203,7 @@ def _fill(path: Path, template: str, combination: dict[str, Any], pattern: str, 
 
 
 def _compose_name(path: Path, pattern: str, known: Mapping[str, Any]) -> str:
-    """Fill the pattern of a name with the config's own keys, so that a name tells what is in the file."""
+    """Fill the pattern of a name with the config's own keys, so that a name shows what is in the file."""
     for key in PLACEHOLDER.findall(pattern):
         if key not in known:
             raise ConfigError(
@@ -321,8 +321,8 @@ def _read_values(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def _name_problems(candidates: list[Candidate]) -> Iterator[str]:
-    """Yield what breaks the rule that two configs share neither a file nor a run folder (letter case does not tell
-    folders apart everywhere).
+    """Yield what breaks the rule that two configs share neither a file nor a run folder (letter case does not
+    distinguish folders everywhere).
 
     One message for each template, or pair of templates, however many of its configs share names.
     """
@@ -360,7 +360,7 @@ def _name_problems(candidates: list[Candidate]) -> Iterator[str]:
 
 
 def _distinct_pattern(candidates: list[Candidate]) -> str:
-    """Extend the experiment_name of a template's section by the variables that tell its configs apart."""
+    """Extend the experiment_name of a template's section by the variables in which its configs differ."""
     pattern = candidates[0].section_pattern
 
     def names(pattern: str) -> int:

@@ -5,8 +5,7 @@ for SLURM.
 
 The scripts are local_run_template_script.sh with `$execution_script$` and `$experiment_config$` filled in. Configs
 that differ in the seed at the end of their name alone share a job, slurm_template_script.sbatch with `$job_name$`,
-`$array$` and `$experiment_script$`
-filled in: an array over the seeds.
+`$array$` and `$experiment_script$` filled in: an array over the seeds.
 """
 
 import argparse

@@ -53,7 +53,7 @@ def percent(summary: Summary) -> str:
 
 @dataclass(frozen=True)
 class Score:
-    """What the score of a task is, which is higher the better, and how people are told of it."""
+    """The score of a task, the higher the better, and how it is reported."""
 
     key: str
     """In test_summary.json."""

@@ -36,7 +36,7 @@ class TaskSet:
 
     @property
     def name(self) -> str:
-        """Tells the arrays of several sets apart."""
+        """By which the arrays of several sets are distinguished."""
         protocol = self.protocol
         return f"{protocol['dataset']}.{protocol['ways']}way_{protocol['shots']}shot_{protocol['queries']}query"
 

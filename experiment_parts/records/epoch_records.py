@@ -135,7 +135,7 @@ def ranked_epochs(rows: Sequence[Row]) -> list[int]:
 
 
 def early_stop(rows: Sequence[Row], total_epochs: int, patience: int) -> str | None:
-    """Say why training ends here, before its last epoch; None where it goes on.
+    """Return why training ends here, before its last epoch; None where it goes on.
 
     It ends at a validation that is `patience` epochs or more after the best one; 0: never.
     """

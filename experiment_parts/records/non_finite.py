@@ -26,7 +26,7 @@ def reason(metrics: Mapping[str, Sequence[float]]) -> str:
 
 
 def is_finite(meta_gradients: "MetaGradients") -> bool:
-    """Tell whether the learner would apply a meta-gradient; waits for the device."""
+    """Return whether the learner would apply a meta-gradient; waits for the device."""
     checked = [*(meta_gradients.metrics[name] for name in CHECKED_METRICS), *meta_gradients.statistics.values()]
     return all(bool(torch.isfinite(value).all()) for value in checked)
 

@@ -30,8 +30,8 @@ DIFFERENCE_TOLERANCE = 1e-5
 """Of central differences, which have an error of their own."""
 N_DIRECTIONS = 2
 STEPS = (1e-5, 1e-6, 1e-7, 1e-8, 1e-9)
-"""Widths of the central differences; the first good one counts, because a kink of a ReLU, or the
-sharp bend of a norm over few values, may lie in a wider one."""
+"""Widths of the central differences; the first good one counts, because a kink of a ReLU, or the sharp bend of
+a norm over few values, may lie in a wider one."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiment_tools.compare.published_results import PublishedResult, published_result
-from experiment_tools.parts.methods import row_labels, tell_repeats_apart
+from experiment_tools.parts.methods import distinguish_repeats, row_labels
 from experiment_tools.parts.run_reading import Result, Run, results_of
 from utils.metrics import Score, Summary, summarise
 
@@ -106,7 +106,7 @@ def compare_runs(runs: Sequence[Run], statistics: str | None = None) -> Comparis
     ]
     configs = [run.config for run in runs]
     methods = row_labels(configs, own_columns)
-    labels = tell_repeats_apart(methods, [run.name for run in runs], configs, own_columns)
+    labels = distinguish_repeats(methods, [run.name for run in runs], configs, own_columns)
     members: dict[tuple[str, Column], list[tuple[Run, Result]]] = {}
     for run, of_run, label in zip(runs, results, labels, strict=True):
         for result in of_run:

@@ -195,7 +195,7 @@ class Handler(BaseHTTPRequestHandler):
             )
         except (TimeoutError, ConnectionError):
             self.close_connection = True
-        except Exception as error:  # the visitor is told; the terminal has the traceback
+        except Exception as error:  # the visitor gets a line, the terminal the traceback
             self.close_connection = True
             log.error("the demo could not answer %s", self.path[:100], exc_info=error)
             self._send(

@@ -36,7 +36,7 @@ MOST_POINTS = 20_000
 
 
 class RefusedError(Exception):
-    """A request that is not answered as asked: HTTP status and what the visitor is told."""
+    """A request that is not answered as asked: HTTP status and the text for the visitor."""
 
     def __init__(self, status: int, text: str) -> None:
         super().__init__(text)

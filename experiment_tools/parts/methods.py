@@ -70,7 +70,7 @@ def row_labels(configs: Sequence[Mapping[str, Any]], columns: Sequence[Iterable[
     return labels
 
 
-def tell_repeats_apart(
+def distinguish_repeats(
     labels: Sequence[str], names: Sequence[str], configs: Sequence[Mapping[str, Any]], columns: Sequence[Iterable[Any]]
 ) -> list[str]:
     """Return the labels, with the run's name in those where one column would count the same training seed twice.

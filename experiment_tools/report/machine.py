@@ -95,16 +95,16 @@ def time_split(run: Run) -> dict[str, float]:
     evaluation = sum(row.get("val_time_s") or 0.0 for row in run.rows)
     if train <= 0:
         return {}
-    looks = [entry["gradients"] for entry in run.epochs if entry.get("gradients")]
-    inner, outer = (sum(look.get(f"time_{loop}_s") or 0.0 for look in looks) for loop in ("inner", "outer"))
+    inspected = [entry["gradients"] for entry in run.epochs if entry.get("gradients")]
+    inner, outer = (sum(one.get(f"time_{loop}_s") or 0.0 for one in inspected) for loop in ("inner", "outer"))
     computing = max(train - data, 0.0)
-    looking = sum(entry.get("look_time_s") or 0.0 for entry in run.epochs)
+    inspecting = sum(entry.get("look_time_s") or 0.0 for entry in run.epochs)
     if inner + outer <= 0:
         return {
             "waiting for data": data,
             "outer loop": computing,
             "evaluation": evaluation,
-            "looks for this page": looking,
+            "looks for this page": inspecting,
         }
     share = inner / (inner + outer)
     return {
@@ -112,7 +112,7 @@ def time_split(run: Run) -> dict[str, float]:
         "inner loop": computing * share,
         "outer loop": computing * (1 - share),
         "evaluation": evaluation,
-        "looks for this page": looking,
+        "looks for this page": inspecting,
     }
 
 

@@ -31,7 +31,7 @@ class ReportObserver(Observer):
         every_s: least seconds between two orders.
         command: what makes reports: it gets the run folder as its last argument;
             `experiment_tools.report.__main__.watch` says the rest.
-        says_where: tell at the end where the report is.
+        says_where: log at the end where the report is.
     """
 
     def __init__(

@@ -65,7 +65,7 @@ class MetaNetwork(nn.Module):
         return {name: module for name, module in self.named_modules() if isinstance(module, MetaNorm)}
 
     def needs_support(self, pass_: Pass) -> bool:
-        """Tell whether a pass of query images must bring the support images along."""
+        """Return whether a pass of query images must bring the support images along."""
         return any(layer.needs_support(pass_) for layer in self.norm_layers().values())
 
     def initialise(self, generator: torch.Generator) -> None:

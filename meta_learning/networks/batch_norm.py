@@ -144,8 +144,8 @@ class MetaBatchNorm2d(_AffineNorm):
         return _normalise(x, *_scale_and_shift(moments.mean, moments.var, weight, bias, self.eps))
 
     def passes_of_own_moments(self, pass_: Pass, n_sets: int) -> tuple[Pass, ...] | None:
-        """Return what each set of images of a pass is told, where each is normalised by its own moments and by
-        nothing else; else None.
+        """Return the pass of each set of images, where each is normalised by its own moments and by nothing else; else
+        None.
         """
         passes = _passes_of_parts(pass_) if n_sets > 1 else (pass_,)
         shares = n_sets > 1 and self.choice(pass_).query_needs_support

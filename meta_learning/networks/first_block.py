@@ -104,7 +104,7 @@ def fold_images(images: Tensor | ImagePatches) -> tuple[Tensor | ImagePatches, i
 
 
 def can_use_patches(conv: MetaConv2d, norm: Any, images: Tensor) -> bool:
-    """Tell whether `convolve_patches` can take the place of a first block."""
+    """Return whether `convolve_patches` can take the place of a first block."""
     plain = (
         conv.groups == 1
         and conv.dilation == (1, 1)

@@ -32,7 +32,7 @@ Output = dict[
 
 
 class CurrentPass:
-    """What the replaced layers look up while the module around them, which does not know of it, runs."""
+    """What the replaced layers read while the module around them, which does not know of it, runs."""
 
     def __init__(self) -> None:
         self.begin(Pass())
@@ -102,7 +102,7 @@ class ForeignNetwork(MetaNetwork):
     Parameters are called body.<name in the module> and head.weight, head.bias; saved, they have the module's own names.
 
     Args:
-        body: the module with the identity in place of its head, and with layers of ours that look at `current`.
+        body: the module with the identity in place of its head, and with layers of ours that read `current`.
         head_name: what the head was called in the module.
         together: whether the tasks are computed by one vmap, not one after the other.
     """

@@ -1,4 +1,4 @@
-"""What a forward pass tells the layers, and what they record; and the choices of batch-norm statistics.
+"""What a forward pass hands to the layers, what they record, and the choices of batch-norm statistics.
 
 Letters: B tasks, F filters, R rows (one per inner step).
 """
@@ -58,7 +58,7 @@ class PassRecord:
 
 @dataclass(frozen=True)
 class Pass:
-    """What a forward pass is told beside images and parameters."""
+    """What a forward pass takes beside images and parameters."""
 
     step: int = 0
     """Inner step; norm layers with fewer rows use their last one."""

@@ -31,7 +31,7 @@ def hashed_uniform(seeds: Tensor, stream: int, shape: tuple[int, ...]) -> Tensor
 
     Args:
         seeds: int64 (B,).
-        stream: tells draws of one seed apart, e.g. layer and step.
+        stream: distinguishes draws of one seed, e.g. by layer and step.
     Returns:
         float32 (B, *shape).
     Source: Steele et al. 2014, SplitMix.

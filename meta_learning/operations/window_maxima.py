@@ -1,8 +1,9 @@
 """A linear map of patches, the maximum over pooling windows and a leaky ReLU f as one operation, for second order.
 
     forward           out[l] = f(max over q of A p[q, l])
-    backward          sum over l of f'[l] g[l] p[q(l), l]^T,  q(l) the first pixel of window l with the maximum, f'
-    by the sign of out double backward   of a cotangent V of A's gradient: f'[l] V p[q(l), l]
+    backward          sum over l of f'[l] g[l] p[q(l), l]^T,  q(l) the first pixel of window l with the maximum,
+                      f' by the sign of out
+    double backward   of a cotangent V of A's gradient: f'[l] V p[q(l), l]
 
 On a CPU the pixels of the windows are taken one after the other, so that what is worked on stays in the cache;
 elsewhere all at once, because starting an operation takes longer there than a small one.

@@ -40,7 +40,7 @@ PATTERNS = {
 
 
 def unknown_key(key: str, known: Collection[str]) -> str:
-    """Say that a key is unknown, and which one is meant."""
+    """Return the text that a key is unknown, and which one is meant."""
     nearest = [USUAL_NAMES[key]] if key in USUAL_NAMES else difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     advice = f'; did you mean "{nearest[0]}"?' if nearest else "; docs/config_keys.md and --help have all keys"
     return f'unknown key "{key}"{advice}'

@@ -400,7 +400,7 @@ class ExperimentConfig(
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Lines worth telling the user once: what was looked up, renamed or has no effect."""
+        """Lines worth reporting once: what was looked up, renamed or has no effect."""
         return self._notes
 
     @property

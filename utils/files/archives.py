@@ -65,7 +65,7 @@ def unpack_archive(archive: Path, destination: Path) -> None:
             if isinstance(error, OSError) and error.errno is not None:
                 raise  # of the file system; those of bz2 and gzip about their data have no number
             raise _error(archive, f"damaged or not an archive of this kind: {error}. Fetch it again") from error
-        return _look_through_wrapper(folder)
+        return _without_wrapper(folder)
 
     make_folder(destination, fill)
 
@@ -207,7 +207,7 @@ def _piped_from(command: list[str], archive: Path) -> Iterator[BinaryIO]:
             raise tarfile.ReadError(f"{Path(command[0]).name}: {' '.join(message.split()) or process.returncode}")
 
 
-def _look_through_wrapper(folder: Path) -> Path:
+def _without_wrapper(folder: Path) -> Path:
     """Return the folder inside when it is all there is (macOS extras aside) and not itself a split of the dataset."""
     entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".") and entry.name != "__MACOSX"]
     if len(entries) == 1 and entries[0].is_dir() and entries[0].name.lower() not in _SPLIT_FOLDERS:

@@ -55,7 +55,7 @@ def identical_files(dataset_folder: Path, files: Sequence[str], candidates: Sequ
 def find_leaks(
     sets: Mapping[str, Sequence[ImageClass]], identical: Sequence[Sequence[int]]
 ) -> tuple[list[list[tuple[str, int]]], int]:
-    """Look at which splits identical images are in.
+    """Find the splits in which identical images are.
 
     Returns:
         (for every image in two or three splits its (split, rank), in the order of `sets`; number of images that are

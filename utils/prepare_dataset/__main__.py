@@ -1,4 +1,4 @@
-"""`python -m utils.prepare_dataset <name>`: turn what there is of a dataset, on disk or at an address, into a
+"""`python -m utils.prepare_dataset <name>`: turn any usual form of a dataset, on disk or at an address, into a
 dataset folder.
 """
 

@@ -1,4 +1,4 @@
-"""Write classes as a folder-format dataset, whole or not at all, and tell later whether it is still what was written.
+"""Write classes as a folder-format dataset, whole or not at all, and check later whether it is still what was written.
 
 A dataset folder holds `.prepared.json`: what it was made from, its counts, and a digest of its files' names and sizes.
 """
@@ -102,7 +102,7 @@ def _write_image(path: Path, c: SourceClass, place: int, linkable: Path | None) 
                 os.link(content, path)
                 return
             with open(content, "rb"):
-                pass  # so that what cannot be read is told apart from what cannot be written
+                pass  # so that what cannot be read is no error of writing
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
             raise

@@ -136,7 +136,7 @@ def _fetch_once(url: str, partial: Path) -> None:
     try:
         response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT_S)
     except urllib.error.HTTPError as error:
-        if error.code == 416 and start:  # all bytes are here, or the file has shrunk: the length tells
+        if error.code == 416 and start:  # all bytes are here, or the file has shrunk: the length decides
             error.close()
             if notes.get("length") == start:
                 return

@@ -1,4 +1,4 @@
-"""From a request to a dataset folder: find the classes, check them, draw samples, write, tell."""
+"""From a request to a dataset folder: find the classes, check them, draw samples, write, report."""
 
 import logging
 import re

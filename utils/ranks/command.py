@@ -44,7 +44,7 @@ def remember_opened(rank: Rank | None) -> None:
         (rank.folder / OPENED).touch()
 
 
-def tell_other_machines(text: str) -> None:
+def notify_other_machines(text: str) -> None:
     """Let the ranks of other machines know that this one leaves on purpose."""
     with contextlib.suppress(PeerLostError):  # the machine at which all meet has gone, too
         _ask_meeting_place("set", LEFT, text)

@@ -1,4 +1,4 @@
-"""What the processes of a run (ranks) tell each other: means over their tasks, decisions, and what one of them has
+"""What the processes of a run (ranks) exchange: means over their tasks, decisions, and what one of them has
 read.
 
 No pickle: numbers, JSON and safetensors. Ranks see each other in collectives alone, which all of them call in the

@@ -202,7 +202,7 @@ def plan_launch(gpu_to_use: str, options: Mapping[str, str]) -> Launch | None:
             )
     elif len(ids) > 1 or gpu_to_use == "all":
         names = _gpu_names()
-        if names:  # else it is the CPU, which is told where it is chosen
+        if names:  # else it is the CPU, which is reported where it is chosen
             check_gpus(ids, names)
             n_here = len(ids or names)
     return Launch(n_here, dict(options)) if options or n_here > 1 else None
@@ -270,7 +270,7 @@ def _stay(agent: subprocess.Popen, launch: Launch, folder: Path, stop: StopSigna
                 (folder / "stop.partial").write_text(str(int(stop.received)))
                 (folder / "stop.partial").rename(folder / "stop")
                 told_at = now
-            # Other machines have no launcher that would see the signal: a process here is what tells them.
+            # Other machines have no launcher that would see the signal: a process here notifies them.
             patience_s = 0 if launch.on_one_machine else TIME_TO_BEGIN_S
             if not runs and now - told_at >= patience_s and departure(folder) is None:
                 stop.check()

@@ -1,4 +1,4 @@
-"""One process of a run that several work on (a rank): what its launcher told it, and how it stops and leaves. Needs
+"""One process of a run that several work on (a rank): what it has from its launcher, and how it stops and leaves. Needs
 no torch.
 
 torchrun turns every exit code into 1 and starts again what left on purpose. So a rank that leaves on purpose writes
@@ -91,15 +91,15 @@ class Rank:
             temporary.write_text(json.dumps(entry))
             temporary.rename(path)
 
-    def leave(self, error: BaseException | None, tell_others: Callable[[str], None] | None = None) -> int:
-        """Say what there is to say about the end of this process, write it down, and return the exit code for torchrun.
+    def leave(self, error: BaseException | None, notify_others: Callable[[str], None] | None = None) -> int:
+        """Report the end of this process, write it down, and return the exit code for torchrun.
 
         Rank 0 speaks for all; another one speaks where rank 0 has not for a while. A process that has only lost
         contact with another one, or whose machine failed, has not left on purpose: torchrun starts the group again.
 
         Args:
             error: None where the run is finished.
-            tell_others: called with what is written down, before this process ends: for ranks on other machines.
+            notify_others: called with what is written down, before this process ends: for ranks on other machines.
         """
         if error is None and self.local_index:
             return 0
@@ -118,8 +118,8 @@ class Rank:
             "signal": error.number if isinstance(error, Interrupted) else None,
             "text": str(error or ""),
         }
-        if tell_others is not None:
-            tell_others(json.dumps(entry))
+        if notify_others is not None:
+            notify_others(json.dumps(entry))
         self.write_departure(entry)
         return 0
 

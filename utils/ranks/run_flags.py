@@ -17,7 +17,7 @@ class RunFlags:
     """Signals and the time since the last save, agreed upon by the ranks: their flags ride in the all-reduce of each
     iteration.
 
-    What one rank is told, all know after the next iteration; on a GPU after the one behind it, so that the host need
+    What one rank is asked, all know after the next iteration; on a GPU after the one behind it, so that the host need
     not wait for the device. Rank 0's clock decides when it is time to save. A process alone decides at once.
     """
 
@@ -61,7 +61,7 @@ class RunFlags:
         self._sums.clear()  # who wants to stop still does, and says so again
 
     def check(self) -> None:
-        """Stop here if any rank was told to; all ranks call it, between two batches of evaluation tasks.
+        """Stop here if any rank was asked to; all ranks call it, between two batches of evaluation tasks.
 
         Raises:
             Interrupted: on all of them.

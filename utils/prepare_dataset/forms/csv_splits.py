@@ -77,7 +77,7 @@ def _read_rows(path: Path) -> list[tuple[str, str]]:
 
 
 def _image_finder(rows: Rows, places: list[Path]) -> Locate:
-    """Look in the first of the places that has any of the images: as the row says, or in the folder of its label."""
+    """Search the first of the places that has any of the images: as the row says, or in the folder of its label."""
 
     def at(place: Path, file: str, label: str) -> Path | None:
         candidates = (place / file, place / label / PurePosixPath(file).name)

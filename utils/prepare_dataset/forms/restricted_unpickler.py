@@ -92,7 +92,7 @@ def load_restricted(path: Path) -> Any:
 
 
 def _check_opcodes(file: BinaryIO) -> None:
-    """Look through the program without running it."""
+    """Check the program without running it."""
     for opcode, argument, position in pickletools.genops(file):
         if opcode.name in _REFUSED_OPCODES:
             raise _Refusal(f"it uses the instruction {opcode.name}")
