@@ -43,7 +43,7 @@ TIMED_ITERATIONS, TIMED_SECONDS = 5, 20.0
 
 
 class Finding(NamedTuple):
-    """One line: how it is, what was looked at, and what to do about it."""
+    """One line: how it is, what was examined, and what to do about it."""
 
     level: str
     text: str

@@ -1,4 +1,4 @@
-"""Look at the data of a config: pictures of its episodes as the learner gets them, and a table of its classes.
+"""Show the data of a config: pictures of its episodes as the learner gets them, and a table of its classes.
 
     python -m experiment_tools.show_data CONFIG.json [--to FOLDER] [--episodes 2] [--key value ...]
 

@@ -32,7 +32,7 @@ from utils.errors import ConfigError
 log = logging.getLogger(__name__)
 
 TASKS_REMEMBERED = 1024
-"""Of an iterator: a meta-batch may be looked at again, but no task is asked for long after its time."""
+"""Of an iterator: a meta-batch may be read again, but no task is asked for long after its time."""
 SHARE_FOR_VALIDATION = 0.2
 
 

@@ -258,7 +258,7 @@ def build_outer_update(config: ExperimentConfig) -> OuterUpdate:
 class UpdateGuard:
     """Takes back, on the device and without waiting for it, updates that came of numbers that are not finite.
 
-    After the first it lets none through any more: the host looks every so many iterations, and until then the state
+    After the first it lets none through any more: the host reads it every so many iterations, and until then the state
     stays what it was before the one that failed.
     """
 

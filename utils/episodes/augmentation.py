@@ -235,7 +235,7 @@ class Augmentation:
         """Draw the parameters of all images of these episodes: float32 (B * n, P), a pure function of the arguments.
 
         Args:
-            purpose: tells support and query apart.
+            purpose: distinguishes support and query.
             n_images: n, of each episode.
         """
         words = random_words(seed, split, indices, purpose, n_images * self.n_words)

@@ -47,7 +47,7 @@ def find_archive(dataset_name: str, folder: Path) -> Path | None:
 
 
 def unpack_archive(archive: Path, destination: Path) -> None:
-    """Unpack into a temporary folder beside `destination`, then rename it; one wrapping folder is looked through.
+    """Unpack into a temporary folder beside `destination`, then rename it; a wrapping folder is left out.
 
     Files get the rights and the time of a new file. An existing `destination` with something in it stays as it is.
 

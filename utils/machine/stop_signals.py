@@ -2,7 +2,7 @@
 
 While the process starts, imports and shuts down there is nothing to save: a signal ends it there and then. While its
 data are unpacked, drawn and decoded, a signal is raised, so that half-made files are removed. While it trains,
-validates or tests, the handler only takes a note, which is looked at between iterations and between batches of
+validates or tests, the handler only takes a note, which is read between iterations and between batches of
 evaluation tasks.
 
 One process of several (`utils.ranks.rank`) stops only where its launcher has asked for it, and not while it imports:

@@ -176,7 +176,7 @@ def departure(folder: Path) -> dict[str, Any] | None:
 
 
 def begin_rank() -> bool:
-    """Make this process one of its group: it dies with its parent, and a thread looks whether it is to stop.
+    """Make this process one of its group: it dies with its parent, and a thread checks whether it is to stop.
 
     Ends the process where the group has left already. Call it before slow imports. Returns false where the launcher
     has started none.

@@ -44,9 +44,9 @@ def find_csv(root: Path, splits: Path | None = None) -> FoundClasses | None:
     if locate(*first) is None:
         tree = ImageNetTree.find(root, first[1])
         if tree is None:
-            looked = ", ".join(dict.fromkeys(printable(place) for place in places))
+            searched = ", ".join(dict.fromkeys(printable(place) for place in places))
             raise DataError(
-                f"{printable(files['train'])}: its image {printable(first[0])} is not in {looked}, and there is no "
+                f"{printable(files['train'])}: its image {printable(first[0])} is not in {searched}, and there is no "
                 "folder"
                 f" {printable(first[1])} of an ImageNet tree either. Put the images into "
                 f"{printable(folder / 'images')}."

@@ -209,7 +209,7 @@ def _admitted(encode: _Encoder) -> dict[tuple[str, str], _StandIn]:
 
 
 class _RestrictedUnpickler(pickle.Unpickler):
-    """Everything that a pickle names goes through find_class; here that is a look into a closed table."""
+    """Everything that a pickle names goes through find_class; here that is a closed table."""
 
     def __init__(self, file: BinaryIO, size: int):
         super().__init__(file, encoding="latin1")
