@@ -38,7 +38,7 @@ class PublishedResult:
 def published_results() -> tuple[PublishedResult, ...]:
     """Read all of them."""
     content = tomllib.loads(FILE.read_text(encoding="utf-8"))
-    return tuple(_result(entry) for entry in content["result"])
+    return tuple(_result(group | entry) for group in content["published"] for entry in group["results"])
 
 
 def _result(entry: Mapping[str, Any]) -> PublishedResult:
