@@ -139,16 +139,16 @@ class FewShotData(FixedEpisodeSource):
         return {split: list(table.names) for split, table in self.tables.items()}
 
     def class_sizes(self, split: str) -> dict[str, int]:
-        """Name -> number of images of the classes of a split, in the order of their ranks."""
+        """Return name -> number of images of the classes of a split, in the order of their ranks."""
         table = self.tables[split]
         return dict(zip(table.names, table.sizes.tolist(), strict=True))
 
     def example_shape(self) -> tuple[int, int, int]:
-        """(C, H, W)."""
+        """Return (C, H, W)."""
         return tuple(self._images.shape[1:])
 
     def summary(self) -> dict:
-        """JSON-able: classes and images per split, and where they are from."""
+        """Return classes and images per split, and where they are from, JSON-able."""
         splits = {
             split: {"classes": len(table.names), "images": len(table.images)} for split, table in self.tables.items()
         }
@@ -169,7 +169,7 @@ class FewShotData(FixedEpisodeSource):
         return {"content_sha256": content, "splits": splits}
 
     def draw(self, split: str, indices: Sequence[int], shape: EpisodeShape | None = None) -> EpisodeIndices:
-        """Classes, images, rotations and seeds of these episodes; only training episodes are rotated."""
+        """Draw classes, images, rotations and seeds of these episodes; only training episodes are rotated."""
         drawing, shape = self.drawing, shape or self.shape
         if drawing.listed is not None:
             return drawing.listed[shape].at(indices)
@@ -185,7 +185,7 @@ class FewShotData(FixedEpisodeSource):
         )
 
     def episodes(self, split: str, indices: Sequence[int], shape: EpisodeShape | None = None) -> EpisodeBatch:
-        """The episodes with these numbers, on the device.
+        """Return the episodes with these numbers, on the device.
 
         Args:
             split: "train", "val" or "test".
@@ -245,7 +245,8 @@ class FewShotData(FixedEpisodeSource):
         )
 
     def _to_float(self, images: Tensor, role: str, prepared: PreparedEpisodes) -> Tensor:
-        """uint8 (B, N, n, C, H, W) to augmented and normalised float (B, N*n, C, H, W)."""
+        """Augment and normalise uint8 (B, N, n, C, H, W): float (B, N*n, C, H, W)."""
+        # Omniglot's 1-bit images, packed as 0 and 255, become 0 (ink) and 1: the values that the reference trains on.
         images = images.flatten(1, 2).to(self.preprocessing.dtype).div_(255)
         if role in prepared.augmentation:
             parameters = copy_to(self.device, prepared.augmentation[role])
@@ -255,7 +256,7 @@ class FewShotData(FixedEpisodeSource):
         return images.sub_(self._mean).div_(self._std) if self.preprocessing.normalisation != "none" else images
 
     def as_pixels(self, images: Tensor) -> Tensor:
-        """Normalised images (..., C, H, W) of an episode as uint8 red green blue (or grey), for people to look at."""
+        """Return normalised images (..., C, H, W) of an episode as uint8 red green blue (or grey), to be shown."""
         if self.preprocessing.normalisation != "none":
             images = images * self._std + self._mean
         pixels = (images * 255).round().clamp(0, 255).to(torch.uint8)
@@ -269,7 +270,7 @@ class FewShotData(FixedEpisodeSource):
         return self._labels[key]
 
     def task_list_digest(self, split: str, indices: Sequence[int], shape: EpisodeShape | None = None) -> str:
-        """sha256 of class and image names of these episodes: equal means the same tasks."""
+        """Return the sha256 of class and image names of these episodes: equal means the same tasks."""
         shape = shape or self.shape
         drawn = self.draw(split, indices, shape)
         return tasks_digest(split, shape, indices, drawn, self.tables[split], self.image_path)
@@ -279,6 +280,7 @@ def build_drawing(config: ExperimentConfig, listed: Mapping[EpisodeShape, Episod
     """Unpack what a config says of drawing; `listed`, where the episodes are given."""
     return Drawing(
         config.validation_shape,
+        # One seed for both, as in the reference; their streams differ (`STREAMS`), so their episodes do.
         {"train": config.train_seed, "val": config.val_seed, "test": config.val_seed},
         config.number_of_train_tasks,
         config.class_rotation,
@@ -295,7 +297,7 @@ def build_preprocessing(config: ExperimentConfig, device: torch.device | str, dt
 def build_data(
     config: ExperimentConfig, device: torch.device | str, dtype: torch.dtype = torch.float32
 ) -> FewShotData | SinusoidData:
-    """The episodes of a config, once its dataset is found, packed and checked.
+    """Build the episodes of a config: find, pack and check its dataset.
 
     Raises:
         ConfigError: keys that cannot work together.
@@ -335,7 +337,7 @@ FoundTasks = tuple[FewShotData, EpisodeShape, dict[str, Any]]
 def build_other_data(
     config: ExperimentConfig, device: torch.device | str, dtype: torch.dtype = torch.float32
 ) -> list[FoundTasks]:
-    """What `test_dataset_name` or `task_list` of a config ask for, instead of the test tasks of the run's own dataset.
+    """Return what `test_dataset_name` or `task_list` of a config ask for instead of the run's own test tasks.
 
     Images are brought to the size and channels that the run was trained with, and normalised as in training.
 
@@ -354,7 +356,7 @@ def build_other_data(
 def _test_split(
     config: ExperimentConfig, name: str, device: torch.device | str, dtype: torch.dtype
 ) -> tuple[FewShotData, dict[str, Any]]:
-    """The test classes of a dataset, and what a result says about it."""
+    """Return the test classes of a dataset, and what a result says about it."""
     shapes = {"test": config.test_shapes}
     registered = make_registered_dataset(config, name, shapes)
     if registered is not None:

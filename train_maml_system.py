@@ -38,7 +38,7 @@ from utils.config.help import USAGE, help_text
 from utils.errors import ConfigError, Interrupted, UserError
 from utils.machine.failures import report_failure
 from utils.machine.host import tune_host
-from utils.ranks.command import remember_opened, tell_other_machines, was_opened
+from utils.ranks.command import notify_other_machines, remember_opened, was_opened
 from utils.ranks.launch import plan_launch, run_ranks, split_arguments
 from utils.registry import load_plugins
 
@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if isinstance(error, Interrupted) and (rank is None or rank.folder is None):
                 stop_signals.leave_note(error)
         if rank is not None:
-            return rank.leave(failure, tell_other_machines if rank.on_several_machines else None)
+            return rank.leave(failure, notify_other_machines if rank.on_several_machines else None)
         return code if failure is None else report_failure(failure)
 
 

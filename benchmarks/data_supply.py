@@ -7,10 +7,9 @@ left out. About ten minutes on two cores. Every measurement is a process of its 
 
 start   from the archive to the first meta-batch (unpacked, decoded, packed), and the same in a second process
 supply  episodes per second from packed images: read into memory; mapped, with the file in the system's cache;
-mapped, with the file
-        dropped from it before (the first meta-batches of a run). Against torch's DataLoader over torchvision's
-        transforms: the same episodes, a worker process per core, each decoding, resizing and normalising the images
-        of a whole meta-batch
+        mapped, with the file dropped from it before (the first meta-batches of a run). Against torch's DataLoader
+        over torchvision's transforms: the same episodes, a worker process per core, each decoding, resizing and
+        normalising the images of a whole meta-batch
 step    time for a meta-batch against that of the training step that uses it, on this machine's CPU
 
 Run it when nothing else runs.
@@ -50,7 +49,7 @@ COLD_META_BATCHES = 20
 
 
 def config_of(problem: str, **changes: Any) -> ExperimentConfig:
-    """The shipped config of a problem, on the CPU."""
+    """Return the shipped config of a problem, on the CPU."""
     name, own = CONFIGS[problem]
     return load_config(REPOSITORY_ROOT / "experiment_config" / name, own | {"gpu_to_use": "cpu"} | changes)
 
@@ -59,7 +58,7 @@ def config_of(problem: str, **changes: Any) -> ExperimentConfig:
 
 
 def measure_start(problem: str) -> dict[str, Any]:
-    """Seconds from `build_data` to the first meta-batch."""
+    """Measure the seconds from `build_data` to the first meta-batch."""
     from data import build_data
 
     config = config_of(problem)
@@ -73,7 +72,7 @@ def measure_start(problem: str) -> dict[str, Any]:
 
 
 def measure_supply(problem: str, kind: str, seconds: float) -> dict[str, Any]:
-    """Episodes per second from packed images. Args: kind: memory, mapped or cold."""
+    """Measure episodes per second from packed images. Args: kind: memory, mapped or cold."""
     from data import build_data
 
     config = config_of(problem, load_into_memory=kind == "memory")
@@ -95,7 +94,7 @@ def measure_supply(problem: str, kind: str, seconds: float) -> dict[str, Any]:
 
 
 def measure_baseline(problem: str, seconds: float, workers: int) -> dict[str, Any]:
-    """Episodes per second from a DataLoader whose workers decode image files."""
+    """Measure episodes per second from a DataLoader whose workers decode image files."""
     import torch
     from PIL import Image
     from torchvision.transforms import v2
@@ -142,7 +141,7 @@ def measure_baseline(problem: str, seconds: float, workers: int) -> dict[str, An
 
 
 def measure_step(problem: str, seconds: float) -> dict[str, Any]:
-    """Milliseconds of a training step and of the episodes for it, one after the other."""
+    """Measure the milliseconds of a training step and of the episodes for it, one after the other."""
     import torch
 
     from data import build_data
@@ -167,7 +166,7 @@ def measure_step(problem: str, seconds: float) -> dict[str, Any]:
 
 
 def _rate(meta_batches: Iterator[Any], n_tasks: int, seconds: float | None, warm_up: int) -> float:
-    """Episodes per second, over the given time, or until there are no more."""
+    """Return the episodes per second, over the given time, or until there are no more."""
     for _ in range(warm_up):
         next(meta_batches)
     start, count = time.perf_counter(), 0
@@ -189,7 +188,7 @@ def _drop_from_cache(path: str) -> None:
 
 
 def _bytes_read() -> int:
-    """Bytes that this process has had read from the disk."""
+    """Return the bytes that this process has had read from the disk."""
     lines = Path("/proc/self/io").read_text().splitlines() if Path("/proc/self/io").exists() else []
     return next((int(line.split()[1]) for line in lines if line.startswith("read_bytes")), 0)
 
@@ -207,7 +206,7 @@ def in_own_process(dataset_root: Path, measurement: str, **arguments: Any) -> di
 
 
 def report_start(dataset_root: Path, problems: list[str]) -> None:
-    """Archive to first meta-batch, and again."""
+    """Measure the way from an archive to the first meta-batch, and again from the packed images."""
     print("\n| dataset | images | archive to first meta-batch, s | second start, s |\n| --- | --- | --- | --- |")
     for problem in problems:
         first, second = (in_own_process(dataset_root, "start", problem=problem) for _ in range(2))
@@ -218,7 +217,7 @@ def report_start(dataset_root: Path, problems: list[str]) -> None:
 
 
 def report_supply(dataset_root: Path, problems: list[str], seconds: float, workers: int) -> None:
-    """Episodes per second."""
+    """Measure episodes per second."""
     print(
         f"\n| episodes per second | in memory | mapped, warm | mapped, cold | DataLoader, {workers} workers | times "
         "as fast |"
@@ -247,7 +246,7 @@ def report_supply(dataset_root: Path, problems: list[str], seconds: float, worke
 
 
 def report_step(dataset_root: Path, problems: list[str], seconds: float) -> None:
-    """Share of a training step."""
+    """Measure the share of episodes in a training step."""
     print("\n| config | meta-batch, ms | training step, ms | share of the data |\n| --- | --- | --- | --- |")
     for problem in problems:
         found = in_own_process(dataset_root, "step", problem=problem, seconds=seconds)

@@ -71,7 +71,7 @@ class Interruption:
 
 
 def with_default_signals() -> None:
-    """In a child: a run in the background may have been started with SIGINT ignored."""
+    """Set the signals of a child back: a run in the background may have been started with SIGINT ignored."""
     for number in EXIT_CODES:
         signal.signal(number, signal.SIG_DFL)
 
@@ -93,7 +93,7 @@ class ScriptRun:
         }
 
     def start(self) -> subprocess.Popen:
-        """A new process; its output goes to a file."""
+        """Start a new process; its output goes to a file."""
         self._started_at = time.time()
         self._resumes = any(self.run_folder.glob("saved_models/*.safetensors"))
         with open(self.folder / "output.txt", "wb") as output:
@@ -104,7 +104,7 @@ class ScriptRun:
             )  # fmt: skip
 
     def output(self) -> str:
-        """What the last process printed."""
+        """Return what the last process printed."""
         return (self.folder / "output.txt").read_text(errors="replace")
 
     def finish(self) -> dict[str, float]:
@@ -146,11 +146,11 @@ class ScriptRun:
         return Interruption(number, phase, code if code >= 0 else 128 - code, latency_s, self.is_finished())
 
     def is_finished(self) -> bool:
-        """Whether the result is there."""
+        """Return whether the result is there."""
         return (self.run_folder / "logs" / "test_summary.json").exists()
 
     def phase(self) -> str:
-        """What the run is doing, as its files and the output of this start show it."""
+        """Return what the run is doing, as its files and the output of this start show it."""
         if list(self.datasets.glob(f".{DATASET}.unfinished")):
             return "unpacking" if list(self.datasets.glob("*.tar.gz")) else "drawing"
         if list(self.datasets.glob(".packed/*.unfinished")):
@@ -196,7 +196,7 @@ class Histories:
         shutil.rmtree(unpacked.folder)
 
     def make(self, start: str) -> ScriptRun:
-        """A run whose dataset is ready, or an archive, or still to be drawn."""
+        """Make a run whose dataset is ready, or an archive, or still to be drawn."""
         run = ScriptRun(Path(tempfile.mkdtemp(dir=self.folder)), **self.flags)
         if start == "unpacked":
             shutil.copy(self.archive, run.datasets)
@@ -206,7 +206,7 @@ class Histories:
         return run
 
     def interrupted(self, numbers: Sequence[int], history: int) -> tuple[list[Interruption], bool]:
-        """One history with these signals, run to its end: what came of each, and whether all was equal at the end.
+        """Run one history with these signals to its end; return what came of each, and whether all was equal.
 
         `history` is its number: together with the seed it draws the moments.
         """
@@ -234,7 +234,7 @@ class Histories:
 
 
 def dataset_differences(datasets: Path, whole: Path) -> list[str]:
-    """Files of a dataset and of its packed images that are in one place only, or differ; archives and locks aside."""
+    """Return the files of a dataset and its packed images, archives and locks aside, that are missing or differ."""
 
     def content(folder: Path) -> dict[str, str]:
         found = {}

@@ -1,4 +1,4 @@
-"""What it costs to watch a run: how long training stands still for a report, and how long a look between epochs takes.
+"""What it costs to watch a run: how long training stands still for a report, and for diagnostics between epochs.
 
     python benchmarks/observation_cost.py [CONFIG.json] [--key value ...]
 
@@ -6,8 +6,8 @@ CONFIG.json: any config (default: the quickstart's); --key value: changes to it,
 
 Trains two short epochs in a temporary folder, then prints a table: the calls by which a training process starts the
 report's process, orders a report and takes leave of it; a report itself, which another process of the lowest
-priority makes; and the look at gradients, updates and example episodes (diagnostics_every_epochs), beside an epoch
-of the config. Run it when nothing else runs.
+priority makes; and the diagnostics of gradients, updates and example episodes (diagnostics_every_epochs), beside an
+epoch of the config. Run it when nothing else runs.
 """
 
 import statistics
@@ -32,7 +32,7 @@ LONGEST_ORDER_MS = 1.0
 
 
 def measure(config: ExperimentConfig) -> dict[str, list[float]]:
-    """Name -> seconds of each of its repetitions; leaves nothing behind."""
+    """Return name -> seconds of each of its repetitions; leaves nothing behind."""
     import torch
 
     from data import build_data
@@ -71,13 +71,13 @@ def measure(config: ExperimentConfig) -> dict[str, list[float]]:
             time.sleep(0.1)
         ended = seconds(observer.on_end)
         epoch = config.total_epochs - 1  # of the heaviest derivative order
-        look = Diagnostics(run_folder.logs / "validation_episodes.safetensors", n_tasks).look
+        inspect = Diagnostics(run_folder.logs / "validation_episodes.safetensors", n_tasks).inspect
         return {
             "start the report's process": [started],
             "order a report": orders,
             "wait for the last report": [ended],
             "a report": [seconds(lambda: write_report(run_folder.path)) for _ in range(TIMED)],
-            "a look": [seconds(lambda: look(learner, data, epoch, is_last=False)) for _ in range(TIMED)],
+            "a look": [seconds(lambda: inspect(learner, data, epoch, is_last=False)) for _ in range(TIMED)],
             "a training iteration": [
                 seconds(
                     lambda i=i: learner.meta_update(
@@ -101,7 +101,7 @@ def measure(config: ExperimentConfig) -> dict[str, list[float]]:
 
 
 def table(config: ExperimentConfig, measured: dict[str, list[float]]) -> str:
-    """The measurements and what follows from them."""
+    """Return the measurements and what follows from them."""
     lines = [f"{'':<30}{'median':>12}{'longest':>12}{'repeated':>10}"]
     lines += [
         f"{name:<30}{_text(statistics.median(row)):>12}{_text(max(row)):>12}{len(row):>10}"
@@ -129,7 +129,7 @@ def _text(seconds: float) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Command line; returns the exit code."""
+    """Run the command line; return the exit code."""
     if {"-h", "--help"}.intersection(arguments):
         print(__doc__)
         return 0

@@ -124,7 +124,7 @@ def _time(
     device: "torch.device",
     warm_up: int = 2,
 ) -> tuple[float, float]:
-    """Median milliseconds of the episodes and of the step, each waited for."""
+    """Return median milliseconds of the episodes and of the step, each waited for."""
     import torch
 
     def wait() -> float:
@@ -144,8 +144,8 @@ def _time(
 
 
 def _count(learner: "FewShotLearner", episodes: "Episodes") -> tuple[int, int, int]:
-    """Floating-point operations of products, bytes that operators read and write, and operators that compute, of one
-    meta-gradient.
+    """Count floating-point operations of products, bytes that operators read and write, and operators that compute, of
+    one meta-gradient.
     """
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
@@ -171,7 +171,7 @@ def _count(learner: "FewShotLearner", episodes: "Episodes") -> tuple[int, int, i
 
 
 def flops_of(operator: str, args: Any, out: Any) -> int:
-    """Twice the multiplications of a convolution or a matrix product; torch's own counter takes groups for whole
+    """Return twice the multiplications of a convolution or a matrix product; torch's own counter takes groups for whole
     channels.
     """
     if operator == "convolution":
@@ -184,7 +184,7 @@ def flops_of(operator: str, args: Any, out: Any) -> int:
 
 
 def ceilings(device: "torch.device") -> dict[str, float]:
-    """What the device reaches at best: a large matrix product in the format of our convolutions, and a large copy."""
+    """Return what the device reaches at best: a large matrix product in the format of our convolutions, and a copy."""
     import torch
 
     on_gpu = device.type == "cuda"
@@ -210,7 +210,7 @@ def ceilings(device: "torch.device") -> dict[str, float]:
 
 
 def cells(row: dict[str, Any]) -> list[str]:
-    """A row of the table as texts."""
+    """Return a row of the table as texts."""
     shown = row | {
         "flops_per_s": row["flops_per_s"] / 1e9,
         "bytes_per_s": row["bytes_per_s"] / 1e9,

@@ -36,7 +36,7 @@ LARGEST_SIDE = 96
 
 
 def images_below(folder: Path) -> list[Path]:
-    """Image files anywhere below a folder, sorted, as paths inside it.
+    """Return image files anywhere below a folder, sorted, as paths inside it.
 
     Raises:
         DataError: there are none, or it is no folder.
@@ -72,12 +72,12 @@ def read_images(folder: Path, files: Sequence[Path], pixel_format: PixelFormat) 
 
 
 def pixel_format_of(config: Mapping[str, Any]) -> PixelFormat:
-    """How a run's config stores images."""
+    """Return how a run's config stores images."""
     return PixelFormat(config["image_height"], config["image_width"], config["image_channels"], config["resize_filter"])
 
 
 def support_files_of(support: Path) -> tuple[list[Path], list[str]]:
-    """Images below class folders, as paths inside `support`, and the class of each.
+    """Return the images below class folders, as paths inside `support`, and the class of each.
 
     Raises:
         DataError: an image outside the class folders, or none.
@@ -93,7 +93,7 @@ def support_files_of(support: Path) -> tuple[list[Path], list[str]]:
 
 
 def check_number_of_classes(config: Mapping[str, Any], support: Path, n_classes: int) -> None:
-    """Whether the head of a trained run can tell so many classes apart.
+    """Refuse another number of classes than the head of a trained run has learned.
 
     Raises:
         ConfigError: it has learned another number of outputs.
@@ -136,7 +136,7 @@ def adapt(classifier: FewShotClassifier, support: Path, query: Path) -> dict[str
 
 
 def accuracy_text(result: Mapping[str, Any]) -> str:
-    """'7 of 10 right' for the query images whose class their folder tells; empty without any."""
+    """Return '7 of 10 right' for the query images whose class their folder names; empty without any."""
     known = [
         (label, predicted)
         for label, predicted in zip(result["labels"], result["predictions"], strict=True)
@@ -147,7 +147,7 @@ def accuracy_text(result: Mapping[str, Any]) -> str:
 
 
 def predictions_csv(result: Mapping[str, Any]) -> str:
-    """A row per query image: file, prediction, its probability, the folder's class, a probability per class."""
+    """Return a row per query image: file, prediction, its probability, the folder's class, a probability per class."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["file", "prediction", "probability", "folder", *(f"p({name})" for name in result["classes"])])
@@ -166,7 +166,7 @@ def predictions_csv(result: Mapping[str, Any]) -> str:
 
 
 def contact_sheet(result: Mapping[str, Any], title: str) -> str:
-    """One HTML file without anything outside of it: the examples of each class, then every query image with its
+    """Return one HTML file without anything outside of it: the examples of each class, then every query image with its
     probabilities.
     """
     parts = [

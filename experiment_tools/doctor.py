@@ -43,7 +43,7 @@ TIMED_ITERATIONS, TIMED_SECONDS = 5, 20.0
 
 
 class Finding(NamedTuple):
-    """One line: how it is, what was looked at, and what to do about it."""
+    """One line: how it is, what was examined, and what to do about it."""
 
     level: str
     text: str
@@ -55,7 +55,7 @@ class Finding(NamedTuple):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Look at everything, print each finding as it is made, and return the exit code."""
+    """Examine everything, print each finding as it is made, and return the exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if {"-h", "--help"}.intersection(arguments):
         print(__doc__)
@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def examine(arguments: Sequence[str]) -> Iterator[Finding]:
-    """All findings in order; what cannot be looked at because of an error before it is left out."""
+    """Yield all findings in order; what cannot be examined because of an error before it is left out."""
     yield from check_packages()
     yield from check_devices()
     yield from check_folders()
@@ -102,7 +102,7 @@ def _config_of(arguments: Sequence[str]) -> ExperimentConfig:
 
 
 def check_packages() -> Iterator[Finding]:
-    """Python, and every package of requirements.txt and requirements-extras.txt."""
+    """Check Python, and every package of requirements.txt and requirements-extras.txt."""
     python = f"Python {platform.python_version()} at {sys.executable}"
     fits = sys.version_info >= (3, 11)
     yield Finding(OK if fits else ERROR, python, "" if fits else "install Python 3.11 or newer")
@@ -127,7 +127,7 @@ def _numbers(text: str) -> list[int]:
 
 
 def check_devices() -> Iterator[Finding]:
-    """CPU threads and GPUs."""
+    """Check CPU threads and GPUs."""
     try:
         import torch
     except ImportError as error:
@@ -157,7 +157,7 @@ def check_devices() -> Iterator[Finding]:
 
 
 def check_folders() -> Iterator[Finding]:
-    """Where datasets and runs are put: writable, with space."""
+    """Check where datasets and runs are put: writable, with space."""
     for variable, folder in (("DATASET_DIR", dataset_root()), ("EXPERIMENTS_DIR", experiments_root())):
         existing = folder
         while not existing.exists() and existing != existing.parent:
@@ -179,15 +179,15 @@ def check_folders() -> Iterator[Finding]:
 
 
 def check_run(config: ExperimentConfig) -> Iterator[Finding]:
-    """The data of a config, and a short run of it."""
+    """Check the data of a config, and a short run of it."""
     try:
         import torch
-    except ImportError:  # `check_devices` has told it
+    except ImportError:  # `check_devices` has reported it
         return
     from data import build_data
     from utils.machine.devices import choose_device, describe_device
 
-    logging.getLogger().setLevel(logging.ERROR)  # what a run tells is not asked for here
+    logging.getLogger().setLevel(logging.ERROR)  # a run's own messages are not wanted here
     try:
         device = choose_device(config.gpu_to_use)
         yield Finding(OK, f"device of the run: {describe_device(device)}")
@@ -277,7 +277,7 @@ def _check_space(needed_bytes: float) -> Iterator[Finding]:
 
 
 def _estimate(config: ExperimentConfig, learner: Learner, data: EpisodeSource) -> Finding:
-    """How long the whole run takes, by timing a few iterations of its heaviest derivative order and a batch of
+    """Estimate how long the whole run takes, by timing a few iterations of its heaviest derivative order and a batch of
     validation tasks.
     """
     n_tasks = config.tasks_per_meta_batch
@@ -312,7 +312,7 @@ def _estimate(config: ExperimentConfig, learner: Learner, data: EpisodeSource) -
 
 
 def _timed(step: Callable[[int], None], learner: Learner) -> float:
-    """Median seconds of a step, without the first."""
+    """Return median seconds of a step, without the first."""
     import torch
 
     device = next(iter(learner.meta_parameters().values())).device
@@ -329,7 +329,7 @@ def _timed(step: Callable[[int], None], learner: Learner) -> float:
 
 
 def duration_text(seconds: float) -> str:
-    """'45 s', '12 min', '3 h 20 min', '2 days 4 h'."""
+    """Return '45 s', '12 min', '3 h 20 min', '2 days 4 h'."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

@@ -127,8 +127,8 @@ def _unflattened(array: np.ndarray, image_shape: Sequence[int] | None) -> np.nda
 
 
 def _channels_first(array: np.ndarray, channels: int | None, *, channels_last: bool) -> np.ndarray:
-    """(n, H, W), (n, H, W, C) or (n, C, H, W) to the last; where both could be meant, arrays are the former, tensors
-    the latter.
+    """Bring (n, H, W), (n, H, W, C) or (n, C, H, W) to the last; where both could be meant, arrays are the former,
+    tensors the latter.
     """
     if array.ndim == 3:
         return array[:, None]
@@ -203,9 +203,7 @@ def resized(pixels: np.ndarray, height: int, width: int, what: str = "images") -
 def as_input(
     pixels: np.ndarray, normalise: "tuple[Sequence[float], Sequence[float]]", *, reverse_channels: bool = False
 ) -> "Tensor":
-    """Pixels (n, C, H, W) as a network takes them: 0 to 1, minus the mean, over the deviation of each channel;
-    float32.
-    """
+    """Return pixels (n, C, H, W) as float32: 0 to 1, minus each channel's mean, over its deviation."""
     import torch
 
     images = torch.from_numpy(np.array(pixels, dtype=np.float32))

@@ -165,7 +165,7 @@ class FewShotClassifier(Estimator):
     def _config(
         self, shape: Sequence[int] | None, *, meta_learned: bool, n_way: int | None = None, **changes: Any
     ) -> ExperimentConfig:
-        """The config of the parameters; sizes that they leave open are those of the meta-learning, else `shape`."""
+        """Return the config of the parameters; what they leave open is that of the meta-learning, else `shape`."""
         values = {
             name: _plain(value) for name, value in self.get_params().items() if name not in ("network", "image_shape")
         }
@@ -196,7 +196,7 @@ class FewShotClassifier(Estimator):
         return config
 
     def _build(self, config: ExperimentConfig, initialisation: dict[str, Tensor] | None) -> FewShotLearner:
-        """The learner of a config, with an initialisation that was meta-learned."""
+        """Build the learner of a config, with an initialisation that was meta-learned."""
         learner = build_learner(
             config,
             choose_device(config.gpu_to_use),
@@ -297,12 +297,12 @@ class FewShotClassifier(Estimator):
         return probabilities if every_step else probabilities[0]
 
     def adapted_learner(self) -> AdaptedLearner:
-        """The learner after each inner step of the last `fit`."""
+        """Return the learner after each inner step of the last `fit`."""
         self.check_is_fitted()
         return self._adapted
 
     def initial_learner(self) -> FewShotLearner:
-        """A learner with the meta-learned initialisation, from which `fit` starts."""
+        """Return a learner with the meta-learned initialisation, from which `fit` starts."""
         self._check_meta_fitted("initial_learner")
         return self._build(self._config(None, meta_learned=True), self.initialisation_)
 
@@ -349,7 +349,7 @@ class FewShotClassifier(Estimator):
         return self
 
     def _classify(self, query: Tensor, step: int) -> np.ndarray:
-        """Probabilities (n, N) after `step` inner steps."""
+        """Return probabilities (n, N) after `step` inner steps."""
         logits = self._adapted.logits(query, step).double()
         if self._config_of_fit.loss == "binary_cross_entropy" and not callable(self.loss):
             independent = torch.sigmoid(logits)
@@ -522,7 +522,7 @@ class FewShotClassifier(Estimator):
 
 
 def run_checkpoint(name: str | Path, checkpoint: int | str | Path = "best") -> Path:
-    """The file of a run that `FewShotClassifier.from_experiment` reads; its arguments.
+    """Return the file of a run that `FewShotClassifier.from_experiment` reads; its arguments.
 
     Raises:
         ConfigError: no such run or epoch. StorageError: no checkpoint can be read.
@@ -542,14 +542,14 @@ def run_checkpoint(name: str | Path, checkpoint: int | str | Path = "best") -> P
 
 
 def _at_most(data: EpisodeSource, split: str, n_tasks: int) -> int:
-    """So many tasks, or those that there are: a list that came round again would seem to be more, and its interval
-    too narrow.
+    """Return so many tasks, or those that there are: a list that came round again would seem to be more, and its
+    interval too narrow.
     """
     return min(n_tasks, data.count(split) or n_tasks)
 
 
 def _plain(value: Any) -> Any:
-    """numpy's numbers and tuples, as grid searches give them, as JSON has them."""
+    """Return numpy's numbers and tuples, as grid searches give them, in the types of JSON."""
     if isinstance(value, (tuple, list)):
         return [_plain(entry) for entry in value]
     return value.item() if isinstance(value, np.generic) else value

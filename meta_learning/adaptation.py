@@ -34,6 +34,7 @@ class Adapted:
 
     def tensors(self) -> list[Tensor]:
         """Return everything that a step hands on and that can be differentiated."""
+        # Without `moving`: its averages are detached where they are made (`leave_statistics`).
         state = (value for values in self.state.values() for value in values)
         return [*self.params.values(), *self.fixed.values(), *state]
 
@@ -88,6 +89,7 @@ class PreparedEpisodes:
         images = self.images("both" if n_support else role)
         features = self._network.features(images, params, replace(pass_, n_support=n_support))[:, n_support:]
         if self.features_stay:
+            # With their graph: through it the outer gradient reaches a body that no step adapts (ANIL, ProtoNet).
             self._features[role] = features
         return features
 
@@ -149,6 +151,7 @@ class Adaptation:
         Args:
             create_graph: make the inner gradients differentiable, for second order.
         """
+        # A copy: the learners before this step keep their own averages and may classify later (`AdaptedLearner.path`).
         moving = dict(adapted.moving)
         logits = self._logits("support", prepared, adapted, pass_.recording(moving=moving))
         loss = self.loss.per_task_loss(logits, prepared.episodes.support_labels)

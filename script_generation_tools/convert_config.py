@@ -4,7 +4,7 @@
     python script_generation_tools/convert_config.py TRAIN.yaml [TEST.yaml] [--output NEW.json]
 
 Prints a line for every key that had no effect there and every value that differed from what that code really did. The
-new config goes to experiment_config/ unless told otherwise; generate_scripts.py makes its script.
+new config goes to experiment_config/ unless --output names another place; generate_scripts.py makes its script.
 """
 
 import argparse

@@ -212,7 +212,7 @@ def _inner_loop(config: Mapping[str, Any], findings: list[str]) -> dict[str, Any
 
 
 def _inner_arguments(config: Mapping[str, Any], name: str, findings: list[str]) -> dict[str, Any]:
-    """What `value or default` made of them: an explicit 0 counted as not given."""
+    """Return what `value or default` made of them: an explicit 0 counted as not given."""
     given = dict(config.get("inner_args") or {})
     used = {key: given.get(key) or default for key, default in INNER_DEFAULTS.items()}
     for key, value in given.items():
@@ -226,9 +226,7 @@ def _inner_arguments(config: Mapping[str, Any], name: str, findings: list[str]) 
 
 
 def _frozen(frozen: list[str], encoder: str, findings: list[str]) -> dict[str, Any]:
-    """A parameter whose name contains one of these texts was not adapted; norm weights and biases were, unless
-    frozen.
-    """
+    """Translate texts, one of which froze each parameter whose name contains it; norm weights and biases adapt, too."""
     names = _parameter_names(encoder)
     for text in frozen:
         if not any(text in name for name in names):
@@ -277,7 +275,7 @@ def _is_norm(name: str) -> bool:
 
 
 def _pattern(text: str, encoder: str) -> str:
-    """A pattern of `frozen_layers` for what a text froze there."""
+    """Return a pattern of `frozen_layers` for what a text froze there."""
     blocks = BLOCKS[encoder.removeprefix("wide-")]
     if "convnet4" in encoder and text in blocks:
         return f"block{blocks.index(text)}.*"

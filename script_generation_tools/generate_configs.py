@@ -161,7 +161,7 @@ def first_config(template: Path, chosen: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def template_variables(template: Path) -> set[str]:
-    """Names of the variables of a template."""
+    """Return the names of the variables of a template."""
     return _variables(template.read_text(encoding="utf-8"))
 
 
@@ -203,7 +203,7 @@ def _fill(path: Path, template: str, combination: dict[str, Any], pattern: str, 
 
 
 def _compose_name(path: Path, pattern: str, known: Mapping[str, Any]) -> str:
-    """Fill the pattern of a name with the config's own keys, so that a name tells what is in the file."""
+    """Fill the pattern of a name with the config's own keys, so that a name shows what is in the file."""
     for key in PLACEHOLDER.findall(pattern):
         if key not in known:
             raise ConfigError(
@@ -321,7 +321,8 @@ def _read_values(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def _name_problems(candidates: list[Candidate]) -> Iterator[str]:
-    """Two configs may share neither a file nor a run folder (letter case does not tell folders apart everywhere).
+    """Yield what breaks the rule that two configs share neither a file nor a run folder (letter case does not
+    distinguish folders everywhere).
 
     One message for each template, or pair of templates, however many of its configs share names.
     """
@@ -359,7 +360,7 @@ def _name_problems(candidates: list[Candidate]) -> Iterator[str]:
 
 
 def _distinct_pattern(candidates: list[Candidate]) -> str:
-    """Extend the experiment_name of a template's section by the variables that tell its configs apart."""
+    """Extend the experiment_name of a template's section by the variables in which its configs differ."""
     pattern = candidates[0].section_pattern
 
     def names(pattern: str) -> int:
@@ -373,7 +374,7 @@ def _distinct_pattern(candidates: list[Candidate]) -> str:
 
 
 def _shared_run_folders(config_folder: Path) -> list[str]:
-    """Notes on hand-written configs whose experiment_name, and hence run folder, is another config's too."""
+    """Return notes on hand-written configs whose experiment_name, and hence run folder, is another config's too."""
     owners: dict[str, str] = {}
     notes = []
     for path in sorted(config_folder.glob("[!.]*.json")):

@@ -8,7 +8,7 @@ import signal
 
 
 class UserError(Exception):
-    """Base of all errors whose text tells the user what to change. Not raised itself."""
+    """Base of all errors whose text names what to change. Not raised itself."""
 
     exit_code = 1
 

@@ -45,6 +45,8 @@ def score_models(outputs: "Tensor", labels: "Tensor", models: Sequence[dict[str,
     """
     for model, of_model in zip(models, outputs, strict=True):
         _refuse_non_finite(_task_scores(of_model, labels), model)
+    # The mean of logits, not of probabilities, as in the reference. Its deviation, though, is that of hits and misses
+    # over images, about sqrt(p (1 - p)) however many tasks there are; here it is over tasks, which are independent.
     ensemble, *single = (summarise(_task_scores(some, labels)) for some in (outputs.mean(dim=0), *outputs))
     return {
         "score": score_of(is_regression(labels)).key,
@@ -67,7 +69,7 @@ def _refuse_non_finite(scores: Sequence[float], model: Mapping[str, Any]) -> Non
 
 
 def accuracy_columns(outputs: "Tensor", labels: "Tensor") -> dict[str, Any]:
-    """test_accuracy_mean, _std and _ci95 over tasks of one model's outputs (tasks, queries, classes or D); None
+    """Return test_accuracy_mean, _std and _ci95 over tasks of one model's outputs (tasks, queries, classes or D); None
     where not finite.
     """
     columns = _columns(summarise(_task_scores(outputs, labels)))
@@ -96,7 +98,7 @@ def stored_result(
     with_curve: bool,
     patience: int = 0,
 ) -> str | None:
-    """The text of a finished and tested run, to be shown again; None while something is left to do. Needs no torch.
+    """Return the text of a finished and tested run, to be shown again; None where something is left to do. No torch.
 
     Args:
         protocols, n_models: what the config asks for now; where that differs from the stored test, the text says so.
@@ -127,8 +129,8 @@ def stored_result(
 
 
 def result_suffix(tag: str, checkpoint: str, elsewhere: str = "") -> str:
-    """What the names of a test's files end in: `_<tag>`, or for chosen weights and other tasks without a tag what
-    these are.
+    """Return what the names of a test's files end in: `_<tag>`, or for chosen weights and other tasks without a tag
+    what these are.
 
     Args:
         checkpoint: the key load_checkpoint, where it chooses the weights.
@@ -147,7 +149,7 @@ def _weights_suffix(checkpoint: str) -> str:
 
 
 def _differ(before: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether two tests are not the same; an entry that only one of two releases writes does not count."""
+    """Return whether two tests are not the same; an entry that only one of two releases writes does not count."""
     return len(before) != len(now) or any(
         one[key] != other[key] for one, other in zip(before, now, strict=True) for key in one.keys() & other.keys()
     )
@@ -199,7 +201,7 @@ def _names_of(models: Sequence[Mapping[str, Any]]) -> str:
 
 
 def summary_rows(summary: dict[str, Any]) -> list[dict[str, Any]]:
-    """Rows of test_summary.csv, one per shape and kind of batch-norm statistics; the reference's columns first."""
+    """Return the rows of test_summary.csv, one per shape and kind of statistics; the reference's columns first."""
     return [
         {name: result[name] for name in ("test_accuracy_mean", "test_accuracy_std", "test_accuracy_ci95")}
         | result["protocol"]
@@ -213,8 +215,8 @@ def summary_rows(summary: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def result_text(summary: dict[str, Any], run_folder: Path | None) -> str:
-    """The result for people: score with interval, protocol, single models, and where everything was written, unless
-    that is None.
+    """Return the result for people: score with interval, protocol, single models, and where everything was written,
+    unless that is None.
     """
     results = summary["results"]
     lines = _table(results) if len({_tasks_of(result) for result in results}) > 1 else []
@@ -258,7 +260,7 @@ TABLE_COLUMNS = ("dataset", "ways", "shots", "queries", "statistics")
 
 
 def _origin(protocol: Mapping[str, Any]) -> str:
-    """Where the tasks come from."""
+    """Return where the tasks come from."""
     return f"tasks of {protocol['task_list']}" if "task_list" in protocol else f"test tasks of seed {protocol['seed']}"
 
 
@@ -267,7 +269,7 @@ def _tasks_of(result: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def _table(results: Sequence[dict[str, Any]]) -> list[str]:
-    """One line per set of tasks and kind of statistics, under one heading."""
+    """Return one line per set of tasks and kind of statistics, under one heading."""
     protocol, n_models = results[0]["protocol"], results[0]["ensemble"]["models"]
     what = f"the ensemble of {n_models} models" if n_models > 1 else "the model"
     score = _score(results[0])

@@ -29,6 +29,7 @@ class _TerminalHandler(logging.Handler):
             tqdm.write(self.format(record), file=stream)
             stream.flush()
         except BrokenPipeError:
+            # Later writes, also Python's own flush at the exit, then go nowhere instead of failing again.
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, stream.fileno())
             os.close(nowhere)

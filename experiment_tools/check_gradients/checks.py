@@ -30,8 +30,8 @@ DIFFERENCE_TOLERANCE = 1e-5
 """Of central differences, which have an error of their own."""
 N_DIRECTIONS = 2
 STEPS = (1e-5, 1e-6, 1e-7, 1e-8, 1e-9)
-"""Widths of the central differences; the first good one counts, because a kink of a ReLU, or the
-sharp bend of a norm over few values, may lie in a wider one."""
+"""Widths of the central differences; the first good one counts, because a kink of a ReLU, or the sharp bend of
+a norm over few values, may lie in a wider one."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,8 @@ def relative_difference(ours: Mapping[str, Tensor], other: Mapping[str, Tensor],
 
 
 def _share(learner: FewShotLearner) -> float:
-    """Adam and RMSprop divide by epsilon the rounding in gradients that are zero, such as that of a bias before a
-    norm.
+    """Return the share of the norm of all below which a tensor counts as zero: Adam and RMSprop divide by epsilon the
+    rounding in gradients that are zero, such as that of a bias before a norm.
     """
     return 1.0 if isinstance(learner.inner_loop, Adam | RMSprop) else 1e-6
 
@@ -206,7 +206,7 @@ def _torch_optimizer(inner_loop: Any, values: Mapping[str, Tensor]) -> torch.opt
 
 
 def _mean_loss(learner: FewShotLearner, outputs: Tensor, labels: Tensor) -> Tensor:
-    """torch's own loss of outputs (n, N), averaged over everything."""
+    """Return torch's own loss of outputs (n, N), averaged over everything."""
     if learner.loss.name == "mean_squared_error":
         return F.mse_loss(outputs, labels)
     if learner.loss.name == "binary_cross_entropy":
@@ -270,7 +270,7 @@ def check_meta_gradient(learner: FewShotLearner, episodes: EpisodeBatch, epoch: 
 
 
 def check_order(learner: FewShotLearner, episodes: EpisodeBatch, epoch: int) -> Check:
-    """Second and first order must differ: if they do not, something has cut the graph of the inner loop."""
+    """Check that second and first order differ: if they do not, something has cut the graph of the inner loop."""
     second = learner.meta_gradients(episodes, epoch).gradients
     choices = learner.outer_loop
     try:
@@ -318,7 +318,7 @@ def check_proto_net(learner: FewShotLearner, episodes: EpisodeBatch, epoch: int)
 
 @contextmanager
 def _moved(parameters: Mapping[str, Tensor], direction: Mapping[str, Tensor], width: float) -> Iterator[None]:
-    """Inside, the parameters are `width` further along `direction`."""
+    """Move the parameters by `width` along `direction` inside."""
     before = {name: value.detach().clone() for name, value in parameters.items()}
     with torch.no_grad():
         for name, value in parameters.items():
@@ -335,7 +335,7 @@ def _moved(parameters: Mapping[str, Tensor], direction: Mapping[str, Tensor], wi
 def _inner_gradients(
     learner: FewShotLearner, record: list[list[Tensor]] | None = None, replay: list[list[Tensor]] | None = None
 ) -> Iterator[None]:
-    """Inside, the gradients that the inner-loop optimiser is given are recorded, or replaced by recorded ones."""
+    """Record the gradients that the inner-loop optimiser gets inside, or replace them by recorded ones."""
     inner_loop, waiting = learner.inner_loop, list(replay or ())
     original = inner_loop.update
 
@@ -356,9 +356,7 @@ def _moving_statistics(
     record: list[tuple[Tensor, Tensor]] | None = None,
     replay: list[tuple[Tensor, Tensor]] | None = None,
 ) -> Iterator[None]:
-    """Inside, the moving averages that support passes leave in the episode are recorded, or replaced by recorded
-    ones.
-    """
+    """Record the moving averages that support passes leave in the episode inside, or replace them by recorded ones."""
     waiting = list(replay or ())
 
     def watched(original: Any) -> Any:
@@ -383,7 +381,7 @@ def _moving_statistics(
 
 @contextmanager
 def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """Inside, an attribute of one object is another."""
+    """Give an attribute of one object another value inside."""
     before = vars(owner).get(name)
     setattr(owner, name, value)
     try:

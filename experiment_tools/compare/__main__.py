@@ -97,7 +97,7 @@ def write_comparison(comparison: Comparison, runs: Sequence[Run], folder: Path, 
 
 
 def _output_folder(wanted: Path | None) -> Path:
-    """The folder asked for, or one that is not there yet: a comparison never takes the place of another by itself."""
+    """Return the folder asked for, or a new one: a comparison never takes the place of another by itself."""
     if wanted is not None:
         return wanted
     folder, number = Path(DEFAULT_FOLDER), 1

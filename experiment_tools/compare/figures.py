@@ -31,7 +31,7 @@ class Curve:
 
 
 def mean_curve(runs: Sequence[Run], name: str) -> Curve:
-    """Per epoch over the runs that have it; cells without a number are left out."""
+    """Return the mean per epoch over the runs that have it; cells without a number are left out."""
     values: dict[int, list[float]] = {}
     for run in runs:
         for row in run.rows:
@@ -43,13 +43,13 @@ def mean_curve(runs: Sequence[Run], name: str) -> Curve:
 
 
 def _score_axis(groups: Mapping[str, Sequence[Run]]) -> tuple[float, str]:
-    """Factor and name of what is called accuracy in the rows of these runs, which are all of one kind."""
+    """Return the factor and name of what is called accuracy in the rows of these runs, which are all of one kind."""
     is_regression = any(run.is_regression for runs in groups.values() for run in runs)
     return (-1.0, "Mean squared error") if is_regression else (100.0, "Accuracy in %")
 
 
 def validation_figure(groups: Mapping[str, Sequence[Run]], title: str) -> "Figure":
-    """Validation accuracy over epochs, a line per group with a band of one deviation over its runs."""
+    """Draw validation accuracy over epochs, a line per group with a band of one deviation over its runs."""
     figure = _figure(7.0, 4.2)
     axes = figure.subplots()
     scale, name = _score_axis(groups)
@@ -63,8 +63,7 @@ def validation_figure(groups: Mapping[str, Sequence[Run]], title: str) -> "Figur
 def four_panels(
     groups: Mapping[str, Sequence[Run]], test_points: Mapping[str, Mapping[str, tuple[float, float]]], title: str
 ) -> "Figure":
-    """Training and validation loss and accuracy over epochs; a line per group, with a point of the test at its last
-    epoch.
+    """Draw training and validation loss and accuracy over epochs; a line per group, a point of the test at its end.
 
     Args:
         groups: label, such as '1 shot', -> runs of different seeds.
@@ -126,7 +125,7 @@ def _figure(width: float, height: float) -> "Figure":
 
 
 def comparison_figures(comparison: Comparison, runs: Sequence[Run]) -> "list[tuple[str, str, Figure]]":
-    """(file stem, caption, figure): the validation curves of each dataset, way and shot."""
+    """Return (file stem, caption, figure): the validation curves of each dataset, way and shot."""
     figures = []
     for column, groups in _by_training_column(comparison, runs).items():
         stem = f"validation_{column.dataset}_{column.ways}way_{column.shots}shot_{column.queries}query"
@@ -139,7 +138,7 @@ def comparison_figures(comparison: Comparison, runs: Sequence[Run]) -> "list[tup
 
 
 def four_panel_figures(comparison: Comparison, runs: Sequence[Run]) -> "list[tuple[str, str, Figure]]":
-    """(file stem, caption, figure): losses and accuracies of each method, dataset and way, a line per shot."""
+    """Return (file stem, caption, figure): losses and accuracies of each method, dataset and way, a line per shot."""
     by_method: dict[tuple[str, str, int], dict[str, list[Run]]] = {}
     points: dict[tuple[str, str, int], dict[str, dict[str, tuple[float, float]]]] = {}
     for column, groups in sorted(_by_training_column(comparison, runs).items()):

@@ -74,7 +74,7 @@ class Demo(ThreadingHTTPServer):
         log.debug("a connection broke off", exc_info=True)
 
     def page(self) -> tuple[str, str]:
-        """The page for a new visitor, and its content security policy."""
+        """Return the page for a new visitor, and its content security policy."""
         start = json.dumps(self.start | {"session": self.sessions.new_name()}, ensure_ascii=True)
         script, style = self._parts["js"], self._parts["css"]
         text = (
@@ -169,7 +169,7 @@ class Handler(BaseHTTPRequestHandler):
         self._send(HTTPStatus.OK, json.dumps(answer).encode(), "application/json")
 
     def _body(self, largest: int) -> bytes:
-        """The request's body; its size is judged before it is read."""
+        """Read the request's body; its size is judged first."""
         length = self.headers.get("Content-Length", "")
         if "Transfer-Encoding" in self.headers or not (length.isascii() and length.isdigit()):
             raise RefusedError(411, "say how long the request is (Content-Length)")
@@ -195,7 +195,7 @@ class Handler(BaseHTTPRequestHandler):
             )
         except (TimeoutError, ConnectionError):
             self.close_connection = True
-        except Exception as error:  # the visitor is told; the terminal has the traceback
+        except Exception as error:  # the visitor gets a line, the terminal the traceback
             self.close_connection = True
             log.error("the demo could not answer %s", self.path[:100], exc_info=error)
             self._send(
@@ -232,7 +232,7 @@ def _object(body: bytes) -> dict[str, Any]:
 
 
 def _seen(image: np.ndarray) -> str:
-    """A picture of uint8 (C, H, W) as a data address."""
+    """Return a picture of uint8 (C, H, W) as a data address."""
     file = io.BytesIO()
     Image.fromarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0)).save(file, "PNG")
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()

@@ -45,7 +45,7 @@ def _is_there(name: str) -> bool:
 
 
 def random_images(shape: tuple[int, int, int], n_images: int, dtype: torch.dtype) -> Tensor:
-    """(n, C, H, W), the same every time."""
+    """Draw images (n, C, H, W), the same every time."""
     return torch.randn((n_images, *shape), generator=torch.Generator().manual_seed(n_images), dtype=torch.float64).to(
         dtype
     )
@@ -132,7 +132,7 @@ def _one_error(what: str) -> Iterator[None]:
 def largest_difference(
     plain: PlainNetwork, exported: Callable[[Tensor], Tensor], shape: tuple[int, int, int], what: str
 ) -> float:
-    """Largest difference of an output between exported and original, over batches of several sizes of random images.
+    """Return the largest difference of an output between exported and original, over random batches of several sizes.
 
     Raises:
         ConfigError: they do not agree.

@@ -71,7 +71,7 @@ Result = tuple[Mapping[str, Any], Mapping[str, Any]]
 
 
 def tested_results(facts: CardFacts) -> list[Result]:
-    """Protocol and accuracy of the exported epoch alone, for each test of the run with as many inner steps."""
+    """Return protocol and accuracy of the exported epoch alone, for each test of the run with as many steps."""
     results = [
         result for result in facts.test.get("results", [facts.test]) if result.get("score", "accuracy") == "accuracy"
     ]
@@ -85,7 +85,7 @@ def tested_results(facts: CardFacts) -> list[Result]:
 
 
 def tested_result(facts: CardFacts) -> Result | None:
-    """The first of them with the exported batch-norm statistics; None: not tested so."""
+    """Return the first of them with the exported batch-norm statistics; None: not tested so."""
     return next((pair for pair in tested_results(facts) if pair[0]["statistics"] == facts.statistics), None)
 
 

@@ -39,7 +39,7 @@ def _wait_for_order(orders: int) -> bool:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit code."""
+    """Run the command line; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m experiment_tools.report", description=__doc__.splitlines()[0])
     parser.add_argument("run_folder", help="experiments/<experiment_name>, or the name alone")
     parser.add_argument("--watch", action="store_true", help=argparse.SUPPRESS)

@@ -70,8 +70,8 @@ def answers_of_test(arrays: Arrays, state: dict[str, Any]) -> Answers | None:
 
 
 def task_errors_of_test(arrays: Arrays, state: dict[str, Any]) -> np.ndarray:
-    """Mean squared error of the models' mean output in each task of a regression, (T,); the first set of tasks, as
-    above.
+    """Return the mean squared error of the models' mean output in each task of a regression, (T,); the first set of
+    tasks, as above.
     """
     prefix = f"scores.{state['protocol']['statistics']}"
     name = next(name for name in arrays if name.startswith(prefix))
@@ -81,7 +81,7 @@ def task_errors_of_test(arrays: Arrays, state: dict[str, Any]) -> np.ndarray:
 
 
 def softmax(scores: np.ndarray) -> np.ndarray:
-    """Over the last axis."""
+    """Return the softmax over the last axis."""
     powers = np.exp(scores - scores.max(axis=-1, keepdims=True))
     return powers / powers.sum(axis=-1, keepdims=True)
 

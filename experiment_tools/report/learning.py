@@ -24,7 +24,7 @@ Entry = Mapping[str, Any]
 
 
 def learning(run: Run) -> Section:
-    """Training and validation over epochs, with the best epoch marked."""
+    """Show training and validation over epochs, with the best epoch marked."""
     section = Section(
         "learning",
         "Learning curves",
@@ -77,14 +77,14 @@ def learning(run: Run) -> Section:
 
 
 def _trace(run: Run, name: str) -> list[tuple[float, float | None]]:
-    """(place in epochs, value) of the lines of metrics.jsonl, thinned."""
+    """Return (place in epochs, value) of the lines of metrics.jsonl, thinned."""
     per_epoch = run.config.get("total_iter_per_epoch")
     lines = thinned([line for line in run.iterations if name in line], MOST_TRACE_POINTS)
     return [(line["iteration"] / per_epoch, line[name]) for line in lines] if per_epoch else []
 
 
 def adaptation(run: Run) -> Section:
-    """Support and query, before and after each inner step."""
+    """Show support and query, before and after each inner step."""
     section = Section(
         "adaptation",
         "Adaptation, step by step",
@@ -165,7 +165,7 @@ def _steps(entry: Entry, split: str, name: str) -> list[tuple[float, float | Non
 
 
 def outer_loop(run: Run) -> Section:
-    """Weights of the outer loss and the meta learning rate."""
+    """Show weights of the outer loss and the meta learning rate."""
     section = Section(
         "outer-loop",
         "Outer loop",
@@ -190,7 +190,7 @@ def outer_loop(run: Run) -> Section:
 
 
 def multi_step_weights(rows: Sequence[tuple[int, Sequence[float]]]) -> Markup | None:
-    """Stacked weights over epochs, from (epoch, weights of the S steps)."""
+    """Draw stacked weights over epochs, from (epoch, weights of the S steps)."""
     if not rows:
         return None
     n_steps = len(rows[-1][1])

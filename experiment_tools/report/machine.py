@@ -32,7 +32,7 @@ START_KEYS = ("started", "device", "python", "system", "cuda", "cudnn", "threads
 
 
 def time_and_memory(run: Run) -> Section:
-    """Where the seconds went, speed and memory over epochs."""
+    """Show where the seconds went, speed and memory over epochs."""
     section = Section(
         "machine",
         "Time and memory",
@@ -89,22 +89,22 @@ def time_and_memory(run: Run) -> Section:
 
 
 def time_split(run: Run) -> dict[str, float]:
-    """Seconds of the run by what they went into; training is one part where nobody looked inside."""
+    """Return the seconds of the run by what they went into; training is one part where its parts were not timed."""
     train = sum(row.get("train_time_s") or 0.0 for row in run.rows)
     data = sum(row.get("data_time_s") or 0.0 for row in run.rows)
     evaluation = sum(row.get("val_time_s") or 0.0 for row in run.rows)
     if train <= 0:
         return {}
-    looks = [entry["gradients"] for entry in run.epochs if entry.get("gradients")]
-    inner, outer = (sum(look.get(f"time_{loop}_s") or 0.0 for look in looks) for loop in ("inner", "outer"))
+    inspected = [entry["gradients"] for entry in run.epochs if entry.get("gradients")]
+    inner, outer = (sum(one.get(f"time_{loop}_s") or 0.0 for one in inspected) for loop in ("inner", "outer"))
     computing = max(train - data, 0.0)
-    looking = sum(entry.get("look_time_s") or 0.0 for entry in run.epochs)
+    inspecting = sum(entry.get("look_time_s") or 0.0 for entry in run.epochs)
     if inner + outer <= 0:
         return {
             "waiting for data": data,
             "outer loop": computing,
             "evaluation": evaluation,
-            "looks for this page": looking,
+            "looks for this page": inspecting,
         }
     share = inner / (inner + outer)
     return {
@@ -112,7 +112,7 @@ def time_split(run: Run) -> dict[str, float]:
         "inner loop": computing * share,
         "outer loop": computing * (1 - share),
         "evaluation": evaluation,
-        "looks for this page": looking,
+        "looks for this page": inspecting,
     }
 
 
@@ -120,7 +120,7 @@ def time_split(run: Run) -> dict[str, float]:
 
 
 def settings(run: Run) -> Section:
-    """What differs from the nearest generated config, and all keys."""
+    """Show what differs from the nearest generated config, and all keys."""
     section = Section("config", "Settings", "What makes this run different, and the whole config.", "Settings")
     if not run.config:
         section.missing.append("config.json is not there or cannot be read.")
@@ -145,7 +145,7 @@ def settings(run: Run) -> Section:
 
 
 def environment(run: Run) -> Section:
-    """Versions and device of every start."""
+    """Show versions and device of every start."""
     section = Section(
         "environment",
         "Environment",

@@ -38,7 +38,7 @@ SECTIONS: tuple[Callable[[Run], Section], ...] = (
 
 
 def build_sections(run: Run) -> list[Section]:
-    """Every section; one whose files hold something unexpected says so instead of being drawn."""
+    """Build every section; one whose files hold something unexpected says so instead of being drawn."""
     return [_attempt(build, run) for build in SECTIONS]
 
 

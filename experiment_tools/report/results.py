@@ -32,7 +32,7 @@ NOT_TESTED = (
 
 
 def headline(run: Run) -> dict[str, Any]:
-    """The result in large letters, what it is of, and a few numbers beside it."""
+    """Show the result in large letters, what it is of, and a few numbers beside it."""
     validated = [row for row in run.rows if row.get("val_accuracy_mean") is not None]
     best = best_row(validated) if validated else None
     total, done = run.config.get("total_epochs"), len(run.rows)
@@ -120,7 +120,7 @@ def _protocol_of_config(config: Mapping[str, Any], *, is_regression: bool) -> li
 
 
 def episodes(run: Run) -> Section:
-    """The first validation tasks: support images, query images with their prediction, mistakes marked."""
+    """Show the first validation tasks: support images, query images with their prediction, mistakes marked."""
     section = Section(
         "episodes",
         "Validation episodes",
@@ -176,12 +176,12 @@ def _class_row(arrays: Mapping[str, np.ndarray], state: Mapping[str, Any], episo
 
 
 def letter(way: int) -> str:
-    """A, B, ..., Z, A2, ..."""
+    """Return A, B, ..., Z, A2, ..."""
     return LETTERS[way % 26] + (str(way // 26 + 1) if way >= 26 else "")
 
 
 def picture(pixels: np.ndarray) -> Markup:
-    """A data: address of an image, uint8 (C, H, W): PNG where it is grey, else WebP."""
+    """Return a data: address of an image, uint8 (C, H, W): PNG where it is grey, else WebP."""
     from PIL import Image
 
     data = io.BytesIO()
@@ -198,7 +198,7 @@ def picture(pixels: np.ndarray) -> Markup:
 
 
 def test_answers(run: Run) -> Section:
-    """The final test: spread over tasks, single models, calibration, hard classes, one task's confusions."""
+    """Show the final test: spread over tasks, single models, calibration, hard classes, one task's confusions."""
     section = Section(
         "test",
         "Test, task by task",
@@ -268,9 +268,7 @@ def test_answers(run: Run) -> Section:
 
 
 def _add_errors(section: Section, errors: np.ndarray) -> None:
-    """How the mean squared error is spread over the test tasks of a regression; the last bar holds all that is
-    larger.
-    """
+    """Show how the mean squared error is spread over test tasks of a regression; the last bar holds all larger ones."""
     most = float(np.quantile(errors, 0.98)) or 1.0
     counts = np.histogram(np.minimum(errors, most), bins=20, range=(0.0, most))[0].tolist()
     bars = [
@@ -299,7 +297,7 @@ def _add_errors(section: Section, errors: np.ndarray) -> None:
 
 
 def task_histogram(answers: Answers) -> Markup:
-    """A bar for each accuracy that a task of few queries can have; else equally wide bins."""
+    """Draw a bar for each accuracy that a task of few queries can have; else equally wide bins."""
     accuracies, n_query = answers.task_accuracies, answers.labels.shape[1]
     mean = float(accuracies.mean())
     if n_query > MOST_SINGLE_BARS:
@@ -382,9 +380,7 @@ def _add_confusion(section: Section, answers: Answers) -> None:
 
 
 def _result_rows(test: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Ensemble and single models of every result, with the place of mean and interval on a common axis in per cent
-    of it.
-    """
+    """Return ensemble and single models of every result, with mean and interval in per cent of a common axis."""
     several = len(test["results"]) > 1
     rows = []
     for result in test["results"]:

@@ -32,7 +32,7 @@ from utils.files.tables import write_json
 from utils.machine.stop_signals import StopSignals
 from utils.paths import REPOSITORY_ROOT, experiments_root
 
-SECONDS_BETWEEN_LOOKS = 0.5
+SECONDS_BETWEEN_CHECKS = 0.5
 PROGRAM = REPOSITORY_ROOT / "train_maml_system.py"
 
 
@@ -151,7 +151,7 @@ def _say_plan(sweep: Sweep, trials: Sequence[Trial], slots: Sequence[str]) -> No
 
 def _run_trials(sweep: Sweep, folder: Path, trials: list[Trial], slots: list[str], stop: StopSignals) -> None:
     running: list[_Running] = []
-    told: set[str] = set()
+    reported: set[str] = set()
     free, waiting = list(slots), [trial for trial in trials if not trial.is_done]
     try:
         while True:
@@ -167,16 +167,16 @@ def _run_trials(sweep: Sweep, folder: Path, trials: list[Trial], slots: list[str
                 running.append(_start(sweep, folder, trial, free.pop(0)))
                 save_trials(folder, trials)
             for trial in left_over:
-                if trial.name not in told:
-                    told.add(trial.name)
+                if trial.name not in reported:
+                    reported.add(trial.name)
                     print(f"trial {trial.number} still runs since before; its end is waited for", flush=True)
             if not running and not waiting:
                 return
             stop.check()
-            time.sleep(SECONDS_BETWEEN_LOOKS)
+            time.sleep(SECONDS_BETWEEN_CHECKS)
             for entry in list(running):
                 has_ended = entry.process.poll() is not None
-                _look(sweep, folder, entry, trials)
+                _check_progress(sweep, folder, entry, trials)
                 if has_ended:
                     running.remove(entry)
                     free.append(entry.slot)
@@ -222,7 +222,7 @@ def _run_of(folder: Path, trial: Trial, slot: str, *overrides: str, **streams: A
     )
 
 
-def _look(sweep: Sweep, folder: Path, entry: _Running, trials: Sequence[Trial]) -> None:
+def _check_progress(sweep: Sweep, folder: Path, entry: _Running, trials: Sequence[Trial]) -> None:
     """Read how far a trial is, and ask it to stop where it is hopeless."""
     rows = read_run(folder / entry.trial.name).rows
     entry.trial.accuracies = {
@@ -246,7 +246,7 @@ def _test(folder: Path, trial: Trial, slot: str, stop: StopSignals) -> int:
     try:
         while process.poll() is None:
             stop.check()
-            time.sleep(SECONDS_BETWEEN_LOOKS)
+            time.sleep(SECONDS_BETWEEN_CHECKS)
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)

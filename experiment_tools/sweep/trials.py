@@ -44,21 +44,21 @@ class Trial:
         return max(self.accuracies.values(), default=None)
 
     def best_until(self, epoch: int) -> float | None:
-        """The best validation accuracy of the epochs up to this one; None where the trial did not come so far."""
+        """Return the best validation accuracy up to this epoch; None where the trial did not come so far."""
         if max(self.accuracies, default=0) < epoch:
             return None
         return max(accuracy for number, accuracy in self.accuracies.items() if number <= epoch)
 
 
 def best_trial(trials: Sequence[Trial]) -> Trial | None:
-    """The trial with the best validation accuracy; of equals the first. Failed ones do not count."""
+    """Return the trial with the best validation accuracy; of equals the first. Failed ones do not count."""
     scored = [trial for trial in trials if trial.value is not None and trial.is_done]
     return max(scored, key=lambda trial: (trial.value, -trial.number), default=None)
 
 
 def is_hopeless(trial: Trial, trials: Sequence[Trial], after_epochs: int) -> bool:
-    """The median rule (Golovin et al. 2017): its best accuracy so far is below the median of the others' at the same
-    epoch.
+    """Return whether the median rule (Golovin et al. 2017) stops a trial: its best accuracy so far is below the median
+    of the others' at the same epoch.
 
     Args:
         after_epochs: epochs that every trial has; 0: nothing is pruned.
@@ -75,7 +75,7 @@ def is_hopeless(trial: Trial, trials: Sequence[Trial], after_epochs: int) -> boo
 
 
 def next_point(sweep: Sweep, trials: Sequence[Trial]) -> dict[str, Any]:
-    """The point of the next trial.
+    """Return the point of the next trial.
 
     Raises:
         ConfigError: tpe without Optuna.
@@ -86,7 +86,7 @@ def next_point(sweep: Sweep, trials: Sequence[Trial]) -> dict[str, Any]:
 
 
 def _suggested(sweep: Sweep, trials: Sequence[Trial]) -> dict[str, Any]:
-    """Optuna's tree-structured Parzen estimator, told everything so far; its study lives in trials.json alone."""
+    """Ask Optuna's tree-structured Parzen estimator, given everything so far; its study lives in trials.json alone."""
     try:
         import optuna
     except ImportError as error:
@@ -142,7 +142,7 @@ def _suggested(sweep: Sweep, trials: Sequence[Trial]) -> dict[str, Any]:
 
 
 def load_trials(folder: Path, sweep: Sweep) -> list[Trial]:
-    """The trials so far; those that were under way or failed will be run again. Keeps a copy of the sweep file.
+    """Load the trials so far; those that were under way or failed will be run again. Keep a copy of the sweep file.
 
     Raises:
         ConfigError: the sweep has started with another file; only `trials` may change.

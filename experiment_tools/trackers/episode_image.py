@@ -51,7 +51,7 @@ def episode_image(path: Path, epoch: int) -> "np.ndarray | None":
 
 
 def _framed(image: "np.ndarray", colour: tuple[int, int, int]) -> "np.ndarray":
-    """uint8 (C, H, W), grey or colour, to (H + frame, W + frame, 3)."""
+    """Frame uint8 (C, H, W), grey or colour: (H + frame, W + frame, 3)."""
     import numpy as np
 
     picture = np.broadcast_to(image.transpose(1, 2, 0), (*image.shape[1:], 3))

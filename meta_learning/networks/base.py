@@ -61,11 +61,11 @@ class MetaNetwork(nn.Module):
         return self.classify(self.features(images, params, pass_), params)
 
     def norm_layers(self) -> dict[str, MetaNorm]:
-        """Name -> norm layer, in the order of the forward pass."""
+        """Return name -> norm layer, in the order of the forward pass."""
         return {name: module for name, module in self.named_modules() if isinstance(module, MetaNorm)}
 
     def needs_support(self, pass_: Pass) -> bool:
-        """Tell whether a pass of query images must bring the support images along."""
+        """Return whether a pass of query images must bring the support images along."""
         return any(layer.needs_support(pass_) for layer in self.norm_layers().values())
 
     def initialise(self, generator: torch.Generator) -> None:
@@ -90,6 +90,7 @@ def initialise_kaiming(network: MetaNetwork, generator: torch.Generator, negativ
     """
     for module in network.modules():
         if isinstance(module, MetaConv2d):
+            # fan_out: the backward pass keeps its scale; torchvision's choice, beside torch's default fan_in.
             nn.init.kaiming_normal_(module.weight, negative_slope, mode="fan_out", generator=generator)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
@@ -100,7 +101,7 @@ def initialise_kaiming(network: MetaNetwork, generator: torch.Generator, negativ
 
 
 def plain_names(network: MetaNetwork, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors called as in the network, under the names that saved ones have."""
+    """Return the tensors called as in the network, under the names that saved ones have."""
     state = dict(tensors)
     _rename(state, "", network.plain_prefixes)
     return state

@@ -162,7 +162,7 @@ def _refuse_other_last_operations(
 
 
 def _attributes(module: nn.Module) -> dict[str, Any]:
-    """What a module and its parts hold: the objects themselves, and how often a tensor was written or how long a
+    """Return what a module and its parts hold: the objects themselves, and how often a tensor was written or how long a
     list is.
     """
     of_torch = vars(nn.Module()).keys()
@@ -218,7 +218,7 @@ def _way_of_batching(network: ForeignNetwork, together: bool) -> Iterator[None]:
 def _derivatives(
     network: ForeignNetwork, images: Tensor, second_order: bool, who: str
 ) -> tuple[Tensor, dict[str, Tensor | None]]:
-    """Features of two tasks with parameters of their own and, through them, first (and second) derivatives."""
+    """Compute features of two tasks with parameters of their own and, through them, first (and second) derivatives."""
     norms = network.norm_layers()
     params = {
         name: torch.stack([value.detach(), 1.01 * value.detach()]).requires_grad_()

@@ -1,4 +1,4 @@
-"""What a forward pass tells the layers, and what they record; and the choices of batch-norm statistics.
+"""What a forward pass hands to the layers, what they record, and the choices of batch-norm statistics.
 
 Letters: B tasks, F filters, R rows (one per inner step).
 """
@@ -58,7 +58,7 @@ class PassRecord:
 
 @dataclass(frozen=True)
 class Pass:
-    """What a forward pass is told beside images and parameters."""
+    """What a forward pass takes beside images and parameters."""
 
     step: int = 0
     """Inner step; norm layers with fewer rows use their last one."""
@@ -117,5 +117,5 @@ def name_of_statistics(choice: str | Any) -> str:
 
 
 def depends_on_other_queries(statistics: str) -> bool:
-    """Whether queries that are classified together may change each other's answers."""
+    """Return whether queries that are classified together may change each other's answers."""
     return statistics == MIXED or STATISTICS[statistics].depends_on_other_queries

@@ -23,7 +23,7 @@ TestBatchNormStatistics = Literal["transductive", "running", "support", "episodi
 
 
 def as_list(value: Any) -> tuple[Any, ...]:
-    """The values of a key that takes one or a list, each once."""
+    """Return the values of a key that takes one or a list, each once."""
     return tuple(dict.fromkeys(value)) if isinstance(value, tuple) else (value,)
 
 
@@ -400,7 +400,7 @@ class ExperimentConfig(
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Lines worth telling the user once: what was looked up, renamed or has no effect."""
+        """Lines worth reporting once: what was looked up, renamed or has no effect."""
         return self._notes
 
     @property
@@ -454,7 +454,7 @@ class ExperimentConfig(
         return self.train_seed if self.seed is None else self.seed
 
     def to_json_dict(self) -> dict[str, Any]:
-        """Every key with its resolved value; valid input again, without what is meant for one start only."""
+        """Return every key with its resolved value; valid input again, without what is meant for one start only."""
         values = json.loads(self.model_dump_json()) | ONE_START_ONLY
         return {key: values[key] for section in SECTIONS for key in section.model_fields}
 

@@ -98,7 +98,7 @@ def find_classes(config: ExperimentConfig, shapes: Mapping[str, Sequence[Episode
 def _leave_leaks_out(
     config: ExperimentConfig, folder: Path, packed: PackedImages, sets: Mapping[str, Sequence[ImageClass]]
 ) -> tuple[Mapping[str, Sequence[ImageClass]], list[str]]:
-    """Images in two splits: problems, or left in the last of them alone with `on_bad_image` skip."""
+    """Return images in two splits as problems, or leave them in the last split alone with `on_bad_image` skip."""
     leaks, again = find_leaks(sets, packed.identical)
     if again:
         logger.info("images that are there more than once within a split: %d", again)
@@ -110,9 +110,7 @@ def _leave_leaks_out(
 
 
 def _count_problems(config: ExperimentConfig, folder: Path, sets: Mapping[str, Sequence[ImageClass]]) -> list[str]:
-    """Another number of classes than a dataset of the field has, unless it was prepared so, or `on_bad_image` says
-    skip.
-    """
+    """Report another number of classes than the field has, unless it was prepared so, or `on_bad_image` says skip."""
     known = known_by_folder(config.dataset_name)
     if known.counts is None or (preparation_facts(folder) or {}).get("accepted_deviations"):
         return []
@@ -137,7 +135,7 @@ def _count_problems(config: ExperimentConfig, folder: Path, sets: Mapping[str, S
 
 
 def packed_dataset(config: ExperimentConfig) -> DatasetClasses:
-    """The dataset of a config without a look at its classes. Raises as `find_classes`."""
+    """Return the dataset of a config without reading its classes. Raises as `find_classes`."""
     folder, packed, _, problems = _pack(config)
     if problems:
         raise report_problems(folder, problems, _advice(config, packed))
@@ -145,7 +143,7 @@ def packed_dataset(config: ExperimentConfig) -> DatasetClasses:
 
 
 def _advice(config: ExperimentConfig, packed: PackedImages | None) -> str:
-    """What else could be done about images that cannot be decoded."""
+    """Return what else could be done about images that cannot be decoded."""
     can_skip = packed is None and config.on_bad_image == "stop"
     return "Repair or remove files that cannot be read, or leave them out with --on_bad_image skip" if can_skip else ""
 
@@ -164,8 +162,8 @@ def _pack(config: ExperimentConfig) -> tuple[Path, PackedImages | None, list[Ima
 
 
 def other_dataset(config: ExperimentConfig, name: str) -> ExperimentConfig:
-    """The config with the data keys of another dataset, of which the test split is wanted at the size of this one's
-    images.
+    """Return the config with the data keys of another dataset, of which the test split is wanted at the size of this
+    one's images.
 
     Folders named train, val or test say the split. Where there are none, Omniglot has its published split, and of
     any other dataset all classes are test classes, since none was trained on. Folders above an image, two at most,
@@ -189,7 +187,7 @@ def other_dataset(config: ExperimentConfig, name: str) -> ExperimentConfig:
 
 
 def describe_images(config: ExperimentConfig, dataset: DatasetClasses) -> str:
-    """What was done to the images, told from the first one of the test split."""
+    """Return what was done to the images, by the first one of the test split."""
     first = dataset.packed.image_path(dataset.sets["test"][0].images[0])
     width, height, colour = original_form(dataset.folder / first)
     wanted = "grey" if config.image_channels == 1 else "colour"

@@ -22,7 +22,7 @@ class ClassTable:
 
     @classmethod
     def of(cls, images_by_class: Mapping[str, Sequence[int]]) -> "ClassTable":
-        """From class name -> ranks of its images."""
+        """Build the table of class name -> ranks of its images."""
         sizes = np.array([len(images) for images in images_by_class.values()], dtype=np.int64)
         return cls(
             names=tuple(images_by_class),
@@ -32,5 +32,5 @@ class ClassTable:
         )
 
     def ranks(self, drawn: EpisodeIndices) -> np.ndarray:
-        """Rank of each image of these episodes in the packed file: int64 (B, N, K+Q)."""
+        """Return the rank of each image of these episodes in the packed file: int64 (B, N, K+Q)."""
         return self.images[self.starts[drawn.classes][:, :, None] + drawn.images]

@@ -96,7 +96,7 @@ class EpisodeSource(Protocol):
         """Return (C, H, W) of an image; None: unknown before the first episode."""
 
     def as_pixels(self, images: "Tensor") -> "Tensor":
-        """Return images (..., C, H, W) of an episode as uint8 red green blue (or grey), for people to look at.
+        """Return images (..., C, H, W) of an episode as uint8 red green blue (or grey), to be shown.
 
         Raises:
             NotImplementedError: the source has no images; nobody asks where classes have no names or labels are real

@@ -101,7 +101,7 @@ def synchronise_folder(folder: Path) -> None:
 
 
 def storage_error(path: Path, error: OSError) -> StorageError:
-    """The StorageError for a failed write: path, the system's reason, and what helps.
+    """Return the StorageError for a failed write: path, the system's reason, and what helps.
 
     That is the space left where space is missing, and the variable that moves the folder where the place is wrong.
     """
@@ -117,7 +117,7 @@ def storage_error(path: Path, error: OSError) -> StorageError:
 
 
 def free_space_text(path: Path) -> str:
-    """'N MiB free on that disk', looked up at the nearest existing parent folder."""
+    """Return 'N MiB free on that disk', looked up at the nearest existing parent folder."""
     folder = path
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent

@@ -38,7 +38,7 @@ def lock(path: Path) -> Iterator[None]:
 
 
 def is_filled(folder: Path) -> bool:
-    """Whether a folder exists and has something in it."""
+    """Return whether a folder exists and has something in it."""
     return folder.is_dir() and any(folder.iterdir())
 
 
@@ -52,7 +52,7 @@ def make_folder(destination: Path, fill: Callable[[Path], Path | None], *, resum
         fill: writes into the folder it gets; returns the folder inside it that is to become `destination`, or None for
             the whole.
         resume_key: says what is made. What was left behind under the same key is handed to `fill` to go on with, and
-            an error leaves what was written; `fill` must then tell what is whole.
+            an error leaves what was written; `fill` must then find out what is whole.
     Raises:
         StorageError: no permission or no space.
     """

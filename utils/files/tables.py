@@ -12,7 +12,7 @@ from utils.files.atomic_files import open_regular, storage_error, write_bytes_at
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Indented JSON, atomically; non-finite numbers are a bug (ValueError).
+    """Write indented JSON, atomically; non-finite numbers are a bug (ValueError).
 
     Raises:
         StorageError: no space or no permission.
@@ -21,7 +21,7 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """All rows under the union of their columns in order of appearance, atomically; None is an empty cell.
+    """Write all rows under the union of their columns in order of appearance, atomically; None is an empty cell.
 
     Raises:
         StorageError: no space or no permission.
@@ -62,7 +62,7 @@ class JsonLines:
         return keep_bytes - kept
 
     def append(self, records: Iterable[Mapping[str, Any]]) -> None:
-        """Raises StorageError when there is no space."""
+        """Append; raise StorageError where there is no space."""
         assert self._file is not None, "open() comes first"
         try:
             lines = memoryview("".join(json.dumps(record, allow_nan=False) + "\n" for record in records).encode())

@@ -37,7 +37,7 @@ def content_digest(packed_file: Path, n_images: int, image_bytes: int) -> tuple[
 
 
 def identical_files(dataset_folder: Path, files: Sequence[str], candidates: Sequence[Sequence[int]]) -> list[list[int]]:
-    """Of images with equal pixels those whose files are equal byte by byte: small pictures may look the same by chance.
+    """Return, of images with equal pixels, those with equal files: small pictures may have equal pixels by chance.
 
     Args:
         files: path of every rank.
@@ -55,7 +55,7 @@ def identical_files(dataset_folder: Path, files: Sequence[str], candidates: Sequ
 def find_leaks(
     sets: Mapping[str, Sequence[ImageClass]], identical: Sequence[Sequence[int]]
 ) -> tuple[list[list[tuple[str, int]]], int]:
-    """Look at which splits identical images are in.
+    """Find the splits in which identical images are.
 
     Returns:
         (for every image in two or three splits its (split, rank), in the order of `sets`; number of images that are
@@ -95,7 +95,7 @@ def without_leaks(
 
 
 def leak_text(dataset_folder: Path, paths: Sequence[str], places: Sequence[tuple[str, int]]) -> str:
-    """One line about an image in several splits; `paths` are in the order of `places`."""
+    """Return one line about an image in several splits; `paths` are in the order of `places`."""
     where = ", ".join(
         f"{printable(dataset_folder / path)} ({split})" for path, (split, _) in zip(paths, places, strict=True)
     )

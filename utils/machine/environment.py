@@ -16,7 +16,7 @@ DATA_FACTS = ("dataset_name", "content_sha256", "image_shape", "splits", "prepar
 
 
 def describe_environment(device: "torch.device", data_summary: Mapping[str, Any]) -> dict[str, Any]:
-    """One entry of environment.json: time of the start, versions, device, threads, commit of the code, data."""
+    """Return one entry of environment.json: time of the start, versions, device, threads, commit of the code, data."""
     import torch
 
     return {

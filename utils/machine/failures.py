@@ -37,15 +37,15 @@ def report_failure(error: BaseException) -> int:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """True for Python's, CUDA's and PyTorch's CPU allocator's ways of saying so. Needs no torch."""
+    """Return whether Python, CUDA or PyTorch's CPU allocator has run out of memory. Needs no torch."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
 def out_of_memory_reason(error: BaseException) -> str:
-    """The allocator's first line, and under it what `meta_learning.execution.chunk_size` has noted about the memory
-    that is needed.
+    """Return the allocator's first line, and under it what `meta_learning.execution.chunk_size` has noted about the
+    memory that is needed.
     """
     lines = (str(error).strip().splitlines() or ["no memory left"])[:1]
     return "\n".join(lines + getattr(error, "__notes__", []))

@@ -2,7 +2,7 @@
 
 While the process starts, imports and shuts down there is nothing to save: a signal ends it there and then. While its
 data are unpacked, drawn and decoded, a signal is raised, so that half-made files are removed. While it trains,
-validates or tests, the handler only takes a note, which is looked at between iterations and between batches of
+validates or tests, the handler only takes a note, which is read between iterations and between batches of
 evaluation tasks.
 
 One process of several (`utils.ranks.rank`) stops only where its launcher has asked for it, and not while it imports:
@@ -135,13 +135,13 @@ class StopSignals:
 
     @contextlib.contextmanager
     def deferred(self) -> Iterator[None]:
-        """Inside, a signal is only noted; `check` is where it ends the run."""
+        """Note signals inside; `check` is where one ends the run."""
         with self._answering(lambda _: None):
             yield
 
     @contextlib.contextmanager
     def at_once(self) -> Iterator[None]:
-        """Inside, a signal ends the process there and then: for foreign code in which an exception must not come up."""
+        """Let a signal end the process at once inside: for foreign code in which an exception must not come up."""
         with self._answering(_leave_at_once if self._asked_to_stop is None else lambda _: None):
             yield
 
@@ -154,10 +154,10 @@ class StopSignals:
             self._answer = before
 
     def defer_from_now_on(self) -> None:
-        """What the run comes to is settled: only note what still comes, so that it is told undisturbed."""
+        """Only note signals from now on: the outcome is settled, and is reported undisturbed."""
         self._answer = lambda _: None
 
     def check(self) -> None:
-        """Raises Interrupted when a signal has come."""
+        """Raise Interrupted when a signal has come."""
         if self.received is not None:
             raise Interrupted(self.received)

@@ -1,4 +1,4 @@
-"""From a request to a dataset folder: find the classes, check them, draw samples, write, tell."""
+"""From a request to a dataset folder: find the classes, check them, draw samples, write, report."""
 
 import logging
 import re
@@ -126,7 +126,7 @@ def _name_of(location: str) -> str:
 
 
 def _source(request: Request, destination: Path, workspace: Workspace) -> Path | None:
-    """The folder of the source; None where the dataset is to be fetched."""
+    """Return the folder of the source; None where the dataset is to be fetched."""
     if request.location is not None:
         return workspace.open(request.location, request.sha256)
     archive = find_archive(request.known.folder or destination.name, request.dataset_root)

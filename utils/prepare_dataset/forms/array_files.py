@@ -38,7 +38,7 @@ def _error(path: Path, text: str) -> DataError:
 
 
 def _checked_images(path: Path, images: Any) -> np.ndarray:
-    """uint8 (images, H, W, 3) or (images, H, W)."""
+    """Return images as uint8 (images, H, W, 3) or (images, H, W), or refuse them."""
     if (
         isinstance(images, list)
         and images
@@ -70,9 +70,7 @@ def _entry(path: Path, content: Any, key: str) -> Any:
 
 
 def find_labelled_pickles(root: Path) -> FoundClasses | None:
-    """`train_phase_train.pickle` (or `train.pickle`), `val.pickle`, `test.pickle`, each {data, labels}; None: not
-    there.
-    """
+    """Find `train_phase_train.pickle` (or `train.pickle`), `val.pickle`, `test.pickle`: {data, labels}; else None."""
     files = find_split_files(root, PICKLE_FILES)
     if files is None:
         return None
@@ -86,7 +84,7 @@ def find_labelled_pickles(root: Path) -> FoundClasses | None:
 
 
 def find_cache_pickles(root: Path) -> FoundClasses | None:
-    """`mini-imagenet-cache-{train,val,test}.pkl`, each {image_data, class_dict: name -> places}; None: not there."""
+    """Find `mini-imagenet-cache-{train,val,test}.pkl`, each {image_data, class_dict: name -> places}; else None."""
     files = find_split_files(root, CACHE_FILES)
     if files is None:
         return None
@@ -115,7 +113,7 @@ def find_cache_pickles(root: Path) -> FoundClasses | None:
 
 
 def find_tiered(root: Path, channels: str, unpacked: Path) -> FoundClasses | None:
-    """`{split}_images.npz` or `{split}_images_png.pkl` with `{split}_labels.pkl`; None where there are none.
+    """Find `{split}_images.npz` or `{split}_images_png.pkl` with `{split}_labels.pkl`; None where there are none.
 
     Args:
         channels: "rgb", "bgr", or "auto": what the images' own colours say.
@@ -150,9 +148,7 @@ def _flipped(pixels: Callable[[int], np.ndarray], suffix: str) -> Callable[[int]
 
 
 def channel_order(n_images: int, pixels: Callable[[int], np.ndarray]) -> str:
-    """ "bgr" where the first channel is darker than the last: photographs hold more red than blue (.478 and .410
-    here).
-    """
+    """Return "bgr" where the first channel is darker than the last: photographs hold more red, .478, than blue, .41."""
     chosen = np.unique(np.linspace(0, n_images - 1, min(n_images, IMAGES_LOOKED_AT)).astype(int))
     means = np.mean([pixels(int(rank)).reshape(-1, 3).mean(axis=0) for rank in chosen], axis=0)
     return "bgr" if means[0] < means[2] else "rgb"
@@ -196,7 +192,7 @@ def _decoder(path: Path, encoded: Sequence[bytes]) -> Callable[[int], np.ndarray
 
 
 def open_npz(path: Path, name: str, unpacked: Path) -> np.ndarray:
-    """One array of an .npz file, mapped into memory where it lies; unpacked to a file first where it is compressed."""
+    """Open one array of an .npz file, mapped into memory where it lies; unpacked to a file first where compressed."""
     try:
         with zipfile.ZipFile(path) as archive:
             member = archive.getinfo(f"{name}.npy")
@@ -222,7 +218,7 @@ def open_npz(path: Path, name: str, unpacked: Path) -> np.ndarray:
 
 
 def open_npy(path: Path, start: int = 0) -> np.ndarray:
-    """The array of an .npy file, or of the part of a file from `start` on, mapped and read-only.
+    """Open the array of an .npy file, or of the part of a file from `start` on, mapped and read-only.
 
     Arrays of objects are refused.
     """

@@ -11,7 +11,7 @@ from utils.words import printable
 
 
 def find_pre_split(root: Path) -> FoundClasses | None:
-    """Folders train, val and test (in any letter case) with class folders inside; None where there are none."""
+    """Find folders train, val and test (in any letter case) with class folders inside; None where there are none."""
     parent = find_folder(root, lambda folder: set(_split_folders(folder)) == set(SPLITS))
     if parent is None:
         return None
@@ -20,7 +20,7 @@ def find_pre_split(root: Path) -> FoundClasses | None:
 
 
 def find_class_folders(root: Path) -> FoundClasses:
-    """Any tree of class folders; each folder with images is a class. Folders train, val and test stay the splits."""
+    """Find any tree of class folders; each folder with images is a class. Folders train, val and test are splits."""
     if set(_split_folders(root)) == set(SPLITS):
         return find_pre_split(root)
     return FoundClasses("class folders", _classes_below(root, None))
