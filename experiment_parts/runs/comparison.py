@@ -36,8 +36,8 @@ def differences(first: Path, second: Path) -> list[str]:
 
 
 def without_times(content: Any) -> Any:
-    """Return JSON content without the keys that hold times, speeds, memory, lengths of text that holds times, or the number
-    that a run draws for itself.
+    """Return JSON content without the keys that hold times, speeds, memory, lengths of text that holds times, or the
+    number that a run draws for itself.
     """
     if isinstance(content, dict):
         return {key: without_times(value) for key, value in content.items() if not _is_time(key)}
