@@ -57,8 +57,8 @@ for part in "${parts[@]}"; do
       ;;
     train)
       # What experiment_scripts/omniglot_maml++_20way_1shot_seed0.sh starts, without a look for another environment.
-      "$PYTHON" train_maml_system.py --gpu_to_use 0 \
-        --name_of_args_json_file experiment_config/omniglot_maml++_20way_1shot_seed0.json \
+      "$PYTHON" train_maml_system.py \
+        --name_of_args_json_file experiment_config/omniglot_maml++_20way_1shot_seed0.json --gpu_to_use 0 \
         --experiment_name released_schedule --batch_size 8 --total_epochs 100 --total_iter_per_epoch 500 2>&1 |
         tee -a "$OUT/train.txt"
       ;;
