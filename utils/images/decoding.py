@@ -7,6 +7,7 @@ It imports neither torch nor the program that started it, so it is up in a tenth
 import json
 import os
 import signal
+import stat
 import struct
 import sys
 import warnings
@@ -84,6 +85,8 @@ def decode_image(path: Path | BinaryIO, pixel_format: PixelFormat) -> np.ndarray
     Raises:
         One of DECODING_ERRORS: not an image, damaged, animated, too large, or a kind of pixel that has no rule.
     """
+    if isinstance(path, Path) and not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for
+        raise ValueError("no regular file")
     with Image.open(path, formats=DECODERS) as opened:
         if opened.format in ("PNG", "WEBP") and getattr(opened, "is_animated", False):
             raise ValueError("animated image")

@@ -1,39 +1,53 @@
-"""Images that are in a dataset more than once: harmless within a class, a leak from training to test between splits.
+"""What all pixels and files of a dataset say together: its digest, images of one colour, and images that are there
+more than once: support and query of one task within a class, a leak from training to test between splits.
 
 Needs no torch.
 """
 
 import hashlib
-import logging
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
 
 from utils.images.folders import ImageClass
 from utils.words import printable
 
-logger = logging.getLogger(__name__)
-
 IMAGES_READ_AT_ONCE = 4096
 
 
-def content_digest(packed_file: Path, n_images: int, image_bytes: int) -> tuple[str, list[list[int]]]:
-    """Read a packed file once.
+@dataclass(frozen=True)
+class Content:
+    """What is found by reading all pixels once."""
 
-    Returns:
-        (sha256 of all of it, ranks of images with equal pixels, a list per picture that is there more than once).
-    """
+    sha256: str
+    same_pixels: list[list[int]]
+    """Ranks of images with equal pixels, a list per picture that is there more than once."""
+    one_colour: list[int]
+    """Ranks of images whose pixels are all equal."""
+
+
+def read_content(packed_file: Path, shape: Sequence[int]) -> Content:
+    """Read a packed file once; its shape is (images, C, H, W)."""
     whole = hashlib.sha256()
     ranks_of: dict[bytes, list[int]] = defaultdict(list)
+    one_colour: list[int] = []
     with open(packed_file, "rb") as file:
-        for first in range(0, n_images, IMAGES_READ_AT_ONCE):
-            block = file.read(IMAGES_READ_AT_ONCE * image_bytes)
+        for first in range(0, shape[0], IMAGES_READ_AT_ONCE):
+            block = np.fromfile(file, np.uint8, IMAGES_READ_AT_ONCE * math.prod(shape[1:])).reshape(-1, *shape[1:])
             whole.update(block)
-            for rank in range(first, min(first + IMAGES_READ_AT_ONCE, n_images)):
-                start = (rank - first) * image_bytes
-                ranks_of[hashlib.blake2b(block[start : start + image_bytes], digest_size=16).digest()].append(rank)
-    return whole.hexdigest(), [ranks for ranks in ranks_of.values() if len(ranks) > 1]
+            for rank, image in enumerate(block, start=first):
+                ranks_of[hashlib.blake2b(image, digest_size=16).digest()].append(rank)
+            one_colour += (first + are_of_one_colour(block)).tolist()
+    return Content(whole.hexdigest(), [ranks for ranks in ranks_of.values() if len(ranks) > 1], one_colour)
+
+
+def are_of_one_colour(images: np.ndarray) -> np.ndarray:
+    """Ranks of those of some images (n, C, H, W) whose pixels are all equal."""
+    return np.flatnonzero((images.min(axis=(2, 3)) == images.max(axis=(2, 3))).all(axis=1))
 
 
 def identical_files(dataset_folder: Path, files: Sequence[str], candidates: Sequence[Sequence[int]]) -> list[list[int]]:

@@ -60,6 +60,7 @@ def test_all_kinds_of_bad_files_are_listed_together(folder, tmp_path, monkeypatc
     (one / "empty.jpg").write_bytes(b"")
     (one / "page.webp").write_text("<html>404</html>")
     (one / "broken link.png").symlink_to("nowhere")
+    os.mkfifo(one / "pipe.png")
     frames = [draw_image(0, rank) for rank in range(2)]
     frames[0].save(one / "moving.png", save_all=True, append_images=frames[1:])
     Image.new("F", (4, 4)).save(tmp_path / "float.tiff")
@@ -73,11 +74,12 @@ def test_all_kinds_of_bad_files_are_listed_together(folder, tmp_path, monkeypatc
         ("page.webp", "not a readable image"),
         ("broken link.png", "No such file"),
         ("moving.png", "animated image"),
+        ("pipe.png", "no regular file"),
         ("a tiff by another name.png", "not a readable image"),
     ):
         assert f"{one / name}: {reason}" in text
     assert 'class "character_99" (val) has 0 images' in text
-    assert "7 problems in this dataset" in text
+    assert "8 problems in this dataset" in text
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
     monkeypatch.setenv("EXPERIMENTS_DIR", str(tmp_path / "experiments"))
     assert train_maml_system.main(["--name_of_args_json_file", str(tmp_path / "config.json")]) == 2

@@ -1,6 +1,8 @@
 """Folders to classes and splits: both formats, any depth, and one report of every problem."""
 
 import os
+import shutil
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -36,13 +38,45 @@ def names(classes):
 
 def test_images_are_found_at_any_depth_in_a_fixed_order(tmp_path):
     draw_dataset(tmp_path, ["b/x", "a/z/y", "a/y"], images_per_class=2)
-    folders, all_folders = scan(tmp_path)
-    assert folders == [
+    assert scan(tmp_path)[0] == [
         ImageFolder("a/y", ("00.png", "01.png")),
         ImageFolder("a/z/y", ("00.png", "01.png")),
         ImageFolder("b/x", ("00.png", "01.png")),
     ]
-    assert all_folders == ["", "a", "a/y", "a/z", "a/z/y", "b", "b/x"]
+
+
+def _unpacked(archive, folder):
+    with tarfile.open(archive) as opened:
+        opened.extractall(folder, filter="data")
+
+
+@pytest.mark.parametrize("how", ["in place", "renamed over it, times put back", "the same archive again", "moved"])
+def test_the_fingerprint_sees_what_times_of_folders_do_not(tmp_path, how):
+    folder = draw_dataset(tmp_path / "birds", ["a", "b"], images_per_class=2)
+    file, times = folder / "a/00.png", os.stat(folder / "a")
+    content = bytes(reversed(file.read_bytes()))  # of the same size
+    with tarfile.open(tmp_path / "birds.tar", "w") as archive:
+        archive.add(folder, "birds")
+    shutil.rmtree(folder)
+    _unpacked(tmp_path / "birds.tar", tmp_path)
+    before = scan(folder)
+    assert scan(folder) == before
+    if how == "in place":
+        file.write_bytes(content)
+    elif how == "renamed over it, times put back":
+        new = tmp_path / "new"
+        new.write_bytes(content)
+        os.utime(new, ns=(file.stat().st_atime_ns, file.stat().st_mtime_ns))
+        new.rename(file)
+        os.utime(folder / "a", ns=(times.st_atime_ns, times.st_mtime_ns))
+    elif how == "moved":
+        folder.rename(tmp_path / "other")
+        folder = tmp_path / "other"
+    else:
+        shutil.rmtree(folder)
+        _unpacked(tmp_path / "birds.tar", tmp_path)
+    folders, fingerprint = scan(folder)
+    assert folders == before[0] and fingerprint != before[1]
 
 
 def test_only_image_files_count_in_any_letter_case_and_hidden_ones_do_not(tmp_path):
@@ -80,7 +114,8 @@ def test_linked_folders_are_followed_once(tmp_path):
     draw_dataset(tmp_path / "elsewhere", ["two"], images_per_class=1)
     (tmp_path / "data/a/two").symlink_to(tmp_path / "elsewhere/two")
     (tmp_path / "data/a/loop").symlink_to(tmp_path / "data")
-    assert [folder.path for folder in scan(tmp_path / "data")[0]] == ["a/one", "a/two"]
+    (tmp_path / "data/a/again").symlink_to(tmp_path / "data/a/one")
+    assert [folder.path for folder in scan(tmp_path / "data")[0]] == ["a/again", "a/two"]  # the first by name
 
 
 def test_a_folder_without_images_says_what_was_looked_for(tmp_path):
