@@ -65,6 +65,8 @@ class ImageClasses:
     """JSON-able facts about where the images are from."""
     meta_batches_ahead: int = 0
     """How many meta-batches are worth gathering before their time."""
+    check_content: Callable[[], None] = lambda: None
+    """Raises where the images are not what was packed."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,7 @@ class FewShotData(FixedEpisodeSource):
             )
         self.drawing, self.shape, self.preprocessing = drawing, drawing.shape, preprocessing
         self.image_path, self.meta_batches_ahead = images.image_path, images.meta_batches_ahead
-        self._images, self._source = images.images, images.source
+        self._images, self._source, self._check_content = images.images, images.source, images.check_content
         self.tables = {split: ClassTable.of(by_class) for split, by_class in images.classes.items()}
         self._mean, self._std = (
             torch.tensor(values, dtype=preprocessing.dtype, device=preprocessing.device).reshape(-1, 1, 1)
@@ -151,6 +153,20 @@ class FewShotData(FixedEpisodeSource):
             split: {"classes": len(table.names), "images": len(table.images)} for split, table in self.tables.items()
         }
         return {**self._source, "image_shape": list(self.example_shape()), "splits": splits}
+
+    def identity(self) -> dict[str, Any] | None:
+        """What the images are known by: their pixels, and for each split the names of its classes and images."""
+        if "content_sha256" not in self._source:
+            return None
+        splits = {
+            split: {"classes": len(table.names), "images": len(table.images), "sha256": table.digest(self.image_path)}
+            for split, table in self.tables.items()
+        }
+        return {"content_sha256": self._source["content_sha256"], "splits": splits}
+
+    def check_content(self) -> None:
+        """Wait until the packed images are known to be what was packed; raises where they are not."""
+        self._check_content()
 
     def draw(self, split: str, indices: Sequence[int], shape: EpisodeShape | None = None) -> EpisodeIndices:
         """Classes, images, rotations and seeds of these episodes; only training episodes are rotated."""
@@ -277,7 +293,9 @@ def build_preprocessing(config: ExperimentConfig, device: torch.device | str, dt
 
 
 def build_data(
-    config: ExperimentConfig, device: torch.device | str, dtype: torch.dtype = torch.float32
+    config: ExperimentConfig,
+    device: torch.device | str,
+    dtype: torch.dtype = torch.float32,
 ) -> FewShotData | SinusoidData:
     """The episodes of a config, once its dataset is found, packed and checked.
 
@@ -306,7 +324,7 @@ def _data_of(
 ) -> FewShotData:
     images, ahead = place_images(dataset.packed, config.load_into_memory, torch.device(device))
     return FewShotData(
-        ImageClasses(images, classes, dataset.packed.image_path, dataset.source, ahead),
+        ImageClasses(images, classes, dataset.packed.image_path, dataset.source, ahead, dataset.packed.verify),
         build_drawing(config, listed),
         build_preprocessing(config, device, dtype),
     )
@@ -317,7 +335,9 @@ FoundTasks = tuple[FewShotData, EpisodeShape, dict[str, Any]]
 
 
 def build_other_data(
-    config: ExperimentConfig, device: torch.device | str, dtype: torch.dtype = torch.float32
+    config: ExperimentConfig,
+    device: torch.device | str,
+    dtype: torch.dtype = torch.float32,
 ) -> list[FoundTasks]:
     """What `test_dataset_name` or `task_list` of a config ask for, instead of the test tasks of the run's own dataset.
 

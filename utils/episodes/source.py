@@ -88,6 +88,21 @@ class EpisodeSource(Protocol):
     def example_shape(self) -> tuple[int, int, int] | None:
         """Return (C, H, W) of an image; None: unknown before the first episode."""
 
+    def identity(self) -> dict[str, Any] | None:
+        """Return what the data are known by, wherever they lie, JSON-able; None: nobody can tell.
+
+        {"content_sha256": of all pixels, "splits": {split: {"classes": n, "images": n, "sha256": of the names of its
+        classes and the paths of their images}}}: equal means the same images in the same classes and splits.
+        """
+        return None
+
+    def check_content(self) -> None:
+        """Wait until the data are known to be what they were prepared as; called before a first result is written.
+
+        Raises:
+            DataError: they are not.
+        """
+
     def as_pixels(self, images: "Tensor") -> "Tensor":
         """Return images (..., C, H, W) of an episode as uint8 red green blue (or grey), for people to look at.
 
