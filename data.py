@@ -296,9 +296,13 @@ def build_data(
     config: ExperimentConfig,
     device: torch.device | str,
     dtype: torch.dtype = torch.float32,
+    *,
+    keep_copies: bool = False,
 ) -> FewShotData | SinusoidData:
     """The episodes of a config, once its dataset is found, packed and checked.
 
+    Args:
+        keep_copies: for a run that has started with images that are in a class more than once.
     Raises:
         ConfigError: keys that cannot work together.
         DataError: dataset missing, or one list of all its problems.
@@ -307,7 +311,9 @@ def build_data(
     if config.dataset_name == SINUSOID:
         return build_sinusoid_data(config, device, dtype)
     shapes = {"train": config.training_shapes, "val": (config.validation_shape,), "test": config.test_shapes}
-    dataset = make_registered_dataset(config, config.dataset_name, shapes) or find_classes(config, shapes)
+    dataset = make_registered_dataset(config, config.dataset_name, shapes) or find_classes(
+        config, shapes, keep_copies=keep_copies
+    )
     data = _data_of(config, dataset, dataset.classes, device, dtype)
     for split, counts in data.summary()["splits"].items():
         logger.info("%s: %d classes, %d images", split, counts["classes"], counts["images"])
@@ -338,11 +344,15 @@ def build_other_data(
     config: ExperimentConfig,
     device: torch.device | str,
     dtype: torch.dtype = torch.float32,
+    *,
+    keep_copies: bool = False,
 ) -> list[FoundTasks]:
     """What `test_dataset_name` or `task_list` of a config ask for, instead of the test tasks of the run's own dataset.
 
     Images are brought to the size and channels that the run was trained with, and normalised as in training.
 
+    Args:
+        keep_copies: as for `build_data`, of the run's own dataset.
     Raises:
         ConfigError, DataError, StorageError: as `build_data`; a task list that does not fit its dataset.
     """
@@ -350,13 +360,13 @@ def build_other_data(
         return _listed_tasks(config, Path(config.task_list), device, dtype)
     found = []
     for name in config.test_dataset_name:
-        data, facts = _test_split(config, name, device, dtype)
+        data, facts = _test_split(config, name, device, dtype, keep_copies)
         found += [(data, shape, facts) for shape in config.test_shapes]
     return found
 
 
 def _test_split(
-    config: ExperimentConfig, name: str, device: torch.device | str, dtype: torch.dtype
+    config: ExperimentConfig, name: str, device: torch.device | str, dtype: torch.dtype, keep_copies: bool
 ) -> tuple[FewShotData, dict[str, Any]]:
     """The test classes of a dataset, and what a result says about it."""
     shapes = {"test": config.test_shapes}
@@ -371,7 +381,7 @@ def _test_split(
         return _data_of(config, registered, classes, device, dtype), facts
     own = name == config.dataset_name
     of_name = config if own else other_dataset(config, name)
-    dataset = find_classes(of_name, shapes)
+    dataset = find_classes(of_name, shapes, keep_copies=own and keep_copies)
     n_classes = len(dataset.sets["test"])
     which = "test split" if own or of_name.sets_are_pre_split or n_classes < dataset.n_classes else "all of them"
     facts = {"dataset": name, "classes": f"{n_classes} ({which})", "images": describe_images(of_name, dataset)}

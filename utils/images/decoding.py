@@ -119,6 +119,20 @@ def original_form(path: Path | BinaryIO) -> tuple[int, int, str]:
     return width, height, "grey" if grey else "colour"
 
 
+def one_colour_reason(path: Path) -> str:
+    """Why a file may have become an image of one colour."""
+    try:
+        with Image.open(path, formats=DECODERS) as opened:
+            if opened.mode.startswith("I"):
+                return "16-bit grey below 256" if np.asarray(opened).max() < 256 else "16-bit grey"
+            if opened.has_transparency_data:
+                return "transparent"
+            ranges = opened.convert("RGB").getextrema()
+    except DECODING_ERRORS:  # gone since it was packed
+        return "cannot be read now"
+    return "so is the file" if all(low == high for low, high in ranges) else "lost at this size"
+
+
 def decode_into_file(
     folder: Path, files: Iterable[str], pixel_format: PixelFormat, descriptor: int, first_rank: int
 ) -> list[tuple[str, str]]:

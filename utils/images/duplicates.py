@@ -1,5 +1,4 @@
-"""What all pixels and files of a dataset say together: its digest, images of one colour, and images that are there
-more than once: support and query of one task within a class, a leak from training to test between splits.
+"""What the images of a dataset say together: their digest, which are of one colour, which are there more than once.
 
 Needs no torch.
 """
@@ -7,13 +6,14 @@ Needs no torch.
 import hashlib
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from utils.images.folders import ImageClass
+from utils.images.decoding import one_colour_reason
+from utils.images.folders import MOST_ALIKE, ImageClass, some_of
 from utils.words import printable
 
 IMAGES_READ_AT_ONCE = 4096
@@ -50,6 +50,12 @@ def are_of_one_colour(images: np.ndarray) -> np.ndarray:
     return np.flatnonzero((images.min(axis=(2, 3)) == images.max(axis=(2, 3))).all(axis=1))
 
 
+def one_colour_text(folder: Path, paths: Sequence[str], n_images: int) -> str:
+    """What is said of images of one colour, with what may have made a few of them so."""
+    examples = [f"{path} ({one_colour_reason(folder / path)})" for path in paths[:MOST_ALIKE]]
+    return f"{len(paths)} of {n_images} images are of one colour after decoding, such as {some_of(examples)}"
+
+
 def identical_files(dataset_folder: Path, files: Sequence[str], candidates: Sequence[Sequence[int]]) -> list[list[int]]:
     """Of images with equal pixels those whose files are equal byte by byte: small pictures may look the same by chance.
 
@@ -66,46 +72,47 @@ def identical_files(dataset_folder: Path, files: Sequence[str], candidates: Sequ
     return groups
 
 
-def find_leaks(
+def find_repeats(
     sets: Mapping[str, Sequence[ImageClass]], identical: Sequence[Sequence[int]]
-) -> tuple[list[list[tuple[str, int]]], int]:
-    """Look at which splits identical images are in.
+) -> tuple[list[list[tuple[str, int]]], list[list[int]], list[list[int]]]:
+    """Sort identical images by where they are.
 
     Returns:
-        (for every image in two or three splits its (split, rank), in the order of `sets`; number of images that are
-        there again within one split).
+        (for every image in two or three splits its (split, rank), in the order of `sets`; ranks of every image that is
+        in a class more than once, the first of them, which may stay, first; ranks of every image that is in several
+        classes of one split, one per class).
     """
-    split_of = (
-        {rank: split for split, classes in sets.items() for c in classes for rank in c.images} if identical else {}
+    place_of = (
+        {rank: (split, c.name) for split, classes in sets.items() for c in classes for rank in c.images}
+        if identical
+        else {}
     )
-    order = list(sets)
-    leaks, again = [], 0
+    leaks, in_one_class, in_classes = [], [], []
     for ranks in identical:
-        places = sorted(
-            ((split_of[rank], rank) for rank in ranks if rank in split_of),
-            key=lambda place: (order.index(place[0]), place[1]),
-        )
-        if len({split for split, _ in places}) > 1:
-            leaks.append(places)
-        else:
-            again += max(0, len(places) - 1)
-    return leaks, again
+        by_class: dict[tuple[str, str], list[int]] = defaultdict(list)
+        for rank in ranks:
+            if rank in place_of:
+                by_class[place_of[rank]].append(rank)
+        ranks_of = {split: [rank for rank in ranks if place_of.get(rank, ("",))[0] == split] for split in sets}
+        if sum(map(bool, ranks_of.values())) > 1:
+            leaks.append([(split, rank) for split in sets for rank in ranks_of[split]])
+        in_one_class += [same for same in by_class.values() if len(same) > 1]
+        firsts = [[same[0] for place, same in by_class.items() if place[0] == split] for split in sets]
+        in_classes += [ranks_of_one_split for ranks_of_one_split in firsts if len(ranks_of_one_split) > 1]
+    return leaks, in_one_class, in_classes
 
 
-def without_leaks(
-    sets: Mapping[str, Sequence[ImageClass]], leaks: Sequence[Sequence[tuple[str, int]]]
-) -> tuple[dict[str, list[ImageClass]], int]:
-    """Leave images that are in several splits in the last of them alone, so that the test keeps its own.
+def leaked(leaks: Sequence[Sequence[tuple[str, int]]]) -> set[int]:
+    """Ranks of the images in several splits that are not in the last of them, so that the test keeps its own."""
+    return {rank for places in leaks for split, rank in places if split != places[-1][0]}
 
-    Returns:
-        (the sets, the number of images that were left out).
-    """
-    left_out = {rank for places in leaks for split, rank in places if split != places[-1][0]}
-    kept = {
+
+def without_images(sets: Mapping[str, Sequence[ImageClass]], left_out: Collection[int]) -> dict[str, list[ImageClass]]:
+    """The sets without the images of these ranks."""
+    return {
         split: [replace(c, images=tuple(rank for rank in c.images if rank not in left_out)) for c in classes]
         for split, classes in sets.items()
     }
-    return kept, len(left_out)
 
 
 def leak_text(dataset_folder: Path, paths: Sequence[str], places: Sequence[tuple[str, int]]) -> str:

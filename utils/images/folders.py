@@ -7,8 +7,8 @@ into train, val and test already. Paths are POSIX and relative to the dataset fo
 import hashlib
 import logging
 import os
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -151,6 +151,35 @@ def _fingerprint_lines(path: str, status: os.stat_result, files: Sequence[os.Dir
     return "\n".join([*lines, ""]).encode()
 
 
+def folders_inside_classes(folders: Sequence[ImageFolder], name_of: Callable[[str], object]) -> list[str]:
+    """One problem per folder with images of its own and in folders below it that are other classes.
+
+    A subfolder of a class would be a class of its own, often in another split.
+
+    Args:
+        name_of: path of a folder -> what its class is; None for a folder that is no class.
+    """
+    with_images = {folder.path for folder in folders if folder.files and name_of(folder.path) is not None}
+    inside: dict[str, list[str]] = defaultdict(list)
+    for path in sorted(with_images - {""}):
+        parts = path.split("/")
+        for above in ("/".join(parts[:depth]) for depth in range(len(parts))):
+            if above in with_images and name_of(above) != name_of(path):
+                inside[above].append(path)
+    problems = [
+        f"{printable(above or 'the dataset folder itself')} has images of its own and in {some_of(below)}; say by "
+        "indexes_of_folders_indicating_class or by moving them what is one class"
+        for above, below in list(inside.items())[:MOST_NAMED]
+    ]
+    return problems + ([f"so have {len(inside) - MOST_NAMED} more folders"] if len(inside) > MOST_NAMED else [])
+
+
+def some_of(paths: Sequence[str], most: int = MOST_ALIKE) -> str:
+    """The first of many paths, and how many more there are."""
+    named = ", ".join(printable(path) for path in paths[:most])
+    return named + (f" and {len(paths) - most} more" if len(paths) > most else "")
+
+
 def group_into_classes(
     folders: Iterable[ImageFolder],
     dataset_folder: Path,
@@ -181,6 +210,7 @@ def group_into_classes(
     any_split = False
     images: dict[tuple[str | None, str], list[int]] = {}
     paths: dict[tuple[str | None, str], list[str]] = {}
+    spellings: dict[tuple[str | None, str], str] = {}
     start = 0
     for folder in folders:
         ranks = range(start, start + len(folder.files))
@@ -216,13 +246,18 @@ def group_into_classes(
         name = "/".join(parts[position] for position in positions)
         if labels_as_int:
             try:
-                name = str(int(name))
+                spelled, name = name, str(int(name))
             except ValueError:
                 problems.append(
                     f'{printable(dataset_folder / folder.path)}: class name "{printable(name)}" is no whole number, but'
                     " labels_as_int is true"
                 )
                 continue
+            if spellings.setdefault((split, name), spelled) != spelled:
+                problems.append(
+                    f'{printable(dataset_folder / folder.path)}: with labels_as_int "{printable(spelled)}" is the class'
+                    f' {name}, as "{printable(spellings[split, name])}" is. Rename one, or set labels_as_int to false'
+                )
         images.setdefault((split, name), []).extend(ranks)
         paths.setdefault((split, name), []).append(folder.path)
     classes = [ImageClass(name, split, tuple(images[split, name]), tuple(paths[split, name])) for split, name in images]

@@ -14,6 +14,7 @@ from utils.images.folders import (
     ImageClass,
     ImageFolder,
     find_shortages,
+    folders_inside_classes,
     group_into_classes,
     report_problems,
     scan,
@@ -203,6 +204,60 @@ def test_whole_number_labels_are_sorted_as_numbers():
     classes, problems = group(folders, [-2], labels_as_int=True)
     assert names(classes) == ["9", "10"]
     assert problems == ['birds/ten: class name "ten" is no whole number, but labels_as_int is true']
+
+
+def test_two_spellings_of_one_whole_number_are_a_problem_and_a_class_in_two_places_is_none():
+    folders = [ImageFolder(path, ("1",)) for path in ("01", "1", "x/1")]
+    _, problems = group(folders, [-2], labels_as_int=True)
+    assert problems == [
+        'birds/1: with labels_as_int "1" is the class 1, as "01" is. Rename one, or set labels_as_int to false',
+        'birds/x/1: with labels_as_int "1" is the class 1, as "01" is. Rename one, or set labels_as_int to false',
+    ]
+    assert group(folders[1:], [-2], labels_as_int=True)[1] == []
+
+
+def inside(paths, indexes, pre_split=False):
+    folders = [ImageFolder(path, ("1",)) for path in sorted(paths)]
+    classes, _ = group(folders, indexes, pre_split)
+    return folders_inside_classes(folders, {path: (c.split, c.name) for c in classes for path in c.folders}.get)
+
+
+SAY = "say by indexes_of_folders_indicating_class or by moving them what is one class"
+
+
+@pytest.mark.parametrize("indexes", [[-2], [-3, -2]])
+def test_a_folder_inside_a_class_that_would_be_another_class_is_a_problem(indexes):
+    assert inside(["k0", "k0/winter", "k1"], indexes) == [f"k0 has images of its own and in k0/winter; {SAY}"]
+    assert inside(["Greek", "Greek/alpha", "Greek/beta"], indexes) == [
+        f"Greek has images of its own and in Greek/alpha, Greek/beta; {SAY}"
+    ]
+    paths = ["train/a", *(f"train/a/{number}" for number in range(5)), "val/b", "test/c"]
+    assert inside(paths, indexes, pre_split=True) == [
+        f"train/a has images of its own and in train/a/0, train/a/1, train/a/2 and 2 more; {SAY}"
+    ]
+    many = [path for number in range(12) for path in (f"k{number:02}", f"k{number:02}/x{number}/y")]
+    problems = inside(many, indexes)
+    assert len(problems) == 11 and problems[-1] == "so have 2 more folders"
+
+
+def test_images_beside_the_class_folders_are_a_problem_too():
+    assert inside(["", "k0"], [-2]) == [f"the dataset folder itself has images of its own and in k0; {SAY}"]
+
+
+@pytest.mark.parametrize(
+    ("paths", "indexes", "pre_split"),
+    [
+        (["k0", "k1"], [-2], False),
+        ([""], [-2], False),
+        (["images_background/Greek/alpha", "images_evaluation/Greek/alpha"], [-3, -2], False),
+        (["train/a", "val/b", "test/c"], [-2], True),
+        (["train/train", "val/b", "test/c"], [-3, -2], True),
+        (["k0", "k0/winter", "k1"], [1], False),  # the uppermost folder is the class, whatever lies in it
+        (["k0/k0", "k0"], [-2], False),
+    ],
+)
+def test_folders_of_one_class_may_lie_in_each_other_and_no_layout_of_classes_is_a_problem(paths, indexes, pre_split):
+    assert inside(paths, indexes, pre_split) == []
 
 
 def test_every_shortage_is_listed_with_its_fix():
