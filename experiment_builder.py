@@ -234,6 +234,7 @@ class ExperimentBuilder:
             snapshot=self.learner.snapshot() | self.learner.memory_per_task() | inspected,
             score=self.score,
         )
+        self.data.check_content()  # a large file's pixels are read in the background; nothing is saved of wrong ones
         self.rows.append(row)
         self.curves.append(entry)
         self._under_way = None
@@ -422,6 +423,7 @@ class ExperimentBuilder:
 
     def _save_unfinished(self, under_way: EpochMetrics) -> None:
         self._check_for_non_finite(under_way)
+        self.data.check_content()
         self.records.save_unfinished(*self._state({"under_way": under_way.state()}))
         self._saved()
 

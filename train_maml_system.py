@@ -32,6 +32,7 @@ from experiment_parts.evaluation.test_results import stored_result
 from experiment_parts.runs.console import Console
 from experiment_parts.runs.dry_run import dry_run
 from experiment_parts.runs.run_folder import RunFolder, add_start, open_run_folder
+from experiment_parts.runs.same_data import has_started_with_copies
 from utils.config import ExperimentConfig, load_config
 from utils.config.command_line import parse_command_line
 from utils.config.help import USAGE, help_text
@@ -196,15 +197,16 @@ def _train_and_test(
             config.initialisation_seed
         )  # PyTorch's own start differs between processes; checkpoints hold its state
     dtype = getattr(torch, config.parameter_format)
+    keep_copies = group.of_main(lambda: has_started_with_copies(run_folder))
     with group.in_turn():  # one unpacks and decodes what all of a machine use
         if group.local_index:  # and has rebuilt it, where that was asked for
             config = config.model_copy(update={"reset_stored_filepaths": False})
         if config.tested_elsewhere:
-            task_sets = build_other_task_sets(config, build_other_data(config, device, dtype))
+            task_sets = build_other_task_sets(config, build_other_data(config, device, dtype, keep_copies=keep_copies))
             data = task_sets[0].data  # nothing is trained on it
             summary = {tasks.protocol["dataset"]: tasks.data.summary() for tasks in task_sets}
         else:
-            data = build_data(config, device, dtype)
+            data = build_data(config, device, dtype, keep_copies=keep_copies)
             task_sets, summary = build_task_sets(config, data), data.summary()
     check_same_data(group, summary)
     with stop.at_once():

@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -145,6 +146,11 @@ class ScriptRun:
         latency_s = time.monotonic() - begin
         return Interruption(number, phase, code if code >= 0 else 128 - code, latency_s, self.is_finished())
 
+    def use_dataset_of(self, other: "ScriptRun") -> None:
+        """Have its dataset, which is linked, and what it has packed; a copy of the images would be packed anew."""
+        (self.datasets / DATASET).symlink_to(other.datasets / DATASET)
+        shutil.copytree(other.datasets / ".packed", self.datasets / ".packed", copy_function=shutil.copy2)
+
     def is_finished(self) -> bool:
         """Return whether the result is there."""
         return (self.run_folder / "logs" / "test_summary.json").exists()
@@ -201,8 +207,7 @@ class Histories:
         if start == "unpacked":
             shutil.copy(self.archive, run.datasets)
         elif start == "ready":
-            for name in (DATASET, ".packed"):
-                shutil.copytree(self.whole.datasets / name, run.datasets / name, copy_function=shutil.copy2)
+            run.use_dataset_of(self.whole)
         return run
 
     def interrupted(self, numbers: Sequence[int], history: int) -> tuple[list[Interruption], bool]:
@@ -238,12 +243,14 @@ def dataset_differences(datasets: Path, whole: Path) -> list[str]:
 
     def content(folder: Path) -> dict[str, str]:
         found = {}
-        for path in folder.rglob("*"):
+        for path in (*folder.rglob("*"), *(folder / DATASET).rglob("*")):  # the second may be a link
             if path.is_file() and path.suffix not in (".gz", ".lock"):
-                data = path.read_bytes()
-                if path.suffix == ".json":  # the index; its fingerprint holds the times of folders
-                    data = json.dumps(json.loads(data) | {"fingerprint": None}).encode()
-                found[path.relative_to(folder).as_posix()] = hashlib.sha256(data).hexdigest()
+                data, name = path.read_bytes(), path.relative_to(folder).as_posix()
+                if name.startswith(".packed/"):  # name and fingerprint say where the dataset is, too
+                    name = re.sub(r"\.[0-9a-f]{8}\.", ".", name)
+                    if path.suffix == ".json":
+                        data = json.dumps(json.loads(data) | {"fingerprint": None, "sha256": None}).encode()
+                found[name] = hashlib.sha256(data).hexdigest()
         return found
 
     ours, other = content(datasets), content(whole)

@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from logging.handlers import BufferingHandler
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -187,19 +188,27 @@ def check_run(config: ExperimentConfig) -> Iterator[Finding]:
     from data import build_data
     from utils.machine.devices import choose_device, describe_device
 
-    logging.getLogger().setLevel(logging.ERROR)  # a run's own messages are not wanted here
+    root, warned = logging.getLogger(), BufferingHandler(capacity=1000)
+    root.setLevel(logging.WARNING)
+    root.addHandler(warned)
     try:
         device = choose_device(config.gpu_to_use)
         yield Finding(OK, f"device of the run: {describe_device(device)}")
         start = time.perf_counter()
-        data = build_data(config, device, getattr(torch, config.parameter_format))
+        try:
+            data = build_data(config, device, getattr(torch, config.parameter_format))
+        finally:
+            root.removeHandler(warned)
+            root.setLevel(logging.ERROR)  # what a run tells beyond its data is not asked for here
         splits = ", ".join(
             f"{name} {n['classes']} classes with {n['images']} images" for name, n in data.summary()["splits"].items()
         )
         yield Finding(OK, f"data {config.dataset_name}: {splits}; ready in {time.perf_counter() - start:.1f} s")
+        yield from _findings_of(warned)
         with tempfile.TemporaryDirectory(prefix="doctor_") as folder:
             yield from _short_run(config, data, device, Path(folder))
     except UserError as error:
+        yield from _findings_of(warned)
         yield Finding(ERROR, str(error))
     except Exception as error:
         if not is_out_of_memory(error):
@@ -209,6 +218,13 @@ def check_run(config: ExperimentConfig) -> Iterator[Finding]:
             f"out of memory: {out_of_memory_reason(error)}",
             f"lower one of {', '.join(KEYS_TO_LOWER)}; task_chunk_size changes no result",
         )
+
+
+def _findings_of(warned: BufferingHandler) -> list[Finding]:
+    """What was logged since the last call."""
+    findings = [Finding(WARNING, record.getMessage()) for record in warned.buffer]
+    warned.flush()
+    return findings
 
 
 def _short_run(config: ExperimentConfig, data: EpisodeSource, device: "torch.device", root: Path) -> Iterator[Finding]:

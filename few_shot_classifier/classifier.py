@@ -389,6 +389,7 @@ class FewShotClassifier(Estimator):
             statistics=statistics,
             shape=config.test_shapes[0],
         )
+        data.check_content()
         scores = tuple(evaluation.metrics["query_accuracy"][-1])
         summary = summarise(scores)
         used = statistics or config.batch_norm_statistics

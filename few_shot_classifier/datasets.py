@@ -230,6 +230,11 @@ class SplitData(EpisodeSource):
         """split -> names of its classes."""
         return {split: source.class_names[split] for split, source in self.sources.items()}
 
+    def check_content(self) -> None:
+        """Wait for the check of each source's data."""
+        for source in self.sources.values():
+            source.check_content()
+
     def episodes(self, split: str, indices: Sequence[int], shape: EpisodeShape | None = None) -> EpisodeBatch:
         """Return the episodes with these numbers."""
         return self.sources[split].episodes(split, indices, shape)

@@ -101,6 +101,8 @@ class ModelTests:
         models: list[dict[str, Any]],
         evaluations: list[list[SplitEvaluation]],
     ) -> dict[str, Any]:
+        for tasks in self._task_sets:
+            tasks.data.check_content()
         results, arrays = collect_results(
             self._task_sets, self._settings.test_batch_norm_statistics, models, evaluations
         )

@@ -138,9 +138,9 @@ class DataSection(_Section):
     num_dataprovider_workers: int = Field(4, ge=0)
     """Processes that decode images into the packed file, once; 0: the process itself."""
     on_bad_image: Literal["stop", "skip"] = "stop"
-    """What is wrong with a dataset's images (files that cannot be decoded, the same image in two splits, another
-    number of classes than a known dataset has): stop with a list of all of it, or leave out what can be left out and
-    say how many."""
+    """What is wrong with a dataset's images (files that cannot be decoded, the same image in two splits, many of one
+    colour, folders inside of classes, other numbers than a known dataset has): stop with a list of all of it, or leave
+    out what can be left out, take the rest as it is, and say what."""
     reset_stored_filepaths: bool = False
     """Decode the images again even when the packed file seems up to date."""
 

@@ -29,6 +29,9 @@ class ArrayImages:
         """Size of all images."""
         return self.images.nbytes
 
+    def verify(self) -> None:
+        """Nothing has been packed that could have changed since."""
+
     def read(self, into_memory: bool) -> np.ndarray:
         """Return the images, which are in memory in any case."""
         return self.images

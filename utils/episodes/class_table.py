@@ -1,6 +1,8 @@
 """The classes of a split as arrays, from which whole meta-batches are gathered at once."""
 
-from collections.abc import Mapping, Sequence
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,6 +32,19 @@ class ClassTable:
             starts=np.cumsum(sizes) - sizes,
             images=np.array([rank for images in images_by_class.values() for rank in images], dtype=np.int64),
         )
+
+    def digest(self, image_path: Callable[[int], str]) -> str:
+        """sha256 of the names of the classes and, in their order, of their images.
+
+        Args:
+            image_path: rank of an image -> its path.
+        """
+        ends = self.starts + self.sizes
+        classes = sorted(
+            (name, [image_path(rank) for rank in self.images[start:end].tolist()])
+            for name, start, end in zip(self.names, self.starts, ends, strict=True)
+        )
+        return hashlib.sha256(json.dumps(classes).encode()).hexdigest()
 
     def ranks(self, drawn: EpisodeIndices) -> np.ndarray:
         """Return the rank of each image of these episodes in the packed file: int64 (B, N, K+Q)."""

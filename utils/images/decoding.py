@@ -7,6 +7,7 @@ It imports neither torch nor the program that started it, so it is up in a tenth
 import json
 import os
 import signal
+import stat
 import struct
 import sys
 import warnings
@@ -84,6 +85,8 @@ def decode_image(path: Path | BinaryIO, pixel_format: PixelFormat) -> np.ndarray
     Raises:
         One of DECODING_ERRORS: not an image, damaged, animated, too large, or a kind of pixel that has no rule.
     """
+    if isinstance(path, Path) and not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for
+        raise ValueError("no regular file")
     with Image.open(path, formats=DECODERS) as opened:
         if opened.format in ("PNG", "WEBP") and getattr(opened, "is_animated", False):
             raise ValueError("animated image")
@@ -116,6 +119,20 @@ def original_form(path: Path | BinaryIO) -> tuple[int, int, str]:
         turned = opened.getexif().get(ExifTags.Base.Orientation, 1) >= 5
         width, height = reversed(opened.size) if turned else opened.size
     return width, height, "grey" if grey else "colour"
+
+
+def one_colour_reason(path: Path) -> str:
+    """Why a file may have become an image of one colour."""
+    try:
+        with Image.open(path, formats=DECODERS) as opened:
+            if opened.mode.startswith("I"):
+                return "16-bit grey below 256" if np.asarray(opened).max() < 256 else "16-bit grey"
+            if opened.has_transparency_data:
+                return "transparent"
+            ranges = opened.convert("RGB").getextrema()
+    except DECODING_ERRORS:  # gone since it was packed
+        return "cannot be read now"
+    return "so is the file" if all(low == high for low, high in ranges) else "lost at this size"
 
 
 def decode_into_file(

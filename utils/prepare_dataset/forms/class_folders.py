@@ -4,7 +4,7 @@ from pathlib import Path
 
 from utils.episodes.drawing import SPLITS
 from utils.errors import DataError
-from utils.images.folders import ImageFolder, scan
+from utils.images.folders import ImageFolder, folders_inside_classes, report_problems, scan
 from utils.prepare_dataset.class_sources import FoundClasses, SourceClass
 from utils.prepare_dataset.workspace import find_folder
 from utils.words import printable
@@ -35,8 +35,8 @@ def _split_folders(folder: Path) -> dict[str, Path]:
 
 
 def _classes_below(folder: Path, split: str | None) -> list[SourceClass]:
-    classes = []
-    for image_folder in scan(folder)[0]:
+    classes, image_folders = [], scan(folder)[0]
+    for image_folder in image_folders:
         if not image_folder.path:
             raise DataError(
                 f"{printable(folder)}: has images of its own, such as {printable(image_folder.files[0])}; every image "
@@ -44,6 +44,9 @@ def _classes_below(folder: Path, split: str | None) -> list[SourceClass]:
                 " the folder of its class."
             )
         classes.append(SourceClass(split, image_folder.path, image_folder.files, _reader(folder, image_folder)))
+    nested = folders_inside_classes(image_folders, str)
+    if nested:
+        raise report_problems(folder, nested)
     return classes
 
 
