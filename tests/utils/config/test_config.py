@@ -513,3 +513,14 @@ def test_a_learned_head_has_one_number_of_classes():
     assert '"num_classes_per_set" is [5, 1], but must be: greater than or equal to 2. ' in problems_of(
         num_classes_per_set=[5, 1]
     )
+
+
+def test_a_network_that_only_a_program_can_hand_over_is_refused_before_any_data(tmp_path):
+    (tmp_path / "config.json").write_text('{"experiment_name": "x", "backbone": "given_network"}')
+    for place, arguments in (
+        ("command line", (None, {"experiment_name": "x", "backbone": "given_network"})),
+        (tmp_path / "config.json", (tmp_path / "config.json",)),
+    ):
+        with pytest.raises(ConfigError) as raised:
+            load_config(*arguments)
+        assert str(raised.value).startswith(f'{place}: "backbone" given_network stands for a network that a Python ')
