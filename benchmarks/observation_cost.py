@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from utils.config import ExperimentConfig, load_config
 from utils.config.command_line import parse_command_line
-from utils.errors import UserError
+from utils.errors import prints_user_errors
 from utils.machine.host import tune_host
 from utils.paths import REPOSITORY_ROOT
 
@@ -128,6 +128,7 @@ def _text(seconds: float) -> str:
     return f"{seconds:.2f} s" if seconds >= 1 else f"{1000 * seconds:.3f} ms"
 
 
+@prints_user_errors
 def main(arguments: Sequence[str]) -> int:
     """Command line; returns the exit code."""
     if {"-h", "--help"}.intersection(arguments):
@@ -139,13 +140,9 @@ def main(arguments: Sequence[str]) -> int:
         if words and not words[0].startswith("-")
         else REPOSITORY_ROOT / "experiment_config" / "quickstart.json"
     )
-    try:
-        config = load_config(path, parse_command_line(words)[1])
-        tune_host()
-        print(table(config, measure(config)))
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
+    config = load_config(path, parse_command_line(words)[1])
+    tune_host()
+    print(table(config, measure(config)))
     return 0
 
 

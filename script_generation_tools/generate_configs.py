@@ -35,7 +35,7 @@ try:
 
     from script_generation_tools.generated_files import Outcome, update_folder
     from utils.config import ExperimentConfig, check_config
-    from utils.errors import ConfigError, UserError
+    from utils.errors import ConfigError, prints_user_errors
 except ModuleNotFoundError as missing:
     if __name__ != "__main__":
         raise
@@ -389,6 +389,7 @@ def _shared_run_folders(config_folder: Path) -> list[str]:
     return notes
 
 
+@prints_user_errors
 def main(arguments: list[str] | None = None) -> int:
     """Generate the configs of this checkout; return the exit code."""
     parser = argparse.ArgumentParser(
@@ -397,11 +398,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--prune", action="store_true", help="remove outdated generated configs that nobody edited")
     options = parser.parse_args(arguments)
     config_folder = REPOSITORY_ROOT / "experiment_config"
-    try:
-        outcome = generate_configs(REPOSITORY_ROOT / "experiment_template_config", config_folder, prune=options.prune)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
+    outcome = generate_configs(REPOSITORY_ROOT / "experiment_template_config", config_folder, prune=options.prune)
     print(outcome.report(config_folder))
     return 0
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from experiment_tools.parts.run_reading import find_run
 from experiment_tools.report.page import write_report
-from utils.errors import UserError
+from utils.errors import prints_user_errors
 from utils.machine.host import die_with_parent
 
 
@@ -38,6 +38,7 @@ def _wait_for_order(orders: int) -> bool:
     return bool(os.read(orders, 4096))
 
 
+@prints_user_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m experiment_tools.report", description=__doc__.splitlines()[0])
@@ -47,11 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.watch:
         watch(Path(options.run_folder), orders=sys.stdin.fileno(), answers=sys.stdout.fileno())
         return 0
-    try:
-        path = write_report(find_run(options.run_folder))
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
+    path = write_report(find_run(options.run_folder))
     print(f"{path} ({path.stat().st_size / 1000:.0f} kB)")
     return 0
 
