@@ -20,13 +20,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from experiment_parts.runs.console import Console
+from experiment_tools.parts.command import on_console
 from few_shot_classifier import FewShotClassifier
 from utils.errors import ConfigError, DataError
 from utils.files.atomic_files import storage_error, write_bytes_atomically
 from utils.images.decoding import DECODING_ERRORS, PixelFormat, decode_image
 from utils.images.folders import IMAGE_EXTENSIONS, tell_unread
-from utils.machine.failures import report_failure
 from utils.words import printable
 
 log = logging.getLogger(__name__)
@@ -216,6 +215,7 @@ def _picture(pixels: np.ndarray) -> str:
     )
 
 
+@on_console
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     parser = argparse.ArgumentParser(
@@ -239,42 +239,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     changes = {"number_of_evaluation_steps_per_iter": options.steps, "batch_norm_statistics": options.statistics}
-    with Console():
-        try:
-            output = options.output or Path(f"adapted_{Path(options.experiment).name}")
-            targets = [output / "predictions.csv", output / "contact_sheet.html"]
-            for path in targets:
-                if path.exists():
-                    raise ConfigError(f"{path}: exists already and stays as it is; give another --output")
-            classifier = FewShotClassifier.from_experiment(
-                options.experiment,
-                options.checkpoint,
-                **{name: value for name, value in changes.items() if value is not None},
-            )
-            result = adapt(classifier, options.support, options.query)
-            try:
-                output.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise storage_error(output, error) from error
-            write_bytes_atomically(targets[0], predictions_csv(result).encode())
-            write_bytes_atomically(
-                targets[1], contact_sheet(result, f"{options.experiment} adapted to {options.support}").encode()
-            )
-            n_images = ", ".join(f"{name}: {result['support_labels'].count(name)}" for name in result["classes"])
-            log.info("adapted to %d classes (%s images)", len(result["classes"]), n_images)
-            log.info(
-                "%d images classified%s",
-                len(result["query_files"]),
-                f"; {accuracy_text(result)}" if accuracy_text(result) else "",
-            )
-            if classifier.adapted_learner().depends_on_other_images:
-                log.info(
-                    "the images to classify are normalised together (transductive batch-norm statistics); "
-                    "--statistics support would not"
-                )
-            log.info("%s\n%s", *targets)
-        except Exception as error:  # noqa: BLE001 -- the last resort, which shows the traceback
-            return report_failure(error)
+    output = options.output or Path(f"adapted_{Path(options.experiment).name}")
+    targets = [output / "predictions.csv", output / "contact_sheet.html"]
+    for path in targets:
+        if path.exists():
+            raise ConfigError(f"{path}: exists already and stays as it is; give another --output")
+    classifier = FewShotClassifier.from_experiment(
+        options.experiment,
+        options.checkpoint,
+        **{name: value for name, value in changes.items() if value is not None},
+    )
+    result = adapt(classifier, options.support, options.query)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise storage_error(output, error) from error
+    write_bytes_atomically(targets[0], predictions_csv(result).encode())
+    write_bytes_atomically(
+        targets[1], contact_sheet(result, f"{options.experiment} adapted to {options.support}").encode()
+    )
+    n_images = ", ".join(f"{name}: {result['support_labels'].count(name)}" for name in result["classes"])
+    log.info("adapted to %d classes (%s images)", len(result["classes"]), n_images)
+    log.info(
+        "%d images classified%s",
+        len(result["query_files"]),
+        f"; {accuracy_text(result)}" if accuracy_text(result) else "",
+    )
+    if classifier.adapted_learner().depends_on_other_images:
+        log.info(
+            "the images to classify are normalised together (transductive batch-norm statistics); "
+            "--statistics support would not"
+        )
+    log.info("%s\n%s", *targets)
     return 0
 
 

@@ -25,12 +25,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from experiment_parts.runs.console import Console
 from experiment_tools.demo.network import DemoNetwork, description
 from experiment_tools.demo.sessions import LARGEST_UPLOAD, RefusedError, Session, Sessions, drawing, photograph
+from experiment_tools.parts.command import on_console
 from experiment_tools.parts.run_reading import find_run
 from utils.errors import ConfigError
-from utils.machine.failures import report_failure
 
 log = logging.getLogger(__name__)
 
@@ -255,6 +254,7 @@ def build_demo(options: argparse.Namespace) -> Demo:
         ) from error
 
 
+@on_console
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until Ctrl-C; returns the exit code."""
     parser = argparse.ArgumentParser(
@@ -274,18 +274,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "not with its own",
     )
     options = parser.parse_args(arguments)
-    with Console():
+    try:
+        demo = build_demo(options)
+        log.info("Open %s in a browser of this computer. Ctrl-C ends the demo.", demo.address)
         try:
-            demo = build_demo(options)
-            log.info("Open %s in a browser of this computer. Ctrl-C ends the demo.", demo.address)
-            try:
-                demo.serve_forever()
-            finally:
-                demo.server_close()
-        except KeyboardInterrupt:
-            log.info("The demo has ended; nothing was kept.")
-        except Exception as error:  # noqa: BLE001 -- the last resort, which shows the traceback
-            return report_failure(error)
+            demo.serve_forever()
+        finally:
+            demo.server_close()
+    except KeyboardInterrupt:
+        log.info("The demo has ended; nothing was kept.")
     return 0
 
 
