@@ -7,10 +7,7 @@ contact_sheet.html.
 """
 
 import argparse
-import base64
-import csv
 import html
-import io
 import logging
 import sys
 from collections.abc import Mapping, Sequence
@@ -18,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from experiment_tools.parts.command import on_console
+from experiment_tools.parts.pages import as_image, data_address
 from few_shot_classifier import FewShotClassifier
 from utils.errors import ConfigError, DataError
 from utils.files.atomic_files import storage_error, write_bytes_atomically
+from utils.files.tables import as_csv
 from utils.images.decoding import DECODING_ERRORS, PixelFormat, decode_image
 from utils.images.folders import IMAGE_EXTENSIONS, tell_unread
 from utils.words import printable
@@ -147,21 +145,14 @@ def accuracy_text(result: Mapping[str, Any]) -> str:
 
 def predictions_csv(result: Mapping[str, Any]) -> str:
     """A row per query image: file, prediction, its probability, the folder's class, a probability per class."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["file", "prediction", "probability", "folder", *(f"p({name})" for name in result["classes"])])
-    rows = zip(result["query_files"], result["predictions"], result["labels"], result["probabilities"], strict=True)
-    for file, predicted, label, probabilities in rows:
-        writer.writerow(
-            [
-                printable(file.as_posix()),
-                predicted,
-                f"{probabilities.max():.6f}",
-                label or "",
-                *(f"{p:.6f}" for p in probabilities),
-            ]
-        )
-    return text.getvalue()
+    heading = ["file", "prediction", "probability", "folder", *(f"p({name})" for name in result["classes"])]
+    images = zip(result["query_files"], result["predictions"], result["labels"], result["probabilities"], strict=True)
+    rows = [
+        [printable(file.as_posix()), predicted, f"{probabilities.max():.6f}", label,
+         *(f"{p:.6f}" for p in probabilities)]
+        for file, predicted, label, probabilities in images
+    ]  # fmt: skip
+    return as_csv([heading, *rows])
 
 
 def contact_sheet(result: Mapping[str, Any], title: str) -> str:
@@ -205,14 +196,9 @@ def contact_sheet(result: Mapping[str, Any], title: str) -> str:
 
 
 def _picture(pixels: np.ndarray) -> str:
-    image = Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
+    image = as_image(pixels)
     image.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
-    data = io.BytesIO()
-    image.save(data, "PNG")
-    return (
-        f"<img width='{max(image.width, 64)}' alt='' "
-        f"src='data:image/png;base64,{base64.b64encode(data.getvalue()).decode()}'>"
-    )
+    return f"<img width='{max(image.width, 64)}' alt='' src='{data_address(image)}'>"
 
 
 @on_console
