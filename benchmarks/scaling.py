@@ -14,7 +14,6 @@ import os
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -22,7 +21,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.measuring import random_episodes, whole_number
+from benchmarks.measuring import clock, random_episodes, whole_number
 from utils.config import ExperimentConfig, load_config
 from utils.config.command_line import parse_command_line
 from utils.errors import ConfigError, prints_user_errors
@@ -97,13 +96,11 @@ def seconds_per_iteration(config: ExperimentConfig, iterations: int, warm_up: in
     episodes = replace(episodes, **{name: value[part.start : part.stop] for name, value in tensors.items()})
     seconds = []
     for iteration in range(-warm_up, iterations):
-        start = time.perf_counter()
+        start = clock(device)
         meta_gradients, _ = group.mean(learner.meta_gradients(episodes, 0), config.tasks_per_meta_batch)
         learner.meta_update(meta_gradients, 0)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
         if iteration >= 0:
-            seconds.append(time.perf_counter() - start)
+            seconds.append(clock(device) - start)
     return statistics.median(seconds)
 
 

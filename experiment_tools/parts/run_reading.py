@@ -350,7 +350,7 @@ def _scores_and_loss(arrays: Arrays, protocol: Mapping[str, Any]) -> tuple[np.nd
     if np.issubdtype(labels.dtype, np.floating):
         errors = np.square(mean - labels).mean(axis=(1, 2))
         return -errors, float(errors.mean())
-    shifted = mean - mean.max(axis=-1, keepdims=True)
-    log_probabilities = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
-    loss = -np.take_along_axis(log_probabilities, labels[..., None], axis=-1).mean()
+    from scipy.special import log_softmax
+
+    loss = -np.take_along_axis(log_softmax(mean, axis=-1), labels[..., None], axis=-1).mean()
     return (mean.argmax(axis=-1) == labels).mean(axis=-1), float(loss)
