@@ -54,10 +54,10 @@ def safe_name(text: object) -> str:
 
 
 def classes_by_label(
-    split: str,
+    split: str | None,
     labels: Sequence[int] | np.ndarray,
     read: Callable[[int], ImageContent],
-    names: Sequence[str] | None = None,
+    names: Sequence[str] | Mapping[int, str] | None = None,
 ) -> list[SourceClass]:
     """Classes of numbered images, such as an array and its labels.
 
@@ -70,7 +70,7 @@ def classes_by_label(
     order = np.argsort(labels, kind="stable")
     values, starts = np.unique(labels[order], return_index=True)
     classes = []
-    for value, ranks in zip(values.tolist(), np.split(order, starts[1:]), strict=True):
+    for value, ranks in zip(values.tolist(), np.split(order, starts)[1:], strict=True):
         name = f"{split}_{value:03}" if names is None else safe_name(names[value])
         files = [f"{rank:07}.png" for rank in ranks.tolist()]
         classes.append(SourceClass(split, name, files, _reader(ranks, read)))
