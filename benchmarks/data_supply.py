@@ -135,8 +135,9 @@ def measure_baseline(problem: str, seconds: float, workers: int) -> dict[str, An
             yield list(zip(table.ranks(drawn).reshape(-1).tolist(), turns.reshape(-1).tolist(), strict=True))
 
     loader = torch.utils.data.DataLoader(
-        Images(), batch_sampler=meta_batches(), num_workers=workers, prefetch_factor=4 if workers else None
-    )
+        Images(), batch_sampler=meta_batches(), num_workers=workers, prefetch_factor=4 if workers else None,
+        multiprocessing_context="fork" if workers else None,  # the images are of a class in this function
+    )  # fmt: skip
     episodes = (images.unflatten(0, (n_tasks, shape.n_way, shape.n_images)) for images in loader)
     return {"episodes_per_s": _rate(episodes, n_tasks, seconds, max(WARM_UP, workers))}
 

@@ -20,7 +20,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.measuring import clock, in_own_process, random_episodes
+from benchmarks.measuring import in_own_process, random_episodes
+from utils.machine.devices import choose_device, clock
 
 KINDS = ("kept", "recomputed")
 
@@ -31,7 +32,6 @@ def learner_and_episodes(backbone: str, image_size: int, n_steps: int, *, recomp
 
     from few_shot_learning_system import build_learner
     from utils.config import check_config
-    from utils.machine.devices import choose_device
 
     config = check_config(
         {

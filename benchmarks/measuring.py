@@ -7,13 +7,13 @@ import json
 import multiprocessing
 import resource
 import statistics
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from utils.config import ExperimentConfig
 from utils.errors import ConfigError
+from utils.machine.devices import choose_device, clock, make_deterministic
 from utils.machine.host import tune_host
 
 if TYPE_CHECKING:
@@ -27,15 +27,6 @@ def in_own_process(function: Callable[..., Any], *arguments: Any, begin: Callabl
     """Return what a function of a benchmark gives in a fresh process, in which `begin` comes before it."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=begin) as pool:
         return pool.submit(function, *arguments).result()
-
-
-def clock(device: "torch.device") -> float:
-    """Seconds of the machine's clock, once the device has done what it was asked for."""
-    import torch
-
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
 
 
 def timed_iterations(
@@ -88,7 +79,6 @@ def time_iterations(config: ExperimentConfig, iterations: int, epoch: int, warm_
     import torch
 
     from few_shot_learning_system import build_learner
-    from utils.machine.devices import choose_device, make_deterministic
 
     if config.deterministic:
         make_deterministic()

@@ -22,10 +22,11 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.measuring import clock, timed_iterations
+from benchmarks.measuring import timed_iterations
 from utils.config import ExperimentConfig, load_config
 from utils.config.command_line import parse_command_line
 from utils.errors import prints_user_errors
+from utils.machine.devices import choose_device, clock
 from utils.machine.host import tune_host
 from utils.paths import REPOSITORY_ROOT
 
@@ -43,7 +44,6 @@ def measure(config: ExperimentConfig) -> dict[str, list[float]]:
     from experiment_parts.records.diagnostics import Diagnostics
     from experiment_parts.runs.run_folder import open_run_folder
     from few_shot_learning_system import build_learner
-    from utils.machine.devices import choose_device
 
     device, n_tasks = choose_device(config.gpu_to_use), config.tasks_per_meta_batch
     data, learner = build_data(config, device, getattr(torch, config.precision)), build_learner(config, device)

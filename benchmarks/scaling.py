@@ -21,10 +21,11 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.measuring import clock, random_episodes, whole_number
+from benchmarks.measuring import random_episodes, whole_number
 from utils.config import ExperimentConfig, load_config
 from utils.config.command_line import parse_command_line
 from utils.errors import ConfigError, prints_user_errors
+from utils.machine.devices import choose_device, clock
 from utils.machine.host import tune_host
 from utils.paths import REPOSITORY_ROOT
 
@@ -79,7 +80,6 @@ def seconds_per_iteration(config: ExperimentConfig, iterations: int, warm_up: in
     import torch
 
     from few_shot_learning_system import build_learner
-    from utils.machine.devices import choose_device
     from utils.ranks.group import join_group
     from utils.ranks.rank import this_rank
 

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.measuring import clock, peak_memory_bytes, timed_iterations
+from benchmarks.measuring import peak_memory_bytes, timed_iterations
+from utils.machine.devices import choose_device, clock, describe_device, make_deterministic
 from utils.paths import REPOSITORY_ROOT
 
 if TYPE_CHECKING:
@@ -65,7 +66,6 @@ def measure(name: str, iterations: int, overrides: dict[str, Any]) -> dict[str, 
     import torch
 
     from few_shot_learning_system import build_learner
-    from utils.machine.devices import choose_device, describe_device, make_deterministic
 
     file, changes = SETTINGS[name]
     config = load_config(REPOSITORY_ROOT / "experiment_config" / file, changes | overrides)

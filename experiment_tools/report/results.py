@@ -232,30 +232,25 @@ def test_answers(run: Run) -> Section:
             "Hardest classes: this run's logs/test_predictions.safetensors does not name the classes of its tasks."
         )
     else:
-        bars = [
-            {"name": name, "share": share, "text": f"{percent(share, 0)} of {count}"}
-            for name, share, count in hardest_classes(answers)
-        ]
-        section.add(
-            "Hardest classes",
-            bars,
-            kind="bars",
-            note="Share of their query images that were recognised, over all test tasks.",
-        )
-        pairs = [
-            {"one": one, "other": other, "text": f"{times} of {together}"}
-            for one, other, times, together in confused_pairs(answers)
-            if times > 1
-        ]
-        section.add(
-            "Most confused",
-            pairs,
-            "no class was taken for the same other one twice.",
-            kind="pairs",
-            note="Of the query images of the first class in tasks that had both.",
-        )
+        _add_classes(section, answers)
     _add_confusion(section, answers)
     return section
+
+
+def _add_classes(section: Section, answers: Answers) -> None:
+    bars = [
+        {"name": name, "share": share, "text": f"{percent(share, 0)} of {count}"}
+        for name, share, count in hardest_classes(answers)
+    ]
+    note = "Share of their query images that were recognised, over all test tasks."
+    section.add("Hardest classes", bars, kind="bars", note=note)
+    pairs = [
+        {"one": one, "other": other, "text": f"{times} of {together}"}
+        for one, other, times, together in confused_pairs(answers)
+        if times > 1
+    ]
+    note = "Of the query images of the first class in tasks that had both."
+    section.add("Most confused", pairs, "no class was taken for the same other one twice.", kind="pairs", note=note)
 
 
 def _add_errors(section: Section, errors: np.ndarray) -> None:
