@@ -17,7 +17,10 @@ from typing import TYPE_CHECKING, Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.measuring import peak_memory_bytes, timed_iterations
+from utils.config import ExperimentConfig, load_config
+from utils.episodes.source import Episodes
 from utils.machine.devices import choose_device, clock, describe_device, make_deterministic
+from utils.machine.host import tune_host
 from utils.paths import REPOSITORY_ROOT
 
 if TYPE_CHECKING:
@@ -25,8 +28,6 @@ if TYPE_CHECKING:
 
     from data import FewShotData
     from few_shot_learning_system import FewShotLearner
-    from utils.config import ExperimentConfig
-    from utils.episodes.source import Episodes
 
 OMNIGLOT, MINI_IMAGENET = "omniglot_maml++_{}way_{}shot_seed0.json", "mini_imagenet_maml++_5way_{}shot_seed0.json"
 ONE_QUERY = {"num_target_samples": 1}
@@ -59,9 +60,6 @@ COLUMNS = (
 
 def measure(name: str, iterations: int, overrides: dict[str, Any]) -> dict[str, Any]:
     """Time a setting in this process; returns its row."""
-    from utils.config import load_config
-    from utils.machine.host import tune_host
-
     tune_host()
     import torch
 
@@ -102,7 +100,7 @@ def measure(name: str, iterations: int, overrides: dict[str, Any]) -> dict[str, 
     }
 
 
-def _random_data(config: "ExperimentConfig", device: "torch.device") -> "FewShotData":
+def _random_data(config: ExperimentConfig, device: "torch.device") -> "FewShotData":
     import torch
 
     from data import Drawing, FewShotData, ImageClasses, Preprocessing
@@ -118,7 +116,7 @@ def _random_data(config: "ExperimentConfig", device: "torch.device") -> "FewShot
     )
 
 
-def _count(learner: "FewShotLearner", episodes: "Episodes") -> tuple[int, int, int]:
+def _count(learner: "FewShotLearner", episodes: Episodes) -> tuple[int, int, int]:
     """Floating-point operations of products, bytes that operators read and write, and operators that compute, of one
     meta-gradient.
     """

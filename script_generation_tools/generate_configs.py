@@ -131,7 +131,9 @@ def expand_template(path: Path, own_values: Mapping[str, Any], default_values: M
                     for variable in lacking
                 )
             )
-        for combination in _grid({variable: given[variable] for variable in variables}):
+        choices = (given[name] if isinstance(given[name], list) else [given[name]] for name in variables)
+        for chosen in itertools.product(*choices):
+            combination = dict(zip(variables, chosen, strict=True))
             if combination not in combinations:
                 combinations.append(combination)
                 patterns.append(str(given.get(NAME, "$template$")))
@@ -244,12 +246,6 @@ def _without_repeats(path: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]
     if repeated:
         raise ConfigError("\n".join(f'{path.name}: key "{key}" is given {keys.count(key)} times' for key in repeated))
     return dict(pairs)
-
-
-def _grid(values: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    choices = [value if isinstance(value, list) else [value] for value in values.values()]
-    for chosen in itertools.product(*choices):
-        yield dict(zip(values, chosen, strict=True))
 
 
 def _variables(template: str) -> set[str]:

@@ -3,17 +3,16 @@
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from torch import Tensor
 
 from experiment_parts.records import epoch_records
 from experiment_parts.runs.checkpoints import epoch_path, list_epochs, load_checkpoint, set_aside
 from utils.errors import ConfigError, DamagedCheckpointError, StorageError
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
 log = logging.getLogger(__name__)
-Model = tuple[dict[str, Any], "dict[str, Tensor]"]
+Model = tuple[dict[str, Any], dict[str, Tensor]]
 """What is known of a model (epoch, file, val_accuracy), and its checkpoint's tensors."""
 
 
@@ -62,7 +61,7 @@ def chosen_checkpoint(saved_models: Path, wanted: str) -> Path:
     return path
 
 
-def load_or_set_aside(path: Path) -> "dict[str, Tensor] | None":
+def load_or_set_aside(path: Path) -> dict[str, Tensor] | None:
     """The tensors of a checkpoint; None when it is damaged, which renames it and says so.
 
     Raises:

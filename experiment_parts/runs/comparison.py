@@ -7,11 +7,13 @@ environment.json (one entry per start), the report (it shows all of these), and 
 import csv
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 from experiment_parts.runs.checkpoints import read_checkpoint
 
+OF_TIME = re.compile(r"time|per_s|peak_memory|^metrics_jsonl_bytes$")
 CONTENT_DIFFERS = (".lock", "logs/run.log", "environment.json", "visual_outputs/report.html")
 """Files whose presence alone is compared."""
 
@@ -38,12 +40,8 @@ def differences(first: Path, second: Path) -> list[str]:
 def without_times(content: Any) -> Any:
     """JSON content without the keys that hold times, speeds, memory, or lengths of text that holds times."""
     if isinstance(content, dict):
-        return {key: without_times(value) for key, value in content.items() if not _is_time(key)}
+        return {key: without_times(value) for key, value in content.items() if not OF_TIME.search(key)}
     return [without_times(entry) for entry in content] if isinstance(content, list) else content
-
-
-def _is_time(key: str) -> bool:
-    return "time" in key or "per_s" in key or "peak_memory" in key or key == "metrics_jsonl_bytes"
 
 
 def _content(path: Path, folder: Path) -> Any:

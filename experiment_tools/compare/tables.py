@@ -97,7 +97,7 @@ def sources(comparison: Comparison) -> list[str]:
     """Where the published values in the table are from."""
     found = [cell.published for cell in comparison.cells.values() if cell.published]
     lines = dict.fromkeys(f"{result.method}: {result.source}" for result in found)
-    if any(not result.is_confirmed for result in found):
+    if any(not result.confirmed for result in found):
         lines["(?): quoted elsewhere, not read in the source itself"] = None
     return list(lines)
 

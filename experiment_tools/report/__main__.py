@@ -25,17 +25,13 @@ def watch(run_folder: Path, *, orders: int, answers: int) -> None:
     """
     os.nice(19)
     die_with_parent()  # elsewhere than on Linux the end of the orders does it
-    while _wait_for_order(orders):
+    while os.read(orders, 4096):  # waits for an order
         try:
             write_report(run_folder)
             answer = "ok"
         except Exception as error:  # noqa: BLE001 -- whatever it is, training goes on and says it once
             answer = " ".join(f"{type(error).__name__}: {error}".split()) or "unknown error"
         os.write(answers, f"{answer}\n".encode("utf-8", "replace")[:2000])
-
-
-def _wait_for_order(orders: int) -> bool:
-    return bool(os.read(orders, 4096))
 
 
 @prints_user_errors

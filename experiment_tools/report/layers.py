@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiment_tools.parts.run_reading import Run
-from experiment_tools.report.sections import Legend, Section, layer_order, series_of, short, thinned, trace
+from experiment_tools.report.sections import Legend, Section, series_of, short, thinned, trace
 from experiment_tools.report.svg import Axes, Mark, Markup, Series, line_chart, ramp, sparkline, strip
 
 MOST_STRIP_CELLS = 80
@@ -341,9 +341,9 @@ def norm_strips(looks: Sequence[tuple[int, Mapping[str, float | None]]], what: s
         return []
     high = math.log10(max(known))
     low = max(math.log10(min(known)), high - 3)
-    order = {layer: rank for rank, layer in enumerate(layer_order(names))}
+    order = list(dict.fromkeys(name.rpartition(".")[0] for name in names))  # layers, as they come
     rows = []
-    for name in sorted(names, key=lambda name: order[name.rpartition(".")[0]]):
+    for name in sorted(names, key=lambda name: order.index(name.rpartition(".")[0])):
         row = [(epoch, norms.get(name)) for epoch, norms in shown]
         cells = [
             (_strip_colour(norm, low, high), f"{name}, epoch {epoch}: {'–' if norm is None else short(norm)}")

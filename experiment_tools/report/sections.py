@@ -143,8 +143,3 @@ def trace(run: Run, name: str) -> list[tuple[float, float | None]]:
     per_epoch = run.config.get("total_iter_per_epoch")
     lines = thinned([line for line in run.iterations if name in line], MOST_TRACE_POINTS)
     return [(line["iteration"] / per_epoch, line[name]) for line in lines] if per_epoch else []
-
-
-def layer_order(names: Sequence[str]) -> list[str]:
-    """Layer names, as they come, once each: 'block0.conv' of 'block0.conv.weight'."""
-    return list(dict.fromkeys(name.rpartition(".")[0] for name in names))

@@ -89,15 +89,11 @@ def limit_samples(classes: Iterable[SourceClass], most: Mapping[str | None, int]
         if count is None or len(c.files) <= count:
             limited.append(c)
             continue
-        words = random_words(seed, "prepared_samples", [_number_of(c.folder)], 0, count)
+        name_digest = hashlib.sha256(c.folder.encode("utf-8", "surrogateescape")).digest()
+        words = random_words(seed, "prepared_samples", [int.from_bytes(name_digest[:8], "big") >> 2], 0, count)
         chosen = np.sort(sample_without_replacement(words, np.array([len(c.files)]))[0])
         limited.append(replace(c, files=[c.files[i] for i in chosen], read=_reader(chosen, c.read)))
     return limited
-
-
-def _number_of(text: str) -> int:
-    """A number of 62 bits for a name."""
-    return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()[:8], "big") >> 2
 
 
 def check_classes(source: Path | str, classes: Sequence[SourceClass], *, accept_shared: bool = False) -> None:
