@@ -20,7 +20,7 @@ from experiment_tools.parts.command import on_console
 from experiment_tools.parts.pages import as_image, data_address
 from few_shot_classifier import FewShotClassifier
 from utils.errors import ConfigError, DataError
-from utils.files.atomic_files import storage_error, write_bytes_atomically
+from utils.files.atomic_files import storage_errors, write_bytes_atomically
 from utils.files.tables import as_csv
 from utils.images.decoding import DECODING_ERRORS, PixelFormat, decode_image
 from utils.images.folders import IMAGE_EXTENSIONS, tell_unread
@@ -208,10 +208,8 @@ def write_results(targets: Sequence[Path], result: Mapping[str, Any], title: str
         StorageError: no space or no permission.
     """
     folder = targets[0].parent
-    try:
+    with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise storage_error(folder, error) from error
     for target, text in zip(targets, (predictions_csv(result), contact_sheet(result, title)), strict=True):
         write_bytes_atomically(target, text.encode())
 

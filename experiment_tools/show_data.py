@@ -21,7 +21,7 @@ from utils.config import ExperimentConfig, load_config
 from utils.config.command_line import parse_command_line
 from utils.episodes.drawing import SPLITS, EpisodeShape
 from utils.errors import ConfigError
-from utils.files.atomic_files import storage_error
+from utils.files.atomic_files import storage_errors
 from utils.files.tables import write_csv
 from utils.known_datasets import SINUSOID
 from utils.registry import load_plugins
@@ -154,13 +154,11 @@ def show_data(config: ExperimentConfig, folder: Path, n_episodes: int) -> None:
     data = build_data(config, "cpu", getattr(torch, config.parameter_format))
     rows = class_rows(data)
     shapes = {"train": config.validation_shape, "val": config.validation_shape, "test": config.test_shapes[0]}
-    try:
+    with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         write_csv(folder / TABLE, rows)
         for split in SPLITS:
             split_picture(data, split, n_episodes, shapes[split]).save(folder / f"{split}.png")
-    except OSError as error:
-        raise storage_error(folder, error) from error
     log.info(counts_table(rows))
     log.info("%s: train.png, val.png, test.png, %s", printable(folder), TABLE)
 

@@ -14,7 +14,7 @@ from typing import TextIO
 
 from tqdm import tqdm
 
-from utils.files.atomic_files import storage_error
+from utils.files.atomic_files import storage_errors
 from utils.metrics import ACCURACY, Score
 
 SECONDS_BETWEEN_PLAIN_LINES = 15.0
@@ -71,10 +71,8 @@ class Console:
         Raises:
             StorageError: it cannot be opened.
         """
-        try:
+        with storage_errors(path):
             handler = _FileHandler(path, mode="a", encoding="utf-8")
-        except OSError as error:
-            raise storage_error(path, error) from error
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S"))
         for record in self._early:
             handler.handle(record)

@@ -68,6 +68,9 @@ def errors_raised(node: ast.AST) -> Iterator[str]:
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.Raise) and isinstance(child.exc, ast.Call) and isinstance(child.exc.func, ast.Name):
             yield "StorageError" if child.exc.func.id == "storage_error" else child.exc.func.id
+        elif isinstance(child, ast.With) and any("storage_errors(" in ast.unparse(item) for item in child.items):
+            yield "StorageError"
+            yield from errors_raised(child)
         elif isinstance(child, ast.Try):
             for handled in [*child.handlers, *child.orelse, *child.finalbody]:
                 yield from errors_raised(handled)

@@ -4,6 +4,8 @@ import errno
 import logging
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from utils.errors import StorageError
@@ -24,7 +26,7 @@ def write_bytes_atomically(path: Path, data: bytes) -> None:
         StorageError: no space, no permission, folder missing. The temporary file is removed.
     """
     temporary = path.with_name(f".{path.name}{TEMPORARY_SUFFIX}")
-    try:
+    with storage_errors(path):
         try:
             with open(temporary, "wb") as file:
                 file.write(data)
@@ -35,8 +37,6 @@ def write_bytes_atomically(path: Path, data: bytes) -> None:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-    except OSError as error:
-        raise storage_error(path, error) from error
 
 
 def synchronise_folder(folder: Path) -> None:
@@ -46,6 +46,19 @@ def synchronise_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Inside, an OSError is a failed write of `path`.
+
+    Raises:
+        StorageError: as `storage_error` has it.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise storage_error(path, error) from error
 
 
 def storage_error(path: Path, error: OSError) -> StorageError:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from utils.files.atomic_files import storage_error, write_bytes_atomically
+from utils.files.atomic_files import storage_errors, write_bytes_atomically
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -50,7 +50,7 @@ class JsonLines:
         Raises:
             StorageError: it cannot be opened or cut.
         """
-        try:
+        with storage_errors(self.path):
             # Unbuffered: what a full disk did not take must not be written again when the file is closed.
             self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115 -- stays open for the run
             kept = min(keep_bytes, self._file.tell())
@@ -58,26 +58,20 @@ class JsonLines:
                 content = reader.read(kept)
             self._file.truncate(content.rfind(b"\n") + 1)
             self._file.seek(0, os.SEEK_END)
-        except OSError as error:
-            raise storage_error(self.path, error) from error
 
     def append(self, records: Iterable[Mapping[str, Any]]) -> None:
         """Raises StorageError when there is no space."""
         assert self._file is not None, "open() comes first"
-        try:
+        with storage_errors(self.path):
             lines = memoryview("".join(json.dumps(record, allow_nan=False) + "\n" for record in records).encode())
             while lines:
                 lines = lines[self._file.write(lines) :]
-        except OSError as error:
-            raise storage_error(self.path, error) from error
 
     def commit(self) -> int:
         """Force all lines to disk and return the file's length in bytes, to be remembered in a checkpoint."""
         assert self._file is not None, "open() comes first"
-        try:
+        with storage_errors(self.path):
             os.fsync(self._file.fileno())
-        except OSError as error:
-            raise storage_error(self.path, error) from error
         return self._file.tell()
 
     def close(self) -> None:
