@@ -63,8 +63,12 @@ def _per_row(n_filters: int, rows: int) -> tuple[int, ...]:
 class _AffineNorm(MetaNorm):
     """A weight and a bias per filter, with one row or one per inner step."""
 
-    def __init__(self, n_filters: int, n_parameter_rows: int, learn_weight: bool, learn_bias: bool) -> None:
+    def __init__(
+        self, n_filters: int, *, n_parameter_rows: int = 1, learn_weight: bool = True, learn_bias: bool = True,
+        eps: float = 1e-5,
+    ) -> None:  # fmt: skip
         super().__init__()
+        self.eps = eps
         shape = _per_row(n_filters, n_parameter_rows)
         self.weight = nn.Parameter(torch.ones(shape), requires_grad=learn_weight)
         self.bias = nn.Parameter(torch.zeros(shape), requires_grad=learn_bias)
@@ -104,8 +108,11 @@ class MetaBatchNorm2d(_AffineNorm):
         self, n_filters: int, *, n_rows: int = 1, n_parameter_rows: int | None = None, learn_weight: bool = True,
         learn_bias: bool = True, momentum: float = 0.1, learnable_momentum: bool = False, eps: float = 1e-5,
     ) -> None:  # fmt: skip
-        super().__init__(n_filters, n_rows if n_parameter_rows is None else n_parameter_rows, learn_weight, learn_bias)
-        self.n_rows, self.eps = n_rows, eps
+        super().__init__(
+            n_filters, n_parameter_rows=n_rows if n_parameter_rows is None else n_parameter_rows,
+            learn_weight=learn_weight, learn_bias=learn_bias, eps=eps,
+        )  # fmt: skip
+        self.n_rows = n_rows
         self.register_buffer("running_mean", torch.zeros(_per_row(n_filters, n_rows)))
         self.register_buffer("running_var", torch.ones(_per_row(n_filters, n_rows)))
         self.learnable_momentum = learnable_momentum
