@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 import time
+from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import TextIO
 
@@ -52,10 +53,8 @@ class Console:
     def __init__(self, *, quiet: bool = False) -> None:
         """`quiet`: errors alone, for a process of a run in which another one speaks."""
         self._level = logging.ERROR if quiet else logging.INFO
-        self._early: list[logging.LogRecord] = []
-        self._remember = logging.Handler()
-        self._remember.emit = self._early.append  # type: ignore[method-assign]
-        self._handlers: list[logging.Handler] = [_TerminalHandler(), self._remember]
+        self._early = MemoryHandler(capacity=sys.maxsize, flushLevel=sys.maxsize)
+        self._handlers: list[logging.Handler] = [_TerminalHandler(), self._early]
         self._root = logging.getLogger()
         self._previous_level = self._root.level
 
@@ -74,9 +73,9 @@ class Console:
         with storage_errors(path):
             handler = _FileHandler(path, mode="a", encoding="utf-8")
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S"))
-        for record in self._early:
-            handler.handle(record)
-        self._root.removeHandler(self._remember)
+        self._early.setTarget(handler)
+        self._early.flush()
+        self._root.removeHandler(self._early)
         self._root.addHandler(handler)
         self._handlers.append(handler)
 
