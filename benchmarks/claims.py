@@ -248,13 +248,8 @@ def main() -> None:
         default=list(RUNS),
         help="groups of runs to carry out; none: only print",
     )
-    parser.add_argument(
-        "--runs", nargs="+", choices=list(ALL_RUNS), default=list(ALL_RUNS), help="of these groups; default: all"
-    )
     options = parser.parse_args()
-    for name, run in (
-        (name, run) for group in options.only for name, run in RUNS[group].items() if name in options.runs
-    ):
+    for name, run in ((name, run) for group in options.only for name, run in RUNS[group].items()):
         say(f"{name}: {run.command}")
         run.carry_out()
         other = {"transductive": "support", "support": "transductive"}.get(run.overrides.get("batch_norm_statistics"))

@@ -51,20 +51,16 @@ def _read(path: Path) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
-    content = _read_yaml(path, text) if path.suffix in YAML_SUFFIXES else _read_json(path, text)
+    try:
+        content = _yaml(path, text) if path.suffix in YAML_SUFFIXES else json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{path}: not valid JSON ({error}); a YAML's name must end in .yaml or .yml") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: a config is a table of keys and values, not a {type(content).__name__}")
     return content
 
 
-def _read_json(path: Path, text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise ConfigError(f"{path}: not valid JSON ({error}); a YAML's name must end in .yaml or .yml") from error
-
-
-def _read_yaml(path: Path, text: str) -> Any:
+def _yaml(path: Path, text: str) -> Any:
     try:
         import yaml
     except ModuleNotFoundError as error:

@@ -27,7 +27,7 @@ from experiment_tools.sweep.results import trial_text, write_results
 from experiment_tools.sweep.trials import Trial, best_trial, is_hopeless, load_trials, next_point, save_trials
 from utils.config.command_line import parse_command_line
 from utils.errors import ConfigError, ExperimentInUseError, Interrupted, prints_user_errors
-from utils.files.atomic_files import storage_error, write_bytes_atomically
+from utils.files.atomic_files import storage_errors, write_bytes_atomically
 from utils.files.tables import write_json
 from utils.machine.stop_signals import StopSignals
 from utils.paths import REPOSITORY_ROOT, experiments_root
@@ -102,13 +102,13 @@ def run_sweep(sweep: Sweep, folder: Path, slots: list[str], stop: StopSignals, *
         StorageError: its folder cannot be made.
         Interrupted: a signal has come; the trials under way have saved.
     """
-    try:
+    with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise storage_error(folder, error) from error
     with _locked(folder):
         trials = load_trials(folder, sweep)
-        _say_plan(sweep, trials, slots)
+        done = sum(trial.is_done for trial in trials)
+        before = f", {done} of them done before" if done else ""
+        print(f"Sweep {sweep.name}: {sweep.method}, {sweep.trials} trials{before}, {len(slots)} at a time", flush=True)
         with stop.deferred():
             _run_trials(sweep, folder, trials, slots, stop)
     print(write_results(folder, sweep, trials))
@@ -139,12 +139,6 @@ def _locked(folder: Path) -> Iterator[None]:
                 f"{folder}: another process runs this sweep. Wait for it, or stop it."
             ) from error
         yield
-
-
-def _say_plan(sweep: Sweep, trials: Sequence[Trial], slots: Sequence[str]) -> None:
-    done = sum(trial.is_done for trial in trials)
-    before = f", {done} of them done before" if done else ""
-    print(f"Sweep {sweep.name}: {sweep.method}, {sweep.trials} trials{before}, {len(slots)} at a time", flush=True)
 
 
 def _run_trials(sweep: Sweep, folder: Path, trials: list[Trial], slots: list[str], stop: StopSignals) -> None:
@@ -254,12 +248,8 @@ def _test(folder: Path, trial: Trial, slot: str, stop: StopSignals) -> int:
 
 def _finish(folder: Path, entry: _Running) -> None:
     trial, code = entry.trial, entry.process.returncode
-    if code == 0:
-        trial.state = "complete"
-    elif entry.is_pruned:
-        trial.state = "pruned"
-    else:
-        trial.state = "failed"
+    trial.state = "complete" if code == 0 else "pruned" if entry.is_pruned else "failed"
+    if trial.state == "failed":
         lines = _output_path(folder, trial).read_text(encoding="utf-8", errors="replace").strip().splitlines()
         trial.note = f"exit code {code}: {lines[-1] if lines else 'no output'}"
 

@@ -26,7 +26,8 @@ def write_results(folder: Path, sweep: Sweep, trials: Sequence[Trial]) -> str:
     """
     heading, rows = table(sweep, trials)
     write_bytes_atomically(folder / "trials.csv", _csv_text(sweep, trials).encode())
-    body = f"<p class=note>{html.escape(_caption(sweep))}</p>{html_table(heading, rows)}"
+    caption = f"{sweep.method}, {sweep.trials} trials, by the best validation accuracy of each."
+    body = f"<p class=note>{html.escape(caption)} No trial was tested to choose.</p>{html_table(heading, rows)}"
     if any(trial.value is not None for trial in trials):
         figure = parallel_coordinates(sweep, trials)
         write_png(figure, folder / "parallel_coordinates.png")
@@ -38,13 +39,6 @@ def write_results(folder: Path, sweep: Sweep, trials: Sequence[Trial]) -> str:
         for row in (heading, *rows)
     ]
     return "\n".join([*lines, f"Written to {folder}: trials.csv, sweep.html, parallel_coordinates.png"])
-
-
-def _caption(sweep: Sweep) -> str:
-    return (
-        f"{sweep.method}, {sweep.trials} trials, by the best validation accuracy of each. No trial was tested to "
-        "choose."
-    )
 
 
 def table(sweep: Sweep, trials: Sequence[Trial]) -> tuple[list[str], list[list[str]]]:
@@ -118,7 +112,9 @@ def parallel_coordinates(sweep: Sweep, trials: Sequence[Trial]) -> "Figure":
     for position, name in enumerate(names):
         axes.axvline(position, color="black", linewidth=0.8)
         parameter = sweep.parameters.get(name)
-        ticks = _ticks(parameter) if parameter else [(0.0, score_text(sweep, low)), (1.0, score_text(sweep, high))]
+        ticks = [(0.0, score_text(sweep, low)), (1.0, score_text(sweep, high))]
+        if parameter:
+            ticks = [(place(parameter, value), value_text(value)) for value in parameter.extremes()]
         for height, text in ticks:
             axes.annotate(
                 text,
@@ -150,11 +146,6 @@ def place(parameter: Choice | Range, value: Any) -> float:
     if parameter.log:
         return math.log(value / parameter.low) / math.log(parameter.high / parameter.low)
     return (value - parameter.low) / (parameter.high - parameter.low)
-
-
-def _ticks(parameter: Choice | Range) -> list[tuple[float, str]]:
-    values = parameter.values if isinstance(parameter, Choice) else (parameter.low, parameter.high)
-    return [(place(parameter, value), value_text(value)) for value in values]
 
 
 def _wrapped(name: str, width: int = 18) -> str:

@@ -3,7 +3,7 @@
 import json
 import statistics
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -155,18 +155,16 @@ def load_trials(folder: Path, sweep: Sweep) -> list[Trial]:
         return []
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))["trials"]
-        trials = [_trial(entry) for entry in entries]
+        trials = [
+            Trial(**entry | {"accuracies": {int(epoch): value for epoch, value in entry["accuracies"].items()}})
+            for entry in entries
+        ]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise StorageError(f"{path}: damaged ({error}). Move {folder} away to begin the sweep anew.") from error
     for trial in trials:
         if not trial.is_done:
             trial.state, trial.note = "waiting", ""
     return trials
-
-
-def _trial(entry: Mapping[str, Any]) -> Trial:
-    accuracies = {int(epoch): value for epoch, value in entry["accuracies"].items()}
-    return Trial(entry["number"], dict(entry["point"]), entry["state"], accuracies, entry["note"])
 
 
 def save_trials(folder: Path, trials: Sequence[Trial]) -> None:
