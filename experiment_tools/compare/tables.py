@@ -163,8 +163,8 @@ def _latex_text(text: str) -> str:
         ">": "$>$",
         "~": r"\textasciitilde{}",
         "^": r"\textasciicircum{}",
+        **{letter: f"\\{letter}" for letter in "&%$#_{}"},
     }
-    replaced |= {letter: f"\\{letter}" for letter in "&%$#_{}"}
     return "".join(replaced.get(letter, letter) for letter in text)
 
 

@@ -27,10 +27,9 @@ def inner_rates(run: Run) -> Section:
     section = Section("inner-rates", "Inner learning rates", f"{lead}cell is its way over epochs.", "Inner rates")
     history = [rates for entry in run.epochs if (rates := rates_of(entry))]
     if not history:
-        section.missing.append(
+        return section.lacking(
             "No epoch in logs/curves.json holds inner learning rates (one number per parameter and step)."
         )
-        return section
     starts = {name: start_of(run.config, name) for name in history[-1]}
     form = run.config.get("learnable_inner_loop_learning_rates")
     if form == "per_element":
@@ -175,8 +174,7 @@ def batch_norm(run: Run) -> Section:
     )
     entries = [entry for entry in run.epochs if entry.get("batch_norm")]
     if not entries:
-        section.missing.append("No epoch in logs/curves.json holds batch-norm statistics.")
-        return section
+        return section.lacking("No epoch in logs/curves.json holds batch-norm statistics.")
     newest = entries[-1]["batch_norm"]
     names = {
         "running_mean": "Running mean",
@@ -236,11 +234,10 @@ def gradients(run: Run) -> Section:
                 note="All parameters together, before clamping and clipping.")  # fmt: skip
     looked = [entry for entry in run.epochs if entry.get("gradients")]
     if not looked:
-        section.missing.append(
+        return section.lacking(
             "Norms per layer and angles: no epoch was looked at (diagnostics_every_epochs is 0, or no epoch is "
             "finished)."
         )
-        return section
     section.add(
         "Angle between first and second order",
         angle_chart(looked),

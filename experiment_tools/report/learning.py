@@ -81,8 +81,7 @@ def adaptation(run: Run) -> Section:
     )
     entries = [entry for entry in run.epochs if entry.get("val")]
     if not entries:
-        section.missing.append("No validated epoch in logs/curves.json yet.")
-        return section
+        return section.lacking("No validated epoch in logs/curves.json yet.")
     rows = [row for row in run.rows if row.get("val_accuracy_mean") is not None]
     best_epoch = best_row(rows)["epoch"] if rows else entries[-1]["epoch"]
     chosen = next((entry for entry in entries if entry["epoch"] == best_epoch), entries[-1])
@@ -124,7 +123,7 @@ def _add_gain(section: Section, run: Run, entries: Sequence[Entry], axes: Axes, 
     n_rows = len(entries[-1]["val"]["query_accuracy"])
     lines = [
         Series(
-            _after(step),
+            f"after {step} step{'s' if step > 1 else ''}" if step else "before adaptation",
             [(entry["epoch"], run.shown(entry["val"]["query_accuracy"][step])) for entry in entries],
             ramp(step, n_rows),
         )
@@ -141,10 +140,6 @@ def _add_gain(section: Section, run: Run, entries: Sequence[Entry], axes: Axes, 
 
 def _as_it_is(value: float | None) -> float | None:
     return value
-
-
-def _after(step: int) -> str:
-    return "before adaptation" if step == 0 else f"after {step} step{'s' if step > 1 else ''}"
 
 
 def _steps(entry: Entry, split: str, name: str) -> list[tuple[float, float | None]]:

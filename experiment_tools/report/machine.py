@@ -110,8 +110,7 @@ def settings(run: Run) -> Section:
     """What differs from the nearest generated config, and all keys."""
     section = Section("config", "Settings", "What makes this run different, and the whole config.", "Settings")
     if not run.config:
-        section.missing.append("config.json is not there or cannot be read.")
-        return section
+        return section.lacking("config.json is not there or cannot be read.")
     nearest = nearest_config(run.config)
     if nearest is not None:
         stem, changed = nearest
@@ -140,8 +139,7 @@ def environment(run: Run) -> Section:
         "Environment",
     )
     if not run.starts:
-        section.missing.append("environment.json is not there or cannot be read.")
-        return section
+        return section.lacking("environment.json is not there or cannot be read.")
     newest = run.starts[-1]
     rows = [[key.replace("_", " "), _plain(newest[key])] for key in START_KEYS if newest.get(key) not in (None, "")]
     section.add("Machine and code", Table(rows), kind="table")

@@ -46,14 +46,16 @@ def headline(run: Run) -> dict[str, Any]:
         ensemble = run.test["ensemble"]
         n_models = ensemble["models"]
         is_over = not total or done >= total or run.test.get("stopped_early")
-        head |= {"state": "finished", "finished": True} if is_over else {"state": f"tested, {head['state']}"}
-        head |= _score(run.test["test_accuracy_mean"], run.test.get("test_accuracy_ci95"))
         measure = score_named(run.test.get("score")).name
-        head["what"] = f"test {measure} of {f'the ensemble of {n_models} models' if n_models > 1 else 'the model'}"
-        head["protocol"] = _protocol(run.test["protocol"], is_regression=run.is_regression)
+        head |= _score(run.test["test_accuracy_mean"], run.test.get("test_accuracy_ci95")) | {
+            "state": "finished" if is_over else f"tested, {head['state']}",
+            "finished": bool(is_over),
+            "what": f"test {measure} of {f'the ensemble of {n_models} models' if n_models > 1 else 'the model'}",
+            "protocol": _protocol(run.test["protocol"], is_regression=run.is_regression),
+        }
     elif best:
-        head |= _score(best["val_accuracy_mean"], best.get("val_accuracy_ci95"))
-        head["what"] = f"best validation {score_of(run.is_regression).name} so far, in epoch {best['epoch']}"
+        what = f"best validation {score_of(run.is_regression).name} so far, in epoch {best['epoch']}"
+        head |= _score(best["val_accuracy_mean"], best.get("val_accuracy_ci95")) | {"what": what}
     if "protocol" not in head:
         head["protocol"] = _protocol_of_config(run.config, is_regression=run.is_regression)
     tiles = []
@@ -130,13 +132,11 @@ def episodes(run: Run) -> Section:
     )
     arrays, state = run.examples
     if run.is_regression:
-        section.missing.append("A regression has points, which are nothing to look at one by one.")
-        return section
+        return section.lacking("A regression has points, which are nothing to look at one by one.")
     if not arrays:
-        section.missing.append(
+        return section.lacking(
             "logs/validation_episodes.safetensors is not there: no epoch is finished, or diagnostics_every_epochs is 0."
         )
-        return section
     n_episodes, n_way = arrays["predictions"].shape[:2]
     history = [entry["examples_right"] for entry in run.epochs if entry.get("examples_right")]
     for index in range(n_episodes):

@@ -70,6 +70,11 @@ class Section:
         else:
             self.figures.append(Figure(title, content, **more))
 
+    def lacking(self, what: str) -> "Section":
+        """The same, with a sentence about what is missing."""
+        self.missing.append(what)
+        return self
+
 
 def breakable(name: str) -> Markup:
     """A parameter's name, escaped, that may go on in the next line after a dot or underscore."""
@@ -96,10 +101,8 @@ def short(value: float) -> str:
     return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
 
 
-def duration(seconds: float | None) -> str:
+def duration(seconds: float) -> str:
     """'4.6 s', '3 min 20 s', '1 h 04 min', '2 d 03 h'."""
-    if seconds is None:
-        return "–"
     if seconds < 60:
         return f"{seconds:.3g} s"
     minutes, rest = divmod(round(seconds), 60)
