@@ -7,13 +7,13 @@ contact_sheet.html.
 """
 
 import argparse
-import html
 import logging
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import numpy as np
 
 from experiment_tools.parts.command import on_console
@@ -159,46 +159,30 @@ def contact_sheet(result: Mapping[str, Any], title: str) -> str:
     """One HTML file without anything outside of it: the examples of each class, then every query image with its
     probabilities.
     """
-    parts = [
-        "<!doctype html><meta charset='utf-8'><meta name='viewport' "
-        f"content='width=device-width'><title>{html.escape(title)}</title>"
-        "<style>:root{color-scheme:light dark}body{font:14px system-ui,sans-serif;margin:2em;overflow-wrap:anywhere}"
-        "figure{display:inline-block;margin:4px;vertical-align:top;max-width:180px}"
-        "figcaption{font-size:12px;overflow-wrap:anywhere}"
-        "img{image-rendering:pixelated;border:1px solid #888}.wrong img{border:2px solid "
-        "#c00}meter{width:90px}</style>",
-        f"<h1>{html.escape(title)}</h1><p>{html.escape(accuracy_text(result))}</p><h2>Examples</h2>",
-    ]
-    for name in result["classes"]:
-        own = [
-            image
-            for image, label in zip(result["support_images"], result["support_labels"], strict=True)
-            if label == name
-        ]
-        parts.append(f"<h3>{html.escape(name)}</h3>" + "".join(f"<figure>{_picture(image)}</figure>" for image in own))
-    parts.append("<h2>Predictions</h2>")
-    for place, file in enumerate(result["query_files"]):
-        predicted, label, probabilities = (
-            result["predictions"][place],
-            result["labels"][place],
-            result["probabilities"][place],
+    support = list(zip(result["support_images"], result["support_labels"], strict=True))
+    queries = [
+        {
+            "image": _picture(image), "file": printable(file.as_posix()), "prediction": prediction, "label": label,
+            "likeliest": sorted(zip(probabilities, result["classes"], strict=True), reverse=True)[:5],
+        }
+        for image, file, prediction, label, probabilities in zip(
+            *(result[key] for key in ("query_images", "query_files", "predictions", "labels", "probabilities")),
+            strict=True,
         )
-        bars = "".join(
-            f"<br><meter value='{p:.4f}'></meter> {100 * p:.1f} % {html.escape(name)}"
-            for p, name in sorted(zip(probabilities, result["classes"], strict=True), reverse=True)[:5]
-        )
-        wrong = " class='wrong'" if label not in (None, predicted) else ""
-        caption = f"<b>{html.escape(predicted)}</b><br>{html.escape(printable(file.as_posix()))}{bars}"
-        parts.append(
-            f"<figure{wrong}>{_picture(result['query_images'][place])}<figcaption>{caption}</figcaption></figure>"
-        )
-    return "\n".join(parts) + "\n"
+    ]  # fmt: skip
+    template = Path(__file__).with_name("contact_sheet.html.jinja").read_text(encoding="utf-8")
+    return jinja2.Template(template, autoescape=True, trim_blocks=True, keep_trailing_newline=True).render(
+        title=title,
+        accuracy=accuracy_text(result),
+        examples={name: [_picture(image) for image, label in support if label == name] for name in result["classes"]},
+        queries=queries,
+    )
 
 
-def _picture(pixels: np.ndarray) -> str:
+def _picture(pixels: np.ndarray) -> dict[str, Any]:
     image = as_image(pixels)
     image.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
-    return f"<img width='{max(image.width, 64)}' alt='' src='{data_address(image)}'>"
+    return {"width": image.width, "address": data_address(image)}
 
 
 def write_results(targets: Sequence[Path], result: Mapping[str, Any], title: str) -> None:
