@@ -169,9 +169,11 @@ class FewShotClassifier(Estimator):
         values = {
             name: _plain(value) for name, value in self.get_params().items() if name not in ("network", "image_shape")
         }
-        values["experiment_name"] = values["experiment_name"] or "few_shot_classifier"
-        values["dataset_name"] = "images"
-        values["loss"] = "cross_entropy" if callable(self.loss) else self.loss
+        values |= {
+            "experiment_name": values["experiment_name"] or "few_shot_classifier",
+            "dataset_name": "images",
+            "loss": "cross_entropy" if callable(self.loss) else self.loss,
+        }
         if self.network is not None:
             values["backbone"] = self.network if isinstance(self.network, str) else GIVEN_NETWORK
         for place, name in enumerate(IMAGE_SIDES):
@@ -453,9 +455,9 @@ class FewShotClassifier(Estimator):
             NotFittedError: neither `meta_fit` nor `fit` was called. StorageError: no space or no permission.
             TypeError: labels that JSON does not know.
         """
-        if self.initialisation_ is None and not self.__sklearn_is_fitted__():
-            raise NotFittedError("there is nothing to save yet: call meta_fit or fit first")
         fitted = self.__sklearn_is_fitted__()
+        if self.initialisation_ is None and not fitted:
+            raise NotFittedError("there is nothing to save yet: call meta_fit or fit first")
         initialisation = self.initialisation_
         if initialisation is None:
             initialisation = {
@@ -473,20 +475,18 @@ class FewShotClassifier(Estimator):
             "config": config.to_json_dict(),
             "classifier": json.loads(json.dumps(params)),
             "meta_config": self.meta_config_,
+            "given_as_objects": [
+                name for name in ("network", "loss") if not isinstance(getattr(self, name), (str, type(None)))
+            ],
         }
-        state["given_as_objects"] = [
-            name for name in ("network", "loss") if not isinstance(getattr(self, name), (str, type(None)))
-        ]
         tensors = dict(initialisation)
         if fitted:
             tensors |= {f"{FIT_PREFIX}images": self.support_images_, f"{FIT_PREFIX}labels": self.support_labels_}
             state["fit"] = {
                 "classes": self.classes_.tolist(),
-                "kind": self.classes_.dtype.str,
+                "kind": "O" if self.classes_.dtype.hasobject else self.classes_.dtype.str,
                 "n_features": self.n_features_in_,
             }
-            if self.classes_.dtype.hasobject:
-                state["fit"]["kind"] = "O"
         save_checkpoint(Path(path), tensors, state)
 
     @classmethod
