@@ -15,6 +15,7 @@ import shutil
 import statistics
 import sys
 import tempfile
+import textwrap
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -51,8 +52,8 @@ class Finding(NamedTuple):
     fix: str = ""
 
     def __str__(self) -> str:
-        lines = [f"{self.level:<8} {self.text}", *([f"fix: {self.fix}"] if self.fix else [])]
-        return "\n".join(lines[:1] + [f"{'':<8} {line}" for line in "\n".join(lines[1:]).splitlines()])
+        fix = textwrap.indent(f"\nfix: {self.fix}", 9 * " ") if self.fix else ""
+        return f"{self.level:<8} {self.text}{fix}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
