@@ -172,10 +172,9 @@ class ScriptRun:
         if list(saved.glob(".*.partial")):
             return "save"
         metrics = self.run_folder / "logs" / "metrics.jsonl"
-        if self._resumes and "Resuming" not in output:
-            return "set-up"
         if (
-            not metrics.exists()
+            (self._resumes and "Resuming" not in output)
+            or not metrics.exists()
             or not metrics.stat().st_size
             or (not self._resumes and metrics.stat().st_mtime < self._started_at)
         ):
@@ -220,9 +219,8 @@ class Histories:
         run = self.make(start)
         answers = []
         for number in numbers:
-            making = {"drawn": ["drawing"], "unpacked": ["unpacking"]}.get(start, [])
-            if (run.datasets / DATASET).exists():
-                making = []
+            is_ready = (run.datasets / DATASET).exists()
+            making = [] if is_ready else {"drawn": ["drawing"], "unpacked": ["unpacking"]}.get(start, [])
             packing = [] if list(run.datasets.glob(".packed/*.json")) else ["packing"]
             # Twice what can be met only before the dataset is ready: it is so once in a history.
             target = generator.choice(2 * (making + packing) + [name for name in TARGETS if name != "packing"])

@@ -19,7 +19,7 @@ import tarfile
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -154,22 +154,15 @@ def measure_damage(checkpoint: Path, flips: int, truncations: int) -> list[str]:
     ]
 
 
-def measure_hostile_files(folder: Path) -> list[str]:
-    """Try archives and checkpoints that want to write elsewhere, fill the disk or run code."""
-    import io
-
-    from experiment_parts.runs.checkpoints import load_checkpoint
-    from utils.files.archives import unpack_archive
-
-    folder.mkdir()
-    canary = folder / "canary"
+def hostile_archives(canary: Path) -> dict[str, list[tuple[tarfile.TarInfo, bytes]]]:
+    """Name -> members of archives that want to write elsewhere, or something that is no file."""
 
     def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tuple[tarfile.TarInfo, bytes]:
         entry, content = tarfile.TarInfo(name), b"x" if kind == tarfile.REGTYPE else b""
         entry.type, entry.linkname, entry.size = kind, link, len(content)
         return entry, content
 
-    archives = {
+    return {
         "parent": [member("../canary")],
         "deep parent": [member("a/../../canary")],
         "absolute": [member(str(canary))],
@@ -179,17 +172,33 @@ def measure_hostile_files(folder: Path) -> list[str]:
         "pipe": [member("p", tarfile.FIFOTYPE)],
         "twice": [member("a"), member("a")],
     }
-    tried = refused = 0
+
+
+def measure_hostile_files(folder: Path) -> list[str]:
+    """Archives and checkpoints that want to write elsewhere, fill the disk or run code."""
+    import io
+
+    from experiment_parts.runs.checkpoints import load_checkpoint
+    from utils.files.archives import unpack_archive
+
+    folder.mkdir()
+    canary, target = folder / "canary", folder / "target"
+
+    def is_refused(read: Callable[..., object], *arguments: Path) -> bool:
+        try:
+            read(*arguments)
+        except UserError:
+            return not canary.exists() and not target.exists()
+        return False
+
+    archives = hostile_archives(canary)
+    refused = 0
     for name, members in archives.items():
         path = folder / f"{name}.tar"
         with tarfile.open(path, "w") as tar:
             for entry, content in members:
                 tar.addfile(entry, io.BytesIO(content))
-        tried += 1
-        try:
-            unpack_archive(path, folder / "target")
-        except UserError:
-            refused += not canary.exists() and not (folder / "target").exists()
+        refused += is_refused(unpack_archive, path, target)
     checkpoints = {
         "pickle that makes a folder": f"cos\nmkdir\n(V{canary}\ntR.".encode(),
         "empty": b"",
@@ -201,11 +210,8 @@ def measure_hostile_files(folder: Path) -> list[str]:
     for name, content in checkpoints.items():
         path = folder / name
         path.write_bytes(content)
-        tried += 1
-        try:
-            load_checkpoint(path)
-        except UserError:
-            refused += not canary.exists()
+        refused += is_refused(load_checkpoint, path)
+    tried = len(archives) + len(checkpoints)
     return [
         f"| hostile archives and checkpoints | {tried} | {refused} refused, nothing written elsewhere, nothing run |"
     ]

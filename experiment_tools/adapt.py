@@ -7,27 +7,24 @@ contact_sheet.html.
 """
 
 import argparse
-import base64
-import csv
-import html
-import io
 import logging
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import numpy as np
-from PIL import Image
 
-from experiment_parts.runs.console import Console
+from experiment_tools.parts.command import on_console
+from experiment_tools.parts.pages import as_image, data_address
 from few_shot_classifier import FewShotClassifier
 from utils.errors import ConfigError, DataError
-from utils.files.atomic_files import storage_error, write_bytes_atomically
+from utils.files.atomic_files import storage_errors, write_bytes_atomically
+from utils.files.tables import as_csv
 from utils.images.decoding import DECODING_ERRORS, PixelFormat, decode_image
 from utils.images.duplicates import are_of_one_colour, one_colour_text
 from utils.images.folders import ImageFolder, scan, some_of
-from utils.machine.failures import report_failure
 from utils.words import printable
 
 log = logging.getLogger(__name__)
@@ -156,75 +153,61 @@ def accuracy_text(result: Mapping[str, Any]) -> str:
 
 
 def predictions_csv(result: Mapping[str, Any]) -> str:
-    """Return a row per query image: file, prediction, its probability, the folder's class, a probability per class."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["file", "prediction", "probability", "folder", *(f"p({name})" for name in result["classes"])])
-    rows = zip(result["query_files"], result["predictions"], result["labels"], result["probabilities"], strict=True)
-    for file, predicted, label, probabilities in rows:
-        writer.writerow(
-            [
-                printable(file.as_posix()),
-                predicted,
-                f"{probabilities.max():.6f}",
-                label or "",
-                *(f"{p:.6f}" for p in probabilities),
-            ]
-        )
-    return text.getvalue()
+    """A row per query image: file, prediction, its probability, the folder's class, a probability per class."""
+    heading = ["file", "prediction", "probability", "folder", *(f"p({name})" for name in result["classes"])]
+    images = zip(result["query_files"], result["predictions"], result["labels"], result["probabilities"], strict=True)
+    rows = [
+        [printable(file.as_posix()), predicted, f"{probabilities.max():.6f}", label,
+         *(f"{p:.6f}" for p in probabilities)]
+        for file, predicted, label, probabilities in images
+    ]  # fmt: skip
+    return as_csv([heading, *rows])
 
 
 def contact_sheet(result: Mapping[str, Any], title: str) -> str:
     """Return one HTML file without anything outside of it: the examples of each class, then every query image with its
     probabilities.
     """
-    parts = [
-        "<!doctype html><meta charset='utf-8'><meta name='viewport' "
-        f"content='width=device-width'><title>{html.escape(title)}</title>"
-        "<style>:root{color-scheme:light dark}body{font:14px system-ui,sans-serif;margin:2em;overflow-wrap:anywhere}"
-        "figure{display:inline-block;margin:4px;vertical-align:top;max-width:180px}"
-        "figcaption{font-size:12px;overflow-wrap:anywhere}"
-        "img{image-rendering:pixelated;border:1px solid #888}.wrong img{border:2px solid "
-        "#c00}meter{width:90px}</style>",
-        f"<h1>{html.escape(title)}</h1><p>{html.escape(accuracy_text(result))}</p><h2>Examples</h2>",
-    ]
-    for name in result["classes"]:
-        own = [
-            image
-            for image, label in zip(result["support_images"], result["support_labels"], strict=True)
-            if label == name
-        ]
-        parts.append(f"<h3>{html.escape(name)}</h3>" + "".join(f"<figure>{_picture(image)}</figure>" for image in own))
-    parts.append("<h2>Predictions</h2>")
-    for place, file in enumerate(result["query_files"]):
-        predicted, label, probabilities = (
-            result["predictions"][place],
-            result["labels"][place],
-            result["probabilities"][place],
+    support = list(zip(result["support_images"], result["support_labels"], strict=True))
+    queries = [
+        {
+            "image": _picture(image), "file": printable(file.as_posix()), "prediction": prediction, "label": label,
+            "likeliest": sorted(zip(probabilities, result["classes"], strict=True), reverse=True)[:5],
+        }
+        for image, file, prediction, label, probabilities in zip(
+            *(result[key] for key in ("query_images", "query_files", "predictions", "labels", "probabilities")),
+            strict=True,
         )
-        bars = "".join(
-            f"<br><meter value='{p:.4f}'></meter> {100 * p:.1f} % {html.escape(name)}"
-            for p, name in sorted(zip(probabilities, result["classes"], strict=True), reverse=True)[:5]
-        )
-        wrong = " class='wrong'" if label not in (None, predicted) else ""
-        caption = f"<b>{html.escape(predicted)}</b><br>{html.escape(printable(file.as_posix()))}{bars}"
-        parts.append(
-            f"<figure{wrong}>{_picture(result['query_images'][place])}<figcaption>{caption}</figcaption></figure>"
-        )
-    return "\n".join(parts) + "\n"
-
-
-def _picture(pixels: np.ndarray) -> str:
-    image = Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
-    image.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
-    data = io.BytesIO()
-    image.save(data, "PNG")
-    return (
-        f"<img width='{max(image.width, 64)}' alt='' "
-        f"src='data:image/png;base64,{base64.b64encode(data.getvalue()).decode()}'>"
+    ]  # fmt: skip
+    template = Path(__file__).with_name("contact_sheet.html.jinja").read_text(encoding="utf-8")
+    return jinja2.Template(template, autoescape=True, trim_blocks=True, keep_trailing_newline=True).render(
+        title=title,
+        accuracy=accuracy_text(result),
+        examples={name: [_picture(image) for image, label in support if label == name] for name in result["classes"]},
+        queries=queries,
     )
 
 
+def _picture(pixels: np.ndarray) -> dict[str, Any]:
+    image = as_image(pixels)
+    image.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
+    return {"width": image.width, "address": data_address(image)}
+
+
+def write_results(targets: Sequence[Path], result: Mapping[str, Any], title: str) -> None:
+    """Write the table and the contact sheet.
+
+    Raises:
+        StorageError: no space or no permission.
+    """
+    folder = targets[0].parent
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    for target, text in zip(targets, (predictions_csv(result), contact_sheet(result, title)), strict=True):
+        write_bytes_atomically(target, text.encode())
+
+
+@on_console
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     parser = argparse.ArgumentParser(
@@ -248,42 +231,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     changes = {"number_of_evaluation_steps_per_iter": options.steps, "batch_norm_statistics": options.statistics}
-    with Console():
-        try:
-            output = options.output or Path(f"adapted_{Path(options.experiment).name}")
-            targets = [output / "predictions.csv", output / "contact_sheet.html"]
-            for path in targets:
-                if path.exists():
-                    raise ConfigError(f"{path}: exists already and stays as it is; give another --output")
-            classifier = FewShotClassifier.from_experiment(
-                options.experiment,
-                options.checkpoint,
-                **{name: value for name, value in changes.items() if value is not None},
-            )
-            result = adapt(classifier, options.support, options.query)
-            try:
-                output.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise storage_error(output, error) from error
-            write_bytes_atomically(targets[0], predictions_csv(result).encode())
-            write_bytes_atomically(
-                targets[1], contact_sheet(result, f"{options.experiment} adapted to {options.support}").encode()
-            )
-            n_images = ", ".join(f"{name}: {result['support_labels'].count(name)}" for name in result["classes"])
-            log.info("adapted to %d classes (%s images)", len(result["classes"]), n_images)
-            log.info(
-                "%d images classified%s",
-                len(result["query_files"]),
-                f"; {accuracy_text(result)}" if accuracy_text(result) else "",
-            )
-            if classifier.adapted_learner().depends_on_other_images:
-                log.info(
-                    "the images to classify are normalised together (transductive batch-norm statistics); "
-                    "--statistics support would not"
-                )
-            log.info("%s\n%s", *targets)
-        except Exception as error:  # noqa: BLE001 -- the last resort, which shows the traceback
-            return report_failure(error)
+    output = options.output or Path(f"adapted_{Path(options.experiment).name}")
+    targets = [output / "predictions.csv", output / "contact_sheet.html"]
+    for path in targets:
+        if path.exists():
+            raise ConfigError(f"{path}: exists already and stays as it is; give another --output")
+    classifier = FewShotClassifier.from_experiment(
+        options.experiment,
+        options.checkpoint,
+        **{name: value for name, value in changes.items() if value is not None},
+    )
+    result = adapt(classifier, options.support, options.query)
+    write_results(targets, result, f"{options.experiment} adapted to {options.support}")
+    n_images = ", ".join(f"{name}: {result['support_labels'].count(name)}" for name in result["classes"])
+    log.info("adapted to %d classes (%s images)", len(result["classes"]), n_images)
+    accuracy = accuracy_text(result)
+    log.info("%d images classified%s", len(result["query_files"]), f"; {accuracy}" if accuracy else "")
+    if classifier.adapted_learner().depends_on_other_images:
+        log.info(
+            "the images to classify are normalised together (transductive batch-norm statistics); "
+            "--statistics support would not"
+        )
+    log.info("%s\n%s", *targets)
     return 0
 
 

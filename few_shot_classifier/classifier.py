@@ -25,7 +25,7 @@ from experiment_builder import build_experiment
 from experiment_parts.evaluation import model_selection
 from experiment_parts.evaluation.model_selection import chosen_checkpoint
 from experiment_parts.evaluation.split_evaluation import evaluate_tasks
-from experiment_parts.runs.checkpoints import load_checkpoint, read_checkpoint_state, save_checkpoint
+from experiment_parts.runs.checkpoints import load_checkpoint, save_checkpoint
 from experiment_parts.runs.run_folder import RunFolder, open_run_folder
 from few_shot_classifier.arrays import InputError, as_input, class_labels, image_arrays, resized
 from few_shot_classifier.datasets import evaluation_data, first_image_shape, training_data
@@ -169,9 +169,11 @@ class FewShotClassifier(Estimator):
         values = {
             name: _plain(value) for name, value in self.get_params().items() if name not in ("network", "image_shape")
         }
-        values["experiment_name"] = values["experiment_name"] or "few_shot_classifier"
-        values["dataset_name"] = "images"
-        values["loss"] = "cross_entropy" if callable(self.loss) else self.loss
+        values |= {
+            "experiment_name": values["experiment_name"] or "few_shot_classifier",
+            "dataset_name": "images",
+            "loss": "cross_entropy" if callable(self.loss) else self.loss,
+        }
         if self.network is not None:
             values["backbone"] = self.network if isinstance(self.network, str) else GIVEN_NETWORK
         for place, name in enumerate(IMAGE_SIDES):
@@ -424,11 +426,18 @@ class FewShotClassifier(Estimator):
         Raises:
             ConfigError: no such run or epoch. StorageError: it cannot be read.
         """
-        return cls._from_checkpoint(run_checkpoint(name, checkpoint), None, params)
+        path = run_checkpoint(name, checkpoint)
+        return cls._from_checkpoint(path, *load_checkpoint(path), None, params)
 
     @classmethod
-    def _from_checkpoint(cls, path: Path, network: nn.Module | None, params: dict[str, Any]) -> "FewShotClassifier":
-        tensors, state = load_checkpoint(path)
+    def _from_checkpoint(
+        cls,
+        path: Path,
+        tensors: dict[str, Tensor],
+        state: dict[str, Any],
+        network: nn.Module | None,
+        params: dict[str, Any],
+    ) -> "FewShotClassifier":
         if "config" not in state:
             raise StorageError(f"{path}: holds no config, so it is no checkpoint of a run")
         config = check_config(state["config"], str(path))
@@ -447,9 +456,9 @@ class FewShotClassifier(Estimator):
             NotFittedError: neither `meta_fit` nor `fit` was called. StorageError: no space or no permission.
             TypeError: labels that JSON does not know.
         """
-        if self.initialisation_ is None and not self.__sklearn_is_fitted__():
-            raise NotFittedError("there is nothing to save yet: call meta_fit or fit first")
         fitted = self.__sklearn_is_fitted__()
+        if self.initialisation_ is None and not fitted:
+            raise NotFittedError("there is nothing to save yet: call meta_fit or fit first")
         initialisation = self.initialisation_
         if initialisation is None:
             initialisation = {
@@ -467,20 +476,18 @@ class FewShotClassifier(Estimator):
             "config": config.to_json_dict(),
             "classifier": json.loads(json.dumps(params)),
             "meta_config": self.meta_config_,
+            "given_as_objects": [
+                name for name in ("network", "loss") if not isinstance(getattr(self, name), (str, type(None)))
+            ],
         }
-        state["given_as_objects"] = [
-            name for name in ("network", "loss") if not isinstance(getattr(self, name), (str, type(None)))
-        ]
         tensors = dict(initialisation)
         if fitted:
             tensors |= {f"{FIT_PREFIX}images": self.support_images_, f"{FIT_PREFIX}labels": self.support_labels_}
             state["fit"] = {
                 "classes": self.classes_.tolist(),
-                "kind": self.classes_.dtype.str,
+                "kind": "O" if self.classes_.dtype.hasobject else self.classes_.dtype.str,
                 "n_features": self.n_features_in_,
             }
-            if self.classes_.dtype.hasobject:
-                state["fit"]["kind"] = "O"
         save_checkpoint(Path(path), tensors, state)
 
     @classmethod
@@ -493,14 +500,13 @@ class FewShotClassifier(Estimator):
         Raises:
             ConfigError: an object is asked for and not given. StorageError: the file is damaged, or cannot be read.
         """
-        state = read_checkpoint_state(Path(path))
+        tensors, state = load_checkpoint(Path(path))
         if "classifier" not in state:
-            return cls._from_checkpoint(Path(path), network, {} if loss is None else {"loss": loss})
+            return cls._from_checkpoint(Path(path), tensors, state, network, {} if loss is None else {"loss": loss})
         objects = {"network": network, "loss": loss}
         for name in state["given_as_objects"]:
             if objects[name] is None:
                 raise ConfigError(f"{path}: was saved with a {name} of its own; give it: load(path, {name}=...)")
-        tensors, _ = load_checkpoint(Path(path))
         params = {
             name: tuple(value) if isinstance(value, list) else value for name, value in state["classifier"].items()
         }

@@ -21,7 +21,6 @@ from utils.errors import ConfigError
 
 State = dict[str, Any]
 
-LEARNING_RATES = ("fixed", "per_layer_per_step", "per_layer", "per_element")
 RATE_QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 """Shares of a parameter's elements whose rates are not above: what is reported of Meta-SGD's rates."""
 
@@ -40,7 +39,7 @@ class InnerLoopOptimizer(nn.Module):
         shapes: name -> shape of the adapted parameters, without the task axis.
         learning_rate: initial value of every alpha.
         n_steps: S, steps of meta-training. Later steps (evaluation only) reuse the last rates.
-        learning_rates: a value of LEARNING_RATES.
+        learning_rates: "fixed", "per_layer_per_step", "per_layer" or "per_element".
         head_learning_rate: initial value for parameters called "head.*"; None: `learning_rate`.
         clip_norm: bound of each task's gradient norm over all adapted parameters; 0: none.
         clamp: bound of each element of the gradient; 0: none.

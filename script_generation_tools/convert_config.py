@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from script_generation_tools.fmu2_configs import convert_fmu2_config
 from script_generation_tools.reference_configs import Conversion, convert_reference_config
 from utils.config import check_config
-from utils.errors import ConfigError, UserError
+from utils.errors import ConfigError, prints_user_errors
 from utils.files.atomic_files import write_bytes_atomically
 from utils.paths import REPOSITORY_ROOT
 
@@ -51,20 +51,16 @@ def _read(path: Path) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
-    content = _read_yaml(path, text) if path.suffix in YAML_SUFFIXES else _read_json(path, text)
+    try:
+        content = _yaml(path, text) if path.suffix in YAML_SUFFIXES else json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{path}: not valid JSON ({error}); a YAML's name must end in .yaml or .yml") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: a config is a table of keys and values, not a {type(content).__name__}")
     return content
 
 
-def _read_json(path: Path, text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise ConfigError(f"{path}: not valid JSON ({error}); a YAML's name must end in .yaml or .yml") from error
-
-
-def _read_yaml(path: Path, text: str) -> Any:
+def _yaml(path: Path, text: str) -> Any:
     try:
         import yaml
     except ModuleNotFoundError as error:
@@ -77,6 +73,7 @@ def _read_yaml(path: Path, text: str) -> Any:
         raise ConfigError(f"{path}: not a plain YAML of keys and values ({' '.join(str(error).split())})") from error
 
 
+@prints_user_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """Convert, say what was found, write the new config; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -85,15 +82,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--output", type=Path, help="where the new config goes; never over a file that exists")
     options = parser.parse_args(arguments)
-    try:
-        conversion = convert_files(options.files)
-        output = options.output or REPOSITORY_ROOT / "experiment_config" / f"{options.files[0].stem}.json"
-        if output.exists():
-            raise ConfigError(f"{output}: exists already and stays as it is; give another --output")
-        write_bytes_atomically(output, (json.dumps(conversion.values, indent=2) + "\n").encode())
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
+    conversion = convert_files(options.files)
+    output = options.output or REPOSITORY_ROOT / "experiment_config" / f"{options.files[0].stem}.json"
+    if output.exists():
+        raise ConfigError(f"{output}: exists already and stays as it is; give another --output")
+    write_bytes_atomically(output, (json.dumps(conversion.values, indent=2) + "\n").encode())
     for finding in conversion.findings:
         print(f"- {finding}")
     print(f"{output}: written, {len(conversion.findings)} findings above")

@@ -87,10 +87,8 @@ def convert_fmu2_config(train: Mapping[str, Any], test: Mapping[str, Any] | None
             )
         elif key not in READ:
             findings.append(f'"{key}": {json.dumps(train[key])} had no effect: the code has no such key')
-    values |= _data(train, findings)
-    values |= _backbone(train, findings)
-    values |= _inner_loop(train, findings)
-    values |= _outer_loop(train, findings)
+    for part in (_data, _backbone, _inner_loop, _outer_loop):
+        values |= part(train, findings)
     values |= _evaluation(train, test, values, findings)
     findings.append("every run there had seed 0; here train_seed is 0 too, but the tasks drawn from it are others")
     return Conversion(values | {"train_seed": 0, "number_of_ensemble_models": 1}, findings)

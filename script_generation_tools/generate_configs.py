@@ -35,7 +35,7 @@ try:
 
     from script_generation_tools.generated_files import Outcome, update_folder
     from utils.config import ExperimentConfig, check_config
-    from utils.errors import ConfigError, UserError
+    from utils.errors import ConfigError, prints_user_errors
 except ModuleNotFoundError as missing:
     if __name__ != "__main__":
         raise
@@ -99,7 +99,7 @@ def expand_templates(template_folder: Path) -> tuple[dict[str, str], list[str]]:
         except ConfigError as error:
             problems.append(str(error))
             continue
-        variables = _variables(path.read_text(encoding="utf-8"))
+        variables = variables_of(path.read_text(encoding="utf-8"))
         unused = sorted(_declared(all_values.get(path.stem, {})) - variables - {NAME})
         if unused:
             notes.append(
@@ -117,7 +117,7 @@ def expand_templates(template_folder: Path) -> tuple[dict[str, str], list[str]]:
 def expand_template(path: Path, own_values: Mapping[str, Any], default_values: Mapping[str, Any]) -> list[Candidate]:
     """Fill one template with every combination of the values of the variables it uses, each combination once."""
     template = path.read_text(encoding="utf-8")
-    variables = sorted(_variables(template) - {NAME})
+    variables = sorted(variables_of(template) - {NAME})
     combinations: list[dict[str, Any]] = []
     patterns: list[str] = []
     for row in own_values.get(SETTINGS, [{}]):
@@ -131,7 +131,9 @@ def expand_template(path: Path, own_values: Mapping[str, Any], default_values: M
                     for variable in lacking
                 )
             )
-        for combination in _grid({variable: given[variable] for variable in variables}):
+        choices = (given[name] if isinstance(given[name], list) else [given[name]] for name in variables)
+        for chosen in itertools.product(*choices):
+            combination = dict(zip(variables, chosen, strict=True))
             if combination not in combinations:
                 combinations.append(combination)
                 patterns.append(str(given.get(NAME, "$template$")))
@@ -160,9 +162,9 @@ def first_config(template: Path, chosen: Mapping[str, Any]) -> dict[str, Any]:
     return json.loads(expand_template(template, first, all_values.get(DEFAULTS, {}))[0].text)
 
 
-def template_variables(template: Path) -> set[str]:
-    """Return the names of the variables of a template."""
-    return _variables(template.read_text(encoding="utf-8"))
+def variables_of(template: str) -> set[str]:
+    """Names of the variables in the text of a template."""
+    return set(PLACEHOLDER.findall(template))
 
 
 def substitute(template: str, values: Mapping[str, Any]) -> str:
@@ -190,7 +192,7 @@ def as_text(value: Any) -> str:
 def _fill(path: Path, template: str, combination: dict[str, Any], pattern: str, section_pattern: str) -> Candidate:
     values = {NAME: "unnamed"} | combination
     config, checked = _checked(path, substitute(template, values))
-    if NAME in _variables(template):
+    if NAME in variables_of(template):
         del config[NAME]  # it is what the pattern is about to make
     name_values = {**checked.to_json_dict(), **combination, **config, "template": path.stem}
     if NAME not in config:
@@ -244,16 +246,6 @@ def _without_repeats(path: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]
     if repeated:
         raise ConfigError("\n".join(f'{path.name}: key "{key}" is given {keys.count(key)} times' for key in repeated))
     return dict(pairs)
-
-
-def _grid(values: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    choices = [value if isinstance(value, list) else [value] for value in values.values()]
-    for chosen in itertools.product(*choices):
-        yield dict(zip(values, chosen, strict=True))
-
-
-def _variables(template: str) -> set[str]:
-    return set(PLACEHOLDER.findall(template))
 
 
 def _declared(own_values: Mapping[str, Any]) -> set[str]:
@@ -390,6 +382,7 @@ def _shared_run_folders(config_folder: Path) -> list[str]:
     return notes
 
 
+@prints_user_errors
 def main(arguments: list[str] | None = None) -> int:
     """Generate the configs of this checkout; return the exit code."""
     parser = argparse.ArgumentParser(
@@ -398,11 +391,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--prune", action="store_true", help="remove outdated generated configs that nobody edited")
     options = parser.parse_args(arguments)
     config_folder = REPOSITORY_ROOT / "experiment_config"
-    try:
-        outcome = generate_configs(REPOSITORY_ROOT / "experiment_template_config", config_folder, prune=options.prune)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
+    outcome = generate_configs(REPOSITORY_ROOT / "experiment_template_config", config_folder, prune=options.prune)
     print(outcome.report(config_folder))
     return 0
 

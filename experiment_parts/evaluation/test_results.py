@@ -8,10 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiment_parts.records.epoch_records import early_stop
-from experiment_parts.runs.checkpoints import checkpoint_bytes
 from experiment_parts.runs.run_folder import RunFolder
 from utils.errors import ConfigError, NonFiniteError
-from utils.files.atomic_files import write_bytes_atomically
 from utils.metrics import (
     ACCURACY,
     Score,
@@ -43,29 +41,25 @@ def score_models(outputs: "Tensor", labels: "Tensor", models: Sequence[dict[str,
     Raises:
         NonFiniteError: the score of a task is not; an accuracy always is.
     """
-    for model, of_model in zip(models, outputs, strict=True):
-        _refuse_non_finite(_task_scores(of_model, labels), model)
     # The mean of logits, not of probabilities, as in the reference. Its deviation, though, is that of hits and misses
     # over images, about sqrt(p (1 - p)) however many tasks there are; here it is over tasks, which are independent.
-    ensemble, *single = (summarise(_task_scores(some, labels)) for some in (outputs.mean(dim=0), *outputs))
+    of_ensemble, *of_models = (_task_scores(some, labels) for some in (outputs.mean(dim=0), *outputs))
+    for model, scores in zip(models, of_models, strict=True):
+        diverged = [task for task, score in enumerate(scores) if not math.isfinite(score)]
+        if diverged:
+            raise NonFiniteError(
+                f"{model['file']} gives numbers that are not finite in {len(diverged)} of {len(scores)} test tasks, "
+                f"the first one task {diverged[0]}: the inner loop diverges there. Test with fewer steps, "
+                "--evaluate_on_test_set_only true --tag NAME --number_of_evaluation_steps_per_iter N, or train with a "
+                "lower init_inner_loop_learning_rate"
+            )
+    ensemble = summarise(of_ensemble)
     return {
         "score": score_of(is_regression(labels)).key,
         **_columns(ensemble),
         "ensemble": {"models": len(models), "epochs": [model["epoch"] for model in models], **_columns(ensemble)},
-        "models": [model | _columns(summary) for model, summary in zip(models, single, strict=True)],
+        "models": [model | _columns(summarise(scores)) for model, scores in zip(models, of_models, strict=True)],
     }
-
-
-def _refuse_non_finite(scores: Sequence[float], model: Mapping[str, Any]) -> None:
-    diverged = [task for task, score in enumerate(scores) if not math.isfinite(score)]
-    if diverged:
-        raise NonFiniteError(
-            f"{model['file']} gives numbers that are not finite in {len(diverged)} of {len(scores)} test tasks, the "
-            f"first one task {diverged[0]}: the inner "
-            "loop diverges there. Test with fewer steps, --evaluate_on_test_set_only true --tag NAME "
-            "--number_of_evaluation_steps_per_iter N, or "
-            "train with a lower init_inner_loop_learning_rate"
-        )
 
 
 def accuracy_columns(outputs: "Tensor", labels: "Tensor") -> dict[str, Any]:
@@ -78,15 +72,6 @@ def accuracy_columns(outputs: "Tensor", labels: "Tensor") -> dict[str, Any]:
 
 def _task_scores(outputs: "Tensor", labels: "Tensor") -> list[float]:
     return task_scores(outputs.double(), labels).tolist()
-
-
-def write_predictions(path: Path, tensors: "dict[str, Tensor]", state: dict[str, Any]) -> None:
-    """Write test_predictions.safetensors: scores of every model, labels, and in its JSON state what they belong to.
-
-    Raises:
-        StorageError: no space or no permission.
-    """
-    write_bytes_atomically(path, checkpoint_bytes(tensors, state))
 
 
 def stored_result(
@@ -138,14 +123,9 @@ def result_suffix(tag: str, checkpoint: str, elsewhere: str = "") -> str:
     """
     if tag:
         return f"_{tag}"
+    weights = f"_epoch_{checkpoint}" if checkpoint.isdigit() else f"_{Path(checkpoint).stem}" if checkpoint else ""
     where = f"_{elsewhere}" if elsewhere else ""
-    return _weights_suffix(checkpoint) + re.sub(r"[^A-Za-z0-9_+=,.\-]", "_", where)[:120]
-
-
-def _weights_suffix(checkpoint: str) -> str:
-    if not checkpoint:
-        return ""
-    return f"_epoch_{checkpoint}" if checkpoint.isdigit() else f"_{Path(checkpoint).stem}"
+    return weights + re.sub(r"[^A-Za-z0-9_+=,.\-]", "_", where)[:120]
 
 
 def _differ(before: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]]) -> bool:
@@ -206,7 +186,7 @@ def summary_rows(summary: dict[str, Any]) -> list[dict[str, Any]]:
         {name: result[name] for name in ("test_accuracy_mean", "test_accuracy_std", "test_accuracy_ci95")}
         | result["protocol"]
         | {
-            "score": _score(result).key,
+            "score": score_named(result.get("score")).key,
             "ensemble_epochs": " ".join(str(epoch) for epoch in result["ensemble"]["epochs"]),
             "epochs_trained": summary["epochs_trained"],
         }
@@ -219,12 +199,13 @@ def result_text(summary: dict[str, Any], run_folder: Path | None) -> str:
     unless that is None.
     """
     results = summary["results"]
-    lines = _table(results) if len({_tasks_of(result) for result in results}) > 1 else []
+    task_sets = {tuple(result["protocol"][name] for name in TASK_COLUMNS) for result in results}
+    lines = _table(results) if len(task_sets) > 1 else []
     for result in () if lines else results:
         protocol, ensemble = result["protocol"], result["ensemble"]
         n_models = ensemble["models"]
         what = f"the ensemble of {n_models} models" if n_models > 1 else "the model"
-        score = _score(result)
+        score = score_named(result.get("score"))
         lines.append(
             f"Test {score.name} of {what}: {_text(score, ensemble)} (95 % interval over {protocol['tasks']} tasks)"
         )
@@ -256,7 +237,8 @@ def result_text(summary: dict[str, Any], run_folder: Path | None) -> str:
     return "\n".join(lines)
 
 
-TABLE_COLUMNS = ("dataset", "ways", "shots", "queries", "statistics")
+TASK_COLUMNS = ("dataset", "ways", "shots", "queries")
+TABLE_COLUMNS = (*TASK_COLUMNS, "statistics")
 
 
 def _origin(protocol: Mapping[str, Any]) -> str:
@@ -264,15 +246,11 @@ def _origin(protocol: Mapping[str, Any]) -> str:
     return f"tasks of {protocol['task_list']}" if "task_list" in protocol else f"test tasks of seed {protocol['seed']}"
 
 
-def _tasks_of(result: Mapping[str, Any]) -> tuple[Any, ...]:
-    return tuple(result["protocol"][name] for name in TABLE_COLUMNS if name != "statistics")
-
-
 def _table(results: Sequence[dict[str, Any]]) -> list[str]:
     """Return one line per set of tasks and kind of statistics, under one heading."""
     protocol, n_models = results[0]["protocol"], results[0]["ensemble"]["models"]
     what = f"the ensemble of {n_models} models" if n_models > 1 else "the model"
-    score = _score(results[0])
+    score = score_named(results[0].get("score"))
     rows = [[*TABLE_COLUMNS, score.name]]
     rows += [[*(str(r["protocol"][name]) for name in TABLE_COLUMNS), _text(score, r["ensemble"])] for r in results]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -282,10 +260,6 @@ def _table(results: Sequence[dict[str, Any]]) -> list[str]:
         f"{_origin(protocol)}",
         *("  " + "  ".join(map(str.ljust, row, widths)).rstrip() for row in rows),
     ]
-
-
-def _score(result: Mapping[str, Any]) -> Score:
-    return score_named(result.get("score"))
 
 
 def _text(score: Score, columns: dict[str, Any]) -> str:

@@ -26,6 +26,7 @@ from experiment_parts.runs.checkpoints import checkpoint_bytes
 from utils.config import ExperimentConfig
 from utils.episodes.source import Episodes, EpisodeSource
 from utils.files.atomic_files import write_bytes_atomically
+from utils.machine.devices import clock
 from utils.metrics import finite_or_none, is_regression
 
 if TYPE_CHECKING:
@@ -95,12 +96,12 @@ def inspect_gradients(learner: Learner, episodes: Episodes, epoch: int) -> "tupl
         time_inner_s, time_outer_s: up to the last inner gradient, and after it.
     """
     device = episodes.support_images.device
-    clock = _GradientClock(device, learner.meta_parameters().values())
+    times = _GradientClock(device, learner.meta_parameters().values())
     is_second_order = learner.is_second_order(epoch)
     angle = None
     # A replay runs no Python: the clock, which watches calls of autograd.grad, would see none.
     with learner.execution.replayed.off():
-        with clock:
+        with times:
             meta_gradients = learner.meta_gradients(episodes, epoch)
         gradients = meta_gradients.gradients
         if learner.outer_loop.second_order:
@@ -116,8 +117,8 @@ def inspect_gradients(learner: Learner, episodes: Episodes, epoch: int) -> "tupl
         },
         "order": "second" if is_second_order else "first",
         "angle_degrees": angle,
-        "time_inner_s": clock.inner_s,
-        "time_outer_s": clock.outer_s,
+        "time_inner_s": times.inner_s,
+        "time_outer_s": times.outer_s,
     }
 
 
@@ -143,24 +144,19 @@ class _GradientClock(TorchFunctionMode):
         self._device, self._meta_parameters = device, {id(parameter) for parameter in meta_parameters}
         self.inner_s = self.outer_s = 0.0
 
-    def _now(self) -> float:
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-        return time.perf_counter()
-
     def __enter__(self) -> "_GradientClock":
-        self._mark = self._now()
+        self._mark = clock(self._device)
         super().__enter__()
         return self
 
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)
-        self.outer_s += self._now() - self._mark
+        self.outer_s += clock(self._device) - self._mark
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = function(*args, **(kwargs or {}))
         if function is torch.autograd.grad:
-            now = self._now()
+            now = clock(self._device)
             inputs = args[1] if len(args) > 1 else kwargs["inputs"]
             if any(id(tensor) in self._meta_parameters for tensor in inputs):
                 self.outer_s += now - self._mark

@@ -51,13 +51,17 @@ def epoch_row(
         row[f"val_{name}_mean"] = summary.mean if summary else None
         row[f"val_{name}_std"] = summary.std if summary else None
     row |= _weights("val", multi_step_loss_weights) if val else dict.fromkeys(_weights("val", multi_step_loss_weights))
-    row |= {"epoch": epoch, "epoch_run_time": train_time_s + val_time_s}
-    row["val_accuracy_ci95"] = last["accuracy"].ci95 if last["accuracy"] else None
-    row["val_loss_ci95"] = last["loss"].ci95 if last["loss"] else None
-    row["val_tasks"] = len(val["query_loss"][-1]) if val else None
-    row["train_tasks_per_s"] = tasks_trained / train_time_s if train_time_s > 0 else None
-    row |= {"train_time_s": train_time_s, "val_time_s": val_time_s if val else None}
-    row["data_time_s"] = data_time_s
+    row |= {
+        "epoch": epoch,
+        "epoch_run_time": train_time_s + val_time_s,
+        "val_accuracy_ci95": last["accuracy"].ci95 if last["accuracy"] else None,
+        "val_loss_ci95": last["loss"].ci95 if last["loss"] else None,
+        "val_tasks": len(val["query_loss"][-1]) if val else None,
+        "train_tasks_per_s": tasks_trained / train_time_s if train_time_s > 0 else None,
+        "train_time_s": train_time_s,
+        "val_time_s": val_time_s if val else None,
+        "data_time_s": data_time_s,
+    }
     row["gradient_norm_mean"], row["gradient_norm_std"] = train.get("gradient_norm", not_computed)[0]
     for name in STEP_METRICS:
         for index, (mean, _) in enumerate(train.get(name, ())):
@@ -111,9 +115,11 @@ def iteration_record(
         columns = zip(*(metrics[name] for metrics in interval), strict=True)
         means = [finite_or_none(sum(column) / len(interval)) for column in columns]
         record[name] = means if name in STEP_METRICS else means[0]
-    record["meta_learning_rate"] = meta_learning_rate
-    record["multi_step_loss_weights"] = list(multi_step_loss_weights)
-    return record | {"time_tasks_per_s": round(tasks_per_s, 2)}
+    return record | {
+        "meta_learning_rate": meta_learning_rate,
+        "multi_step_loss_weights": list(multi_step_loss_weights),
+        "time_tasks_per_s": round(tasks_per_s, 2),
+    }
 
 
 def accuracy_histogram(accuracies: Sequence[float], n_bins: int = 20) -> list[int]:
@@ -183,8 +189,8 @@ def _summary(values: Sequence[float]) -> Summary | None:
 
 
 def _weights(prefix: str, weights: Sequence[float]) -> Row:
-    row: Row = {}
-    for index, weight in enumerate(weights):
-        row |= {f"{prefix}_loss_importance_vector_{index}_mean": weight}
-        row |= {f"{prefix}_loss_importance_vector_{index}_std": 0.0}
-    return row
+    return {
+        f"{prefix}_loss_importance_vector_{index}_{name}": value
+        for index, weight in enumerate(weights)
+        for name, value in (("mean", weight), ("std", 0.0))
+    }

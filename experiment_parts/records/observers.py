@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterable, Mapping
+from functools import partialmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,28 +45,7 @@ class Observers(Observer):
     def __init__(self, observers: Iterable[Observer]):
         self._observers = list(observers)
 
-    def on_start(self, run_folder: Path, config: dict[str, Any], rows: list[dict[str, Any]]) -> None:
-        self._notify("on_start", run_folder, config, rows)
-
-    def on_iteration_metrics(self, record: dict[str, Any]) -> None:
-        self._notify("on_iteration_metrics", record)
-
-    def on_gradients(self, iteration: int, gradients: "Mapping[str, Tensor]") -> None:
-        self._notify("on_gradients", iteration, gradients)
-
-    def on_save(self, iteration: int) -> None:
-        self._notify("on_save", iteration)
-
-    def on_epoch(self, row: dict[str, Any], curves: dict[str, Any]) -> None:
-        self._notify("on_epoch", row, curves)
-
-    def on_test(self, summary: dict[str, Any]) -> None:
-        self._notify("on_test", summary)
-
-    def on_end(self) -> None:
-        self._notify("on_end")
-
-    def _notify(self, event: str, *arguments: Any) -> None:
+    def _tell(self, event: str, *arguments: Any) -> None:
         for observer in list(self._observers):
             try:
                 getattr(observer, event)(*arguments)
@@ -73,3 +53,11 @@ class Observers(Observer):
                 reason = str(error).strip() or type(error).__name__
                 log.warning("%s stops watching, the run goes on: %s", type(observer).__name__, reason)
                 self._observers.remove(observer)
+
+    on_start = partialmethod(_tell, "on_start")
+    on_iteration_metrics = partialmethod(_tell, "on_iteration_metrics")
+    on_gradients = partialmethod(_tell, "on_gradients")
+    on_save = partialmethod(_tell, "on_save")
+    on_epoch = partialmethod(_tell, "on_epoch")
+    on_test = partialmethod(_tell, "on_test")
+    on_end = partialmethod(_tell, "on_end")

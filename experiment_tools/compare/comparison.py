@@ -211,10 +211,11 @@ def difference(column: Column, first: str, second: str, one: Cell, other: Cell) 
     digests = {result.digest for cell in (one, other) for result in cell.results}
     note = ""
     if len(digests) == 1 and None not in digests and len(n_tasks) == 1:
-        name, numbers = "paired t-test", _paired(np.mean(scores[0], axis=0), np.mean(scores[1], axis=0))
+        name, numbers = "paired t-test", _t_test(*(np.mean(values, axis=0) for values in scores), paired=True)
     else:
         name, note = "Welch's t-test", "tested on different tasks, so not paired"
-        numbers = _welch(*(_pooled(cell, values) for cell, values in zip((one, other), scores, strict=True)))
+        pooled = (_pooled(cell, values) for cell, values in zip((one, other), scores, strict=True))
+        numbers = _t_test(*pooled, paired=False)
     return Difference(column, first, second, name, note, *numbers, p_over_seeds=over_seeds)
 
 
@@ -225,32 +226,21 @@ def _pooled(cell: Cell, scores: Sequence[np.ndarray]) -> np.ndarray:
     return np.concatenate(scores)
 
 
-def _paired(a: np.ndarray, b: np.ndarray) -> tuple[float, float, float, float]:
-    """Return (mean of a - b, its 95 % interval, p) over tasks; p is 1 where no task differs."""
-    from scipy.stats import ttest_rel
+def _t_test(a: np.ndarray, b: np.ndarray, *, paired: bool) -> tuple[float, float, float, float]:
+    """(mean of a - b, its 95 % interval, p); p is 1 where nothing differs."""
+    from scipy.stats import ttest_ind, ttest_rel
 
-    if np.ptp(a - b) == 0:
-        mean = float(np.mean(a - b))
+    mean = float(np.mean(a - b) if paired else np.mean(a) - np.mean(b))
+    if not any(np.ptp(values) for values in ((a - b,) if paired else (a, b))):
         return mean, mean, mean, 1.0 if mean == 0 else 0.0
-    test = ttest_rel(a, b)
-    interval = test.confidence_interval(0.95)
-    return float(np.mean(a - b)), float(interval.low), float(interval.high), float(test.pvalue)
-
-
-def _welch(a: np.ndarray, b: np.ndarray) -> tuple[float, float, float, float]:
-    from scipy.stats import ttest_ind
-
-    mean = float(np.mean(a) - np.mean(b))
-    if np.ptp(a) == 0 and np.ptp(b) == 0:
-        return mean, mean, mean, 1.0 if mean == 0 else 0.0
-    test = ttest_ind(a, b, equal_var=False)
+    test = ttest_rel(a, b) if paired else ttest_ind(a, b, equal_var=False)
     interval = test.confidence_interval(0.95)
     return mean, float(interval.low), float(interval.high), float(test.pvalue)
 
 
 def _p_over_seeds(one: Cell, other: Cell) -> float | None:
     means = [np.array([result.mean for result in cell.results]) for cell in (one, other)]
-    return None if min(map(len, means)) < 2 else _welch(*means)[3]
+    return None if min(map(len, means)) < 2 else _t_test(*means, paired=False)[3]
 
 
 def _with_holm(differences: Sequence[Difference]) -> tuple[Difference, ...]:

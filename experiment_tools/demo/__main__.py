@@ -10,7 +10,6 @@ import argparse
 import base64
 import hashlib
 import html
-import io
 import json
 import logging
 import sys
@@ -23,14 +22,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from experiment_parts.runs.console import Console
 from experiment_tools.demo.network import DemoNetwork, description
 from experiment_tools.demo.sessions import LARGEST_UPLOAD, RefusedError, Session, Sessions, drawing, photograph
+from experiment_tools.parts.command import on_console
+from experiment_tools.parts.pages import as_image, data_address
 from experiment_tools.parts.run_reading import find_run
 from utils.errors import ConfigError
-from utils.machine.failures import report_failure
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +99,7 @@ class Demo(ThreadingHTTPServer):
             image = drawing(_object(body).get("strokes"), config)
         else:
             image = photograph(body, config)
-        return {"image": session.add(image), "seen": _seen(image)}
+        return {"image": session.add(image), "seen": data_address(as_image(image))}
 
     def classify(self, session: Session, body: bytes) -> dict[str, Any]:
         """Adapt to the examples of each class and classify the query: {"classes": [[image, ...], ...], "query": image}.
@@ -186,24 +184,16 @@ class Handler(BaseHTTPRequestHandler):
                 raise RefusedError(421, f"this demo is at {self.server.address}")
             answer()
         except RefusedError as error:
-            self.close_connection = True  # what of the body was not read must not become the next request
-            self._send(
-                HTTPStatus(error.status),
-                json.dumps({"error": str(error)}).encode(),
-                "application/json",
-                {"Connection": "close"},
-            )
+            self._refuse(HTTPStatus(error.status), str(error))
         except (TimeoutError, ConnectionError):
             self.close_connection = True
-        except Exception as error:  # the visitor gets a line, the terminal the traceback
-            self.close_connection = True
+        except Exception as error:  # the visitor is told; the terminal has the traceback
             log.error("the demo could not answer %s", self.path[:100], exc_info=error)
-            self._send(
-                HTTPStatus.INTERNAL_SERVER_ERROR,
-                b'{"error": "the demo failed; its terminal says why"}',
-                "application/json",
-                {"Connection": "close"},
-            )
+            self._refuse(HTTPStatus.INTERNAL_SERVER_ERROR, "the demo failed; its terminal says why")
+
+    def _refuse(self, status: HTTPStatus, text: str) -> None:
+        self.close_connection = True  # what of the body was not read must not become the next request
+        self._send(status, json.dumps({"error": text}).encode(), "application/json", {"Connection": "close"})
 
     def _send(self, status: HTTPStatus, body: bytes, content_type: str, more: dict[str, str] | None = None) -> None:
         self.send_response(status)
@@ -231,13 +221,6 @@ def _object(body: bytes) -> dict[str, Any]:
     return content
 
 
-def _seen(image: np.ndarray) -> str:
-    """Return a picture of uint8 (C, H, W) as a data address."""
-    file = io.BytesIO()
-    Image.fromarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0)).save(file, "PNG")
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
-
-
 def build_demo(options: argparse.Namespace) -> Demo:
     """Load the network and open the port.
 
@@ -255,6 +238,7 @@ def build_demo(options: argparse.Namespace) -> Demo:
         ) from error
 
 
+@on_console
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until Ctrl-C; returns the exit code."""
     parser = argparse.ArgumentParser(
@@ -274,18 +258,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "not with its own",
     )
     options = parser.parse_args(arguments)
-    with Console():
-        try:
-            demo = build_demo(options)
+    try:
+        with build_demo(options) as demo:  # which closes its port
             log.info("Open %s in a browser of this computer. Ctrl-C ends the demo.", demo.address)
-            try:
-                demo.serve_forever()
-            finally:
-                demo.server_close()
-        except KeyboardInterrupt:
-            log.info("The demo has ended; nothing was kept.")
-        except Exception as error:  # noqa: BLE001 -- the last resort, which shows the traceback
-            return report_failure(error)
+            demo.serve_forever()
+    except KeyboardInterrupt:
+        log.info("The demo has ended; nothing was kept.")
     return 0
 
 

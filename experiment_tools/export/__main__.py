@@ -18,7 +18,6 @@ from typing import Any
 
 from data import NORMALISATIONS
 from experiment_parts.runs.checkpoints import read_checkpoint_state
-from experiment_parts.runs.console import Console
 from experiment_tools.adapt import check_number_of_classes, pixel_format_of, read_images, support_files_of
 from experiment_tools.export.formats import (
     BATCHES,
@@ -32,12 +31,12 @@ from experiment_tools.export.formats import (
 )
 from experiment_tools.export.model_card import CardFacts, model_card
 from experiment_tools.export.plain import PlainNetwork, plain_network
+from experiment_tools.parts.command import on_console
 from experiment_tools.parts.run_reading import Run, find_run, read_whole_run
 from experiment_tools.parts.settings import command_of
 from few_shot_classifier import FewShotClassifier, run_checkpoint
 from utils.errors import ConfigError
 from utils.files.atomic_folders import is_filled, make_folder
-from utils.machine.failures import report_failure
 from utils.registry import load_plugins
 
 log = logging.getLogger(__name__)
@@ -58,10 +57,10 @@ def export(options: argparse.Namespace) -> dict[str, float]:
     load_plugins({} if options.plugin is None else {"plugin": options.plugin})
     run = read_whole_run(find_run(options.experiment))
     if options.checkpoint == "best" and not run.test:
+        done = f"{len(run.rows)} of {run.config.get('total_epochs')} epochs, no test"
         raise ConfigError(
-            f"{run.path}: this run has not finished ({len(run.rows)} of {run.config.get('total_epochs')} epochs, no "
-            "test). Run its script again, or "
-            "export what there is with --checkpoint EPOCH"
+            f"{run.path}: this run has not finished ({done}). Run its script again, or export what there is with "
+            "--checkpoint EPOCH"
         )
     checkpoint = run_checkpoint(run.path, options.checkpoint)
     classifier, statistics = _classifier(run, checkpoint, options)
@@ -79,16 +78,13 @@ def export(options: argparse.Namespace) -> dict[str, float]:
 
     def fill(folder: Path) -> None:
         differences.update(_write_files(folder, plain, config, statistics, classes, options.formats))
-        facts = _facts(
-            run, checkpoint, options, plain, statistics, classes, counts, differences, learner.n_evaluation_steps
-        )
+        n_steps = learner.n_evaluation_steps
+        facts = _facts(run, checkpoint, options, plain, statistics, classes, counts, differences, n_steps)
         (folder / "README.md").write_text(model_card(facts, config), encoding="utf-8")
 
     make_folder(output, fill)
-    log.info(
-        "%s",
-        f"adapted to {', '.join(classes)}" if classes else "the initialisation, to be adapted: no --support was given",
-    )
+    initial = "the initialisation, to be adapted: no --support was given"
+    log.info("%s", f"adapted to {', '.join(classes)}" if classes else initial)
     for file, difference in differences.items():
         log.info("%s: differs from the original by at most %.1e", output / file, difference)
     if plain.uses_batch and classes:
@@ -200,6 +196,7 @@ def _facts(
     )
 
 
+@on_console
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     parser = argparse.ArgumentParser(
@@ -231,11 +228,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--plugin", nargs="+", help="plugin files of the run")
     options = parser.parse_args(arguments)
     options.formats = list(dict.fromkeys(options.formats))
-    with Console():
-        try:
-            export(options)
-        except Exception as error:  # noqa: BLE001 -- the last resort, which shows the traceback
-            return report_failure(error)
+    export(options)
     return 0
 
 

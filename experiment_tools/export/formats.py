@@ -32,16 +32,12 @@ def check_formats(formats: list[str]) -> None:
     """Raise ConfigError where the library of a format is not installed."""
     if "onnx" not in formats:
         return
-    missing = [name for name in ("onnx", "onnxscript") if not _is_there(name)]
+    missing = [name for name in ("onnx", "onnxscript") if find_spec(name) is None]
     if missing:
         raise ConfigError(
             f"--formats onnx needs {' and '.join(missing)}: pip install {' '.join(missing)} onnxruntime "
             "(requirements-extras.txt)"
         )
-
-
-def _is_there(name: str) -> bool:
-    return find_spec(name) is not None
 
 
 def random_images(shape: tuple[int, int, int], n_images: int, dtype: torch.dtype) -> Tensor:
@@ -90,7 +86,7 @@ def write_onnx(plain: PlainNetwork, folder: Path, example: Tensor) -> Callable[[
 
 def _onnx_runner(path: Path) -> Callable[[Tensor], Tensor]:
     run: Callable[..., Any]
-    if _is_there("onnxruntime"):
+    if find_spec("onnxruntime") is not None:
         import onnxruntime
 
         run = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]).run

@@ -241,13 +241,12 @@ def _architecture(
 
 def _block_plan(block: nn.Module) -> dict[str, Any]:
     conv = block.conv
-    pools = getattr(block, "pool", True)
     return {
         "n_inputs": conv.in_channels,
         "n_filters": conv.out_channels,
         "stride": conv.stride[0],
         "padding": conv.padding[0],
-        "pools": pools,
+        "pools": block.pool,
     }
 
 

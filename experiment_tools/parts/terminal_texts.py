@@ -29,9 +29,11 @@ def start_banner(config: ExperimentConfig, description: Mapping[str, Any], width
     width = width or shutil.get_terminal_size().columns
     values = config.to_json_dict()
     shape = config.validation_shape
-    heading = f"{method_name(values)}, {shape.n_way}-way {shape.n_shot}-shot, "
-    heading += f"{shape.n_query} {'query' if shape.n_query == 1 else 'queries'} per class, "
-    heading += f"{config.number_of_training_steps_per_iter} inner steps"
+    heading = (
+        f"{method_name(values)}, {shape.n_way}-way {shape.n_shot}-shot, "
+        f"{shape.n_query} {'query' if shape.n_query == 1 else 'queries'} per class, "
+        f"{config.number_of_training_steps_per_iter} inner steps"
+    )
     plan = (
         f"{config.total_epochs} epochs x {config.total_iter_per_epoch} iterations x {config.tasks_per_meta_batch} "
         "tasks; "

@@ -68,14 +68,6 @@ class ReportObserver(Observer):
         if rows:
             self._order_if_due()
 
-    def on_iteration_metrics(self, record: dict[str, Any]) -> None:
-        """Order one when it is time."""
-        self._order_if_due()
-
-    def on_epoch(self, row: dict[str, Any], curves: dict[str, Any]) -> None:
-        """Order one when it is time."""
-        self._order_if_due()
-
     def on_end(self) -> None:
         """Order the last report, and wait for it."""
         if self._process is None:
@@ -95,9 +87,12 @@ class ReportObserver(Observer):
         if self.says_where and not self._warned:
             log.info("Report: %s", self._run_folder / REPORT)
 
-    def _order_if_due(self) -> None:
+    def _order_if_due(self, *_: object) -> None:
+        """Order one when it is time, whatever has happened."""
         if time.monotonic() - self._last_order >= self.every_s:
             self._order()
+
+    on_iteration_metrics = on_epoch = _order_if_due
 
     def _order(self) -> None:
         """Order a report without waiting: what cannot be written to the pipe at once is not ordered."""

@@ -26,8 +26,8 @@ from experiment_tools.sweep.file import Sweep, read_sweep, trial_config, wandb_y
 from experiment_tools.sweep.results import trial_text, write_results
 from experiment_tools.sweep.trials import Trial, best_trial, is_hopeless, load_trials, next_point, save_trials
 from utils.config.command_line import parse_command_line
-from utils.errors import ConfigError, ExperimentInUseError, Interrupted, UserError
-from utils.files.atomic_files import storage_error, write_bytes_atomically
+from utils.errors import ConfigError, ExperimentInUseError, Interrupted, prints_user_errors
+from utils.files.atomic_files import storage_errors, write_bytes_atomically
 from utils.files.tables import write_json
 from utils.machine.stop_signals import StopSignals
 from utils.paths import REPOSITORY_ROOT, experiments_root
@@ -36,6 +36,7 @@ SECONDS_BETWEEN_CHECKS = 0.5
 PROGRAM = REPOSITORY_ROOT / "train_maml_system.py"
 
 
+@prints_user_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a sweep; return the exit code: 0, or 1 when every trial failed or the sweep file is wrong."""
     parser = argparse.ArgumentParser(
@@ -77,9 +78,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         slots = [*(options.gpus or ["auto"] * max(1, options.workers))]
         with StopSignals() as stop:
             return run_sweep(sweep, experiments_root() / f"sweep_{sweep.name}", slots, stop, with_test=options.test)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
     except Interrupted as error:
         print(f"{error.number.name}: every trial is saved; run the same command to go on.", file=sys.stderr)
         return error.exit_code
@@ -104,13 +102,13 @@ def run_sweep(sweep: Sweep, folder: Path, slots: list[str], stop: StopSignals, *
         StorageError: its folder cannot be made.
         Interrupted: a signal has come; the trials under way have saved.
     """
-    try:
+    with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise storage_error(folder, error) from error
     with _locked(folder):
         trials = load_trials(folder, sweep)
-        _say_plan(sweep, trials, slots)
+        done = sum(trial.is_done for trial in trials)
+        before = f", {done} of them done before" if done else ""
+        print(f"Sweep {sweep.name}: {sweep.method}, {sweep.trials} trials{before}, {len(slots)} at a time", flush=True)
         with stop.deferred():
             _run_trials(sweep, folder, trials, slots, stop)
     print(write_results(folder, sweep, trials))
@@ -141,12 +139,6 @@ def _locked(folder: Path) -> Iterator[None]:
                 f"{folder}: another process runs this sweep. Wait for it, or stop it."
             ) from error
         yield
-
-
-def _say_plan(sweep: Sweep, trials: Sequence[Trial], slots: Sequence[str]) -> None:
-    done = sum(trial.is_done for trial in trials)
-    before = f", {done} of them done before" if done else ""
-    print(f"Sweep {sweep.name}: {sweep.method}, {sweep.trials} trials{before}, {len(slots)} at a time", flush=True)
 
 
 def _run_trials(sweep: Sweep, folder: Path, trials: list[Trial], slots: list[str], stop: StopSignals) -> None:
@@ -256,12 +248,8 @@ def _test(folder: Path, trial: Trial, slot: str, stop: StopSignals) -> int:
 
 def _finish(folder: Path, entry: _Running) -> None:
     trial, code = entry.trial, entry.process.returncode
-    if code == 0:
-        trial.state = "complete"
-    elif entry.is_pruned:
-        trial.state = "pruned"
-    else:
-        trial.state = "failed"
+    trial.state = "complete" if code == 0 else "pruned" if entry.is_pruned else "failed"
+    if trial.state == "failed":
         lines = _output_path(folder, trial).read_text(encoding="utf-8", errors="replace").strip().splitlines()
         trial.note = f"exit code {code}: {lines[-1] if lines else 'no output'}"
 

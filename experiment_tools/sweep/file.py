@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from script_generation_tools.generate_configs import first_config, template_variables
+from script_generation_tools.generate_configs import first_config, variables_of
 from utils.config import ExperimentConfig, check_config, current_name
 from utils.config.messages import unknown_key
 from utils.errors import ConfigError
@@ -128,16 +128,18 @@ def read_sweep(path: Path) -> Sweep:
     problems = _problems(content)
     if problems:
         raise ConfigError("\n".join(f"{path}: {problem}" for problem in problems))
-    parameters = {current_name(name): _parameter(value) for name, value in content["parameters"].items()}
-    config = _common_config(path, content, parameters)
-    sweep = Sweep(
-        path.name.removesuffix(".toml").removesuffix(".sweep"), text, content["method"], 0, content.get("seed", 0),
-        content.get("prune_after_epochs", 0), config, parameters,
+    parameters = {
+        current_name(name): Choice(tuple(value)) if isinstance(value, list) else Range(**value)
+        for name, value in content["parameters"].items()
+    }
+    config, trials = _common_config(path, content, parameters), content.get("trials", DEFAULT_TRIALS)
+    if content["method"] == "grid":
+        grid_size = math.prod(len(parameter.extremes()) for parameter in parameters.values())
+        trials = min(content.get("trials", grid_size), grid_size)
+    return Sweep(
+        path.name.removesuffix(".toml").removesuffix(".sweep"), text, content["method"], trials,
+        content.get("seed", 0), content.get("prune_after_epochs", 0), config, parameters,
     )  # fmt: skip
-    grid_size = math.prod(len(parameter.extremes()) for parameter in parameters.values())
-    trials = content.get("trials", grid_size if sweep.method == "grid" else DEFAULT_TRIALS)
-    trials = min(trials, grid_size) if sweep.method == "grid" else trials
-    return Sweep(**{**sweep.__dict__, "trials": trials})
 
 
 def _problems(content: Mapping[str, Any]) -> list[str]:
@@ -189,14 +191,6 @@ def _parameter_problem(value: Any, method: Any) -> str | None:
     return "is a range, of which a grid cannot try every value; give a list" if method == "grid" else None
 
 
-def _parameter(value: Any) -> Choice | Range:
-    return (
-        Choice(tuple(value))
-        if isinstance(value, list)
-        else Range(value["low"], value["high"], bool(value.get("log", False)))
-    )
-
-
 def _common_config(path: Path, content: Mapping[str, Any], parameters: Mapping[str, Choice | Range]) -> dict[str, Any]:
     """Return the template's config with what is fixed, checked with each value of each parameter.
 
@@ -206,7 +200,7 @@ def _common_config(path: Path, content: Mapping[str, Any], parameters: Mapping[s
     template = path.parent / content["template"]
     fixed = dict(content.get("fixed", {}))
     config = first_config(template, {})
-    variables = template_variables(template)
+    variables = variables_of(template.read_text(encoding="utf-8"))
     if chosen := {
         name: fixed.pop(name) for name in list(fixed) if name in variables and name not in ExperimentConfig.model_fields
     }:

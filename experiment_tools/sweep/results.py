@@ -1,8 +1,6 @@
 """What came of a sweep: a table, and a picture of it in parallel coordinates."""
 
-import csv
 import html
-import io
 import json
 import math
 from collections.abc import Sequence
@@ -13,6 +11,7 @@ from experiment_tools.parts.pages import html_table, page, svg_text, write_png
 from experiment_tools.sweep.file import Choice, Range, Sweep
 from experiment_tools.sweep.trials import Trial, best_trial
 from utils.files.atomic_files import write_bytes_atomically
+from utils.files.tables import as_csv
 from utils.metrics import Summary, score_of
 
 if TYPE_CHECKING:
@@ -27,7 +26,8 @@ def write_results(folder: Path, sweep: Sweep, trials: Sequence[Trial]) -> str:
     """
     heading, rows = table(sweep, trials)
     write_bytes_atomically(folder / "trials.csv", _csv_text(sweep, trials).encode())
-    body = f"<p class=note>{html.escape(_caption(sweep))}</p>{html_table(heading, rows)}"
+    caption = f"{sweep.method}, {sweep.trials} trials, by the best validation accuracy of each."
+    body = f"<p class=note>{html.escape(caption)} No trial was tested to choose.</p>{html_table(heading, rows)}"
     if any(trial.value is not None for trial in trials):
         figure = parallel_coordinates(sweep, trials)
         write_png(figure, folder / "parallel_coordinates.png")
@@ -39,13 +39,6 @@ def write_results(folder: Path, sweep: Sweep, trials: Sequence[Trial]) -> str:
         for row in (heading, *rows)
     ]
     return "\n".join([*lines, f"Written to {folder}: trials.csv, sweep.html, parallel_coordinates.png"])
-
-
-def _caption(sweep: Sweep) -> str:
-    return (
-        f"{sweep.method}, {sweep.trials} trials, by the best validation accuracy of each. No trial was tested to "
-        "choose."
-    )
 
 
 def table(sweep: Sweep, trials: Sequence[Trial]) -> tuple[list[str], list[list[str]]]:
@@ -86,16 +79,12 @@ def trial_text(sweep: Sweep, trial: Trial, best: Trial | None) -> str:
 
 
 def _csv_text(sweep: Sweep, trials: Sequence[Trial]) -> str:
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["trial", "state", "val_accuracy_best", "epochs", *sweep.parameters, "note"])
+    rows: list[list[Any]] = [["trial", "state", "val_accuracy_best", "epochs", *sweep.parameters, "note"]]
     for trial in trials:
-        values = [
-            value_text(v) if isinstance(v, list | bool) else v for v in (trial.point[name] for name in sweep.parameters)
-        ]
-        value = "" if trial.value is None else trial.value
-        writer.writerow([trial.number, trial.state, value, max(trial.accuracies, default=0), *values, trial.note])
-    return text.getvalue()
+        values = (trial.point[name] for name in sweep.parameters)
+        shown = [value_text(value) if isinstance(value, list | bool) else value for value in values]
+        rows.append([trial.number, trial.state, trial.value, max(trial.accuracies, default=0), *shown, trial.note])
+    return as_csv(rows)
 
 
 # --- the picture ------------------------------------------------------------------------------------------------------
@@ -123,7 +112,9 @@ def parallel_coordinates(sweep: Sweep, trials: Sequence[Trial]) -> "Figure":
     for position, name in enumerate(names):
         axes.axvline(position, color="black", linewidth=0.8)
         parameter = sweep.parameters.get(name)
-        ticks = _ticks(parameter) if parameter else [(0.0, score_text(sweep, low)), (1.0, score_text(sweep, high))]
+        ticks = [(0.0, score_text(sweep, low)), (1.0, score_text(sweep, high))]
+        if parameter:
+            ticks = [(place(parameter, value), value_text(value)) for value in parameter.extremes()]
         for height, text in ticks:
             axes.annotate(
                 text,
@@ -155,11 +146,6 @@ def place(parameter: Choice | Range, value: Any) -> float:
     if parameter.log:
         return math.log(value / parameter.low) / math.log(parameter.high / parameter.low)
     return (value - parameter.low) / (parameter.high - parameter.low)
-
-
-def _ticks(parameter: Choice | Range) -> list[tuple[float, str]]:
-    values = parameter.values if isinstance(parameter, Choice) else (parameter.low, parameter.high)
-    return [(place(parameter, value), value_text(value)) for value in values]
 
 
 def _wrapped(name: str, width: int = 18) -> str:

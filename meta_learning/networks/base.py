@@ -68,6 +68,18 @@ class MetaNetwork(nn.Module):
         """Return whether a pass of query images must bring the support images along."""
         return any(layer.needs_support(pass_) for layer in self.norm_layers().values())
 
+    def is_alike_at_every_step(self, pass_: Pass) -> bool:
+        """Tell whether passes of the same images at the same parameters give the same features in every inner step."""
+        if pass_.dropout_seeds is not None:
+            return False  # every step drops other activations
+        layers = self.norm_layers().values()
+        if any(layer.choice(pass_).moves_within_episode for layer in layers):
+            return False  # every support pass moves the average that the query is normalised with
+        # A norm with a row per step uses another one in the next step. Layer norm's weights are (C, H, W), no rows.
+        rows = (value for layer in layers if not isinstance(layer, nn.LayerNorm)
+                for value in (*layer.parameters(), *layer.buffers()))  # fmt: skip
+        return all(value.dim() < 2 for value in rows)
+
     def initialise(self, generator: torch.Generator) -> None:
         """Draw the initial weights: Xavier-uniform convolutions and head, zero biases."""
         for module in self.modules():

@@ -64,8 +64,12 @@ def _per_row(n_filters: int, rows: int) -> tuple[int, ...]:
 class _AffineNorm(MetaNorm):
     """A weight and a bias per filter, with one row or one per inner step."""
 
-    def __init__(self, n_filters: int, n_parameter_rows: int, learn_weight: bool, learn_bias: bool) -> None:
+    def __init__(
+        self, n_filters: int, *, n_parameter_rows: int = 1, learn_weight: bool = True, learn_bias: bool = True,
+        eps: float = 1e-5,
+    ) -> None:  # fmt: skip
         super().__init__()
+        self.eps = eps
         shape = _per_row(n_filters, n_parameter_rows)
         self.weight = nn.Parameter(torch.ones(shape), requires_grad=learn_weight)
         self.bias = nn.Parameter(torch.zeros(shape), requires_grad=learn_bias)
@@ -79,7 +83,7 @@ class _AffineNorm(MetaNorm):
             return params[key].flatten()
         # Rows gathered without a graph must not serve a pass that is differentiated.
         place = f"{name}.{key}", torch.is_grad_enabled()
-        kept = {} if pass_.record.affine_rows is None else pass_.record.affine_rows
+        kept = {} if pass_.affine_rows is None else pass_.affine_rows
         if place not in kept:
             kept[place] = torch.atleast_2d(getattr(self, key)).repeat(1, n_tasks).unbind()
         rows = kept[place]
@@ -106,8 +110,11 @@ class MetaBatchNorm2d(_AffineNorm):
         self, n_filters: int, *, n_rows: int = 1, n_parameter_rows: int | None = None, learn_weight: bool = True,
         learn_bias: bool = True, momentum: float = 0.1, learnable_momentum: bool = False, eps: float = 1e-5,
     ) -> None:  # fmt: skip
-        super().__init__(n_filters, n_rows if n_parameter_rows is None else n_parameter_rows, learn_weight, learn_bias)
-        self.n_rows, self.eps = n_rows, eps
+        super().__init__(
+            n_filters, n_parameter_rows=n_rows if n_parameter_rows is None else n_parameter_rows,
+            learn_weight=learn_weight, learn_bias=learn_bias, eps=eps,
+        )  # fmt: skip
+        self.n_rows = n_rows
         self.register_buffer("running_mean", torch.zeros(_per_row(n_filters, n_rows)))
         self.register_buffer("running_var", torch.ones(_per_row(n_filters, n_rows)))
         self.learnable_momentum = learnable_momentum
@@ -207,7 +214,7 @@ class MetaBatchNorm2d(_AffineNorm):
         if self.choice(pass_).evaluates_with_running:
             mean, var = (_row(values, pass_.step) for values in (self.running_mean, self.running_var))
             return mean.repeat(n_tasks), var.repeat(n_tasks)
-        return (pass_.record.moving or {}).get(name) or self._before_any_pass(n_tasks)
+        return (pass_.moving or {}).get(name) or self._before_any_pass(n_tasks)
 
     def _has_fixed_statistics(self, pass_: Pass) -> bool:
         choice = self.choice(pass_)
@@ -237,7 +244,7 @@ class MetaBatchNorm2d(_AffineNorm):
         """Leave a pass's mean and unbiased variance, (B*F,), where the pass wants them."""
         # Constants to the gradient: a running average is a record, not a way back to the images that it is made of.
         mean, var = mean.detach(), var.detach()
-        moving = pass_.record.moving
+        moving = pass_.moving
         if moving is not None and self.choice(pass_).moves_within_episode and not pass_.is_query:
             before = moving.get(name) or self._before_any_pass(n_tasks)
             momentum = self.momentum.detach().to(mean.dtype)
@@ -245,7 +252,7 @@ class MetaBatchNorm2d(_AffineNorm):
         if pass_.is_training:
             row = min(pass_.step, self.n_rows - 1)
             for statistic, value in (("running_mean", mean), ("running_var", var)):
-                pass_.record.statistics.add(f"{name}.{statistic}", row, self.n_rows, value.view(n_tasks, -1))
+                pass_.see(f"{name}.{statistic}", row, self.n_rows, value.view(n_tasks, -1))
 
     @torch.no_grad()
     def update_running_statistics(self, batch_mean: Tensor, batch_var: Tensor) -> None:
@@ -264,7 +271,7 @@ class MetaBatchNorm2d(_AffineNorm):
 def _passes_of_parts(pass_: Pass) -> tuple[Pass, Pass]:
     """Return the passes of support and of query images for a layer that normalises each by its own statistics."""
     # The support images are here for another layer's sake: they must not move this layer's average a second time.
-    support = replace(pass_, n_support=0, is_query=False).recording(moving=None)
+    support = replace(pass_, n_support=0, is_query=False, moving=None)
     return support, replace(pass_, n_support=0, is_query=True)
 
 

@@ -13,6 +13,7 @@ Which images the statistics of batch norm come from is a choice of the pass:
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -39,18 +40,8 @@ class MetaTaskNorm2d(_AffineNorm):
 
     sees_other_images = True
 
-    def __init__(
-        self,
-        n_filters: int,
-        *,
-        n_parameter_rows: int = 1,
-        learn_weight: bool = True,
-        learn_bias: bool = True,
-        eps: float = 1e-5,
-    ) -> None:
-        super().__init__(n_filters, n_parameter_rows, learn_weight, learn_bias)
-        self.eps = eps
-        # sigmoid(0) = 1/2: both kinds of statistics count equally at the start, whatever the size of the context.
+    def __init__(self, n_filters: int, **affine: Any) -> None:
+        super().__init__(n_filters, **affine)
         self.alpha_scale = nn.Parameter(torch.tensor(0.0))
         self.alpha_offset = nn.Parameter(torch.tensor(0.0))
 
@@ -80,18 +71,9 @@ class MetaTaskNorm2d(_AffineNorm):
 class MetaGroupNorm(_AffineNorm):
     """`nn.GroupNorm` for B tasks at once: each image is normalised over groups of filters. Wu & He 2018."""
 
-    def __init__(
-        self,
-        n_groups: int,
-        n_filters: int,
-        *,
-        n_parameter_rows: int = 1,
-        learn_weight: bool = True,
-        learn_bias: bool = True,
-        eps: float = 1e-5,
-    ) -> None:
-        super().__init__(n_filters, n_parameter_rows, learn_weight, learn_bias)
-        self.n_groups, self.eps = n_groups, eps
+    def __init__(self, n_groups: int, n_filters: int, **affine: Any) -> None:
+        super().__init__(n_filters, **affine)
+        self.n_groups = n_groups
 
     def forward(
         self, x: Tensor, params: Parameters | None = None, n_tasks: int = 1, pass_: Pass | None = None, name: str = ""

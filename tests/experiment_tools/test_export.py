@@ -206,8 +206,10 @@ def test_an_onnx_file_answers_as_the_original_for_any_number_of_images(at_root, 
     for name in ("onnx", "onnxscript"):
         pytest.importorskip(name, reason=f"{name} is not installed: pip install -r requirements-dev.txt")
     if not support:  # the reference interpreter of onnx, as where onnxruntime is not installed
-        is_there = export_formats._is_there
-        monkeypatch.setattr(export_formats, "_is_there", lambda name: name != "onnxruntime" and is_there(name))
+        find_spec = export_formats.find_spec
+        monkeypatch.setattr(
+            export_formats, "find_spec", lambda name: None if name == "onnxruntime" else find_spec(name)
+        )
     assert (
         main(
             [
@@ -254,7 +256,7 @@ def test_an_onnx_file_answers_as_the_original_for_any_number_of_images(at_root, 
 def test_what_cannot_be_exported_is_one_error_and_leaves_nothing(
     at_root, monkeypatch, capsys, arguments, code, message
 ):
-    monkeypatch.setattr(export_formats, "_is_there", lambda name: False)
+    monkeypatch.setattr(export_formats, "find_spec", lambda name: None)
     before = sorted(at_root.rglob("*"))
     assert main(arguments) == code
     assert message in capsys.readouterr().err

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from utils.files.atomic_files import storage_error
+from utils.files.atomic_files import storage_errors
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ def make_folder(destination: Path, fill: Callable[[Path], Path | None], *, resum
     Raises:
         StorageError: no permission or no space.
     """
-    try:
+    with storage_errors(destination):
         destination.parent.mkdir(parents=True, exist_ok=True)
         with lock(destination.parent):
             if is_filled(destination):
@@ -76,8 +76,6 @@ def make_folder(destination: Path, fill: Callable[[Path], Path | None], *, resum
             finally:
                 if finished or resume_key is None:
                     shutil.rmtree(temporary, ignore_errors=True)
-    except OSError as error:
-        raise storage_error(destination, error) from error
 
 
 def _key_of(temporary: Path) -> str | None:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from utils.files.atomic_files import open_regular, storage_error, write_bytes_atomically
+from utils.files.atomic_files import open_regular, storage_errors, write_bytes_atomically
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -27,11 +27,14 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         StorageError: no space or no permission.
     """
     columns = list(dict.fromkeys(column for row in rows for column in row))
+    write_bytes_atomically(path, as_csv([columns, *([row.get(name) for name in columns] for row in rows)]).encode())
+
+
+def as_csv(rows: Iterable[Sequence[Any]]) -> str:
+    """Rows of cells as the text of a CSV file; None is an empty cell."""
     text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({name: "" if value is None else value for name, value in row.items()} for row in rows)
-    write_bytes_atomically(path, text.getvalue().encode())
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
 
 
 class JsonLines:
@@ -49,7 +52,7 @@ class JsonLines:
         Raises:
             StorageError: it cannot be opened or cut, or is no regular file.
         """
-        try:
+        with storage_errors(self.path):
             # Unbuffered: what a full disk did not take must not be written again when the file is closed.
             descriptor = open_regular(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
             self._file = open(descriptor, "r+b", buffering=0)  # noqa: SIM115 -- stays open for the run
@@ -57,27 +60,21 @@ class JsonLines:
             kept = content.rfind(b"\n") + 1
             self._file.truncate(kept)
             self._file.seek(0, os.SEEK_END)
-        except OSError as error:
-            raise storage_error(self.path, error) from error
         return keep_bytes - kept
 
     def append(self, records: Iterable[Mapping[str, Any]]) -> None:
         """Append; raise StorageError where there is no space."""
         assert self._file is not None, "open() comes first"
-        try:
+        with storage_errors(self.path):
             lines = memoryview("".join(json.dumps(record, allow_nan=False) + "\n" for record in records).encode())
             while lines:
                 lines = lines[self._file.write(lines) :]
-        except OSError as error:
-            raise storage_error(self.path, error) from error
 
     def commit(self) -> int:
         """Force all lines to disk and return the file's length in bytes, to be remembered in a checkpoint."""
         assert self._file is not None, "open() comes first"
-        try:
+        with storage_errors(self.path):
             os.fsync(self._file.fileno())
-        except OSError as error:
-            raise storage_error(self.path, error) from error
         return self._file.tell()
 
     def close(self) -> None:

@@ -16,11 +16,8 @@ KEYS_TO_LOWER = (
 
 def report_failure(error: BaseException) -> int:
     """Log what the user needs to know about an exception and return the exit code."""
-    if isinstance(error, UserError):
-        log.error("%s", error)
-        return error.exit_code
-    if isinstance(error, Interrupted):
-        log.warning("%s", error)
+    if isinstance(error, UserError | Interrupted):
+        log.log(logging.ERROR if isinstance(error, UserError) else logging.WARNING, "%s", error)
         return error.exit_code
     if is_out_of_memory(error):
         log.error(

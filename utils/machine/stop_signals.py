@@ -16,6 +16,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from utils.errors import Interrupted
@@ -133,17 +134,13 @@ class StopSignals:
     def _raise(self, number: int) -> None:
         raise Interrupted(signal.Signals(number))
 
-    @contextlib.contextmanager
-    def deferred(self) -> Iterator[None]:
-        """Note signals inside; `check` is where one ends the run."""
-        with self._answering(lambda _: None):
-            yield
+    def deferred(self) -> AbstractContextManager[None]:
+        """Inside, a signal is only noted; `check` is where it ends the run."""
+        return self._answering(lambda _: None)
 
-    @contextlib.contextmanager
-    def at_once(self) -> Iterator[None]:
-        """Let a signal end the process at once inside: for foreign code in which an exception must not come up."""
-        with self._answering(_leave_at_once if self._asked_to_stop is None else lambda _: None):
-            yield
+    def at_once(self) -> AbstractContextManager[None]:
+        """Inside, a signal ends the process there and then: for foreign code in which an exception must not come up."""
+        return self._answering(_leave_at_once if self._asked_to_stop is None else lambda _: None)
 
     @contextlib.contextmanager
     def _answering(self, answer: object) -> Iterator[None]:

@@ -15,7 +15,7 @@ from typing import Any
 import tqdm
 
 from utils.errors import DataError
-from utils.files.atomic_files import storage_error
+from utils.files.atomic_files import storage_errors
 from utils.files.atomic_folders import lock
 from utils.words import printable
 
@@ -64,7 +64,7 @@ def fetch(url: str, destination: Path, *, digest: str | None = None, algorithm: 
         raise DataError(
             f"{printable(url)}: only http and https addresses can be fetched. For a file on disk give its path."
         )
-    try:
+    with storage_errors(destination):
         destination.parent.mkdir(parents=True, exist_ok=True)
         with lock(destination.with_name(f".{destination.name}.lock")):
             if destination.is_file() and (digest is None or file_digest(destination, algorithm) == digest.lower()):
@@ -76,8 +76,6 @@ def fetch(url: str, destination: Path, *, digest: str | None = None, algorithm: 
             partial.replace(destination)
             _notes_of(partial).unlink(missing_ok=True)
             return destination
-    except OSError as error:
-        raise storage_error(destination, error) from error
 
 
 def _notes_of(partial: Path) -> Path:

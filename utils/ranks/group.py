@@ -87,16 +87,13 @@ class RankGroup:
 
     # --- on the host --------------------------------------------------------------------------------------------------
 
-    def largest(self, number: int) -> int:
-        """Return the largest of the ranks' numbers."""
-        return self._largest(number, self._control)
-
-    def _largest(self, number: int, group: Any) -> int:
+    def largest(self, number: int, group: Any = None) -> int:
+        """The largest of the ranks' numbers; `group`: of torch, None: that of what lies on the host."""
         if self.is_alone:
             return number
         value = torch.tensor([number])
         with _contact():
-            dist.all_reduce(value, dist.ReduceOp.MAX, group=group)
+            dist.all_reduce(value, dist.ReduceOp.MAX, group=self._control if group is None else group)
         return int(value)
 
     def wait_for_all(self) -> None:
@@ -111,10 +108,10 @@ class RankGroup:
         """
         turn = 0 if self.is_main else 1 if self.local_index == 0 else 2
         for _ in range(turn):
-            self._largest(0, self._set_up)
+            self.largest(0, self._set_up)
         yield
         for _ in range(2 - turn):
-            self._largest(0, self._set_up)
+            self.largest(0, self._set_up)
 
     def of_main(self, compute: Callable[[], Any]) -> Any:
         """Return what rank 0 computes, JSON-able; the others do not compute it."""

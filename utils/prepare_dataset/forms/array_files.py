@@ -3,8 +3,9 @@ pickles.
 """
 
 import io
+import shutil
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,43 +71,51 @@ def _entry(path: Path, content: Any, key: str) -> Any:
 
 
 def find_labelled_pickles(root: Path) -> FoundClasses | None:
-    """Find `train_phase_train.pickle` (or `train.pickle`), `val.pickle`, `test.pickle`: {data, labels}; else None."""
-    files = find_split_files(root, PICKLE_FILES)
-    if files is None:
-        return None
-    classes: list[SourceClass] = []
-    for split, path in files.items():
-        content = load_restricted(path)
-        images = _checked_images(path, _entry(path, content, "data"))
-        labels = _checked_labels(path, _entry(path, content, "labels"), len(images))
-        classes += classes_by_label(split, labels, images.__getitem__)
-    return FoundClasses("pickles of data and labels", classes)
+    """`train_phase_train.pickle` (or `train.pickle`), `val.pickle`, `test.pickle`, each {data, labels}; None: not
+    there.
+    """
+    return _find_pickles(root, PICKLE_FILES, _labelled_classes, "pickles of data and labels")
 
 
 def find_cache_pickles(root: Path) -> FoundClasses | None:
-    """Find `mini-imagenet-cache-{train,val,test}.pkl`, each {image_data, class_dict: name -> places}; else None."""
-    files = find_split_files(root, CACHE_FILES)
+    """`mini-imagenet-cache-{train,val,test}.pkl`, each {image_data, class_dict: name -> places}; None: not there."""
+    return _find_pickles(root, CACHE_FILES, _cached_classes, "the three cache pickles")
+
+
+def _find_pickles(
+    root: Path,
+    names: Mapping[str, Sequence[str]],
+    read: Callable[[str, Path, Any], list[SourceClass]],
+    form: str,
+) -> FoundClasses | None:
+    files = find_split_files(root, names)
     if files is None:
         return None
-    classes: list[SourceClass] = []
-    for split, path in files.items():
-        content = load_restricted(path)
-        images = _checked_images(path, _entry(path, content, "image_data"))
-        places = _entry(path, content, "class_dict")
-        if not isinstance(places, dict):
-            raise _error(path, "class_dict is no dict")
-        names = sorted(places, key=str)
-        labels = np.full(len(images), -1)
-        for label, name in enumerate(names):
-            ranks = np.asarray(places[name])
-            if ranks.dtype.kind not in "iu" or not ranks.size or ranks.min() < 0 or ranks.max() >= len(images):
-                raise _error(path, f"class {printable(name)} names images that are not there")
-            labels[ranks] = label
-        if (labels < 0).any():
-            raise _error(path, f"{(labels < 0).sum()} images belong to no class")
-        names = [name.decode("latin1") if isinstance(name, bytes) else str(name) for name in names]
-        classes += classes_by_label(split, labels, images.__getitem__, names)
-    return FoundClasses("the three cache pickles", classes)
+    return FoundClasses(form, [c for split, path in files.items() for c in read(split, path, load_restricted(path))])
+
+
+def _labelled_classes(split: str, path: Path, content: Any) -> list[SourceClass]:
+    images = _checked_images(path, _entry(path, content, "data"))
+    labels = _checked_labels(path, _entry(path, content, "labels"), len(images))
+    return classes_by_label(split, labels, images.__getitem__)
+
+
+def _cached_classes(split: str, path: Path, content: Any) -> list[SourceClass]:
+    images = _checked_images(path, _entry(path, content, "image_data"))
+    places = _entry(path, content, "class_dict")
+    if not isinstance(places, dict):
+        raise _error(path, "class_dict is no dict")
+    names = sorted(places, key=str)
+    labels = np.full(len(images), -1)
+    for label, name in enumerate(names):
+        ranks = np.asarray(places[name])
+        if ranks.dtype.kind not in "iu" or not ranks.size or ranks.min() < 0 or ranks.max() >= len(images):
+            raise _error(path, f"class {printable(name)} names images that are not there")
+        labels[ranks] = label
+    if (labels < 0).any():
+        raise _error(path, f"{(labels < 0).sum()} images belong to no class")
+    names = [name.decode("latin1") if isinstance(name, bytes) else str(name) for name in names]
+    return classes_by_label(split, labels, images.__getitem__, names)
 
 
 # tiered-ImageNet
@@ -142,9 +151,8 @@ def find_tiered(root: Path, channels: str, unpacked: Path) -> FoundClasses | Non
 
 
 def _flipped(pixels: Callable[[int], np.ndarray], suffix: str) -> Callable[[int], ImageContent]:
-    if suffix == ".npz":
-        return lambda rank: np.ascontiguousarray(pixels(rank)[:, :, ::-1])
-    return lambda rank: png_bytes(np.ascontiguousarray(pixels(rank)[:, :, ::-1]))
+    written = np.ascontiguousarray if suffix == ".npz" else lambda flipped: png_bytes(np.ascontiguousarray(flipped))
+    return lambda rank: written(pixels(rank)[:, :, ::-1])
 
 
 def channel_order(n_images: int, pixels: Callable[[int], np.ndarray]) -> str:
@@ -207,8 +215,7 @@ def open_npz(path: Path, name: str, unpacked: Path) -> np.ndarray:
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 partial = copy.with_suffix(".partial")
                 with archive.open(member) as source, open(partial, "wb") as target:
-                    while block := source.read(2**22):
-                        target.write(block)
+                    shutil.copyfileobj(source, target, 2**22)
                 partial.rename(copy)
             return open_npy(copy)
     except KeyError as error:
