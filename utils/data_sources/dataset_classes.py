@@ -182,7 +182,7 @@ def _one_colour_problems(
     whole = [c.name for c in classes if c.images and blank.issuperset(c.images)]
     fact = one_colour_text(folder, [packed.image_path(rank) for rank in packed.one_colour], n_images)
     fact += f"; all images of {len(whole)} classes: {some_of(whole)}" if whole else ""
-    if whole or len(blank) >= MOST_OF_ONE_COLOUR * n_images:
+    if whole or len(blank) >= max(2, MOST_OF_ONE_COLOUR * n_images):
         return _unless_wanted(
             config, folder, [fact], "Save them with 8 bits and without transparency; or take them as they are"
         )
