@@ -34,9 +34,9 @@ class PublishedResult:
 
 @cache
 def published_results() -> tuple[PublishedResult, ...]:
-    """All of them."""
-    entries = tomllib.loads(FILE.read_text(encoding="utf-8"))["result"]
-    return tuple(PublishedResult(**entry) for entry in entries)
+    """Read all of them."""
+    groups = tomllib.loads(FILE.read_text(encoding="utf-8"))["published"]
+    return tuple(PublishedResult(**(group | entry)) for group in groups for entry in group.pop("results"))
 
 
 def published_result(method: str, dataset: str, ways: int, shots: int) -> PublishedResult | None:
