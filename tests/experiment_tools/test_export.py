@@ -201,7 +201,9 @@ def test_the_model_card_says_what_it_is_in_the_form_that_hubs_read(at_root, tmp_
     assert "as the inner loop does with a support set" in cards[1] and str(at_root) not in cards[0] + cards[1]
 
 
-@pytest.mark.parametrize("support", [True, False], ids=["adapted", "initialisation"])
+@pytest.mark.parametrize(
+    "support", [True, pytest.param(False, marks=pytest.mark.full)], ids=["adapted", "initialisation"]
+)
 def test_an_onnx_file_answers_as_the_original_for_any_number_of_images(at_root, tmp_path, monkeypatch, support):
     for name in ("onnx", "onnxscript"):
         pytest.importorskip(name, reason=f"{name} is not installed: pip install -r requirements-dev.txt")
