@@ -5,6 +5,7 @@ method. Writes comparison.html, .md, .tex and .csv and the curves as PNG into a 
 """
 
 import argparse
+import itertools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -94,11 +95,8 @@ def _output_folder(wanted: Path | None) -> Path:
     """Return the folder asked for, or a new one: a comparison never takes the place of another by itself."""
     if wanted is not None:
         return wanted
-    folder, number = Path(DEFAULT_FOLDER), 1
-    while folder.exists():
-        number += 1
-        folder = Path(f"{DEFAULT_FOLDER}-{number}")
-    return folder
+    numbered = (f"{DEFAULT_FOLDER}-{number}" for number in itertools.count(2))
+    return next(folder for folder in map(Path, itertools.chain([DEFAULT_FOLDER], numbered)) if not folder.exists())
 
 
 if __name__ == "__main__":
