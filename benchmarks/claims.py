@@ -18,7 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.trained_runs import TrainedRun, say, with_interval
+from benchmarks.trained_runs import TrainedRun, say, table, with_interval
 
 BUDGET = {
     "total_epochs": 2,
@@ -39,6 +39,10 @@ TRAINED = {"transductive": "transductive", "inductive": "support"}
 """How it is trained -> batch_norm_statistics."""
 TRAINING_NOISE = 0.02
 LARGE_TEST = 6000
+LARGE_TEST_HEADING = [
+    "run", f"{LARGE_TEST} tasks", "the first 600", "the others", "difference", "ten times 600",
+    "600 tasks are biased (fmu2)",
+]  # fmt: skip
 
 
 def _run(name: str, template: str = "maml", **overrides) -> TrainedRun:
@@ -135,6 +139,16 @@ def verdict(difference: float, width: float, claimed: float | None) -> str:
     return "not held" if too_small else "not decidable here"
 
 
+WORSE = (
+    ("ANIL is worse than MAML (fmu2: drops where inductive)", "anil", "maml", None),
+    ("batch norm is worse than TaskNorm", "maml", "task_norm", None),
+    ("outer rate 1e-3 is worse than 1e-4 (hoyeoplee)", "maml", "rate_1e-4", None),
+    ("inner Adam without clipping is worse than with", "adam", "adam_clipped", None),
+    ("inner Adam is worse than gradient descent", "adam", "maml", None),
+)
+"""Claims about runs that are there of both kinds: text, the two of them, and by how much."""
+
+
 def claims() -> list[Claim]:
     """Everything that is asked of the runs."""
     asked = [
@@ -148,53 +162,16 @@ def claims() -> list[Claim]:
     for method in ("maml", "first_order", "anil", "task_norm"):
         trained = f"{method}_transductive"
         asked += [
-            Claim(
-                f"{method}, transductive: 5 queries are 1.5 points worse than 1 (fmu2)",
-                (trained, "transductive", 5),
-                (trained, "transductive", 1),
-                -0.015,
-            ),
-            Claim(
-                f"{method}, transductive: 15 queries are 2.5 points worse than 1 (fmu2)",
-                (trained, "transductive", 15),
-                (trained, "transductive", 1),
-                -0.025,
-            ),
-        ]
+            Claim(f"{method}, transductive: {queries} queries are {points} points worse than 1 (fmu2)",
+                  (trained, "transductive", queries), (trained, "transductive", 1), -points / 100)
+            for queries, points in ((5, 1.5), (15, 2.5))
+        ]  # fmt: skip
     for kind, statistics in TRAINED.items():
+        size, claimed = ("at least 10 points ", -0.1) if kind == "inductive" else ("", None)
+        first_order = f"first order is {size}worse than second (fmu2: collapses where inductive)"
         asked += [
-            Claim(
-                f"{kind}: first order is {'at least 10 points ' if kind == 'inductive' else ''}worse than second "
-                "(fmu2: collapses where inductive)",
-                (f"first_order_{kind}", statistics, 1),
-                (f"maml_{kind}", statistics, 1),
-                -0.1 if kind == "inductive" else None,
-            ),
-            Claim(
-                f"{kind}: ANIL is worse than MAML (fmu2: drops where inductive)",
-                (f"anil_{kind}", statistics, 1),
-                (f"maml_{kind}", statistics, 1),
-            ),
-            Claim(
-                f"{kind}: batch norm is worse than TaskNorm",
-                (f"maml_{kind}", statistics, 1),
-                (f"task_norm_{kind}", statistics, 1),
-            ),
-            Claim(
-                f"{kind}: outer rate 1e-3 is worse than 1e-4 (hoyeoplee)",
-                (f"maml_{kind}", statistics, 1),
-                (f"rate_1e-4_{kind}", statistics, 1),
-            ),
-            Claim(
-                f"{kind}: inner Adam without clipping is worse than with",
-                (f"adam_{kind}", statistics, 1),
-                (f"adam_clipped_{kind}", statistics, 1),
-            ),
-            Claim(
-                f"{kind}: inner Adam is worse than gradient descent",
-                (f"adam_{kind}", statistics, 1),
-                (f"maml_{kind}", statistics, 1),
-            ),
+            Claim(f"{kind}: {text}", (f"{first}_{kind}", statistics, 1), (f"{second}_{kind}", statistics, 1), points)
+            for text, first, second, points in ((first_order, "first_order", "maml", claimed), *WORSE)
         ]
     asked.append(Claim("1,088 fixed training tasks are worse than unlimited ones (Lightning): transductive test",
                        ("pool_1088", "transductive", 1), ("pool_unlimited", "transductive", 1)))  # fmt: skip
@@ -261,12 +238,6 @@ def training_rows() -> list[list[str]]:
     return rows
 
 
-def table(heading: list[str], rows: list[list[str]]) -> str:
-    """As Markdown."""
-    lines = [heading, ["---"] * len(heading), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
-
-
 def main() -> None:
     """Train and test the groups asked for, then print everything that is there."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -306,16 +277,7 @@ def main() -> None:
                 )
     print("5-way 1-shot; accuracy in per cent with its 95 % interval over test tasks\n")
     print(table(["trained", "tested", "1 query", "5 queries", "15 queries"], accuracy_rows()))
-    heading = [
-        "run",
-        f"{LARGE_TEST} tasks",
-        "the first 600",
-        "the others",
-        "difference",
-        "ten times 600",
-        "600 tasks are biased (fmu2)",
-    ]
-    print(table(heading, large_test_rows()))
+    print(table(LARGE_TEST_HEADING, large_test_rows()))
     print(table(["trained", "epoch", "training tasks", "validation tasks"], training_rows()))
     print(table(["claim", "first", "second", "difference", "verdict"], [claim.row() for claim in claims()]))
     print("\n".join(f"{name}: {run.command}" for name, run in ALL_RUNS.items()))

@@ -17,20 +17,24 @@ Run it when nothing else runs.
 """
 
 import argparse
-import json
 import logging
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import torch
+
+from benchmarks.measuring import in_own_process, timed_iterations
+from data import NORMALISATIONS, build_data
+from few_shot_learning_system import build_learner
 from utils.config import ExperimentConfig, load_config
 from utils.machine.host import tune_host
 from utils.paths import REPOSITORY_ROOT
@@ -60,8 +64,6 @@ def config_of(problem: str, **changes: Any) -> ExperimentConfig:
 
 def measure_start(problem: str) -> dict[str, Any]:
     """Seconds from `build_data` to the first meta-batch."""
-    from data import build_data
-
     config = config_of(problem)
     start = time.perf_counter()
     data = build_data(config, "cpu")
@@ -74,8 +76,6 @@ def measure_start(problem: str) -> dict[str, Any]:
 
 def measure_supply(problem: str, kind: str, seconds: float) -> dict[str, Any]:
     """Episodes per second from packed images. Args: kind: memory, mapped or cold."""
-    from data import build_data
-
     config = config_of(problem, load_into_memory=kind == "memory")
     data = build_data(config, "cpu")
     n_tasks = config.tasks_per_meta_batch
@@ -96,11 +96,8 @@ def measure_supply(problem: str, kind: str, seconds: float) -> dict[str, Any]:
 
 def measure_baseline(problem: str, seconds: float, workers: int) -> dict[str, Any]:
     """Episodes per second from a DataLoader whose workers decode image files."""
-    import torch
     from PIL import Image
     from torchvision.transforms import v2
-
-    from data import NORMALISATIONS, build_data
 
     config = config_of(problem)
     data = build_data(config, "cpu")
@@ -135,33 +132,22 @@ def measure_baseline(problem: str, seconds: float, workers: int) -> dict[str, An
             yield list(zip(table.ranks(drawn).reshape(-1).tolist(), turns.reshape(-1).tolist(), strict=True))
 
     loader = torch.utils.data.DataLoader(
-        Images(), batch_sampler=meta_batches(), num_workers=workers, prefetch_factor=4 if workers else None
-    )
+        Images(), batch_sampler=meta_batches(), num_workers=workers, prefetch_factor=4 if workers else None,
+        multiprocessing_context="fork" if workers else None,  # the images are of a class in this function
+    )  # fmt: skip
     episodes = (images.unflatten(0, (n_tasks, shape.n_way, shape.n_images)) for images in loader)
     return {"episodes_per_s": _rate(episodes, n_tasks, seconds, max(WARM_UP, workers))}
 
 
 def measure_step(problem: str, seconds: float) -> dict[str, Any]:
     """Milliseconds of a training step and of the episodes for it, one after the other."""
-    import torch
-
-    from data import build_data
-    from few_shot_learning_system import build_learner
-
     config = config_of(problem)
     data, learner = build_data(config, "cpu"), build_learner(config, torch.device("cpu"))
-    n_tasks, times, end = config.tasks_per_meta_batch, [], None
-    iteration = 0
-    while end is None or time.perf_counter() < end or len(times) < 2:
-        start = time.perf_counter()
-        episodes = data.episodes("train", range(iteration * n_tasks, (iteration + 1) * n_tasks))
-        supplied = time.perf_counter()
-        learner.meta_update(learner.meta_gradients(episodes, 0), 0)
-        if iteration:
-            times.append((supplied - start, time.perf_counter() - supplied))
-        else:
-            end = time.perf_counter() + seconds
-        iteration += 1
+    timed = timed_iterations(learner, data, config.tasks_per_meta_batch, 0, torch.device("cpu"))
+    next(timed)  # does not count
+    times, end = [], time.perf_counter() + seconds
+    while time.perf_counter() < end or len(times) < 2:
+        times.append(next(timed))
     supply, step = (sorted(column)[len(times) // 2] for column in zip(*times, strict=True))
     return {"supply_ms": 1000 * supply, "step_ms": 1000 * step, "share": supply / (supply + step), "steps": len(times)}
 
@@ -197,27 +183,27 @@ def _bytes_read() -> int:
 # --- the tables -------------------------------------------------------------------------------------------------------
 
 
-def in_own_process(dataset_root: Path, measurement: str, **arguments: Any) -> dict[str, Any]:
-    """Run one measurement in a fresh process."""
-    command = [sys.executable, __file__, "--measure", json.dumps([measurement, arguments])]
-    ran = subprocess.run(
-        command, env=os.environ | {"DATASET_DIR": str(dataset_root)}, stdout=subprocess.PIPE, text=True, check=True
-    )
-    return json.loads(ran.stdout.splitlines()[-1])
+def _begin() -> None:
+    logging.disable()
+    tune_host()
 
 
-def report_start(dataset_root: Path, problems: list[str]) -> None:
+measured = partial(in_own_process, begin=_begin)
+"""measured(measurement, *arguments): in a fresh process, tuned as a training run's is, and silent."""
+
+
+def report_start(problems: list[str]) -> None:
     """Archive to first meta-batch, and again."""
     print("\n| dataset | images | archive to first meta-batch, s | second start, s |\n| --- | --- | --- | --- |")
     for problem in problems:
-        first, second = (in_own_process(dataset_root, "start", problem=problem) for _ in range(2))
+        first, second = (measured(measure_start, problem) for _ in range(2))
         print(
             f"| {ARCHIVES[problem]} | {first['images']} | {first['seconds']:.1f} | {second['seconds']:.2f} |",
             flush=True,
         )
 
 
-def report_supply(dataset_root: Path, problems: list[str], seconds: float, workers: int) -> None:
+def report_supply(problems: list[str], seconds: float, workers: int) -> None:
     """Episodes per second."""
     print(
         f"\n| episodes per second | in memory | mapped, warm | mapped, cold | DataLoader, {workers} workers | times "
@@ -225,15 +211,12 @@ def report_supply(dataset_root: Path, problems: list[str], seconds: float, worke
     )
     print("| --- | --- | --- | --- | --- | --- |")
     for problem in problems:
-        in_own_process(dataset_root, "start", problem=problem)  # packed, if `start` was not asked for
+        measured(measure_start, problem)  # packed, if `start` was not asked for
         memory, mapped, cold = (
-            in_own_process(dataset_root, "supply", problem=problem, kind=kind, seconds=seconds)
-            for kind in ("memory", "mapped", "cold")
+            measured(measure_supply, problem, kind, seconds) for kind in ("memory", "mapped", "cold")
         )
-        baseline = in_own_process(dataset_root, "baseline", problem=problem, seconds=seconds, workers=workers)[
-            "episodes_per_s"
-        ]
-        rates = [measured["episodes_per_s"] for measured in (memory, mapped, cold)]
+        baseline = measured(measure_baseline, problem, seconds, workers)["episodes_per_s"]
+        rates = [found["episodes_per_s"] for found in (memory, mapped, cold)]
         ratios = " / ".join(f"{rate / baseline:.1f}" for rate in rates)
         cells = [
             problem,
@@ -246,11 +229,11 @@ def report_supply(dataset_root: Path, problems: list[str], seconds: float, worke
         print(f"| {' | '.join(cells)} |", flush=True)
 
 
-def report_step(dataset_root: Path, problems: list[str], seconds: float) -> None:
+def report_step(problems: list[str], seconds: float) -> None:
     """Share of a training step."""
     print("\n| config | meta-batch, ms | training step, ms | share of the data |\n| --- | --- | --- | --- |")
     for problem in problems:
-        found = in_own_process(dataset_root, "step", problem=problem, seconds=seconds)
+        found = measured(measure_step, problem, seconds)
         print(
             f"| {CONFIGS[problem][0]} | {found['supply_ms']:.2f} | {found['step_ms']:.0f} | "
             f"{100 * found['share']:.2f} % |",
@@ -268,33 +251,22 @@ def main() -> int:
     parser.add_argument(
         "--workers", type=int, default=cores, help=f"processes of the DataLoader (default {cores}, the cores)"
     )
-    parser.add_argument("--measure", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.measure:
-        logging.disable()
-        tune_host()
-        name, arguments = json.loads(options.measure)
-        measurements = {
-            "start": measure_start,
-            "supply": measure_supply,
-            "baseline": measure_baseline,
-            "step": measure_step,
-        }
-        print(json.dumps(measurements[name](**arguments)))
-        return 0
     problems = [problem for problem, archive in ARCHIVES.items() if options.data and (options.data / archive).is_file()]
     if not problems:
         print(f"--data: give a folder that holds {' or '.join(ARCHIVES.values())}", file=sys.stderr)
         return 1
+    tune_host()  # what it says in the environment is read when a process imports torch
     with tempfile.TemporaryDirectory(prefix="data_supply.") as folder:
         for problem in problems:
             shutil.copy(options.data / ARCHIVES[problem], folder)
+        os.environ["DATASET_DIR"] = folder  # of the processes that measure
         if "start" in options.only:
-            report_start(Path(folder), problems)
+            report_start(problems)
         if "supply" in options.only:
-            report_supply(Path(folder), problems, options.seconds, options.workers)
+            report_supply(problems, options.seconds, options.workers)
         if "step" in options.only:
-            report_step(Path(folder), problems, options.seconds)
+            report_step(problems, options.seconds)
     return 0
 
 

@@ -10,15 +10,18 @@ seconds count where other programs run.
 """
 
 import argparse
+import itertools
 import json
 import resource
 import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.measuring import in_own_process, random_episodes
+from utils.machine.devices import choose_device, clock
 
 KINDS = ("kept", "recomputed")
 
@@ -27,10 +30,8 @@ def learner_and_episodes(backbone: str, image_size: int, n_steps: int, *, recomp
     """One task of random images and a learner for it."""
     import torch
 
-    from experiment_tools.check_gradients.checks import random_episodes
     from few_shot_learning_system import build_learner
     from utils.config import check_config
-    from utils.machine.devices import choose_device
 
     config = check_config(
         {
@@ -51,11 +52,7 @@ def learner_and_episodes(backbone: str, image_size: int, n_steps: int, *, recomp
     )
     device = choose_device("auto")
     learner = build_learner(config, device)
-    episodes = random_episodes(learner, (3, image_size, image_size), 1, 5, 1, 1)
-    names = ("support_images", "support_labels", "query_images", "query_labels", "seeds")
-    moved = {name: getattr(episodes, name).to(device) for name in names}
-    moved |= {name: moved[name].to(getattr(torch, precision)) for name in ("support_images", "query_images")}
-    return learner, type(episodes)(**(vars(episodes) | moved))
+    return learner, random_episodes(config, device, getattr(torch, precision))
 
 
 def measure(backbone: str, image_size: int, n_steps: int, kind: str) -> dict[str, float]:
@@ -63,16 +60,15 @@ def measure(backbone: str, image_size: int, n_steps: int, kind: str) -> dict[str
     import torch
 
     learner, episodes = learner_and_episodes(backbone, image_size, n_steps, recompute=kind == "recomputed")
-    on_gpu = episodes.support_images.device.type == "cuda"
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    start, cpu_start = time.perf_counter(), time.process_time()
+    device, before = episodes.support_images.device, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start, cpu_start = clock(device), time.process_time()
     learner.meta_gradients(episodes, 0)
-    if on_gpu:
-        torch.cuda.synchronize()
+    seconds, cpu_seconds = clock(device) - start, time.process_time() - cpu_start
+    if device.type == "cuda":
         peak = torch.cuda.max_memory_allocated() / 2**30
     else:
         peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20
-    return {"peak_gib": peak, "seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - cpu_start}
+    return {"peak_gib": peak, "seconds": seconds, "cpu_seconds": cpu_seconds}
 
 
 def check(backbone: str) -> None:
@@ -95,19 +91,11 @@ def main() -> None:
     parser.add_argument("--backbone", default="resnet12")
     parser.add_argument("--image_size", type=int, default=84)
     parser.add_argument("--check", action="store_true", help="also see that the gradients are equal")
-    parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.one:
-        print(json.dumps(measure(options.backbone, options.image_size, int(options.one[0]), options.one[1])))
-        return
     results: dict[tuple[int, str], list[dict[str, float]]] = {}
-    shared = ["--backbone", options.backbone, "--image_size", str(options.image_size)]
-    for _ in range(options.rounds):
-        for steps in options.steps:
-            for kind in KINDS:
-                command = [sys.executable, str(Path(__file__).resolve()), *shared, "--one", str(steps), kind]
-                output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-                results.setdefault((steps, kind), []).append(json.loads(output.splitlines()[-1]))
+    for _, steps, kind in itertools.product(range(options.rounds), options.steps, KINDS):
+        measured = in_own_process(measure, options.backbone, options.image_size, steps, kind)
+        results.setdefault((steps, kind), []).append(measured)
     rows = []
     print("                                                            of kept:")
     print("steps  activations             peak GiB  seconds  of CPU    memory   time  CPU time")

@@ -1,15 +1,44 @@
-"""Part of `meta_iteration.py`, `scaling.py` and `methods_on_omniglot.py`: random episodes, and the time and memory
-that they take.
+"""Part of `meta_iteration.py`, `scaling.py`, `methods_on_omniglot.py`, `inner_loop_memory.py` and `data_supply.py`:
+random episodes, the time and memory that they take, and processes of their own for measurements.
 """
 
+import itertools
 import json
+import multiprocessing
 import resource
 import statistics
-import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from typing import TYPE_CHECKING, Any
 
 from utils.config import ExperimentConfig
 from utils.errors import ConfigError
+from utils.machine.devices import choose_device, clock, make_deterministic
 from utils.machine.host import tune_host
+
+if TYPE_CHECKING:
+    import torch
+
+    from few_shot_learning_system import FewShotLearner
+    from utils.episodes.source import EpisodeSource
+
+
+def in_own_process(function: Callable[..., Any], *arguments: Any, begin: Callable[[], None] | None = None) -> Any:
+    """Return what a function of a benchmark gives in a fresh process, in which `begin` comes before it."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=begin) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def timed_iterations(
+    learner: "FewShotLearner", data: "EpisodeSource", n_tasks: int, epoch: int, device: "torch.device"
+) -> Iterator[tuple[float, float]]:
+    """Train on and on; yields the seconds of an iteration's episodes and of its step, each waited for."""
+    for first in itertools.count(0, n_tasks):
+        start = clock(device)
+        episodes = data.episodes("train", range(first, first + n_tasks))
+        supplied = clock(device)
+        learner.meta_update(learner.meta_gradients(episodes, epoch), epoch)
+        yield supplied - start, clock(device) - supplied
 
 
 def random_episodes(config: ExperimentConfig, device, dtype):
@@ -50,7 +79,6 @@ def time_iterations(config: ExperimentConfig, iterations: int, epoch: int, warm_
     import torch
 
     from few_shot_learning_system import build_learner
-    from utils.machine.devices import choose_device, make_deterministic
 
     if config.deterministic:
         make_deterministic()
@@ -58,17 +86,12 @@ def time_iterations(config: ExperimentConfig, iterations: int, epoch: int, warm_
     dtype = getattr(torch, config.parameter_format)
     learner = build_learner(config, device)
     episodes = random_episodes(config, device, dtype)
-    on_gpu = device.type == "cuda"
     seconds = []
     for iteration in range(-warm_up, iterations):
-        if on_gpu:
-            torch.cuda.synchronize(device)
-        start = time.perf_counter()
+        start = clock(device)
         learner.meta_update(learner.meta_gradients(episodes, epoch), epoch)
-        if on_gpu:
-            torch.cuda.synchronize(device)
         if iteration >= 0:
-            seconds.append(time.perf_counter() - start)
+            seconds.append(clock(device) - start)
     median = statistics.median(seconds)
     return {
         "ms_per_iteration_median": 1000 * median,
@@ -78,7 +101,7 @@ def time_iterations(config: ExperimentConfig, iterations: int, epoch: int, warm_
         "epoch": epoch,
         "tasks_per_s": config.tasks_per_meta_batch / median,
         "peak_memory_bytes": peak_memory_bytes(device),
-        "device": torch.cuda.get_device_name(device) if on_gpu else "cpu",
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "experiment_name": config.experiment_name,

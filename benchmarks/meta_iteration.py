@@ -18,7 +18,7 @@ from benchmarks.measuring import time_iterations, whole_number
 from benchmarks.standard_settings import SETTINGS, print_table
 from utils.config import load_config
 from utils.config.command_line import parse_command_line
-from utils.errors import ConfigError, UserError
+from utils.errors import ConfigError, prints_user_errors
 from utils.registry import load_plugins
 
 
@@ -39,26 +39,22 @@ def chosen_settings(overrides: dict) -> list[str]:
     return names
 
 
+@prints_user_errors
 def main(arguments: list[str]) -> int:
     """Run the benchmark; returns the exit code."""
     if {"-h", "--help"}.intersection(arguments):
         print(__doc__)
         return 0
-    try:
-        path, overrides = parse_command_line(arguments)
-        overrides = load_plugins(overrides)
-        if path is None and "experiment_name" not in overrides:
-            iterations = whole_number(overrides, "iterations", 0, 1) if "iterations" in overrides else None
-            names = chosen_settings(overrides)
-            load_config(None, {"experiment_name": "benchmark", **overrides})  # what is wrong with them is said once
-            print_table(names, iterations, overrides)
-            return 0
-        iterations, epoch = whole_number(overrides, "iterations", 20, 1), whole_number(overrides, "epoch", 0, 0)
-        config = load_config(path, overrides)
-        result = time_iterations(config, iterations, epoch)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
+    path, overrides = parse_command_line(arguments)
+    overrides = load_plugins(overrides)
+    if path is None and "experiment_name" not in overrides:
+        iterations = whole_number(overrides, "iterations", 0, 1) if "iterations" in overrides else None
+        names = chosen_settings(overrides)
+        load_config(None, {"experiment_name": "benchmark", **overrides})  # what is wrong with them is said once
+        print_table(names, iterations, overrides)
+        return 0
+    iterations, epoch = whole_number(overrides, "iterations", 20, 1), whole_number(overrides, "epoch", 0, 0)
+    result = time_iterations(load_config(path, overrides), iterations, epoch)
     for key, value in result.items():
         print(f"{key:28} {value:.4g}" if isinstance(value, float) else f"{key:28} {value}")
     print(json.dumps(result))

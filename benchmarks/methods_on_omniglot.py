@@ -17,7 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.measuring import random_episodes
-from benchmarks.trained_runs import REPOSITORY_ROOT, TrainedRun, say, with_interval
+from benchmarks.trained_runs import REPOSITORY_ROOT, TrainedRun, say, table, with_interval
 from utils.config import load_config
 
 METHODS = {
@@ -110,9 +110,8 @@ def main() -> None:
         run_of(method).carry_out()
     measured = measured_in_turns(options.only, options.rounds, options.iterations)
     print(f"5-way 1-shot, 1 query per class, {BUDGET['num_evaluation_tasks']} test tasks\n")
-    print("| method | test accuracy, % | ms per iteration | MiB per task | command |\n| --- | --- | --- | --- | --- |")
-    for method in options.only:
-        print(f"| {' | '.join(row_of(method, measured.get(method)))} |")
+    heading = ["method", "test accuracy, %", "ms per iteration", "MiB per task", "command"]
+    print(table(heading, [row_of(method, measured.get(method)) for method in options.only]), end="")
 
 
 if __name__ == "__main__":

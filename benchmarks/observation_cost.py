@@ -10,19 +10,23 @@ priority makes; and the look at gradients, updates and example episodes (diagnos
 of the config. Run it when nothing else runs.
 """
 
+import itertools
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.measuring import timed_iterations
 from utils.config import ExperimentConfig, load_config
 from utils.config.command_line import parse_command_line
-from utils.errors import UserError
+from utils.errors import prints_user_errors
+from utils.machine.devices import choose_device, clock
 from utils.machine.host import tune_host
 from utils.paths import REPOSITORY_ROOT
 
@@ -39,65 +43,53 @@ def measure(config: ExperimentConfig) -> dict[str, list[float]]:
     from experiment_builder import build_experiment
     from experiment_parts.records.diagnostics import Diagnostics
     from experiment_parts.runs.run_folder import open_run_folder
-    from experiment_tools.report.observer import ReportObserver
-    from experiment_tools.report.page import write_report
     from few_shot_learning_system import build_learner
-    from utils.machine.devices import choose_device
 
-    device = choose_device(config.gpu_to_use)
-    data = build_data(config, device, getattr(torch, config.precision))
-    n_tasks = config.tasks_per_meta_batch
+    device, n_tasks = choose_device(config.gpu_to_use), config.tasks_per_meta_batch
+    data, learner = build_data(config, device, getattr(torch, config.precision)), build_learner(config, device)
+    epoch = config.total_epochs - 1  # of the heaviest derivative order
     short = config.model_copy(
         update={"total_epochs": 2, "total_iter_per_epoch": TIMED, "num_evaluation_tasks": n_tasks}
     )
 
     def seconds(step: Callable[[], Any]) -> float:
-        start = time.perf_counter()
+        start = clock(device)
         step()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        return time.perf_counter() - start
+        return clock(device) - start
+
+    def evaluate(first: int) -> None:
+        learner.evaluate(data.episodes("val", range(first, first + n_tasks))).query_logits.sum().item()
 
     with tempfile.TemporaryDirectory(prefix="observation_cost_") as folder:
         run_folder = open_run_folder(Path(folder), config.experiment_name, short.to_json_dict())
-        learner = build_learner(config, device)
         build_experiment(short, learner, data, [], run_folder, device).run()
         run_folder.unlock()
-        observer = ReportObserver(every_s=1e-9)
-        started = seconds(lambda: observer.on_start(run_folder.path, {}, []))
-        orders = []
-        for _ in range(ORDERS):
-            orders.append(seconds(lambda: observer.on_epoch({}, {})))
-            time.sleep(0.1)
-        ended = seconds(observer.on_end)
-        epoch = config.total_epochs - 1  # of the heaviest derivative order
         look = Diagnostics(run_folder.logs / "validation_episodes.safetensors", n_tasks).look
-        return {
-            "start the report's process": [started],
-            "order a report": orders,
-            "wait for the last report": [ended],
-            "a report": [seconds(lambda: write_report(run_folder.path)) for _ in range(TIMED)],
+        timed = timed_iterations(learner, data, n_tasks, epoch, device)
+        return measure_reports(run_folder.path, seconds) | {
             "a look": [seconds(lambda: look(learner, data, epoch, is_last=False)) for _ in range(TIMED)],
-            "a training iteration": [
-                seconds(
-                    lambda i=i: learner.meta_update(
-                        learner.meta_gradients(data.episodes("train", range(i * n_tasks, (i + 1) * n_tasks)), epoch),
-                        epoch,
-                    )
-                )
-                for i in range(TIMED)
-            ],
-            "a meta-batch of validation": [
-                seconds(
-                    lambda i=i: (
-                        learner.evaluate(data.episodes("val", range(i * n_tasks, (i + 1) * n_tasks)))
-                        .query_logits.sum()
-                        .item()
-                    )
-                )
-                for i in range(TIMED)
-            ],
+            "a training iteration": [supply + step for supply, step in itertools.islice(timed, TIMED)],
+            "a meta-batch of validation": [seconds(partial(evaluate, i * n_tasks)) for i in range(TIMED)],
         }
+
+
+def measure_reports(run_folder: Path, seconds: Callable[[Callable[[], Any]], float]) -> dict[str, list[float]]:
+    """The calls of a training process for its report, and the report itself, by a clock of calls."""
+    from experiment_tools.report.observer import ReportObserver
+    from experiment_tools.report.page import write_report
+
+    observer = ReportObserver(every_s=1e-9)
+    started = seconds(lambda: observer.on_start(run_folder, {}, []))
+    orders = []
+    for _ in range(ORDERS):
+        orders.append(seconds(lambda: observer.on_epoch({}, {})))
+        time.sleep(0.1)
+    return {
+        "start the report's process": [started],
+        "order a report": orders,
+        "wait for the last report": [seconds(observer.on_end)],
+        "a report": [seconds(lambda: write_report(run_folder)) for _ in range(TIMED)],
+    }
 
 
 def table(config: ExperimentConfig, measured: dict[str, list[float]]) -> str:
@@ -128,6 +120,7 @@ def _text(seconds: float) -> str:
     return f"{seconds:.2f} s" if seconds >= 1 else f"{1000 * seconds:.3f} ms"
 
 
+@prints_user_errors
 def main(arguments: Sequence[str]) -> int:
     """Command line; returns the exit code."""
     if {"-h", "--help"}.intersection(arguments):
@@ -139,13 +132,9 @@ def main(arguments: Sequence[str]) -> int:
         if words and not words[0].startswith("-")
         else REPOSITORY_ROOT / "experiment_config" / "quickstart.json"
     )
-    try:
-        config = load_config(path, parse_command_line(words)[1])
-        tune_host()
-        print(table(config, measure(config)))
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
+    config = load_config(path, parse_command_line(words)[1])
+    tune_host()
+    print(table(config, measure(config)))
     return 0
 
 

@@ -19,7 +19,7 @@ import tarfile
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -164,7 +164,14 @@ def measure_hostile_files(folder: Path) -> list[str]:
     from utils.files.archives import unpack_archive
 
     folder.mkdir()
-    canary = folder / "canary"
+    canary, target = folder / "canary", folder / "target"
+
+    def is_refused(read: Callable[..., object], *arguments: Path) -> bool:
+        try:
+            read(*arguments)
+        except UserError:
+            return not canary.exists() and not target.exists()
+        return False
 
     def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tuple[tarfile.TarInfo, bytes]:
         entry, content = tarfile.TarInfo(name), b"x" if kind == tarfile.REGTYPE else b""
@@ -181,17 +188,13 @@ def measure_hostile_files(folder: Path) -> list[str]:
         "pipe": [member("p", tarfile.FIFOTYPE)],
         "twice": [member("a"), member("a")],
     }
-    tried = refused = 0
+    refused = 0
     for name, members in archives.items():
         path = folder / f"{name}.tar"
         with tarfile.open(path, "w") as tar:
             for entry, content in members:
                 tar.addfile(entry, io.BytesIO(content))
-        tried += 1
-        try:
-            unpack_archive(path, folder / "target")
-        except UserError:
-            refused += not canary.exists() and not (folder / "target").exists()
+        refused += is_refused(unpack_archive, path, target)
     checkpoints = {
         "pickle that makes a folder": f"cos\nmkdir\n(V{canary}\ntR.".encode(),
         "empty": b"",
@@ -203,11 +206,8 @@ def measure_hostile_files(folder: Path) -> list[str]:
     for name, content in checkpoints.items():
         path = folder / name
         path.write_bytes(content)
-        tried += 1
-        try:
-            load_checkpoint(path)
-        except UserError:
-            refused += not canary.exists()
+        refused += is_refused(load_checkpoint, path)
+    tried = len(archives) + len(checkpoints)
     return [
         f"| hostile archives and checkpoints | {tried} | {refused} refused, nothing written elsewhere, nothing run |"
     ]

@@ -14,7 +14,6 @@ import os
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -25,7 +24,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.measuring import random_episodes, whole_number
 from utils.config import ExperimentConfig, load_config
 from utils.config.command_line import parse_command_line
-from utils.errors import ConfigError, UserError
+from utils.errors import ConfigError, prints_user_errors
+from utils.machine.devices import choose_device, clock
 from utils.machine.host import tune_host
 from utils.paths import REPOSITORY_ROOT
 
@@ -80,7 +80,6 @@ def seconds_per_iteration(config: ExperimentConfig, iterations: int, warm_up: in
     import torch
 
     from few_shot_learning_system import build_learner
-    from utils.machine.devices import choose_device
     from utils.ranks.group import join_group
     from utils.ranks.rank import this_rank
 
@@ -97,13 +96,11 @@ def seconds_per_iteration(config: ExperimentConfig, iterations: int, warm_up: in
     episodes = replace(episodes, **{name: value[part.start : part.stop] for name, value in tensors.items()})
     seconds = []
     for iteration in range(-warm_up, iterations):
-        start = time.perf_counter()
+        start = clock(device)
         meta_gradients, _ = group.mean(learner.meta_gradients(episodes, 0), config.tasks_per_meta_batch)
         learner.meta_update(meta_gradients, 0)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
         if iteration >= 0:
-            seconds.append(time.perf_counter() - start)
+            seconds.append(clock(device) - start)
     return statistics.median(seconds)
 
 
@@ -185,34 +182,29 @@ def table_of(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+@prints_user_errors
 def main(arguments: list[str]) -> int:
     """Run the benchmark; returns the exit code."""
     if {"-h", "--help"}.intersection(arguments):
         print(__doc__)
         return 0
-    try:
-        path, overrides = parse_command_line(arguments)
-        if path is not None:
-            raise ConfigError(
-                f"command line: --name_of_args_json_file is not for this benchmark, which changes keys of {CONFIG.name}"
-            )
-        iterations = whole_number(overrides, "iterations", 10, 1)
-        if AS_RANK in os.environ:
-            seconds = seconds_per_iteration(load_config(CONFIG, json.loads(os.environ[AS_RANK])), iterations)
-            if os.environ["RANK"] == "0":
-                print(seconds)
-            return 0
-        quick = bool(overrides.pop("quick", False))
-        chosen = overrides.pop("what", list(AXES))
-        chosen = chosen if isinstance(chosen, list) else [chosen]
-        if unknown := [name for name in chosen if name not in AXES]:
-            raise ConfigError(
-                f"command line: --what: there is no {json.dumps(unknown[0])}; there are: {', '.join(AXES)}"
-            )
-        rows = [measure(what, quick, overrides, iterations) for what in chosen]
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
+    path, overrides = parse_command_line(arguments)
+    if path is not None:
+        raise ConfigError(
+            f"command line: --name_of_args_json_file is not for this benchmark, which changes keys of {CONFIG.name}"
+        )
+    iterations = whole_number(overrides, "iterations", 10, 1)
+    if AS_RANK in os.environ:
+        seconds = seconds_per_iteration(load_config(CONFIG, json.loads(os.environ[AS_RANK])), iterations)
+        if os.environ["RANK"] == "0":
+            print(seconds)
+        return 0
+    quick = bool(overrides.pop("quick", False))
+    chosen = overrides.pop("what", list(AXES))
+    chosen = chosen if isinstance(chosen, list) else [chosen]
+    if unknown := [name for name in chosen if name not in AXES]:
+        raise ConfigError(f"command line: --what: there is no {json.dumps(unknown[0])}; there are: {', '.join(AXES)}")
+    rows = [measure(what, quick, overrides, iterations) for what in chosen]
     print(table_of(rows))
     print(
         json.dumps(

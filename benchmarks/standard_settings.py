@@ -6,16 +6,21 @@ meta-update. Arithmetic and memory traffic are counted on one iteration, operato
 writes, whether a cache served it or not.
 """
 
+import itertools
 import json
 import statistics
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.measuring import peak_memory_bytes, timed_iterations
+from utils.config import ExperimentConfig, load_config
+from utils.episodes.source import Episodes
+from utils.machine.devices import choose_device, clock, describe_device, make_deterministic
+from utils.machine.host import tune_host
 from utils.paths import REPOSITORY_ROOT
 
 if TYPE_CHECKING:
@@ -23,8 +28,6 @@ if TYPE_CHECKING:
 
     from data import FewShotData
     from few_shot_learning_system import FewShotLearner
-    from utils.config import ExperimentConfig
-    from utils.episodes.source import Episodes, EpisodeSource
 
 OMNIGLOT, MINI_IMAGENET = "omniglot_maml++_{}way_{}shot_seed0.json", "mini_imagenet_maml++_5way_{}shot_seed0.json"
 ONE_QUERY = {"num_target_samples": 1}
@@ -42,6 +45,7 @@ SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 """Name -> config file and changes to it."""
 N_CLASSES, N_IMAGES = 64, 24
+WARM_UP = 2
 COLUMNS = (
     ("ms with multi-step loss", "ms_multi_step_loss", "{:.1f}"),
     ("ms after it", "ms_last_step_loss", "{:.1f}"),
@@ -56,15 +60,10 @@ COLUMNS = (
 
 def measure(name: str, iterations: int, overrides: dict[str, Any]) -> dict[str, Any]:
     """Time a setting in this process; returns its row."""
-    from utils.config import load_config
-    from utils.machine.host import tune_host
-
     tune_host()
     import torch
 
-    from benchmarks.measuring import peak_memory_bytes
     from few_shot_learning_system import build_learner
-    from utils.machine.devices import choose_device, describe_device, make_deterministic
 
     file, changes = SETTINGS[name]
     config = load_config(REPOSITORY_ROOT / "experiment_config" / file, changes | overrides)
@@ -79,10 +78,12 @@ def measure(name: str, iterations: int, overrides: dict[str, Any]) -> dict[str, 
         "iterations": iterations,
     }
     after = config.multi_step_loss_num_epochs + 1
-    times = {
-        epoch: _time(learner, data, config.tasks_per_meta_batch, epoch, iterations, device) for epoch in (0, after)
-    }
-    (supply, step), (_, row["ms_last_step_loss"]) = times[0], times[after]
+    times = []
+    for epoch in (0, after):
+        timed = timed_iterations(learner, data, config.tasks_per_meta_batch, epoch, device)
+        columns = zip(*itertools.islice(timed, WARM_UP, WARM_UP + iterations), strict=True)
+        times.append([1000 * statistics.median(column) for column in columns])
+    (supply, step), (_, row["ms_last_step_loss"]) = times
     peak = peak_memory_bytes(device)
     counts = _count(learner, data.episodes("train", range(config.tasks_per_meta_batch)))
     return row | {
@@ -99,7 +100,7 @@ def measure(name: str, iterations: int, overrides: dict[str, Any]) -> dict[str, 
     }
 
 
-def _random_data(config: "ExperimentConfig", device: "torch.device") -> "FewShotData":
+def _random_data(config: ExperimentConfig, device: "torch.device") -> "FewShotData":
     import torch
 
     from data import Drawing, FewShotData, ImageClasses, Preprocessing
@@ -115,35 +116,7 @@ def _random_data(config: "ExperimentConfig", device: "torch.device") -> "FewShot
     )
 
 
-def _time(
-    learner: "FewShotLearner",
-    data: "EpisodeSource",
-    n_tasks: int,
-    epoch: int,
-    iterations: int,
-    device: "torch.device",
-    warm_up: int = 2,
-) -> tuple[float, float]:
-    """Median milliseconds of the episodes and of the step, each waited for."""
-    import torch
-
-    def wait() -> float:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        return time.perf_counter()
-
-    times = []
-    for iteration in range(warm_up + iterations):
-        start = wait()
-        episodes = data.episodes("train", range(iteration * n_tasks, (iteration + 1) * n_tasks))
-        supplied = wait()
-        learner.meta_update(learner.meta_gradients(episodes, epoch), epoch)
-        times.append((supplied - start, wait() - supplied))
-    supply, step = (statistics.median(column) * 1000 for column in zip(*times[warm_up:], strict=True))
-    return supply, step
-
-
-def _count(learner: "FewShotLearner", episodes: "Episodes") -> tuple[int, int, int]:
+def _count(learner: "FewShotLearner", episodes: Episodes) -> tuple[int, int, int]:
     """Floating-point operations of products, bytes that operators read and write, and operators that compute, of one
     meta-gradient.
     """
@@ -187,20 +160,17 @@ def ceilings(device: "torch.device") -> dict[str, float]:
     """What the device reaches at best: a large matrix product in the format of our convolutions, and a large copy."""
     import torch
 
-    on_gpu = device.type == "cuda"
     torch.backends.cuda.matmul.allow_tf32 = True
-    side, numbers = (8192, 2**28) if on_gpu else (2048, 2**25)
+    side, numbers = (8192, 2**28) if device.type == "cuda" else (2048, 2**25)
     matrix, vector = torch.randn(side, side, device=device), torch.randn(numbers, device=device)
     target = torch.empty_like(vector)
 
     def fastest(work: Any) -> float:
         times = []
         for _ in range(5):
-            start = time.perf_counter()
+            start = clock(device)
             work()
-            if on_gpu:
-                torch.cuda.synchronize(device)
-            times.append(time.perf_counter() - start)
+            times.append(clock(device) - start)
         return min(times)
 
     return {

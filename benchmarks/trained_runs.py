@@ -76,6 +76,12 @@ def with_interval(mean: float, half_width: float) -> str:
     return f"{100 * mean:.2f} ± {100 * half_width:.2f}"
 
 
+def table(heading: list[str], rows: list[list[str]]) -> str:
+    """As Markdown."""
+    lines = [heading, ["---"] * len(heading), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
 def say(text: str) -> None:
     """A line about the progress, which is not part of the table."""
     print(text, file=sys.stderr, flush=True)

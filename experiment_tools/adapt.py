@@ -7,10 +7,7 @@ contact_sheet.html.
 """
 
 import argparse
-import base64
-import csv
 import html
-import io
 import logging
 import sys
 from collections.abc import Mapping, Sequence
@@ -18,15 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from experiment_parts.runs.console import Console
+from experiment_tools.parts.command import on_console
+from experiment_tools.parts.pages import as_image, data_address
 from few_shot_classifier import FewShotClassifier
 from utils.errors import ConfigError, DataError
 from utils.files.atomic_files import storage_error, write_bytes_atomically
+from utils.files.tables import as_csv
 from utils.images.decoding import DECODING_ERRORS, PixelFormat, decode_image
 from utils.images.folders import IMAGE_EXTENSIONS, tell_unread
-from utils.machine.failures import report_failure
 from utils.words import printable
 
 log = logging.getLogger(__name__)
@@ -148,21 +145,14 @@ def accuracy_text(result: Mapping[str, Any]) -> str:
 
 def predictions_csv(result: Mapping[str, Any]) -> str:
     """A row per query image: file, prediction, its probability, the folder's class, a probability per class."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["file", "prediction", "probability", "folder", *(f"p({name})" for name in result["classes"])])
-    rows = zip(result["query_files"], result["predictions"], result["labels"], result["probabilities"], strict=True)
-    for file, predicted, label, probabilities in rows:
-        writer.writerow(
-            [
-                printable(file.as_posix()),
-                predicted,
-                f"{probabilities.max():.6f}",
-                label or "",
-                *(f"{p:.6f}" for p in probabilities),
-            ]
-        )
-    return text.getvalue()
+    heading = ["file", "prediction", "probability", "folder", *(f"p({name})" for name in result["classes"])]
+    images = zip(result["query_files"], result["predictions"], result["labels"], result["probabilities"], strict=True)
+    rows = [
+        [printable(file.as_posix()), predicted, f"{probabilities.max():.6f}", label,
+         *(f"{p:.6f}" for p in probabilities)]
+        for file, predicted, label, probabilities in images
+    ]  # fmt: skip
+    return as_csv([heading, *rows])
 
 
 def contact_sheet(result: Mapping[str, Any], title: str) -> str:
@@ -206,16 +196,12 @@ def contact_sheet(result: Mapping[str, Any], title: str) -> str:
 
 
 def _picture(pixels: np.ndarray) -> str:
-    image = Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
+    image = as_image(pixels)
     image.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
-    data = io.BytesIO()
-    image.save(data, "PNG")
-    return (
-        f"<img width='{max(image.width, 64)}' alt='' "
-        f"src='data:image/png;base64,{base64.b64encode(data.getvalue()).decode()}'>"
-    )
+    return f"<img width='{max(image.width, 64)}' alt='' src='{data_address(image)}'>"
 
 
+@on_console
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     parser = argparse.ArgumentParser(
@@ -239,42 +225,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     changes = {"number_of_evaluation_steps_per_iter": options.steps, "batch_norm_statistics": options.statistics}
-    with Console():
-        try:
-            output = options.output or Path(f"adapted_{Path(options.experiment).name}")
-            targets = [output / "predictions.csv", output / "contact_sheet.html"]
-            for path in targets:
-                if path.exists():
-                    raise ConfigError(f"{path}: exists already and stays as it is; give another --output")
-            classifier = FewShotClassifier.from_experiment(
-                options.experiment,
-                options.checkpoint,
-                **{name: value for name, value in changes.items() if value is not None},
-            )
-            result = adapt(classifier, options.support, options.query)
-            try:
-                output.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise storage_error(output, error) from error
-            write_bytes_atomically(targets[0], predictions_csv(result).encode())
-            write_bytes_atomically(
-                targets[1], contact_sheet(result, f"{options.experiment} adapted to {options.support}").encode()
-            )
-            n_images = ", ".join(f"{name}: {result['support_labels'].count(name)}" for name in result["classes"])
-            log.info("adapted to %d classes (%s images)", len(result["classes"]), n_images)
-            log.info(
-                "%d images classified%s",
-                len(result["query_files"]),
-                f"; {accuracy_text(result)}" if accuracy_text(result) else "",
-            )
-            if classifier.adapted_learner().depends_on_other_images:
-                log.info(
-                    "the images to classify are normalised together (transductive batch-norm statistics); "
-                    "--statistics support would not"
-                )
-            log.info("%s\n%s", *targets)
-        except Exception as error:  # noqa: BLE001 -- the last resort, which shows the traceback
-            return report_failure(error)
+    output = options.output or Path(f"adapted_{Path(options.experiment).name}")
+    targets = [output / "predictions.csv", output / "contact_sheet.html"]
+    for path in targets:
+        if path.exists():
+            raise ConfigError(f"{path}: exists already and stays as it is; give another --output")
+    classifier = FewShotClassifier.from_experiment(
+        options.experiment,
+        options.checkpoint,
+        **{name: value for name, value in changes.items() if value is not None},
+    )
+    result = adapt(classifier, options.support, options.query)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise storage_error(output, error) from error
+    write_bytes_atomically(targets[0], predictions_csv(result).encode())
+    write_bytes_atomically(
+        targets[1], contact_sheet(result, f"{options.experiment} adapted to {options.support}").encode()
+    )
+    n_images = ", ".join(f"{name}: {result['support_labels'].count(name)}" for name in result["classes"])
+    log.info("adapted to %d classes (%s images)", len(result["classes"]), n_images)
+    log.info(
+        "%d images classified%s",
+        len(result["query_files"]),
+        f"; {accuracy_text(result)}" if accuracy_text(result) else "",
+    )
+    if classifier.adapted_learner().depends_on_other_images:
+        log.info(
+            "the images to classify are normalised together (transductive batch-norm statistics); "
+            "--statistics support would not"
+        )
+    log.info("%s\n%s", *targets)
     return 0
 
 

@@ -23,10 +23,9 @@ from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 from experiment_parts.runs.checkpoints import save_checkpoint
-from experiment_parts.runs.console import Console
+from experiment_tools.parts.command import on_console
 from utils.config import ExperimentConfig, load_config
 from utils.errors import ConfigError, StorageError
-from utils.machine.failures import report_failure
 
 if TYPE_CHECKING:
     from meta_learning.inner_loop_optimizers import InnerLoopOptimizer
@@ -153,6 +152,7 @@ def _reference_name(name: str) -> str:
     return f"layer_dict.{re.sub(r'^block', 'conv', name).replace('.norm.', '.norm_layer.')}".replace(".", "-")
 
 
+@on_console
 def main(arguments: Sequence[str] | None = None) -> int:
     """Convert one checkpoint; returns the exit code."""
     parser = argparse.ArgumentParser(
@@ -166,17 +166,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--output", type=Path, help="where the new one goes; never over a file that exists")
     options = parser.parse_args(arguments)
-    with Console():
-        try:
-            config = load_config(options.config)
-            output = options.output or options.checkpoint.with_name(options.checkpoint.name + ".safetensors")
-            if output.exists():
-                raise ConfigError(f"{output}: exists already and stays as it is; give another --output")
-            tensors, state = convert_checkpoint(config, options.checkpoint)
-            save_checkpoint(output, tensors, state)
-            log.info("%s: iteration %d, %d tensors", output, state["iteration"], len(tensors))
-        except Exception as error:  # noqa: BLE001 -- the last resort, which shows the traceback
-            return report_failure(error)
+    config = load_config(options.config)
+    output = options.output or options.checkpoint.with_name(options.checkpoint.name + ".safetensors")
+    if output.exists():
+        raise ConfigError(f"{output}: exists already and stays as it is; give another --output")
+    tensors, state = convert_checkpoint(config, options.checkpoint)
+    save_checkpoint(output, tensors, state)
+    log.info("%s: iteration %d, %d tensors", output, state["iteration"], len(tensors))
     return 0
 
 

@@ -25,7 +25,8 @@ from utils.config import ExperimentConfig, load_config
 from utils.config.command_line import parse_command_line
 from utils.episodes.source import EpisodeSource
 from utils.errors import ConfigError, UserError
-from utils.machine.devices import threads_text
+from utils.files.atomic_files import nearest_existing
+from utils.machine.devices import choose_device, clock, describe_device, threads_text
 from utils.machine.failures import KEYS_TO_LOWER, is_out_of_memory, out_of_memory_reason
 from utils.machine.packages import installed_version, requirements, set_up_command
 from utils.paths import REPOSITORY_ROOT, dataset_root, experiments_root
@@ -159,9 +160,7 @@ def check_devices() -> Iterator[Finding]:
 def check_folders() -> Iterator[Finding]:
     """Where datasets and runs are put: writable, with space."""
     for variable, folder in (("DATASET_DIR", dataset_root()), ("EXPERIMENTS_DIR", experiments_root())):
-        existing = folder
-        while not existing.exists() and existing != existing.parent:
-            existing = existing.parent
+        existing = nearest_existing(folder)
         if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
             yield Finding(
                 ERROR, f"{variable} {folder}: cannot be written", f"set {variable} to a folder that you can write to"
@@ -185,7 +184,6 @@ def check_run(config: ExperimentConfig) -> Iterator[Finding]:
     except ImportError:  # `check_devices` has told it
         return
     from data import build_data
-    from utils.machine.devices import choose_device, describe_device
 
     logging.getLogger().setLevel(logging.ERROR)  # what a run tells is not asked for here
     try:
@@ -221,13 +219,9 @@ def _short_run(config: ExperimentConfig, data: EpisodeSource, device: "torch.dev
 
     heaviest = {"first_order_to_second_order_epoch": -1} if config.second_order else {}
     limits = {
-        "total_epochs": 2,
-        "total_iter_per_epoch": 1,
-        "num_evaluation_tasks": 1,
-        "load_checkpoint": "",
-        "trackers": (),
+        "total_epochs": 2, "total_iter_per_epoch": 1, "num_evaluation_tasks": 1, "load_checkpoint": "", "trackers": (),
         "test_after_training": True,
-    }
+    }  # fmt: skip
     small = config.model_copy(update=limits | heaviest)
 
     def start(epochs_before_pause: int) -> "ExperimentBuilder":
@@ -265,10 +259,7 @@ def _short_run(config: ExperimentConfig, data: EpisodeSource, device: "torch.dev
 
 
 def _check_space(needed_bytes: float) -> Iterator[Finding]:
-    existing = experiments_root()
-    while not existing.exists():
-        existing = existing.parent
-    free = shutil.disk_usage(existing).free
+    free = shutil.disk_usage(nearest_existing(experiments_root())).free
     if free < needed_bytes:
         yield Finding(
             ERROR, f"the checkpoints need {size_text(needed_bytes)}, {size_text(free)} are free",
@@ -313,16 +304,12 @@ def _estimate(config: ExperimentConfig, learner: Learner, data: EpisodeSource) -
 
 def _timed(step: Callable[[int], None], learner: Learner) -> float:
     """Median seconds of a step, without the first."""
-    import torch
-
     device = next(iter(learner.meta_parameters().values())).device
     seconds: list[float] = []
     for number in range(TIMED_ITERATIONS + 1):
-        start = time.perf_counter()
+        start = clock(device)
         step(number)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        seconds.append(time.perf_counter() - start)
+        seconds.append(clock(device) - start)
         if sum(seconds) > TIMED_SECONDS:
             break
     return statistics.median(seconds[1:] or seconds)

@@ -43,7 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def table(runs: Sequence[Run], folder: Path, sort: str = "name") -> str:
     """One line per run under a heading, and what is damaged below."""
     sizes = {run.path: run.disk_use_bytes() for run in runs}
-    changed = {run.path: _last_change(run) for run in runs}
+    changed = {
+        run.path: max((path.lstat().st_mtime for path in run.path.rglob("*")), default=run.path.stat().st_mtime)
+        for run in runs
+    }
     keys = {
         "name": lambda run: str(run.path),
         "state": lambda run: (run.state, str(run.path)),
@@ -81,10 +84,6 @@ def _test(run: Run) -> Summary | None:
     if not summary:
         return None
     return Summary(summary["test_accuracy_mean"], summary["test_accuracy_std"], summary["test_accuracy_ci95"], 0)
-
-
-def _last_change(run: Run) -> float:
-    return max((path.lstat().st_mtime for path in run.path.rglob("*")), default=run.path.stat().st_mtime)
 
 
 if __name__ == "__main__":

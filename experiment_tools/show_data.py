@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from experiment_parts.runs.console import Console
+from experiment_tools.parts.command import on_console
 from utils.config import ExperimentConfig, load_config
 from utils.config.command_line import parse_command_line
 from utils.episodes.drawing import SPLITS, EpisodeShape
@@ -24,7 +24,6 @@ from utils.errors import ConfigError
 from utils.files.atomic_files import storage_error
 from utils.files.tables import write_csv
 from utils.known_datasets import SINUSOID
-from utils.machine.failures import report_failure
 from utils.registry import load_plugins
 from utils.words import printable
 
@@ -172,27 +171,24 @@ def _refuse_what_is_not_ours(folder: Path) -> None:
         raise ConfigError(f"{printable(folder)}: has other content; give another folder with --to")
 
 
+@on_console
 def main(arguments: Sequence[str] | None = None) -> int:
     """Show the data of a config; returns the exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or {"-h", "--help"}.intersection(arguments):
         print(__doc__)
         return 0 if arguments else 1
-    with Console():
-        try:
-            if not arguments[0].startswith("--"):
-                arguments[:1] = ["--name_of_args_json_file", arguments[0]]
-            path, overrides = parse_command_line(arguments)
-            overrides = load_plugins(overrides)
-            folder, n_episodes = overrides.pop("to", None), overrides.pop("episodes", 2)
-            if not isinstance(n_episodes, int) or not 1 <= n_episodes <= 100:
-                raise ConfigError(f"command line: --episodes is {n_episodes}, but must be 1 to 100; {USAGE}")
-            if not isinstance(folder, str | int | None) or folder is True:
-                raise ConfigError(f"command line: --to needs one folder; {USAGE}")
-            config = load_config(path, overrides)
-            show_data(config, Path(str(folder or f"{config.experiment_name}_data")), n_episodes)
-        except Exception as error:  # noqa: BLE001 -- the last resort, which shows the traceback
-            return report_failure(error)
+    if not arguments[0].startswith("--"):
+        arguments[:1] = ["--name_of_args_json_file", arguments[0]]
+    path, overrides = parse_command_line(arguments)
+    overrides = load_plugins(overrides)
+    folder, n_episodes = overrides.pop("to", None), overrides.pop("episodes", 2)
+    if not isinstance(n_episodes, int) or not 1 <= n_episodes <= 100:
+        raise ConfigError(f"command line: --episodes is {n_episodes}, but must be 1 to 100; {USAGE}")
+    if not isinstance(folder, str | int | None) or folder is True:
+        raise ConfigError(f"command line: --to needs one folder; {USAGE}")
+    config = load_config(path, overrides)
+    show_data(config, Path(str(folder or f"{config.experiment_name}_data")), n_episodes)
     return 0
 
 

@@ -5,14 +5,14 @@ Letters: n images of C x H x W pixels.
 
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from utils.errors import ConfigError
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 CHANNELS = (1, 3)
 
@@ -51,7 +51,7 @@ def image_arrays(images: Any, *, channels: int | None = None, image_shape: Seque
         array, n_features = _unflattened(array, image_shape), array.shape[1]
     else:
         n_features = int(np.prod(array.shape[1:]))
-        array = _channels_first(array, channels, channels_last=not _is_tensor(images))
+        array = _channels_first(array, channels, channels_last=not isinstance(images, Tensor))
     if len(array) == 0:
         raise InputError(f"Found array with 0 sample(s) (shape={array.shape}) while a minimum of 1 is required.")
     if channels is not None and array.shape[1] != channels:
@@ -77,7 +77,7 @@ def image_arrays(images: Any, *, channels: int | None = None, image_shape: Seque
 def _numbers(images: Any) -> np.ndarray:
     if hasattr(images, "toarray"):
         raise TypeError("images are a sparse matrix; give a dense array: images.toarray()")
-    if _is_tensor(images):
+    if isinstance(images, Tensor):
         array = images.detach().cpu().numpy()
     elif isinstance(images, (list, tuple)):
         try:
@@ -104,10 +104,6 @@ def _numbers(images: Any) -> np.ndarray:
         if array.dtype == np.uint8
         else array.astype(np.float64)
     )
-
-
-def _is_tensor(images: Any) -> bool:
-    return type(images).__module__.split(".")[0] == "torch"
 
 
 def _unflattened(array: np.ndarray, image_shape: Sequence[int] | None) -> np.ndarray:
@@ -151,7 +147,7 @@ def class_labels(labels: Any, n_images: int) -> np.ndarray:
     """
     if labels is None:
         raise InputError("This estimator requires y to be passed, but the target y is None: give one label per image")
-    array = labels.detach().cpu().numpy() if _is_tensor(labels) else np.asarray(labels)
+    array = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
     if array.ndim == 2 and array.shape[1] == 1:
         _warn_of_column()
         array = array.ravel()
@@ -187,9 +183,6 @@ def resized(pixels: np.ndarray, height: int, width: int, what: str = "images") -
     """Bring (n, C, h, w) to (n, C, H, W), with a warning where that changes anything; keeps the type."""
     if pixels.shape[2:] == (height, width):
         return pixels
-    import torch
-    import torch.nn.functional as F
-
     h, w = pixels.shape[2:]
     warnings.warn(
         f"{what} of {h} x {w} pixels are resized to the network's {height} x {width}", UserWarning, stacklevel=3
@@ -201,13 +194,11 @@ def resized(pixels: np.ndarray, height: int, width: int, what: str = "images") -
 
 
 def as_input(
-    pixels: np.ndarray, normalise: "tuple[Sequence[float], Sequence[float]]", *, reverse_channels: bool = False
-) -> "Tensor":
+    pixels: np.ndarray, normalise: tuple[Sequence[float], Sequence[float]], *, reverse_channels: bool = False
+) -> Tensor:
     """Pixels (n, C, H, W) as a network takes them: 0 to 1, minus the mean, over the deviation of each channel;
     float32.
     """
-    import torch
-
     images = torch.from_numpy(np.array(pixels, dtype=np.float32))
     if pixels.dtype == np.uint8:
         images /= 255

@@ -25,7 +25,7 @@ from experiment_builder import build_experiment
 from experiment_parts.evaluation import model_selection
 from experiment_parts.evaluation.model_selection import chosen_checkpoint
 from experiment_parts.evaluation.split_evaluation import evaluate_tasks
-from experiment_parts.runs.checkpoints import load_checkpoint, read_checkpoint_state, save_checkpoint
+from experiment_parts.runs.checkpoints import load_checkpoint, save_checkpoint
 from experiment_parts.runs.run_folder import RunFolder, open_run_folder
 from few_shot_classifier.arrays import InputError, as_input, class_labels, image_arrays, resized
 from few_shot_classifier.datasets import evaluation_data, first_image_shape, training_data
@@ -423,11 +423,18 @@ class FewShotClassifier(Estimator):
         Raises:
             ConfigError: no such run or epoch. StorageError: it cannot be read.
         """
-        return cls._from_checkpoint(run_checkpoint(name, checkpoint), None, params)
+        path = run_checkpoint(name, checkpoint)
+        return cls._from_checkpoint(path, *load_checkpoint(path), None, params)
 
     @classmethod
-    def _from_checkpoint(cls, path: Path, network: nn.Module | None, params: dict[str, Any]) -> "FewShotClassifier":
-        tensors, state = load_checkpoint(path)
+    def _from_checkpoint(
+        cls,
+        path: Path,
+        tensors: dict[str, Tensor],
+        state: dict[str, Any],
+        network: nn.Module | None,
+        params: dict[str, Any],
+    ) -> "FewShotClassifier":
         if "config" not in state:
             raise StorageError(f"{path}: holds no config, so it is no checkpoint of a run")
         config = check_config(state["config"], str(path))
@@ -492,14 +499,13 @@ class FewShotClassifier(Estimator):
         Raises:
             ConfigError: an object is asked for and not given. StorageError: the file is damaged, or cannot be read.
         """
-        state = read_checkpoint_state(Path(path))
+        tensors, state = load_checkpoint(Path(path))
         if "classifier" not in state:
-            return cls._from_checkpoint(Path(path), network, {} if loss is None else {"loss": loss})
+            return cls._from_checkpoint(Path(path), tensors, state, network, {} if loss is None else {"loss": loss})
         objects = {"network": network, "loss": loss}
         for name in state["given_as_objects"]:
             if objects[name] is None:
                 raise ConfigError(f"{path}: was saved with a {name} of its own; give it: load(path, {name}=...)")
-        tensors, _ = load_checkpoint(Path(path))
         params = {
             name: tuple(value) if isinstance(value, list) else value for name, value in state["classifier"].items()
         }

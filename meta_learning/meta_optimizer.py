@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -61,6 +62,18 @@ def _half_cosine(start: float, end: float, share: float) -> float:
     return end + (start - end) * (1 + math.cos(math.pi * share)) / 2
 
 
+OPTIMIZERS: Mapping[str, tuple[type[torch.optim.Optimizer], tuple[str, ...], bool]] = MappingProxyType(
+    {
+        "adam": (torch.optim.Adam, ("step", "exp_avg", "exp_avg_sq"), False),
+        "adamw": (torch.optim.AdamW, ("step", "exp_avg", "exp_avg_sq"), False),
+        "sgd": (torch.optim.SGD, (), True),
+        "rmsprop": (torch.optim.RMSprop, ("step", "square_avg"), True),
+    }
+)
+"""Value of the key `meta_optimizer` -> torch's class, what it keeps of each parameter (a count of steps, moments), and
+whether it can have momentum, which is one moment more."""
+
+
 @dataclass(frozen=True)
 class OuterUpdate:
     """Choices of the meta-update; the meanings are those of the config keys."""
@@ -94,17 +107,10 @@ class MetaOptimizer:
             for params, decay in ((network, choices.weight_decay), (others, 0.0))
             if params
         ]
-        start = self.schedule.start
-        if choices.optimizer == "adam":
-            self.torch_optimizer: torch.optim.Optimizer = torch.optim.Adam(groups, lr=start)
-        elif choices.optimizer == "adamw":
-            self.torch_optimizer = torch.optim.AdamW(groups, lr=start)
-        elif choices.optimizer == "sgd":
-            self.torch_optimizer = torch.optim.SGD(groups, lr=start, momentum=choices.momentum)
-        elif choices.optimizer == "rmsprop":
-            self.torch_optimizer = torch.optim.RMSprop(groups, lr=start, momentum=choices.momentum)
-        else:
-            raise ValueError(f'unknown meta_optimizer "{choices.optimizer}"')
+        kind, kept, takes_momentum = OPTIMIZERS[choices.optimizer]
+        momentum = {"momentum": choices.momentum} if takes_momentum else {}
+        self.torch_optimizer: torch.optim.Optimizer = kind(groups, lr=self.schedule.start, **momentum)
+        self._kept = (*kept, "momentum_buffer") if momentum and choices.momentum else kept
         self._guard = UpdateGuard()
 
     def anneal_over(self, epochs: int) -> None:
@@ -161,33 +167,15 @@ class MetaOptimizer:
     def _changed_by_a_step(self) -> list[Tensor]:
         """Parameters and moments; the counts of steps are on the host."""
         self._begin()
-        moments = [self.torch_optimizer.state[p][key] for p in self._parameters.values() for key in self._moment_names]
-        return [*self._parameters.values(), *moments]
+        state, moments = self.torch_optimizer.state, [key for key in self._kept if key != "step"]
+        return [*self._parameters.values(), *(state[p][key] for p in self._parameters.values() for key in moments)]
 
     def _begin(self) -> None:
         """Make the state that torch's own first step would make, so that a first step can be taken back."""
         for parameter in self._parameters.values():
             state = self.torch_optimizer.state[parameter]
-            if state:
-                continue
-            if self._counts_steps:
-                state["step"] = torch.tensor(0.0)
-            for key in self._moment_names:
-                state[key] = torch.zeros_like(parameter)
-
-    @property
-    def _moment_names(self) -> tuple[str, ...]:
-        momentum = ("momentum_buffer",) if self.choices.momentum else ()
-        return {
-            "adam": ("exp_avg", "exp_avg_sq"),
-            "adamw": ("exp_avg", "exp_avg_sq"),
-            "sgd": momentum,
-            "rmsprop": ("square_avg", *momentum),
-        }[self.choices.optimizer]
-
-    @property
-    def _counts_steps(self) -> bool:
-        return self.choices.optimizer != "sgd"
+            for key in () if state else self._kept:
+                state[key] = torch.tensor(0.0) if key == "step" else torch.zeros_like(parameter)
 
     def state_tensors(self) -> dict[str, Tensor]:
         """Return moments and counts of steps as "<kind>.<parameter>"; empty before the first step."""
@@ -206,9 +194,8 @@ class MetaOptimizer:
         Raises:
             ConfigError: a tensor is missing, unknown or of another shape: the state is of another optimiser.
         """
-        kinds = (*(("step",) if self._counts_steps else ()), *self._moment_names)
         wanted = (
-            {f"{key}.{name}": parameter for name, parameter in self._parameters.items() for key in kinds}
+            {f"{key}.{name}": parameter for name, parameter in self._parameters.items() for key in self._kept}
             if tensors
             else {}
         )
@@ -224,7 +211,7 @@ class MetaOptimizer:
         self._guard = UpdateGuard()
         self.torch_optimizer.state.clear()
         for name, parameter in self._parameters.items() if wanted else ():
-            for key in kinds:
+            for key in self._kept:
                 value = tensors[f"{key}.{name}"]
                 self.torch_optimizer.state[parameter][key] = (
                     value.clone() if key == "step" else value.to(parameter, copy=True)

@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from script_generation_tools.fmu2_configs import convert_fmu2_config
 from script_generation_tools.reference_configs import Conversion, convert_reference_config
 from utils.config import check_config
-from utils.errors import ConfigError, UserError
+from utils.errors import ConfigError, prints_user_errors
 from utils.files.atomic_files import write_bytes_atomically
 from utils.paths import REPOSITORY_ROOT
 
@@ -77,6 +77,7 @@ def _read_yaml(path: Path, text: str) -> Any:
         raise ConfigError(f"{path}: not a plain YAML of keys and values ({' '.join(str(error).split())})") from error
 
 
+@prints_user_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """Convert, say what was found, write the new config; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -85,15 +86,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--output", type=Path, help="where the new config goes; never over a file that exists")
     options = parser.parse_args(arguments)
-    try:
-        conversion = convert_files(options.files)
-        output = options.output or REPOSITORY_ROOT / "experiment_config" / f"{options.files[0].stem}.json"
-        if output.exists():
-            raise ConfigError(f"{output}: exists already and stays as it is; give another --output")
-        write_bytes_atomically(output, (json.dumps(conversion.values, indent=2) + "\n").encode())
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
+    conversion = convert_files(options.files)
+    output = options.output or REPOSITORY_ROOT / "experiment_config" / f"{options.files[0].stem}.json"
+    if output.exists():
+        raise ConfigError(f"{output}: exists already and stays as it is; give another --output")
+    write_bytes_atomically(output, (json.dumps(conversion.values, indent=2) + "\n").encode())
     for finding in conversion.findings:
         print(f"- {finding}")
     print(f"{output}: written, {len(conversion.findings)} findings above")

@@ -35,7 +35,7 @@ try:
 
     from script_generation_tools.generated_files import Outcome, update_folder
     from utils.config import ExperimentConfig, check_config
-    from utils.errors import ConfigError, UserError
+    from utils.errors import ConfigError, prints_user_errors
 except ModuleNotFoundError as missing:
     if __name__ != "__main__":
         raise
@@ -131,7 +131,9 @@ def expand_template(path: Path, own_values: Mapping[str, Any], default_values: M
                     for variable in lacking
                 )
             )
-        for combination in _grid({variable: given[variable] for variable in variables}):
+        choices = (given[name] if isinstance(given[name], list) else [given[name]] for name in variables)
+        for chosen in itertools.product(*choices):
+            combination = dict(zip(variables, chosen, strict=True))
             if combination not in combinations:
                 combinations.append(combination)
                 patterns.append(str(given.get(NAME, "$template$")))
@@ -244,12 +246,6 @@ def _without_repeats(path: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]
     if repeated:
         raise ConfigError("\n".join(f'{path.name}: key "{key}" is given {keys.count(key)} times' for key in repeated))
     return dict(pairs)
-
-
-def _grid(values: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    choices = [value if isinstance(value, list) else [value] for value in values.values()]
-    for chosen in itertools.product(*choices):
-        yield dict(zip(values, chosen, strict=True))
 
 
 def _variables(template: str) -> set[str]:
@@ -389,6 +385,7 @@ def _shared_run_folders(config_folder: Path) -> list[str]:
     return notes
 
 
+@prints_user_errors
 def main(arguments: list[str] | None = None) -> int:
     """Generate the configs of this checkout; return the exit code."""
     parser = argparse.ArgumentParser(
@@ -397,11 +394,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--prune", action="store_true", help="remove outdated generated configs that nobody edited")
     options = parser.parse_args(arguments)
     config_folder = REPOSITORY_ROOT / "experiment_config"
-    try:
-        outcome = generate_configs(REPOSITORY_ROOT / "experiment_template_config", config_folder, prune=options.prune)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
+    outcome = generate_configs(REPOSITORY_ROOT / "experiment_template_config", config_folder, prune=options.prune)
     print(outcome.report(config_folder))
     return 0
 

@@ -19,7 +19,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from script_generation_tools.generated_files import Outcome, update_folder
-from utils.errors import ConfigError, UserError
+from utils.errors import ConfigError, prints_user_errors
 from utils.paths import REPOSITORY_ROOT
 
 EXECUTION_SCRIPT = "train_maml_system.py"
@@ -90,6 +90,7 @@ def fill_script(template: str, config: str) -> str:
     return template.replace(PROGRAM_PLACEHOLDER, EXECUTION_SCRIPT).replace(CONFIG_PLACEHOLDER, shlex.quote(config))
 
 
+@prints_user_errors
 def main(arguments: list[str] | None = None) -> int:
     """Generate the scripts of this checkout; return the exit code."""
     parser = argparse.ArgumentParser(
@@ -100,11 +101,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     script_folder = REPOSITORY_ROOT / "experiment_scripts"
     template = REPOSITORY_ROOT / "script_generation_tools" / "local_run_template_script.sh"
-    try:
-        outcome = generate_scripts(REPOSITORY_ROOT / "experiment_config", script_folder, template, prune=options.prune)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
+    outcome = generate_scripts(REPOSITORY_ROOT / "experiment_config", script_folder, template, prune=options.prune)
     print(outcome.report(script_folder))
     return 0
 

@@ -16,8 +16,8 @@ MOVED = {
     "utils.observers": "experiment_parts.records.observers",
     "utils.prepare_dataset.from_dataset": "utils.prepare_dataset.forms.from_dataset",
 }
-"""Old name -> name of today, known once anything has imported `utils`, as all of this project does. `python_datasets`
-is a file at the root, since a script may import it first.
+"""Old name -> name of today, known once anything has imported `utils`, as every package of this project does.
+`python_datasets` is a file at the root, since a script may import it first.
 """
 
 

@@ -4,7 +4,10 @@
 is a bug and keeps its traceback (exit code 70).
 """
 
+import functools
 import signal
+import sys
+from collections.abc import Callable
 
 
 class UserError(Exception):
@@ -47,6 +50,20 @@ class ExperimentInUseError(UserError):
     """Another process holds this experiment's folder. Names host, process and start time."""
 
     exit_code = 5
+
+
+def prints_user_errors(main: Callable[..., int]) -> Callable[..., int]:
+    """Let the main function of a command print the text of a UserError and return its exit code."""
+
+    @functools.wraps(main)
+    def command(*arguments: object, **options: object) -> int:
+        try:
+            return main(*arguments, **options)
+        except UserError as error:
+            print(error, file=sys.stderr)
+            return error.exit_code
+
+    return command
 
 
 class PeerLostError(Exception):

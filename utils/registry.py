@@ -87,16 +87,6 @@ def registered_dataset(name: str) -> Callable[..., Any] | None:
     return _datasets.get(name)
 
 
-def n_registered() -> int:
-    """Count what plugins have registered."""
-    return len(_backbones) + len(_datasets)
-
-
-def add_plugin(digest: str, path: str) -> None:
-    """Remember that a plugin file, "name.py:sha256", was executed."""
-    _plugins[digest] = path
-
-
 def loaded_plugins() -> tuple[str, ...]:
     """Return "name.py:sha256" of the plugin files that this process has executed."""
     return tuple(_plugins)
@@ -147,20 +137,20 @@ def _load(given: Any) -> str:
         ) from error
     if digest in loaded_plugins():
         return digest
-    before = n_registered()
+    before = len(_backbones) + len(_datasets)
     spec = importlib.util.spec_from_file_location(f"plugin_{path.stem}", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses and the like look their module up
     with user_code(f"--plugin {path}"):
         spec.loader.exec_module(module)
-    if n_registered() == before:
+    if len(_backbones) + len(_datasets) == before:
         raise ConfigError(
             f"--plugin {path} registers nothing; it must call register_backbone(name, build) or "
             "register_dataset(name, build) "
             "of utils.registry"
         )
-    add_plugin(digest, str(path))
+    _plugins[digest] = str(path)
     return digest
 
 

@@ -2,17 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from torch import Tensor
 
 from experiment_parts.records import epoch_records
 from experiment_parts.runs.checkpoints import epoch_path, list_epochs, load_checkpoint
 from experiment_parts.runs.run_folder import RunFolder
 from utils.errors import ConfigError, StorageError
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-Model = tuple[dict[str, Any], "dict[str, Tensor]"]
+Model = tuple[dict[str, Any], dict[str, Tensor]]
 """What is known of a model (epoch, file, val_accuracy), and its checkpoint's tensors."""
 
 

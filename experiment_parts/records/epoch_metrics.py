@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from utils.metrics import MetricSums
+from utils.metrics import MetricSums, finite_or_none
 
 Metrics = dict[str, list[float]]
 """Metric -> its entries, of one iteration."""
@@ -31,7 +31,10 @@ class EpochMetrics:
         self.sums = MetricSums(state.get("sums"))
         # Earlier releases could go on behind an update that was not applied, and kept its entry.
         entries = [entry for entry in state.get("interval", ()) if entry.get("applied", True)]
-        self._interval = [_from_json(entry["metrics"]) for entry in entries]
+        self._interval: list[Metrics] = [
+            {name: [math.nan if value is None else value for value in row] for name, row in entry["metrics"].items()}
+            for entry in entries
+        ]
         self._refused: tuple[int, Metrics] | None = None
         self._earlier_s: float = state.get("time_s", 0.0)
         self.data_time_s: float = state.get("data_time_s", 0.0)
@@ -87,15 +90,10 @@ class EpochMetrics:
         return {
             "first_iteration": self.first_iteration,
             "sums": self.sums.state(),
-            "interval": [{"metrics": _to_json(metrics)} for metrics in self._interval],
+            "interval": [
+                {"metrics": {name: [*map(finite_or_none, row)] for name, row in metrics.items()}}
+                for metrics in self._interval
+            ],
             "time_s": self.time_s,
             "data_time_s": self.data_time_s,
         }
-
-
-def _to_json(metrics: Metrics) -> dict[str, list[float | None]]:
-    return {name: [value if math.isfinite(value) else None for value in row] for name, row in metrics.items()}
-
-
-def _from_json(metrics: Mapping[str, Any]) -> Metrics:
-    return {name: [math.nan if value is None else value for value in row] for name, row in metrics.items()}

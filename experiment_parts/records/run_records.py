@@ -6,16 +6,15 @@ One process of a run writes them; in the others all of this does nothing.
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from torch import Tensor
 
 from experiment_parts.records import epoch_records
 from experiment_parts.runs.checkpoints import epoch_path, save_checkpoint, unfinished_path
 from experiment_parts.runs.run_folder import RunFolder
 from utils.files.atomic_files import remove_or_warn
 from utils.files.tables import JsonLines, write_csv, write_json
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 log = logging.getLogger(__name__)
 
@@ -59,16 +58,16 @@ class RunRecords:
         self._metrics_file.close()
         self._is_open = False
 
-    def save(self, path: Path, tensors: "dict[str, Tensor]", state: dict[str, Any]) -> None:
+    def save(self, path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
         """Write a checkpoint."""
         if self._writes:
             save_checkpoint(path, tensors, state)
 
-    def save_unfinished(self, tensors: "dict[str, Tensor]", state: dict[str, Any]) -> None:
+    def save_unfinished(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
         """Write the checkpoint inside an epoch."""
         self.save(unfinished_path(self._saved_models), tensors, state)
 
-    def save_epoch(self, epoch: int, tensors: "dict[str, Tensor]", state: dict[str, Any]) -> None:
+    def save_epoch(self, epoch: int, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
         """Write that of an epoch (from 1), after which the one inside it is needed no more."""
         self.save(epoch_path(self._saved_models, epoch), tensors, state)
         self.remove_unfinished()

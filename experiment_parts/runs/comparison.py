@@ -7,11 +7,13 @@ environment.json (one entry per start), the report (it shows all of these), and 
 import csv
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 from experiment_parts.runs.checkpoints import read_checkpoint
 
+OF_TIME_OR_DRAWN = re.compile(r"time|per_s|peak_memory|^(metrics_jsonl_bytes|run_id)$")
 CONTENT_DIFFERS = (".lock", "logs/run.log", "environment.json", "visual_outputs/report.html")
 """Files whose presence alone is compared."""
 
@@ -40,12 +42,8 @@ def without_times(content: Any) -> Any:
     that a run draws for itself.
     """
     if isinstance(content, dict):
-        return {key: without_times(value) for key, value in content.items() if not _is_time(key)}
+        return {key: without_times(value) for key, value in content.items() if not OF_TIME_OR_DRAWN.search(key)}
     return [without_times(entry) for entry in content] if isinstance(content, list) else content
-
-
-def _is_time(key: str) -> bool:
-    return "time" in key or "per_s" in key or "peak_memory" in key or key in ("metrics_jsonl_bytes", "run_id")
 
 
 def _content(path: Path, folder: Path) -> Any:

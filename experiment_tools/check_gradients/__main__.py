@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from utils.config import ExperimentConfig, load_config
 from utils.config.command_line import parse_command_line
-from utils.errors import ConfigError, UserError
+from utils.errors import ConfigError, prints_user_errors
 from utils.registry import load_plugins
 
 if TYPE_CHECKING:
@@ -93,6 +93,7 @@ def check_config_gradients(
     return checks
 
 
+@prints_user_errors
 def main(arguments: list[str] | None = None) -> int:
     """Print a line per check and return the exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
@@ -100,14 +101,10 @@ def main(arguments: list[str] | None = None) -> int:
         print(__doc__)
         return 0 if arguments else 1
     full_size = "--full_size" in arguments
-    try:
-        json_path, overrides = parse_command_line([argument for argument in arguments if argument != "--full_size"])
-        if json_path is None:
-            raise ConfigError("command line: --name_of_args_json_file is missing, the path of a config")
-        checks = check_config_gradients(json_path, load_plugins(overrides), full_size=full_size)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
+    json_path, overrides = parse_command_line([argument for argument in arguments if argument != "--full_size"])
+    if json_path is None:
+        raise ConfigError("command line: --name_of_args_json_file is missing, the path of a config")
+    checks = check_config_gradients(json_path, load_plugins(overrides), full_size=full_size)
     for check in checks:
         relation = "above" if check.at_least else "at most"
         print(

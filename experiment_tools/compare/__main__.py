@@ -12,12 +12,13 @@ from pathlib import Path
 from experiment_tools.compare.comparison import Comparison, compare_runs
 from experiment_tools.compare.tables import csv_text, html_page, latex, markdown
 from experiment_tools.parts.run_reading import Run, find_run, read_run
-from utils.errors import ConfigError, UserError
+from utils.errors import ConfigError, prints_user_errors
 from utils.files.atomic_files import storage_error, write_bytes_atomically
 
 DEFAULT_FOLDER = "comparison"
 
 
+@prints_user_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """Compare the runs of a command line; return the exit code."""
     parser = argparse.ArgumentParser(
@@ -37,14 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--four_panels", action="store_true", help="also losses and accuracies of each method and way, a line per shot"
     )
     options = parser.parse_args(arguments)
-    try:
-        comparison, runs = read_and_compare(options.runs, options.statistics)
-        folder = _output_folder(options.output)
-        text = write_comparison(comparison, runs, folder, with_panels=options.four_panels)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
-    print(text)
+    comparison, runs = read_and_compare(options.runs, options.statistics)
+    folder = _output_folder(options.output)
+    print(write_comparison(comparison, runs, folder, with_panels=options.four_panels))
     print(f"Written to {folder}: comparison.html, .md, .tex, .csv and the curves as PNG")
     return 0
 

@@ -6,13 +6,13 @@ Figures are made without pyplot: no window, no state, no backend of the user's.
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from experiment_tools.compare.comparison import Column, Comparison, training_column
 from experiment_tools.parts.run_reading import Run
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 COLOURS = ("#1f6fb4", "#d9622b", "#2a8f5c", "#8a4fb0", "#b8860b", "#c23b5a", "#4aa0a8", "#6b6b6b")
 PANELS = (("train", "loss"), ("val", "loss"), ("train", "accuracy"), ("val", "accuracy"))
@@ -48,9 +48,9 @@ def _score_axis(groups: Mapping[str, Sequence[Run]]) -> tuple[float, str]:
     return (-1.0, "Mean squared error") if is_regression else (100.0, "Accuracy in %")
 
 
-def validation_figure(groups: Mapping[str, Sequence[Run]], title: str) -> "Figure":
+def validation_figure(groups: Mapping[str, Sequence[Run]], title: str) -> Figure:
     """Validation accuracy over epochs, a line per group with a band of one deviation over its runs."""
-    figure = _figure(7.0, 4.2)
+    figure = Figure(figsize=(7.0, 4.2), layout="constrained")
     axes = figure.subplots()
     scale, name = _score_axis(groups)
     for (label, runs), colour in zip(groups.items(), _colours(len(groups)), strict=True):
@@ -62,7 +62,7 @@ def validation_figure(groups: Mapping[str, Sequence[Run]], title: str) -> "Figur
 
 def four_panels(
     groups: Mapping[str, Sequence[Run]], test_points: Mapping[str, Mapping[str, tuple[float, float]]], title: str
-) -> "Figure":
+) -> Figure:
     """Training and validation loss and accuracy over epochs; a line per group, with a point of the test at its last
     epoch.
 
@@ -70,7 +70,7 @@ def four_panels(
         groups: label, such as '1 shot', -> runs of different seeds.
         test_points: label -> "loss" and "accuracy" -> (epoch, value), drawn into the panels of the validation.
     """
-    figure = _figure(10.0, 7.0)
+    figure = Figure(figsize=(10.0, 7.0), layout="constrained")
     score_scale, score_name = _score_axis(groups)
     for (split, metric), axes in zip(PANELS, figure.subplots(2, 2).flat, strict=True):
         scale = score_scale if metric == "accuracy" else 1
@@ -105,8 +105,6 @@ def _draw(axes: Any, curve: Curve, label: str, colour: str, scale: float) -> Non
 
 
 def _dress(axes: Any, ylabel: str, title: str) -> None:
-    from matplotlib.ticker import MaxNLocator
-
     axes.set_xlabel("Epoch")
     axes.set_ylabel(ylabel)
     axes.set_title(title, fontsize=11)
@@ -116,16 +114,10 @@ def _dress(axes: Any, ylabel: str, title: str) -> None:
         axes.spines[side].set_visible(False)
 
 
-def _figure(width: float, height: float) -> "Figure":
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained")
-
-
 # --- from a comparison to its figures ---------------------------------------------------------------------------------
 
 
-def comparison_figures(comparison: Comparison, runs: Sequence[Run]) -> "list[tuple[str, str, Figure]]":
+def comparison_figures(comparison: Comparison, runs: Sequence[Run]) -> list[tuple[str, str, Figure]]:
     """(file stem, caption, figure): the validation curves of each dataset, way and shot."""
     figures = []
     for column, groups in _by_training_column(comparison, runs).items():
@@ -138,7 +130,7 @@ def comparison_figures(comparison: Comparison, runs: Sequence[Run]) -> "list[tup
     return figures
 
 
-def four_panel_figures(comparison: Comparison, runs: Sequence[Run]) -> "list[tuple[str, str, Figure]]":
+def four_panel_figures(comparison: Comparison, runs: Sequence[Run]) -> list[tuple[str, str, Figure]]:
     """(file stem, caption, figure): losses and accuracies of each method, dataset and way, a line per shot."""
     by_method: dict[tuple[str, str, int], dict[str, list[Run]]] = {}
     points: dict[tuple[str, str, int], dict[str, dict[str, tuple[float, float]]]] = {}

@@ -2,11 +2,9 @@
 
 import re
 import tomllib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from utils.known_datasets import known_by_folder
 
@@ -25,28 +23,20 @@ class PublishedResult:
     source: str
     plus_minus: float | None = None
     """95 % interval or deviation, as published."""
-    is_confirmed: bool = True
+    confirmed: bool = True
     """Whether the paper or the project itself was read; false: quoted from elsewhere."""
 
     def text(self) -> str:
         """'98.70 ± 0.40'; a question mark where it is not confirmed."""
         interval = "" if self.plus_minus is None else f" ± {self.plus_minus:.2f}"
-        return f"{self.accuracy:.2f}{interval}{'' if self.is_confirmed else ' (?)'}"
+        return f"{self.accuracy:.2f}{interval}{'' if self.confirmed else ' (?)'}"
 
 
 @cache
 def published_results() -> tuple[PublishedResult, ...]:
     """All of them."""
-    content = tomllib.loads(FILE.read_text(encoding="utf-8"))
-    return tuple(_result(entry) for entry in content["result"])
-
-
-def _result(entry: Mapping[str, Any]) -> PublishedResult:
-    interval = entry.get("plus_minus")
-    return PublishedResult(
-        entry["method"], entry["dataset"], entry["ways"], entry["shots"], float(entry["accuracy"]), entry["source"],
-        None if interval is None else float(interval), entry.get("confirmed", True),
-    )  # fmt: skip
+    entries = tomllib.loads(FILE.read_text(encoding="utf-8"))["result"]
+    return tuple(PublishedResult(**entry) for entry in entries)
 
 
 def published_result(method: str, dataset: str, ways: int, shots: int) -> PublishedResult | None:

@@ -1,12 +1,12 @@
 """A comparison as Markdown, LaTeX, CSV and HTML. Pure functions from a `Comparison` to text."""
 
-import csv
 import html
-import io
 from collections.abc import Sequence
+from typing import Any
 
 from experiment_tools.compare.comparison import Cell, Comparison, Difference
 from experiment_tools.parts.pages import TEXT_COLUMNS, Table, html_table, page
+from utils.files.tables import as_csv
 from utils.metrics import ACCURACY, Score
 
 
@@ -97,7 +97,7 @@ def sources(comparison: Comparison) -> list[str]:
     """Where the published values in the table are from."""
     found = [cell.published for cell in comparison.cells.values() if cell.published]
     lines = dict.fromkeys(f"{result.method}: {result.source}" for result in found)
-    if any(not result.is_confirmed for result in found):
+    if any(not result.confirmed for result in found):
         lines["(?): quoted elsewhere, not read in the source itself"] = None
     return list(lines)
 
@@ -174,34 +174,18 @@ def _one_line(text: str) -> str:
 
 def csv_text(comparison: Comparison) -> str:
     """One row per method and column, numbers in full: shares between 0 and 1, published values too."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(
-        [
-            "method",
-            "dataset",
-            "ways",
-            "shots",
-            "queries",
-            "test_accuracy_mean",
-            "test_accuracy_ci95",
-            "interval_over",
-            "runs",
-            "published_accuracy",
-            "published_plus_minus",
-            "published_source",
-        ]
-    )
+    rows: list[list[Any]] = [
+        ["method", "dataset", "ways", "shots", "queries", "test_accuracy_mean", "test_accuracy_ci95", "interval_over",
+         "runs", "published_accuracy", "published_plus_minus", "published_source"]
+    ]  # fmt: skip
     for (row, column), cell in comparison.cells.items():
-        summary, published = cell.summary, cell.published
-        known = ["", "", ""]
-        if published:
-            interval = "" if published.plus_minus is None else round(published.plus_minus / 100, 6)
+        known: list[Any] = [None, None, None]
+        if published := cell.published:
+            interval = None if published.plus_minus is None else round(published.plus_minus / 100, 6)
             known = [round(published.accuracy / 100, 6), interval, published.source]
-        interval = "" if summary.ci95 is None else summary.ci95
-        names = " ".join(run.name for run in cell.runs)
-        writer.writerow([row, *column, summary.mean, interval, cell.interval_is_over, names, *known])
-    return text.getvalue()
+        summary, names = cell.summary, " ".join(run.name for run in cell.runs)
+        rows.append([row, *column, summary.mean, summary.ci95, cell.interval_is_over, names, *known])
+    return as_csv(rows)
 
 
 def html_page(comparison: Comparison, figures: Sequence[tuple[str, str]]) -> str:

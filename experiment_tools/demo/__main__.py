@@ -10,7 +10,6 @@ import argparse
 import base64
 import hashlib
 import html
-import io
 import json
 import logging
 import sys
@@ -23,14 +22,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from experiment_parts.runs.console import Console
 from experiment_tools.demo.network import DemoNetwork, description
 from experiment_tools.demo.sessions import LARGEST_UPLOAD, RefusedError, Session, Sessions, drawing, photograph
+from experiment_tools.parts.command import on_console
+from experiment_tools.parts.pages import as_image, data_address
 from experiment_tools.parts.run_reading import find_run
 from utils.errors import ConfigError
-from utils.machine.failures import report_failure
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +99,7 @@ class Demo(ThreadingHTTPServer):
             image = drawing(_object(body).get("strokes"), config)
         else:
             image = photograph(body, config)
-        return {"image": session.add(image), "seen": _seen(image)}
+        return {"image": session.add(image), "seen": data_address(as_image(image))}
 
     def classify(self, session: Session, body: bytes) -> dict[str, Any]:
         """Adapt to the examples of each class and classify the query: {"classes": [[image, ...], ...], "query": image}.
@@ -231,13 +229,6 @@ def _object(body: bytes) -> dict[str, Any]:
     return content
 
 
-def _seen(image: np.ndarray) -> str:
-    """A picture of uint8 (C, H, W) as a data address."""
-    file = io.BytesIO()
-    Image.fromarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0)).save(file, "PNG")
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
-
-
 def build_demo(options: argparse.Namespace) -> Demo:
     """Load the network and open the port.
 
@@ -255,6 +246,7 @@ def build_demo(options: argparse.Namespace) -> Demo:
         ) from error
 
 
+@on_console
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until Ctrl-C; returns the exit code."""
     parser = argparse.ArgumentParser(
@@ -274,18 +266,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "not with its own",
     )
     options = parser.parse_args(arguments)
-    with Console():
-        try:
-            demo = build_demo(options)
+    try:
+        with build_demo(options) as demo:  # which closes its port
             log.info("Open %s in a browser of this computer. Ctrl-C ends the demo.", demo.address)
-            try:
-                demo.serve_forever()
-            finally:
-                demo.server_close()
-        except KeyboardInterrupt:
-            log.info("The demo has ended; nothing was kept.")
-        except Exception as error:  # noqa: BLE001 -- the last resort, which shows the traceback
-            return report_failure(error)
+            demo.serve_forever()
+    except KeyboardInterrupt:
+        log.info("The demo has ended; nothing was kept.")
     return 0
 
 

@@ -18,7 +18,6 @@ from typing import Any
 
 from data import NORMALISATIONS
 from experiment_parts.runs.checkpoints import read_checkpoint_state
-from experiment_parts.runs.console import Console
 from experiment_tools.adapt import check_number_of_classes, pixel_format_of, read_images, support_files_of
 from experiment_tools.export.formats import (
     BATCHES,
@@ -32,12 +31,12 @@ from experiment_tools.export.formats import (
 )
 from experiment_tools.export.model_card import CardFacts, model_card
 from experiment_tools.export.plain import PlainNetwork, plain_network
+from experiment_tools.parts.command import on_console
 from experiment_tools.parts.run_reading import Run, find_run, read_whole_run
 from experiment_tools.parts.settings import command_of
 from few_shot_classifier import FewShotClassifier, run_checkpoint
 from utils.errors import ConfigError
 from utils.files.atomic_folders import is_filled, make_folder
-from utils.machine.failures import report_failure
 from utils.registry import load_plugins
 
 log = logging.getLogger(__name__)
@@ -200,6 +199,7 @@ def _facts(
     )
 
 
+@on_console
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     parser = argparse.ArgumentParser(
@@ -231,11 +231,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--plugin", nargs="+", help="plugin files of the run")
     options = parser.parse_args(arguments)
     options.formats = list(dict.fromkeys(options.formats))
-    with Console():
-        try:
-            export(options)
-        except Exception as error:  # noqa: BLE001 -- the last resort, which shows the traceback
-            return report_failure(error)
+    export(options)
     return 0
 
 

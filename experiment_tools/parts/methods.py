@@ -80,10 +80,11 @@ def tell_repeats_apart(
     """
     n_runs: dict[Any, int] = {}
     for label, config, own in zip(labels, configs, columns, strict=True):
+        train_seed, seed = config.get("train_seed"), config.get("seed")
         for column in set(own):
-            key = (label, column, _training_seeds(config))
+            key = (label, column, train_seed, train_seed if seed is None else seed)
             n_runs[key] = n_runs.get(key, 0) + 1
-    repeated = {label for (label, _, _), n in n_runs.items() if n > 1}
+    repeated = {label for (label, *_), n in n_runs.items() if n > 1}
     return [
         label
         if label not in repeated
@@ -92,11 +93,6 @@ def tell_repeats_apart(
         else f"{label} (run {name})"
         for label, name in zip(labels, names, strict=True)
     ]
-
-
-def _training_seeds(config: Mapping[str, Any]) -> tuple[Any, Any]:
-    seed = config.get("seed")
-    return config.get("train_seed"), config.get("train_seed") if seed is None else seed
 
 
 def differing_keys(configs: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -1,10 +1,14 @@
 """Pages, tables and pictures that tools write."""
 
+import base64
 import html
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
 
 from utils.files.atomic_files import write_bytes_atomically
 
@@ -52,6 +56,18 @@ def html_table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         for row in rows
     )
     return f"<div class=wide><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+
+
+def as_image(pixels: np.ndarray) -> Image.Image:
+    """Pixels, uint8 (C, H, W), grey or colour, as a picture."""
+    return Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
+
+
+def data_address(image: Image.Image, kind: str = "PNG", **options: Any) -> str:
+    """A data: address of a picture, so that a page holds it itself; `options` are of the kind of file."""
+    data = io.BytesIO()
+    image.save(data, kind, **options)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(data.getvalue()).decode()}"
 
 
 def svg_text(figure: "Figure") -> str:

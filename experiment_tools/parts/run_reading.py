@@ -21,8 +21,8 @@ from utils.paths import experiments_root
 
 Arrays = dict[str, np.ndarray]
 PREDICTIONS = Path("logs") / "test_predictions.safetensors"
-FLOCK_FORMAT = "qqihh" if sys.platform == "darwin" else "hhqqi4x"
-"""struct flock of fcntl(2)."""
+FLOCK, LOCK_TYPE = (struct.Struct("qqihh"), 3) if sys.platform == "darwin" else (struct.Struct("hhqqi4x"), 0)
+"""struct flock of fcntl(2), and the place of its l_type."""
 
 
 @dataclass
@@ -256,22 +256,13 @@ def is_in_use(run_folder: Path) -> bool:
     except OSError:
         return False
     try:
-        wanted = _flock(fcntl.F_WRLCK)
+        wanted = FLOCK.pack(*(fcntl.F_WRLCK if place == LOCK_TYPE else 0 for place in range(5)))
         found = fcntl.fcntl(descriptor, fcntl.F_GETLK, wanted)
-        return found[: len(wanted)] != wanted and _lock_type(found) != fcntl.F_UNLCK
+        return found[: len(wanted)] != wanted and FLOCK.unpack(found)[LOCK_TYPE] != fcntl.F_UNLCK
     except OSError:  # a file system without locks
         return False
     finally:
         os.close(descriptor)
-
-
-def _flock(kind: int) -> bytes:
-    return struct.pack(FLOCK_FORMAT, *((0, 0, 0, kind, 0) if sys.platform == "darwin" else (kind, 0, 0, 0, 0)))
-
-
-def _lock_type(data: bytes) -> int:
-    values = struct.unpack(FLOCK_FORMAT, data)
-    return values[3] if sys.platform == "darwin" else values[0]
 
 
 # --- test results -----------------------------------------------------------------------------------------------------
@@ -350,7 +341,7 @@ def _scores_and_loss(arrays: Arrays, protocol: Mapping[str, Any]) -> tuple[np.nd
     if np.issubdtype(labels.dtype, np.floating):
         errors = np.square(mean - labels).mean(axis=(1, 2))
         return -errors, float(errors.mean())
-    shifted = mean - mean.max(axis=-1, keepdims=True)
-    log_probabilities = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
-    loss = -np.take_along_axis(log_probabilities, labels[..., None], axis=-1).mean()
+    from scipy.special import log_softmax
+
+    loss = -np.take_along_axis(log_softmax(mean, axis=-1), labels[..., None], axis=-1).mean()
     return (mean.argmax(axis=-1) == labels).mean(axis=-1), float(loss)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from experiment_tools.parts.run_reading import find_run
 from experiment_tools.report.page import write_report
-from utils.errors import UserError
+from utils.errors import prints_user_errors
 from utils.machine.host import die_with_parent
 
 
@@ -25,7 +25,7 @@ def watch(run_folder: Path, *, orders: int, answers: int) -> None:
     """
     os.nice(19)
     die_with_parent()  # elsewhere than on Linux the end of the orders does it
-    while _wait_for_order(orders):
+    while os.read(orders, 4096):  # waits for an order
         try:
             write_report(run_folder)
             answer = "ok"
@@ -34,10 +34,7 @@ def watch(run_folder: Path, *, orders: int, answers: int) -> None:
         os.write(answers, f"{answer}\n".encode("utf-8", "replace")[:2000])
 
 
-def _wait_for_order(orders: int) -> bool:
-    return bool(os.read(orders, 4096))
-
-
+@prints_user_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m experiment_tools.report", description=__doc__.splitlines()[0])
@@ -47,11 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.watch:
         watch(Path(options.run_folder), orders=sys.stdin.fileno(), answers=sys.stdout.fileno())
         return 0
-    try:
-        path = write_report(find_run(options.run_folder))
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
+    path = write_report(find_run(options.run_folder))
     print(f"{path} ({path.stat().st_size / 1000:.0f} kB)")
     return 0
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy.special import softmax
 
 from experiment_tools.parts.run_reading import Arrays
 
@@ -50,12 +51,12 @@ class CalibrationBin:
 
 def answers_of_test(arrays: Arrays, state: dict[str, Any]) -> Answers | None:
     """Take the first set of tasks with the first kind of statistics; None where the file has none."""
-    name = next((name for name in arrays if name.startswith(f"scores.{state['protocol']['statistics']}")), None)
+    prefix = f"scores.{state['protocol']['statistics']}"
+    name = next((name for name in arrays if name.startswith(prefix)), None)
     if name is None:
         return None
-    suffix = name.removeprefix(f"scores.{state['protocol']['statistics']}")
-    labels = arrays[f"query_labels{suffix}"]
-    scores = arrays[name].astype(np.float64)  # (M, T, n, N)
+    suffix = name.removeprefix(prefix)
+    scores, labels = arrays[name].astype(np.float64), arrays[f"query_labels{suffix}"]  # (M, T, n, N), (T, n)
     if scores.ndim != 4 or labels.shape != scores.shape[1:3] or not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(f"scores of shape {scores.shape} do not fit labels of shape {labels.shape}")
     names = state.get("class_names", {}).get(state["protocol"]["dataset"], ())
@@ -66,7 +67,7 @@ def answers_of_test(arrays: Arrays, state: dict[str, Any]) -> Answers | None:
         and ids.min() >= 0
         and ids.max() < len(names)
     )
-    return Answers(softmax(scores.mean(axis=0)), labels, ids if known else None, names if known else ())
+    return Answers(softmax(scores.mean(axis=0), axis=-1), labels, ids if known else None, names if known else ())
 
 
 def task_errors_of_test(arrays: Arrays, state: dict[str, Any]) -> np.ndarray:
@@ -78,12 +79,6 @@ def task_errors_of_test(arrays: Arrays, state: dict[str, Any]) -> np.ndarray:
     labels = arrays["query_labels" + name.removeprefix(prefix)]
     outputs = arrays[name].astype(np.float64).mean(axis=0)  # (T, n, D)
     return np.square(outputs - labels).reshape(len(outputs), -1).mean(axis=1)
-
-
-def softmax(scores: np.ndarray) -> np.ndarray:
-    """Over the last axis."""
-    powers = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    return powers / powers.sum(axis=-1, keepdims=True)
 
 
 def calibration(answers: Answers, n_bins: int = 10) -> list[CalibrationBin]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiment_tools.parts.run_reading import Run
-from experiment_tools.report.sections import Legend, Section, layer_order, short, thinned
+from experiment_tools.report.sections import Legend, Section, series_of, short, thinned, trace
 from experiment_tools.report.svg import Axes, Mark, Markup, Series, line_chart, ramp, sparkline, strip
 
 MOST_STRIP_CELLS = 80
@@ -37,21 +37,54 @@ def inner_rates(run: Run) -> Section:
         )
         return section
     starts = {name: start_of(run.config, name) for name in history[-1]}
-    newest, n_columns = history[-1], len(next(iter(history[-1].values())))
-    thin = thinned(history, MOST_SPARK_POINTS)
-    moved = any(rates[name] != newest[name] for rates in history for name in newest if name in rates)
-    learned = moved or any(
-        abs(rate - starts[name]) > 1e-6 * abs(starts[name]) for name, row in newest.items() for rate in row
-    )
-    form = run.config.get("learnable_inner_loop_learning_rates", "none")
+    form = run.config.get("learnable_inner_loop_learning_rates")
     if form == "per_element":
         section.lead = (
             "One learning rate per element of each parameter: their mean, and below how they are spread. Colour "
             "compares with where they started."
         )
-    heads = {"per_layer": ["all steps"], "per_element": ["mean, all steps"]}.get(form) or [
-        f"step {step + 1}" for step in range(n_columns)
-    ]
+    learned = _are_learned(history, starts)
+    section.add(
+        "Layer × step",
+        _rate_table(history, starts, {"per_layer": "all steps", "per_element": "mean, all steps"}.get(form)),
+        kind="rates",
+        size="two-thirds" if learned else "wide",
+        note="" if learned else "These rates are not learned in this run: all stay where they started.",
+    )
+    if learned:
+        weights = [name for name in history[-1] if name.endswith("weight")]
+        epochs = [entry["epoch"] for entry in run.epochs if rates_of(entry)]
+        means = {name: [_mean(rates.get(name, ())) for rates in history] for name in weights}
+        lines = [
+            Series(name, list(zip(epochs, means[name], strict=True)), ramp(i, len(weights)))
+            for i, name in enumerate(weights)
+        ]
+        section.add(
+            "Change over epochs",
+            line_chart(lines, Axes("epoch", short, "epoch"), "Mean inner learning rate of each weight over epochs"),
+            legend=_ends([Legend(line.name, line.colour) for line in lines]),
+            note="Mean over inner steps, weights only.",
+        )
+    legend = [Legend("median", "var(--accent)"), Legend("start", "var(--muted)", "dashed")]
+    note = "Band: half of its elements; faint lines: 5 and 95 % of them."
+    for name, chart in element_rates(run.epochs, starts):
+        section.add(f"Rates in {name}", chart, legend=legend, note=note)
+    return section
+
+
+def _are_learned(history: Sequence[Rates], starts: Mapping[str, float]) -> bool:
+    """Whether a rate has moved, or is not where it started."""
+    newest = history[-1]
+    moved = any(rates[name] != newest[name] for rates in history for name in newest if name in rates)
+    return moved or any(
+        abs(rate - starts[name]) > 1e-6 * abs(starts[name]) for name, row in newest.items() for rate in row
+    )
+
+
+def _rate_table(history: Sequence[Rates], starts: Mapping[str, float], one_head: str | None) -> dict[str, Any]:
+    """A row of cells per parameter, below the inner steps, or below `one_head` for all of them."""
+    newest, thin = history[-1], thinned(history, MOST_SPARK_POINTS)
+    heads = [one_head] if one_head else [f"step {step + 1}" for step in range(len(next(iter(newest.values()))))]
     rows = [
         {
             "name": name,
@@ -62,39 +95,7 @@ def inner_rates(run: Run) -> Section:
         }
         for name in newest
     ]
-    start = " and ".join(short(value) for value in sorted(set(starts.values())))
-    section.add(
-        "Layer × step",
-        {"heads": heads, "rows": rows, "start": start},
-        kind="rates",
-        size="two-thirds" if learned else "wide",
-        note="" if learned else "These rates are not learned in this run: all stay where they started.",
-    )
-    if learned:
-        weights = [name for name in newest if name.endswith("weight")]
-        epochs = [entry["epoch"] for entry in run.epochs if rates_of(entry)]
-        lines = [
-            Series(
-                name,
-                [(epoch, _mean(rates.get(name, ()))) for epoch, rates in zip(epochs, history, strict=True)],
-                ramp(i, len(weights)),
-            )
-            for i, name in enumerate(weights)
-        ]
-        section.add(
-            "Change over epochs",
-            line_chart(lines, Axes("epoch", short, "epoch"), "Mean inner learning rate of each weight over epochs"),
-            legend=_ends([Legend(line.name, line.colour) for line in lines]),
-            note="Mean over inner steps, weights only.",
-        )
-    for name, chart in element_rates(run.epochs, starts):
-        section.add(
-            f"Rates in {name}",
-            chart,
-            legend=[Legend("median", "var(--accent)"), Legend("start", "var(--muted)", "dashed")],
-            note="Band: half of its elements; faint lines: 5 and 95 % of them.",
-        )
-    return section
+    return {"heads": heads, "rows": rows, "start": " and ".join(short(value) for value in sorted(set(starts.values())))}
 
 
 def start_of(config: Mapping[str, Any], name: str) -> float:
@@ -224,24 +225,12 @@ def _numbers(values: Any) -> bool:
 
 def gradients(run: Run) -> Section:
     """Norms of meta-gradients and updates, and the angle between first and second order."""
-    section = Section(
-        "gradients",
-        "Gradients and updates",
-        "How large the meta-gradient is, what it does to the weights, and how far the first-order approximation "
-        "points elsewhere.",
-        "Gradients",
-    )
-    per_epoch = run.config.get("total_iter_per_epoch") or 1
-    lines = thinned([line for line in run.iterations if line.get("gradient_norm") is not None], 400)
-    means = [(row["epoch"], row.get("gradient_norm_mean")) for row in run.rows]
+    lead = "How large the meta-gradient is, what it does to the weights, and how far the first-order approximation "
+    section = Section("gradients", "Gradients and updates", f"{lead}points elsewhere.", "Gradients")
+    means = series_of(run.rows, "gradient_norm_mean")
     chart = line_chart(
         [
-            Series(
-                "single iterations",
-                [(line["iteration"] / per_epoch, line["gradient_norm"]) for line in lines],
-                "var(--ink)",
-                "faint",
-            ),
+            Series("single iterations", trace(run, "gradient_norm"), "var(--ink)", "faint"),
             Series("mean of the epoch", means, "var(--ink)", dots=len(means) < 30),
         ],
         Axes("epoch", short, "epoch", log_y=True),
@@ -265,19 +254,7 @@ def gradients(run: Run) -> Section:
         "order changes nothing but the length.",
     )
     updates = [entry for entry in run.epochs if entry.get("updates")]
-    weights = [n for n in updates[-1]["updates"] if n.endswith("weight") and ".norm." not in n] if updates else []
-    ratio = [
-        Series(name, [(entry["epoch"], _ratio(entry["updates"].get(name))) for entry in updates], ramp(i, len(weights)))
-        for i, name in enumerate(weights)
-    ]
-    section.add(
-        "Update / weight",
-        line_chart(
-            ratio, Axes("epoch", short, "epoch", log_y=True), "Norm of an update over norm of the weight, over epochs"
-        ),
-        legend=_ends([Legend(line.name, line.colour) for line in ratio]),
-        note="Norm of one meta-update relative to the weight's own. Around 0.001 is usual.",
-    )
+    _add_update_ratios(section, updates)
     norms = [(entry["epoch"], entry["gradients"]["norms"]) for entry in looked]
     section.add(
         "Gradient norm by parameter, over epochs",
@@ -287,19 +264,26 @@ def gradients(run: Run) -> Section:
         note="The stronger the colour, the larger, on a logarithmic scale; the number is the newest. "
         "Parameters with next to no gradient are left out, such as biases before a norm layer.",
     )
-    norms = [
-        (entry["epoch"], {name: update.get("update_norm") for name, update in entry["updates"].items()})
-        for entry in updates
-    ]
-    section.add(
-        "Update norm by parameter, over epochs",
-        norm_strips(norms, "Update norm"),
-        "no update was looked at.",
-        kind="strips",
-        size="half",
-        note="Of one meta-update, the next one after the epoch.",
-    )
+    norms = [(entry["epoch"], {name: one.get("update_norm") for name, one in entry["updates"].items()})
+             for entry in updates]  # fmt: skip
+    section.add("Update norm by parameter, over epochs", norm_strips(norms, "Update norm"), "no update was looked at.",
+                kind="strips", size="half", note="Of one meta-update, the next one after the epoch.")  # fmt: skip
     return section
+
+
+def _add_update_ratios(section: Section, updates: Sequence[Entry]) -> None:
+    weights = [n for n in updates[-1]["updates"] if n.endswith("weight") and ".norm." not in n] if updates else []
+    lines = [
+        Series(name, [(entry["epoch"], _ratio(entry["updates"].get(name))) for entry in updates], ramp(i, len(weights)))
+        for i, name in enumerate(weights)
+    ]
+    axes = Axes("epoch", short, "epoch", log_y=True)
+    section.add(
+        "Update / weight",
+        line_chart(lines, axes, "Norm of an update over norm of the weight, over epochs"),
+        legend=_ends([Legend(line.name, line.colour) for line in lines]),
+        note="Norm of one meta-update relative to the weight's own. Around 0.001 is usual.",
+    )
 
 
 def angle_chart(looked: Sequence[Entry]) -> Markup | None:
@@ -357,9 +341,9 @@ def norm_strips(looks: Sequence[tuple[int, Mapping[str, float | None]]], what: s
         return []
     high = math.log10(max(known))
     low = max(math.log10(min(known)), high - 3)
-    order = {layer: rank for rank, layer in enumerate(layer_order(names))}
+    order = list(dict.fromkeys(name.rpartition(".")[0] for name in names))  # layers, as they come
     rows = []
-    for name in sorted(names, key=lambda name: order[name.rpartition(".")[0]]):
+    for name in sorted(names, key=lambda name: order.index(name.rpartition(".")[0])):
         row = [(epoch, norms.get(name)) for epoch, norms in shown]
         cells = [
             (_strip_colour(norm, low, high), f"{name}, epoch {epoch}: {'–' if norm is None else short(norm)}")

@@ -14,12 +14,12 @@ from experiment_tools.report.sections import (
     series_of,
     short,
     thinned,
+    trace,
 )
 from experiment_tools.report.svg import Axes, Mark, Markup, Series, area_chart, line_chart, ramp
 from experiment_tools.report.verdict import best_row
 
 NOT_YET = "no epoch is finished yet."
-MOST_TRACE_POINTS = 400
 Entry = Mapping[str, Any]
 
 
@@ -39,26 +39,19 @@ def learning(run: Run) -> Section:
         ("loss", "Loss", (0.0, None)),
     )
     legend = [Legend("training", TRAIN), Legend("validation", VAL), Legend("single iterations", TRAIN, "faint")]
+    has_dots = len(run.rows) < 30
     for name, title, y_range in names:
         is_score = name == "accuracy"
         axes = Axes("epoch", percent_tick if title == "Accuracy" else short, "epoch", y_range)
-
-        def points(
-            values: Sequence[tuple[float, float | None]], is_score: bool = is_score
-        ) -> list[tuple[float, float | None]]:
-            return [(x, run.shown(y) if is_score else y) for x, y in values]
-
-        middle = dict(points(series_of(validated, f"val_{name}_mean")))
+        shown = run.shown if is_score else _as_it_is
+        middle = {row["epoch"]: shown(row.get(f"val_{name}_mean")) for row in validated}
         half = {row["epoch"]: row.get(f"val_{name}_ci95") for row in validated}
-        band = [
-            (epoch, middle[epoch] - width, middle[epoch] + width) for epoch, width in half.items() if width is not None
-        ]
+        band = [(x, middle[x] - width, middle[x] + width) for x, width in half.items() if width is not None]
+        train, val = (series_of(run.rows, f"{split}_{name}_mean", shown) for split in ("train", "val"))
         lines = [
-            Series("single iterations", points(_trace(run, name)), TRAIN, "faint"),
-            Series("training", points(series_of(run.rows, f"train_{name}_mean")), TRAIN, dots=len(run.rows) < 30),
-            Series(
-                "validation", points(series_of(run.rows, f"val_{name}_mean")), VAL, dots=len(run.rows) < 30, band=band
-            ),
+            Series("single iterations", [(x, shown(y)) for x, y in trace(run, name)], TRAIN, "faint"),
+            Series("training", train, TRAIN, dots=has_dots),
+            Series("validation", val, VAL, dots=has_dots, band=band),
         ]
         text = f", {words(run.shown(best['val_accuracy_mean']))}" if best and is_score else ""
         marks = [Mark(best["epoch"], f"best: epoch {best['epoch']}{text}", VAL)] if best else []
@@ -74,13 +67,6 @@ def learning(run: Run) -> Section:
             else "What the outer loop lowers.",
         )
     return section
-
-
-def _trace(run: Run, name: str) -> list[tuple[float, float | None]]:
-    """(place in epochs, value) of the lines of metrics.jsonl, thinned."""
-    per_epoch = run.config.get("total_iter_per_epoch")
-    lines = thinned([line for line in run.iterations if name in line], MOST_TRACE_POINTS)
-    return [(line["iteration"] / per_epoch, line[name]) for line in lines] if per_epoch else []
 
 
 def adaptation(run: Run) -> Section:
@@ -100,21 +86,19 @@ def adaptation(run: Run) -> Section:
     rows = [row for row in run.rows if row.get("val_accuracy_mean") is not None]
     best_epoch = best_row(rows)["epoch"] if rows else entries[-1]["epoch"]
     chosen = next((entry for entry in entries if entry["epoch"] == best_epoch), entries[-1])
-    regression = run.is_regression
-    score, score_axes = (
-        ("Mean squared error", (short, True, (None, None)))
-        if regression
-        else ("Accuracy", (percent_tick, False, (0.0, 1.0)))
-    )
+    score, y_text, y_range = "Accuracy", percent_tick, (0.0, 1.0)
+    if run.is_regression:
+        score, y_text, y_range = "Mean squared error", short, (None, None)
+    of_score = {"y_text": y_text, "y_range": y_range, "log_y": run.is_regression}
     legend = [
         Legend("validation, query", VAL), Legend("validation, support", VAL, "dashed"),
         Legend("training, query", TRAIN), Legend("training, support", TRAIN, "dashed"),
     ]  # fmt: skip
     for name, title, axes in (
-        ("accuracy", score, Axes("inner steps done", score_axes[0], "after step", score_axes[2], log_y=score_axes[1])),
+        ("accuracy", score, Axes("inner steps done", x_title="after step", **of_score)),
         ("loss", "Loss", Axes("inner steps done", short, "after step", log_y=True)),
     ):
-        shown = run.shown if name == "accuracy" else (lambda value: value)
+        shown = run.shown if name == "accuracy" else _as_it_is
         lines = [
             Series(
                 f"{words}, {part}",
@@ -131,6 +115,12 @@ def adaptation(run: Run) -> Section:
             f"Epoch {chosen['epoch']}, the best one." if chosen["epoch"] == best_epoch else f"Epoch {chosen['epoch']}."
         )
         section.add(f"{title} per inner step", chart, legend=legend, note=note)
+    _add_gain(section, run, entries, Axes("epoch", x_title="epoch", **of_score), score.lower())
+    return section
+
+
+def _add_gain(section: Section, run: Run, entries: Sequence[Entry], axes: Axes, score: str) -> None:
+    """A line over epochs for each number of inner steps done, validation alone."""
     n_rows = len(entries[-1]["val"]["query_accuracy"])
     lines = [
         Series(
@@ -142,16 +132,15 @@ def adaptation(run: Run) -> Section:
     ]
     section.add(
         "Before and after, over epochs",
-        line_chart(
-            lines,
-            Axes("epoch", score_axes[0], "epoch", score_axes[2], log_y=score_axes[1]),
-            f"Validation {score.lower()} over epochs, by inner steps done",
-        ),
+        line_chart(lines, axes, f"Validation {score} over epochs, by inner steps done"),
         legend=[Legend(line.name, line.colour) for line in (lines if n_rows <= 6 else (lines[0], lines[1], lines[-1]))],
-        note=f"Validation, query, {score.lower()}. The distance between the lowest and the highest line is what "
-        "adaptation gains.",
+        note=f"Validation, query, {score}. The distance between the lowest and the highest line is what adaptation "
+        "gains.",
     )
-    return section
+
+
+def _as_it_is(value: float | None) -> float | None:
+    return value
 
 
 def _after(step: int) -> str:
@@ -179,7 +168,7 @@ def outer_loop(run: Run) -> Section:
     ]
     section.add("Multi-step loss weights", multi_step_weights(rows), NOT_YET, legend=_weight_legend(rows), size="half",
                 note="Share of the query loss after each inner step in the outer loss; they sum to one.")  # fmt: skip
-    rates = [(entry["epoch"], entry.get("meta_learning_rate")) for entry in run.epochs]
+    rates = series_of(run.epochs, "meta_learning_rate")
     section.add(
         "Meta learning rate",
         line_chart([Series("meta learning rate", rates, "var(--ink)", dots=len(rates) < 30)],

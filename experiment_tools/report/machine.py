@@ -1,6 +1,7 @@
 """The report's sections about the machine and the settings: where the time went, memory, environment, config."""
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from experiment_tools.parts.run_reading import Run
@@ -33,42 +34,26 @@ START_KEYS = ("started", "device", "python", "system", "cuda", "cudnn", "threads
 
 def time_and_memory(run: Run) -> Section:
     """Where the seconds went, speed and memory over epochs."""
-    section = Section(
-        "machine",
-        "Time and memory",
-        "Where the seconds of the run went, how fast it trains and what it needs.",
-        "Machine",
-    )
+    lead = "Where the seconds of the run went, how fast it trains and what it needs."
+    section = Section("machine", "Time and memory", lead, "Machine")
     split = time_split(run)
     if split:
-        total = sum(split.values())
-        parts = [
-            {
-                "name": name,
-                "colour": colour,
-                "share": round(100 * split[name] / total, 2),
-                "percent": percent(split[name] / total),
-                "text": duration(split[name]),
-            }
-            for name, colour in PARTS
-            if split.get(name)
-        ]
         by_probe = "inner loop" in split
         note = "Inner and outer loop: their shares as measured once per epoch on one meta-batch." if by_probe else ""
-        section.add("Time split", {"parts": parts, "total": duration(total)}, kind="split", size="wide", note=note)
+        section.add("Time split", _parts(split), kind="split", size="wide", note=note)
     else:
         section.missing.append("Time split: no epoch is finished yet.")
-    speed = series_of(run.rows, "train_tasks_per_s")
+    speed, has_dots = series_of(run.rows, "train_tasks_per_s"), len(run.rows) < 30
     section.add(
         "Speed",
         line_chart(
-            [Series("training tasks per second", speed, TRAIN, dots=len(speed) < 30)],
+            [Series("training tasks per second", speed, TRAIN, dots=has_dots)],
             Axes("epoch", short, "epoch", from_zero=True),
             "Training tasks per second over epochs",
         ),
         note="Training tasks per second, waiting for data included.",
     )
-    memory = [(entry["epoch"], entry.get("peak_memory_mib")) for entry in run.epochs]
+    memory = series_of(run.epochs, "peak_memory_mib")
     on = run.starts[-1].get("device", "") if run.starts else ""
     section.add(
         "Peak memory",
@@ -79,13 +64,23 @@ def time_and_memory(run: Run) -> Section:
         ),
         note=f"MiB {'of the process' if on == 'cpu' else 'allocated on the device'}, the most so far since its start.",
     )
-    seconds = [(row["epoch"], row.get("epoch_run_time")) for row in run.rows]
     section.add("Time of an epoch", line_chart(
-        [Series("training", series_of(run.rows, "train_time_s"), TRAIN, dots=len(seconds) < 30),
-         Series("validation", series_of(run.rows, "val_time_s"), VAL, dots=len(seconds) < 30)],
+        [Series("training", series_of(run.rows, "train_time_s"), TRAIN, dots=has_dots),
+         Series("validation", series_of(run.rows, "val_time_s"), VAL, dots=has_dots)],
         Axes("epoch", duration_tick, "epoch", from_zero=True), "Seconds of training and validation over epochs",
     ), legend=[Legend("training", TRAIN), Legend("validation", VAL)])  # fmt: skip
     return section
+
+
+def _parts(split: Mapping[str, float]) -> dict[str, Any]:
+    """The bar of the time split: its parts with their share of the seconds."""
+    total = sum(split.values())
+    parts = [
+        {"name": name, "colour": colour, "share": round(100 * split[name] / total, 2),
+         "percent": percent(split[name] / total), "text": duration(split[name])}
+        for name, colour in PARTS if split.get(name)
+    ]  # fmt: skip
+    return {"parts": parts, "total": duration(total)}
 
 
 def time_split(run: Run) -> dict[str, float]:
@@ -98,21 +93,13 @@ def time_split(run: Run) -> dict[str, float]:
     looks = [entry["gradients"] for entry in run.epochs if entry.get("gradients")]
     inner, outer = (sum(look.get(f"time_{loop}_s") or 0.0 for look in looks) for loop in ("inner", "outer"))
     computing = max(train - data, 0.0)
-    looking = sum(entry.get("look_time_s") or 0.0 for entry in run.epochs)
-    if inner + outer <= 0:
-        return {
-            "waiting for data": data,
-            "outer loop": computing,
-            "evaluation": evaluation,
-            "looks for this page": looking,
-        }
-    share = inner / (inner + outer)
+    share = inner / (inner + outer) if inner + outer > 0 else None
     return {
         "waiting for data": data,
-        "inner loop": computing * share,
-        "outer loop": computing * (1 - share),
+        **({} if share is None else {"inner loop": computing * share}),
+        "outer loop": computing * (1 - (share or 0.0)),
         "evaluation": evaluation,
-        "looks for this page": looking,
+        "looks for this page": sum(entry.get("look_time_s") or 0.0 for entry in run.epochs),
     }
 
 

@@ -1,12 +1,11 @@
 """The report's head and its sections about answers: result, validation episodes as images, the test task by task."""
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from experiment_tools.parts.pages import as_image, data_address
 from experiment_tools.parts.run_reading import Run
 from experiment_tools.report.answers import (
     Answers,
@@ -182,16 +181,8 @@ def letter(way: int) -> str:
 
 def picture(pixels: np.ndarray) -> Markup:
     """A data: address of an image, uint8 (C, H, W): PNG where it is grey, else WebP."""
-    from PIL import Image
-
-    data = io.BytesIO()
-    if pixels.shape[0] == 1:
-        Image.fromarray(pixels[0]).save(data, "PNG", optimize=True)
-        kind = "png"
-    else:
-        Image.fromarray(pixels.transpose(1, 2, 0)).save(data, "WEBP", quality=80)
-        kind = "webp"
-    return Markup(f"data:image/{kind};base64,{base64.b64encode(data.getvalue()).decode()}")
+    kind, options = ("PNG", {"optimize": True}) if len(pixels) == 1 else ("WEBP", {"quality": 80})
+    return Markup(data_address(as_image(pixels), kind, **options))
 
 
 # --- the test ---------------------------------------------------------------------------------------------------------
@@ -241,30 +232,25 @@ def test_answers(run: Run) -> Section:
             "Hardest classes: this run's logs/test_predictions.safetensors does not name the classes of its tasks."
         )
     else:
-        bars = [
-            {"name": name, "share": share, "text": f"{percent(share, 0)} of {count}"}
-            for name, share, count in hardest_classes(answers)
-        ]
-        section.add(
-            "Hardest classes",
-            bars,
-            kind="bars",
-            note="Share of their query images that were recognised, over all test tasks.",
-        )
-        pairs = [
-            {"one": one, "other": other, "text": f"{times} of {together}"}
-            for one, other, times, together in confused_pairs(answers)
-            if times > 1
-        ]
-        section.add(
-            "Most confused",
-            pairs,
-            "no class was taken for the same other one twice.",
-            kind="pairs",
-            note="Of the query images of the first class in tasks that had both.",
-        )
+        _add_classes(section, answers)
     _add_confusion(section, answers)
     return section
+
+
+def _add_classes(section: Section, answers: Answers) -> None:
+    bars = [
+        {"name": name, "share": share, "text": f"{percent(share, 0)} of {count}"}
+        for name, share, count in hardest_classes(answers)
+    ]
+    note = "Share of their query images that were recognised, over all test tasks."
+    section.add("Hardest classes", bars, kind="bars", note=note)
+    pairs = [
+        {"one": one, "other": other, "text": f"{times} of {together}"}
+        for one, other, times, together in confused_pairs(answers)
+        if times > 1
+    ]
+    note = "Of the query images of the first class in tasks that had both."
+    section.add("Most confused", pairs, "no class was taken for the same other one twice.", kind="pairs", note=note)
 
 
 def _add_errors(section: Section, errors: np.ndarray) -> None:

@@ -2,12 +2,14 @@
 
 import html
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from experiment_tools.parts.run_reading import Run
 from experiment_tools.report.svg import Markup
 
+MOST_TRACE_POINTS = 400
 TRAIN, VAL, TEST = "var(--train)", "var(--val)", "var(--test)"
 
 
@@ -129,11 +131,15 @@ def thinned(values: Sequence[Any], most: int) -> list[Any]:
     return kept if kept[-1] is values[-1] else [*kept, values[-1]]
 
 
-def series_of(entries: Sequence[Mapping[str, Any]], name: str) -> list[tuple[float, float | None]]:
-    """(epoch, value of a column)."""
-    return [(entry["epoch"], entry.get(name)) for entry in entries]
+def series_of(
+    entries: Sequence[Mapping[str, Any]], name: str, shown: Callable[[float | None], float | None] = lambda value: value
+) -> list[tuple[float, float | None]]:
+    """(epoch, value of a column as it is shown)."""
+    return [(entry["epoch"], shown(entry.get(name))) for entry in entries]
 
 
-def layer_order(names: Sequence[str]) -> list[str]:
-    """Layer names, as they come, once each: 'block0.conv' of 'block0.conv.weight'."""
-    return list(dict.fromkeys(name.rpartition(".")[0] for name in names))
+def trace(run: Run, name: str) -> list[tuple[float, float | None]]:
+    """(place in epochs, value) of a metric in the lines of metrics.jsonl, thinned."""
+    per_epoch = run.config.get("total_iter_per_epoch")
+    lines = thinned([line for line in run.iterations if name in line], MOST_TRACE_POINTS)
+    return [(line["iteration"] / per_epoch, line[name]) for line in lines] if per_epoch else []

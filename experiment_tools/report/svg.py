@@ -102,46 +102,23 @@ def line_chart(series: Sequence[Series], axes: Axes, label: str, marks: Sequence
     ys += [edge for line in series for _, low, high in line.band for edge in (low, high) if _drawable(edge, axes)]
     place_x = _scale(xs[0], xs[-1], LEFT + 4, WIDTH - RIGHT - 4)
     low, high = _limits(ys, axes)
-    place_y = _scale(*((math.log10(low), math.log10(high)) if axes.log_y else (low, high)), HEIGHT - BOTTOM, TOP)
+    scaled = math.log10 if axes.log_y else float
+    place_y = _scale(scaled(low), scaled(high), HEIGHT - BOTTOM, TOP)
 
     def at(x: float, y: float) -> str:
-        return f"{place_x(x):.1f},{place_y(math.log10(y) if axes.log_y else y):.1f}"
+        return f"{place_x(x):.1f},{place_y(scaled(y)):.1f}"
 
     parts = [
-        element(
-            "rect",
-            x=place_x(max(a, xs[0])),
-            y=TOP,
-            width=max(0.0, place_x(min(b, xs[-1])) - place_x(max(a, xs[0]))),
-            height=HEIGHT - TOP - BOTTOM,
-            fill=colour,
-            class_="shade",
-        )
+        element("rect", x=place_x(max(a, xs[0])), y=TOP,
+                width=max(0.0, place_x(min(b, xs[-1])) - place_x(max(a, xs[0]))), height=HEIGHT - TOP - BOTTOM,
+                fill=colour, class_="shade")
         for a, b, colour in axes.shades
         if a < xs[-1] and b > xs[0]
-    ]
-    for value in _log_ticks(low, high) if axes.log_y else ticks(low, high, 4):
-        y = place_y(math.log10(value) if axes.log_y else value)
-        parts.append(element("line", x1=LEFT, x2=WIDTH - RIGHT, y1=y, y2=y, class_="rule"))
-        parts.append(
-            element("text", html.escape(axes.y_text(value)), x=LEFT - 6, y=y + 3.5, class_="tick", text_anchor="end")
-        )
-    for value in ticks(xs[0], xs[-1], 5, whole=axes.whole_x):
-        parts.append(
-            element(
-                "text", _number(value), x=place_x(value), y=HEIGHT - BOTTOM + 14, class_="tick", text_anchor="middle"
-            )
-        )
-    parts.append(
-        element(
-            "text",
-            html.escape(axes.x_label),
-            x=(LEFT + WIDTH - RIGHT) / 2,
-            y=HEIGHT - 4,
-            class_="axis",
-            text_anchor="middle",
-        )
-    )
+    ]  # fmt: skip
+    values = _log_ticks(low, high) if axes.log_y else ticks(low, high, 4)
+    parts += _rules((place_y(scaled(value)), axes.y_text(value)) for value in values)
+    x_ticks = ticks(xs[0], xs[-1], 5, whole=axes.whole_x)
+    parts += _below(((place_x(value), _number(value)) for value in x_ticks), axes.x_label)
     if axes.diagonal:
         start, end = max(low, xs[0]), min(high, xs[-1])
         parts.append(element("path", d=f"M{at(start, start)} L{at(end, end)}", class_="diagonal"))
@@ -152,29 +129,22 @@ def line_chart(series: Sequence[Series], axes: Axes, label: str, marks: Sequence
             parts.append(element("path", d="M" + " L".join(outline) + " Z", fill=line.colour, class_="band"))
     for line in series:
         for stretch in _stretches(line.points, axes):
-            clipped = [(x, min(max(y, low), high)) for x, y in stretch]
-            path = "M" + " L".join(at(x, y) for x, y in clipped)
-            if len(clipped) > 1:
-                parts.append(element("path", d=path, stroke=line.colour, class_=f"line {line.look}"))
-            if line.dots or len(clipped) == 1:
-                dots = (at(x, y).split(",") for x, y in clipped)
-                parts += [element("circle", cx=x, cy=y, r=2.6, fill=line.colour, class_="dot") for x, y in dots]
+            parts += _drawn(line, [at(x, min(max(y, low), high)) for x, y in stretch])
     for mark in marks:
         x = place_x(mark.x)
-        anchor, shift = ("end", -5) if x > WIDTH / 2 else ("start", 5)
-        parts.append(element("line", x1=x, x2=x, y1=TOP, y2=HEIGHT - BOTTOM, stroke=mark.colour, class_="mark"))
-        parts.append(
-            element(
-                "text",
-                html.escape(mark.text),
-                x=x + shift,
-                y=TOP + 9,
-                style=f"fill:{mark.colour}",
-                class_="marktext",
-                text_anchor=anchor,
-            )
-        )
+        parts += _marked(x, TOP, TOP + 9, mark, points_left=x > WIDTH / 2)
     return _svg(parts, label, _tooltips(series, axes, place_x))
+
+
+def _drawn(line: Series, places: Sequence[str]) -> list[str]:
+    """A stretch of a line without gaps, given as "x,y" of its points."""
+    parts = []
+    if len(places) > 1:
+        parts.append(element("path", d="M" + " L".join(places), stroke=line.colour, class_=f"line {line.look}"))
+    if line.dots or len(places) == 1:
+        dots = (place.split(",") for place in places)
+        parts += [element("circle", cx=x, cy=y, r=2.6, fill=line.colour, class_="dot") for x, y in dots]
+    return parts
 
 
 def area_chart(names: Sequence[str], rows: Sequence[tuple[float, Sequence[float]]], colours: Sequence[str], axes: Axes,
@@ -197,26 +167,9 @@ def area_chart(names: Sequence[str], rows: Sequence[tuple[float, Sequence[float]
         lower = [f"{place_x(x):.1f},{place_y(y):.1f}" for (x, _), y in zip(rows, below, strict=True)]
         parts.append(element("path", d="M" + " L".join(upper + lower[::-1]) + " Z", fill=colour, class_="area"))
         below = above
-    for value in (0.0, 0.25, 0.5, 0.75, 1.0):
-        parts.append(
-            element("text", axes.y_text(value), x=LEFT - 6, y=place_y(value) + 3.5, class_="tick", text_anchor="end")
-        )
-    for value in ticks(rows[0][0], rows[-1][0], 5, whole=True):
-        parts.append(
-            element(
-                "text", _number(value), x=place_x(value), y=HEIGHT - BOTTOM + 14, class_="tick", text_anchor="middle"
-            )
-        )
-    parts.append(
-        element(
-            "text",
-            html.escape(axes.x_label),
-            x=(LEFT + WIDTH - RIGHT) / 2,
-            y=HEIGHT - 4,
-            class_="axis",
-            text_anchor="middle",
-        )
-    )
+    parts += [_beside(place_y(value), axes.y_text(value)) for value in (0.0, 0.25, 0.5, 0.75, 1.0)]
+    x_ticks = ticks(rows[0][0], rows[-1][0], 5, whole=True)
+    parts += _below(((place_x(value), _number(value)) for value in x_ticks), axes.x_label)
     series = [
         Series(name, [(x, shares[index]) for x, shares in rows], colours[index]) for index, name in enumerate(names)
     ]
@@ -242,53 +195,51 @@ def bar_chart(
     most = max((height for _, height, _ in bars), default=0) or 1
     place_y = _scale(0.0, float(most), HEIGHT - BOTTOM, TOP + 6)
     place_x = _scale(0.0, float(len(bars)), LEFT, WIDTH - RIGHT)
-    parts = []
-    for value in ticks(0.0, float(most), 4, whole=True):
-        y = place_y(value)
-        parts.append(element("line", x1=LEFT, x2=WIDTH - RIGHT, y1=y, y2=y, class_="rule"))
-        parts.append(element("text", _number(value), x=LEFT - 6, y=y + 3.5, class_="tick", text_anchor="end"))
-    for index, (text, height, tick) in enumerate(bars):
-        x, y = place_x(float(index)), place_y(float(height))
-        bar = element("title", html.escape(text))
-        width = place_x(1.0) - place_x(0.0) - 1.5
-        parts.append(
-            element(
-                "rect", bar, x=x + 0.75, y=y, width=width, height=HEIGHT - BOTTOM - y, rx=1.5, fill=colour, class_="bar"
-            )
-        )
-        if tick:
-            middle = place_x(index + 0.5) if centred else x
-            parts.append(
-                element(
-                    "text", html.escape(tick), x=middle, y=HEIGHT - BOTTOM + 14, class_="tick", text_anchor="middle"
-                )
-            )
+    parts = _rules((place_y(value), _number(value)) for value in ticks(0.0, float(most), 4, whole=True))
+    width = place_x(1.0) - place_x(0.0) - 1.5
+    for index, (text, height, _) in enumerate(bars):
+        y, tip = place_y(float(height)), element("title", html.escape(text))
+        size = {"width": width, "height": HEIGHT - BOTTOM - y, "rx": 1.5}
+        parts.append(element("rect", tip, x=place_x(float(index)) + 0.75, y=y, **size, fill=colour, class_="bar"))
     if mark is not None:
-        x = place_x(mark[0] * len(bars))
-        anchor, shift = ("end", -5) if mark[0] > 0.5 else ("start", 5)
-        parts.append(element("line", x1=x, x2=x, y1=TOP - 4, y2=HEIGHT - BOTTOM, stroke="var(--ink)", class_="mark"))
-        parts.append(
-            element(
-                "text",
-                html.escape(mark[1]),
-                x=x + shift,
-                y=TOP + 3,
-                style="fill:var(--ink)",
-                class_="marktext",
-                text_anchor=anchor,
-            )
-        )
-    parts.append(
-        element(
-            "text",
-            html.escape(x_label),
-            x=(LEFT + WIDTH - RIGHT) / 2,
-            y=HEIGHT - 4,
-            class_="axis",
-            text_anchor="middle",
-        )
-    )
-    return _svg(parts, label, None)
+        line = Mark(place_x(mark[0] * len(bars)), mark[1])
+        parts += _marked(line.x, TOP - 4, TOP + 3, line, points_left=mark[0] > 0.5)
+    shift = 0.5 if centred else 0.0
+    words = ((place_x(index + shift), tick) for index, (_, _, tick) in enumerate(bars) if tick)
+    return _svg([*parts, *_below(words, x_label)], label, None)
+
+
+def _text(content: str, x: float, y: float, kind: str, anchor: str, style: str | None = None) -> str:
+    return element("text", html.escape(content), x=x, y=y, style=style, class_=kind, text_anchor=anchor)
+
+
+def _beside(y: float, text: str) -> str:
+    """A tick of the upright axis."""
+    return _text(text, LEFT - 6, y + 3.5, "tick", "end")
+
+
+def _rules(values: Iterable[tuple[float, str]]) -> list[str]:
+    """Lines across the chart with their ticks: (y, text)."""
+    return [
+        part
+        for y, text in values
+        for part in (element("line", x1=LEFT, x2=WIDTH - RIGHT, y1=y, y2=y, class_="rule"), _beside(y, text))
+    ]
+
+
+def _below(values: Iterable[tuple[float, str]], label: str) -> list[str]:
+    """The ticks of the lower axis, (x, text), and its label."""
+    words = [_text(text, x, HEIGHT - BOTTOM + 14, "tick", "middle") for x, text in values]
+    return [*words, _text(label, (LEFT + WIDTH - RIGHT) / 2, HEIGHT - 4, "axis", "middle")]
+
+
+def _marked(x: float, top: float, word_y: float, mark: Mark, *, points_left: bool) -> list[str]:
+    """A vertical line from `top` down, and its word beside it."""
+    anchor, shift = ("end", -5) if points_left else ("start", 5)
+    return [
+        element("line", x1=x, x2=x, y1=top, y2=HEIGHT - BOTTOM, stroke=mark.colour, class_="mark"),
+        _text(mark.text, x + shift, word_y, "marktext", anchor, f"fill:{mark.colour}"),
+    ]
 
 
 def sparkline(values: Sequence[float | None], label: str) -> Markup:

@@ -26,7 +26,7 @@ from experiment_tools.sweep.file import Sweep, read_sweep, trial_config, wandb_y
 from experiment_tools.sweep.results import trial_text, write_results
 from experiment_tools.sweep.trials import Trial, best_trial, is_hopeless, load_trials, next_point, save_trials
 from utils.config.command_line import parse_command_line
-from utils.errors import ConfigError, ExperimentInUseError, Interrupted, UserError
+from utils.errors import ConfigError, ExperimentInUseError, Interrupted, prints_user_errors
 from utils.files.atomic_files import storage_error, write_bytes_atomically
 from utils.files.tables import write_json
 from utils.machine.stop_signals import StopSignals
@@ -36,6 +36,7 @@ SECONDS_BETWEEN_LOOKS = 0.5
 PROGRAM = REPOSITORY_ROOT / "train_maml_system.py"
 
 
+@prints_user_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a sweep; return the exit code: 0, or 1 when every trial failed or the sweep file is wrong."""
     parser = argparse.ArgumentParser(
@@ -77,9 +78,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         slots = [*(options.gpus or ["auto"] * max(1, options.workers))]
         with StopSignals() as stop:
             return run_sweep(sweep, experiments_root() / f"sweep_{sweep.name}", slots, stop, with_test=options.test)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
     except Interrupted as error:
         print(f"{error.number.name}: every trial is saved; run the same command to go on.", file=sys.stderr)
         return error.exit_code

@@ -1,8 +1,6 @@
 """What came of a sweep: a table, and a picture of it in parallel coordinates."""
 
-import csv
 import html
-import io
 import json
 import math
 from collections.abc import Sequence
@@ -13,6 +11,7 @@ from experiment_tools.parts.pages import html_table, page, svg_text, write_png
 from experiment_tools.sweep.file import Choice, Range, Sweep
 from experiment_tools.sweep.trials import Trial, best_trial
 from utils.files.atomic_files import write_bytes_atomically
+from utils.files.tables import as_csv
 from utils.metrics import Summary, score_of
 
 if TYPE_CHECKING:
@@ -86,16 +85,12 @@ def trial_text(sweep: Sweep, trial: Trial, best: Trial | None) -> str:
 
 
 def _csv_text(sweep: Sweep, trials: Sequence[Trial]) -> str:
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["trial", "state", "val_accuracy_best", "epochs", *sweep.parameters, "note"])
+    rows: list[list[Any]] = [["trial", "state", "val_accuracy_best", "epochs", *sweep.parameters, "note"]]
     for trial in trials:
-        values = [
-            value_text(v) if isinstance(v, list | bool) else v for v in (trial.point[name] for name in sweep.parameters)
-        ]
-        value = "" if trial.value is None else trial.value
-        writer.writerow([trial.number, trial.state, value, max(trial.accuracies, default=0), *values, trial.note])
-    return text.getvalue()
+        values = (trial.point[name] for name in sweep.parameters)
+        shown = [value_text(value) if isinstance(value, list | bool) else value for value in values]
+        rows.append([trial.number, trial.state, trial.value, max(trial.accuracies, default=0), *shown, trial.note])
+    return as_csv(rows)
 
 
 # --- the picture ------------------------------------------------------------------------------------------------------

@@ -3,20 +3,18 @@ wrong.
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import numpy as np
 
 from experiment_parts.runs.checkpoints import load_checkpoint
 from utils.errors import StorageError
-
-if TYPE_CHECKING:
-    import numpy as np
 
 RIGHT, WRONG, NEUTRAL = (46, 160, 67), (218, 54, 51), (128, 128, 128)
 FRAME, GAP = 2, 10
 """Pixels."""
 
 
-def episode_image(path: Path, epoch: int) -> "np.ndarray | None":
+def episode_image(path: Path, epoch: int) -> np.ndarray | None:
     """Draw the file that `experiment_parts.records.diagnostics.write_examples` leaves after an epoch.
 
     Episodes side by side, a row per class: support images with a grey frame, then query images, green where the
@@ -25,8 +23,6 @@ def episode_image(path: Path, epoch: int) -> "np.ndarray | None":
     Returns:
         uint8 (height, width, 3); None when the file is not of this epoch (counted from 1).
     """
-    import numpy as np
-
     try:
         tensors, state = load_checkpoint(path)
     except StorageError:
@@ -50,10 +46,8 @@ def episode_image(path: Path, epoch: int) -> "np.ndarray | None":
     return np.concatenate(columns[:-1], axis=1)
 
 
-def _framed(image: "np.ndarray", colour: tuple[int, int, int]) -> "np.ndarray":
+def _framed(image: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
     """uint8 (C, H, W), grey or colour, to (H + frame, W + frame, 3)."""
-    import numpy as np
-
     picture = np.broadcast_to(image.transpose(1, 2, 0), (*image.shape[1:], 3))
     height, width = image.shape[1:]
     framed = np.empty((height + 2 * FRAME, width + 2 * FRAME, 3), np.uint8)

@@ -7,7 +7,11 @@ hides once the run has resumed. A tracker that is turned on later writes what ca
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
 
 from experiment_parts.records.observers import Observer
 from experiment_tools.trackers.episode_image import episode_image
@@ -21,10 +25,6 @@ from experiment_tools.trackers.scalars import (
     written_records,
 )
 
-if TYPE_CHECKING:
-    from torch import Tensor
-    from torch.utils.tensorboard import SummaryWriter
-
 
 class TensorBoardTracker(Observer):
     """Writes event files. `tensorboard --logdir EXPERIMENTS_DIR` shows those of all runs."""
@@ -34,8 +34,6 @@ class TensorBoardTracker(Observer):
         self._writer: SummaryWriter | None = None
 
     def on_start(self, run_folder: Path, config: dict[str, Any], rows: list[dict[str, Any]]) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
         self._run_folder = run_folder
         self._iterations_per_epoch = config["total_iter_per_epoch"]
         folder = run_folder / "logs" / "tensorboard"
@@ -52,8 +50,6 @@ class TensorBoardTracker(Observer):
         self._writer.flush()
 
     def _write_hyper_parameters(self, config: Mapping[str, Any]) -> None:
-        from torch.utils.tensorboard.summary import hparams
-
         plain = {
             name: value if isinstance(value, bool | int | float | str) else str(value) for name, value in config.items()
         }
@@ -65,7 +61,7 @@ class TensorBoardTracker(Observer):
     def on_iteration_metrics(self, record: dict[str, Any]) -> None:
         self._write(iteration_scalars(record), record["iteration"])
 
-    def on_gradients(self, iteration: int, gradients: "Mapping[str, Tensor]") -> None:
+    def on_gradients(self, iteration: int, gradients: Mapping[str, Tensor]) -> None:
         if not self.track_gradients:
             return
         for name, gradient in gradients.items():

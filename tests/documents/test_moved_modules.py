@@ -68,7 +68,9 @@ def test_a_script_with_every_documented_import_runs(tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("line", [line for line in DOCUMENTED.splitlines() if "utils" in line])
+@pytest.mark.parametrize(
+    "line", [line for line in DOCUMENTED.splitlines() if "utils" in line or line.split()[1] in MOVED]
+)
 def test_it_may_be_the_first_import_of_a_script(tmp_path, line):
     assert run(tmp_path / "script.py", line).stderr == ""
 

@@ -3,6 +3,7 @@
 import copy
 import json
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -322,10 +323,13 @@ def test_accuracy_is_the_evaluation_of_the_scripts_and_has_their_interval():
     assert (other.n_steps, other.statistics) == (0, "support")
 
 
-def test_a_saved_classifier_predicts_the_same_once_loaded(learned, tmp_path):
+def test_a_saved_classifier_predicts_the_same_once_loaded(learned, tmp_path, monkeypatch):
     fitted = learned.clone().fit(IMAGES, LABELS)
     fitted.save(tmp_path / "a.safetensors")
+    reads, read_bytes = [], Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: reads.append(path) or read_bytes(path))
     loaded = FewShotClassifier.load(tmp_path / "a.safetensors")
+    assert reads == [tmp_path / "a.safetensors"]
     np.testing.assert_array_equal(loaded.predict_proba(QUERIES), fitted.predict_proba(QUERIES))
     assert loaded.predict(QUERIES).tolist() == fitted.predict(QUERIES).tolist()
     assert loaded.get_params() == fitted.get_params()

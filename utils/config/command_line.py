@@ -1,10 +1,10 @@
 """Command-line arguments: the path of a config file, and overrides of any of its keys."""
 
-import json
 from pathlib import Path
 from typing import Any, get_args
 
 from utils.config import ExperimentConfig, current_name
+from utils.config.messages import json_or_text
 from utils.errors import ConfigError
 
 
@@ -39,8 +39,8 @@ def parse_command_line(arguments: list[str]) -> tuple[Path | None, dict[str, Any
         raise ConfigError("\n".join(f"command line: --{key} needs a value, as in --{key} VALUE" for key in bare))
     text_keys = {name for name, field in ExperimentConfig.model_fields.items() if field.annotation is str}
     overrides = {
-        key: True if not values else [_json_or_text(v) for v in values] if len(values) > 1
-        else values[0] if key in text_keys else _json_or_text(values[0])
+        key: True if not values else [json_or_text(v) for v in values] if len(values) > 1
+        else values[0] if key in text_keys else json_or_text(values[0])
         for key, values in given.items()
     }  # fmt: skip
     return (Path(path[0]) if path else None), overrides
@@ -50,12 +50,3 @@ def _may_be_true(key: str) -> bool:
     """Whether a key can stand alone; unknown keys and dead ones can, so that it is they that are reported."""
     field = ExperimentConfig.model_fields.get(current_name(key))
     return field is None or bool in (field.annotation, *get_args(field.annotation))
-
-
-def _json_or_text(text: str) -> Any:
-    for read in (json.loads, float):  # float also takes ".5", which JSON does not
-        try:
-            return read(text)
-        except ValueError:
-            continue
-    return {"true": True, "false": False, "none": None}.get(text.lower(), text)

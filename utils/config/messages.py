@@ -1,5 +1,6 @@
 """Words for what is wrong with a key or a value. Knows no schema, so that the schema can import it."""
 
+import contextlib
 import difflib
 import json
 import shlex
@@ -59,7 +60,7 @@ def expected(key: str, value: Any, item: Mapping[str, Any], works: Callable[[Any
     if item["type"] == "tuple_type":
         if isinstance(value, str) and "," in value:
             parts = [part.strip(" \"'") for part in value.strip("[]() ").split(",") if part.strip()]
-            wanted = [_number_or_text(part) for part in parts]
+            wanted = [json_or_text(part) for part in parts]
             return (
                 f"a list, written {shlex.join(parts)} on the command line and {json.dumps(wanted)} in a file"
                 if works(wanted)
@@ -69,11 +70,12 @@ def expected(key: str, value: Any, item: Mapping[str, Any], works: Callable[[Any
     return item["msg"].removeprefix("Input should be ")
 
 
-def _number_or_text(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
+def json_or_text(text: str) -> Any:
+    """A value as the command line has it: as JSON where it is JSON (`5`, `0.1`, `true`), else as text."""
+    for read in (json.loads, float):  # float also takes ".5", which JSON does not
+        with contextlib.suppress(ValueError):
+            return read(text)
+    return {"true": True, "false": False, "none": None}.get(text.lower(), text)
 
 
 def place_of(keys: Collection[str], given: Collection[str], overridden: Collection[str], source: str) -> str:

@@ -19,6 +19,7 @@ from utils.config.schema import ExperimentConfig, as_list
 from utils.errors import ConfigError
 from utils.known_datasets import folder_named, known_by_folder
 from utils.paths import REPOSITORY_ROOT
+from utils.registry import GIVEN_NETWORK
 
 Problems = list[tuple[tuple[str, ...], str]]  # the keys it is about, and what is wrong
 
@@ -87,8 +88,15 @@ def load_config(json_path: Path | str | None, overrides: Mapping[str, Any] | Non
             raise ConfigError(
                 f'{json_path}: "plugin" is for the command line alone (--plugin FILE.py): a config executes no file'
             )
-    merged = _without_overridden(values, overrides or {})
-    return check_config(merged, str(json_path or "command line"), overridden=overrides or ())
+    merged, source = _without_overridden(values, overrides or {}), str(json_path or "command line")
+    if merged.get("backbone") == GIVEN_NETWORK:
+        place = place_of(["backbone"], merged, overrides or (), source)
+        raise ConfigError(
+            f'{place}: "backbone" {GIVEN_NETWORK} stands for a network that a Python program hands over, as in '
+            "FewShotClassifier(network=...); give a name of docs/backbones.md, or that of a network of your own, with "
+            "--plugin FILE.py on the command line"
+        )
+    return check_config(merged, source, overridden=overrides or ())
 
 
 def _unreadable(path: Path, error: OSError) -> str:

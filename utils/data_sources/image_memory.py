@@ -3,14 +3,12 @@ file.
 """
 
 import logging
-from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
 
 from utils.data_sources.registered_datasets import ArrayImages
 from utils.images.packed import PackedImages
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
@@ -24,8 +22,8 @@ anyway.
 
 
 def place_images(
-    packed: PackedImages | ArrayImages, load_into_memory: bool, device: "torch.device"
-) -> "tuple[Tensor, int]":
+    packed: PackedImages | ArrayImages, load_into_memory: bool, device: torch.device
+) -> tuple[Tensor, int]:
     """The images as one uint8 tensor, and how many meta-batches are worth preparing ahead.
 
     With `load_into_memory` on a CUDA device with room for them, else in memory unless they are large, else mapped.
@@ -33,8 +31,6 @@ def place_images(
     Returns:
         (uint8 (images, C, H, W), meta-batches ahead: 0 where gathering costs next to nothing).
     """
-    import torch
-
     n_bytes = packed.n_bytes
     if load_into_memory and device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)

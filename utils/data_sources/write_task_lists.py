@@ -18,7 +18,7 @@ from utils.data_sources.lakes_runs import all_runs_tasks
 from utils.data_sources.task_lists import TaskList, TaskLists, named_tasks, tasks_digest, write_task_lists
 from utils.episodes.class_table import ClassTable
 from utils.episodes.drawing import draw_episodes
-from utils.errors import ConfigError, UserError
+from utils.errors import ConfigError, prints_user_errors
 from utils.words import printable
 
 
@@ -45,6 +45,7 @@ def test_tasks(config: ExperimentConfig) -> TaskLists:
     return TaskLists(dataset.folder.name, tuple(lists))
 
 
+@prints_user_errors
 def main(arguments: list[str]) -> int:
     """Write a task list; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m utils.prepare_dataset tasks", description=main.__doc__)
@@ -56,21 +57,15 @@ def main(arguments: list[str]) -> int:
     )
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    try:
-        if options.config is not None:
-            config = load_config(options.config)
-            task_lists, name = test_tasks(config), config.experiment_name
-        else:
-            task_lists, name = all_runs_tasks(options.location), options.location.name.partition(".")[0]
-        path = options.to or Path(f"{name}.tasks.json")
-        if path.exists():
-            raise ConfigError(
-                f"{printable(path)}: is there already; nothing is overwritten. Give another name with --to."
-            )
-        write_task_lists(path, task_lists)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
+    if options.config is not None:
+        config = load_config(options.config)
+        task_lists, name = test_tasks(config), config.experiment_name
+    else:
+        task_lists, name = all_runs_tasks(options.location), options.location.name.partition(".")[0]
+    path = options.to or Path(f"{name}.tasks.json")
+    if path.exists():
+        raise ConfigError(f"{printable(path)}: is there already; nothing is overwritten. Give another name with --to.")
+    write_task_lists(path, task_lists)
     for one in task_lists.lists:
         text = f"{printable(path)}: {len(one.tasks)} tasks of {one.shape} from {task_lists.dataset} {one.digest[:12]}"
         print(text.rstrip())

@@ -117,14 +117,16 @@ def storage_error(path: Path, error: OSError) -> StorageError:
 
 
 def free_space_text(path: Path) -> str:
-    """'N MiB free on that disk', looked up at the nearest existing parent folder."""
-    folder = path
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
+    """'N MiB free on that disk'."""
     try:
-        return f"{shutil.disk_usage(folder).free / 2**20:.0f} MiB free on that disk"
+        return f"{shutil.disk_usage(nearest_existing(path)).free / 2**20:.0f} MiB free on that disk"
     except OSError:
         return "free space unknown"
+
+
+def nearest_existing(path: Path) -> Path:
+    """The path itself, or the lowest folder above it that is there."""
+    return next((place for place in (path, *path.parents) if place.exists()), path)
 
 
 def remove_or_warn(path: Path) -> None:

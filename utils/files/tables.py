@@ -27,11 +27,14 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         StorageError: no space or no permission.
     """
     columns = list(dict.fromkeys(column for row in rows for column in row))
+    write_bytes_atomically(path, as_csv([columns, *([row.get(name) for name in columns] for row in rows)]).encode())
+
+
+def as_csv(rows: Iterable[Sequence[Any]]) -> str:
+    """Rows of cells as the text of a CSV file; None is an empty cell."""
     text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({name: "" if value is None else value for name, value in row.items()} for row in rows)
-    write_bytes_atomically(path, text.getvalue().encode())
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
 
 
 class JsonLines:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -67,6 +68,15 @@ def copy_to(device: "torch.device", host: "Tensor") -> "Tensor":
     copied meanwhile.
     """
     return host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host.to(device)
+
+
+def clock(device: "torch.device") -> float:
+    """Seconds of `time.perf_counter`, once the device has done all that it was asked for."""
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 def describe_device(device: "torch.device") -> str:

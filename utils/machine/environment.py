@@ -4,21 +4,18 @@ import platform
 import subprocess
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
 
 from utils.machine.packages import installed_version, requirements
 from utils.paths import REPOSITORY_ROOT
 
-if TYPE_CHECKING:
-    import torch
-
 DATA_FACTS = ("dataset_name", "content_sha256", "image_shape", "splits", "prepared")
 
 
-def describe_environment(device: "torch.device", data_summary: Mapping[str, Any]) -> dict[str, Any]:
+def describe_environment(device: torch.device, data_summary: Mapping[str, Any]) -> dict[str, Any]:
     """One entry of environment.json: time of the start, versions, device, threads, commit of the code, data."""
-    import torch
-
     return {
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "python": platform.python_version(),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from utils.data_sources import write_task_lists
 from utils.episodes.drawing import SPLITS
-from utils.errors import ConfigError, UserError
+from utils.errors import ConfigError, prints_user_errors
 from utils.images.folders import scan
 from utils.known_datasets import KNOWN_DATASETS, known_by_folder
 from utils.paths import dataset_root
@@ -69,6 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+@prints_user_errors
 def main(arguments: list[str] | None = None) -> int:
     """Prepare one dataset, or write the test tasks of one with `tasks`; returns the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
@@ -78,9 +79,6 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     try:
         print(_prepare(options))
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
     except KeyboardInterrupt:
         print("stopped; the same command goes on where it was", file=sys.stderr)
         return 130

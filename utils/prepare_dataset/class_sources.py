@@ -54,10 +54,10 @@ def safe_name(text: object) -> str:
 
 
 def classes_by_label(
-    split: str,
+    split: str | None,
     labels: Sequence[int] | np.ndarray,
     read: Callable[[int], ImageContent],
-    names: Sequence[str] | None = None,
+    names: Sequence[str] | Mapping[int, str] | None = None,
 ) -> list[SourceClass]:
     """Classes of numbered images, such as an array and its labels.
 
@@ -70,7 +70,7 @@ def classes_by_label(
     order = np.argsort(labels, kind="stable")
     values, starts = np.unique(labels[order], return_index=True)
     classes = []
-    for value, ranks in zip(values.tolist(), np.split(order, starts[1:]), strict=True):
+    for value, ranks in zip(values.tolist(), np.split(order, starts)[1:], strict=True):
         name = f"{split}_{value:03}" if names is None else safe_name(names[value])
         files = [f"{rank:07}.png" for rank in ranks.tolist()]
         classes.append(SourceClass(split, name, files, _reader(ranks, read)))
@@ -89,15 +89,11 @@ def limit_samples(classes: Iterable[SourceClass], most: Mapping[str | None, int]
         if count is None or len(c.files) <= count:
             limited.append(c)
             continue
-        words = random_words(seed, "prepared_samples", [_number_of(c.folder)], 0, count)
+        name_digest = hashlib.sha256(c.folder.encode("utf-8", "surrogateescape")).digest()
+        words = random_words(seed, "prepared_samples", [int.from_bytes(name_digest[:8], "big") >> 2], 0, count)
         chosen = np.sort(sample_without_replacement(words, np.array([len(c.files)]))[0])
         limited.append(replace(c, files=[c.files[i] for i in chosen], read=_reader(chosen, c.read)))
     return limited
-
-
-def _number_of(text: str) -> int:
-    """A number of 62 bits for a name."""
-    return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()[:8], "big") >> 2
 
 
 def check_classes(source: Path | str, classes: Sequence[SourceClass], *, accept_shared: bool = False) -> None:

@@ -106,7 +106,9 @@ def _name_and_draw(request: Request) -> tuple[str, MostSamples, int]:
     known = request.known
     if request.dataset in GENERIC and request.name is None and request.location is None:
         raise ConfigError(f"{request.dataset}: give --from ({known.forms}).")
-    base = request.name or known.folder or _name_of(request.location)
+    location = request.location or ""
+    path = urllib.parse.urlsplit(location).path if is_url(location) else location
+    base = request.name or known.folder or Path(path).name.split(".")[0]
     if not re.fullmatch(r"[A-Za-z0-9_+=,.\- ]{1,150}", base) or base.startswith("."):
         raise ConfigError(
             f'"{printable(base)}" cannot be the name of a dataset: letters, digits, spaces and _ + = , . - can. Give '
@@ -118,11 +120,6 @@ def _name_and_draw(request: Request) -> tuple[str, MostSamples, int]:
             raise ConfigError("--max_samples_per_class: quickdraw has one number for all splits, such as 100.")
         most = most or {None: PUBLISHED_SAMPLES}
     return base, most, known.seed if request.seed is None else request.seed
-
-
-def _name_of(location: str) -> str:
-    path = urllib.parse.urlsplit(location).path if is_url(location) else location
-    return Path(path).name.split(".")[0]
 
 
 def _source(request: Request, destination: Path, workspace: Workspace) -> Path | None:

@@ -89,7 +89,7 @@ class Workspace:
             self.facts["source_sha256"] = sha256.lower()
         if path.is_dir():
             return path
-        return self.unpack(path) if is_archive(path) else path.parent
+        return self.unpack(path) if path.name.lower().endswith(ARCHIVE_EXTENSIONS) else path.parent
 
     def clean(self) -> None:
         """Remove what was unpacked for this dataset; other processes may be at others."""
@@ -97,11 +97,6 @@ class Workspace:
             shutil.rmtree(folder, ignore_errors=True)
         with contextlib.suppress(OSError):  # not there, or another process has something in it
             self.unpacked.rmdir()
-
-
-def is_archive(path: Path) -> bool:
-    """Whether a file's name is that of an archive."""
-    return path.name.lower().endswith(ARCHIVE_EXTENSIONS)
 
 
 def folders_below(root: Path, skip: re.Pattern[str] = _NOT_LOOKED_INTO) -> Iterator[Path]:

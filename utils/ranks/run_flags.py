@@ -3,14 +3,12 @@
 import signal
 import time
 from collections import deque
-from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
 
 from utils.machine.stop_signals import HANDLED, StopSignals
 from utils.ranks.group import RankGroup
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
 
 
 class RunFlags:
@@ -21,7 +19,7 @@ class RunFlags:
     not wait for the device. Rank 0's clock decides when it is time to save. A process alone decides at once.
     """
 
-    def __init__(self, stop: StopSignals, group: RankGroup, save_every_s: float, device: "torch.device"):
+    def __init__(self, stop: StopSignals, group: RankGroup, save_every_s: float, device: torch.device):
         """`save_every_s`: 0: never by the clock."""
         self._stop, self._group, self._save_every_s = stop, group, save_every_s
         self._behind = 1 if device.type == "cuda" else 0
@@ -39,7 +37,7 @@ class RunFlags:
             float(self._group.is_main and self._is_time_to_save()),
         ]
 
-    def learn(self, sums: "Tensor | None") -> None:
+    def learn(self, sums: Tensor | None) -> None:
         """Take the sums over the ranks of an iteration's flags."""
         if sums is not None:
             self._sums.append(sums)

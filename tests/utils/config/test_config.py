@@ -529,3 +529,14 @@ def test_dots_alone_are_no_name(key, name):
 def test_the_number_of_a_run_in_its_config_json_is_no_key():
     values = {"experiment_name": "x", "run_id": "0" * 32}
     assert check_config(values, "a.json") == check_config({"experiment_name": "x"}, "a.json")
+
+
+def test_a_network_that_only_a_program_can_hand_over_is_refused_before_any_data(tmp_path):
+    (tmp_path / "config.json").write_text('{"experiment_name": "x", "backbone": "given_network"}')
+    for place, arguments in (
+        ("command line", (None, {"experiment_name": "x", "backbone": "given_network"})),
+        (tmp_path / "config.json", (tmp_path / "config.json",)),
+    ):
+        with pytest.raises(ConfigError) as raised:
+            load_config(*arguments)
+        assert str(raised.value).startswith(f'{place}: "backbone" given_network stands for a network that a Python ')

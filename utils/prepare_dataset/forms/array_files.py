@@ -144,9 +144,8 @@ def find_tiered(root: Path, channels: str, unpacked: Path) -> FoundClasses | Non
 
 
 def _flipped(pixels: Callable[[int], np.ndarray], suffix: str) -> Callable[[int], ImageContent]:
-    if suffix == ".npz":
-        return lambda rank: np.ascontiguousarray(pixels(rank)[:, :, ::-1])
-    return lambda rank: png_bytes(np.ascontiguousarray(pixels(rank)[:, :, ::-1]))
+    written = np.ascontiguousarray if suffix == ".npz" else lambda flipped: png_bytes(np.ascontiguousarray(flipped))
+    return lambda rank: written(pixels(rank)[:, :, ::-1])
 
 
 def channel_order(n_images: int, pixels: Callable[[int], np.ndarray]) -> str:

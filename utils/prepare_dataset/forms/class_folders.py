@@ -4,7 +4,7 @@ from pathlib import Path
 
 from utils.episodes.drawing import SPLITS
 from utils.errors import DataError
-from utils.images.folders import ImageFolder, scan
+from utils.images.folders import scan
 from utils.prepare_dataset.class_sources import FoundClasses, SourceClass
 from utils.prepare_dataset.workspace import find_folder
 from utils.words import printable
@@ -43,9 +43,10 @@ def _classes_below(folder: Path, split: str | None) -> list[SourceClass]:
                 "must be in"
                 " the folder of its class."
             )
-        classes.append(SourceClass(split, image_folder.path, image_folder.files, _reader(folder, image_folder)))
+        classes.append(
+            SourceClass(
+                split, image_folder.path, image_folder.files,
+                lambda place, own=image_folder: folder / own.path_of(own.files[place]),
+            )
+        )  # fmt: skip
     return classes
-
-
-def _reader(folder: Path, image_folder: ImageFolder):
-    return lambda place: folder / image_folder.path_of(image_folder.files[place])

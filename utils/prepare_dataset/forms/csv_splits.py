@@ -115,8 +115,7 @@ def _class(split: str, name: str, found: list[tuple[str, Path]]) -> SourceClass:
         stem = PurePosixPath(file)
         stem = stem.name if stem.suffix.lower() not in IMAGE_EXTENSIONS else stem.stem
         files.append(safe_name(stem) + path.suffix.lower())
-    paths = [path for _, path in found]
-    return SourceClass(split, name, files, lambda place: paths[place])
+    return SourceClass(split, name, files, [path for _, path in found].__getitem__)
 
 
 def _class_names(images: dict[tuple[str, str], list[tuple[str, Path]]]) -> dict[tuple[str, str], str]:

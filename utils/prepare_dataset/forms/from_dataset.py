@@ -14,7 +14,7 @@ from utils.errors import DataError
 from utils.files.atomic_folders import is_filled
 from utils.paths import dataset_root
 from utils.prepare_dataset.catalogue import MostSamples, folder_name
-from utils.prepare_dataset.class_sources import SourceClass, check_classes, limit_samples, safe_name
+from utils.prepare_dataset.class_sources import SourceClass, check_classes, classes_by_label, limit_samples
 from utils.prepare_dataset.dataset_folders import verify_dataset, write_dataset
 from utils.words import printable
 
@@ -82,22 +82,9 @@ def prepare_from_dataset(
 
 def _classes(dataset: LabelledImages, split: str | None, class_names: Sequence[str] | None) -> list[SourceClass]:
     labels = _labels_of(dataset)
-    names = class_names if class_names is not None else getattr(dataset, "classes", None)
-    ranks: dict[int, list[int]] = {}
-    for rank, label in enumerate(labels):
-        ranks.setdefault(label, []).append(rank)
-
-    def reader(members: list[int]):
-        return lambda place: to_pixels(dataset[members[place]][0], f"image {members[place]}")
-
-    return [
-        SourceClass(split, _name(label, names), [f"{rank:07}.png" for rank in members], reader(members))
-        for label, members in sorted(ranks.items())
-    ]
-
-
-def _name(label: int, names: Sequence[str] | None) -> str:
-    return safe_name(names[label]) if names is not None and 0 <= label < len(names) else f"{label:03}"
+    given = class_names if class_names is not None else getattr(dataset, "classes", None) or ()
+    names = {label: given[label] if 0 <= label < len(given) else f"{label:03}" for label in labels}
+    return classes_by_label(split, labels, lambda rank: to_pixels(dataset[rank][0], f"image {rank}"), names)
 
 
 def _labels_of(dataset: LabelledImages) -> list[int]:
