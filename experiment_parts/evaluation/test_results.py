@@ -23,6 +23,7 @@ from utils.metrics import (
     summarise,
     task_scores,
 )
+from utils.words import counted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,8 +59,8 @@ def _refuse_non_finite(scores: Sequence[float], model: Mapping[str, Any]) -> Non
     diverged = [task for task, score in enumerate(scores) if not math.isfinite(score)]
     if diverged:
         raise NonFiniteError(
-            f"{model['file']} gives numbers that are not finite in {len(diverged)} of {len(scores)} test tasks, the "
-            f"first one task {diverged[0]}: the inner "
+            f"{model['file']} gives numbers that are not finite in {len(diverged)} of "
+            f"{counted(len(scores), 'test task')}, the first one task {diverged[0]}: the inner "
             "loop diverges there. Test with fewer steps, --evaluate_on_test_set_only true --tag NAME "
             "--number_of_evaluation_steps_per_iter N, or "
             "train with a lower init_inner_loop_learning_rate"
@@ -119,7 +120,7 @@ def stored_result(
         return None
     if with_curve and not (run_folder.logs / "test_curve.csv").exists():
         return None
-    text = f"This experiment is finished ({summary['epochs_trained']} epochs). Its result:\n{text}"
+    text = f"This experiment is finished ({counted(summary['epochs_trained'], 'epoch')}). Its result:\n{text}"
     if changed:
         text += "\nThis test used other test keys than the config has now; for another test:"
         text += " --evaluate_on_test_set_only true --tag NAME"
@@ -224,16 +225,15 @@ def result_text(summary: dict[str, Any], run_folder: Path | None) -> str:
         what = f"the ensemble of {n_models} models" if n_models > 1 else "the model"
         score = _score(result)
         lines.append(
-            f"Test {score.name} of {what}: {_text(score, ensemble)} (95 % interval over {protocol['tasks']} tasks)"
+            f"Test {score.name} of {what}: {_text(score, ensemble)} (95 % interval over "
+            f"{counted(protocol['tasks'], 'task')})"
         )
-        shape = (
-            f"{protocol['ways']}-way {protocol['shots']}-shot, {protocol['queries']} "
-            f"{'query' if protocol['queries'] == 1 else 'queries'} per class"
-        )
+        queries = counted(protocol["queries"], "query", "queries")
+        shape = f"{protocol['ways']}-way {protocol['shots']}-shot, {queries} per class"
         if score is not ACCURACY:
-            shape = f"{protocol['shots']} points to adapt to, {protocol['queries']} to predict"
+            shape = f"{counted(protocol['shots'], 'point')} to adapt to, {protocol['queries']} to predict"
         lines.append(
-            f"  {shape}, {protocol['steps']} inner steps, {protocol['statistics']} batch-norm statistics, "
+            f"  {shape}, {counted(protocol['steps'], 'inner step')}, {protocol['statistics']} batch-norm statistics, "
             f"{protocol['dataset']}, {_origin(protocol)}"
         )
         for model in result["models"] if n_models > 1 else ():
@@ -275,9 +275,8 @@ def _table(results: Sequence[dict[str, Any]]) -> list[str]:
     rows += [[*(str(r["protocol"][name]) for name in TABLE_COLUMNS), _text(score, r["ensemble"])] for r in results]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
-        f"Test {score.name} of {what} (95 % interval over {protocol['tasks']} tasks each), {protocol['steps']} inner "
-        "steps, "
-        f"{_origin(protocol)}",
+        f"Test {score.name} of {what} (95 % interval over {counted(protocol['tasks'], 'task')} each), "
+        f"{counted(protocol['steps'], 'inner step')}, {_origin(protocol)}",
         *("  " + "  ".join(map(str.ljust, row, widths)).rstrip() for row in rows),
     ]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from utils.episodes.drawing import SPLITS, EpisodeShape, fitting_fractions, split_classes
 from utils.errors import ConfigError, DataError
-from utils.words import printable
+from utils.words import counted, printable
 
 logger = logging.getLogger(__name__)
 
@@ -284,8 +284,8 @@ def find_shortages(
             problems.append(f"split {split} has no class. {fix}.")
         elif len(classes) < n_way:
             problems.append(
-                f"split {split} has {len(classes)} classes, but {of_the_test}num_classes_per_set is {n_way}."
-                f" {fix} or lower {of_the_test}num_classes_per_set{most}."
+                f"split {split} has {counted(len(classes), 'class', 'classes')}, but"
+                f" {of_the_test}num_classes_per_set is {n_way}. {fix} or lower {of_the_test}num_classes_per_set{most}."
             )
         problems += _small_classes(split, classes, dataset_folder, largest, of_the_test)
     return problems
