@@ -1,4 +1,4 @@
-"""Paths and sizes as people read them."""
+"""Paths, sizes and numbers of things as people read them."""
 
 import math
 
@@ -14,6 +14,11 @@ def mib_text(n_bytes: float) -> str:
     """Return `812 MiB`, or `3.4 GiB` from one on."""
     mib = n_bytes / 2**20
     return f"{mib / 1024:.1f} GiB" if mib >= 1024 else f"{mib:.3g} MiB"
+
+
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """'1 epoch', '2 epochs'."""
+    return f"{number} {noun if number == 1 else plural or noun + 's'}"
 
 
 def printable(path: object) -> str:
