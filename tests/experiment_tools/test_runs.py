@@ -7,8 +7,9 @@ import sys
 import numpy as np
 import pytest
 
+from experiment_parts.runs.folder_lock import is_in_use
 from experiment_tools import runs
-from experiment_tools.parts.run_reading import is_in_use, list_runs, read_run
+from experiment_tools.parts.run_reading import list_runs, read_run
 from tests.tools.finished_runs import finished_run
 from utils.paths import REPOSITORY_ROOT
 from utils.words import size_text
