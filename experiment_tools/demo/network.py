@@ -90,5 +90,6 @@ def description(network: DemoNetwork, run_folder: Path) -> dict[str, Any]:
         "steps": network.n_steps,
         "mostClasses": network.most_classes,
         "fixedHead": network.n_outputs is not None,
+        "drawings": config["image_channels"] == 1,
         "penWidth": pen_of(config).width,
     }
