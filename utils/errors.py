@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 
 class UserError(Exception):
-    """Base of all errors whose text tells the user what to change. Not raised itself."""
+    """Base of all errors whose text names what to change. Not raised itself."""
 
     exit_code = 1
 

@@ -9,12 +9,13 @@ import logging
 import os
 import sys
 import time
+from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import TextIO
 
 from tqdm import tqdm
 
-from utils.files.atomic_files import open_regular, storage_error
+from utils.files.atomic_files import open_regular, storage_errors
 from utils.metrics import ACCURACY, Score
 
 SECONDS_BETWEEN_PLAIN_LINES = 15.0
@@ -29,6 +30,7 @@ class _TerminalHandler(logging.Handler):
             tqdm.write(self.format(record), file=stream)
             stream.flush()
         except BrokenPipeError:
+            # Later writes, also Python's own flush at the exit, then go nowhere instead of failing again.
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, stream.fileno())
             os.close(nowhere)
@@ -56,10 +58,8 @@ class Console:
     def __init__(self, *, quiet: bool = False) -> None:
         """`quiet`: errors alone, for a process of a run in which another one speaks."""
         self._level = logging.ERROR if quiet else logging.INFO
-        self._early: list[logging.LogRecord] = []
-        self._remember = logging.Handler()
-        self._remember.emit = self._early.append  # type: ignore[method-assign]
-        self._handlers: list[logging.Handler] = [_TerminalHandler(), self._remember]
+        self._early = MemoryHandler(capacity=sys.maxsize, flushLevel=sys.maxsize)
+        self._handlers: list[logging.Handler] = [_TerminalHandler(), self._early]
         self._root = logging.getLogger()
         self._previous_level = self._root.level
 
@@ -75,14 +75,12 @@ class Console:
         Raises:
             StorageError: it cannot be opened.
         """
-        try:
+        with storage_errors(path):
             handler = _FileHandler(path)
-        except OSError as error:
-            raise storage_error(path, error) from error
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S"))
-        for record in self._early:
-            handler.handle(record)
-        self._root.removeHandler(self._remember)
+        self._early.setTarget(handler)
+        self._early.flush()
+        self._root.removeHandler(self._early)
         self._root.addHandler(handler)
         self._handlers.append(handler)
 

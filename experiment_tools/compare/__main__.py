@@ -14,7 +14,7 @@ from experiment_tools.compare.tables import csv_text, html_page, latex, markdown
 from experiment_tools.parts.command import free_folder
 from experiment_tools.parts.run_reading import Run, find_run, read_run
 from utils.errors import ConfigError, prints_user_errors
-from utils.files.atomic_files import storage_error, write_bytes_atomically
+from utils.files.atomic_files import storage_errors, write_bytes_atomically
 
 
 @prints_user_errors
@@ -71,10 +71,8 @@ def write_comparison(comparison: Comparison, runs: Sequence[Run], folder: Path, 
     from experiment_tools.compare.figures import comparison_figures, four_panel_figures
     from experiment_tools.parts.pages import svg_text, write_png
 
-    try:
+    with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise storage_error(folder, error) from error
     figures = comparison_figures(comparison, runs)
     if with_panels:
         figures += four_panel_figures(comparison, runs)

@@ -341,8 +341,8 @@ def test_accuracy_is_the_evaluation_of_the_scripts_and_has_their_interval():
 def test_a_saved_classifier_predicts_the_same_once_loaded(learned, tmp_path, monkeypatch):
     fitted = learned.clone().fit(IMAGES, LABELS)
     fitted.save(tmp_path / "a.safetensors")
-    reads, read = [], checkpoints.read_regular
-    monkeypatch.setattr(checkpoints, "read_regular", lambda path: reads.append(path) or read(path))
+    reads = []
+    monkeypatch.setattr(checkpoints, "read_regular", lambda path: reads.append(path) or path.read_bytes())
     loaded = FewShotClassifier.load(tmp_path / "a.safetensors")
     assert reads == [tmp_path / "a.safetensors"]
     np.testing.assert_array_equal(loaded.predict_proba(QUERIES), fitted.predict_proba(QUERIES))
