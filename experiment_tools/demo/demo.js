@@ -167,7 +167,10 @@
       try {
         answer = await ask("/image", body, drawn ? "application/json" : "application/octet-stream");
       } catch (error) {
-        if (!drawn && this.version === version && [413, 415].includes(error.status)) { this.dropPhoto(); this.changed(false); }
+        if (!drawn && this.version === version && [413, 415].includes(error.status)) {
+          this.dropPhoto();
+          this.changed(false);
+        }
         throw error;
       }
       if (this.version !== version) return;
