@@ -2,8 +2,8 @@
 
     python -m experiment_tools.adapt --experiment NAME --support FOLDER --query FOLDER
 
---support holds a folder of images per class; --query images, anywhere below it. Writes predictions.csv and
-contact_sheet.html.
+--support holds a folder of images per class, two or more, and no more than a learned head has outputs for; --query
+images, anywhere below it, or is one image. Writes predictions.csv and contact_sheet.html.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from typing import Any
 import jinja2
 import numpy as np
 
-from experiment_tools.parts.command import on_console
+from experiment_tools.parts.command import free_folder, on_console
 from experiment_tools.parts.pages import as_image, data_address
 from few_shot_classifier import FewShotClassifier
 from utils.errors import ConfigError, DataError
@@ -102,20 +102,21 @@ def check_number_of_classes(config: Mapping[str, Any], support: Path, n_classes:
     """Refuse another number of classes than the head of a trained run has learned.
 
     Raises:
-        ConfigError: it has learned another number of outputs.
+        ConfigError: one alone, or more than it has learned outputs for.
     """
-    n_outputs = config["num_classes_per_set"]
-    if config["head"] == "learned" and n_classes != n_outputs:
+    most = config["num_classes_per_set"] if config["head"] == "learned" else n_classes
+    if n_classes < 2:
+        raise ConfigError(f"{support}: holds 1 class folder; to tell classes apart takes two or more")
+    if n_classes > most:
         raise ConfigError(
-            f"{support}: holds {n_classes} class {'folder' if n_classes == 1 else 'folders'}, but the head that this "
-            f"run has learned tells {n_outputs} classes "
-            f'apart ("num_classes_per_set"). Give {n_outputs}; a run trained with "head" "zero" or "prototypes" takes '
+            f"{support}: holds {n_classes} class folders, but the head that this run has learned tells {most} classes "
+            f'apart ("num_classes_per_set"). Give 2 to {most}; a run trained with "head" "zero" or "prototypes" takes '
             "any number"
         )
 
 
 def adapt(classifier: FewShotClassifier, support: Path, query: Path) -> dict[str, Any]:
-    """Adapt to the class folders of `support` and classify the images below `query`.
+    """Adapt to the class folders of `support` and classify the images below `query`, or one image.
 
     Returns:
         classes; support_files, support_labels, support_images; query_files, query_images, probabilities (n, N),
@@ -124,7 +125,8 @@ def adapt(classifier: FewShotClassifier, support: Path, query: Path) -> dict[str
         DataError, ConfigError: folders that cannot work, or a number of classes that the head has no outputs for.
     """
     pixel_format = pixel_format_of(classifier.meta_config_)
-    query_files = files_of(image_folders(query))
+    query, files = (query.parent, [Path(query.name)]) if query.is_file() else (query, None)
+    query_files = files or files_of(image_folders(query))
     support_files, support_labels = support_files_of(support)
     check_number_of_classes(classifier.meta_config_, support, len(set(support_labels)))
     support_images = read_images(support, support_files, pixel_format)
@@ -217,11 +219,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--experiment", required=True, help="name of the run, or the path of its folder")
     parser.add_argument("--support", required=True, type=Path, help="a folder per class, with a few images each")
-    parser.add_argument("--query", required=True, type=Path, help="images to classify")
+    parser.add_argument("--query", required=True, type=Path, help="images to classify: a folder, or one file")
     parser.add_argument(
         "--output",
         type=Path,
-        help="folder for the results; default adapted_<experiment>. Files that exist stay as they are",
+        help="folder for the results; default adapted_<experiment>, adapted_<experiment>-2, ... Files that exist stay",
     )
     parser.add_argument("--checkpoint", default="best", help="epoch or file; default: the best by validation")
     parser.add_argument("--steps", type=int, help="inner steps; default: the run's")
@@ -231,7 +233,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     changes = {"number_of_evaluation_steps_per_iter": options.steps, "batch_norm_statistics": options.statistics}
-    output = options.output or Path(f"adapted_{Path(options.experiment).name}")
+    output = options.output or free_folder(f"adapted_{Path(options.experiment).name}")
     targets = [output / "predictions.csv", output / "contact_sheet.html"]
     for path in targets:
         if path.exists():

@@ -5,18 +5,16 @@ method. Writes comparison.html, .md, .tex and .csv and the curves as PNG into a 
 """
 
 import argparse
-import itertools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from experiment_tools.compare.comparison import Comparison, compare_runs
 from experiment_tools.compare.tables import csv_text, html_page, latex, markdown
+from experiment_tools.parts.command import free_folder
 from experiment_tools.parts.run_reading import Run, find_run, read_run
 from utils.errors import ConfigError, prints_user_errors
 from utils.files.atomic_files import storage_errors, write_bytes_atomically
-
-DEFAULT_FOLDER = "comparison"
 
 
 @prints_user_errors
@@ -40,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     comparison, runs = read_and_compare(options.runs, options.statistics)
-    folder = _output_folder(options.output)
+    folder = options.output or free_folder("comparison")
     print(write_comparison(comparison, runs, folder, with_panels=options.four_panels))
     print(f"Written to {folder}: comparison.html, .md, .tex, .csv and the curves as PNG")
     return 0
@@ -89,14 +87,6 @@ def write_comparison(comparison: Comparison, runs: Sequence[Run], folder: Path, 
     for name, text in pages.items():
         write_bytes_atomically(folder / name, text.encode())
     return pages["comparison.md"]
-
-
-def _output_folder(wanted: Path | None) -> Path:
-    """Return the folder asked for, or a new one: a comparison never takes the place of another by itself."""
-    if wanted is not None:
-        return wanted
-    numbered = (f"{DEFAULT_FOLDER}-{number}" for number in itertools.count(2))
-    return next(folder for folder in map(Path, itertools.chain([DEFAULT_FOLDER], numbered)) if not folder.exists())
 
 
 if __name__ == "__main__":

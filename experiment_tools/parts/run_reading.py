@@ -2,11 +2,9 @@
 torch. What is missing or damaged is named, never fatal.
 """
 
-import fcntl
 import json
 import os
-import struct
-import sys
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,14 +13,13 @@ from typing import Any
 import numpy as np
 
 from experiment_parts.runs.checkpoints import read_checkpoint
+from experiment_parts.runs.folder_lock import is_in_use
 from utils.errors import ConfigError, StorageError
 from utils.metrics import ACCURACY, Score, score_named
 from utils.paths import experiments_root
 
 Arrays = dict[str, np.ndarray]
 PREDICTIONS = Path("logs") / "test_predictions.safetensors"
-FLOCK, LOCK_TYPE = (struct.Struct("qqihh"), 3) if sys.platform == "darwin" else (struct.Struct("hhqqi4x"), 0)
-"""struct flock of fcntl(2), and the place of its l_type."""
 
 
 @dataclass
@@ -117,10 +114,10 @@ def list_runs(root: Path) -> list[Path]:
 
 def _run_folders(folder: Path, depth: int) -> Iterator[Path]:
     try:
-        children = [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
+        children = [path for path in folder.iterdir() if os.path.isdir(path) and not path.name.startswith(".")]
     except OSError:
         return
-    if (folder / "config.json").exists() or (folder / "saved_models").is_dir():
+    if os.path.exists(folder / "config.json") or os.path.isdir(folder / "saved_models"):
         yield folder
     elif depth:
         for child in children:
@@ -158,7 +155,7 @@ def read_whole_run(path: Path) -> Run:
 
 def _state(run: Run) -> tuple[str, str]:
     """Return (state, problem) of a run whose small files are read."""
-    if not (run.path / "config.json").exists():
+    if not run.config and not any(problem.startswith("config.json") for problem in run.problems):
         return "empty", "holds no config.json: nothing has been started in it"
     if run.problems:
         return "damaged", "; ".join(run.problems)
@@ -176,11 +173,14 @@ def _state(run: Run) -> tuple[str, str]:
 def _read(run: Run, name: str, read: Callable[[Path], Any]) -> Any:
     """Read the content of one file of a run; None where it is missing, or damaged, which `problems` then says."""
     file = run.path / name
-    if not file.is_file():
-        return None
     try:
-        run.modified = max(run.modified, file.stat().st_mtime)
+        status = file.stat()
+        if not stat.S_ISREG(status.st_mode):
+            return None
+        run.modified = max(run.modified, status.st_mtime)
         return read(file)
+    except FileNotFoundError:
+        return None
     except (StorageError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         run.problems.append(f"{name}: {_reason(error, file)}")
     return None
@@ -247,22 +247,6 @@ def _arrays(file: Path) -> tuple[Arrays, dict[str, Any]]:
         return load(checkpoint.data), checkpoint.state
     except SafetensorError as error:
         raise ValueError(str(error)) from error
-
-
-def is_in_use(run_folder: Path) -> bool:
-    """Return whether another process holds the folder's lock. Asks without taking it."""
-    try:
-        descriptor = os.open(run_folder / ".lock", os.O_RDWR)
-    except OSError:
-        return False
-    try:
-        wanted = FLOCK.pack(*(fcntl.F_WRLCK if place == LOCK_TYPE else 0 for place in range(5)))
-        found = fcntl.fcntl(descriptor, fcntl.F_GETLK, wanted)
-        return found[: len(wanted)] != wanted and FLOCK.unpack(found)[LOCK_TYPE] != fcntl.F_UNLCK
-    except OSError:  # a file system without locks
-        return False
-    finally:
-        os.close(descriptor)
 
 
 # --- test results -----------------------------------------------------------------------------------------------------

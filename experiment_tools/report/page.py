@@ -24,7 +24,7 @@ from experiment_tools.report.sections import Section, breakable
 from experiment_tools.report.svg import Markup
 from experiment_tools.report.verdict import findings
 from utils.errors import ConfigError
-from utils.files.atomic_files import write_bytes_atomically
+from utils.files.atomic_files import storage_error, write_bytes_atomically
 
 Part = TypeVar("Part")
 FOLDER = Path(__file__).resolve().parent
@@ -92,8 +92,8 @@ def report_html(run: Run) -> str:
     ).lstrip()  # fmt: skip
 
 
-def write_report(run_folder: Path) -> Path:
-    """Write the report of a run folder and return where it is.
+def write_report(run_folder: Path, path: Path | None = None) -> Path:
+    """Write the report of a run folder and return where it is: at `path`, else in visual_outputs/.
 
     Raises:
         ConfigError: it is no run folder, or jinja2 is missing.
@@ -107,7 +107,10 @@ def write_report(run_folder: Path) -> Path:
             "the validation episodes are left out: with their images the report would be larger than 2 MB"
         )
         page = report_html(run).encode("utf-8", "replace")
-    path = run_folder / REPORT
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = path or run_folder / REPORT
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise storage_error(path, error) from error
     write_bytes_atomically(path, page)
     return path

@@ -21,7 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiment_tools.parts.run_reading import is_in_use, read_run
+from experiment_parts.runs.folder_lock import is_in_use
+from experiment_tools.parts.run_reading import read_run
 from experiment_tools.sweep.file import Sweep, read_sweep, trial_config, wandb_yaml
 from experiment_tools.sweep.results import trial_text, write_results
 from experiment_tools.sweep.trials import Trial, best_trial, is_hopeless, load_trials, next_point, save_trials

@@ -82,6 +82,17 @@ def test_query_images_need_no_class_folders_and_results_are_not_replaced(folders
     assert "predictions.csv: exists already and stays as it is; give another --output" in capsys.readouterr().err
 
 
+def test_one_image_is_classified_by_fewer_classes_than_the_head_has_outputs_again_and_again(folders):
+    shutil.rmtree(folders / "support" / "cat")
+    image = folders / "query" / "ant" / "0.png"
+    for name in ("adapted_tiny", "adapted_tiny-2", "adapted_tiny-3"):
+        assert main(arguments(folders, query=image, statistics="support")) == 0
+        (row,) = csv.DictReader((folders / name / "predictions.csv").open())
+        assert row["file"] == "0.png" and row["prediction"] in ("ant", "bee <b>")
+        assert float(row["p(ant)"]) + float(row["p(bee <b>)"]) == pytest.approx(1, abs=2e-6)
+        assert sum(name.startswith("p(") for name in row) == 2
+
+
 @pytest.mark.parametrize(
     ("change", "code", "message"),
     [
@@ -89,8 +100,9 @@ def test_query_images_need_no_class_folders_and_results_are_not_replaced(folders
             "a fourth class",
             1,
             "holds 4 class folders, but the head that this run has learned tells 3 classes apart "
-            '("num_classes_per_set"). Give 3',
+            '("num_classes_per_set"). Give 2 to 3',
         ),
+        ("one class", 1, "holds 1 class folder; to tell classes apart takes two or more"),
         ("no such run", 1, "nowhere is no run; experiments in"),
         ("no such folder", 2, "no such folder"),
         ("loose support", 2, "lies in no class folder; --support is one folder per class"),
@@ -105,6 +117,9 @@ def test_what_cannot_work_is_one_error(folders, capsys, change, code, message):
         (folders / "support" / "dog").mkdir()
         (folders / "support" / "ant" / "0.png").rename(folders / "support" / "dog" / "0.png")
         Image.fromarray(np.zeros((10, 10), dtype=np.uint8)).save(folders / "support" / "ant" / "0.png")
+    elif change == "one class":
+        shutil.rmtree(folders / "support" / "ant")
+        shutil.rmtree(folders / "support" / "cat")
     elif change == "no such run":
         changes["experiment"] = "nowhere"
     elif change == "no such folder":
