@@ -14,10 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from meta_learning.networks.base import MetaNetwork, make_head
-from meta_learning.networks.batch_norm import MetaNorm
-from meta_learning.networks.convolutional import Conv4
-from meta_learning.networks.dropout import drop
-from meta_learning.networks.first_block import ImagePatches, can_use_patches, convolve_patches, cut_patches, fold_images
+from meta_learning.networks.convolutional import Conv4, ConvolutionalBlock, ConvolutionalNetwork
 from meta_learning.networks.foreign_checks import foreign_network
 from meta_learning.networks.initial_weights import load_initial_weights
 from meta_learning.networks.layers import (
@@ -26,12 +23,10 @@ from meta_learning.networks.layers import (
     MetaLinear,
     Parameters,
     below,
-    unfold_features,
 )
 from meta_learning.networks.norms import NormChoice
 from meta_learning.networks.passes import Pass
 from meta_learning.networks.residual import RESIDUAL_NETWORKS, ResidualNetwork
-from meta_learning.operations.max_pooling import pool_and_activate
 from utils.config import ExperimentConfig
 from utils.config.rules import feature_size
 from utils.errors import ConfigError
@@ -41,28 +36,7 @@ LEAKY_RELU_SLOPE = 0.01
 """For negative values, as in the reference."""
 
 
-class MetaConvBlock(nn.Module):
-    """Convolution, norm, leaky ReLU, and max-pooling or a stride where the stage ends; dropout while meta-training."""
-
-    def __init__(self, conv: MetaConv2d, norm: MetaNorm, *, pool: bool, dropout: float, index: int) -> None:
-        super().__init__()
-        self.conv, self.norm = conv, norm
-        self.pool, self.dropout, self.index = pool, dropout, index
-
-    def forward(
-        self, x: Tensor | ImagePatches, params: Parameters | None, n_tasks: int, pass_: Pass, name: str
-    ) -> Tensor:
-        """Return (n, B*F, H', W') for x (n, B*C, H, W), or for the patches of the first block's images."""
-        of_conv, of_norm, norm_name = below(params, "conv"), below(params, "norm"), f"{name}.norm"
-        if isinstance(x, ImagePatches):
-            x = convolve_patches(x, self.conv, self.norm, (of_conv, of_norm), LEAKY_RELU_SLOPE, pass_, norm_name)
-        else:
-            x = self.norm(self.conv(x, of_conv, n_tasks), of_norm, n_tasks, pass_, norm_name)
-            x = pool_and_activate(x, (2, 2), LEAKY_RELU_SLOPE) if self.pool else F.leaky_relu(x, LEAKY_RELU_SLOPE)
-        return drop(x, self.dropout, pass_, self.index, n_tasks)
-
-
-class VGGReLUNormNetwork(MetaNetwork):
+class VGGReLUNormNetwork(ConvolutionalNetwork):
     """The reference's network: stages of 3x3 convolutions with norm, leaky ReLU and max-pooling or strides; a linear
     head.
 
@@ -102,32 +76,16 @@ class VGGReLUNormNetwork(MetaNetwork):
                 for side in (height, width)
             )
             norm_layer = norm.build((n_filters, height, width))
-            if ends_stage and max_pooling:
+            pools = ends_stage and max_pooling
+            if pools:
                 height, width = height // 2, width // 2
-            block = MetaConvBlock(conv, norm_layer, pool=ends_stage and max_pooling, dropout=dropout, index=index)
+            block = ConvolutionalBlock(
+                conv, norm_layer, pool=pools, negative_slope=LEAKY_RELU_SLOPE, dropout=dropout, index=index
+            )
             self.add_module(name, block)
             channels = n_filters
         n_features = n_filters * (1 if self.global_average else height * width)
         self.head = make_head(n_features, n_way)
-
-    def prepare(self, images: Tensor) -> Tensor | ImagePatches:
-        """Return the patches of the images, where the first block can take them."""
-        block = getattr(self, self.stage_names[0])
-        if not can_use_patches(block.conv, block.norm, images):
-            return images
-        return cut_patches(images, block.conv, (2, 2) if block.pool else (1, 1))
-
-    def features(
-        self, images: Tensor | ImagePatches, params: Parameters | None = None, pass_: Pass | None = None
-    ) -> Tensor:
-        """Return features (B, n, D) of images (B, n, C, H, W), or of what `prepare` made of them."""
-        pass_ = pass_ or Pass()
-        x, n_tasks = fold_images(images)
-        for name in self.stage_names:
-            x = getattr(self, name)(x, below(params, name), n_tasks, pass_, name)
-        if self.global_average:
-            x = x.mean(dim=(2, 3))
-        return unfold_features(x, n_tasks)
 
 
 def build_vgg(

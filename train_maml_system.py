@@ -43,6 +43,10 @@ from utils.ranks.launch import plan_launch, run_ranks, split_arguments
 from utils.registry import load_plugins
 
 log = logging.getLogger(__name__)
+NOT_TESTED = (
+    "Trained and not tested, as test_after_training is false. To test it: the same command with "
+    "--test_after_training true"
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -192,9 +196,8 @@ def _train_and_test(
         check_same_program(group, config.to_json_dict())
         if rank is not None and rank.on_several_machines and not config.dry_run:
             check_same_folder(group, run_folder.path, run_folder.newest_save)
-        torch.manual_seed(
-            config.initialisation_seed
-        )  # PyTorch's own start differs between processes; checkpoints hold its state
+        # PyTorch's own start differs between processes, and checkpoints hold its state.
+        torch.manual_seed(config.initialisation_seed)
     dtype = getattr(torch, config.parameter_format)
     with group.in_turn():  # one unpacks and decodes what all of a machine use
         if group.local_index:  # and has rebuilt it, where that was asked for
@@ -213,9 +216,8 @@ def _train_and_test(
         learner = build_learner(config.model_copy(update={"initial_weights": ""}) if resumes else config, device)
         observers = []
         if group.is_main:
-            add_start(
-                run_folder.path / "environment.json", describe_environment(device, summary) | {"processes": group.size}
-            )
+            environment = describe_environment(device, summary) | {"processes": group.size}
+            add_start(run_folder.path / "environment.json", environment)
             observers = [*build_report_observer(config), *build_trackers(config)]
             log.info(start_banner(config, learner.description()))
         experiment = build_experiment(config, learner, data, observers, run_folder, device, stop, task_sets, group)
@@ -223,10 +225,7 @@ def _train_and_test(
     if group.is_main and run_folder.logs.joinpath("test_summary.json").exists() and not config.dry_run:
         log.info(next_command(run_folder.path))
     elif experiment.is_trained and not config.test_after_training:
-        log.info(
-            "Trained and not tested, as test_after_training is false. To test it: the same command with "
-            "--test_after_training true"
-        )
+        log.info(NOT_TESTED)
 
 
 def _experiment_of_file(json_path: Path | None) -> str | None:

@@ -156,6 +156,26 @@ def measure_damage(checkpoint: Path, flips: int, truncations: int) -> list[str]:
     ]
 
 
+def hostile_archives(canary: Path) -> dict[str, list[tuple[tarfile.TarInfo, bytes]]]:
+    """Name -> members of archives that want to write elsewhere, or something that is no file."""
+
+    def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tuple[tarfile.TarInfo, bytes]:
+        entry, content = tarfile.TarInfo(name), b"x" if kind == tarfile.REGTYPE else b""
+        entry.type, entry.linkname, entry.size = kind, link, len(content)
+        return entry, content
+
+    return {
+        "parent": [member("../canary")],
+        "deep parent": [member("a/../../canary")],
+        "absolute": [member(str(canary))],
+        "symbolic link": [member("l", tarfile.SYMTYPE, ".."), member("l/canary")],
+        "hard link": [member("h", tarfile.LNKTYPE, "/etc/hostname")],
+        "device": [member("d", tarfile.CHRTYPE)],
+        "pipe": [member("p", tarfile.FIFOTYPE)],
+        "twice": [member("a"), member("a")],
+    }
+
+
 def measure_hostile_files(folder: Path) -> list[str]:
     """Archives and checkpoints that want to write elsewhere, fill the disk or run code."""
     import io
@@ -173,21 +193,7 @@ def measure_hostile_files(folder: Path) -> list[str]:
             return not canary.exists() and not target.exists()
         return False
 
-    def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tuple[tarfile.TarInfo, bytes]:
-        entry, content = tarfile.TarInfo(name), b"x" if kind == tarfile.REGTYPE else b""
-        entry.type, entry.linkname, entry.size = kind, link, len(content)
-        return entry, content
-
-    archives = {
-        "parent": [member("../canary")],
-        "deep parent": [member("a/../../canary")],
-        "absolute": [member(str(canary))],
-        "symbolic link": [member("l", tarfile.SYMTYPE, ".."), member("l/canary")],
-        "hard link": [member("h", tarfile.LNKTYPE, "/etc/hostname")],
-        "device": [member("d", tarfile.CHRTYPE)],
-        "pipe": [member("p", tarfile.FIFOTYPE)],
-        "twice": [member("a"), member("a")],
-    }
+    archives = hostile_archives(canary)
     refused = 0
     for name, members in archives.items():
         path = folder / f"{name}.tar"

@@ -201,6 +201,21 @@ def _picture(pixels: np.ndarray) -> str:
     return f"<img width='{max(image.width, 64)}' alt='' src='{data_address(image)}'>"
 
 
+def write_results(targets: Sequence[Path], result: Mapping[str, Any], title: str) -> None:
+    """Write the table and the contact sheet.
+
+    Raises:
+        StorageError: no space or no permission.
+    """
+    folder = targets[0].parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise storage_error(folder, error) from error
+    for target, text in zip(targets, (predictions_csv(result), contact_sheet(result, title)), strict=True):
+        write_bytes_atomically(target, text.encode())
+
+
 @on_console
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
@@ -236,21 +251,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         **{name: value for name, value in changes.items() if value is not None},
     )
     result = adapt(classifier, options.support, options.query)
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise storage_error(output, error) from error
-    write_bytes_atomically(targets[0], predictions_csv(result).encode())
-    write_bytes_atomically(
-        targets[1], contact_sheet(result, f"{options.experiment} adapted to {options.support}").encode()
-    )
+    write_results(targets, result, f"{options.experiment} adapted to {options.support}")
     n_images = ", ".join(f"{name}: {result['support_labels'].count(name)}" for name in result["classes"])
     log.info("adapted to %d classes (%s images)", len(result["classes"]), n_images)
-    log.info(
-        "%d images classified%s",
-        len(result["query_files"]),
-        f"; {accuracy_text(result)}" if accuracy_text(result) else "",
-    )
+    accuracy = accuracy_text(result)
+    log.info("%d images classified%s", len(result["query_files"]), f"; {accuracy}" if accuracy else "")
     if classifier.adapted_learner().depends_on_other_images:
         log.info(
             "the images to classify are normalised together (transductive batch-norm statistics); "

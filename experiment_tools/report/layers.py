@@ -23,13 +23,8 @@ def inner_rates(run: Run) -> Section:
     """Learned inner learning rates: layer x step, with their way over epochs in each cell; of Meta-SGD how they are
     spread.
     """
-    section = Section(
-        "inner-rates",
-        "Inner learning rates",
-        "One learning rate per parameter and inner step. Colour compares with where they started; the line in a cell "
-        "is its way over epochs.",
-        "Inner rates",
-    )
+    lead = "One learning rate per parameter and inner step. Colour compares with where they started; the line in a "
+    section = Section("inner-rates", "Inner learning rates", f"{lead}cell is its way over epochs.", "Inner rates")
     history = [rates for entry in run.epochs if (rates := rates_of(entry))]
     if not history:
         section.missing.append(

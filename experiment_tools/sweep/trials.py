@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from experiment_tools.sweep.file import Choice, Sweep
+from experiment_tools.sweep.file import Choice, Range, Sweep
 from utils.errors import ConfigError, StorageError
 from utils.files.atomic_files import write_bytes_atomically
 from utils.files.tables import write_json
@@ -94,29 +94,14 @@ def _suggested(sweep: Sweep, trials: Sequence[Trial]) -> dict[str, Any]:
             'method "tpe" needs Optuna: python -m pip install -r requirements-extras.txt; or use the method "random"'
         ) from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    distributions = {}
-    for name, parameter in sweep.parameters.items():
-        if isinstance(parameter, Choice):
-            distributions[name] = optuna.distributions.CategoricalDistribution(
-                [json.dumps(value) for value in parameter.values]
-            )
-        elif parameter.is_whole:
-            distributions[name] = optuna.distributions.IntDistribution(parameter.low, parameter.high, log=parameter.log)
-        else:
-            distributions[name] = optuna.distributions.FloatDistribution(
-                parameter.low, parameter.high, log=parameter.log
-            )
+    distributions = {name: _distribution(parameter) for name, parameter in sweep.parameters.items()}
     sampler = optuna.samplers.TPESampler(
         seed=sweep.seed + len(trials), n_startup_trials=max(3, min(10, sweep.trials // 4)), constant_liar=True
     )
     study = optuna.create_study(direction="maximize", sampler=sampler)
     states = {"complete": optuna.trial.TrialState.COMPLETE, "pruned": optuna.trial.TrialState.PRUNED}
     for trial in trials:
-        if trial.state == "failed":
-            continue
-        state = states.get(trial.state, optuna.trial.TrialState.RUNNING)
-        value = trial.value if trial.state == "complete" else None
-        if trial.state == "complete" and value is None:
+        if trial.state == "failed" or (trial.state == "complete" and trial.value is None):
             continue
         point = {
             name: json.dumps(trial.point[name]) if isinstance(parameter, Choice) else trial.point[name]
@@ -126,8 +111,8 @@ def _suggested(sweep: Sweep, trials: Sequence[Trial]) -> dict[str, Any]:
             optuna.trial.create_trial(
                 params=point,
                 distributions=distributions,
-                value=value,
-                state=state,
+                value=trial.value if trial.state == "complete" else None,
+                state=states.get(trial.state, optuna.trial.TrialState.RUNNING),
                 intermediate_values=dict(trial.accuracies),
             )
         )
@@ -136,6 +121,15 @@ def _suggested(sweep: Sweep, trials: Sequence[Trial]) -> dict[str, Any]:
         name: json.loads(suggested[name]) if isinstance(parameter, Choice) else suggested[name]
         for name, parameter in sweep.parameters.items()
     }
+
+
+def _distribution(parameter: Choice | Range) -> Any:
+    from optuna import distributions
+
+    if isinstance(parameter, Choice):
+        return distributions.CategoricalDistribution([json.dumps(value) for value in parameter.values])
+    kind = distributions.IntDistribution if parameter.is_whole else distributions.FloatDistribution
+    return kind(parameter.low, parameter.high, log=parameter.log)
 
 
 # --- on the disk ------------------------------------------------------------------------------------------------------

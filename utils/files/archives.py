@@ -11,7 +11,6 @@ import logging
 import lzma
 import shutil
 import stat
-import subprocess
 import tarfile
 import zipfile
 import zlib
@@ -174,37 +173,11 @@ class _LimitedReader(io.RawIOBase):
         return data
 
 
-@contextlib.contextmanager
-def _decompressed(archive: Path) -> Iterator[BinaryIO]:
+def _decompressed(archive: Path) -> BinaryIO:
     """The tar inside, as a stream. bzip2 of many streams and gzip of many members are read to the end."""
     if archive.name.endswith((".tar.bz2", ".tbz2", ".pbzip2", ".pbzip")):
-        pbzip2 = shutil.which("pbzip2")
-        if pbzip2:
-            with _piped_from([pbzip2, "-dc", str(archive.absolute())], archive) as stream:
-                yield stream
-            return
-        opener = bz2.open
-    else:
-        opener = {".gz": gzip.open, ".tgz": gzip.open, ".xz": lzma.open}.get(archive.suffix, open)
-    with opener(archive, "rb") as stream:
-        yield stream
-
-
-@contextlib.contextmanager
-def _piped_from(command: list[str], archive: Path) -> Iterator[BinaryIO]:
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        try:
-            yield process.stdout
-        except tarfile.ReadError:
-            process.stdout.close()
-            if process.wait() == 0:
-                raise  # its output is complete, but no tar
-        except BaseException:
-            process.kill()
-            raise
-        message = process.stderr.read().decode(errors="replace")
-        if process.wait() != 0:
-            raise tarfile.ReadError(f"{Path(command[0]).name}: {' '.join(message.split()) or process.returncode}")
+        return bz2.open(archive, "rb")
+    return {".gz": gzip.open, ".tgz": gzip.open, ".xz": lzma.open}.get(archive.suffix, open)(archive, "rb")
 
 
 def _look_through_wrapper(folder: Path) -> Path:
