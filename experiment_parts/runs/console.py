@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from utils.files.atomic_files import open_regular, storage_error
 from utils.metrics import ACCURACY, Score
+from utils.words import PrintableFormatter
 
 SECONDS_BETWEEN_PLAIN_LINES = 15.0
 
@@ -59,7 +60,9 @@ class Console:
         self._early: list[logging.LogRecord] = []
         self._remember = logging.Handler()
         self._remember.emit = self._early.append  # type: ignore[method-assign]
-        self._handlers: list[logging.Handler] = [_TerminalHandler(), self._remember]
+        terminal = _TerminalHandler()
+        terminal.setFormatter(PrintableFormatter())
+        self._handlers: list[logging.Handler] = [terminal, self._remember]
         self._root = logging.getLogger()
         self._previous_level = self._root.level
 
@@ -79,7 +82,7 @@ class Console:
             handler = _FileHandler(path)
         except OSError as error:
             raise storage_error(path, error) from error
-        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S"))
+        handler.setFormatter(PrintableFormatter("%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S"))
         for record in self._early:
             handler.handle(record)
         self._root.removeHandler(self._remember)

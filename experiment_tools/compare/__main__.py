@@ -14,6 +14,7 @@ from experiment_tools.compare.tables import csv_text, html_page, latex, markdown
 from experiment_tools.parts.run_reading import Run, find_run, read_run
 from utils.errors import ConfigError, prints_user_errors
 from utils.files.atomic_files import storage_error, write_bytes_atomically
+from utils.words import say
 
 DEFAULT_FOLDER = "comparison"
 
@@ -40,8 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     comparison, runs = read_and_compare(options.runs, options.statistics)
     folder = _output_folder(options.output)
-    print(write_comparison(comparison, runs, folder, with_panels=options.four_panels))
-    print(f"Written to {folder}: comparison.html, .md, .tex, .csv and the curves as PNG")
+    say(write_comparison(comparison, runs, folder, with_panels=options.four_panels))
+    say(f"Written to {folder}: comparison.html, .md, .tex, .csv and the curves as PNG")
     return 0
 
 
@@ -59,7 +60,7 @@ def read_and_compare(names: Sequence[str], statistics: str | None = None) -> tup
         lines = [*broken, *(f"{run.path}: {run.state}, {run.problem}" for run in usable)]
         raise ConfigError("nothing to compare: none of these runs has a finished epoch.\n" + "\n".join(lines))
     for line in broken:
-        print(line, file=sys.stderr)
+        say(line, file=sys.stderr)
     return compare_runs(usable, statistics), usable
 
 

@@ -12,6 +12,7 @@ from experiment_tools.parts.run_reading import find_run
 from experiment_tools.report.page import write_report
 from utils.errors import prints_user_errors
 from utils.machine.host import die_with_parent
+from utils.words import say
 
 
 def watch(run_folder: Path, *, orders: int, answers: int) -> None:
@@ -45,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         watch(Path(options.run_folder), orders=sys.stdin.fileno(), answers=sys.stdout.fileno())
         return 0
     path = write_report(find_run(options.run_folder))
-    print(f"{path} ({path.stat().st_size / 1000:.0f} kB)")
+    say(f"{path} ({path.stat().st_size / 1000:.0f} kB)")
     return 0
 
 
