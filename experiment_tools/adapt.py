@@ -7,7 +7,6 @@ contact_sheet.html.
 """
 
 import argparse
-import html
 import logging
 import sys
 from collections.abc import Mapping, Sequence
@@ -17,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from experiment_tools.parts.command import on_console
-from experiment_tools.parts.pages import as_image, data_address
+from experiment_tools.parts.pages import Section, as_image, data_address, page_html
 from few_shot_classifier import FewShotClassifier
 from utils.errors import ConfigError, DataError
 from utils.files.atomic_files import storage_error, write_bytes_atomically
@@ -148,7 +147,7 @@ def predictions_csv(result: Mapping[str, Any]) -> str:
     heading = ["file", "prediction", "probability", "folder", *(f"p({name})" for name in result["classes"])]
     images = zip(result["query_files"], result["predictions"], result["labels"], result["probabilities"], strict=True)
     rows = [
-        [printable(file.as_posix()), predicted, f"{probabilities.max():.6f}", label,
+        [file.as_posix(), predicted, f"{probabilities.max():.6f}", label,
          *(f"{p:.6f}" for p in probabilities)]
         for file, predicted, label, probabilities in images
     ]  # fmt: skip
@@ -159,46 +158,27 @@ def contact_sheet(result: Mapping[str, Any], title: str) -> str:
     """One HTML file without anything outside of it: the examples of each class, then every query image with its
     probabilities.
     """
-    parts = [
-        "<!doctype html><meta charset='utf-8'><meta name='viewport' "
-        f"content='width=device-width'><title>{html.escape(title)}</title>"
-        "<style>:root{color-scheme:light dark}body{font:14px system-ui,sans-serif;margin:2em;overflow-wrap:anywhere}"
-        "figure{display:inline-block;margin:4px;vertical-align:top;max-width:180px}"
-        "figcaption{font-size:12px;overflow-wrap:anywhere}"
-        "img{image-rendering:pixelated;border:1px solid #888}.wrong img{border:2px solid "
-        "#c00}meter{width:90px}</style>",
-        f"<h1>{html.escape(title)}</h1><p>{html.escape(accuracy_text(result))}</p><h2>Examples</h2>",
-    ]
+    examples = Section("examples", "Examples", "What the network was adapted to.")
     for name in result["classes"]:
-        own = [
-            image
-            for image, label in zip(result["support_images"], result["support_labels"], strict=True)
-            if label == name
-        ]
-        parts.append(f"<h3>{html.escape(name)}</h3>" + "".join(f"<figure>{_picture(image)}</figure>" for image in own))
-    parts.append("<h2>Predictions</h2>")
-    for place, file in enumerate(result["query_files"]):
-        predicted, label, probabilities = (
-            result["predictions"][place],
-            result["labels"][place],
-            result["probabilities"][place],
-        )
-        bars = "".join(
-            f"<br><meter value='{p:.4f}'></meter> {100 * p:.1f} % {html.escape(name)}"
-            for p, name in sorted(zip(probabilities, result["classes"], strict=True), reverse=True)[:5]
-        )
-        wrong = " class='wrong'" if label not in (None, predicted) else ""
-        caption = f"<b>{html.escape(predicted)}</b><br>{html.escape(printable(file.as_posix()))}{bars}"
-        parts.append(
-            f"<figure{wrong}>{_picture(result['query_images'][place])}<figcaption>{caption}</figcaption></figure>"
-        )
-    return "\n".join(parts) + "\n"
+        shown = zip(result["support_images"], result["support_labels"], strict=True)
+        images = [_picture(image) for image, label in shown if label == name]
+        examples.add(name, {"images": images, "bars": (), "wrong": False}, kind="sheet", size="quarter")
+    predictions = Section("predictions", "Predictions", "A red frame: another class than that of the image's folder.")
+    queries = zip(
+        *(result[key] for key in ("query_files", "query_images", "predictions", "labels", "probabilities")), strict=True
+    )
+    for file, image, predicted, label, probabilities in queries:
+        likely = sorted(zip(probabilities, result["classes"], strict=True), reverse=True)[:5]
+        bars = [{"name": name, "share": float(p), "text": f"{100 * p:.1f} %"} for p, name in likely]
+        content = {"images": [_picture(image)], "bars": bars, "wrong": label not in (None, predicted)}
+        predictions.add(predicted, content, kind="sheet", size="quarter", note=file.as_posix())
+    return page_html(title, [examples, predictions], lead=accuracy_text(result))
 
 
 def _picture(pixels: np.ndarray) -> str:
     image = as_image(pixels)
     image.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
-    return f"<img width='{max(image.width, 64)}' alt='' src='{data_address(image)}'>"
+    return data_address(image)
 
 
 def write_results(targets: Sequence[Path], result: Mapping[str, Any], title: str) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiment_tools.compare.comparison import Comparison, compare_runs
-from experiment_tools.compare.tables import csv_text, html_page, latex, markdown
+from experiment_tools.compare.tables import csv_text, latex, markdown
 from experiment_tools.parts.run_reading import Run, find_run, read_run
 from utils.errors import ConfigError, prints_user_errors
 from utils.files.atomic_files import storage_error, write_bytes_atomically
@@ -65,32 +65,33 @@ def read_and_compare(names: Sequence[str], statistics: str | None = None) -> tup
 
 
 def write_comparison(comparison: Comparison, runs: Sequence[Run], folder: Path, *, with_panels: bool) -> str:
-    """Write all files of a comparison into a folder; returns the Markdown.
+    """Write all files of a comparison into a folder; returns what the terminal shows of it.
 
     Raises:
         StorageError: no space or no permission.
     """
-    from experiment_tools.compare.figures import comparison_figures, four_panel_figures
-    from experiment_tools.parts.pages import svg_text, write_png
+    from experiment_tools.compare.figures import figure_of, four_panel_pictures, validation_pictures
+    from experiment_tools.compare.page import MOST_PAIRS, html_page
+    from experiment_tools.parts.pages import write_png
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise storage_error(folder, error) from error
-    figures = comparison_figures(comparison, runs)
+    pictures = validation_pictures(comparison, runs)
     if with_panels:
-        figures += four_panel_figures(comparison, runs)
-    for stem, _, figure in figures:
-        write_png(figure, folder / f"{stem}.png")
+        pictures += four_panel_pictures(comparison, runs)
+    for picture in pictures:
+        write_png(figure_of(picture.panels, picture.title), folder / f"{picture.stem}.png")
     pages = {
         "comparison.md": markdown(comparison),
         "comparison.tex": latex(comparison),
         "comparison.csv": csv_text(comparison),
-        "comparison.html": html_page(comparison, [(caption, svg_text(figure)) for _, caption, figure in figures]),
+        "comparison.html": html_page(comparison, pictures),
     }
     for name, text in pages.items():
         write_bytes_atomically(folder / name, text.encode())
-    return pages["comparison.md"]
+    return markdown(comparison, MOST_PAIRS)
 
 
 def _output_folder(wanted: Path | None) -> Path:
