@@ -32,6 +32,7 @@ from utils.config.rules import feature_size
 from utils.errors import ConfigError
 from utils.registry import GIVEN_NETWORK, registered_backbone, user_code
 
+# The paper's text says ReLU; the released code has had leaky ReLU again since January 2019.
 LEAKY_RELU_SLOPE = 0.01
 """For negative values, as in the reference."""
 
@@ -65,11 +66,13 @@ class VGGReLUNormNetwork(ConvolutionalNetwork):
         super().__init__()
         norm = norm or NormChoice()
         channels, height, width = image_shape
+        # As in the reference strides go with the mean over the last map, max-pooling with the flattened map.
         self.global_average, self.uses_dropout = not max_pooling, dropout > 0
         self.stage_names = [f"block{i}" for i in range(n_stages * blocks_per_stage)]
         for index, name in enumerate(self.stage_names):
             ends_stage = (index + 1) % blocks_per_stage == 0
             stride = 2 if ends_stage and not max_pooling else 1
+            # With a bias, as in the reference, although batch norm takes it out again and its gradient is zero.
             conv = MetaConv2d(channels, n_filters, 3, stride=stride, padding=int(padding))
             height, width = (
                 feature_size(side, 1, 1, padding, False) if stride == 2 else side + 2 * int(padding) - 2
@@ -192,12 +195,15 @@ def build_foreign(
         raise ConfigError(
             f"{who} is a network that a Python program gave; give it again, as in FewShotClassifier(network=...)"
         )
+    # The CPU's generator, where modules are built, is set back afterwards: nothing else draws other numbers for it.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.initialisation_seed)
         with user_code(f"{who}: building it"):
             if isinstance(build, nn.Module):
                 module = copy.deepcopy(build)
             else:
+                # Where episodes bring their head, the module's own is left out afterwards; until then it needs some
+                # size.
                 module = build(config, image_shape, n_way or config.training_shapes[0].n_way)
         if isinstance(module, MetaNetwork):
             return module
@@ -213,6 +219,7 @@ def build_network(config: ExperimentConfig, given: nn.Module | NetworkFunction |
     norm = NormChoice(
         config.norm_layer,
         n_rows,
+        # As in the reference: weights and biases that the inner loop adapts have one row; statistics keep theirs.
         1 if config.enable_inner_loop_optimizable_bn_params else n_rows,
         config.learnable_bn_gamma,
         config.learnable_bn_beta,
@@ -227,8 +234,10 @@ def build_network(config: ExperimentConfig, given: nn.Module | NetworkFunction |
         network = BACKBONES[config.backbone](config, image_shape, n_way, norm)
     else:
         network = build_foreign(config, image_shape, n_way, norm, given)
+    # A generator of its own, on the CPU: neither earlier draws nor the kind of device change the initial weights.
     network.initialise(torch.Generator().manual_seed(config.initialisation_seed))
     if config.initial_weights:
+        # After they were drawn: the file replaces the body alone, the head keeps what it has.
         load_initial_weights(network, Path(config.initial_weights).expanduser())
     if not isinstance(config.batch_norm_statistics, str):
         choose_statistics_per_stage(network, config.batch_norm_statistics)

@@ -19,10 +19,11 @@ from experiment_tools.parts.command import on_console
 from experiment_tools.parts.pages import Section, as_image, data_address, page_html
 from few_shot_classifier import FewShotClassifier
 from utils.errors import ConfigError, DataError
-from utils.files.atomic_files import storage_error, write_bytes_atomically
+from utils.files.atomic_files import storage_errors, write_bytes_atomically
 from utils.files.tables import as_csv
 from utils.images.decoding import DECODING_ERRORS, PixelFormat, decode_image
-from utils.images.folders import IMAGE_EXTENSIONS, tell_unread
+from utils.images.duplicates import are_of_one_colour, one_colour_text
+from utils.images.folders import ImageFolder, scan, some_of
 from utils.words import printable
 
 log = logging.getLogger(__name__)
@@ -31,20 +32,20 @@ LARGEST_SIDE = 96
 """Pixels, in the contact sheet."""
 
 
-def images_below(folder: Path) -> list[Path]:
-    """Image files anywhere below a folder, sorted, as paths inside it.
+def image_folders(folder: Path) -> list[ImageFolder]:
+    """The folders with images at and below a folder, by the rules of datasets.
 
     Raises:
         DataError: there are none, or it is no folder.
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder")
-    found = [path for path in folder.rglob("*") if path.is_file()]
-    tell_unread(folder, [path.name for path in found])
-    files = sorted(path.relative_to(folder) for path in found if path.suffix.lower() in IMAGE_EXTENSIONS)
-    if not files:
-        raise DataError(f"{folder}: no images ({', '.join(IMAGE_EXTENSIONS)}) below it")
-    return files
+    return scan(folder)[0]
+
+
+def files_of(folders: Sequence[ImageFolder]) -> list[Path]:
+    """All images, sorted."""
+    return sorted(Path(folder.path_of(file)) for folder in folders for file in folder.files)
 
 
 def read_images(folder: Path, files: Sequence[Path], pixel_format: PixelFormat) -> np.ndarray:
@@ -64,32 +65,40 @@ def read_images(folder: Path, files: Sequence[Path], pixel_format: PixelFormat) 
             f"{folder}: {len(problems)} {'image' if len(problems) == 1 else 'images'} cannot be decoded; repair or "
             f"remove {'it' if len(problems) == 1 else 'them'}\n" + "\n".join(problems)
         )
-    return np.stack(images)
+    pixels = np.stack(images)
+    blank = [files[rank].as_posix() for rank in are_of_one_colour(pixels)]
+    if blank:
+        log.warning("%s: %s", printable(folder), one_colour_text(folder, blank, len(files)))
+    return pixels
 
 
 def pixel_format_of(config: Mapping[str, Any]) -> PixelFormat:
-    """How a run's config stores images."""
+    """Return how a run's config stores images."""
     return PixelFormat(config["image_height"], config["image_width"], config["image_channels"], config["resize_filter"])
 
 
 def support_files_of(support: Path) -> tuple[list[Path], list[str]]:
-    """Images below class folders, as paths inside `support`, and the class of each.
+    """Return the images below class folders, as paths inside `support`, and the class of each.
 
     Raises:
-        DataError: an image outside the class folders, or none.
+        DataError: an image outside the class folders, none at all, or none in a class folder.
     """
-    files = images_below(support)
+    folders = image_folders(support)
+    files = files_of(folders)
     outside = [file for file in files if len(file.parts) < 2]
     if outside:
         raise DataError(
             f"{support}: {printable(outside[0])} lies in no class folder; --support is one folder per class, with "
             "images inside"
         )
+    empty = [folder.path for folder in folders if not folder.files]
+    if empty:
+        raise DataError(f"{support}: no image in {some_of(empty)}; give each class some, or take its folder out")
     return files, [file.parts[0] for file in files]
 
 
 def check_number_of_classes(config: Mapping[str, Any], support: Path, n_classes: int) -> None:
-    """Whether the head of a trained run can tell so many classes apart.
+    """Refuse another number of classes than the head of a trained run has learned.
 
     Raises:
         ConfigError: it has learned another number of outputs.
@@ -114,7 +123,7 @@ def adapt(classifier: FewShotClassifier, support: Path, query: Path) -> dict[str
         DataError, ConfigError: folders that cannot work, or a number of classes that the head has no outputs for.
     """
     pixel_format = pixel_format_of(classifier.meta_config_)
-    query_files = images_below(query)
+    query_files = files_of(image_folders(query))
     support_files, support_labels = support_files_of(support)
     check_number_of_classes(classifier.meta_config_, support, len(set(support_labels)))
     support_images = read_images(support, support_files, pixel_format)
@@ -132,7 +141,7 @@ def adapt(classifier: FewShotClassifier, support: Path, query: Path) -> dict[str
 
 
 def accuracy_text(result: Mapping[str, Any]) -> str:
-    """'7 of 10 right' for the query images whose class their folder tells; empty without any."""
+    """Return '7 of 10 right' for the query images whose class their folder names; empty without any."""
     known = [
         (label, predicted)
         for label, predicted in zip(result["labels"], result["predictions"], strict=True)
@@ -155,7 +164,7 @@ def predictions_csv(result: Mapping[str, Any]) -> str:
 
 
 def contact_sheet(result: Mapping[str, Any], title: str) -> str:
-    """One HTML file without anything outside of it: the examples of each class, then every query image with its
+    """Return one HTML file without anything outside of it: the examples of each class, then every query image with its
     probabilities.
     """
     examples = Section("examples", "Examples", "What the network was adapted to.")
@@ -188,10 +197,8 @@ def write_results(targets: Sequence[Path], result: Mapping[str, Any], title: str
         StorageError: no space or no permission.
     """
     folder = targets[0].parent
-    try:
+    with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise storage_error(folder, error) from error
     for target, text in zip(targets, (predictions_csv(result), contact_sheet(result, title)), strict=True):
         write_bytes_atomically(target, text.encode())
 

@@ -4,7 +4,7 @@
     python script_generation_tools/convert_config.py TRAIN.yaml [TEST.yaml] [--output NEW.json]
 
 Prints a line for every key that had no effect there and every value that differed from what that code really did. The
-new config goes to experiment_config/ unless told otherwise; generate_scripts.py makes its script.
+new config goes to experiment_config/ unless --output names another place; generate_scripts.py makes its script.
 """
 
 import argparse
@@ -52,20 +52,16 @@ def _read(path: Path) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
-    content = _read_yaml(path, text) if path.suffix in YAML_SUFFIXES else _read_json(path, text)
+    try:
+        content = _yaml(path, text) if path.suffix in YAML_SUFFIXES else json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{path}: not valid JSON ({error}); a YAML's name must end in .yaml or .yml") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: a config is a table of keys and values, not a {type(content).__name__}")
     return content
 
 
-def _read_json(path: Path, text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise ConfigError(f"{path}: not valid JSON ({error}); a YAML's name must end in .yaml or .yml") from error
-
-
-def _read_yaml(path: Path, text: str) -> Any:
+def _yaml(path: Path, text: str) -> Any:
     try:
         import yaml
     except ModuleNotFoundError as error:

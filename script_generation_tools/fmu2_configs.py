@@ -87,10 +87,8 @@ def convert_fmu2_config(train: Mapping[str, Any], test: Mapping[str, Any] | None
             )
         elif key not in READ:
             findings.append(f'"{key}": {json.dumps(train[key])} had no effect: the code has no such key')
-    values |= _data(train, findings)
-    values |= _backbone(train, findings)
-    values |= _inner_loop(train, findings)
-    values |= _outer_loop(train, findings)
+    for part in (_data, _backbone, _inner_loop, _outer_loop):
+        values |= part(train, findings)
     values |= _evaluation(train, test, values, findings)
     findings.append("every run there had seed 0; here train_seed is 0 too, but the tasks drawn from it are others")
     return Conversion(values | {"train_seed": 0, "number_of_ensemble_models": 1}, findings)
@@ -212,7 +210,7 @@ def _inner_loop(config: Mapping[str, Any], findings: list[str]) -> dict[str, Any
 
 
 def _inner_arguments(config: Mapping[str, Any], name: str, findings: list[str]) -> dict[str, Any]:
-    """What `value or default` made of them: an explicit 0 counted as not given."""
+    """Return what `value or default` made of them: an explicit 0 counted as not given."""
     given = dict(config.get("inner_args") or {})
     used = {key: given.get(key) or default for key, default in INNER_DEFAULTS.items()}
     for key, value in given.items():
@@ -226,9 +224,7 @@ def _inner_arguments(config: Mapping[str, Any], name: str, findings: list[str]) 
 
 
 def _frozen(frozen: list[str], encoder: str, findings: list[str]) -> dict[str, Any]:
-    """A parameter whose name contains one of these texts was not adapted; norm weights and biases were, unless
-    frozen.
-    """
+    """Translate texts, one of which froze each parameter whose name contains it; norm weights and biases adapt, too."""
     names = _parameter_names(encoder)
     for text in frozen:
         if not any(text in name for name in names):
@@ -277,7 +273,7 @@ def _is_norm(name: str) -> bool:
 
 
 def _pattern(text: str, encoder: str) -> str:
-    """A pattern of `frozen_layers` for what a text froze there."""
+    """Return a pattern of `frozen_layers` for what a text froze there."""
     blocks = BLOCKS[encoder.removeprefix("wide-")]
     if "convnet4" in encoder and text in blocks:
         return f"block{blocks.index(text)}.*"

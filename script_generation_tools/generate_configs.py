@@ -100,7 +100,7 @@ def expand_templates(template_folder: Path) -> tuple[dict[str, str], list[str]]:
         except ConfigError as error:
             problems.append(str(error))
             continue
-        variables = _variables(path.read_text(encoding="utf-8"))
+        variables = variables_of(path.read_text(encoding="utf-8"))
         unused = sorted(_declared(all_values.get(path.stem, {})) - variables - {NAME})
         if unused:
             notes.append(
@@ -118,7 +118,7 @@ def expand_templates(template_folder: Path) -> tuple[dict[str, str], list[str]]:
 def expand_template(path: Path, own_values: Mapping[str, Any], default_values: Mapping[str, Any]) -> list[Candidate]:
     """Fill one template with every combination of the values of the variables it uses, each combination once."""
     template = path.read_text(encoding="utf-8")
-    variables = sorted(_variables(template) - {NAME})
+    variables = sorted(variables_of(template) - {NAME})
     combinations: list[dict[str, Any]] = []
     patterns: list[str] = []
     for row in own_values.get(SETTINGS, [{}]):
@@ -163,9 +163,9 @@ def first_config(template: Path, chosen: Mapping[str, Any]) -> dict[str, Any]:
     return json.loads(expand_template(template, first, all_values.get(DEFAULTS, {}))[0].text)
 
 
-def template_variables(template: Path) -> set[str]:
-    """Names of the variables of a template."""
-    return _variables(template.read_text(encoding="utf-8"))
+def variables_of(template: str) -> set[str]:
+    """Names of the variables in the text of a template."""
+    return set(PLACEHOLDER.findall(template))
 
 
 def substitute(template: str, values: Mapping[str, Any]) -> str:
@@ -193,7 +193,7 @@ def as_text(value: Any) -> str:
 def _fill(path: Path, template: str, combination: dict[str, Any], pattern: str, section_pattern: str) -> Candidate:
     values = {NAME: "unnamed"} | combination
     config, checked = _checked(path, substitute(template, values))
-    if NAME in _variables(template):
+    if NAME in variables_of(template):
         del config[NAME]  # it is what the pattern is about to make
     name_values = {**checked.to_json_dict(), **combination, **config, "template": path.stem}
     if NAME not in config:
@@ -206,7 +206,7 @@ def _fill(path: Path, template: str, combination: dict[str, Any], pattern: str, 
 
 
 def _compose_name(path: Path, pattern: str, known: Mapping[str, Any]) -> str:
-    """Fill the pattern of a name with the config's own keys, so that a name tells what is in the file."""
+    """Fill the pattern of a name with the config's own keys, so that a name shows what is in the file."""
     for key in PLACEHOLDER.findall(pattern):
         if key not in known:
             raise ConfigError(
@@ -247,10 +247,6 @@ def _without_repeats(path: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]
     if repeated:
         raise ConfigError("\n".join(f'{path.name}: key "{key}" is given {keys.count(key)} times' for key in repeated))
     return dict(pairs)
-
-
-def _variables(template: str) -> set[str]:
-    return set(PLACEHOLDER.findall(template))
 
 
 def _declared(own_values: Mapping[str, Any]) -> set[str]:
@@ -318,7 +314,8 @@ def _read_values(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def _name_problems(candidates: list[Candidate]) -> Iterator[str]:
-    """Two configs may share neither a file nor a run folder (letter case does not tell folders apart everywhere).
+    """Yield what breaks the rule that two configs share neither a file nor a run folder (letter case does not
+    distinguish folders everywhere).
 
     One message for each template, or pair of templates, however many of its configs share names.
     """
@@ -356,7 +353,7 @@ def _name_problems(candidates: list[Candidate]) -> Iterator[str]:
 
 
 def _distinct_pattern(candidates: list[Candidate]) -> str:
-    """Extend the experiment_name of a template's section by the variables that tell its configs apart."""
+    """Extend the experiment_name of a template's section by the variables in which its configs differ."""
     pattern = candidates[0].section_pattern
 
     def names(pattern: str) -> int:
@@ -370,7 +367,7 @@ def _distinct_pattern(candidates: list[Candidate]) -> str:
 
 
 def _shared_run_folders(config_folder: Path) -> list[str]:
-    """Notes on hand-written configs whose experiment_name, and hence run folder, is another config's too."""
+    """Return notes on hand-written configs whose experiment_name, and hence run folder, is another config's too."""
     owners: dict[str, str] = {}
     notes = []
     for path in sorted(config_folder.glob("[!.]*.json")):

@@ -121,7 +121,7 @@ def convert_reference_config(given: Mapping[str, Any]) -> Conversion:
 
 
 def _boolean(value: Any) -> Any:
-    """Its code took every value that spells true or false for a boolean."""
+    """Convert as its code does, which took every value that spells true or false for a boolean."""
     return str(value).lower() == "true" if str(value).lower() in ("true", "false") else value
 
 

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from data import NORMALISATIONS, Drawing, FewShotData, ImageClasses, Preprocessing, build_data, rotate_by_quarter_turns
+from few_shot_classifier.datasets import SplitData
 from tests.conftest import draw_dataset, draw_image
 from utils.config import load_config
 from utils.config.schema import ExperimentConfig
@@ -232,6 +233,44 @@ def test_the_summary_and_the_digest_of_a_task_list_do_not_depend_on_the_place(ti
     assert copied.summary()["content_sha256"] == summary["content_sha256"]
     assert copied.task_list_digest("test", range(9)) == data.task_list_digest("test", range(9))
     assert copied.task_list_digest("test", range(8)) != data.task_list_digest("test", range(9))
+
+
+def test_data_are_known_by_their_pixels_classes_and_splits_wherever_they_lie(tiny_dataset, tmp_path, monkeypatch):
+    folder = tiny_dataset()
+    data = build_data(config(), "cpu")
+    identity = json.loads(json.dumps(data.identity()))
+    names = {split: sorted(data.class_sizes(split)) for split in ("train", "val", "test")}
+    for split, of_split in identity["splits"].items():
+        classes = [[name, [f"{name}/{rank:02}.png" for rank in range(6)]] for name in names[split]]
+        digest = hashlib.sha256(json.dumps(classes).encode()).hexdigest()
+        assert of_split == {"classes": 4, "images": 24, "sha256": digest}
+    shutil.copytree(folder, tmp_path / "elsewhere" / "tiny")
+    monkeypatch.setenv("DATASET_DIR", str(tmp_path / "elsewhere"))
+    assert build_data(config(), "cpu").identity() == identity
+    other = build_data(config(class_split_seed=3), "cpu").identity()
+    assert other["content_sha256"] == identity["content_sha256"] and other["splits"] != identity["splits"]
+    one = tmp_path / "elsewhere" / "tiny" / names["val"][0]
+    draw_image(99, 99).save(one / "00.png")
+    replaced = build_data(config(), "cpu").identity()
+    assert replaced["splits"] == identity["splits"] and replaced["content_sha256"] != identity["content_sha256"]
+    (one / "00.png").rename(one / "99.png")
+    renamed = build_data(config(), "cpu").identity()["splits"]
+    assert [split for split in renamed if renamed[split] != identity["splits"][split]] == ["val"]
+    assert numbered_data().identity() is None  # of images held in Python nobody has said what they are
+    numbered_data().check_content()
+
+
+def test_packed_images_that_changed_are_an_error_before_the_first_result(tiny_dataset, monkeypatch):
+    tiny_dataset()
+    monkeypatch.setattr("utils.images.packed.LARGEST_CHECKED_AT_ONCE", 0)
+    build_data(config(), "cpu").check_content()
+    packed_file = Path(build_data(config(), "cpu").summary()["packed_file"])
+    packed_file.write_bytes(bytes(packed_file.stat().st_size))
+    data = build_data(config(), "cpu")
+    with pytest.raises(DataError, match="changed since it was packed"):
+        data.check_content()
+    with pytest.raises(DataError, match="changed since it was packed"):
+        SplitData({"train": numbered_data(), "val": data}).check_content()
 
 
 def test_an_archive_is_unpacked_by_itself(tiny_dataset):

@@ -13,7 +13,7 @@ from utils.words import say
 
 
 class UserError(Exception):
-    """Base of all errors whose text tells the user what to change. Not raised itself."""
+    """Base of all errors whose text names what to change. Not raised itself."""
 
     exit_code = 1
 

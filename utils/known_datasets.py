@@ -128,10 +128,10 @@ KNOWN_DATASETS = {known.name: known for known in TABLE}
 
 
 def known_by_folder(dataset_name: str) -> KnownDataset:
-    """The entry whose folder has this name; one of defaults where there is none."""
+    """Return the entry whose folder has this name; one of defaults where there is none."""
     return next((known for known in KNOWN_DATASETS.values() if known.folder == dataset_name), KnownDataset())
 
 
 def folder_named(dataset_name: str) -> str:
-    """The folder of a dataset that may be called by its short name."""
+    """Return the folder of a dataset that may be called by its short name."""
     return KNOWN_DATASETS[dataset_name].folder if dataset_name in KNOWN_DATASETS else dataset_name

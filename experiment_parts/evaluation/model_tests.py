@@ -11,9 +11,10 @@ from experiment_parts.evaluation import test_results as final_test
 from experiment_parts.evaluation.split_evaluation import SplitEvaluation
 from experiment_parts.evaluation.task_sets import TaskSet, collect_results, curve_rows, evaluate_task_sets, protocols
 from experiment_parts.learner import Learner
-from experiment_parts.runs.checkpoints import list_epochs
+from experiment_parts.runs.checkpoints import checkpoint_bytes, list_epochs
 from experiment_parts.runs.random_state import without_random_state
 from experiment_parts.runs.run_folder import RunFolder
+from utils.files.atomic_files import write_bytes_atomically
 from utils.files.tables import write_csv, write_json
 from utils.ranks.group import RankGroup
 
@@ -101,6 +102,8 @@ class ModelTests:
         models: list[dict[str, Any]],
         evaluations: list[list[SplitEvaluation]],
     ) -> dict[str, Any]:
+        for tasks in self._task_sets:
+            tasks.data.check_content()
         results, arrays = collect_results(
             self._task_sets, self._settings.test_batch_norm_statistics, models, evaluations
         )
@@ -115,7 +118,8 @@ class ModelTests:
         logs, suffix = self._run_folder.logs, self._suffix
         state = {name: summary[name] for name in ("protocol", "task_list_digest", "selection", "epochs_trained")}
         state["class_names"] = {tasks.protocol["dataset"]: tasks.class_names for tasks in self._task_sets}
-        final_test.write_predictions(logs / f"test_predictions{suffix}.safetensors", arrays, state | {"models": models})
+        predictions = checkpoint_bytes(arrays, state | {"models": models})
+        write_bytes_atomically(logs / f"test_predictions{suffix}.safetensors", predictions)
         write_csv(logs / f"test_summary{suffix}.csv", final_test.summary_rows(summary))
         write_json(logs / f"test_summary{suffix}.json", summary)
         return summary

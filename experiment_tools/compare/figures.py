@@ -43,7 +43,7 @@ class Curve:
 
 
 def mean_curve(runs: Sequence[Run], name: str) -> Curve:
-    """Per epoch over the runs that have it; cells without a number are left out."""
+    """Return the mean per epoch over the runs that have it; cells without a number are left out."""
     values: dict[int, list[float]] = {}
     for run in runs:
         for row in run.rows:
@@ -84,7 +84,7 @@ class Panel:
         return any(run.is_regression for runs in self.groups.values() for run in runs)
 
     def lines(self) -> list[Series]:
-        """Each group's mean, with a band of one deviation over its seeds, and the points."""
+        """Return each group's mean, with a band of one deviation over its seeds, and the points."""
         lines = []
         for (label, runs), (colour, look) in zip(self.groups.items(), itertools.cycle(STYLES), strict=False):
             curve = mean_curve(runs, f"{self.split}_{self.metric}_mean")
@@ -99,13 +99,13 @@ class Panel:
         return lines
 
     def chart(self) -> Markup | None:
-        """For the page."""
+        """Draw it for the page."""
         axes = Axes("epoch", "{:.4g}".format, "epoch")
         return line_chart(self.lines(), axes, f"{self.y_label} over epochs, {self.title}")
 
 
 def figure_of(panels: Sequence[Panel], title: str) -> Figure:
-    """One panel, or four, with one legend below them all."""
+    """Draw one panel, or four, with one legend below them all."""
     side = 1 if len(panels) == 1 else 2
     names = [line.name for line in panels[0].lines()]
     n_columns = max(1, LETTERS_PER_LINE // (max(map(len, names), default=0) + 8))
@@ -158,7 +158,7 @@ class Picture:
 
 
 def validation_pictures(comparison: Comparison, runs: Sequence[Run]) -> list[Picture]:
-    """The validation curves of each dataset, way and shot."""
+    """Return the validation curves of each dataset, way and shot."""
     note = "Lines are means over seeds, bands one standard deviation over them."
     return [
         Picture(
@@ -170,7 +170,7 @@ def validation_pictures(comparison: Comparison, runs: Sequence[Run]) -> list[Pic
 
 
 def four_panel_pictures(comparison: Comparison, runs: Sequence[Run]) -> list[Picture]:
-    """Losses and accuracies of each method, dataset and way, a line per shot."""
+    """Return losses and accuracies of each method, dataset and way, a line per shot."""
     groups: dict[tuple[str, str, int], dict[str, list[Run]]] = {}
     points: dict[tuple[str, str, int], dict[str, dict[str, tuple[float, float]]]] = {}
     for column, by_label in sorted(_by_training_column(comparison, runs).items()):

@@ -15,7 +15,7 @@ MOST_COLUMNS = 3
 
 
 def accuracy_table(comparison: Comparison) -> Rows:
-    """Accuracy and, where one is known, the published value: a row per method and a column per kind of tasks; where
+    """Return accuracy and, where one is known, the published value: a row per method and a column per kind of tasks; where
     these are many, a row for each.
     """
     columns, cells = comparison.columns, comparison.cells
@@ -36,7 +36,7 @@ def _result(cell: Cell | None, with_published: bool) -> list[str]:
 
 
 def cell_text(cell: Cell) -> str:
-    """'95.93 ± 0.97 (3 seeds)' in percent, '0.3423 ± 0.0189 (3 seeds)' of a mean squared error."""
+    """Return '95.93 ± 0.97 (3 seeds)' in percent, '0.3423 ± 0.0189 (3 seeds)' of a mean squared error."""
     summary = cell.summary
     if cell.score is not ACCURACY:
         return f"{cell.score.text(summary).replace('+-', '±')} ({cell.interval_is_over})"
@@ -77,14 +77,14 @@ def _difference_row(d: Difference, with_seeds: bool, score: Score) -> list[str]:
 
 
 def p_text(p: float | None) -> str:
-    """'0.013', '< 0.0001'."""
+    """Return '0.013', '< 0.0001'."""
     if p is None:
         return ""
     return "< 0.0001" if p < 1e-4 else f"{p:.4f}" if p < 0.01 else f"{p:.3f}"
 
 
 def caption(comparison: Comparison) -> str:
-    """How to read the table of accuracies."""
+    """Return how to read the table of accuracies."""
     found = dict.fromkeys(cell.score for cell in comparison.cells.values())
     names = (
         " or ".join("accuracy in percent" if score is ACCURACY else score.name for score in found)
@@ -98,7 +98,7 @@ def caption(comparison: Comparison) -> str:
 
 
 def sources(comparison: Comparison) -> list[str]:
-    """Where the published values in the table are from."""
+    """Return where the published values in the table are from."""
     found = [cell.published for cell in comparison.cells.values() if cell.published]
     lines = dict.fromkeys(f"{result.method}: {result.source}" for result in found)
     if any(not result.confirmed for result in found):
@@ -117,12 +117,12 @@ DIFFERENCE_CAPTION = (
 
 
 def numbered_rows(comparison: Comparison) -> list[str]:
-    """What the rows with a number stand for."""
+    """Return what the rows with a number stand for."""
     return [f"{label}: {row.settings_text}" for label, row in comparison.rows.items() if label.endswith("]")]
 
 
 def notes(comparison: Comparison) -> list[str]:
-    """What is to be known of runs and tests, and where published values are from."""
+    """Return what is to be known of runs and tests, and where published values are from."""
     return [*comparison.notes, *(f"published, {line}" for line in sources(comparison))]
 
 
@@ -147,7 +147,7 @@ def _markdown_table(table: Rows) -> str:
 
 
 def latex(comparison: Comparison) -> str:
-    """Two tabulars with the rules of the package booktabs."""
+    """Return two tabulars with the rules of the package booktabs."""
     parts = [f"% {_one_line(caption(comparison))}", _latex_table(accuracy_table(comparison))]
     if comparison.differences:
         parts += [f"% {_one_line(DIFFERENCE_CAPTION)}", _latex_table(difference_table(comparison))]
@@ -179,8 +179,8 @@ def _latex_text(text: str) -> str:
         ">": "$>$",
         "~": r"\textasciitilde{}",
         "^": r"\textasciicircum{}",
+        **{letter: f"\\{letter}" for letter in "&%$#_{}"},
     }
-    replaced |= {letter: f"\\{letter}" for letter in "&%$#_{}"}
     return "".join(replaced.get(letter, letter) for letter in text)
 
 

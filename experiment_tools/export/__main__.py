@@ -97,7 +97,7 @@ def export(options: argparse.Namespace) -> dict[str, float]:
 
 
 def _classifier(run: Run, checkpoint: Path, options: argparse.Namespace) -> tuple[FewShotClassifier, str]:
-    """With the batch-norm statistics of the option, else those that the run was tested with first."""
+    """Load the classifier with the batch-norm statistics of the option, else those of the first test of the run."""
     config = read_checkpoint_state(checkpoint).get("config", {})
     if config.get("loss") == "mean_squared_error":
         raise ConfigError(f"{run.path}: is a regression; export is for classifiers")

@@ -71,7 +71,7 @@ Result = tuple[Mapping[str, Any], Mapping[str, Any]]
 
 
 def tested_results(facts: CardFacts) -> list[Result]:
-    """Protocol and accuracy of the exported epoch alone, for each test of the run with as many inner steps."""
+    """Return protocol and accuracy of the exported epoch alone, for each test of the run with as many steps."""
     results = [
         result for result in facts.test.get("results", [facts.test]) if result.get("score", "accuracy") == "accuracy"
     ]
@@ -84,14 +84,10 @@ def tested_results(facts: CardFacts) -> list[Result]:
     return [(protocol, model) for protocol, model in pairs if protocol["steps"] == facts.steps]
 
 
-def tested_result(facts: CardFacts) -> Result | None:
-    """The first of them with the exported batch-norm statistics; None: not tested so."""
-    return next((pair for pair in tested_results(facts) if pair[0]["statistics"] == facts.statistics), None)
-
-
 def model_card(facts: CardFacts, config: Mapping[str, Any]) -> str:
     """Return the text: a YAML head for model hubs, then Markdown."""
-    tested = tested_result(facts)
+    # The first one with the exported batch-norm statistics; None: not tested so.
+    tested = next((pair for pair in tested_results(facts) if pair[0]["statistics"] == facts.statistics), None)
     sections = {
         "Use": _use(facts, config),
         "Data and protocol": _data(facts, config, tested),
@@ -239,7 +235,7 @@ def _data(facts: CardFacts, config: Mapping[str, Any], tested: Any) -> list[str]
             f"- Accuracy: **this epoch was not tested** with {facts.statistics} batch-norm statistics and "
             f"{facts.steps} inner steps."
         )
-    others = [pair for pair in tested_results(facts) if pair is not tested][:1] if tested is None else []
+    others = tested_results(facts)[:1] if tested is None else []
     for protocol, model in [tested] if tested else others:
         accuracy = percent(
             Summary(

@@ -112,7 +112,7 @@ class Row(NamedTuple):
 
 
 def rows_of(configs: Sequence[Config], columns: Sequence[Iterable[Any]], names: Sequence[str]) -> list[Row]:
-    """The row of each run, such that runs with results in one column share it only when they are seeds of one method.
+    """Return the row of each run, such that runs with results in one column share it only when they are seeds of one method.
 
     All rows name the same keys: those in which any two runs of a column differ although the names of their methods do
     not tell. A seed that is run again, say on another machine or with other validation tasks, is no second run of the
@@ -142,7 +142,7 @@ def rows_of(configs: Sequence[Config], columns: Sequence[Iterable[Any]], names: 
 
 
 def labels_of(rows: Iterable[Row]) -> dict[Row, str]:
-    """Each row's name in tables and curves: with its settings, or, where these are long, with a number for them."""
+    """Return each row's name in tables and curves: with its settings, or, where these are long, with a number for them."""
     distinct = dict.fromkeys(rows)
     full = {row: str(row) for row in distinct}
     if max(map(len, full.values()), default=0) <= LONGEST_LABEL:
@@ -151,7 +151,7 @@ def labels_of(rows: Iterable[Row]) -> dict[Row, str]:
 
 
 def unnamed_differences(one: Config, other: Config) -> list[str]:
-    """What differs between two configs, is part of the method, and is not told by the names of both."""
+    """Return what differs between two configs, is part of the method, and is not told by the names of both."""
     extra = [key for key in {**one, **other} if key not in ExperimentConfig.model_fields and key not in NEITHER]
     differing = [key for key in (*METHOD, *extra) if _differ(one, other, key)]
     if any(key in OF_IMAGES for key in differing):

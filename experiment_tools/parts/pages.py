@@ -91,9 +91,14 @@ class Section:
         else:
             self.figures.append(Figure(title, content, **more))
 
+    def lacking(self, what: str) -> "Section":
+        """Return the same, with a sentence about what is missing."""
+        self.missing.append(what)
+        return self
+
 
 def breakable(name: str) -> Markup:
-    """A parameter's name, escaped, that may go on in the next line after a dot or underscore."""
+    """Return a parameter's name, escaped, that may go on in the next line after a dot or underscore."""
     return Markup(re.sub(r"([._/])", r"\1<wbr>", escaped(name)))
 
 
@@ -136,7 +141,7 @@ def data_address(image: Image.Image, kind: str = "PNG", **options: Any) -> str:
 
 
 def svg_text(figure: "Drawing") -> Markup:
-    """The `<svg>` element alone, in the colours of the page; text stays text."""
+    """Return the `<svg>` element alone, in the colours of the page; text stays text."""
     import matplotlib
 
     text = io.StringIO()
@@ -149,7 +154,7 @@ def svg_text(figure: "Drawing") -> Markup:
 
 
 def write_png(figure: "Drawing", path: Path) -> None:
-    """Raises StorageError when there is no space or permission."""
+    """Write a PNG file; raise StorageError where there is no space or permission."""
     data = io.BytesIO()
     figure.savefig(data, format="png", dpi=140)
     write_bytes_atomically(path, data.getvalue())

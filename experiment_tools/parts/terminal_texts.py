@@ -19,7 +19,7 @@ MOST_LAYERS, MOST_DIFFERENCES = 8, 8
 
 
 def start_banner(config: ExperimentConfig, description: Mapping[str, Any], width: int | None = None) -> str:
-    """Method, tasks, schedule, what differs from the template's config, and the parameters by layer.
+    """Return method, tasks, schedule, what differs from the template's config, and the parameters by layer.
 
     Args:
         config: of the run.
@@ -29,9 +29,11 @@ def start_banner(config: ExperimentConfig, description: Mapping[str, Any], width
     width = width or shutil.get_terminal_size().columns
     values = config.to_json_dict()
     shape = config.validation_shape
-    heading = f"{method_name(values)}, {shape.n_way}-way {shape.n_shot}-shot, "
-    heading += f"{shape.n_query} {'query' if shape.n_query == 1 else 'queries'} per class, "
-    heading += f"{config.number_of_training_steps_per_iter} inner steps"
+    heading = (
+        f"{method_name(values)}, {shape.n_way}-way {shape.n_shot}-shot, "
+        f"{shape.n_query} {'query' if shape.n_query == 1 else 'queries'} per class, "
+        f"{config.number_of_training_steps_per_iter} inner steps"
+    )
     plan = (
         f"{config.total_epochs} epochs x {config.total_iter_per_epoch} iterations x {config.tasks_per_meta_batch} "
         "tasks; "
@@ -66,7 +68,7 @@ def _differences(values: Mapping[str, Any]) -> list[str]:
 
 
 def parameter_table(description: Mapping[str, Any], width: int = 120) -> list[str]:
-    """One line per layer: parameters, shapes, and which the inner loop adapts.
+    """Return one line per layer: parameters, shapes, and which the inner loop adapts.
 
     Shapes that do not fit into the width are left out.
     """
@@ -94,7 +96,7 @@ def parameter_table(description: Mapping[str, Any], width: int = 120) -> list[st
 
 
 def _fitting(shapes: Sequence[str], room: int) -> str:
-    """As many of them as there is room for."""
+    """Return as many of them as there is room for."""
     for count in range(len(shapes), 0, -1):
         text = ", ".join([*shapes[:count], *(["..."] if count < len(shapes) else [])])
         if len(text) <= room:
@@ -103,7 +105,7 @@ def _fitting(shapes: Sequence[str], room: int) -> str:
 
 
 def next_command(run_folder: Path) -> str:
-    """The next useful command: a comparison with the newest other result on the same dataset, or one's own images."""
+    """Return the next useful command: a comparison with the newest other result on the dataset, or one's own images."""
     name, dataset = run_folder.name, _tested_dataset(run_folder / "logs" / "test_summary.json")
     others = [path for path in run_folder.parent.glob("*/logs/test_summary.json")
               if path.parent.parent.name != name and _tested_dataset(path) == dataset]  # fmt: skip

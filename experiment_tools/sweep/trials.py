@@ -3,7 +3,7 @@
 import json
 import statistics
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,21 +44,21 @@ class Trial:
         return max(self.accuracies.values(), default=None)
 
     def best_until(self, epoch: int) -> float | None:
-        """The best validation accuracy of the epochs up to this one; None where the trial did not come so far."""
+        """Return the best validation accuracy up to this epoch; None where the trial did not come so far."""
         if max(self.accuracies, default=0) < epoch:
             return None
         return max(accuracy for number, accuracy in self.accuracies.items() if number <= epoch)
 
 
 def best_trial(trials: Sequence[Trial]) -> Trial | None:
-    """The trial with the best validation accuracy; of equals the first. Failed ones do not count."""
+    """Return the trial with the best validation accuracy; of equals the first. Failed ones do not count."""
     scored = [trial for trial in trials if trial.value is not None and trial.is_done]
     return max(scored, key=lambda trial: (trial.value, -trial.number), default=None)
 
 
 def is_hopeless(trial: Trial, trials: Sequence[Trial], after_epochs: int) -> bool:
-    """The median rule (Golovin et al. 2017): its best accuracy so far is below the median of the others' at the same
-    epoch.
+    """Return whether the median rule (Golovin et al. 2017) stops a trial: its best accuracy so far is below the median
+    of the others' at the same epoch.
 
     Args:
         after_epochs: epochs that every trial has; 0: nothing is pruned.
@@ -75,7 +75,7 @@ def is_hopeless(trial: Trial, trials: Sequence[Trial], after_epochs: int) -> boo
 
 
 def next_point(sweep: Sweep, trials: Sequence[Trial]) -> dict[str, Any]:
-    """The point of the next trial.
+    """Return the point of the next trial.
 
     Raises:
         ConfigError: tpe without Optuna.
@@ -86,7 +86,7 @@ def next_point(sweep: Sweep, trials: Sequence[Trial]) -> dict[str, Any]:
 
 
 def _suggested(sweep: Sweep, trials: Sequence[Trial]) -> dict[str, Any]:
-    """Optuna's tree-structured Parzen estimator, told everything so far; its study lives in trials.json alone."""
+    """Ask Optuna's tree-structured Parzen estimator, given everything so far; its study lives in trials.json alone."""
     try:
         import optuna
     except ImportError as error:
@@ -136,7 +136,7 @@ def _distribution(parameter: Choice | Range) -> Any:
 
 
 def load_trials(folder: Path, sweep: Sweep) -> list[Trial]:
-    """The trials so far; those that were under way or failed will be run again. Keeps a copy of the sweep file.
+    """Load the trials so far; those that were under way or failed will be run again. Keep a copy of the sweep file.
 
     Raises:
         ConfigError: the sweep has started with another file; only `trials` may change.
@@ -155,18 +155,16 @@ def load_trials(folder: Path, sweep: Sweep) -> list[Trial]:
         return []
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))["trials"]
-        trials = [_trial(entry) for entry in entries]
+        trials = [
+            Trial(**entry | {"accuracies": {int(epoch): value for epoch, value in entry["accuracies"].items()}})
+            for entry in entries
+        ]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise StorageError(f"{path}: damaged ({error}). Move {folder} away to begin the sweep anew.") from error
     for trial in trials:
         if not trial.is_done:
             trial.state, trial.note = "waiting", ""
     return trials
-
-
-def _trial(entry: Mapping[str, Any]) -> Trial:
-    accuracies = {int(epoch): value for epoch, value in entry["accuracies"].items()}
-    return Trial(entry["number"], dict(entry["point"]), entry["state"], accuracies, entry["note"])
 
 
 def save_trials(folder: Path, trials: Sequence[Trial]) -> None:

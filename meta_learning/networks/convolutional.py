@@ -20,12 +20,12 @@ N_BLOCKS = 4
 
 
 def pooling_window(height: int, width: int) -> tuple[int, int]:
-    """2 x 2 pixels; a side of one pixel stays as it is, so that no image is too small."""
+    """Return 2 x 2 pixels; a side of one pixel stays as it is, so that no image is too small."""
     return min(2, height), min(2, width)
 
 
 def pool(x: Tensor, negative_slope: float) -> Tensor:
-    """Max-pooling over `pooling_window` and a leaky ReLU."""
+    """Apply max-pooling over `pooling_window` and a leaky ReLU."""
     return pool_and_activate(x, pooling_window(*x.shape[2:]), negative_slope)
 
 

@@ -1,10 +1,10 @@
-"""What a forward pass tells the layers, and what they record; and the choices of batch-norm statistics.
+"""What a forward pass hands to the layers, what they record, and the choices of batch-norm statistics.
 
 Letters: B tasks, F filters, R rows (one per inner step).
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
@@ -12,53 +12,11 @@ import torch
 from torch import Tensor
 
 
-@dataclass
-class BatchStatistics:
-    """Batch mean and variance that each batch-norm row saw, pass by pass."""
-
-    seen: dict[str, list[list[Tensor]]] = field(default_factory=dict)
-    """Running statistic -> for each row what its passes saw, (B, F) each."""
-
-    def add(self, name: str, row: int, n_rows: int, value: Tensor) -> None:
-        """Add statistics, (B, F), of a pass to `row` of the running statistic called `name`."""
-        self.seen.setdefault(name, [[] for _ in range(n_rows)])[row].append(value)
-
-    def means(self) -> dict[str, Tensor]:
-        """Return name -> (R, F), or (F,) where R is 1: the mean over tasks and over the passes of each row.
-
-        Every row is fed: inner step s passes through row s.
-        """
-        alike: dict[tuple[Any, ...], list[str]] = {}
-        for name, rows in self.seen.items():
-            alike.setdefault((rows[0][0].shape, *map(len, rows)), []).append(name)
-        means = {}
-        for (_, *counts), names in alike.items():  # few large operations instead of many small ones
-            values = torch.stack([value for name in names for passes in self.seen[name] for value in passes]).mean(1)
-            of_passes = values.unflatten(0, (len(names), -1)).split(counts, dim=1)
-            rows = torch.stack([passes.mean(1) for passes in of_passes], dim=1)  # (names, R, F)
-            means |= dict(zip(names, rows.squeeze(1) if len(counts) == 1 else rows, strict=True))
-        return {name: means[name] for name in self.seen}
-
-
-@dataclass
-class PassRecord:
-    """What layers record during passes, for later passes and for the learner. All that a pass writes to is here."""
-
-    statistics: BatchStatistics = field(default_factory=BatchStatistics)
-    """What batch norms saw in training passes."""
-    moving: dict[str, tuple[Tensor, Tensor]] | None = field(default_factory=dict)
-    """Layer -> moving mean and variance (B*F,) of this episode's support passes, for `episodic`; None: it moves not."""
-    affine_rows: dict[tuple[str, bool], tuple[Tensor, ...]] | None = None
-    """Weights and biases of norm layers as all inner steps of one computation use them; None: nothing is kept.
-
-    One gather then serves all steps instead of one each. It holds only as long as the parameters stay, so only who
-    owns a whole computation may begin it.
-    """
-
-
 @dataclass(frozen=True)
 class Pass:
-    """What a forward pass is told beside images and parameters."""
+    """What a forward pass is told beside images and parameters, and what its layers record: in `seen`, `moving` and
+    `affine_rows`, which are all that a pass writes to.
+    """
 
     step: int = 0
     """Inner step; norm layers with fewer rows use their last one."""
@@ -74,11 +32,36 @@ class Pass:
     """
     dropout_seeds: Tensor | None = None
     """int64 (B,), one seed per episode; None: no dropout (evaluation)."""
-    record: PassRecord = field(default_factory=PassRecord)
+    seen: dict[str, list[list[Tensor]]] = field(default_factory=dict)
+    """Running statistic -> for each row the batch means or variances of its training passes, (B, F) each."""
+    moving: dict[str, tuple[Tensor, Tensor]] | None = field(default_factory=dict)
+    """Layer -> moving mean and variance (B*F,) of this episode's support passes, for `episodic`; None: it moves not."""
+    affine_rows: dict[tuple[str, bool], tuple[Tensor, ...]] | None = None
+    """Weights and biases of norm layers as all inner steps of one computation use them; None: nothing is kept.
 
-    def recording(self, **changes: Any) -> "Pass":
-        """Return the same pass with another record: that of this one but for `changes`."""
-        return replace(self, record=replace(self.record, **changes))
+    One gather then serves all steps instead of one each. It holds only as long as the parameters stay, so only who
+    owns a whole computation may begin it.
+    """
+
+    def see(self, name: str, row: int, n_rows: int, value: Tensor) -> None:
+        """Record a batch statistic, (B, F), for `row` of the running statistic called `name`."""
+        self.seen.setdefault(name, [[] for _ in range(n_rows)])[row].append(value)
+
+    def mean_statistics(self) -> dict[str, Tensor]:
+        """Return name -> (R, F), or (F,) where R is 1: the mean over tasks and over the passes of each row.
+
+        Every row is fed: inner step s passes through row s.
+        """
+        alike: dict[tuple[Any, ...], list[str]] = {}
+        for name, rows in self.seen.items():
+            alike.setdefault((rows[0][0].shape, *map(len, rows)), []).append(name)
+        means = {}
+        for (_, *counts), names in alike.items():  # few large operations instead of many small ones
+            values = torch.stack([value for name in names for passes in self.seen[name] for value in passes]).mean(1)
+            of_passes = values.unflatten(0, (len(names), -1)).split(counts, dim=1)
+            rows = torch.stack([passes.mean(1) for passes in of_passes], dim=1)  # (names, R, F)
+            means |= dict(zip(names, rows.squeeze(1) if len(counts) == 1 else rows, strict=True))
+        return {name: means[name] for name in self.seen}
 
 
 @dataclass(frozen=True)
@@ -117,5 +100,5 @@ def name_of_statistics(choice: str | Any) -> str:
 
 
 def depends_on_other_queries(statistics: str) -> bool:
-    """Whether queries that are classified together may change each other's answers."""
+    """Return whether queries that are classified together may change each other's answers."""
     return statistics == MIXED or STATISTICS[statistics].depends_on_other_queries

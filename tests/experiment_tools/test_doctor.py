@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+from PIL import Image
 
 import train_maml_system
 from experiment_tools import doctor
@@ -87,6 +88,22 @@ def test_a_wrong_key_and_a_missing_dataset_are_errors_with_what_to_do(workplace,
     shown = capsys.readouterr().out
     assert re.search(r"error    .*datasets/tiny", shown) and "1 error, 0 warnings" in shown
     assert leftovers(workplace) == []
+
+
+def test_what_data_warn_of_is_a_finding(workplace, monkeypatch):
+    images = sorted((workplace / "datasets").glob("tiny/*/*/00.png"))
+    Image.new("L", (14, 14), 9).save(images[0])
+    shutil.copy(images[1], images[1].with_name("again.png"))
+    monkeypatch.setattr(doctor, "_short_run", lambda *_: iter(()))
+    config = doctor._config_of([str(workplace / "config.json")])
+    warnings = [finding.text for finding in doctor.check_run(config) if finding.level == WARNING]
+    assert any("1 of 73 images are of one colour after decoding" in text for text in warnings)
+    assert any("left out that are in their class already, as the same file: 1" in text for text in warnings)
+    assert len(warnings) == 2
+    for path in images[0].parent.iterdir():
+        Image.new("L", (14, 14), 9).save(path)
+    *_, finding = doctor.check_run(config)
+    assert finding.level == ERROR and "6 of 73 images are of one colour" in finding.text
 
 
 def test_a_config_of_this_checkout_may_be_given_by_its_name():

@@ -79,7 +79,7 @@ def check_config_changes(
     stored: Mapping[str, Any], new: Mapping[str, Any], *, only_testing: bool, experiment: str,
     allowed_by_user: Collection[str] = (),
 ) -> list[str]:  # fmt: skip
-    """Names of the changed keys; a key that only one of the two configs knows is left out.
+    """Return the names of the changed keys; a key that only one of the two configs knows is left out.
 
     Args:
         allowed_by_user: the key allow_config_change.
@@ -127,7 +127,7 @@ def _how_to_go_on(before: Mapping[str, Any]) -> str:
 
 
 def as_argument(value: Any) -> str:
-    """A value as it is written on the command line."""
+    """Return a value as it is written on the command line."""
     if isinstance(value, list | tuple) and len(value) > 1:
         return " ".join(as_argument(part) for part in value)
     return shlex.quote(value if isinstance(value, str) else json.dumps(value))

@@ -47,6 +47,6 @@ def parse_command_line(arguments: list[str]) -> tuple[Path | None, dict[str, Any
 
 
 def _may_be_true(key: str) -> bool:
-    """Whether a key can stand alone; unknown keys and dead ones can, so that it is they that are reported."""
+    """Return whether a key can stand alone; unknown keys and dead ones can, so that it is they that are reported."""
     field = ExperimentConfig.model_fields.get(current_name(key))
     return field is None or bool in (field.annotation, *get_args(field.annotation))

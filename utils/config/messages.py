@@ -41,14 +41,14 @@ PATTERNS = {
 
 
 def unknown_key(key: str, known: Collection[str]) -> str:
-    """Say that a key is unknown, and which one is meant."""
+    """Return the text that a key is unknown, and which one is meant."""
     nearest = [USUAL_NAMES[key]] if key in USUAL_NAMES else difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     advice = f'; did you mean "{nearest[0]}"?' if nearest else "; docs/config_keys.md and --help have all keys"
     return f'unknown key "{key}"{advice}'
 
 
 def expected(key: str, value: Any, item: Mapping[str, Any], works: Callable[[Any], bool]) -> str:
-    """What a value must be, from one of pydantic's errors (`ValidationError.errors()`).
+    """Return what a value must be, from one of pydantic's errors (`ValidationError.errors()`).
 
     Args:
         works: whether the key could have a value; a list is suggested only if it does.
@@ -79,7 +79,7 @@ def json_or_text(text: str) -> Any:
 
 
 def place_of(keys: Collection[str], given: Collection[str], overridden: Collection[str], source: str) -> str:
-    """Where a mistake was made: the file, the command line, or the two together.
+    """Return where a mistake was made: the file, the command line, or the two together.
 
     Keys left at their default do not count.
     """

@@ -111,7 +111,7 @@ def _unreadable(path: Path, error: OSError) -> str:
 
 
 def current_name(key: str) -> str:
-    """The key that an older spelling is read as; any other key itself."""
+    """Return the key that an older spelling is read as; any other key itself."""
     old = OLD_KEYS.get(key)
     return (old.renamed_to or key) if old else key
 
@@ -187,7 +187,7 @@ def _schema_problems(values: Mapping[str, Any], problems: Problems) -> set[str]:
 
 
 def _works(key: str, value: Any) -> bool:
-    """Whether a key could have this value, whatever the others are."""
+    """Return whether a key could have this value, whatever the others are."""
     try:
         config = _validated({"experiment_name": "unnamed"} | {key: value})
     except ValidationError:
@@ -196,7 +196,7 @@ def _works(key: str, value: Any) -> bool:
 
 
 def meaning(key: str) -> str:
-    """What a key is for, in one line."""
+    """Return what a key is for, in one line."""
     return " ".join((ExperimentConfig.model_fields[key].description or "").split())
 
 

@@ -18,7 +18,7 @@ class Contradiction(NamedTuple):
 def clash(
     *keys: str, when: Callable[[ExperimentConfig], Any], text: str | Callable[[ExperimentConfig], str]
 ) -> Contradiction:
-    """Values of `keys` that do not go together.
+    """Return the values of `keys` that do not go together.
 
     Args:
         when: of the resolved config `c`; true where they clash.
@@ -91,7 +91,7 @@ MLP_HAS_NONE = {
 
 
 def _others(c: ExperimentConfig, wanted: Mapping[str, Any]) -> dict[str, Any]:
-    """Key -> its value, where that is not the wanted one."""
+    """Return key -> its value, where that is not the wanted one."""
     return {key: getattr(c, key) for key, value in wanted.items() if getattr(c, key) != value}
 
 
@@ -120,7 +120,7 @@ STATISTICS_OF = {
 
 
 def _statistics_of_batch_norm_alone(c: ExperimentConfig) -> list[str]:
-    """Kinds that the config asks for and its norm layer does not have."""
+    """Return the kinds that the config asks for and its norm layer does not have."""
     used: set[str] = set()
     for kinds in (c.batch_norm_statistics, c.test_batch_norm_statistics or ()):
         used |= {kinds} if isinstance(kinds, str) else set(kinds)
@@ -138,7 +138,7 @@ def _learns_rates(c: ExperimentConfig) -> bool:
 
 
 def _asks_for_inner_steps(c: ExperimentConfig) -> list[str]:
-    """Keys whose values mean nothing without inner steps."""
+    """Return the keys whose values mean nothing without inner steps."""
     asks = {
         "head": c.head != "prototypes",
         "outer_update": c.outer_update == "displacement",

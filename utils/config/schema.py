@@ -23,7 +23,7 @@ TestBatchNormStatistics = Literal["transductive", "running", "support", "episodi
 
 
 def as_list(value: Any) -> tuple[Any, ...]:
-    """The values of a key that takes one or a list, each once."""
+    """Return the values of a key that takes one or a list, each once."""
     return tuple(dict.fromkeys(value)) if isinstance(value, tuple) else (value,)
 
 
@@ -138,9 +138,9 @@ class DataSection(_Section):
     num_dataprovider_workers: int = Field(4, ge=0)
     """Processes that decode images into the packed file, once; 0: the process itself."""
     on_bad_image: Literal["stop", "skip"] = "stop"
-    """What is wrong with a dataset's images (files that cannot be decoded, the same image in two splits, another
-    number of classes than a known dataset has): stop with a list of all of it, or leave out what can be left out and
-    say how many."""
+    """What is wrong with a dataset's images (files that cannot be decoded, the same image in two splits, many of one
+    colour, folders inside of classes, other numbers than a known dataset has): stop with a list of all of it, or leave
+    out what can be left out, take the rest as it is, and say what."""
     reset_stored_filepaths: bool = False
     """Decode the images again even when the packed file seems up to date."""
 
@@ -400,7 +400,7 @@ class ExperimentConfig(
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Lines worth telling the user once: what was looked up, renamed or has no effect."""
+        """Lines worth reporting once: what was looked up, renamed or has no effect."""
         return self._notes
 
     @property
@@ -454,7 +454,7 @@ class ExperimentConfig(
         return self.train_seed if self.seed is None else self.seed
 
     def to_json_dict(self) -> dict[str, Any]:
-        """Every key with its resolved value; valid input again, without what is meant for one start only."""
+        """Return every key with its resolved value; valid input again, without what is meant for one start only."""
         values = json.loads(self.model_dump_json()) | ONE_START_ONLY
         return {key: values[key] for section in SECTIONS for key in section.model_fields}
 

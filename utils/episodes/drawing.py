@@ -32,7 +32,7 @@ class EpisodeShape:
 
 
 def combinations(ways: Sequence[int], shots: Sequence[int], queries: Sequence[int]) -> tuple[EpisodeShape, ...]:
-    """Every shape of these ways, shots and queries; the ways change slowest."""
+    """Return every shape of these ways, shots and queries; the ways change slowest."""
     return tuple(EpisodeShape(*numbers) for numbers in itertools.product(ways, shots, queries))
 
 
@@ -62,7 +62,7 @@ class EpisodeIndices:
     """int64 (B,), not negative: one number per episode for whatever else is random in it, such as dropout masks."""
 
     def at(self, places: Sequence[int]) -> "EpisodeIndices":
-        """The episodes at these places."""
+        """Return the episodes at these places."""
         rows = np.asarray(places)
         return EpisodeIndices(self.classes[rows], self.images[rows], self.rotations[rows], self.seeds[rows])
 
@@ -104,6 +104,8 @@ def draw_episodes(
     rotations = np.zeros((n_episodes, n_way), dtype=np.int64)
     if rotate:
         rotations = below(random_words(seed, split, tasks, _ROTATIONS, n_way), 4)
+    # Of the episode, not of its task: a task of a pool that comes again gets other dropout masks. 63 bits, for an
+    # int64.
     seeds = (random_words(seed, split, indices, _SEEDS, 1)[:, 0] >> np.uint64(1)).astype(np.int64)
     return EpisodeIndices(classes=classes, images=images, rotations=rotations, seeds=seeds)
 
@@ -122,6 +124,7 @@ def split_classes(names: Sequence[str], fractions: Sequence[float], seed: int) -
     Returns:
         split -> names in rank order.
     """
+    # 985773 for seed 0. The reference draws this second seed first, so the split hangs on it.
     derived_seed = np.random.RandomState(seed).randint(1, 999999)
     shuffled = np.arange(len(names), dtype=np.int32)
     np.random.RandomState(derived_seed).shuffle(shuffled)

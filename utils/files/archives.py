@@ -40,13 +40,13 @@ _SPLIT_FOLDERS = ("train", "val", "test")
 
 
 def find_archive(dataset_name: str, folder: Path) -> Path | None:
-    """The first `<dataset_name><one of ARCHIVE_EXTENSIONS>` that is in a folder."""
+    """Return the first `<dataset_name><one of ARCHIVE_EXTENSIONS>` that is in a folder."""
     candidates = (folder / f"{dataset_name}{extension}" for extension in ARCHIVE_EXTENSIONS)
     return next((path for path in candidates if path.is_file()), None)
 
 
 def unpack_archive(archive: Path, destination: Path) -> None:
-    """Unpack into a temporary folder beside `destination`, then rename it; one wrapping folder is looked through.
+    """Unpack into a temporary folder beside `destination`, then rename it; a wrapping folder is left out.
 
     Files get the rights and the time of a new file. An existing `destination` with something in it stays as it is.
 
@@ -64,7 +64,7 @@ def unpack_archive(archive: Path, destination: Path) -> None:
             if isinstance(error, OSError) and error.errno is not None:
                 raise  # of the file system; those of bz2 and gzip about their data have no number
             raise _error(archive, f"damaged or not an archive of this kind: {error}. Fetch it again") from error
-        return _look_through_wrapper(folder)
+        return _without_wrapper(folder)
 
     make_folder(destination, fill)
 
@@ -105,7 +105,7 @@ def _unpack_members(archive: Path, folder: Path) -> None:
 
 
 def _checked_parts(archive: Path, name: str) -> list[str]:
-    """The parts of a member's name; an error if it leads, or might lead anywhere, out of the folder."""
+    """Return the parts of a member's name; an error if it leads, or might lead anywhere, out of the folder."""
     slashed = name.replace("\\", "/")
     is_absolute = slashed.startswith("/") or slashed[1:2] == ":"
     if is_absolute or ".." in slashed.split("/") or "\0" in name:
@@ -180,8 +180,8 @@ def _decompressed(archive: Path) -> BinaryIO:
     return {".gz": gzip.open, ".tgz": gzip.open, ".xz": lzma.open}.get(archive.suffix, open)(archive, "rb")
 
 
-def _look_through_wrapper(folder: Path) -> Path:
-    """The folder inside when it is all there is (macOS extras aside) and not itself a split of the dataset."""
+def _without_wrapper(folder: Path) -> Path:
+    """Return the folder inside when it is all there is (macOS extras aside) and not itself a split of the dataset."""
     entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".") and entry.name != "__MACOSX"]
     if len(entries) == 1 and entries[0].is_dir() and entries[0].name.lower() not in _SPLIT_FOLDERS:
         return entries[0]

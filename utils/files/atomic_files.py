@@ -8,6 +8,8 @@ import os
 import secrets
 import shutil
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from utils.errors import StorageError
@@ -33,7 +35,7 @@ def write_bytes_atomically(path: Path, data: bytes) -> None:
     # the file is cut, as a file system allows 255 bytes for both.
     stem = os.fsdecode(os.fsencode(path.name)[:LONGEST_STEM])
     temporary = path.with_name(f".{stem}.{secrets.token_hex(8)}{TEMPORARY_SUFFIX}")
-    try:
+    with storage_errors(path):
         try:
             with open(temporary, "xb") as file:  # "x": not through a link that somebody has put there
                 file.write(data)
@@ -44,8 +46,6 @@ def write_bytes_atomically(path: Path, data: bytes) -> None:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-    except OSError as error:
-        raise storage_error(path, error) from error
 
 
 def open_regular(path: Path, flags: int) -> int:
@@ -100,8 +100,21 @@ def synchronise_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+@contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Inside, an OSError is a failed write of `path`.
+
+    Raises:
+        StorageError: as `storage_error` has it.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise storage_error(path, error) from error
+
+
 def storage_error(path: Path, error: OSError) -> StorageError:
-    """The StorageError for a failed write: path, the system's reason, and what helps.
+    """Return the StorageError for a failed write: path, the system's reason, and what helps.
 
     That is the space left where space is missing, and the variable that moves the folder where the place is wrong.
     """

@@ -16,11 +16,8 @@ KEYS_TO_LOWER = (
 
 def report_failure(error: BaseException) -> int:
     """Log what the user needs to know about an exception and return the exit code."""
-    if isinstance(error, UserError):
-        log.error("%s", error)
-        return error.exit_code
-    if isinstance(error, Interrupted):
-        log.warning("%s", error)
+    if isinstance(error, UserError | Interrupted):
+        log.log(logging.ERROR if isinstance(error, UserError) else logging.WARNING, "%s", error)
         return error.exit_code
     if is_out_of_memory(error):
         log.error(
@@ -37,15 +34,15 @@ def report_failure(error: BaseException) -> int:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """True for Python's, CUDA's and PyTorch's CPU allocator's ways of saying so. Needs no torch."""
+    """Return whether Python, CUDA or PyTorch's CPU allocator has run out of memory. Needs no torch."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
 def out_of_memory_reason(error: BaseException) -> str:
-    """The allocator's first line, and under it what `meta_learning.execution.chunk_size` has noted about the memory
-    that is needed.
+    """Return the allocator's first line, and under it what `meta_learning.execution.chunk_size` has noted about the
+    memory that is needed.
     """
     lines = (str(error).strip().splitlines() or ["no memory left"])[:1]
     return "\n".join(lines + getattr(error, "__notes__", []))
