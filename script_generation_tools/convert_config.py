@@ -22,6 +22,7 @@ from utils.config import check_config
 from utils.errors import ConfigError, prints_user_errors
 from utils.files.atomic_files import write_bytes_atomically
 from utils.paths import REPOSITORY_ROOT
+from utils.words import say
 
 YAML_SUFFIXES = (".yaml", ".yml")
 
@@ -88,8 +89,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise ConfigError(f"{output}: exists already and stays as it is; give another --output")
     write_bytes_atomically(output, (json.dumps(conversion.values, indent=2) + "\n").encode())
     for finding in conversion.findings:
-        print(f"- {finding}")
-    print(f"{output}: written, {len(conversion.findings)} findings above")
+        say(f"- {finding}")
+    say(f"{output}: written, {len(conversion.findings)} findings above")
     return 0
 
 

@@ -42,7 +42,7 @@ def without_times(content: Any) -> Any:
     number that a run draws for itself.
     """
     if isinstance(content, dict):
-        return {key: without_times(value) for key, value in content.items() if not OF_TIME.search(key)}
+        return {key: without_times(value) for key, value in content.items() if not OF_TIME_OR_DRAWN.search(key)}
     return [without_times(entry) for entry in content] if isinstance(content, list) else content
 
 

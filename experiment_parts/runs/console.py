@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from utils.files.atomic_files import open_regular, storage_errors
 from utils.metrics import ACCURACY, Score
+from utils.words import PrintableFormatter
 
 SECONDS_BETWEEN_PLAIN_LINES = 15.0
 
@@ -59,7 +60,9 @@ class Console:
         """`quiet`: errors alone, for a process of a run in which another one speaks."""
         self._level = logging.ERROR if quiet else logging.INFO
         self._early = MemoryHandler(capacity=sys.maxsize, flushLevel=sys.maxsize)
-        self._handlers: list[logging.Handler] = [_TerminalHandler(), self._early]
+        terminal = _TerminalHandler()
+        terminal.setFormatter(PrintableFormatter())
+        self._handlers: list[logging.Handler] = [terminal, self._early]
         self._root = logging.getLogger()
         self._previous_level = self._root.level
 
@@ -77,7 +80,7 @@ class Console:
         """
         with storage_errors(path):
             handler = _FileHandler(path)
-        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S"))
+        handler.setFormatter(PrintableFormatter("%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S"))
         self._early.setTarget(handler)
         self._early.flush()
         self._root.removeHandler(self._early)
