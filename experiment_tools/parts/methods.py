@@ -142,7 +142,7 @@ def rows_of(configs: Sequence[Config], columns: Sequence[Iterable[Any]], names: 
 
 
 def labels_of(rows: Iterable[Row]) -> dict[Row, str]:
-    """Return each row's name in tables and curves: with its settings, or with a number for them where these are long."""
+    """Return each row's name in tables and curves: with its settings, or with a number where these are long."""
     distinct = dict.fromkeys(rows)
     full = {row: str(row) for row in distinct}
     if max(map(len, full.values()), default=0) <= LONGEST_LABEL:
