@@ -36,7 +36,7 @@ from utils.errors import ConfigError, DataError
 from utils.images.folders import report_problems
 from utils.known_datasets import SINUSOID
 from utils.machine.devices import copy_to
-from utils.words import printable
+from utils.words import counted, printable
 
 logger = logging.getLogger(__name__)
 
@@ -318,7 +318,8 @@ def build_data(
     dataset = registered or find_classes(config, shapes, keep_copies=keep_copies)
     data = _data_of(config, dataset, dataset.classes, device, dtype)
     for split, counts in data.summary()["splits"].items():
-        logger.info("%s: %d classes, %d images", split, counts["classes"], counts["images"])
+        n_classes, n_images = counted(counts["classes"], "class", "classes"), counted(counts["images"], "image")
+        logger.info("%s: %s, %s", split, n_classes, n_images)
     return data
 
 

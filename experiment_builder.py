@@ -42,6 +42,7 @@ from utils.machine.stop_signals import StopSignals
 from utils.metrics import score_of
 from utils.ranks.group import ALONE, RankGroup
 from utils.ranks.run_flags import RunFlags
+from utils.words import counted
 
 if TYPE_CHECKING:
     from meta_learning.meta_gradients import MetaGradients
@@ -174,8 +175,8 @@ class ExperimentBuilder:
                 # second start.
                 if done_here == settings.total_epochs_before_pause and not self.is_trained:
                     log.info(
-                        "Paused after %d epochs, at epoch %d of %d. Run the same command to go on.",
-                        done_here, self.epochs_done, settings.total_epochs,
+                        "Paused after %s, at epoch %d of %d. Run the same command to go on.",
+                        counted(done_here, "epoch"), self.epochs_done, settings.total_epochs,
                     )  # fmt: skip
                     return
         finally:
@@ -205,7 +206,7 @@ class ExperimentBuilder:
             val = None
             # The last epoch in any case: the test ranks models by their validation and could not choose it otherwise.
             if (epoch + 1) % settings.validate_every_epochs == 0 or is_last:
-                progress.phase(f"validation on {settings.num_evaluation_tasks} tasks")
+                progress.phase(f"validation on {counted(settings.num_evaluation_tasks, 'task')}")
                 try:
                     val = self.validate().metrics
                 except Interrupted:
@@ -539,13 +540,13 @@ class ExperimentBuilder:
             return
         # Over another number of epochs than before the rate would jump in the middle of the run.
         if self.settings.restart_schedule:
-            log.info("restart_schedule: the meta learning rate is annealed over %d epochs, not %d.", now, stored_epochs)
+            over = counted(now, "epoch")
+            log.info("restart_schedule: the meta learning rate is annealed over %s, not %d.", over, stored_epochs)
             return
         self.learner.anneal_over(stored_epochs)
         log.info(
-            "The meta learning rate is annealed over %d epochs, as when the run began; over %d with "
-            "--restart_schedule true.",
-            stored_epochs,
+            "The meta learning rate is annealed over %s, as when the run began; over %d with --restart_schedule true.",
+            counted(stored_epochs, "epoch"),
             now,
         )
 

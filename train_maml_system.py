@@ -4,7 +4,6 @@ Reads the config, opens the run folder, wires data, learner, builder and observe
 found wrong without torch is found before the seconds of its import.
 """
 
-import json
 import logging
 import os
 import sys
@@ -106,6 +105,8 @@ def run(arguments: list[str], console: Console, stop: stop_signals.StopSignals, 
     config = load_config(json_path, overrides)
     launch = plan_launch(config.gpu_to_use, launch_options) if rank is None else None
     if launch is not None:
+        if json_path is not None and not json_path.is_file():
+            raise ConfigError(f"{json_path}: can be read once, but each process of a run reads it; give a file")
         ranks.check_task_count(config.tasks_per_meta_batch, launch.n_ranks)
         if launch.on_one_machine and not config.dry_run:
             RunFolder(experiments_root() / config.experiment_name).check_not_in_use(within_s=2.0)
@@ -114,7 +115,7 @@ def run(arguments: list[str], console: Console, stop: stop_signals.StopSignals, 
         with dry_run(config) as (limited, folder):
             run_experiment(limited, folder, console, stop, rank=rank)
         return 0
-    source = _experiment_of_file(json_path) if "experiment_name" in overrides else None
+    source = config.experiment_of_file if "experiment_name" in overrides else None
     run_experiment(config, experiments_root(), console, stop, source, rank)
     return 0
 
@@ -232,10 +233,6 @@ def _train_and_test(
         log.info(next_command(run_folder.path))
     elif experiment.is_trained and not config.test_after_training:
         log.info(NOT_TESTED)
-
-
-def _experiment_of_file(json_path: Path | None) -> str | None:
-    return json.loads(json_path.read_text(encoding="utf-8")).get("experiment_name") if json_path else None
 
 
 if __name__ == "__main__":

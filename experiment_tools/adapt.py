@@ -13,11 +13,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 
 from experiment_tools.parts.command import free_folder, on_console
-from experiment_tools.parts.pages import as_image, data_address
+from experiment_tools.parts.pages import Section, as_image, data_address, page_html
 from few_shot_classifier import FewShotClassifier
 from utils.errors import ConfigError, DataError
 from utils.files.atomic_files import storage_errors, write_bytes_atomically
@@ -159,7 +158,7 @@ def predictions_csv(result: Mapping[str, Any]) -> str:
     heading = ["file", "prediction", "probability", "folder", *(f"p({name})" for name in result["classes"])]
     images = zip(result["query_files"], result["predictions"], result["labels"], result["probabilities"], strict=True)
     rows = [
-        [printable(file.as_posix()), predicted, f"{probabilities.max():.6f}", label,
+        [file.as_posix(), predicted, f"{probabilities.max():.6f}", label,
          *(f"{p:.6f}" for p in probabilities)]
         for file, predicted, label, probabilities in images
     ]  # fmt: skip
@@ -170,30 +169,27 @@ def contact_sheet(result: Mapping[str, Any], title: str) -> str:
     """Return one HTML file without anything outside of it: the examples of each class, then every query image with its
     probabilities.
     """
-    support = list(zip(result["support_images"], result["support_labels"], strict=True))
-    queries = [
-        {
-            "image": _picture(image), "file": printable(file.as_posix()), "prediction": prediction, "label": label,
-            "likeliest": sorted(zip(probabilities, result["classes"], strict=True), reverse=True)[:5],
-        }
-        for image, file, prediction, label, probabilities in zip(
-            *(result[key] for key in ("query_images", "query_files", "predictions", "labels", "probabilities")),
-            strict=True,
-        )
-    ]  # fmt: skip
-    template = Path(__file__).with_name("contact_sheet.html.jinja").read_text(encoding="utf-8")
-    return jinja2.Template(template, autoescape=True, trim_blocks=True, keep_trailing_newline=True).render(
-        title=title,
-        accuracy=accuracy_text(result),
-        examples={name: [_picture(image) for image, label in support if label == name] for name in result["classes"]},
-        queries=queries,
+    examples = Section("examples", "Examples", "What the network was adapted to.")
+    for name in result["classes"]:
+        shown = zip(result["support_images"], result["support_labels"], strict=True)
+        images = [_picture(image) for image, label in shown if label == name]
+        examples.add(name, {"images": images, "bars": (), "wrong": False}, kind="sheet", size="quarter")
+    predictions = Section("predictions", "Predictions", "A red frame: another class than that of the image's folder.")
+    queries = zip(
+        *(result[key] for key in ("query_files", "query_images", "predictions", "labels", "probabilities")), strict=True
     )
+    for file, image, predicted, label, probabilities in queries:
+        likely = sorted(zip(probabilities, result["classes"], strict=True), reverse=True)[:5]
+        bars = [{"name": name, "share": float(p), "text": f"{100 * p:.1f} %"} for p, name in likely]
+        content = {"images": [_picture(image)], "bars": bars, "wrong": label not in (None, predicted)}
+        predictions.add(predicted, content, kind="sheet", size="quarter", note=file.as_posix())
+    return page_html(title, [examples, predictions], lead=accuracy_text(result))
 
 
-def _picture(pixels: np.ndarray) -> dict[str, Any]:
+def _picture(pixels: np.ndarray) -> str:
     image = as_image(pixels)
     image.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
-    return {"width": image.width, "address": data_address(image)}
+    return data_address(image)
 
 
 def write_results(targets: Sequence[Path], result: Mapping[str, Any], title: str) -> None:

@@ -32,7 +32,7 @@ from utils.machine.devices import choose_device, clock, describe_device, threads
 from utils.machine.failures import KEYS_TO_LOWER, is_out_of_memory, out_of_memory_reason
 from utils.machine.packages import installed_version, requirements, set_up_command
 from utils.paths import REPOSITORY_ROOT, dataset_root, experiments_root
-from utils.words import size_text
+from utils.words import say, size_text
 
 if TYPE_CHECKING:
     import torch
@@ -61,15 +61,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Examine everything, print each finding as it is made, and return the exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if {"-h", "--help"}.intersection(arguments):
-        print(__doc__)
+        say(__doc__)
         return 0
     levels = []
     for finding in examine(arguments):
-        print(finding, flush=True)
+        say(finding, flush=True)
         levels.append(finding.level)
     n_errors, n_warnings = levels.count(ERROR), levels.count(WARNING)
     counts = [f"{n} {kind}{'' if n == 1 else 's'}" for n, kind in ((n_errors, "error"), (n_warnings, "warning"))]
-    print(f"\n{counts[0]}, {counts[1]}" if n_errors or n_warnings else "\neverything is in order")
+    say(f"\n{counts[0]}, {counts[1]}" if n_errors or n_warnings else "\neverything is in order")
     return 1 if n_errors else 0
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from experiment_tools.parts.run_reading import Run, list_runs, read_run
 from utils.metrics import ACCURACY, Summary, score_of
 from utils.paths import experiments_root
-from utils.words import size_text
+from utils.words import say, size_text
 
 HEADING = ("run", "state", "epochs", "best val", "test", "disk", "changed")
 
@@ -30,13 +30,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     folder = (options.folder or experiments_root()).expanduser()
     if not folder.is_dir():
-        print(f"{folder}: no such folder. Give the folder of the runs, or set EXPERIMENTS_DIR.", file=sys.stderr)
+        say(f"{folder}: no such folder. Give the folder of the runs, or set EXPERIMENTS_DIR.", file=sys.stderr)
         return 1
     runs = [read_run(path) for path in list_runs(folder)]
     if not runs:
-        print(f"{folder}: no runs yet")
+        say(f"{folder}: no runs yet")
         return 0
-    print(table(runs, folder, options.sort))
+    say(table(runs, folder, options.sort))
     return 0
 
 

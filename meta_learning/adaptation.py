@@ -138,7 +138,7 @@ class Adaptation:
             if self.head.uses_features:
                 # With the network's own parameters, not the expanded ones: to the inner gradients the head is a
                 # parameter, not a function of the body; the meta-gradient does see it as one.
-                features = prepared.features("support", {}, replace(pass_, moving=moving))
+                features = prepared.features("support", {}, pass_.recording(moving=moving))
             values |= self.head.make(features, episodes.support_labels, episodes.n_way)
         params = {name: values.pop(name) for name in names}
         return Adapted(params, fixed=values, state=self.optimizer.init(params), moving=moving)
@@ -155,7 +155,7 @@ class Adaptation:
         """
         # A copy: the learners before this step keep their own averages and may classify later (`AdaptedLearner.path`).
         moving = dict(adapted.moving)
-        logits = self._logits("support", prepared, adapted, replace(pass_, moving=moving))
+        logits = self._logits("support", prepared, adapted, pass_.recording(moving=moving))
         loss = self.loss.per_task_loss(logits, prepared.episodes.support_labels)
         # The sum over tasks, not the mean: no task's gradient depends on how many others are computed beside it.
         # Only nodes between the loss and the parameters are freed: features that stay keep theirs for the next step.
@@ -199,7 +199,7 @@ class Adaptation:
 
     def outputs(self, role: str, prepared: PreparedEpisodes, adapted: Adapted, pass_: Pass) -> Tensor:
         """Return logits (B, n, N) of the support or query images at the adapted parameters, which stay as they are."""
-        return self._logits(role, prepared, adapted, replace(pass_, moving=dict(adapted.moving)))
+        return self._logits(role, prepared, adapted, pass_.recording(moving=dict(adapted.moving)))
 
     def _logits(self, role: str, prepared: PreparedEpisodes, adapted: Adapted, pass_: Pass) -> Tensor:
         features = prepared.features(role, adapted.params, pass_)

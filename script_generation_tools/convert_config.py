@@ -22,6 +22,7 @@ from utils.config import check_config
 from utils.errors import ConfigError, prints_user_errors
 from utils.files.atomic_files import write_bytes_atomically
 from utils.paths import REPOSITORY_ROOT
+from utils.words import say
 
 YAML_SUFFIXES = (".yaml", ".yml")
 
@@ -35,13 +36,13 @@ def convert_files(paths: Sequence[Path]) -> Conversion:
     if len(paths) > 2 or (len(paths) == 2 and not all(path.suffix in YAML_SUFFIXES for path in paths)):
         raise ConfigError("give one JSON config, or a training YAML and, if there is one, its test YAML")
     contents = [_read(path) for path in paths]
-    if paths[0].suffix in YAML_SUFFIXES:
-        try:
+    try:
+        if paths[0].suffix in YAML_SUFFIXES:
             conversion = convert_fmu2_config(contents[0], contents[1] if len(contents) == 2 else None, paths[0].stem)
-        except ConfigError as error:
-            raise ConfigError(f"{paths[0]}: {error}") from error
-    else:
-        conversion = convert_reference_config(contents[0])
+        else:
+            conversion = convert_reference_config(contents[0])
+    except ConfigError as error:
+        raise ConfigError(f"{paths[0]}: {error}") from error
     config = check_config(conversion.values, str(paths[0]))
     return Conversion(config.to_json_dict(), conversion.findings)
 
@@ -88,8 +89,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise ConfigError(f"{output}: exists already and stays as it is; give another --output")
     write_bytes_atomically(output, (json.dumps(conversion.values, indent=2) + "\n").encode())
     for finding in conversion.findings:
-        print(f"- {finding}")
-    print(f"{output}: written, {len(conversion.findings)} findings above")
+        say(f"- {finding}")
+    say(f"{output}: written, {len(conversion.findings)} findings above")
     return 0
 
 

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from utils.paths import REPOSITORY_ROOT
+from utils.words import say
 
 
 def _continue_in_project_environment(error: ModuleNotFoundError) -> None:
@@ -43,6 +44,7 @@ except ModuleNotFoundError as missing:
 
 PLACEHOLDER = re.compile(r"\$([A-Za-z_][A-Za-z0-9_]*)\$")
 STRING_OR_PLACEHOLDER = re.compile(r'"(?:[^"\\]|\\.)*"|' + PLACEHOLDER.pattern)
+FILE_STEM = re.compile(r"[A-Za-z0-9_+=,()\-][A-Za-z0-9_+=,.()\-]{0,190}")
 VALUES_FILE = "values.toml"
 DEFAULTS = "defaults"
 NAME = "experiment_name"
@@ -83,7 +85,7 @@ def expand_templates(template_folder: Path) -> tuple[dict[str, str], list[str]]:
         ConfigError: a variable without values, a template that is no valid config, two configs with one name, ...
     """
     all_values = _read_values(template_folder / VALUES_FILE)
-    templates = sorted(template_folder.glob("*.json"))
+    templates = sorted(template_folder.glob("[!.]*.json"))
     problems: list[str] = []
     notes = [
         f'{VALUES_FILE}: there is no template {section}.json for the values in ["{section}"]'
@@ -99,7 +101,7 @@ def expand_templates(template_folder: Path) -> tuple[dict[str, str], list[str]]:
         except ConfigError as error:
             problems.append(str(error))
             continue
-        variables = variables_of(path.read_text(encoding="utf-8"))
+        variables = template_variables(path)
         unused = sorted(_declared(all_values.get(path.stem, {})) - variables - {NAME})
         if unused:
             notes.append(
@@ -116,7 +118,7 @@ def expand_templates(template_folder: Path) -> tuple[dict[str, str], list[str]]:
 
 def expand_template(path: Path, own_values: Mapping[str, Any], default_values: Mapping[str, Any]) -> list[Candidate]:
     """Fill one template with every combination of the values of the variables it uses, each combination once."""
-    template = path.read_text(encoding="utf-8")
+    template = _template_text(path)
     variables = sorted(variables_of(template) - {NAME})
     combinations: list[dict[str, Any]] = []
     patterns: list[str] = []
@@ -163,8 +165,20 @@ def first_config(template: Path, chosen: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def variables_of(template: str) -> set[str]:
-    """Names of the variables in the text of a template."""
+    """Return the names of the variables in the text of a template."""
     return set(PLACEHOLDER.findall(template))
+
+
+def template_variables(template: Path) -> set[str]:
+    """Return the names of the variables of a template."""
+    return variables_of(_template_text(template))
+
+
+def _template_text(template: Path) -> str:
+    try:
+        return template.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{template}: cannot be read as a template ({error})") from error
 
 
 def substitute(template: str, values: Mapping[str, Any]) -> str:
@@ -213,10 +227,13 @@ def _compose_name(path: Path, pattern: str, known: Mapping[str, Any]) -> str:
                 "key nor a variable of the template"
             )
     stem = _fill_pattern(pattern, known)
-    if not re.fullmatch(r"[A-Za-z0-9_+=,()\-][A-Za-z0-9_+=,.()\-]{0,190}", stem):
+    if not FILE_STEM.fullmatch(stem):
+        made_of = f"the experiment_name in {VALUES_FILE}"
+        if path.stem in stem and not FILE_STEM.fullmatch(path.stem):
+            made_of = "the template's own file name, which is to be changed"
         raise ConfigError(
-            f'{path.name}: "{stem}", made from the experiment_name in {VALUES_FILE}, cannot be a file name here; use '
-            "letters, digits and _ + = , . ( ) -"
+            f'{path.name}: "{stem}", made from {made_of}, cannot be a file name here; use letters, digits and '
+            "_ + = , . ( ) -"
         )
     return stem
 
@@ -279,9 +296,9 @@ def _defaults_note(
 ) -> str:
     """Name the values that came from [defaults], and the lines that give those of the most similar template instead."""
     listed = ", ".join(f"{name} = {json.dumps(value)}" for name, value in used.items())
-    lines = set(path.read_text(encoding="utf-8").splitlines())
+    lines = set(_template_text(path).splitlines())
     common = {
-        other.stem: len(lines & set(other.read_text(encoding="utf-8").splitlines()))
+        other.stem: len(lines & set(_template_text(other).splitlines()))
         for other in templates
         if other != path and LIKE not in all_values.get(other.stem, {LIKE: ""})
     }
@@ -392,7 +409,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     config_folder = REPOSITORY_ROOT / "experiment_config"
     outcome = generate_configs(REPOSITORY_ROOT / "experiment_template_config", config_folder, prune=options.prune)
-    print(outcome.report(config_folder))
+    say(outcome.report(config_folder))
     return 0
 
 

@@ -9,6 +9,8 @@ import signal
 import sys
 from collections.abc import Callable
 
+from utils.words import say
+
 
 class UserError(Exception):
     """Base of all errors whose text names what to change. Not raised itself."""
@@ -60,7 +62,7 @@ def prints_user_errors(main: Callable[..., int]) -> Callable[..., int]:
         try:
             return main(*arguments, **options)
         except UserError as error:
-            print(error, file=sys.stderr)
+            say(error, file=sys.stderr)
             return error.exit_code
 
     return command

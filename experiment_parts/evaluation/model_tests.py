@@ -17,6 +17,7 @@ from experiment_parts.runs.run_folder import RunFolder
 from utils.files.atomic_files import write_bytes_atomically
 from utils.files.tables import write_csv, write_json
 from utils.ranks.group import RankGroup
+from utils.words import counted
 
 if TYPE_CHECKING:
     from experiment_builder import ExperimentSettings
@@ -70,7 +71,8 @@ class ModelTests:
             )
         models, evaluations = [], []
         for model, tensors in self._group.items_of_main(to_test):
-            log.info("Testing %s on %d tasks", model["file"], sum(tasks.n_tasks for tasks in self._task_sets))
+            n_tasks = sum(tasks.n_tasks for tasks in self._task_sets)
+            log.info("Testing %s on %s", model["file"], counted(n_tasks, "task"))
             models.append(model)
             evaluations.append(self._test(tensors))
         done = {model["epoch"]: evaluation for model, evaluation in zip(models, evaluations, strict=True)}

@@ -21,6 +21,7 @@ from utils.metrics import (
     summarise,
     task_scores,
 )
+from utils.words import counted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -106,7 +107,7 @@ def stored_result(
         return None
     if with_curve and not (run_folder.logs / "test_curve.csv").exists():
         return None
-    text = f"This experiment is finished ({summary['epochs_trained']} epochs). Its result:\n{text}"
+    text = f"This experiment is finished ({counted(summary['epochs_trained'], 'epoch')}). Its result:\n{text}"
     if changed:
         text += "\nThis test used other test keys than the config has now; for another test:"
         text += " --evaluate_on_test_set_only true --tag NAME"
@@ -207,16 +208,15 @@ def result_text(summary: dict[str, Any], run_folder: Path | None) -> str:
         what = f"the ensemble of {n_models} models" if n_models > 1 else "the model"
         score = score_named(result.get("score"))
         lines.append(
-            f"Test {score.name} of {what}: {_text(score, ensemble)} (95 % interval over {protocol['tasks']} tasks)"
+            f"Test {score.name} of {what}: {_text(score, ensemble)} (95 % interval over "
+            f"{counted(protocol['tasks'], 'task')})"
         )
-        shape = (
-            f"{protocol['ways']}-way {protocol['shots']}-shot, {protocol['queries']} "
-            f"{'query' if protocol['queries'] == 1 else 'queries'} per class"
-        )
+        queries = counted(protocol["queries"], "query", "queries")
+        shape = f"{protocol['ways']}-way {protocol['shots']}-shot, {queries} per class"
         if score is not ACCURACY:
-            shape = f"{protocol['shots']} points to adapt to, {protocol['queries']} to predict"
+            shape = f"{counted(protocol['shots'], 'point')} to adapt to, {protocol['queries']} to predict"
         lines.append(
-            f"  {shape}, {protocol['steps']} inner steps, {protocol['statistics']} batch-norm statistics, "
+            f"  {shape}, {counted(protocol['steps'], 'inner step')}, {protocol['statistics']} batch-norm statistics, "
             f"{protocol['dataset']}, {_origin(protocol)}"
         )
         for model in result["models"] if n_models > 1 else ():
@@ -255,9 +255,8 @@ def _table(results: Sequence[dict[str, Any]]) -> list[str]:
     rows += [[*(str(r["protocol"][name]) for name in TABLE_COLUMNS), _text(score, r["ensemble"])] for r in results]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
-        f"Test {score.name} of {what} (95 % interval over {protocol['tasks']} tasks each), {protocol['steps']} inner "
-        "steps, "
-        f"{_origin(protocol)}",
+        f"Test {score.name} of {what} (95 % interval over {counted(protocol['tasks'], 'task')} each), "
+        f"{counted(protocol['steps'], 'inner step')}, {_origin(protocol)}",
         *("  " + "  ".join(map(str.ljust, row, widths)).rstrip() for row in rows),
     ]
 

@@ -26,7 +26,6 @@ from experiment_parts.runs.checkpoints import checkpoint_bytes
 from utils.config import ExperimentConfig
 from utils.episodes.source import Episodes, EpisodeSource
 from utils.files.atomic_files import write_bytes_atomically
-from utils.machine.devices import clock
 from utils.metrics import finite_or_none, is_regression
 
 if TYPE_CHECKING:
@@ -144,19 +143,24 @@ class _GradientClock(TorchFunctionMode):
         self._device, self._meta_parameters = device, {id(parameter) for parameter in meta_parameters}
         self.inner_s = self.outer_s = 0.0
 
+    def _now(self) -> float:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        return time.perf_counter()
+
     def __enter__(self) -> "_GradientClock":
-        self._mark = clock(self._device)
+        self._mark = self._now()
         super().__enter__()
         return self
 
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)
-        self.outer_s += clock(self._device) - self._mark
+        self.outer_s += self._now() - self._mark
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = function(*args, **(kwargs or {}))
         if function is torch.autograd.grad:
-            now = clock(self._device)
+            now = self._now()
             inputs = args[1] if len(args) > 1 else kwargs["inputs"]
             if any(id(tensor) in self._meta_parameters for tensor in inputs):
                 self.outer_s += now - self._mark

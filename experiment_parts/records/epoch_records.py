@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from utils.metrics import ACCURACY, Score, Summary, finite_or_none, summarise
+from utils.words import counted
 
 Row = dict[str, Any]
 STEP_METRICS = ("support_loss", "support_accuracy", "query_loss", "query_accuracy")
@@ -178,7 +179,7 @@ def epoch_text(row: Row, total_epochs: int, score: Score = ACCURACY, peak_memory
     if row["val_accuracy_mean"] is not None:
         val = Summary(row["val_accuracy_mean"], row["val_accuracy_std"], row["val_accuracy_ci95"], row["val_tasks"])
         loss = "not finite" if row["val_loss_mean"] is None else f"{row['val_loss_mean']:.4f}"
-        text += f"; val loss {loss}, {score.name} {score.text(val)} ({row['val_tasks']} tasks)"
+        text += f"; val loss {loss}, {score.name} {score.text(val)} ({counted(row['val_tasks'], 'task')})"
     speed = f", {row['train_tasks_per_s']:.1f} tasks/s" if row["train_tasks_per_s"] else ""
     memory = f", peak memory {peak_memory_mib:.0f} MiB" if peak_memory_mib else ""
     return f"{text}; {row['epoch_run_time']:.1f} s{speed}{memory}"

@@ -13,7 +13,7 @@ from typing import Any
 
 from experiment_parts.runs.checkpoints import read_checkpoint
 
-OF_TIME = re.compile(r"time|per_s|peak_memory|^metrics_jsonl_bytes$|^run_id$")
+OF_TIME_OR_DRAWN = re.compile(r"time|per_s|peak_memory|^(metrics_jsonl_bytes|run_id)$")
 CONTENT_DIFFERS = (".lock", "logs/run.log", "environment.json", "visual_outputs/report.html")
 """Files whose presence alone is compared."""
 
@@ -42,7 +42,7 @@ def without_times(content: Any) -> Any:
     number that a run draws for itself.
     """
     if isinstance(content, dict):
-        return {key: without_times(value) for key, value in content.items() if not OF_TIME.search(key)}
+        return {key: without_times(value) for key, value in content.items() if not OF_TIME_OR_DRAWN.search(key)}
     return [without_times(entry) for entry in content] if isinstance(content, list) else content
 
 

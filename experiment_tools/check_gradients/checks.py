@@ -177,7 +177,7 @@ def adapted_by_torch(learner: FewShotLearner, episodes: EpisodeBatch, *, trainin
         inner, optimizer = learner.inner_loop, _torch_optimizer(learner.inner_loop, values)
         for step in range(learner.n_steps):
             stacked = {name: value[None] for name, value in values.items()}
-            support_pass = replace(pass_, step=step, moving=dict(started.moving))
+            support_pass = replace(pass_, step=step).recording(moving=dict(started.moving))
             outputs = learner.network(task.support_images, stacked | started.fixed, support_pass)[0]
             loss = _mean_loss(learner, outputs, task.support_labels[0])
             for value, gradient in zip(values.values(), torch.autograd.grad(loss, list(values.values())), strict=True):
@@ -366,7 +366,7 @@ def _moving_statistics(learner: FewShotLearner, through: Passing) -> Iterator[No
     def watched(original: Any) -> Any:
         def leave_statistics(mean: Tensor, var: Tensor, n_tasks: int, pass_: Pass, name: str) -> None:
             original(mean, var, n_tasks, pass_, name)
-            moving = pass_.moving
+            moving = pass_.record.moving
             if moving is not None and not pass_.is_query and name in moving:
                 moving[name] = through(moving[name])
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from experiment_parts.evaluation.test_results import OTHER_DATA
 from experiment_parts.runs.checkpoints import read_checkpoint
 from experiment_parts.runs.folder_lock import is_in_use
 from utils.errors import ConfigError, StorageError
@@ -69,6 +70,11 @@ class Run:
         """Highest validation accuracy so far."""
         scores = [row["val_accuracy_mean"] for row in self.rows if row.get("val_accuracy_mean") is not None]
         return max(scores, default=None)
+
+    @property
+    def other_data(self) -> list[str]:
+        """What differs between the data of the test and those of the training, a line each."""
+        return list(self.test.get(OTHER_DATA) or ())
 
     @property
     def is_regression(self) -> bool:
@@ -145,12 +151,17 @@ def read_whole_run(path: Path) -> Run:
             f"{path}: no run folder (neither config.json nor logs/ is there). Give experiments/<experiment_name>."
         )
     run = read_run(path)
-    run.starts = _read(run, "environment.json", lambda file: _objects(_object(file)["starts"])) or []
+    run.starts = read_starts(run)
     run.epochs = _read(run, "logs/curves.json", lambda file: _objects(_object(file)["epochs"])) or []
     run.iterations = _read(run, "logs/metrics.jsonl", _lines) or []
     run.scores = _read(run, PREDICTIONS.as_posix(), _arrays) or ({}, {})
     run.examples = _read(run, "logs/validation_episodes.safetensors", _arrays) or ({}, {})
     return run
+
+
+def read_starts(run: Run) -> list[dict[str, Any]]:
+    """Read the entries of environment.json, none where there are none."""
+    return _read(run, "environment.json", lambda file: _objects(_object(file)["starts"])) or []
 
 
 def _state(run: Run) -> tuple[str, str]:

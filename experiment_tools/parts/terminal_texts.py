@@ -13,6 +13,7 @@ from experiment_tools.parts.methods import method_name
 from experiment_tools.parts.settings import nearest_config
 from utils.config import ExperimentConfig
 from utils.config.changes import FREE_KEYS
+from utils.words import counted
 
 MOST_LAYERS, MOST_DIFFERENCES = 8, 8
 """So that the banner fits on one screen of 24 rows, with what is said of device, data and resuming."""
@@ -29,21 +30,20 @@ def start_banner(config: ExperimentConfig, description: Mapping[str, Any], width
     width = width or shutil.get_terminal_size().columns
     values = config.to_json_dict()
     shape = config.validation_shape
-    heading = (
-        f"{method_name(values)}, {shape.n_way}-way {shape.n_shot}-shot, "
-        f"{shape.n_query} {'query' if shape.n_query == 1 else 'queries'} per class, "
-        f"{config.number_of_training_steps_per_iter} inner steps"
-    )
+    heading = f"{method_name(values)}, {shape.n_way}-way {shape.n_shot}-shot, "
+    heading += f"{counted(shape.n_query, 'query', 'queries')} per class, "
+    heading += counted(config.number_of_training_steps_per_iter, "inner step")
     plan = (
-        f"{config.total_epochs} epochs x {config.total_iter_per_epoch} iterations x {config.tasks_per_meta_batch} "
-        "tasks; "
+        f"{counted(config.total_epochs, 'epoch')} x {counted(config.total_iter_per_epoch, 'iteration')} x "
+        f"{counted(config.tasks_per_meta_batch, 'task')}; "
     )
+    tasks = counted(config.num_evaluation_tasks, "task")
     if config.test_after_training:
         n_models = min(config.number_of_ensemble_models, config.total_epochs)
         tested = f"the best {n_models} models are tested" if n_models > 1 else "the best model is tested"
-        plan += f"validation and test on {config.num_evaluation_tasks} tasks; {tested}"
+        plan += f"validation and test on {tasks}; {tested}"
     else:
-        plan += f"validation on {config.num_evaluation_tasks} tasks; no test (test_after_training)"
+        plan += f"validation on {tasks}; no test (test_after_training)"
     texts = [
         line for text in (heading, f"  {plan}", *(f"  {line}" for line in _differences(values)))
         for line in textwrap.wrap(text, width, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)

@@ -12,6 +12,7 @@ from experiment_tools.parts.run_reading import find_run
 from experiment_tools.report.page import write_report
 from utils.errors import ConfigError, StorageError, prints_user_errors
 from utils.machine.host import die_with_parent
+from utils.words import say
 
 
 def watch(run_folder: Path, *, orders: int, answers: int) -> None:
@@ -54,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except StorageError as error:
         advice = "" if options.output else " Or write the report elsewhere: --output FILE"
         raise StorageError(f"{error}{advice}") from error
-    print(f"{path} ({path.stat().st_size / 1000:.0f} kB)")
+    say(f"{path} ({path.stat().st_size / 1000:.0f} kB)")
     return 0
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from utils.machine.failures import is_out_of_memory
-from utils.words import mib_text
+from utils.words import counted, mib_text
 
 log = logging.getLogger(__name__)
 SAFE_SHARE = 0.8
@@ -138,11 +138,11 @@ class TaskChunks:
         if free is not None:
             self.size = max(1, min(self.of(n_tasks), int(SAFE_SHARE * free) // self.bytes_per_task))
         log.info(
-            "Memory: about %s per task%s; %d of %d tasks at once.",
+            "Memory: about %s per task%s; %d of %s at once.",
             mib_text(self.bytes_per_task),
             "" if free is None else f", {mib_text(free)} free",
             self.of(n_tasks),
-            n_tasks,
+            counted(n_tasks, "task"),
         )
 
     def run(
@@ -183,7 +183,7 @@ class TaskChunks:
             free = free_bytes(device)
             return "One task alone needs more than is free" + ("." if free is None else f" ({mib_text(free)}).")
         return (
-            f"{size} of {n_tasks} tasks at once need about {mib_text(size * self.bytes_per_task)}, "
+            f"{size} of {counted(n_tasks, 'task')} at once need about {mib_text(size * self.bytes_per_task)}, "
             f"{mib_text(self.bytes_per_task)} each."
         )
 

@@ -83,7 +83,7 @@ class _AffineNorm(MetaNorm):
             return params[key].flatten()
         # Rows gathered without a graph must not serve a pass that is differentiated.
         place = f"{name}.{key}", torch.is_grad_enabled()
-        kept = {} if pass_.affine_rows is None else pass_.affine_rows
+        kept = {} if pass_.record.affine_rows is None else pass_.record.affine_rows
         if place not in kept:
             kept[place] = torch.atleast_2d(getattr(self, key)).repeat(1, n_tasks).unbind()
         rows = kept[place]
@@ -214,7 +214,7 @@ class MetaBatchNorm2d(_AffineNorm):
         if self.choice(pass_).evaluates_with_running:
             mean, var = (_row(values, pass_.step) for values in (self.running_mean, self.running_var))
             return mean.repeat(n_tasks), var.repeat(n_tasks)
-        return (pass_.moving or {}).get(name) or self._before_any_pass(n_tasks)
+        return (pass_.record.moving or {}).get(name) or self._before_any_pass(n_tasks)
 
     def _has_fixed_statistics(self, pass_: Pass) -> bool:
         choice = self.choice(pass_)
@@ -244,7 +244,7 @@ class MetaBatchNorm2d(_AffineNorm):
         """Leave a pass's mean and unbiased variance, (B*F,), where the pass wants them."""
         # Constants to the gradient: a running average is a record, not a way back to the images that it is made of.
         mean, var = mean.detach(), var.detach()
-        moving = pass_.moving
+        moving = pass_.record.moving
         if moving is not None and self.choice(pass_).moves_within_episode and not pass_.is_query:
             before = moving.get(name) or self._before_any_pass(n_tasks)
             momentum = self.momentum.detach().to(mean.dtype)
@@ -252,7 +252,7 @@ class MetaBatchNorm2d(_AffineNorm):
         if pass_.is_training:
             row = min(pass_.step, self.n_rows - 1)
             for statistic, value in (("running_mean", mean), ("running_var", var)):
-                pass_.see(f"{name}.{statistic}", row, self.n_rows, value.view(n_tasks, -1))
+                pass_.record.see(f"{name}.{statistic}", row, self.n_rows, value.view(n_tasks, -1))
 
     @torch.no_grad()
     def update_running_statistics(self, batch_mean: Tensor, batch_var: Tensor) -> None:
@@ -271,7 +271,7 @@ class MetaBatchNorm2d(_AffineNorm):
 def _passes_of_parts(pass_: Pass) -> tuple[Pass, Pass]:
     """Return the passes of support and of query images for a layer that normalises each by its own statistics."""
     # The support images are here for another layer's sake: they must not move this layer's average a second time.
-    support = replace(pass_, n_support=0, is_query=False, moving=None)
+    support = replace(pass_, n_support=0, is_query=False).recording(moving=None)
     return support, replace(pass_, n_support=0, is_query=True)
 
 

@@ -23,7 +23,7 @@ from meta_learning.networks.batch_norm import MetaBatchNorm2d, MetaNorm
 from meta_learning.networks.dropout import drop
 from meta_learning.networks.layers import EpisodeHead, MetaLinear, Parameters
 from meta_learning.networks.norms import NormChoice
-from meta_learning.networks.passes import Pass
+from meta_learning.networks.passes import Pass, PassRecord
 from utils.errors import ConfigError
 
 Output = dict[
@@ -144,18 +144,19 @@ class ForeignNetwork(MetaNetwork):
             if pass_.dropout_seeds is None
             else pass_.dropout_seeds
         )
-        before = pass_.moving or {}
+        before = pass_.record.moving or {}
         moving = {name: tuple(value.view(n_tasks, -1) for value in pair) for name, pair in before.items()}
 
         def of_one_task(
             params: dict[str, Tensor], images: Tensor, seed: Tensor, moving: dict[str, tuple[Tensor, Tensor]]
         ) -> Output:
-            # Records of its own: values of a vmap may not outlive it but as its results.
+            # A record of its own: values of a vmap may not outlive it but as its results.
             own_seed = None if pass_.dropout_seeds is None else seed[None]
-            of_task = replace(pass_, seen={}, moving=dict(moving), affine_rows=None, dropout_seeds=own_seed)
+            record = PassRecord(moving=dict(moving))
+            of_task = replace(pass_, record=record, dropout_seeds=own_seed)
             self._current.begin(of_task)
             features = functional_call(self.body, params, (images,))
-            return {"features": features, "statistics": of_task.seen, "moving": of_task.moving}
+            return {"features": features, "statistics": record.seen, "moving": record.moving}
 
         with self._twice_differentiable():
             if self.together:
@@ -170,10 +171,10 @@ class ForeignNetwork(MetaNetwork):
         for name, rows in out["statistics"].items():
             for row, passes in enumerate(rows):
                 for value in passes:  # (B, 1, F)
-                    pass_.see(name, row, len(rows), value.squeeze(1))
-        if pass_.moving is not None:
+                    pass_.record.see(name, row, len(rows), value.squeeze(1))
+        if pass_.record.moving is not None:
             after = out["moving"].items()
-            pass_.moving.update({name: tuple(value.flatten() for value in pair) for name, pair in after})
+            pass_.record.moving.update({name: tuple(value.flatten() for value in pair) for name, pair in after})
         return out["features"]
 
     def _twice_differentiable(self) -> ExitStack:

@@ -4,7 +4,7 @@ Letters: B tasks, F filters, R rows (one per inner step).
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -12,26 +12,10 @@ import torch
 from torch import Tensor
 
 
-@dataclass(frozen=True)
-class Pass:
-    """What a forward pass is told beside images and parameters, and what its layers record: in `seen`, `moving` and
-    `affine_rows`, which are all that a pass writes to.
-    """
+@dataclass
+class PassRecord:
+    """What the layers leave behind in a forward pass, for the passes after it and for the meta-update."""
 
-    step: int = 0
-    """Inner step; norm layers with fewer rows use their last one."""
-    statistics: str = "transductive"
-    """Where batch-norm statistics come from: a key of `STATISTICS`, or "mixed", each layer's own."""
-    is_training: bool = False
-    """Whether meta-training passes through: batch norms record what they see, and take no running statistics."""
-    is_query: bool = False
-    """Query images, not support images. The two drop different activations."""
-    n_support: int = 0
-    """How many of the n images, the first ones, are support images that came along with query images; 0: all are of
-    one set.
-    """
-    dropout_seeds: Tensor | None = None
-    """int64 (B,), one seed per episode; None: no dropout (evaluation)."""
     seen: dict[str, list[list[Tensor]]] = field(default_factory=dict)
     """Running statistic -> for each row the batch means or variances of its training passes, (B, F) each."""
     moving: dict[str, tuple[Tensor, Tensor]] | None = field(default_factory=dict)
@@ -62,6 +46,32 @@ class Pass:
             rows = torch.stack([passes.mean(1) for passes in of_passes], dim=1)  # (names, R, F)
             means |= dict(zip(names, rows.squeeze(1) if len(counts) == 1 else rows, strict=True))
         return {name: means[name] for name in self.seen}
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What a forward pass is told beside images and parameters. Nothing of it is written to but `record`'s content."""
+
+    step: int = 0
+    """Inner step; norm layers with fewer rows use their last one."""
+    statistics: str = "transductive"
+    """Where batch-norm statistics come from: a key of `STATISTICS`, or "mixed", each layer's own."""
+    is_training: bool = False
+    """Whether meta-training passes through: batch norms record what they see, and take no running statistics."""
+    is_query: bool = False
+    """Query images, not support images. The two drop different activations."""
+    n_support: int = 0
+    """How many of the n images, the first ones, are support images that came along with query images; 0: all are of
+    one set.
+    """
+    dropout_seeds: Tensor | None = None
+    """int64 (B,), one seed per episode; None: no dropout (evaluation)."""
+    record: PassRecord = field(default_factory=PassRecord)
+    """Where the layers record; passes of one computation share it."""
+
+    def recording(self, **changes: Any) -> "Pass":
+        """Return the same pass with these entries of its record replaced."""
+        return replace(self, record=replace(self.record, **changes))
 
 
 @dataclass(frozen=True)

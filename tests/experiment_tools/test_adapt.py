@@ -67,9 +67,24 @@ def test_the_contact_sheet_is_one_file_that_loads_nothing_and_escapes_names(fold
     assert main(arguments(folders)) == 0
     page = (folders / "adapted_tiny" / "contact_sheet.html").read_text()
     assert page.count("<img") == 6 + 6
-    assert not re.search(r"https?://|<script|src='(?!data:)", page)
+    assert not re.search(r"(?:src|href)=\"(?!data:)(?!#)[^\"]", page), "the page loads nothing"
     assert "bee &lt;b&gt;" in page
     assert "bee <b>" not in page
+
+
+def test_names_of_folders_are_no_escape_sequences_and_no_formulas(folders, capsys):
+    for role in ("support", "query"):
+        (folders / role / "ant").rename(folders / role / "=ant\x1b[2J")
+        (folders / role / "cat").rename(folders / role / "-cat\x1b[31m")
+    assert main(arguments(folders)) == 0
+    out = folders / "adapted_tiny"
+    printed, table = capsys.readouterr(), (out / "predictions.csv").read_text()
+    assert "adapted to 3 classes (-cat\\x1b[31m: 3, =ant\\x1b[2J: 1, bee <b>: 2 images)" in printed.out
+    written = (printed.out, printed.err, table, (out / "contact_sheet.html").read_text())
+    assert not any("\x1b" in text for text in written)
+    cells = [cell for row in csv.reader(table.splitlines()) for cell in row]
+    assert "'=ant\\x1b[2J/0.png" in cells and "'-cat\\x1b[31m" in cells
+    assert not any(cell.startswith(("=", "+", "-", "@")) for cell in cells)
 
 
 def test_query_images_need_no_class_folders_and_results_are_not_replaced(folders, capsys):

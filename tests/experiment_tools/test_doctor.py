@@ -200,7 +200,7 @@ def run(workplace, capsys, *arguments):
 def test_a_dry_run_goes_through_everything_once_and_leaves_nothing(workplace, capsys):
     code, out, err = run(workplace, capsys, "--dry_run")
     assert (code, err) == (0, "")
-    assert "epoch 1/1: train loss" in out and "(95 % interval over 1 tasks)" in out
+    assert "epoch 1/1: train loss" in out and "(95 % interval over 1 task)" in out
     assert (
         str(workplace / "temporary") not in out and "Report: " not in out and "written to" not in out
     )  # of what is not there any more

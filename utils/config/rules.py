@@ -194,7 +194,7 @@ CONTRADICTIONS = (
     ),
     clash(
         "train_val_test_split",
-        when=lambda c: _leaves_no_fractions(c.train_val_test_split),
+        when=lambda c: c.train_val_test_split != "auto" and _leaves_no_fractions(c.train_val_test_split),
         text=lambda c: (
             f'"train_val_test_split" is {list(c.train_val_test_split)}; the fractions for train and val must be '
             "positive and sum to at most 1"
@@ -264,8 +264,9 @@ CONTRADICTIONS = (
             c.meta_learning_rate_schedule == "step" and _is_out_of_order(c.meta_learning_rate_milestones)
         ),
         text=lambda c: (
-            f'"meta_learning_rate_milestones" {list(c.meta_learning_rate_milestones)} must be epochs from 1 on, each '
-            'later than the one before, for "meta_learning_rate_schedule" step'
+            f'"meta_learning_rate_schedule" step falls at milestones, and "meta_learning_rate_milestones" '
+            f"{list(c.meta_learning_rate_milestones)} must be epochs from 1 on, each later than the one before: "
+            f"{sorted({max(1, c.total_epochs // 2), max(1, c.total_epochs * 3 // 4)})}, say"
         ),
     ),
     clash(

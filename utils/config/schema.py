@@ -5,7 +5,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
@@ -25,6 +25,12 @@ TestBatchNormStatistics = Literal["transductive", "running", "support", "episodi
 def as_list(value: Any) -> tuple[Any, ...]:
     """Return the values of a key that takes one or a list, each once."""
     return tuple(dict.fromkeys(value)) if isinstance(value, tuple) else (value,)
+
+
+def choices(annotation: Any) -> tuple[Any, ...]:
+    """The values that are written out in a type, wherever in it, such as "auto" in `float | Literal["auto"]`."""
+    parts = get_args(annotation)
+    return parts if get_origin(annotation) is Literal else tuple(value for part in parts for value in choices(part))
 
 
 class _Section(BaseModel):
@@ -119,10 +125,10 @@ class DataSection(_Section):
     """Rotate each class of a training episode by 0, 90, 180 or 270 degrees; auto: for Omniglot only."""
     sets_are_pre_split: bool = False
     """The folder holds train, val and test folders (any letter case) with class folders inside."""
-    train_val_test_split: tuple[float, ...] = Field(
-        (0.70918052988, 0.03080714725, 0.2606284658), min_length=2, max_length=3
-    )
-    """Fractions of the classes for train and val; test gets what is left. Without effect when pre-split."""
+    train_val_test_split: Annotated[tuple[float, ...], Field(min_length=2, max_length=3)] | Literal["auto"] = "auto"
+    """Fractions of the classes for train and val; test gets what is left. auto: Omniglot's own, for other datasets too
+    if they leave train and val the ways of the training; else about 64 % and 16 %, so that each split has these ways.
+    The log names them. Without effect when pre-split."""
     class_split_seed: int | None = Field(None, ge=0, le=2**32 - 1)
     """Seed of the split of the classes; null: the reference's split, the same for every seed."""
     indexes_of_folders_indicating_class: tuple[int, ...] = Field((-3, -2), min_length=1)
@@ -397,11 +403,17 @@ class ExperimentConfig(
     """A whole config, flat as its JSON. Made by `load_config` or `check_config`, which also resolve `auto` and null."""
 
     _notes: tuple[str, ...] = PrivateAttr(())
+    _experiment_of_file: str | None = PrivateAttr(None)
 
     @property
     def notes(self) -> tuple[str, ...]:
         """Lines worth reporting once: what was looked up, renamed or has no effect."""
         return self._notes
+
+    @property
+    def experiment_of_file(self) -> str | None:
+        """The experiment_name that the file says, whatever the command line says; None: there was no file."""
+        return self._experiment_of_file
 
     @property
     def tasks_per_meta_batch(self) -> int:
@@ -463,6 +475,11 @@ SECTIONS: tuple[type[_Section], ...] = (
     ExperimentSection, DataSection, EpisodeSection, BackboneSection, InnerLoopSection, OuterLoopSection,
     EvaluationSection, TrackingSection, MachineSection,
 )  # fmt: skip
+
+LIST_KEYS = frozenset(
+    name for name, field in ExperimentConfig.model_fields.items() if get_args(field.annotation)[1:] == (...,)
+)
+"""Keys that take a list of any length; a single value given is a list of one."""
 
 ONE_START_ONLY: dict[str, Any] = {
     "continue_from_epoch": "latest", "replay_iteration": 0, "allow_config_change": [], "restart_schedule": False,

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.config import ExperimentConfig
-from utils.episodes.drawing import SPLITS, EpisodeShape
+from utils.episodes.drawing import SPLITS, EpisodeShape, fitting_fractions, split_classes
 from utils.images.decoding import PixelFormat, original_form
 from utils.images.duplicates import find_repeats, leak_text, leaked, one_colour_text, without_images
 from utils.images.folders import (
@@ -26,7 +26,7 @@ from utils.images.folders import (
     split_into_sets,
 )
 from utils.images.packed import PackedImages, load_or_pack
-from utils.known_datasets import KNOWN_DATASETS, known_by_folder
+from utils.known_datasets import KNOWN_DATASETS, OMNIGLOT_SPLIT, folder_named, known_by_folder
 from utils.paths import dataset_root
 from utils.prepare_dataset import find_or_make_dataset
 from utils.prepare_dataset.dataset_folders import preparation_facts
@@ -96,7 +96,7 @@ def find_classes(
         folders, folder, config.indexes_of_folders_indicating_class, config.sets_are_pre_split, config.labels_as_int
     )
     sets = split_into_sets(
-        classes, config.train_val_test_split, 0 if config.class_split_seed is None else config.class_split_seed
+        classes, _fractions(config, len(classes)), 0 if config.class_split_seed is None else config.class_split_seed
     )
     warn_of_shared_classes(sets)
     if not config.sets_are_pre_split:
@@ -115,6 +115,23 @@ def find_classes(
     if problems:
         raise report_problems(folder, problems, _advice(config, packed))
     return DatasetClasses(config.dataset_name, folder, packed, sets, keep_copies)
+
+
+def _fractions(config: ExperimentConfig, n_classes: int) -> Sequence[float]:
+    """The fractions for train and val; of `auto`, Omniglot's where they leave both the ways of the training.
+
+    They come of no key that a started run may change, and are what runs have started with before there was `auto`:
+    otherwise a resume or a test would deal the classes out anew.
+    """
+    if config.train_val_test_split != "auto":
+        return config.train_val_test_split
+    ways, of_val = max(shape.n_way for shape in config.training_shapes), config.validation_shape.n_way
+    found = split_classes(range(n_classes), OMNIGLOT_SPLIT, 0)
+    fits = len(found["train"]) >= ways and len(found["val"]) >= of_val
+    fractions = OMNIGLOT_SPLIT if fits else fitting_fractions(n_classes, (ways, of_val, ways)) or OMNIGLOT_SPLIT
+    if not config.sets_are_pre_split:
+        logger.info("train_val_test_split auto: %s of %d classes", " ".join(map(str, fractions)), n_classes)
+    return fractions
 
 
 def _unless_wanted(config: ExperimentConfig, folder: Path, facts: Sequence[str], advice: str) -> list[str]:
@@ -244,7 +261,9 @@ def _advice(config: ExperimentConfig, packed: PackedImages | None) -> str:
 
 
 def _pack(config: ExperimentConfig) -> tuple[Path, PackedImages | None, list[ImageFolder], list[str]]:
-    folder = dataset_root() / (config.dataset_path or config.dataset_name)
+    place = config.dataset_path or config.dataset_name
+    # Under its short name, too, a known dataset is in its one folder, unless there is a folder of that name.
+    folder = dataset_root() / (place if (dataset_root() / place).exists() else folder_named(place))
     find_or_make_dataset(config.dataset_name, folder, dataset_root())
     packed, folders, problems = load_or_pack(
         folder,
@@ -266,13 +285,12 @@ def other_dataset(config: ExperimentConfig, name: str) -> ExperimentConfig:
     """
     folder = dataset_root() / name
     find_or_make_dataset(name, folder, dataset_root())
-    published = ExperimentConfig.model_fields["train_val_test_split"].default
     return config.model_copy(
         update={
             "dataset_name": name,
             "dataset_path": name,
             "sets_are_pre_split": any(entry.is_dir() and entry.name.lower() in SPLITS for entry in folder.iterdir()),
-            "train_val_test_split": published if name == "omniglot_dataset" else (0.0, 0.0, 1.0),
+            "train_val_test_split": known_by_folder(name).own_treatment.get("train_val_test_split", (0.0, 0.0, 1.0)),
             "class_split_seed": None,
             "indexes_of_folders_indicating_class": (-3, -2),
             "labels_as_int": False,

@@ -136,3 +136,20 @@ def split_classes(names: Sequence[str], fractions: Sequence[float], seed: int) -
         "test": shuffled[end_of_val:],
     }
     return {split: [names[rank] for rank in sorted(ranks)] for split, ranks in parts.items()}
+
+
+def fitting_fractions(n_classes: int, least: Sequence[int]) -> tuple[float, float] | None:
+    """Fractions for `split_classes`: 64 % train, 16 % val, 20 % test, or what the smaller splits need at least.
+
+    Args:
+        least: classes that train, val and test need.
+    Returns:
+        fractions for train and val; None: there are fewer classes than that.
+    """
+    if sum(least) > n_classes:
+        return None
+    n_val = max(least[1], min(int(0.16 * n_classes), n_classes - least[0] - least[2]))
+    n_test = max(least[2], min(int(0.2 * n_classes), n_classes - least[0] - n_val))
+    digits = len(str(n_classes)) + 2
+    # In the middle between two numbers of classes, so that no rounding gives a class less.
+    return round((n_classes - n_val - n_test + 0.5) / n_classes, digits), round(n_val / n_classes, digits)

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.episodes.drawing import SPLITS, EpisodeShape, split_classes
+from utils.episodes.drawing import SPLITS, EpisodeShape, fitting_fractions, split_classes
 from utils.errors import ConfigError, DataError
-from utils.words import printable
+from utils.words import counted, printable
 
 logger = logging.getLogger(__name__)
 
@@ -318,9 +318,14 @@ def find_shortages(
     """
     problems = []
     n_classes = sum(map(len, sets.values()))
+    ways = {split: max(shape.n_way for shape in shapes[split]) for split in shapes}
+    fitting = fitting_fractions(n_classes, [ways.get(split, 1) for split in SPLITS])
+    example = f", as in --train_val_test_split {' '.join(map(str, fitting))}" if fitting else ""
+    third = n_classes // len(SPLITS)  # which each split can have
+    most = f" to {third}" if third > 1 and not fitting and not pre_split else ""
     for split in shapes:
         classes = sets[split]
-        n_way = max(shape.n_way for shape in shapes[split])
+        n_way = ways[split]
         largest = max(shapes[split], key=lambda shape: shape.n_images)
         of_the_test = (
             "test_" if split == "test" and not set(shapes[split]) <= set(shapes.get("train", shapes[split])) else ""
@@ -328,14 +333,14 @@ def find_shortages(
         fix = (
             f"Put class folders into {printable(_split_folder(dataset_folder, split, classes))}"
             if pre_split
-            else f"Raise its fraction in train_val_test_split (there are {n_classes} classes)"
+            else f"Raise its fraction in train_val_test_split (there are {n_classes} classes){example}"
         )
         if not classes:
             problems.append(f"split {split} has no class. {fix}.")
         elif len(classes) < n_way:
             problems.append(
-                f"split {split} has {len(classes)} classes, but {of_the_test}num_classes_per_set is {n_way}."
-                f" {fix} or lower {of_the_test}num_classes_per_set."
+                f"split {split} has {counted(len(classes), 'class', 'classes')}, but"
+                f" {of_the_test}num_classes_per_set is {n_way}. {fix} or lower {of_the_test}num_classes_per_set{most}."
             )
         problems += _small_classes(split, classes, dataset_folder, largest, of_the_test)
     return problems

@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from experiment_tools.parts import svg
 from experiment_tools.parts.run_reading import Run, read_whole_run
 from experiment_tools.parts.settings import command_of
 from experiment_tools.report import layers as report_layers
 from experiment_tools.report import machine as report_machine
 from experiment_tools.report import page as report
 from experiment_tools.report import results as report_results
-from experiment_tools.report import svg
 from experiment_tools.report.__main__ import main
 from experiment_tools.report.answers import (
     Answers,

@@ -10,7 +10,7 @@ from meta_learning.networks.convolutional import Conv4
 from meta_learning.networks.first_block import ImagePatches, cut_patches
 from meta_learning.networks.layers import MetaConv2d
 from meta_learning.networks.norms import NormChoice
-from meta_learning.networks.passes import Pass
+from meta_learning.networks.passes import Pass, PassRecord
 from meta_neural_network_architectures import VGGReLUNormNetwork
 
 N_TASKS, N_SUPPORT, N_QUERY = 3, 4, 5
@@ -62,7 +62,7 @@ def everything(network, pictures, params: dict[str, Tensor], pass_: Pass) -> lis
     """Features, inner gradients and a second-order gradient with respect to all parameters, and what the norm layers
     saw.
     """
-    pass_ = replace(pass_, seen={}, moving={})
+    pass_ = replace(pass_, record=PassRecord())
     features = network.features(pictures, params, pass_)
     if pass_.n_support:
         features = features[:, pass_.n_support :]
@@ -74,8 +74,8 @@ def everything(network, pictures, params: dict[str, Tensor], pass_: Pass) -> lis
     after = network.features(pictures, adapted, replace(pass_, is_training=False))
     learned = [*params.values(), *(parameter for parameter in network.parameters() if parameter.requires_grad)]
     outer = torch.autograd.grad(torch.cos(after * weights).mean(), learned, allow_unused=True, materialize_grads=True)
-    seen = [value for rows in pass_.seen.values() for passes in rows for value in passes]
-    return [features, *inner, *outer, *seen, *(value for pair in pass_.moving.values() for value in pair)]
+    seen = [value for rows in pass_.record.seen.values() for passes in rows for value in passes]
+    return [features, *inner, *outer, *seen, *(value for pair in pass_.record.moving.values() for value in pair)]
 
 
 PASSES = {

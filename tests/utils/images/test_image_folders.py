@@ -1,6 +1,7 @@
 """Folders to classes and splits: both formats, any depth, and one report of every problem."""
 
 import os
+import re
 import shutil
 import tarfile
 from pathlib import Path
@@ -270,13 +271,29 @@ def test_every_shortage_is_listed_with_its_fix():
     assert problems == [
         'class "robin" (train) has 2 images, but num_samples_per_class 1 + num_target_samples 2 needs 3: birds/robin.'
         " Add images, lower num_target_samples or take the folder out.",
-        "split val has 1 classes, but num_classes_per_set is 2. Raise its fraction in train_val_test_split (there are 3"
+        "split val has 1 class, but num_classes_per_set is 2. Raise its fraction in train_val_test_split (there are 3"
         " classes) or lower num_classes_per_set.",
         "split test has no class. Raise its fraction in train_val_test_split (there are 3 classes).",
     ]
     assert find_shortages(sets, Path("birds"), shapes(1), pre_split=True)[1] == (
         "split test has no class. Put class folders into birds/test."
     )
+
+
+def test_the_fix_of_a_split_without_enough_classes_works_as_printed():
+    """Also where the test has more ways than the training; where no fractions do, the ways that do are named."""
+    classes = [ImageClass(f"c{rank:02}", None, (0, 1, 2), (f"c{rank:02}",)) for rank in range(24)]
+    wanted = shapes(5) | {"test": [EpisodeShape(12, 1, 2)]}
+
+    def shortages(fractions, wanted):
+        return find_shortages(split_into_sets(classes, fractions, 0), Path("birds"), wanted, pre_split=False)
+
+    (problem,) = shortages((0.7, 0.2), wanted)
+    assert problem.startswith("split test has 3 classes, but test_num_classes_per_set is 12. Raise its fraction in ")
+    fractions = re.search(r"as in --train_val_test_split ([\d. ]+) or lower test_num_classes_per_set\.$", problem)
+    assert shortages([float(word) for word in fractions[1].split()], wanted) == []
+    text = "\n".join(shortages((0.7, 0.2), shapes(9)))
+    assert "--train_val_test_split" not in text and "or lower num_classes_per_set to 8." in text
 
 
 def test_the_largest_shape_counts_and_a_shape_of_the_test_alone_blames_its_own_keys():
