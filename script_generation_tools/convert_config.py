@@ -35,15 +35,16 @@ def convert_files(paths: Sequence[Path]) -> Conversion:
     if len(paths) > 2 or (len(paths) == 2 and not all(path.suffix in YAML_SUFFIXES for path in paths)):
         raise ConfigError("give one JSON config, or a training YAML and, if there is one, its test YAML")
     contents = [_read(path) for path in paths]
-    if paths[0].suffix in YAML_SUFFIXES:
-        try:
+    try:
+        if paths[0].suffix in YAML_SUFFIXES:
             conversion = convert_fmu2_config(contents[0], contents[1] if len(contents) == 2 else None, paths[0].stem)
-        except ConfigError as error:
-            raise ConfigError(f"{paths[0]}: {error}") from error
-    else:
-        conversion = convert_reference_config(contents[0])
+        else:
+            conversion = convert_reference_config(contents[0])
+    except ConfigError as error:
+        raise ConfigError(f"{paths[0]}: {error}") from error
     config = check_config(conversion.values, str(paths[0]))
-    return Conversion(config.to_json_dict(), conversion.findings)
+    read_otherwise = [note for note in config.notes if "is read as" in note]
+    return Conversion(config.to_json_dict(), conversion.findings + read_otherwise)
 
 
 def _read(path: Path) -> dict[str, Any]:
