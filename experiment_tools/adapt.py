@@ -24,7 +24,7 @@ from utils.files.tables import as_csv
 from utils.images.decoding import DECODING_ERRORS, PixelFormat, decode_image
 from utils.images.duplicates import are_of_one_colour, one_colour_text
 from utils.images.folders import ImageFolder, scan, some_of
-from utils.words import printable
+from utils.words import counted, printable
 
 log = logging.getLogger(__name__)
 
@@ -244,7 +244,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     n_images = ", ".join(f"{name}: {result['support_labels'].count(name)}" for name in result["classes"])
     log.info("adapted to %d classes (%s images)", len(result["classes"]), n_images)
     accuracy = accuracy_text(result)
-    log.info("%d images classified%s", len(result["query_files"]), f"; {accuracy}" if accuracy else "")
+    classified = counted(len(result["query_files"]), "image")
+    log.info("%s classified%s", classified, f"; {accuracy}" if accuracy else "")
     if classifier.adapted_learner().depends_on_other_images:
         log.info(
             "the images to classify are normalised together (transductive batch-norm statistics); "

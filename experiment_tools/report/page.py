@@ -19,7 +19,7 @@ from experiment_tools.report import learning as report_learning
 from experiment_tools.report import machine as report_machine
 from experiment_tools.report import results as report_results
 from experiment_tools.report.verdict import findings
-from utils.files.atomic_files import storage_error, write_bytes_atomically
+from utils.files.atomic_files import storage_errors, write_bytes_atomically
 
 Part = TypeVar("Part")
 REPORT = Path("visual_outputs") / "report.html"
@@ -91,9 +91,7 @@ def write_report(run_folder: Path, path: Path | None = None) -> Path:
         )
         page = report_html(run).encode("utf-8", "replace")
     path = path or run_folder / REPORT
-    try:
+    with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise storage_error(path, error) from error
     write_bytes_atomically(path, page)
     return path

@@ -92,7 +92,7 @@ def test_query_images_need_no_class_folders_and_results_are_not_replaced(folders
     loose.mkdir()
     Image.fromarray(np.zeros((10, 10), dtype=np.uint8)).save(loose / "a.png")
     assert main(arguments(folders, query=loose, steps=1, statistics="support", output=folders / "out")) == 0
-    assert "1 images classified\n" in capsys.readouterr().out
+    assert "1 image classified\n" in capsys.readouterr().out
     assert main(arguments(folders, query=loose, output=folders / "out")) == 1
     assert "predictions.csv: exists already and stays as it is; give another --output" in capsys.readouterr().err
 
