@@ -16,22 +16,29 @@ from tqdm import tqdm
 
 from utils.files.atomic_files import open_regular, storage_error
 from utils.metrics import ACCURACY, Score
+from utils.words import guarded_output, printable_lines
 
 SECONDS_BETWEEN_PLAIN_LINES = 15.0
 
 
+class _Formatter(logging.Formatter):
+    """Escapes what names from outside may hold: a terminal obeys control characters, also those in a log file."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable_lines(super().format(record))
+
+
 class _TerminalHandler(logging.Handler):
-    """Prints above a progress bar, if one is running. A reader that has gone away (`| head`) does not stop the run."""
+    """Prints above a progress bar, if one is running, to the streams of `guarded_output`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setFormatter(_Formatter())
 
     def emit(self, record: logging.LogRecord) -> None:
         stream = sys.stderr if record.levelno >= logging.WARNING else sys.stdout
-        try:
-            tqdm.write(self.format(record), file=stream)
-            stream.flush()
-        except BrokenPipeError:
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, stream.fileno())
-            os.close(nowhere)
+        tqdm.write(self.format(record), file=stream)
+        stream.flush()
 
 
 class _FileHandler(logging.FileHandler):
@@ -62,8 +69,10 @@ class Console:
         self._handlers: list[logging.Handler] = [_TerminalHandler(), self._remember]
         self._root = logging.getLogger()
         self._previous_level = self._root.level
+        self._output = guarded_output()
 
     def __enter__(self) -> "Console":
+        self._output.__enter__()
         self._root.setLevel(self._level)
         for handler in self._handlers:
             self._root.addHandler(handler)
@@ -79,7 +88,7 @@ class Console:
             handler = _FileHandler(path)
         except OSError as error:
             raise storage_error(path, error) from error
-        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S"))
+        handler.setFormatter(_Formatter("%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S"))
         for record in self._early:
             handler.handle(record)
         self._root.removeHandler(self._remember)
@@ -91,6 +100,7 @@ class Console:
             self._root.removeHandler(handler)
             handler.close()
         self._root.setLevel(self._previous_level)
+        self._output.__exit__(None, None, None)
 
 
 class EpochProgress:
@@ -112,7 +122,7 @@ class EpochProgress:
         self._done, self._done_before, self._start = done, done, time.perf_counter()
         self._last_line = self._start
         self._bar = self._run_bar = None
-        if sys.stderr.isatty() and logging.getLogger(__name__).isEnabledFor(logging.INFO):
+        if sys.stderr and sys.stderr.isatty() and logging.getLogger(__name__).isEnabledFor(logging.INFO):
             # A terminal that says 0 x 0 (containers) would get no bar at all.
             size = {"dynamic_ncols": True} if _has_size(sys.stderr) else {"ncols": 100, "nrows": 24}
             titles = f"{'run':<{len(self._title)}}", self._title
