@@ -7,7 +7,6 @@ Letters: B tasks, n images per task, C channels, H x W pixels, F filters, N way,
 import copy
 import math
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -35,6 +34,7 @@ from meta_learning.operations.max_pooling import pool_and_activate
 from utils.config import ExperimentConfig
 from utils.config.rules import feature_size
 from utils.errors import ConfigError
+from utils.paths import expanded
 from utils.registry import GIVEN_NETWORK, registered_backbone, user_code
 
 LEAKY_RELU_SLOPE = 0.01
@@ -271,7 +271,7 @@ def build_network(config: ExperimentConfig, given: nn.Module | NetworkFunction |
         network = build_foreign(config, image_shape, n_way, norm, given)
     network.initialise(torch.Generator().manual_seed(config.initialisation_seed))
     if config.initial_weights:
-        load_initial_weights(network, Path(config.initial_weights).expanduser())
+        load_initial_weights(network, expanded(config.initial_weights))
     if not isinstance(config.batch_norm_statistics, str):
         choose_statistics_per_stage(network, config.batch_norm_statistics)
     return network

@@ -4,9 +4,7 @@ Reads the config, opens the run folder, wires data, learner, builder and observe
 found wrong without torch is found before the seconds of its import.
 """
 
-import json
 import logging
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,11 +34,13 @@ from utils.config import ExperimentConfig, load_config
 from utils.config.command_line import parse_command_line
 from utils.config.help import USAGE, help_text
 from utils.errors import ConfigError, Interrupted, UserError
+from utils.files.reading import parse_json, read_text
 from utils.machine.failures import report_failure
 from utils.machine.host import tune_host
 from utils.ranks.command import remember_opened, tell_other_machines, was_opened
 from utils.ranks.launch import plan_launch, run_ranks, split_arguments
 from utils.registry import load_plugins
+from utils.words import guarded_output
 
 log = logging.getLogger(__name__)
 
@@ -56,10 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if {"-h", "--help"}.intersection(arguments):
-        try:
-            print(help_text(), flush=True)
-        except BrokenPipeError:  # the reader, say `head`, has seen enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        with guarded_output():
+            print(help_text())
         return 0
     rank = ranks.this_rank()
     quiet, asked_to_stop = (
@@ -230,7 +228,7 @@ def _train_and_test(
 
 
 def _experiment_of_file(json_path: Path | None) -> str | None:
-    return json.loads(json_path.read_text(encoding="utf-8")).get("experiment_name") if json_path else None
+    return parse_json(read_text(json_path, may_be_pipe=True)).get("experiment_name") if json_path else None
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """From the class scores of tested models to test_summary: ensemble, single models, intervals, protocol."""
 
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -12,6 +11,7 @@ from experiment_parts.runs.checkpoints import checkpoint_bytes
 from experiment_parts.runs.run_folder import RunFolder
 from utils.errors import ConfigError, NonFiniteError
 from utils.files.atomic_files import write_bytes_atomically
+from utils.files.reading import read_object
 from utils.metrics import (
     ACCURACY,
     Score,
@@ -23,6 +23,7 @@ from utils.metrics import (
     summarise,
     task_scores,
 )
+from utils.words import is_whole_number
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -108,7 +109,7 @@ def stored_result(
     ):
         return None
     try:
-        summary = json.loads((run_folder.logs / "test_summary.json").read_text())
+        summary = read_object(run_folder.logs / "test_summary.json")
         if summary["selection"] != BEST_MODELS or summary["epochs_trained"] != newest[1]["epoch"]:
             return None
         text = result_text(summary, run_folder.path)
@@ -143,7 +144,7 @@ def result_suffix(tag: str, checkpoint: str, elsewhere: str = "") -> str:
 def _weights_suffix(checkpoint: str) -> str:
     if not checkpoint:
         return ""
-    return f"_epoch_{checkpoint}" if checkpoint.isdigit() else f"_{Path(checkpoint).stem}"
+    return f"_epoch_{checkpoint}" if is_whole_number(checkpoint) else f"_{Path(checkpoint).stem}"
 
 
 def _differ(before: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]]) -> bool:
@@ -167,7 +168,7 @@ def refuse_to_replace(
         ConfigError: names the file, what differs, and the tag to give.
     """
     try:
-        summary = json.loads(summary_file.read_text())
+        summary = read_object(summary_file)
         before = [result["protocol"] for result in summary["results"]]
         tested = [
             {key: model[key] for key in ("epoch", "file", "val_accuracy")} for model in summary.get("models", models)

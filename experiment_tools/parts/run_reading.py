@@ -3,7 +3,6 @@ torch. What is missing or damaged is named, never fatal.
 """
 
 import fcntl
-import json
 import os
 import struct
 import sys
@@ -16,8 +15,10 @@ import numpy as np
 
 from experiment_parts.runs.checkpoints import read_checkpoint
 from utils.errors import ConfigError, StorageError
+from utils.files.atomic_files import read_regular
+from utils.files.reading import parse_json, read_object
 from utils.metrics import ACCURACY, Score, score_named
-from utils.paths import experiments_root
+from utils.paths import expanded, experiments_root
 
 Arrays = dict[str, np.ndarray]
 PREDICTIONS = Path("logs") / "test_predictions.safetensors"
@@ -100,7 +101,7 @@ def find_run(text: str) -> Path:
     Raises:
         ConfigError: there is neither.
     """
-    for path in (Path(text).expanduser(), experiments_root() / text):
+    for path in (expanded(text), experiments_root() / text):
         if path.is_dir():
             return path
     raise ConfigError(
@@ -148,8 +149,8 @@ def read_whole_run(path: Path) -> Run:
             f"{path}: no run folder (neither config.json nor logs/ is there). Give experiments/<experiment_name>."
         )
     run = read_run(path)
-    run.starts = _read(run, "environment.json", lambda file: _objects(_object(file)["starts"])) or []
-    run.epochs = _read(run, "logs/curves.json", lambda file: _objects(_object(file)["epochs"])) or []
+    run.starts = _read(run, "environment.json", lambda file: _objects(read_object(file)["starts"])) or []
+    run.epochs = _read(run, "logs/curves.json", lambda file: _objects(read_object(file)["epochs"])) or []
     run.iterations = _read(run, "logs/metrics.jsonl", _lines) or []
     run.scores = _read(run, PREDICTIONS.as_posix(), _arrays) or ({}, {})
     run.examples = _read(run, "logs/validation_episodes.safetensors", _arrays) or ({}, {})
@@ -194,20 +195,6 @@ def _reason(error: Exception, file: Path) -> str:
     return f"lacks the entry {error}" if isinstance(error, KeyError) else f"damaged, {error}"
 
 
-def _json(data: bytes) -> Any:
-    try:
-        return json.loads(data)
-    except ValueError as error:
-        raise ValueError(f"not valid JSON ({error})") from error
-
-
-def _object(file: Path) -> dict[str, Any]:
-    content = _json(file.read_bytes())
-    if not isinstance(content, dict):
-        raise ValueError("not a JSON object")
-    return content
-
-
 def _objects(content: Any) -> list[dict[str, Any]]:
     if not isinstance(content, list) or not all(isinstance(entry, dict) for entry in content):
         raise ValueError("not a list of JSON objects")
@@ -215,19 +202,19 @@ def _objects(content: Any) -> list[dict[str, Any]]:
 
 
 def _config(file: Path) -> dict[str, Any]:
-    content = _object(file)
+    content = read_object(file)
     content["experiment_name"], content["total_epochs"]  # what every run has
     return content
 
 
 def _rows(file: Path) -> list[dict[str, Any]]:
-    columns = _object(file)
+    columns = read_object(file)
     n_epochs = len(columns["epoch"])
     return [{name: values[place] for name, values in columns.items()} for place in range(n_epochs)]
 
 
 def _test_summary(file: Path) -> dict[str, Any]:
-    content = _object(file)
+    content = read_object(file)
     for result in content["results"]:
         result["protocol"]["statistics"], result["test_accuracy_mean"]  # what every test has
     return content
@@ -235,7 +222,7 @@ def _test_summary(file: Path) -> dict[str, Any]:
 
 def _lines(file: Path) -> list[dict[str, Any]]:
     """All whole lines: the last one of a run that is writing, or was killed, may be cut."""
-    return _objects([_json(line) for line in file.read_bytes().split(b"\n")[:-1]])
+    return _objects([parse_json(line) for line in read_regular(file).split(b"\n")[:-1]])
 
 
 def _arrays(file: Path) -> tuple[Arrays, dict[str, Any]]:

@@ -13,6 +13,7 @@ from experiment_tools.parts.methods import method_name
 from experiment_tools.parts.settings import nearest_config
 from utils.config import ExperimentConfig
 from utils.config.changes import FREE_KEYS
+from utils.files.reading import read_object
 
 MOST_LAYERS, MOST_DIFFERENCES = 8, 8
 """So that the banner fits on one screen of 24 rows, with what is said of device, data and resuming."""
@@ -115,6 +116,6 @@ def next_command(run_folder: Path) -> str:
 
 def _tested_dataset(summary: Path) -> str | None:
     try:
-        return json.loads(summary.read_text(encoding="utf-8"))["protocol"]["dataset"]
+        return read_object(summary)["protocol"]["dataset"]
     except (OSError, ValueError, KeyError, TypeError):  # not there, or not as this release writes it
         return None

@@ -117,6 +117,34 @@ def test_no_source_runs_what_it_reads(path):
     assert [what for _, what in found] == ALLOWED.get(path, [])
 
 
+BOUNDED_READER = REPOSITORY_ROOT / "utils" / "files" / "reading.py"
+READ_OWN_TEXT = {
+    "few_shot_classifier/classifier.py": 1,  # what it has just written
+    "experiment_tools/sweep/trials.py": 1,  # values that it has handed to Optuna
+    "experiment_tools/export/network.py": 1,  # a program of its own, in an exported folder
+    "utils/config/schema.py": 1,  # what pydantic has just written
+    "utils/images/decoding.py": 1,  # orders and answers between a process and those that it started
+    "utils/images/packed.py": 1,
+    "utils/ranks/rank.py": 1,  # messages between the processes of a run
+    "utils/ranks/command.py": 1,
+    "utils/ranks/group.py": 4,
+}
+"""Where JSON is read that comes from no file of anybody else."""
+
+
+def test_one_place_reads_json_and_toml_of_files():
+    """It alone knows the bounds: size, depth, keys given twice, no pipes (tests/utils/files/test_reading.py)."""
+    found = {}
+    for path in MODULES.values():
+        calls = [
+            dotted(n.func) for n in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(n, ast.Call)
+        ]
+        count = sum(call in ("json.load", "json.loads", "tomllib.load", "tomllib.loads") for call in calls)
+        if count and path != BOUNDED_READER:
+            found[path.relative_to(REPOSITORY_ROOT).as_posix()] = count
+    assert found == READ_OWN_TEXT
+
+
 @pytest.mark.parametrize(
     "text",
     [

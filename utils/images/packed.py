@@ -27,6 +27,7 @@ import tqdm
 from utils.errors import StorageError
 from utils.files.atomic_files import storage_error, write_bytes_atomically
 from utils.files.atomic_folders import lock
+from utils.files.reading import read_object
 from utils.images import decoding as image_decoding
 from utils.images.decoding import DECODER_VERSION, PixelFormat
 from utils.images.duplicates import content_digest, identical_files
@@ -110,7 +111,7 @@ def _read_index(
     level.
     """
     try:
-        index = json.loads(index_file.read_text())
+        index = read_object(index_file)
         if index["fingerprint"] != _fingerprint(dataset_folder, index["all_folders"], pixel_format):
             text = "%s: the dataset or the decoder has changed, decoding again"
             logger.log(level, text, printable(dataset_folder))
@@ -132,16 +133,17 @@ def _read_index(
         return packed
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (PermissionError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         logger.log(level, "%s: not readable (%s), decoding again", index_file, error)
         return None
 
 
 def _possible_folders(dataset_folder: Path) -> list[Path]:
-    """Where packed files of a dataset may be: `.packed` beside it, or the user's cache folder."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "few_shot_packed_images"
+    """Where packed files of a dataset may be: `.packed` beside it, or the user's cache folder, if there is one."""
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # as it is where nobody's home is known
     path_digest = hashlib.sha256(os.fsencode(dataset_folder.resolve())).hexdigest()[:12]
-    return [dataset_folder.absolute().parent / ".packed", cache / path_digest]
+    folders = [dataset_folder.absolute().parent / ".packed"]
+    return folders if cache.startswith("~") else [*folders, Path(cache) / "few_shot_packed_images" / path_digest]
 
 
 def _writable_folder(dataset_folder: Path) -> Path:
@@ -160,8 +162,8 @@ def _writable_folder(dataset_folder: Path) -> Path:
         if os.access(folder, os.W_OK | os.X_OK):
             return folder
     raise StorageError(
-        f"no place for the packed images of {printable(dataset_folder)}: neither {candidates[0]} nor {candidates[1]}"
-        " can be written. Set XDG_CACHE_HOME to a folder that can."
+        f"no place for the packed images of {printable(dataset_folder)}: {' and '.join(map(printable, candidates))}"
+        " cannot be written. Set XDG_CACHE_HOME to a folder that can."
     )
 
 

@@ -5,7 +5,6 @@ file {train,val,test}.txt with a class name per line, or .json: a list of names,
 FC100's lists may name superclasses.
 """
 
-import json
 import logging
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import numpy as np
 
 from utils.episodes.drawing import SPLITS
 from utils.errors import DataError
+from utils.files.reading import parse_json, read_text, why_unreadable
 from utils.images.folders import report_problems
 from utils.prepare_dataset.class_sources import FoundClasses, SourceClass, safe_name
 from utils.prepare_dataset.forms.array_files import find_labelled_pickles
@@ -78,10 +78,10 @@ def _python_folder(source: Path | None, workspace: Workspace) -> Path | None:
 
 def _read_list(path: Path) -> list[str]:
     try:
-        text = path.read_text(encoding="utf-8")
-        items = json.loads(text) if path.suffix == ".json" else text.split("\n")
+        text = read_text(path)
+        items = parse_json(text) if path.suffix == ".json" else text.split("\n")
     except (OSError, ValueError) as error:
-        raise DataError(f"{printable(path)}: cannot be read as a list of classes ({error}).") from error
+        raise DataError(f"{printable(path)}: no list of classes: {why_unreadable(error)}.") from error
     names = (
         [item[-1] if isinstance(item, list) and item else item for item in items] if isinstance(items, list) else [None]
     )
