@@ -4,8 +4,6 @@ The same number always gives the same episode. Images are gathered, rotated and 
 once; there are no worker processes and no Python per image.
 """
 
-import hashlib
-import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -38,7 +36,7 @@ from utils.errors import ConfigError, DataError
 from utils.images.folders import report_problems
 from utils.known_datasets import SINUSOID
 from utils.machine.devices import copy_to
-from utils.words import printable
+from utils.words import counted, printable
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +65,8 @@ class ImageClasses:
     """JSON-able facts about where the images are from."""
     meta_batches_ahead: int = 0
     """How many meta-batches are worth gathering before their time."""
+    check_content: Callable[[], None] = lambda: None
+    """Raises where the images are not what was packed."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class FewShotData(FixedEpisodeSource):
             )
         self.drawing, self.shape, self.preprocessing = drawing, drawing.shape, preprocessing
         self.image_path, self.meta_batches_ahead = images.image_path, images.meta_batches_ahead
-        self._images, self._source = images.images, images.source
+        self._images, self._source, self._check_content = images.images, images.source, images.check_content
         self.tables = {split: ClassTable.of(by_class) for split, by_class in images.classes.items()}
         self._mean, self._std = (
             torch.tensor(values, dtype=preprocessing.dtype, device=preprocessing.device).reshape(-1, 1, 1)
@@ -139,37 +139,38 @@ class FewShotData(FixedEpisodeSource):
         return {split: list(table.names) for split, table in self.tables.items()}
 
     def class_sizes(self, split: str) -> dict[str, int]:
-        """Name -> number of images of the classes of a split, in the order of their ranks."""
+        """Return name -> number of images of the classes of a split, in the order of their ranks."""
         table = self.tables[split]
         return dict(zip(table.names, table.sizes.tolist(), strict=True))
 
     def example_shape(self) -> tuple[int, int, int]:
-        """(C, H, W)."""
+        """Return (C, H, W)."""
         return tuple(self._images.shape[1:])
 
     def summary(self) -> dict:
-        """JSON-able: classes and images per split, and where they are from."""
+        """Return classes and images per split, and where they are from, JSON-able."""
         splits = {
             split: {"classes": len(table.names), "images": len(table.images)} for split, table in self.tables.items()
         }
         return {**self._source, "image_shape": list(self.example_shape()), "splits": splits}
 
     def identity(self) -> dict[str, Any] | None:
-        """Return digests of the images and of the names of classes and files; None for images without a digest."""
-        content = self._source.get("content_sha256")
-        if content is None:
+        """Return what the images are known by: their pixels and, of each split, the names of classes and images."""
+        if "content_sha256" not in self._source:
             return None
-        splits = {}
-        for split, table in self.tables.items():
-            digest = hashlib.sha256()
-            for name, start, size in zip(table.names, table.starts, table.sizes, strict=True):
-                paths = [self.image_path(int(rank)) for rank in table.images[start : start + size]]
-                digest.update(json.dumps([name, paths]).encode())
-            splits[split] = {"classes": len(table.names), "images": len(table.images), "sha256": digest.hexdigest()}
-        return {"content_sha256": content, "splits": splits}
+        splits = {
+            split: {"classes": len(table.names), "images": len(table.images), "sha256": table.digest(self.image_path)}
+            for split, table in self.tables.items()
+        }
+        copies = {"keeps_copies": True} if self._source.get("keeps_copies") else {}
+        return {"content_sha256": self._source["content_sha256"], "splits": splits, **copies}
+
+    def check_content(self) -> None:
+        """Wait until the packed images are known to be what was packed; raises where they are not."""
+        self._check_content()
 
     def draw(self, split: str, indices: Sequence[int], shape: EpisodeShape | None = None) -> EpisodeIndices:
-        """Classes, images, rotations and seeds of these episodes; only training episodes are rotated."""
+        """Draw classes, images, rotations and seeds of these episodes; only training episodes are rotated."""
         drawing, shape = self.drawing, shape or self.shape
         if drawing.listed is not None:
             return drawing.listed[shape].at(indices)
@@ -185,7 +186,7 @@ class FewShotData(FixedEpisodeSource):
         )
 
     def episodes(self, split: str, indices: Sequence[int], shape: EpisodeShape | None = None) -> EpisodeBatch:
-        """The episodes with these numbers, on the device.
+        """Return the episodes with these numbers, on the device.
 
         Args:
             split: "train", "val" or "test".
@@ -245,7 +246,8 @@ class FewShotData(FixedEpisodeSource):
         )
 
     def _to_float(self, images: Tensor, role: str, prepared: PreparedEpisodes) -> Tensor:
-        """uint8 (B, N, n, C, H, W) to augmented and normalised float (B, N*n, C, H, W)."""
+        """Augment and normalise uint8 (B, N, n, C, H, W): float (B, N*n, C, H, W)."""
+        # Omniglot's 1-bit images, packed as 0 and 255, become 0 (ink) and 1: the values that the reference trains on.
         images = images.flatten(1, 2).to(self.preprocessing.dtype).div_(255)
         if role in prepared.augmentation:
             parameters = copy_to(self.device, prepared.augmentation[role])
@@ -255,7 +257,7 @@ class FewShotData(FixedEpisodeSource):
         return images.sub_(self._mean).div_(self._std) if self.preprocessing.normalisation != "none" else images
 
     def as_pixels(self, images: Tensor) -> Tensor:
-        """Normalised images (..., C, H, W) of an episode as uint8 red green blue (or grey), for people to look at."""
+        """Return normalised images (..., C, H, W) of an episode as uint8 red green blue (or grey), to be shown."""
         if self.preprocessing.normalisation != "none":
             images = images * self._std + self._mean
         pixels = (images * 255).round().clamp(0, 255).to(torch.uint8)
@@ -269,7 +271,7 @@ class FewShotData(FixedEpisodeSource):
         return self._labels[key]
 
     def task_list_digest(self, split: str, indices: Sequence[int], shape: EpisodeShape | None = None) -> str:
-        """sha256 of class and image names of these episodes: equal means the same tasks."""
+        """Return the sha256 of class and image names of these episodes: equal means the same tasks."""
         shape = shape or self.shape
         drawn = self.draw(split, indices, shape)
         return tasks_digest(split, shape, indices, drawn, self.tables[split], self.image_path)
@@ -279,6 +281,7 @@ def build_drawing(config: ExperimentConfig, listed: Mapping[EpisodeShape, Episod
     """Unpack what a config says of drawing; `listed`, where the episodes are given."""
     return Drawing(
         config.validation_shape,
+        # One seed for both, as in the reference; their streams differ (`STREAMS`), so their episodes do.
         {"train": config.train_seed, "val": config.val_seed, "test": config.val_seed},
         config.number_of_train_tasks,
         config.class_rotation,
@@ -293,10 +296,16 @@ def build_preprocessing(config: ExperimentConfig, device: torch.device | str, dt
 
 
 def build_data(
-    config: ExperimentConfig, device: torch.device | str, dtype: torch.dtype = torch.float32
+    config: ExperimentConfig,
+    device: torch.device | str,
+    dtype: torch.dtype = torch.float32,
+    *,
+    keep_copies: bool = False,
 ) -> FewShotData | SinusoidData:
-    """The episodes of a config, once its dataset is found, packed and checked.
+    """Build the episodes of a config: find, pack and check its dataset.
 
+    Args:
+        keep_copies: for a run that has started with images that are in a class more than once.
     Raises:
         ConfigError: keys that cannot work together.
         DataError: dataset missing, or one list of all its problems.
@@ -305,10 +314,13 @@ def build_data(
     if config.dataset_name == SINUSOID:
         return build_sinusoid_data(config, device, dtype)
     shapes = {"train": config.training_shapes, "val": (config.validation_shape,), "test": config.test_shapes}
-    dataset = make_registered_dataset(config, config.dataset_name, shapes) or find_classes(config, shapes)
+    dataset = make_registered_dataset(config, config.dataset_name, shapes) or find_classes(
+        config, shapes, keep_copies=keep_copies
+    )
     data = _data_of(config, dataset, dataset.classes, device, dtype)
     for split, counts in data.summary()["splits"].items():
-        logger.info("%s: %d classes, %d images", split, counts["classes"], counts["images"])
+        n_classes, n_images = counted(counts["classes"], "class", "classes"), counted(counts["images"], "image")
+        logger.info("%s: %s, %s", split, n_classes, n_images)
     return data
 
 
@@ -322,7 +334,7 @@ def _data_of(
 ) -> FewShotData:
     images, ahead = place_images(dataset.packed, config.load_into_memory, torch.device(device))
     return FewShotData(
-        ImageClasses(images, classes, dataset.packed.image_path, dataset.source, ahead),
+        ImageClasses(images, classes, dataset.packed.image_path, dataset.source, ahead, dataset.packed.verify),
         build_drawing(config, listed),
         build_preprocessing(config, device, dtype),
     )
@@ -333,12 +345,18 @@ FoundTasks = tuple[FewShotData, EpisodeShape, dict[str, Any]]
 
 
 def build_other_data(
-    config: ExperimentConfig, device: torch.device | str, dtype: torch.dtype = torch.float32
+    config: ExperimentConfig,
+    device: torch.device | str,
+    dtype: torch.dtype = torch.float32,
+    *,
+    keep_copies: bool = False,
 ) -> list[FoundTasks]:
-    """What `test_dataset_name` or `task_list` of a config ask for, instead of the test tasks of the run's own dataset.
+    """Return what `test_dataset_name` or `task_list` of a config ask for instead of the run's own test tasks.
 
     Images are brought to the size and channels that the run was trained with, and normalised as in training.
 
+    Args:
+        keep_copies: as for `build_data`, of the run's own dataset.
     Raises:
         ConfigError, DataError, StorageError: as `build_data`; a task list that does not fit its dataset.
     """
@@ -346,15 +364,15 @@ def build_other_data(
         return _listed_tasks(config, Path(config.task_list), device, dtype)
     found = []
     for name in config.test_dataset_name:
-        data, facts = _test_split(config, name, device, dtype)
+        data, facts = _test_split(config, name, device, dtype, keep_copies)
         found += [(data, shape, facts) for shape in config.test_shapes]
     return found
 
 
 def _test_split(
-    config: ExperimentConfig, name: str, device: torch.device | str, dtype: torch.dtype
+    config: ExperimentConfig, name: str, device: torch.device | str, dtype: torch.dtype, keep_copies: bool
 ) -> tuple[FewShotData, dict[str, Any]]:
-    """The test classes of a dataset, and what a result says about it."""
+    """Return the test classes of a dataset, and what a result says about it."""
     shapes = {"test": config.test_shapes}
     registered = make_registered_dataset(config, name, shapes)
     if registered is not None:
@@ -367,7 +385,7 @@ def _test_split(
         return _data_of(config, registered, classes, device, dtype), facts
     own = name == config.dataset_name
     of_name = config if own else other_dataset(config, name)
-    dataset = find_classes(of_name, shapes)
+    dataset = find_classes(of_name, shapes, keep_copies=own and keep_copies)
     n_classes = len(dataset.sets["test"])
     which = "test split" if own or of_name.sets_are_pre_split or n_classes < dataset.n_classes else "all of them"
     facts = {"dataset": name, "classes": f"{n_classes} ({which})", "images": describe_images(of_name, dataset)}

@@ -42,6 +42,7 @@ from utils.machine.stop_signals import StopSignals
 from utils.metrics import score_of
 from utils.ranks.group import ALONE, RankGroup
 from utils.ranks.run_flags import RunFlags
+from utils.words import counted
 
 if TYPE_CHECKING:
     from meta_learning.meta_gradients import MetaGradients
@@ -65,6 +66,7 @@ class ExperimentSettings:
     early_stopping_patience: int = 0
     is_regression: bool = False
     max_models_to_save: int = 5
+    # As in the released code; its commit of 2018-11-25 took three.
     number_of_ensemble_models: int = 5
     test_batch_norm_statistics: tuple[str, ...] = ("transductive",)
     log_every_iterations: int = 10
@@ -103,9 +105,9 @@ class ExperimentBuilder:
         task_sets: what the models are tested on; none: a run ends with its training.
         config: the resolved config as a dict, stored in every checkpoint.
         stop: asked between iterations and between batches of evaluation tasks.
-        diagnostics: what looks at the learner between epochs, for people; None: nothing does.
+        diagnostics: what inspects the learner between epochs, for the report; None: nothing does.
         group: the processes that share the tasks; all of them hold the same state, and rank 0 reads, writes and
-        tells `observers`.
+        notifies `observers`.
         """
         self.learner, self.data, self.observers = learner, data, Observers(observers)
         self.run_folder, self.settings = run_folder, settings
@@ -169,10 +171,12 @@ class ExperimentBuilder:
             while not self.is_trained:
                 self.train_epoch()
                 done_here = self.epochs_done - first_epoch
+                # After the last epoch there is nothing to pause before but the test, for which the reference needs a
+                # second start.
                 if done_here == settings.total_epochs_before_pause and not self.is_trained:
                     log.info(
-                        "Paused after %d epochs, at epoch %d of %d. Run the same command to go on.",
-                        done_here, self.epochs_done, settings.total_epochs,
+                        "Paused after %s, at epoch %d of %d. Run the same command to go on.",
+                        counted(done_here, "epoch"), self.epochs_done, settings.total_epochs,
                     )  # fmt: skip
                     return
         finally:
@@ -200,8 +204,9 @@ class ExperimentBuilder:
             self._train_iterations(under_way, epoch, schedule, progress)
             train_time_s, start = under_way.time_s, time.perf_counter()
             val = None
+            # The last epoch in any case: the test ranks models by their validation and could not choose it otherwise.
             if (epoch + 1) % settings.validate_every_epochs == 0 or is_last:
-                progress.phase(f"validation on {settings.num_evaluation_tasks} tasks")
+                progress.phase(f"validation on {counted(settings.num_evaluation_tasks, 'task')}")
                 try:
                     val = self.validate().metrics
                 except Interrupted:
@@ -219,24 +224,27 @@ class ExperimentBuilder:
         )
         if val and row["val_accuracy_mean"] is None:
             log.warning("epoch %d: the validation gave numbers that are not finite.", epoch + 1)
-        looks = self.diagnostics is not None and self.group.is_main
-        look = self.diagnostics.look(self.learner, self.data, epoch, is_last=is_last) if looks else {}
+        inspects = self.diagnostics is not None and self.group.is_main
+        inspected = self.diagnostics.inspect(self.learner, self.data, epoch, is_last=is_last) if inspects else {}
         entry = epoch_records.curves_entry(
             row,
             iteration=self.iteration,
             train=train,
             val=val,
             multi_step_loss_weights=schedule["multi_step_loss_weights"],
-            snapshot=self.learner.snapshot() | self.learner.memory_per_task() | look,
+            snapshot=self.learner.snapshot() | self.learner.memory_per_task() | inspected,
             score=self.score,
         )
+        self.data.check_content()  # a large file's pixels are read in the background; nothing is saved of wrong ones
         self.rows.append(row)
         self.curves.append(entry)
         self._under_way = None
+        # The checkpoint before the tables: a start makes these anew from it (`_resume`), so a kill in between loses
+        # nothing.
         self.records.save_epoch(self.epochs_done, *self._state())
         self._saved()
         self.records.write_epochs(self.rows, self.curves, settings.max_models_to_save)
-        log.info(epoch_records.epoch_text(row, settings.total_epochs, self.score, look.get("peak_memory_mib")))
+        log.info(epoch_records.epoch_text(row, settings.total_epochs, self.score, inspected.get("peak_memory_mib")))
         self.observers.on_epoch(dict(row), dict(entry))
 
     def _train_iterations(
@@ -252,10 +260,13 @@ class ExperimentBuilder:
             else:
                 meta_gradients = self._meta_gradients(iteration, epoch)
                 gradients = meta_gradients.gradients
+                # Nothing here waits for the device: metrics, and whether the update was applied, stay there until they
+                # are read.
                 under_way.add(iteration, meta_gradients.metrics, self.learner.meta_update(meta_gradients, epoch))
             self.iteration = iteration
             if iteration % self.settings.log_every_iterations == 0 or iteration == last_iteration:
                 self._end_interval(under_way, epoch, schedule, progress, gradients)
+        # What came with the last iteration counts before the validation, which may take long, begins.
         self._save_if_due(under_way)
 
     def _end_interval(
@@ -266,11 +277,11 @@ class ExperimentBuilder:
         progress: EpochProgress,
         gradients: Mapping[str, Tensor],
     ) -> None:
-        """Read and tell the metrics of the iterations since the last time.
+        """Read and report the metrics of the iterations since the last time.
 
         Here, and where it is saved, the host waits for the device.
         """
-        self._look_for_non_finite(under_way)
+        self._check_for_non_finite(under_way)
         interval = under_way.interval()
         if not interval:  # all of it was left out
             return
@@ -307,14 +318,14 @@ class ExperimentBuilder:
         )  # fmt: skip
 
     def _meta_gradients(self, iteration: int, epoch: int) -> "MetaGradients":
-        """Of the whole meta-batch of an iteration (from 1): each rank computes its part. Their flags ride along."""
+        """Compute those of the whole meta-batch of an iteration (from 1), each rank its part. Flags ride along."""
         own = self.learner.meta_gradients(self.training_episodes(iteration), epoch)
         of_all, flags = self.group.mean(own, self.settings.tasks_per_meta_batch, self._flags.to_ride())
         self._flags.learn(flags)
         return of_all
 
     def training_episodes(self, iteration: int) -> EpisodeBatch:
-        """This rank's part of the meta-batch of an iteration, counted from 1; the time that it takes is counted."""
+        """Return this rank's part of the meta-batch of an iteration, counted from 1; count the time that it takes."""
         start = time.perf_counter()
         episodes = self._training_source.of_iteration(iteration)
         if self._under_way is not None:
@@ -323,7 +334,7 @@ class ExperimentBuilder:
 
     # --- numbers that are not finite ----------------------------------------------------------------------------------
 
-    def _look_for_non_finite(self, under_way: EpochMetrics) -> None:
+    def _check_for_non_finite(self, under_way: EpochMetrics) -> None:
         """Stop where an update was not applied: save the state before it, and report it.
 
         Raises:
@@ -335,6 +346,8 @@ class ExperimentBuilder:
 
     def _stop_before(self, iteration: int, metrics: Mapping[str, Sequence[float]], under_way: EpochMetrics) -> NoReturn:
         epoch, n_tasks = self.epochs_done, self.settings.tasks_per_meta_batch
+        # Metrics are read some iterations late, but the learner has refused every update since (`UpdateGuard`): its
+        # state is that of the iteration before.
         self.iteration = iteration - 1
         if self.iteration > under_way.first_iteration:
             self.records.save_unfinished(*self._state({"under_way": under_way.state()}))
@@ -410,7 +423,8 @@ class ExperimentBuilder:
         raise Interrupted(self.stop.received, f"saved at iteration {self.iteration}, run the same command to go on")
 
     def _save_unfinished(self, under_way: EpochMetrics) -> None:
-        self._look_for_non_finite(under_way)
+        self._check_for_non_finite(under_way)
+        self.data.check_content()
         self.records.save_unfinished(*self._state({"under_way": under_way.state()}))
         self._saved()
 
@@ -419,7 +433,7 @@ class ExperimentBuilder:
         self.observers.on_save(self.iteration)
 
     def _state(self, more: Mapping[str, Any] | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """What a checkpoint holds: tensors and JSON-able state."""
+        """Return what a checkpoint holds: tensors and JSON-able state."""
         state = {
             "epoch": self.epochs_done,
             "iteration": self.iteration,
@@ -447,7 +461,7 @@ class ExperimentBuilder:
             self.records.write_epochs(self.rows, self.curves, self.settings.max_models_to_save)
 
     def _find_start(self) -> int:
-        """Load what there is to go on from; returns the bytes of metrics.jsonl that belong to it."""
+        """Load the checkpoint, or given weights, to go on from; return the bytes of metrics.jsonl that belong to it."""
         newest = self.run_folder.newest_good_checkpoint()
         only_testing = self.settings.evaluate_on_test_set_only
         metrics_jsonl_bytes = 0
@@ -524,14 +538,15 @@ class ExperimentBuilder:
         now = self.learner.annealing_epochs
         if now == stored_epochs or 0 in (now, stored_epochs):  # 0: a schedule without a period
             return
+        # Over another number of epochs than before the rate would jump in the middle of the run.
         if self.settings.restart_schedule:
-            log.info("restart_schedule: the meta learning rate is annealed over %d epochs, not %d.", now, stored_epochs)
+            over = counted(now, "epoch")
+            log.info("restart_schedule: the meta learning rate is annealed over %s, not %d.", over, stored_epochs)
             return
         self.learner.anneal_over(stored_epochs)
         log.info(
-            "The meta learning rate is annealed over %d epochs, as when the run began; over %d with "
-            "--restart_schedule true.",
-            stored_epochs,
+            "The meta learning rate is annealed over %s, as when the run began; over %d with --restart_schedule true.",
+            counted(stored_epochs, "epoch"),
             now,
         )
 

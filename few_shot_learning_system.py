@@ -22,7 +22,7 @@ from meta_learning.meta_gradients import MetaGradients
 from meta_learning.meta_optimizer import MetaOptimizer, OuterUpdate, build_outer_update
 from meta_learning.networks.base import MetaNetwork
 from meta_learning.networks.batch_norm import MetaBatchNorm2d
-from meta_learning.networks.passes import BatchStatistics, Pass, PassRecord, name_of_statistics
+from meta_learning.networks.passes import Pass, PassRecord, name_of_statistics
 from meta_learning.outer_losses import CROSS_ENTROPY, OuterLoop, TaskLoss, last_step_weights, multi_step_loss_weights
 from meta_neural_network_architectures import NetworkFunction, build_network
 from utils.config import ExperimentConfig
@@ -119,6 +119,7 @@ class FewShotLearner(nn.Module):
             # Memory is measured by the heaviest epoch of the run, which may be a later one.
             ever_second_order=self.outer_loop.second_order,
         )
+        # A replayed recording hands back tensors alone, so a network without batch norm has no group of statistics.
         return MetaGradients(means["gradients"], means.get("statistics", {}), means["metrics"])
 
     def _meta_gradients(
@@ -136,6 +137,8 @@ class FewShotLearner(nn.Module):
         if self.outer_loop.displacement:
             adapted, losses, metrics = self._inner_loop(prepared, start, pass_, weights, second_order=False)
             gradients = self._displacement(adapted)
+        # Features that stay (ANIL) have one graph for all steps: there is nothing to save, and the first step that is
+        # differentiated on its own would free it.
         elif self.gradient_checkpointing and self.n_steps and not prepared.features_stay:
             gradients, losses, metrics = self._recomputed(prepared, start, pass_, weights, second_order)
         else:
@@ -149,7 +152,7 @@ class FewShotLearner(nn.Module):
         accuracy = per_step["query_accuracy"][-1]
         return {
             "gradients": gradients,
-            "statistics": pass_.record.statistics.means(),
+            "statistics": pass_.record.mean_statistics(),
             "metrics": {"loss": outer_loss, "accuracy": accuracy, **empty, **per_step},
         }
 
@@ -186,6 +189,7 @@ class FewShotLearner(nn.Module):
             the learners after the step; weight * query loss, mean over tasks, and the step's metrics, each of shape ().
         """
         episodes = prepared.episodes
+        # Not a zero, which would count as a loss: running means leave nan out (`RunningStatistics`).
         not_computed = episodes.support_images.new_full((), float("nan"))
         metrics: dict[str, Tensor] = {}
         if self.n_steps:
@@ -195,6 +199,7 @@ class FewShotLearner(nn.Module):
         if weight is None:  # a weight of zero: a whole pass for the metrics alone is not worth its time
             metrics |= {"query_loss": not_computed, "query_accuracy": not_computed}
             return adapted, torch.zeros_like(not_computed), metrics
+        # Reptile learns nothing from the query images; here their loss is a metric.
         with torch.set_grad_enabled(not self.outer_loop.displacement):
             # The query pass after step s uses the norm rows of step s, as in the reference, not those of s + 1.
             logits = self.adaptation.outputs("query", prepared, adapted, pass_)
@@ -219,8 +224,9 @@ class FewShotLearner(nn.Module):
         second_order: bool,
     ) -> tuple[dict[str, Tensor], list[Tensor], list[dict[str, Tensor]]]:
         """Return meta-gradient, losses and metrics with the memory of one inner step."""
+        # Measured for ResNet-12, 84 x 84, 5 steps on a CPU: 0.87 instead of 1.82 GiB, 16.2 instead of 13.1 s.
         # Every pass runs twice; the statistics of the second time, with its graph, are those that count.
-        unseen = pass_.recording(statistics=BatchStatistics())
+        unseen = pass_.recording(seen={})
         path = [adapted for adapted, _, _ in self.adaptation.path(prepared, unseen, self.n_steps - 1, start=start)]
 
         def training_step(step: int, before: Adapted) -> tuple[Adapted, Tensor, dict[str, Tensor]]:
@@ -234,6 +240,8 @@ class FewShotLearner(nn.Module):
 
         Source: Nichol et al. 2018, Algorithm 2.
         """
+        # Not theta[S] - theta[0], since the outer optimiser descends: SGD of rate epsilon then takes the paper's step,
+        # theta + epsilon (theta[S] - theta), and Adam takes this for the gradient, as is proposed there, too.
         after = {f"network.{name}": value.detach().mean(0) for name, value in adapted.params.items()}
         return {
             name: parameter.detach() - after[name] if name in after else torch.zeros_like(parameter)
@@ -252,6 +260,7 @@ class FewShotLearner(nn.Module):
             `MetaOptimizer.update`.
         """
         metrics, statistics = meta_gradients.metrics, meta_gradients.statistics
+        # One norm stands for all gradients: it is not finite where any of them is not.
         evidence = [metrics["loss"], metrics["gradient_norm"], *statistics.values()]
         layers = self._batch_norm_layers()
         buffers = [buffer for layer in layers.values() for buffer in layer.buffers()]
@@ -360,7 +369,8 @@ class FewShotLearner(nn.Module):
         return multi_step_loss_weights(epoch, self.n_steps, self.outer_loop.multi_step_loss_epochs)
 
     def is_second_order(self, epoch: int) -> bool:
-        """Tell whether `epoch` differentiates through the inner gradients."""
+        """Return whether `epoch` differentiates through the inner gradients."""
+        # Not >=: in the reference, too, k means k + 1 first-order epochs, and -1 none.
         return self.outer_loop.second_order and epoch > self.outer_loop.first_order_to_second_order_epoch
 
     # State.
@@ -380,6 +390,7 @@ class FewShotLearner(nn.Module):
             ConfigError: a tensor is missing, unknown or of another shape: the checkpoint is of another network.
         """
         given = {name: value for name, value in tensors.items() if not name.startswith(OPTIMIZER_PREFIX)}
+        # All shapes before the first copy: torch's load_state_dict has changed what fits by the time it raises.
         own = self.state_dict()
         for name in sorted(own.keys() | given.keys()):
             own_shape = tuple(own[name].shape) if name in own else None
@@ -411,7 +422,7 @@ class FewShotLearner(nn.Module):
         """Take over the `automatic_choices` of the run that is resumed, where the config leaves the choice open."""
         self.execution.chunks.reuse(choices.get("task_chunk_size"))
 
-    # What people look at.
+    # What is reported.
 
     def description(self) -> dict[str, Any]:
         """Return the parameter table and the choices, JSON-able."""
@@ -460,6 +471,7 @@ def build_learner(
         multi_step_loss=config.use_multi_step_loss_optimization,
         multi_step_loss_epochs=config.multi_step_loss_num_epochs,
     )
+    # To the device before anything is built around it: `build_execution` chooses by where the parameters are.
     network = network.to(device=device, dtype=getattr(torch, config.parameter_format))
     return FewShotLearner(
         network,

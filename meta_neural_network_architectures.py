@@ -13,10 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from meta_learning.networks.base import MetaNetwork, make_head
-from meta_learning.networks.batch_norm import MetaNorm
-from meta_learning.networks.convolutional import Conv4
-from meta_learning.networks.dropout import drop
-from meta_learning.networks.first_block import ImagePatches, can_use_patches, convolve_patches, cut_patches, fold_images
+from meta_learning.networks.convolutional import Conv4, ConvolutionalBlock, ConvolutionalNetwork
 from meta_learning.networks.foreign_checks import foreign_network
 from meta_learning.networks.initial_weights import load_initial_weights
 from meta_learning.networks.layers import (
@@ -25,44 +22,22 @@ from meta_learning.networks.layers import (
     MetaLinear,
     Parameters,
     below,
-    unfold_features,
 )
 from meta_learning.networks.norms import NormChoice
 from meta_learning.networks.passes import Pass
 from meta_learning.networks.residual import RESIDUAL_NETWORKS, ResidualNetwork
-from meta_learning.operations.max_pooling import pool_and_activate
 from utils.config import ExperimentConfig
 from utils.config.rules import feature_size
 from utils.errors import ConfigError
 from utils.paths import expanded
 from utils.registry import GIVEN_NETWORK, registered_backbone, user_code
 
+# The paper's text says ReLU; the released code has had leaky ReLU again since January 2019.
 LEAKY_RELU_SLOPE = 0.01
 """For negative values, as in the reference."""
 
 
-class MetaConvBlock(nn.Module):
-    """Convolution, norm, leaky ReLU, and max-pooling or a stride where the stage ends; dropout while meta-training."""
-
-    def __init__(self, conv: MetaConv2d, norm: MetaNorm, *, pool: bool, dropout: float, index: int) -> None:
-        super().__init__()
-        self.conv, self.norm = conv, norm
-        self.pool, self.dropout, self.index = pool, dropout, index
-
-    def forward(
-        self, x: Tensor | ImagePatches, params: Parameters | None, n_tasks: int, pass_: Pass, name: str
-    ) -> Tensor:
-        """Return (n, B*F, H', W') for x (n, B*C, H, W), or for the patches of the first block's images."""
-        of_conv, of_norm, norm_name = below(params, "conv"), below(params, "norm"), f"{name}.norm"
-        if isinstance(x, ImagePatches):
-            x = convolve_patches(x, self.conv, self.norm, (of_conv, of_norm), LEAKY_RELU_SLOPE, pass_, norm_name)
-        else:
-            x = self.norm(self.conv(x, of_conv, n_tasks), of_norm, n_tasks, pass_, norm_name)
-            x = pool_and_activate(x, (2, 2), LEAKY_RELU_SLOPE) if self.pool else F.leaky_relu(x, LEAKY_RELU_SLOPE)
-        return drop(x, self.dropout, pass_, self.index, n_tasks)
-
-
-class VGGReLUNormNetwork(MetaNetwork):
+class VGGReLUNormNetwork(ConvolutionalNetwork):
     """The reference's network: stages of 3x3 convolutions with norm, leaky ReLU and max-pooling or strides; a linear
     head.
 
@@ -91,43 +66,29 @@ class VGGReLUNormNetwork(MetaNetwork):
         super().__init__()
         norm = norm or NormChoice()
         channels, height, width = image_shape
+        # As in the reference strides go with the mean over the last map, max-pooling with the flattened map.
         self.global_average, self.uses_dropout = not max_pooling, dropout > 0
         self.stage_names = [f"block{i}" for i in range(n_stages * blocks_per_stage)]
         for index, name in enumerate(self.stage_names):
             ends_stage = (index + 1) % blocks_per_stage == 0
             stride = 2 if ends_stage and not max_pooling else 1
+            # With a bias, as in the reference, although batch norm takes it out again and its gradient is zero.
             conv = MetaConv2d(channels, n_filters, 3, stride=stride, padding=int(padding))
             height, width = (
                 feature_size(side, 1, 1, padding, False) if stride == 2 else side + 2 * int(padding) - 2
                 for side in (height, width)
             )
             norm_layer = norm.build((n_filters, height, width))
-            if ends_stage and max_pooling:
+            pools = ends_stage and max_pooling
+            if pools:
                 height, width = height // 2, width // 2
-            block = MetaConvBlock(conv, norm_layer, pool=ends_stage and max_pooling, dropout=dropout, index=index)
+            block = ConvolutionalBlock(
+                conv, norm_layer, pool=pools, negative_slope=LEAKY_RELU_SLOPE, dropout=dropout, index=index
+            )
             self.add_module(name, block)
             channels = n_filters
         n_features = n_filters * (1 if self.global_average else height * width)
         self.head = make_head(n_features, n_way)
-
-    def prepare(self, images: Tensor) -> Tensor | ImagePatches:
-        """Return the patches of the images, where the first block can take them."""
-        block = getattr(self, self.stage_names[0])
-        if not can_use_patches(block.conv, block.norm, images):
-            return images
-        return cut_patches(images, block.conv, (2, 2) if block.pool else (1, 1))
-
-    def features(
-        self, images: Tensor | ImagePatches, params: Parameters | None = None, pass_: Pass | None = None
-    ) -> Tensor:
-        """Return features (B, n, D) of images (B, n, C, H, W), or of what `prepare` made of them."""
-        pass_ = pass_ or Pass()
-        x, n_tasks = fold_images(images)
-        for name in self.stage_names:
-            x = getattr(self, name)(x, below(params, name), n_tasks, pass_, name)
-        if self.global_average:
-            x = x.mean(dim=(2, 3))
-        return unfold_features(x, n_tasks)
 
 
 def build_vgg(
@@ -234,12 +195,15 @@ def build_foreign(
         raise ConfigError(
             f"{who} is a network that a Python program gave; give it again, as in FewShotClassifier(network=...)"
         )
+    # The CPU's generator, where modules are built, is set back afterwards: nothing else draws other numbers for it.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.initialisation_seed)
         with user_code(f"{who}: building it"):
             if isinstance(build, nn.Module):
                 module = copy.deepcopy(build)
             else:
+                # Where episodes bring their head, the module's own is left out afterwards; until then it needs some
+                # size.
                 module = build(config, image_shape, n_way or config.training_shapes[0].n_way)
         if isinstance(module, MetaNetwork):
             return module
@@ -255,6 +219,7 @@ def build_network(config: ExperimentConfig, given: nn.Module | NetworkFunction |
     norm = NormChoice(
         config.norm_layer,
         n_rows,
+        # As in the reference: weights and biases that the inner loop adapts have one row; statistics keep theirs.
         1 if config.enable_inner_loop_optimizable_bn_params else n_rows,
         config.learnable_bn_gamma,
         config.learnable_bn_beta,
@@ -269,8 +234,10 @@ def build_network(config: ExperimentConfig, given: nn.Module | NetworkFunction |
         network = BACKBONES[config.backbone](config, image_shape, n_way, norm)
     else:
         network = build_foreign(config, image_shape, n_way, norm, given)
+    # A generator of its own, on the CPU: neither earlier draws nor the kind of device change the initial weights.
     network.initialise(torch.Generator().manual_seed(config.initialisation_seed))
     if config.initial_weights:
+        # After they were drawn: the file replaces the body alone, the head keeps what it has.
         load_initial_weights(network, expanded(config.initial_weights))
     if not isinstance(config.batch_norm_statistics, str):
         choose_statistics_per_stage(network, config.batch_norm_statistics)

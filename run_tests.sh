@@ -27,7 +27,9 @@ shellcheck="$(dirname -- "$python")/shellcheck"
 [[ -x "$shellcheck" ]] || shellcheck=shellcheck
 # The templates of the scripts hold $placeholders$, so what is made from them is checked instead.
 find . -path ./.venv -prune -o -path ./experiments -prune -o -path ./datasets -prune -o -type f \
-    \( -name '*.sh' -o -name '*.sbatch' -o -path ./.ci/run \) ! -name local_run_template_script.sh ! -name slurm_template_script.sbatch -print0 | xargs -0 -n 80 -P 2 "$shellcheck"
+    \( -name '*.sh' -o -name '*.sbatch' -o -path ./.ci/run \) \
+    ! -name local_run_template_script.sh ! -name slurm_template_script.sbatch -print0 |
+    xargs -0 -n 80 -P 2 "$shellcheck"
 echo "pytest"
 # The tests' tensors are tiny: a second thread only waits, and on a busy machine it waits for long.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"

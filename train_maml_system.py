@@ -30,19 +30,23 @@ from experiment_parts.evaluation.test_results import stored_result
 from experiment_parts.runs.console import Console
 from experiment_parts.runs.dry_run import dry_run
 from experiment_parts.runs.run_folder import RunFolder, add_start, open_run_folder
+from experiment_parts.runs.same_data import has_started_with_copies
 from utils.config import ExperimentConfig, load_config
 from utils.config.command_line import parse_command_line
 from utils.config.help import USAGE, help_text
 from utils.errors import ConfigError, Interrupted, UserError
-from utils.files.reading import parse_json, read_text
 from utils.machine.failures import report_failure
 from utils.machine.host import tune_host
-from utils.ranks.command import remember_opened, tell_other_machines, was_opened
+from utils.ranks.command import notify_other_machines, remember_opened, was_opened
 from utils.ranks.launch import plan_launch, run_ranks, split_arguments
 from utils.registry import load_plugins
 from utils.words import guarded_output
 
 log = logging.getLogger(__name__)
+NOT_TESTED = (
+    "Trained and not tested, as test_after_training is false. To test it: the same command with "
+    "--test_after_training true"
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -75,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if isinstance(error, Interrupted) and (rank is None or rank.folder is None):
                 stop_signals.leave_note(error)
         if rank is not None:
-            return rank.leave(failure, tell_other_machines if rank.on_several_machines else None)
+            return rank.leave(failure, notify_other_machines if rank.on_several_machines else None)
         return code if failure is None else report_failure(failure)
 
 
@@ -99,6 +103,8 @@ def run(arguments: list[str], console: Console, stop: stop_signals.StopSignals, 
     config = load_config(json_path, overrides)
     launch = plan_launch(config.gpu_to_use, launch_options) if rank is None else None
     if launch is not None:
+        if json_path is not None and not json_path.is_file():
+            raise ConfigError(f"{json_path}: can be read once, but each process of a run reads it; give a file")
         ranks.check_task_count(config.tasks_per_meta_batch, launch.n_ranks)
         if launch.on_one_machine and not config.dry_run:
             RunFolder(experiments_root() / config.experiment_name).check_not_in_use(within_s=2.0)
@@ -107,7 +113,7 @@ def run(arguments: list[str], console: Console, stop: stop_signals.StopSignals, 
         with dry_run(config) as (limited, folder):
             run_experiment(limited, folder, console, stop, rank=rank)
         return 0
-    source = _experiment_of_file(json_path) if "experiment_name" in overrides else None
+    source = config.experiment_of_file if "experiment_name" in overrides else None
     run_experiment(config, experiments_root(), console, stop, source, rank)
     return 0
 
@@ -190,19 +196,19 @@ def _train_and_test(
         check_same_program(group, config.to_json_dict())
         if rank is not None and rank.on_several_machines and not config.dry_run:
             check_same_folder(group, run_folder.path, run_folder.newest_save)
-        torch.manual_seed(
-            config.initialisation_seed
-        )  # PyTorch's own start differs between processes; checkpoints hold its state
+        # PyTorch's own start differs between processes, and checkpoints hold its state.
+        torch.manual_seed(config.initialisation_seed)
     dtype = getattr(torch, config.parameter_format)
+    keep_copies = group.of_main(lambda: has_started_with_copies(run_folder))
     with group.in_turn():  # one unpacks and decodes what all of a machine use
         if group.local_index:  # and has rebuilt it, where that was asked for
             config = config.model_copy(update={"reset_stored_filepaths": False})
         if config.tested_elsewhere:
-            task_sets = build_other_task_sets(config, build_other_data(config, device, dtype))
+            task_sets = build_other_task_sets(config, build_other_data(config, device, dtype, keep_copies=keep_copies))
             data = task_sets[0].data  # nothing is trained on it
             summary = {tasks.protocol["dataset"]: tasks.data.summary() for tasks in task_sets}
         else:
-            data = build_data(config, device, dtype)
+            data = build_data(config, device, dtype, keep_copies=keep_copies)
             task_sets, summary = build_task_sets(config, data), data.summary()
     check_same_data(group, summary)
     with stop.at_once():
@@ -211,9 +217,8 @@ def _train_and_test(
         learner = build_learner(config.model_copy(update={"initial_weights": ""}) if resumes else config, device)
         observers = []
         if group.is_main:
-            add_start(
-                run_folder.path / "environment.json", describe_environment(device, summary) | {"processes": group.size}
-            )
+            environment = describe_environment(device, summary) | {"processes": group.size}
+            add_start(run_folder.path / "environment.json", environment)
             observers = [*build_report_observer(config), *build_trackers(config)]
             log.info(start_banner(config, learner.description()))
         experiment = build_experiment(config, learner, data, observers, run_folder, device, stop, task_sets, group)
@@ -221,14 +226,7 @@ def _train_and_test(
     if group.is_main and run_folder.logs.joinpath("test_summary.json").exists() and not config.dry_run:
         log.info(next_command(run_folder.path))
     elif experiment.is_trained and not config.test_after_training:
-        log.info(
-            "Trained and not tested, as test_after_training is false. To test it: the same command with "
-            "--test_after_training true"
-        )
-
-
-def _experiment_of_file(json_path: Path | None) -> str | None:
-    return parse_json(read_text(json_path, may_be_pipe=True)).get("experiment_name") if json_path else None
+        log.info(NOT_TESTED)
 
 
 if __name__ == "__main__":

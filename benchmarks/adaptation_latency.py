@@ -25,7 +25,7 @@ OMNIGLOT = REPOSITORY_ROOT / "experiment_config" / "omniglot_maml++_5way_1shot_s
 
 
 def classifier_to_time(experiment: str | None) -> FewShotClassifier:
-    """The classifier of a run, or one with the Omniglot template's parameters."""
+    """Return the classifier of a run, or one with the Omniglot template's parameters."""
     if experiment:
         return FewShotClassifier.from_experiment(experiment, gpu_to_use="cpu")
     config = load_config(OMNIGLOT).to_json_dict()

@@ -98,7 +98,7 @@ class Measured:
 
 
 def tested(name: str, statistics: str, queries: int = 1) -> Measured | None:
-    """The test of a run under a kind of batch-norm statistics; None while there is none."""
+    """Return the test of a run under a kind of batch-norm statistics; None while there is none."""
     for result in (
         result
         for tag in ("", "_other_statistics")
@@ -132,7 +132,7 @@ class Claim:
 
 
 def verdict(difference: float, width: float, claimed: float | None) -> str:
-    """What a difference, known to `width`, says about the claim that it is negative (about `claimed`)."""
+    """Return what a difference, known to `width`, says about the claim that it is negative (about `claimed`)."""
     if difference + width < 0:
         return "held" if claimed is None or difference - width <= claimed else "held, but smaller"
     too_small = difference - width > (claimed or 0.0)
@@ -150,7 +150,7 @@ WORSE = (
 
 
 def claims() -> list[Claim]:
-    """Everything that is asked of the runs."""
+    """Return everything that is asked of the runs."""
     asked = [
         Claim("inductive training and test is about 4 points worse than transductive (fmu2)",
               ("maml_inductive", "support", 1), ("maml_transductive", "transductive", 1), -0.04),
@@ -179,7 +179,7 @@ def claims() -> list[Claim]:
 
 
 def accuracy_rows() -> list[list[str]]:
-    """Every run under every test: name, statistics, and the accuracy with 1, 5 and 15 queries."""
+    """Return every run under every test: name, statistics, and the accuracy with 1, 5 and 15 queries."""
     rows = []
     for name in ALL_RUNS:
         for statistics in ("transductive", "support", "episodic"):
@@ -192,8 +192,8 @@ def accuracy_rows() -> list[list[str]]:
 
 
 def large_test_rows() -> list[list[str]]:
-    """The accuracy on 6,000 tasks, on the first 600 and on the others, what that says of a bias, and the range of
-    ten times 600.
+    """Return the accuracy on 6,000 tasks, on the first 600 and on the others, what that says of a bias, and the range
+    of ten times 600.
     """
     from safetensors.torch import load_file
 
@@ -225,7 +225,7 @@ def large_test_rows() -> list[list[str]]:
 
 
 def training_rows() -> list[list[str]]:
-    """What the runs with a fixed pool saw while training: accuracy on training and validation tasks, per epoch."""
+    """Return what the runs with a fixed pool saw: accuracy on training and validation tasks, per epoch."""
     rows = []
     for name in RUNS["pool"]:
         for epoch in (ALL_RUNS[name].read("curves.json") or {"epochs": []})["epochs"]:
@@ -248,13 +248,8 @@ def main() -> None:
         default=list(RUNS),
         help="groups of runs to carry out; none: only print",
     )
-    parser.add_argument(
-        "--runs", nargs="+", choices=list(ALL_RUNS), default=list(ALL_RUNS), help="of these groups; default: all"
-    )
     options = parser.parse_args()
-    for name, run in (
-        (name, run) for group in options.only for name, run in RUNS[group].items() if name in options.runs
-    ):
+    for name, run in ((name, run) for group in options.only for name, run in RUNS[group].items()):
         say(f"{name}: {run.command}")
         run.carry_out()
         other = {"transductive": "support", "support": "transductive"}.get(run.overrides.get("batch_norm_statistics"))

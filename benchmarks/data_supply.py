@@ -7,10 +7,9 @@ left out. About ten minutes on two cores. Every measurement is a process of its 
 
 start   from the archive to the first meta-batch (unpacked, decoded, packed), and the same in a second process
 supply  episodes per second from packed images: read into memory; mapped, with the file in the system's cache;
-mapped, with the file
-        dropped from it before (the first meta-batches of a run). Against torch's DataLoader over torchvision's
-        transforms: the same episodes, a worker process per core, each decoding, resizing and normalising the images
-        of a whole meta-batch
+        mapped, with the file dropped from it before (the first meta-batches of a run). Against torch's DataLoader
+        over torchvision's transforms: the same episodes, a worker process per core, each decoding, resizing and
+        normalising the images of a whole meta-batch
 step    time for a meta-batch against that of the training step that uses it, on this machine's CPU
 
 Run it when nothing else runs.
@@ -54,7 +53,7 @@ COLD_META_BATCHES = 20
 
 
 def config_of(problem: str, **changes: Any) -> ExperimentConfig:
-    """The shipped config of a problem, on the CPU."""
+    """Return the shipped config of a problem, on the CPU."""
     name, own = CONFIGS[problem]
     return load_config(REPOSITORY_ROOT / "experiment_config" / name, own | {"gpu_to_use": "cpu"} | changes)
 
@@ -153,7 +152,7 @@ def measure_step(problem: str, seconds: float) -> dict[str, Any]:
 
 
 def _rate(meta_batches: Iterator[Any], n_tasks: int, seconds: float | None, warm_up: int) -> float:
-    """Episodes per second, over the given time, or until there are no more."""
+    """Return the episodes per second, over the given time, or until there are no more."""
     for _ in range(warm_up):
         next(meta_batches)
     start, count = time.perf_counter(), 0
@@ -175,7 +174,7 @@ def _drop_from_cache(path: str) -> None:
 
 
 def _bytes_read() -> int:
-    """Bytes that this process has had read from the disk."""
+    """Return the bytes that this process has had read from the disk."""
     lines = Path("/proc/self/io").read_text().splitlines() if Path("/proc/self/io").exists() else []
     return next((int(line.split()[1]) for line in lines if line.startswith("read_bytes")), 0)
 

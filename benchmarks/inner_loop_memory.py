@@ -27,7 +27,7 @@ KINDS = ("kept", "recomputed")
 
 
 def learner_and_episodes(backbone: str, image_size: int, n_steps: int, *, recompute: bool, precision: str = "float32"):
-    """One task of random images and a learner for it."""
+    """Build a learner and one task of random images for it."""
     import torch
 
     from few_shot_learning_system import build_learner

@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -71,7 +72,7 @@ class Interruption:
 
 
 def with_default_signals() -> None:
-    """In a child: a run in the background may have been started with SIGINT ignored."""
+    """Set the signals of a child back: a run in the background may have been started with SIGINT ignored."""
     for number in EXIT_CODES:
         signal.signal(number, signal.SIG_DFL)
 
@@ -93,7 +94,7 @@ class ScriptRun:
         }
 
     def start(self) -> subprocess.Popen:
-        """A new process; its output goes to a file."""
+        """Start a new process; its output goes to a file."""
         self._started_at = time.time()
         self._resumes = any(self.run_folder.glob("saved_models/*.safetensors"))
         with open(self.folder / "output.txt", "wb") as output:
@@ -104,7 +105,7 @@ class ScriptRun:
             )  # fmt: skip
 
     def output(self) -> str:
-        """What the last process printed."""
+        """Return what the last process printed."""
         return (self.folder / "output.txt").read_text(errors="replace")
 
     def finish(self) -> dict[str, float]:
@@ -145,12 +146,17 @@ class ScriptRun:
         latency_s = time.monotonic() - begin
         return Interruption(number, phase, code if code >= 0 else 128 - code, latency_s, self.is_finished())
 
+    def use_dataset_of(self, other: "ScriptRun") -> None:
+        """Have its dataset, which is linked, and what it has packed; a copy of the images would be packed anew."""
+        (self.datasets / DATASET).symlink_to(other.datasets / DATASET)
+        shutil.copytree(other.datasets / ".packed", self.datasets / ".packed", copy_function=shutil.copy2)
+
     def is_finished(self) -> bool:
-        """Whether the result is there."""
+        """Return whether the result is there."""
         return (self.run_folder / "logs" / "test_summary.json").exists()
 
     def phase(self) -> str:
-        """What the run is doing, as its files and the output of this start show it."""
+        """Return what the run is doing, as its files and the output of this start show it."""
         if list(self.datasets.glob(f".{DATASET}.unfinished")):
             return "unpacking" if list(self.datasets.glob("*.tar.gz")) else "drawing"
         if list(self.datasets.glob(".packed/*.unfinished")):
@@ -166,10 +172,9 @@ class ScriptRun:
         if list(saved.glob(".*.partial")):
             return "save"
         metrics = self.run_folder / "logs" / "metrics.jsonl"
-        if self._resumes and "Resuming" not in output:
-            return "set-up"
         if (
-            not metrics.exists()
+            (self._resumes and "Resuming" not in output)
+            or not metrics.exists()
             or not metrics.stat().st_size
             or (not self._resumes and metrics.stat().st_mtime < self._started_at)
         ):
@@ -196,17 +201,16 @@ class Histories:
         shutil.rmtree(unpacked.folder)
 
     def make(self, start: str) -> ScriptRun:
-        """A run whose dataset is ready, or an archive, or still to be drawn."""
+        """Make a run whose dataset is ready, or an archive, or still to be drawn."""
         run = ScriptRun(Path(tempfile.mkdtemp(dir=self.folder)), **self.flags)
         if start == "unpacked":
             shutil.copy(self.archive, run.datasets)
         elif start == "ready":
-            for name in (DATASET, ".packed"):
-                shutil.copytree(self.whole.datasets / name, run.datasets / name, copy_function=shutil.copy2)
+            run.use_dataset_of(self.whole)
         return run
 
     def interrupted(self, numbers: Sequence[int], history: int) -> tuple[list[Interruption], bool]:
-        """One history with these signals, run to its end: what came of each, and whether all was equal at the end.
+        """Run one history with these signals to its end; return what came of each, and whether all was equal.
 
         `history` is its number: together with the seed it draws the moments.
         """
@@ -215,9 +219,8 @@ class Histories:
         run = self.make(start)
         answers = []
         for number in numbers:
-            making = {"drawn": ["drawing"], "unpacked": ["unpacking"]}.get(start, [])
-            if (run.datasets / DATASET).exists():
-                making = []
+            is_ready = (run.datasets / DATASET).exists()
+            making = [] if is_ready else {"drawn": ["drawing"], "unpacked": ["unpacking"]}.get(start, [])
             packing = [] if list(run.datasets.glob(".packed/*.json")) else ["packing"]
             # Twice what can be met only before the dataset is ready: it is so once in a history.
             target = generator.choice(2 * (making + packing) + [name for name in TARGETS if name != "packing"])
@@ -234,16 +237,18 @@ class Histories:
 
 
 def dataset_differences(datasets: Path, whole: Path) -> list[str]:
-    """Files of a dataset and of its packed images that are in one place only, or differ; archives and locks aside."""
+    """Return the files of a dataset and its packed images, archives and locks aside, that are missing or differ."""
 
     def content(folder: Path) -> dict[str, str]:
         found = {}
-        for path in folder.rglob("*"):
+        for path in (*folder.rglob("*"), *(folder / DATASET).rglob("*")):  # the second may be a link
             if path.is_file() and path.suffix not in (".gz", ".lock"):
-                data = path.read_bytes()
-                if path.suffix == ".json":  # the index; its fingerprint holds the times of folders
-                    data = json.dumps(json.loads(data) | {"fingerprint": None}).encode()
-                found[path.relative_to(folder).as_posix()] = hashlib.sha256(data).hexdigest()
+                data, name = path.read_bytes(), path.relative_to(folder).as_posix()
+                if name.startswith(".packed/"):  # name and fingerprint say where the dataset is, too
+                    name = re.sub(r"\.[0-9a-f]{8}\.", ".", name)
+                    if path.suffix == ".json":
+                        data = json.dumps(json.loads(data) | {"fingerprint": None, "sha256": None}).encode()
+                found[name] = hashlib.sha256(data).hexdigest()
         return found
 
     ours, other = content(datasets), content(whole)

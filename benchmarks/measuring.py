@@ -109,7 +109,7 @@ def time_iterations(config: ExperimentConfig, iterations: int, epoch: int, warm_
 
 
 def peak_memory_bytes(device) -> int:
-    """Most memory so far: of torch's allocator on a GPU, else of this process."""
+    """Return the most memory so far: of torch's allocator on a GPU, else of this process."""
     import torch
 
     if device.type == "cuda":

@@ -47,12 +47,12 @@ BUDGET = {
 
 
 def run_of(method: str) -> TrainedRun:
-    """The run of a method."""
+    """Return the run of a method."""
     return TrainedRun(f"omniglot_{method}_5way_1shot_seed0", f"methods_{method}", BUDGET)
 
 
 def measured_in_turns(methods: list[str], rounds: int, iterations: int) -> dict[str, tuple[float, float]]:
-    """Milliseconds of a meta-iteration on one thread, and MiB of one task: method -> medians over the rounds."""
+    """Measure ms of a meta-iteration on one thread, and MiB of one task: method -> medians over the rounds."""
     import torch
 
     from few_shot_learning_system import build_learner
@@ -82,7 +82,7 @@ def measured_in_turns(methods: list[str], rounds: int, iterations: int) -> dict[
 
 
 def row_of(method: str, measured: tuple[float, float] | None) -> list[str]:
-    """Name, accuracy, time, memory of a task and command of a method whose run is finished."""
+    """Return name, accuracy, time, memory of a task and command of a method whose run is finished."""
     run = run_of(method)
     test = run.read("test_summary.json")
     return [

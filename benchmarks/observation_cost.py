@@ -1,4 +1,4 @@
-"""What it costs to watch a run: how long training stands still for a report, and how long a look between epochs takes.
+"""What it costs to watch a run: how long training stands still for a report, and for diagnostics between epochs.
 
     python benchmarks/observation_cost.py [CONFIG.json] [--key value ...]
 
@@ -6,8 +6,8 @@ CONFIG.json: any config (default: the quickstart's); --key value: changes to it,
 
 Trains two short epochs in a temporary folder, then prints a table: the calls by which a training process starts the
 report's process, orders a report and takes leave of it; a report itself, which another process of the lowest
-priority makes; and the look at gradients, updates and example episodes (diagnostics_every_epochs), beside an epoch
-of the config. Run it when nothing else runs.
+priority makes; and the diagnostics of gradients, updates and example episodes (diagnostics_every_epochs), beside an
+epoch of the config. Run it when nothing else runs.
 """
 
 import itertools
@@ -36,7 +36,7 @@ LONGEST_ORDER_MS = 1.0
 
 
 def measure(config: ExperimentConfig) -> dict[str, list[float]]:
-    """Name -> seconds of each of its repetitions; leaves nothing behind."""
+    """Return name -> seconds of each of its repetitions; leaves nothing behind."""
     import torch
 
     from data import build_data
@@ -93,7 +93,7 @@ def measure_reports(run_folder: Path, seconds: Callable[[Callable[[], Any]], flo
 
 
 def table(config: ExperimentConfig, measured: dict[str, list[float]]) -> str:
-    """The measurements and what follows from them."""
+    """Return the measurements and what follows from them."""
     lines = [f"{'':<30}{'median':>12}{'longest':>12}{'repeated':>10}"]
     lines += [
         f"{name:<30}{_text(statistics.median(row)):>12}{_text(max(row)):>12}{len(row):>10}"
@@ -122,7 +122,7 @@ def _text(seconds: float) -> str:
 
 @prints_user_errors
 def main(arguments: Sequence[str]) -> int:
-    """Command line; returns the exit code."""
+    """Run the command line; return the exit code."""
     if {"-h", "--help"}.intersection(arguments):
         print(__doc__)
         return 0

@@ -56,7 +56,7 @@ class Tally:
         self.shares.append(entry["share_of_others"])
 
     def row(self, number: signal.Signals) -> list[str]:
-        """Rows of the report about this signal, without times."""
+        """Return the rows of the report about this signal, without times."""
         count, codes = len(self.interruptions), ""
         phases = Counter(answer.phase for answer in self.interruptions)
         where = ", ".join(f"{phase} {phases[phase]}" for phase in PHASES if phases[phase])
@@ -100,9 +100,7 @@ def interrupt_scripts(
 
 
 def share_of_others(seconds: float = 0.5) -> float:
-    """Share of the processors that other programs use, measured while this one sleeps; 0 where the system does not
-    tell.
-    """
+    """Measure, while this process sleeps, the share of the processors that others use; 0 where it is not known."""
 
     def times() -> list[int]:
         try:
@@ -117,12 +115,12 @@ def share_of_others(seconds: float = 0.5) -> float:
 
 
 def mark(shares: Sequence[float]) -> str:
-    """What a row says about the machine on which its times were measured."""
+    """Return what a row says about the machine on which its times were measured."""
     return " (while other programs ran; more than on a quiet machine)" if statistics.mean(shares) > BUSY else ""
 
 
 def latency_row(number: signal.Signals, tally: Tally) -> str:
-    """The row with the times from a signal to the end of the process."""
+    """Return the row with the times from a signal to the end of the process."""
     times = [answer.latency_s for answer in tally.interruptions]
     return (
         f"| from {number.name} to the end of the process | {len(times)} | {statistics.median(times):.2f} s (median), "
@@ -156,6 +154,26 @@ def measure_damage(checkpoint: Path, flips: int, truncations: int) -> list[str]:
     ]
 
 
+def hostile_archives(canary: Path) -> dict[str, list[tuple[tarfile.TarInfo, bytes]]]:
+    """Name -> members of archives that want to write elsewhere, or something that is no file."""
+
+    def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tuple[tarfile.TarInfo, bytes]:
+        entry, content = tarfile.TarInfo(name), b"x" if kind == tarfile.REGTYPE else b""
+        entry.type, entry.linkname, entry.size = kind, link, len(content)
+        return entry, content
+
+    return {
+        "parent": [member("../canary")],
+        "deep parent": [member("a/../../canary")],
+        "absolute": [member(str(canary))],
+        "symbolic link": [member("l", tarfile.SYMTYPE, ".."), member("l/canary")],
+        "hard link": [member("h", tarfile.LNKTYPE, "/etc/hostname")],
+        "device": [member("d", tarfile.CHRTYPE)],
+        "pipe": [member("p", tarfile.FIFOTYPE)],
+        "twice": [member("a"), member("a")],
+    }
+
+
 def measure_hostile_files(folder: Path) -> list[str]:
     """Archives and checkpoints that want to write elsewhere, fill the disk or run code."""
     import io
@@ -173,21 +191,7 @@ def measure_hostile_files(folder: Path) -> list[str]:
             return not canary.exists() and not target.exists()
         return False
 
-    def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tuple[tarfile.TarInfo, bytes]:
-        entry, content = tarfile.TarInfo(name), b"x" if kind == tarfile.REGTYPE else b""
-        entry.type, entry.linkname, entry.size = kind, link, len(content)
-        return entry, content
-
-    archives = {
-        "parent": [member("../canary")],
-        "deep parent": [member("a/../../canary")],
-        "absolute": [member(str(canary))],
-        "symbolic link": [member("l", tarfile.SYMTYPE, ".."), member("l/canary")],
-        "hard link": [member("h", tarfile.LNKTYPE, "/etc/hostname")],
-        "device": [member("d", tarfile.CHRTYPE)],
-        "pipe": [member("p", tarfile.FIFOTYPE)],
-        "twice": [member("a"), member("a")],
-    }
+    archives = hostile_archives(canary)
     refused = 0
     for name, members in archives.items():
         path = folder / f"{name}.tar"
@@ -214,8 +218,8 @@ def measure_hostile_files(folder: Path) -> list[str]:
 
 
 def time_saves(folder: Path, repetitions: int) -> tuple[list[float], int]:
-    """Seconds of whole saves of the Omniglot network as the paper has it, with Adam's moments; and bytes of the
-    file.
+    """Measure the seconds of whole saves of the Omniglot network as the paper has it, with Adam's moments; and bytes of
+    the file.
     """
     from experiment_parts.runs.checkpoints import save_checkpoint
     from few_shot_learning_system import build_learner
@@ -241,7 +245,7 @@ def time_saves(folder: Path, repetitions: int) -> tuple[list[float], int]:
 
 
 def measure_save(folder: Path, repetitions: int) -> str:
-    """The row about what saving costs."""
+    """Measure the row about what saving costs."""
     shares = [share_of_others()]
     times, size = time_saves(folder, repetitions)
     shares.append(share_of_others())
@@ -253,13 +257,13 @@ def measure_save(folder: Path, repetitions: int) -> str:
 
 
 def measure_costs(histories: Histories, count: int) -> list[str]:
-    """The rows with times, measured anew."""
+    """Measure the rows with times anew."""
     rows = [latency_row(number, interrupt_scripts(histories, number, count, 4, None)) for number in EXIT_CODES]
     return [*rows, measure_save(histories.folder, 50)]
 
 
 def replace_rows(report: str, rows: Sequence[str]) -> str:
-    """The report with these rows in the place of those that begin with the same words.
+    """Return the report with these rows in the place of those that begin with the same words.
 
     Raises:
         ValueError: a row is not in the report yet.
@@ -272,7 +276,7 @@ def replace_rows(report: str, rows: Sequence[str]) -> str:
 
 
 def report(arguments: str, minutes: float, rows: Sequence[str], where: str = "a CPU") -> str:
-    """The text of RELIABILITY.md."""
+    """Return the text of RELIABILITY.md."""
     import torch
 
     from utils.machine.environment import describe_environment

@@ -62,7 +62,7 @@ AS_RANK = "SCALING_AS_RANK"
 
 
 def fitted_exponent(values: Sequence[float], costs: Sequence[float]) -> float:
-    """The slope of the least-squares line through (log value, log cost): cost is about value to this power.
+    """Return the slope of the least-squares line through (log value, log cost): cost is about value to this power.
 
     Raises:
         ValueError: fewer than two different values.
@@ -75,7 +75,7 @@ def fitted_exponent(values: Sequence[float], costs: Sequence[float]) -> float:
 
 
 def seconds_per_iteration(config: ExperimentConfig, iterations: int, warm_up: int = 2) -> float:
-    """The median over `iterations`, after some that do not count; this process computes its rank's part."""
+    """Return the median over `iterations`, after some that do not count; this process computes its rank's part."""
     tune_host()
     import torch
 
@@ -105,7 +105,7 @@ def seconds_per_iteration(config: ExperimentConfig, iterations: int, warm_up: in
 
 
 def seconds_of_ranks(n_ranks: int, overrides: dict[str, Any], iterations: int) -> float:
-    """The same in several processes under torchrun.
+    """Measure the same in several processes under torchrun.
 
     Raises:
         ConfigError: they failed; with what they said.
@@ -136,7 +136,7 @@ def seconds_of_ranks(n_ranks: int, overrides: dict[str, Any], iterations: int) -
 
 
 def values_of(what: str, quick: bool, overrides: dict[str, Any]) -> tuple[int, ...]:
-    """Along an axis; of ranks no more than there are GPUs, or cores, or tasks."""
+    """Return the values along an axis; of ranks no more than there are GPUs, or cores, or tasks."""
     values = QUICK_VALUES[what] if quick else AXES[what][1]
     if what != "ranks" or quick:
         return values
@@ -149,7 +149,7 @@ def values_of(what: str, quick: bool, overrides: dict[str, Any]) -> tuple[int, .
 
 
 def measure(what: str, quick: bool, overrides: dict[str, Any], iterations: int) -> dict[str, Any]:
-    """One axis: values, milliseconds, and the fitted exponent; None where there is only one value."""
+    """Measure one axis: values, milliseconds, and the fitted exponent; None where there is only one value."""
     base = (QUICK if quick else {}) | overrides
     values, milliseconds = values_of(what, quick, base), []
     for value in values:
@@ -170,7 +170,7 @@ def measure(what: str, quick: bool, overrides: dict[str, Any], iterations: int) 
 
 
 def table_of(rows: Sequence[dict[str, Any]]) -> str:
-    """For people, in Markdown."""
+    """Return the table in Markdown."""
     lines = ["| what | values | ms per iteration | exponent | by products alone |", "| --- | --- | --- | --- | --- |"]
     for row in rows:
         shown = " ".join(f"{number:.4g}" for number in row["ms_per_iteration"])

@@ -144,7 +144,7 @@ def _count(learner: "FewShotLearner", episodes: Episodes) -> tuple[int, int, int
 
 
 def flops_of(operator: str, args: Any, out: Any) -> int:
-    """Twice the multiplications of a convolution or a matrix product; torch's own counter takes groups for whole
+    """Return twice the multiplications of a convolution or a matrix product; torch's own counter takes groups for whole
     channels.
     """
     if operator == "convolution":
@@ -157,7 +157,7 @@ def flops_of(operator: str, args: Any, out: Any) -> int:
 
 
 def ceilings(device: "torch.device") -> dict[str, float]:
-    """What the device reaches at best: a large matrix product in the format of our convolutions, and a large copy."""
+    """Return what the device reaches at best: a large matrix product in the format of our convolutions, and a copy."""
     import torch
 
     torch.backends.cuda.matmul.allow_tf32 = True
@@ -180,7 +180,7 @@ def ceilings(device: "torch.device") -> dict[str, float]:
 
 
 def cells(row: dict[str, Any]) -> list[str]:
-    """A row of the table as texts."""
+    """Return a row of the table as texts."""
     shown = row | {
         "flops_per_s": row["flops_per_s"] / 1e9,
         "bytes_per_s": row["bytes_per_s"] / 1e9,

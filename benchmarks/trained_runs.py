@@ -57,13 +57,13 @@ class TrainedRun:
             sys.exit(f"{self.command}\nended with exit code {finished.returncode}:\n{finished.stderr[-2000:]}")
 
     def read(self, name: str) -> Any:
-        """A JSON file of the run's logs; None while it is not there."""
+        """Return a JSON file of the run's logs; None while it is not there."""
         path = self.folder / "logs" / name
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
 def as_arguments(overrides: dict[str, Any]) -> list[str]:
-    """Overrides as the command line has them: `--key value value`."""
+    """Return the overrides as the command line has them: `--key value value`."""
     arguments = []
     for key, value in overrides.items():
         values = value if isinstance(value, list | tuple) else [value]
@@ -72,7 +72,7 @@ def as_arguments(overrides: dict[str, Any]) -> list[str]:
 
 
 def with_interval(mean: float, half_width: float) -> str:
-    """`87.15 ± 1.21`, in per cent."""
+    """Return `87.15 ± 1.21`, in per cent."""
     return f"{100 * mean:.2f} ± {100 * half_width:.2f}"
 
 
@@ -83,5 +83,5 @@ def table(heading: list[str], rows: list[list[str]]) -> str:
 
 
 def say(text: str) -> None:
-    """A line about the progress, which is not part of the table."""
+    """Print a line about the progress, which is not part of the table."""
     print(text, file=sys.stderr, flush=True)

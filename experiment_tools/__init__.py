@@ -39,7 +39,7 @@ def _print_the_rest() -> None:
 
 
 def _show_error(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """A missing package in one line, with what to do; nothing where the reader has gone; anything else as ever."""
+    """Print a missing package in one line, with what to do; nothing where the reader has gone; else as ever."""
     if issubclass(kind, BrokenPipeError) and _leave_readers_that_are_gone():
         sys.exit(128 + signal.SIGPIPE)
     if issubclass(kind, ModuleNotFoundError):

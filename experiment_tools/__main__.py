@@ -5,8 +5,8 @@ from pathlib import Path
 
 
 def tools() -> dict[str, str]:
-    """Name -> what it does, the first sentence of its docstring; a tool is a module of this folder whose docstring
-    says how to start it.
+    """Return name -> what it does, the first sentence of its docstring; a tool is a module of this folder whose
+    docstring says how to start it.
     """
     found = {}
     folder = Path(__file__).parent

@@ -7,23 +7,24 @@ contact_sheet.html.
 """
 
 import argparse
-import html
 import logging
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import numpy as np
 
 from experiment_tools.parts.command import on_console
 from experiment_tools.parts.pages import as_image, data_address
 from few_shot_classifier import FewShotClassifier
 from utils.errors import ConfigError, DataError
-from utils.files.atomic_files import storage_error, write_bytes_atomically
+from utils.files.atomic_files import storage_errors, write_bytes_atomically
 from utils.files.tables import as_csv
 from utils.images.decoding import DECODING_ERRORS, PixelFormat, decode_image
-from utils.images.folders import IMAGE_EXTENSIONS, tell_unread
+from utils.images.duplicates import are_of_one_colour, one_colour_text
+from utils.images.folders import ImageFolder, scan, some_of
 from utils.words import printable
 
 log = logging.getLogger(__name__)
@@ -32,20 +33,20 @@ LARGEST_SIDE = 96
 """Pixels, in the contact sheet."""
 
 
-def images_below(folder: Path) -> list[Path]:
-    """Image files anywhere below a folder, sorted, as paths inside it.
+def image_folders(folder: Path) -> list[ImageFolder]:
+    """The folders with images at and below a folder, by the rules of datasets.
 
     Raises:
         DataError: there are none, or it is no folder.
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder")
-    found = [path for path in folder.rglob("*") if path.is_file()]
-    tell_unread(folder, [path.name for path in found])
-    files = sorted(path.relative_to(folder) for path in found if path.suffix.lower() in IMAGE_EXTENSIONS)
-    if not files:
-        raise DataError(f"{folder}: no images ({', '.join(IMAGE_EXTENSIONS)}) below it")
-    return files
+    return scan(folder)[0]
+
+
+def files_of(folders: Sequence[ImageFolder]) -> list[Path]:
+    """All images, sorted."""
+    return sorted(Path(folder.path_of(file)) for folder in folders for file in folder.files)
 
 
 def read_images(folder: Path, files: Sequence[Path], pixel_format: PixelFormat) -> np.ndarray:
@@ -65,32 +66,40 @@ def read_images(folder: Path, files: Sequence[Path], pixel_format: PixelFormat) 
             f"{folder}: {len(problems)} {'image' if len(problems) == 1 else 'images'} cannot be decoded; repair or "
             f"remove {'it' if len(problems) == 1 else 'them'}\n" + "\n".join(problems)
         )
-    return np.stack(images)
+    pixels = np.stack(images)
+    blank = [files[rank].as_posix() for rank in are_of_one_colour(pixels)]
+    if blank:
+        log.warning("%s: %s", printable(folder), one_colour_text(folder, blank, len(files)))
+    return pixels
 
 
 def pixel_format_of(config: Mapping[str, Any]) -> PixelFormat:
-    """How a run's config stores images."""
+    """Return how a run's config stores images."""
     return PixelFormat(config["image_height"], config["image_width"], config["image_channels"], config["resize_filter"])
 
 
 def support_files_of(support: Path) -> tuple[list[Path], list[str]]:
-    """Images below class folders, as paths inside `support`, and the class of each.
+    """Return the images below class folders, as paths inside `support`, and the class of each.
 
     Raises:
-        DataError: an image outside the class folders, or none.
+        DataError: an image outside the class folders, none at all, or none in a class folder.
     """
-    files = images_below(support)
+    folders = image_folders(support)
+    files = files_of(folders)
     outside = [file for file in files if len(file.parts) < 2]
     if outside:
         raise DataError(
             f"{support}: {printable(outside[0])} lies in no class folder; --support is one folder per class, with "
             "images inside"
         )
+    empty = [folder.path for folder in folders if not folder.files]
+    if empty:
+        raise DataError(f"{support}: no image in {some_of(empty)}; give each class some, or take its folder out")
     return files, [file.parts[0] for file in files]
 
 
 def check_number_of_classes(config: Mapping[str, Any], support: Path, n_classes: int) -> None:
-    """Whether the head of a trained run can tell so many classes apart.
+    """Refuse another number of classes than the head of a trained run has learned.
 
     Raises:
         ConfigError: it has learned another number of outputs.
@@ -115,7 +124,7 @@ def adapt(classifier: FewShotClassifier, support: Path, query: Path) -> dict[str
         DataError, ConfigError: folders that cannot work, or a number of classes that the head has no outputs for.
     """
     pixel_format = pixel_format_of(classifier.meta_config_)
-    query_files = images_below(query)
+    query_files = files_of(image_folders(query))
     support_files, support_labels = support_files_of(support)
     check_number_of_classes(classifier.meta_config_, support, len(set(support_labels)))
     support_images = read_images(support, support_files, pixel_format)
@@ -133,7 +142,7 @@ def adapt(classifier: FewShotClassifier, support: Path, query: Path) -> dict[str
 
 
 def accuracy_text(result: Mapping[str, Any]) -> str:
-    """'7 of 10 right' for the query images whose class their folder tells; empty without any."""
+    """Return '7 of 10 right' for the query images whose class their folder names; empty without any."""
     known = [
         (label, predicted)
         for label, predicted in zip(result["labels"], result["predictions"], strict=True)
@@ -156,49 +165,46 @@ def predictions_csv(result: Mapping[str, Any]) -> str:
 
 
 def contact_sheet(result: Mapping[str, Any], title: str) -> str:
-    """One HTML file without anything outside of it: the examples of each class, then every query image with its
+    """Return one HTML file without anything outside of it: the examples of each class, then every query image with its
     probabilities.
     """
-    parts = [
-        "<!doctype html><meta charset='utf-8'><meta name='viewport' "
-        f"content='width=device-width'><title>{html.escape(title)}</title>"
-        "<style>:root{color-scheme:light dark}body{font:14px system-ui,sans-serif;margin:2em;overflow-wrap:anywhere}"
-        "figure{display:inline-block;margin:4px;vertical-align:top;max-width:180px}"
-        "figcaption{font-size:12px;overflow-wrap:anywhere}"
-        "img{image-rendering:pixelated;border:1px solid #888}.wrong img{border:2px solid "
-        "#c00}meter{width:90px}</style>",
-        f"<h1>{html.escape(title)}</h1><p>{html.escape(accuracy_text(result))}</p><h2>Examples</h2>",
-    ]
-    for name in result["classes"]:
-        own = [
-            image
-            for image, label in zip(result["support_images"], result["support_labels"], strict=True)
-            if label == name
-        ]
-        parts.append(f"<h3>{html.escape(name)}</h3>" + "".join(f"<figure>{_picture(image)}</figure>" for image in own))
-    parts.append("<h2>Predictions</h2>")
-    for place, file in enumerate(result["query_files"]):
-        predicted, label, probabilities = (
-            result["predictions"][place],
-            result["labels"][place],
-            result["probabilities"][place],
+    support = list(zip(result["support_images"], result["support_labels"], strict=True))
+    queries = [
+        {
+            "image": _picture(image), "file": printable(file.as_posix()), "prediction": prediction, "label": label,
+            "likeliest": sorted(zip(probabilities, result["classes"], strict=True), reverse=True)[:5],
+        }
+        for image, file, prediction, label, probabilities in zip(
+            *(result[key] for key in ("query_images", "query_files", "predictions", "labels", "probabilities")),
+            strict=True,
         )
-        bars = "".join(
-            f"<br><meter value='{p:.4f}'></meter> {100 * p:.1f} % {html.escape(name)}"
-            for p, name in sorted(zip(probabilities, result["classes"], strict=True), reverse=True)[:5]
-        )
-        wrong = " class='wrong'" if label not in (None, predicted) else ""
-        caption = f"<b>{html.escape(predicted)}</b><br>{html.escape(printable(file.as_posix()))}{bars}"
-        parts.append(
-            f"<figure{wrong}>{_picture(result['query_images'][place])}<figcaption>{caption}</figcaption></figure>"
-        )
-    return "\n".join(parts) + "\n"
+    ]  # fmt: skip
+    template = Path(__file__).with_name("contact_sheet.html.jinja").read_text(encoding="utf-8")
+    return jinja2.Template(template, autoescape=True, trim_blocks=True, keep_trailing_newline=True).render(
+        title=title,
+        accuracy=accuracy_text(result),
+        examples={name: [_picture(image) for image, label in support if label == name] for name in result["classes"]},
+        queries=queries,
+    )
 
 
-def _picture(pixels: np.ndarray) -> str:
+def _picture(pixels: np.ndarray) -> dict[str, Any]:
     image = as_image(pixels)
     image.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
-    return f"<img width='{max(image.width, 64)}' alt='' src='{data_address(image)}'>"
+    return {"width": image.width, "address": data_address(image)}
+
+
+def write_results(targets: Sequence[Path], result: Mapping[str, Any], title: str) -> None:
+    """Write the table and the contact sheet.
+
+    Raises:
+        StorageError: no space or no permission.
+    """
+    folder = targets[0].parent
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    for target, text in zip(targets, (predictions_csv(result), contact_sheet(result, title)), strict=True):
+        write_bytes_atomically(target, text.encode())
 
 
 @on_console
@@ -236,21 +242,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         **{name: value for name, value in changes.items() if value is not None},
     )
     result = adapt(classifier, options.support, options.query)
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise storage_error(output, error) from error
-    write_bytes_atomically(targets[0], predictions_csv(result).encode())
-    write_bytes_atomically(
-        targets[1], contact_sheet(result, f"{options.experiment} adapted to {options.support}").encode()
-    )
+    write_results(targets, result, f"{options.experiment} adapted to {options.support}")
     n_images = ", ".join(f"{name}: {result['support_labels'].count(name)}" for name in result["classes"])
     log.info("adapted to %d classes (%s images)", len(result["classes"]), n_images)
-    log.info(
-        "%d images classified%s",
-        len(result["query_files"]),
-        f"; {accuracy_text(result)}" if accuracy_text(result) else "",
-    )
+    accuracy = accuracy_text(result)
+    log.info("%d images classified%s", len(result["query_files"]), f"; {accuracy}" if accuracy else "")
     if classifier.adapted_learner().depends_on_other_images:
         log.info(
             "the images to classify are normalised together (transductive batch-norm statistics); "

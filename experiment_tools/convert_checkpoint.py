@@ -15,12 +15,15 @@ import argparse
 import codecs
 import io
 import logging
+import math
 import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from experiment_parts.runs.checkpoints import save_checkpoint
 from experiment_tools.parts.command import on_console
@@ -53,24 +56,34 @@ def convert_checkpoint(config: ExperimentConfig, path: Path) -> tuple[dict[str, 
         StorageError: it cannot be read, or holds more than tensors and numbers.
         ConfigError: it is no checkpoint of the reference, or one of another network than the config's.
     """
+    import torch
+
     from few_shot_learning_system import build_learner
 
     content = read_tensors_and_numbers(path)
     if not isinstance(content, dict) or not isinstance(content.get("network"), dict):
         raise ConfigError(f'{path}: not a checkpoint of "How to train your MAML in PyTorch": it has no "network"')
+    for name, value in content["network"].items():
+        is_tensor = isinstance(value, torch.Tensor) and value.layout == torch.strided and value.is_floating_point()
+        if not isinstance(name, str) or not is_tensor:
+            raise ConfigError(f'{path}: "{name}" of its network is {type(value).__name__}, but must be a named tensor')
+    numbers = {key: content.get(key, 0) for key in ("current_iter", "best_val_acc")}
+    for key, value in numbers.items():
+        if not isinstance(value, int | float | np.number) or not 0 <= value < math.inf:
+            raise ConfigError(f'{path}: "{key}" is {value!r}, but must be a number from 0 on')
     learner = build_learner(config, "cpu")
     tensors = _translated(content["network"], learner.inner_loop, config, path)
     try:
         learner.load_state_tensors(tensors, optimizer=False)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
-    iteration = int(content.get("current_iter", 0))
+    iteration = int(numbers["current_iter"])
     state = {
         "epoch": iteration // config.total_iter_per_epoch,
         "iteration": iteration,
         "rows": [],
         "config": config.to_json_dict(),
-        "converted_from": {"file": path.name, "best_val_accuracy": float(content.get("best_val_acc", 0.0))},
+        "converted_from": {"file": path.name, "best_val_accuracy": float(numbers["best_val_acc"])},
     }
     return tensors, state
 
@@ -83,7 +96,6 @@ def read_tensors_and_numbers(path: Path) -> Any:
     Raises:
         StorageError: unreadable, or it names anything else.
     """
-    import numpy as np
     import torch
 
     scalar = np.float64(0).__reduce__()[0]
@@ -135,10 +147,16 @@ def _translated(
             f'{path}: adapts other parameters than the config says: "{differing[0]}"; give the config that it was '
             "trained with"
         )
+    for name in wanted:
+        if rates[name].dim() != 1 or len(rates[name]) < max(1, inner_loop.n_steps):
+            raise ConfigError(
+                f'{path}: "{RATES}{name}" has the shape {tuple(rates[name].shape)}, but must be a rate for each of '
+                f"{inner_loop.n_steps} steps"
+            )
     # The reference keeps one rate more than there are steps.
     tensors["inner_loop.learning_rates"] = torch.stack([rates[name][: inner_loop.n_steps] for name in wanted])
     if not config.learnable_per_layer_per_step_inner_loop_learning_rate:
-        used = float(tensors["inner_loop.learning_rates"].flatten()[0])
+        used = float(rates[wanted[0]][0])
         if abs(used - config.init_inner_loop_learning_rate) > 1e-6 * used:
             raise ConfigError(
                 f'{path}: adapts with the rate {used:.6g}, but "init_inner_loop_learning_rate" is '

@@ -15,8 +15,10 @@ import shutil
 import statistics
 import sys
 import tempfile
+import textwrap
 import time
 from collections.abc import Callable, Iterator, Sequence
+from logging.handlers import BufferingHandler
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -44,19 +46,19 @@ TIMED_ITERATIONS, TIMED_SECONDS = 5, 20.0
 
 
 class Finding(NamedTuple):
-    """One line: how it is, what was looked at, and what to do about it."""
+    """One line: how it is, what was examined, and what to do about it."""
 
     level: str
     text: str
     fix: str = ""
 
     def __str__(self) -> str:
-        lines = [f"{self.level:<8} {self.text}", *([f"fix: {self.fix}"] if self.fix else [])]
-        return "\n".join(lines[:1] + [f"{'':<8} {line}" for line in "\n".join(lines[1:]).splitlines()])
+        fix = textwrap.indent(f"\nfix: {self.fix}", 9 * " ") if self.fix else ""
+        return f"{self.level:<8} {self.text}{fix}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Look at everything, print each finding as it is made, and return the exit code."""
+    """Examine everything, print each finding as it is made, and return the exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if {"-h", "--help"}.intersection(arguments):
         print(__doc__)
@@ -72,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def examine(arguments: Sequence[str]) -> Iterator[Finding]:
-    """All findings in order; what cannot be looked at because of an error before it is left out."""
+    """Yield all findings in order; what cannot be examined because of an error before it is left out."""
     yield from check_packages()
     yield from check_devices()
     yield from check_folders()
@@ -103,7 +105,7 @@ def _config_of(arguments: Sequence[str]) -> ExperimentConfig:
 
 
 def check_packages() -> Iterator[Finding]:
-    """Python, and every package of requirements.txt and requirements-extras.txt."""
+    """Check Python, and every package of requirements.txt and requirements-extras.txt."""
     python = f"Python {platform.python_version()} at {sys.executable}"
     fits = sys.version_info >= (3, 11)
     yield Finding(OK if fits else ERROR, python, "" if fits else "install Python 3.11 or newer")
@@ -128,7 +130,7 @@ def _numbers(text: str) -> list[int]:
 
 
 def check_devices() -> Iterator[Finding]:
-    """CPU threads and GPUs."""
+    """Check CPU threads and GPUs."""
     try:
         import torch
     except ImportError as error:
@@ -158,7 +160,7 @@ def check_devices() -> Iterator[Finding]:
 
 
 def check_folders() -> Iterator[Finding]:
-    """Where datasets and runs are put: writable, with space."""
+    """Check where datasets and runs are put: writable, with space."""
     for variable, folder in (("DATASET_DIR", dataset_root()), ("EXPERIMENTS_DIR", experiments_root())):
         existing = nearest_existing(folder)
         if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
@@ -178,26 +180,34 @@ def check_folders() -> Iterator[Finding]:
 
 
 def check_run(config: ExperimentConfig) -> Iterator[Finding]:
-    """The data of a config, and a short run of it."""
+    """Check the data of a config, and a short run of it."""
     try:
         import torch
-    except ImportError:  # `check_devices` has told it
+    except ImportError:  # `check_devices` has reported it
         return
     from data import build_data
 
-    logging.getLogger().setLevel(logging.ERROR)  # what a run tells is not asked for here
+    root, warned = logging.getLogger(), BufferingHandler(capacity=1000)
+    root.setLevel(logging.WARNING)
+    root.addHandler(warned)
     try:
         device = choose_device(config.gpu_to_use)
         yield Finding(OK, f"device of the run: {describe_device(device)}")
         start = time.perf_counter()
-        data = build_data(config, device, getattr(torch, config.parameter_format))
+        try:
+            data = build_data(config, device, getattr(torch, config.parameter_format))
+        finally:
+            root.removeHandler(warned)
+            root.setLevel(logging.ERROR)  # what a run tells beyond its data is not asked for here
         splits = ", ".join(
             f"{name} {n['classes']} classes with {n['images']} images" for name, n in data.summary()["splits"].items()
         )
         yield Finding(OK, f"data {config.dataset_name}: {splits}; ready in {time.perf_counter() - start:.1f} s")
+        yield from _findings_of(warned)
         with tempfile.TemporaryDirectory(prefix="doctor_") as folder:
             yield from _short_run(config, data, device, Path(folder))
     except UserError as error:
+        yield from _findings_of(warned)
         yield Finding(ERROR, str(error))
     except Exception as error:
         if not is_out_of_memory(error):
@@ -207,6 +217,13 @@ def check_run(config: ExperimentConfig) -> Iterator[Finding]:
             f"out of memory: {out_of_memory_reason(error)}",
             f"lower one of {', '.join(KEYS_TO_LOWER)}; task_chunk_size changes no result",
         )
+
+
+def _findings_of(warned: BufferingHandler) -> list[Finding]:
+    """What was logged since the last call."""
+    findings = [Finding(WARNING, record.getMessage()) for record in warned.buffer]
+    warned.flush()
+    return findings
 
 
 def _short_run(config: ExperimentConfig, data: EpisodeSource, device: "torch.device", root: Path) -> Iterator[Finding]:
@@ -268,7 +285,7 @@ def _check_space(needed_bytes: float) -> Iterator[Finding]:
 
 
 def _estimate(config: ExperimentConfig, learner: Learner, data: EpisodeSource) -> Finding:
-    """How long the whole run takes, by timing a few iterations of its heaviest derivative order and a batch of
+    """Estimate how long the whole run takes, by timing a few iterations of its heaviest derivative order and a batch of
     validation tasks.
     """
     n_tasks = config.tasks_per_meta_batch
@@ -316,7 +333,7 @@ def _timed(step: Callable[[int], None], learner: Learner) -> float:
 
 
 def duration_text(seconds: float) -> str:
-    """'45 s', '12 min', '3 h 20 min', '2 days 4 h'."""
+    """Return '45 s', '12 min', '3 h 20 min', '2 days 4 h'."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

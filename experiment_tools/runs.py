@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def table(runs: Sequence[Run], folder: Path, sort: str = "name") -> str:
-    """One line per run under a heading, and what is damaged below."""
+    """Return one line per run under a heading, and what is damaged below."""
     sizes = {run.path: run.disk_use_bytes() for run in runs}
     changed = {
         run.path: max((path.lstat().st_mtime for path in run.path.rglob("*")), default=run.path.stat().st_mtime)

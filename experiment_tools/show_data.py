@@ -1,4 +1,4 @@
-"""Look at the data of a config: pictures of its episodes as the learner gets them, and a table of its classes.
+"""Show the data of a config: pictures of its episodes as the learner gets them, and a table of its classes.
 
     python -m experiment_tools.show_data CONFIG.json [--to FOLDER] [--episodes 2] [--key value ...]
 
@@ -21,7 +21,7 @@ from utils.config import ExperimentConfig, load_config
 from utils.config.command_line import parse_command_line
 from utils.episodes.drawing import SPLITS, EpisodeShape
 from utils.errors import ConfigError
-from utils.files.atomic_files import storage_error
+from utils.files.atomic_files import storage_errors
 from utils.files.tables import write_csv
 from utils.known_datasets import SINUSOID
 from utils.registry import load_plugins
@@ -44,7 +44,7 @@ USAGE = "python -m experiment_tools.show_data CONFIG.json [--to FOLDER] [--episo
 def episode_picture(
     heading: str, texts: Sequence[str], support: np.ndarray, query: np.ndarray, factor: int
 ) -> Image.Image:
-    """One episode as a picture.
+    """Draw one episode as a picture.
 
     Args:
         texts: N, before the rows.
@@ -74,7 +74,7 @@ def episode_picture(
 
 
 def stacked(pictures: Sequence[Image.Image]) -> Image.Image:
-    """Pictures below each other."""
+    """Put pictures below each other."""
     whole = Image.new("RGB", (max(p.width for p in pictures), sum(p.height for p in pictures)), PAPER)
     top = 0
     for picture in pictures:
@@ -84,7 +84,7 @@ def stacked(pictures: Sequence[Image.Image]) -> Image.Image:
 
 
 def split_picture(data: "FewShotData", split: str, n_episodes: int, shape: EpisodeShape) -> Image.Image:
-    """The first episodes of a split, as the learner gets them."""
+    """Draw the first episodes of a split, as the learner gets them."""
     batch = data.episodes(split, range(n_episodes), shape)
     turns = data.draw(split, range(n_episodes), shape).rotations
     names = data.class_names[split]
@@ -107,7 +107,7 @@ def split_picture(data: "FewShotData", split: str, n_episodes: int, shape: Episo
 
 
 def _fitting(label: int, degrees: int, name: str) -> str:
-    """A text of at most 34 letters: label, turn, end of the class name."""
+    """Return a text of at most 34 letters: label, turn, end of the class name."""
     turned = f" turned {degrees}" if degrees else ""
     room = 34 - len(f"{label}{turned} ")
     name = printable(name).encode("ascii", "replace").decode()
@@ -115,7 +115,7 @@ def _fitting(label: int, degrees: int, name: str) -> str:
 
 
 def class_rows(data: "FewShotData") -> list[dict[str, Any]]:
-    """Split, class and number of images of every class."""
+    """Return the split, class and number of images of every class."""
     return [
         {"split": split, "class": printable(name), "images": count}
         for split in data.class_names
@@ -124,7 +124,7 @@ def class_rows(data: "FewShotData") -> list[dict[str, Any]]:
 
 
 def counts_table(rows: Iterable[dict[str, Any]]) -> str:
-    """Classes and images per split, as text."""
+    """Return the classes and images per split, as text."""
     lines = [f"{'split':<6} {'classes':>8} {'images':>9} {'per class: fewest':>18} {'median':>7} {'most':>6}"]
     rows = list(rows)
     for split in SPLITS:
@@ -154,19 +154,17 @@ def show_data(config: ExperimentConfig, folder: Path, n_episodes: int) -> None:
     data = build_data(config, "cpu", getattr(torch, config.parameter_format))
     rows = class_rows(data)
     shapes = {"train": config.validation_shape, "val": config.validation_shape, "test": config.test_shapes[0]}
-    try:
+    with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         write_csv(folder / TABLE, rows)
         for split in SPLITS:
             split_picture(data, split, n_episodes, shapes[split]).save(folder / f"{split}.png")
-    except OSError as error:
-        raise storage_error(folder, error) from error
     log.info(counts_table(rows))
     log.info("%s: train.png, val.png, test.png, %s", printable(folder), TABLE)
 
 
 def _refuse_what_is_not_ours(folder: Path) -> None:
-    """Pictures of an earlier call may be replaced, and nothing else."""
+    """Refuse to replace anything but pictures of an earlier call."""
     if folder.exists() and not (folder / TABLE).is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{printable(folder)}: has other content; give another folder with --to")
 

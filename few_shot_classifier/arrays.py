@@ -123,8 +123,8 @@ def _unflattened(array: np.ndarray, image_shape: Sequence[int] | None) -> np.nda
 
 
 def _channels_first(array: np.ndarray, channels: int | None, *, channels_last: bool) -> np.ndarray:
-    """(n, H, W), (n, H, W, C) or (n, C, H, W) to the last; where both could be meant, arrays are the former, tensors
-    the latter.
+    """Bring (n, H, W), (n, H, W, C) or (n, C, H, W) to the last; where both could be meant, arrays are the former,
+    tensors the latter.
     """
     if array.ndim == 3:
         return array[:, None]

@@ -165,13 +165,15 @@ class FewShotClassifier(Estimator):
     def _config(
         self, shape: Sequence[int] | None, *, meta_learned: bool, n_way: int | None = None, **changes: Any
     ) -> ExperimentConfig:
-        """The config of the parameters; sizes that they leave open are those of the meta-learning, else `shape`."""
+        """Return the config of the parameters; what they leave open is that of the meta-learning, else `shape`."""
         values = {
             name: _plain(value) for name, value in self.get_params().items() if name not in ("network", "image_shape")
         }
-        values["experiment_name"] = values["experiment_name"] or "few_shot_classifier"
-        values["dataset_name"] = "images"
-        values["loss"] = "cross_entropy" if callable(self.loss) else self.loss
+        values |= {
+            "experiment_name": values["experiment_name"] or "few_shot_classifier",
+            "dataset_name": "images",
+            "loss": "cross_entropy" if callable(self.loss) else self.loss,
+        }
         if self.network is not None:
             values["backbone"] = self.network if isinstance(self.network, str) else GIVEN_NETWORK
         for place, name in enumerate(IMAGE_SIDES):
@@ -196,7 +198,7 @@ class FewShotClassifier(Estimator):
         return config
 
     def _build(self, config: ExperimentConfig, initialisation: dict[str, Tensor] | None) -> FewShotLearner:
-        """The learner of a config, with an initialisation that was meta-learned."""
+        """Build the learner of a config, with an initialisation that was meta-learned."""
         learner = build_learner(
             config,
             choose_device(config.gpu_to_use),
@@ -297,12 +299,12 @@ class FewShotClassifier(Estimator):
         return probabilities if every_step else probabilities[0]
 
     def adapted_learner(self) -> AdaptedLearner:
-        """The learner after each inner step of the last `fit`."""
+        """Return the learner after each inner step of the last `fit`."""
         self.check_is_fitted()
         return self._adapted
 
     def initial_learner(self) -> FewShotLearner:
-        """A learner with the meta-learned initialisation, from which `fit` starts."""
+        """Return a learner with the meta-learned initialisation, from which `fit` starts."""
         self._check_meta_fitted("initial_learner")
         return self._build(self._config(None, meta_learned=True), self.initialisation_)
 
@@ -349,7 +351,7 @@ class FewShotClassifier(Estimator):
         return self
 
     def _classify(self, query: Tensor, step: int) -> np.ndarray:
-        """Probabilities (n, N) after `step` inner steps."""
+        """Return probabilities (n, N) after `step` inner steps."""
         logits = self._adapted.logits(query, step).double()
         if self._config_of_fit.loss == "binary_cross_entropy" and not callable(self.loss):
             independent = torch.sigmoid(logits)
@@ -389,6 +391,7 @@ class FewShotClassifier(Estimator):
             statistics=statistics,
             shape=config.test_shapes[0],
         )
+        data.check_content()
         scores = tuple(evaluation.metrics["query_accuracy"][-1])
         summary = summarise(scores)
         used = statistics or config.batch_norm_statistics
@@ -453,9 +456,9 @@ class FewShotClassifier(Estimator):
             NotFittedError: neither `meta_fit` nor `fit` was called. StorageError: no space or no permission.
             TypeError: labels that JSON does not know.
         """
-        if self.initialisation_ is None and not self.__sklearn_is_fitted__():
-            raise NotFittedError("there is nothing to save yet: call meta_fit or fit first")
         fitted = self.__sklearn_is_fitted__()
+        if self.initialisation_ is None and not fitted:
+            raise NotFittedError("there is nothing to save yet: call meta_fit or fit first")
         initialisation = self.initialisation_
         if initialisation is None:
             initialisation = {
@@ -473,20 +476,18 @@ class FewShotClassifier(Estimator):
             "config": config.to_json_dict(),
             "classifier": json.loads(json.dumps(params)),
             "meta_config": self.meta_config_,
+            "given_as_objects": [
+                name for name in ("network", "loss") if not isinstance(getattr(self, name), (str, type(None)))
+            ],
         }
-        state["given_as_objects"] = [
-            name for name in ("network", "loss") if not isinstance(getattr(self, name), (str, type(None)))
-        ]
         tensors = dict(initialisation)
         if fitted:
             tensors |= {f"{FIT_PREFIX}images": self.support_images_, f"{FIT_PREFIX}labels": self.support_labels_}
             state["fit"] = {
                 "classes": self.classes_.tolist(),
-                "kind": self.classes_.dtype.str,
+                "kind": "O" if self.classes_.dtype.hasobject else self.classes_.dtype.str,
                 "n_features": self.n_features_in_,
             }
-            if self.classes_.dtype.hasobject:
-                state["fit"]["kind"] = "O"
         save_checkpoint(Path(path), tensors, state)
 
     @classmethod
@@ -528,7 +529,7 @@ class FewShotClassifier(Estimator):
 
 
 def run_checkpoint(name: str | Path, checkpoint: int | str | Path = "best") -> Path:
-    """The file of a run that `FewShotClassifier.from_experiment` reads; its arguments.
+    """Return the file of a run that `FewShotClassifier.from_experiment` reads; its arguments.
 
     Raises:
         ConfigError: no such run or epoch. StorageError: no checkpoint can be read.
@@ -548,14 +549,14 @@ def run_checkpoint(name: str | Path, checkpoint: int | str | Path = "best") -> P
 
 
 def _at_most(data: EpisodeSource, split: str, n_tasks: int) -> int:
-    """So many tasks, or those that there are: a list that came round again would seem to be more, and its interval
-    too narrow.
+    """Return so many tasks, or those that there are: a list that came round again would seem to be more, and its
+    interval too narrow.
     """
     return min(n_tasks, data.count(split) or n_tasks)
 
 
 def _plain(value: Any) -> Any:
-    """numpy's numbers and tuples, as grid searches give them, as JSON has them."""
+    """Return numpy's numbers and tuples, as grid searches give them, in the types of JSON."""
     if isinstance(value, (tuple, list)):
         return [_plain(entry) for entry in value]
     return value.item() if isinstance(value, np.generic) else value

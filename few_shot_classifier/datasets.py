@@ -33,22 +33,22 @@ from utils.paths import expanded
 log = logging.getLogger(__name__)
 
 TASKS_REMEMBERED = 1024
-"""Of an iterator: a meta-batch may be looked at again, but no task is asked for long after its time."""
+"""Of an iterator: a meta-batch may be read again, but no task is asked for long after its time."""
 SHARE_FOR_VALIDATION = 0.2
 
 
 def is_folder(dataset: Any) -> bool:
-    """Whether a dataset is given as a path."""
+    """Return whether a dataset is given as a path."""
     return isinstance(dataset, (str, Path))
 
 
 def is_pair(dataset: Any) -> bool:
-    """Whether a dataset is two arrays, images and labels."""
+    """Return whether a dataset is two arrays, images and labels."""
     return isinstance(dataset, (tuple, list)) and len(dataset) == 2 and hasattr(dataset[0], "shape")
 
 
 def first_image_shape(dataset: Any, image_shape: Sequence[int] | None) -> tuple[int, int, int] | None:
-    """(C, H, W) of a dataset's first image; None where only its config can tell: a folder, or an iterator."""
+    """Return (C, H, W) of a dataset's first image; None where only its config has it: a folder, or an iterator."""
     if isinstance(dataset, EpisodeSource):
         return dataset.example_shape()
     if is_folder(dataset) or not hasattr(dataset, "__getitem__"):
@@ -64,7 +64,7 @@ def first_image_shape(dataset: Any, image_shape: Sequence[int] | None) -> tuple[
 
 
 def _one_image(image: Any) -> Any:
-    """A batch of one: a tensor stays a tensor, so that its channels are where tensors have them."""
+    """Return a batch of one: a tensor stays a tensor, so that its channels are where tensors have them."""
     return image[None] if isinstance(image, Tensor) else np.asarray(image)[None]
 
 
@@ -115,7 +115,7 @@ def _as_bytes(pixels: np.ndarray) -> np.ndarray:
 def training_data(
     dataset: Any, val: Any, config: ExperimentConfig, device: torch.device, image_shape: Sequence[int] | None = None
 ) -> EpisodeSource:
-    """Episodes of a meta-training, "train" and "val".
+    """Return the episodes of a meta-training, "train" and "val".
 
     Without `val`, classes (or tasks) of the dataset are kept for validation; a folder is split as its config says.
 
@@ -175,7 +175,7 @@ def _classes_for_validation(names: Sequence[str], config: ExperimentConfig) -> l
 def evaluation_data(
     dataset: Any, config: ExperimentConfig, device: torch.device, image_shape: Sequence[int] | None = None
 ) -> EpisodeSource:
-    """Episodes of a measurement, "test": a folder's test split, or all of anything else."""
+    """Return the episodes of a measurement, "test": a folder's test split, or all of anything else."""
     if isinstance(dataset, EpisodeSource):
         return dataset
     if is_folder(dataset):
@@ -231,12 +231,17 @@ class SplitData(EpisodeSource):
         """split -> names of its classes."""
         return {split: source.class_names[split] for split, source in self.sources.items()}
 
+    def check_content(self) -> None:
+        """Wait for the check of each source's data."""
+        for source in self.sources.values():
+            source.check_content()
+
     def episodes(self, split: str, indices: Sequence[int], shape: EpisodeShape | None = None) -> EpisodeBatch:
-        """The episodes with these numbers."""
+        """Return the episodes with these numbers."""
         return self.sources[split].episodes(split, indices, shape)
 
     def as_pixels(self, images: Tensor) -> Tensor:
-        """Normalised images (..., C, H, W) of an episode as uint8, for people to look at."""
+        """Return normalised images (..., C, H, W) of an episode as uint8, to be shown."""
         return self.sources["val"].as_pixels(images)
 
 
@@ -259,7 +264,7 @@ def _holds_tasks(dataset: Any) -> bool:
 
 
 def _keep_tasks(dataset: Any, n_tasks: int) -> tuple[Any, Sequence[Any]]:
-    """Tasks that are trained on, and others for validation: a fifth of a list, or the first ones of an iterator."""
+    """Keep tasks to train on, and others for validation: a fifth of a list, or the first ones of an iterator."""
     if isinstance(dataset, Sequence):
         if len(dataset) < 2:
             raise InputError("one task cannot be divided into training and validation; give val, a list of other tasks")
@@ -284,11 +289,11 @@ class TaskEpisodes(EpisodeSource):
         return {split: [] for split in self._splits}
 
     def count(self, split: str) -> int | None:
-        """How many tasks a list has; None of an iterator."""
+        """Return how many tasks a list has; None of an iterator."""
         return len(self._lists[split]) if split in self._lists else None
 
     def episodes(self, split: str, indices: Sequence[int], shape: EpisodeShape | None = None) -> EpisodeBatch:
-        """The tasks with these numbers, which have to be equally large.
+        """Return the tasks with these numbers, which have to be equally large.
 
         Raises:
             InputError: they are not, one is malformed, or the iterator has ended.

@@ -22,7 +22,7 @@ KEPT_BY_CLONE = ("initialisation_", "meta_config_")
 
 
 def with_parameters(defaults: dict[str, Any]) -> Any:
-    """Class decorator: `__init__` takes these keywords and stores them; the signature shows them."""
+    """Decorate a class: `__init__` takes these keywords and stores them; the signature shows them."""
 
     def decorate(cls: type) -> type:
         def __init__(self: Any, **given: Any) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from meta_learning.heads import HEADS
 from meta_learning.inner_loop_optimizers import InnerLoopOptimizer
@@ -34,6 +34,7 @@ class Adapted:
 
     def tensors(self) -> list[Tensor]:
         """Return everything that a step hands on and that can be differentiated."""
+        # Without `moving`: its averages are detached where they are made (`leave_statistics`).
         state = (value for values in self.state.values() for value in values)
         return [*self.params.values(), *self.fixed.values(), *state]
 
@@ -88,6 +89,7 @@ class PreparedEpisodes:
         images = self.images("both" if n_support else role)
         features = self._network.features(images, params, replace(pass_, n_support=n_support))[:, n_support:]
         if self.features_stay:
+            # With their graph: through it the outer gradient reaches a body that no step adapts (ANIL, ProtoNet).
             self._features[role] = features
         return features
 
@@ -113,7 +115,9 @@ class Adaptation:
 
     def prepare(self, episodes: Tasks, pass_: Pass) -> PreparedEpisodes:
         """Return the episodes as the passes of one computation share them."""
-        return PreparedEpisodes(episodes, self.network, features_stay=self._features_stay(pass_))
+        body_stays = all(name.startswith("head.") for name in self.optimizer.names)  # ANIL, ProtoNet
+        features_stay = body_stays and self.network.is_alike_at_every_step(pass_)
+        return PreparedEpisodes(episodes, self.network, features_stay=features_stay)
 
     def start(self, prepared: PreparedEpisodes, pass_: Pass) -> Adapted:
         """Start every task from the meta-parameters, with the head that its episode brings where none is learned.
@@ -149,6 +153,7 @@ class Adaptation:
         Args:
             create_graph: make the inner gradients differentiable, for second order.
         """
+        # A copy: the learners before this step keep their own averages and may classify later (`AdaptedLearner.path`).
         moving = dict(adapted.moving)
         logits = self._logits("support", prepared, adapted, pass_.recording(moving=moving))
         loss = self.loss.per_task_loss(logits, prepared.episodes.support_labels)
@@ -208,17 +213,3 @@ class Adaptation:
                 'set "head" to "zero" or "prototypes" for any number of ways, or "num_classes_per_set" to '
                 f"{episodes.n_way}"
             )
-
-    def _features_stay(self, pass_: Pass) -> bool:
-        """Return whether adaptation leaves all features as they are (ANIL, ProtoNet)."""
-        if not all(name.startswith("head.") for name in self.optimizer.names):
-            return False  # a step changes the body
-        if pass_.dropout_seeds is not None:
-            return False  # every step drops other activations
-        layers = self.network.norm_layers().values()
-        if any(layer.choice(pass_).moves_within_episode for layer in layers):
-            return False  # every support pass moves the average that the query is normalised with
-        # A norm with a row per step uses another one in the next step. Layer norm's weights are (C, H, W), no rows.
-        rows = (value for layer in layers if not isinstance(layer, nn.LayerNorm)
-                for value in (*layer.parameters(), *layer.buffers()))  # fmt: skip
-        return all(value.dim() < 2 for value in rows)

@@ -22,6 +22,7 @@ from torch import Tensor
 
 def zero_head(features: Tensor, labels: Tensor, n_way: int) -> dict[str, Tensor]:
     """Return "head.weight" (B, N, D) and "head.bias" (B, N) of zeros, like features (B, n, D), ready to be adapted."""
+    # With W = 0 the gradient at the features, W^T (softmax - label), is 0: the first step moves the head alone.
     n_tasks, _, n_features = features.shape
     return {
         "head.weight": features.new_zeros(n_tasks, n_way, n_features).requires_grad_(),
@@ -38,6 +39,7 @@ def prototype_head(features: Tensor, labels: Tensor, n_way: int) -> dict[str, Te
     Returns:
         "head.weight" (B, N, D) and "head.bias" (B, N).
     """
+    # Sums by a product, so that labels may come in any order and classes differ in size.
     members = F.one_hot(labels, n_way).to(features.dtype)  # (B, N*K, N)
     prototypes = torch.bmm(members.transpose(1, 2), features) / members.sum(1).unsqueeze(-1)
     return {"head.weight": 2 * prototypes, "head.bias": -prototypes.square().sum(-1)}
@@ -50,7 +52,7 @@ class Head:
     make: Callable[[Tensor, Tensor, int], dict[str, Tensor]] | None
     """Make(support features (B, N*K, D), labels, N) -> "head.weight" and "head.bias"; None: meta-parameters."""
     uses_features: bool = False
-    """Whether `make` looks at the features, which costs a pass; else it is given none of them, (B, 0, D)."""
+    """Whether `make` reads the features, which costs a pass; else it is given none of them, (B, 0, D)."""
 
 
 HEADS: Mapping[str, Head] = MappingProxyType(

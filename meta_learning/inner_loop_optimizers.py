@@ -21,9 +21,8 @@ from utils.errors import ConfigError
 
 State = dict[str, Any]
 
-LEARNING_RATES = ("fixed", "per_layer_per_step", "per_layer", "per_element")
 RATE_QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
-"""Shares of a parameter's elements whose rates are not above: what is shown of Meta-SGD's rates."""
+"""Shares of a parameter's elements whose rates are not above: what is reported of Meta-SGD's rates."""
 
 
 class InnerLoopOptimizer(nn.Module):
@@ -40,7 +39,7 @@ class InnerLoopOptimizer(nn.Module):
         shapes: name -> shape of the adapted parameters, without the task axis.
         learning_rate: initial value of every alpha.
         n_steps: S, steps of meta-training. Later steps (evaluation only) reuse the last rates.
-        learning_rates: a value of LEARNING_RATES.
+        learning_rates: "fixed", "per_layer_per_step", "per_layer" or "per_element".
         head_learning_rate: initial value for parameters called "head.*"; None: `learning_rate`.
         clip_norm: bound of each task's gradient norm over all adapted parameters; 0: none.
         clamp: bound of each element of the gradient; 0: none.
@@ -69,8 +68,11 @@ class InnerLoopOptimizer(nn.Module):
                 }
             )
         else:
+            # S columns; the reference's vectors have S + 1 entries, the last of which no step reads.
             columns = 1 if learning_rates == "per_layer" else max(n_steps, 1)
             rates = torch.tensor(starts, dtype=dtype).reshape(-1, 1).repeat(1, columns)
+            # Nothing keeps a learned rate above zero, as in the reference; Meta-SGD's shall even change signs (Li et
+            # al. 2017).
             self.learning_rates = nn.Parameter(rates, requires_grad=learning_rates != "fixed")  # (tensors, S)
 
     def rates(self, step: int) -> list[Tensor]:
@@ -83,7 +85,7 @@ class InnerLoopOptimizer(nn.Module):
         return self.learning_rates[:, min(step, self.learning_rates.shape[1] - 1)]
 
     def snapshot(self) -> dict[str, Any]:
-        """Return the rates for people to look at: `mean_rates` and, of Meta-SGD, `rate_quantiles`."""
+        """Return the rates as they are reported: `mean_rates` and, of Meta-SGD, `rate_quantiles`."""
         quantiles = self.rate_quantiles()
         return {"learned_rates": self.mean_rates()} | ({"rate_quantiles": quantiles} if quantiles else {})
 
@@ -99,7 +101,7 @@ class InnerLoopOptimizer(nn.Module):
         return found
 
     def mean_rates(self) -> dict[str, list[float]]:
-        """Return name -> mean rate at each step, for people to look at."""
+        """Return name -> mean rate at each step."""
         if self.form == "per_element":
             return {name: [float(self.element_rates[name.replace(".", "/")].detach().mean())] for name in self.names}
         return dict(zip(self.names, self.learning_rates.detach().cpu().tolist(), strict=True))
@@ -118,6 +120,8 @@ class InnerLoopOptimizer(nn.Module):
             gradients: of the support loss, the shapes of params.
             step: s, from 0.
         """
+        # Decay after clipping, the order of a training loop that calls clip_grad_norm_ before a torch optimiser with
+        # decay.
         gradients = self._clipped(gradients)
         if self.weight_decay:
             gradients = [
@@ -260,6 +264,8 @@ class _Step(torch.autograd.Function):
         return tuple(torch.addcmul(*parts, value=-1) for parts in zip(values, rates.unbind(), directions, strict=True))
 
     @staticmethod
+    # Once, in second order too: an inner gradient ends at the values that come out of here, and only the outer gradient
+    # goes on through.
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         rates, *directions = ctx.saved_tensors
@@ -274,8 +280,9 @@ class _Step(torch.autograd.Function):
 
 
 def _square_root(values: Tensor) -> Tensor:
-    """sqrt with derivative 0, not infinity, at 0."""
+    """Return the square root, with derivative 0, not infinity, at 0."""
     positive = values > 0
+    # Inside as well: where() multiplies the gradient of the branch that is not taken by 0, and 0 * infinity is nan.
     return torch.where(
         positive, torch.sqrt(torch.where(positive, values, torch.ones_like(values))), torch.zeros_like(values)
     )
@@ -300,6 +307,8 @@ def adapted_shapes(network: MetaNetwork, config: ExperimentConfig) -> dict[str, 
     norm_names = {
         f"{name}.{key}" for name, layer in network.norm_layers().items() for key, _ in layer.named_parameters()
     }
+    # As in the reference the outer loop alone learns norm layers, unless the key frees weight and bias. What else they
+    # learn (TaskNorm's mix, a momentum) is never adapted.
     adapted_in_norms = ("weight", "bias") if config.enable_inner_loop_optimizable_bn_params else ()
     shapes = {
         name: tuple(parameter.shape)
@@ -331,7 +340,7 @@ def adapted_shapes(network: MetaNetwork, config: ExperimentConfig) -> dict[str, 
 
 
 def _matches(pattern: str, name: str) -> bool:
-    """Tell whether a pattern is the name, one or several whole parts of it, or matches it with * and ?."""
+    """Return whether a pattern is the name, one or several whole parts of it, or matches it with * and ?."""
     return f".{pattern}." in f".{name}." or fnmatchcase(name, pattern)
 
 

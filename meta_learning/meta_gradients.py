@@ -23,11 +23,11 @@ class MetaGradients:
     metrics: dict[str, Tensor]
 
     def tensors(self) -> list[Tensor]:
-        """Everything that is a mean over tasks, in a fixed order."""
+        """Return everything that is a mean over tasks, in a fixed order."""
         return [*self.gradients.values(), *self.statistics.values(), *self._means_of_metrics().values()]
 
     def with_tensors(self, tensors: Sequence[Tensor]) -> "MetaGradients":
-        """The same with other means over tasks, in the order of `tensors`."""
+        """Return the same with other means over tasks, in the order of `tensors`."""
         values = iter(tensors)
         gradients, statistics, metrics = (
             {name: next(values) for name in group}
@@ -40,7 +40,7 @@ class MetaGradients:
 
 
 def norm_of(gradients: Mapping[str, Tensor]) -> Tensor:
-    """The Euclidean norm of all gradients together, of shape ()."""
+    """Return the Euclidean norm of all gradients together, of shape ()."""
     return torch.linalg.vector_norm(
         torch.stack([torch.linalg.vector_norm(gradient) for gradient in gradients.values()])
     )

@@ -25,8 +25,8 @@ class LearningRateSchedule:
 
         cosine:    end + (start - end) (1 + cos(pi e / E)) / 2                       (Loshchilov & Hutter 2017)
         step:      start * gamma ** (number of milestones <= e)
-        one_cycle: from start / 25 in half a cosine to start at epoch 0.3 E - 1, then to end at the last  (Smith &
-        Topin 2018)
+        one_cycle: from start / 25 in half a cosine to start at epoch 0.3 E - 1, then to end at the last
+                   (Smith & Topin 2018)
         constant:  start
     As torch's schedulers of these names do when they are stepped once per epoch; cosine and one_cycle end at E and
     stay there.
@@ -47,6 +47,7 @@ class LearningRateSchedule:
             return self.start * self.gamma ** sum(milestone <= epoch for milestone in self.milestones)
         if self.kind == "cosine":
             return _half_cosine(self.start, self.end, min(epoch, self.epochs) / self.epochs)
+        # 0.3 and 25 are OneCycleLR's pct_start and div_factor; its final_div_factor gives way to `end`.
         top, last = 0.3 * self.epochs - 1, self.epochs - 1
         if epoch <= top:
             return _half_cosine(self.start / 25, self.start, epoch / top)
@@ -142,6 +143,7 @@ class MetaOptimizer:
         applied = self._clipped(self._clamped(gradients))
         for name, parameter in self._parameters.items():
             parameter.grad = applied[name]
+        # From the epoch, not from a scheduler that counts: a resumed run has nothing to restore.
         for group in self.torch_optimizer.param_groups:
             group["lr"] = self.schedule.at(epoch)
         self.torch_optimizer.step()
@@ -161,11 +163,12 @@ class MetaOptimizer:
         if not self.choices.gradient_clip_norm:
             return gradients
         norms = torch.stack([torch.linalg.vector_norm(gradients[name]) for name in self._parameters])
+        # 1e-6 and all parameters together: torch.nn.utils.clip_grad_norm_.
         share = (self.choices.gradient_clip_norm / (torch.linalg.vector_norm(norms) + 1e-6)).clamp(max=1.0)
         return {name: gradient * share for name, gradient in gradients.items()}
 
     def _changed_by_a_step(self) -> list[Tensor]:
-        """Parameters and moments; the counts of steps are on the host."""
+        """Return parameters and moments; the counts of steps are on the host."""
         self._begin()
         state, moments = self.torch_optimizer.state, [key for key in self._kept if key != "step"]
         return [*self._parameters.values(), *(state[p][key] for p in self._parameters.values() for key in moments)]
@@ -241,7 +244,7 @@ def build_outer_update(config: ExperimentConfig) -> OuterUpdate:
 class UpdateGuard:
     """Takes back, on the device and without waiting for it, updates that came of numbers that are not finite.
 
-    After the first it lets none through any more: the host looks every so many iterations, and until then the state
+    After the first it lets none through any more: the host reads it every so many iterations, and until then the state
     stays what it was before the one that failed.
     """
 
@@ -267,7 +270,10 @@ class UpdateGuard:
             self._taken_back = torch.zeros((), dtype=torch.int64, device=finite.device)
         stays = finite & (self._taken_back == 0)
         self._taken_back += torch.logical_not(stays)
+        # A copy first and the step in any case: whether it may stay is known on the device alone, and asking would
+        # wait.
         before = [tensor.detach().clone() for tensor in changed]
         yield stays
+        # In place: optimiser and layers hold these very tensors. Detached: with gradients on `out` refuses them.
         for tensor, old in zip(changed, before, strict=True):
             torch.where(stays, tensor.detach(), old, out=tensor.detach())

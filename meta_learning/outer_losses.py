@@ -1,4 +1,4 @@
-"""Losses: what a task's outputs are judged by, their weights over inner steps, and the score that people look at."""
+"""Losses: what a task's outputs are judged by, their weights over inner steps, and the score that is reported."""
 
 from dataclasses import dataclass
 
@@ -92,6 +92,8 @@ def multi_step_loss_weights(epoch: int, n_steps: int, n_epochs: int) -> list[flo
     """
     if epoch >= n_epochs:
         return last_step_weights(n_steps)
+    # 0.03 is fixed in the released code, which never reads its key minimum_per_task_contribution. With E up to 33 no
+    # weight comes down to the floor before the last step stands alone.
     floor = 0.03 / n_steps
     other = max((1 - epoch / n_epochs) / n_steps, floor)
     return [other] * (n_steps - 1) + [1 - (n_steps - 1) * other]
@@ -99,4 +101,5 @@ def multi_step_loss_weights(epoch: int, n_steps: int, n_epochs: int) -> list[flo
 
 def last_step_weights(n_steps: int) -> list[float]:
     """Weigh the last inner step's query loss alone, as MAML does."""
+    # S = 0 (ProtoNet) gives [1.0] as well: there is no step, but one query pass.
     return [0.0] * (n_steps - 1) + [1.0]

@@ -4,7 +4,7 @@
     python script_generation_tools/convert_config.py TRAIN.yaml [TEST.yaml] [--output NEW.json]
 
 Prints a line for every key that had no effect there and every value that differed from what that code really did. The
-new config goes to experiment_config/ unless told otherwise; generate_scripts.py makes its script.
+new config goes to experiment_config/ unless --output names another place; generate_scripts.py makes its script.
 """
 
 import argparse
@@ -36,13 +36,13 @@ def convert_files(paths: Sequence[Path]) -> Conversion:
     if len(paths) > 2 or (len(paths) == 2 and not all(path.suffix in YAML_SUFFIXES for path in paths)):
         raise ConfigError("give one JSON config, or a training YAML and, if there is one, its test YAML")
     contents = [_read(path) for path in paths]
-    if paths[0].suffix in YAML_SUFFIXES:
-        try:
+    try:
+        if paths[0].suffix in YAML_SUFFIXES:
             conversion = convert_fmu2_config(contents[0], contents[1] if len(contents) == 2 else None, paths[0].stem)
-        except ConfigError as error:
-            raise ConfigError(f"{paths[0]}: {error}") from error
-    else:
-        conversion = convert_reference_config(contents[0])
+        else:
+            conversion = convert_reference_config(contents[0])
+    except ConfigError as error:
+        raise ConfigError(f"{paths[0]}: {error}") from error
     config = check_config(conversion.values, str(paths[0]))
     return Conversion(config.to_json_dict(), conversion.findings)
 
@@ -50,7 +50,7 @@ def convert_files(paths: Sequence[Path]) -> Conversion:
 def _read(path: Path) -> dict[str, Any]:
     try:
         text = read_text(path, may_be_pipe=True)
-        content = _parse_yaml(path, text) if path.suffix in YAML_SUFFIXES else parse_json(text)
+        content = _yaml(path, text) if path.suffix in YAML_SUFFIXES else parse_json(text)
     except (OSError, ValueError) as error:
         is_json = isinstance(error, ValueError) and path.suffix not in YAML_SUFFIXES
         advice = "; a YAML's name must end in .yaml or .yml" if is_json else ""
@@ -60,7 +60,7 @@ def _read(path: Path) -> dict[str, Any]:
     return content
 
 
-def _parse_yaml(path: Path, text: str) -> Any:
+def _yaml(path: Path, text: str) -> Any:
     try:
         import yaml
     except ModuleNotFoundError as error:

@@ -5,9 +5,11 @@ A training YAML gives the config; its test YAML, where given, the test's tasks a
 
 import json
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Annotated, Any
 
-from script_generation_tools.reference_configs import Conversion
+from pydantic import Field
+
+from script_generation_tools.reference_configs import COUNT, Conversion, check_kinds, kinds
 from utils.errors import ConfigError
 
 DATASETS: dict[str, tuple[str, str]] = {
@@ -65,6 +67,28 @@ READ = {
 }
 AUGMENTATIONS = ("resize", "crop", "color", "flip", "enlarge")
 
+EPISODES = kinds(
+    split=str, image_size=COUNT, normalization=bool, transform=str | None, val_transform=str | None,
+    **dict.fromkeys(("n_batch", "n_episode", "n_way", "n_shot", "n_query"), COUNT),
+)  # fmt: skip
+INNER_ARGUMENTS = kinds(
+    reset_classifier=bool | None, first_order=bool | None, n_step=int | None, frozen=list[str] | None,
+    **dict.fromkeys(("encoder_lr", "classifier_lr", "momentum", "weight_decay"), float | None),
+)  # fmt: skip
+BATCH_NORM = kinds(momentum=float | None, episodic=list[str] | None, track_running_stats=bool, alpha=bool | None)
+OPTIMIZER = kinds(
+    lr=(float, ...), weight_decay=float, schedule=str, gamma=float,
+    milestones=Annotated[list[int], Field(min_length=1)] | None,
+)  # fmt: skip
+TRAIN_FILE = kinds(
+    dataset=(str, ...), train=EPISODES | None, val=EPISODES | None, encoder=(str, ...),
+    encoder_args=kinds(bn_args=BATCH_NORM | None) | None,
+    classifier_args=kinds(temp=float | None, learn_temp=bool | None) | None,
+    inner_args=INNER_ARGUMENTS | None, optimizer=(str, ...), optimizer_args=(OPTIMIZER, ...), epoch=(COUNT, ...),
+)  # fmt: skip
+TEST_FILE = kinds(test=EPISODES | None, inner_args=INNER_ARGUMENTS | None, epoch=int | None)
+"""What is computed with below; other keys may be anything."""
+
 
 def convert_fmu2_config(train: Mapping[str, Any], test: Mapping[str, Any] | None, experiment_name: str) -> Conversion:
     """Convert its training YAML, read as a dict, with its test YAML or without.
@@ -77,6 +101,10 @@ def convert_fmu2_config(train: Mapping[str, Any], test: Mapping[str, Any] | None
             'this YAML has no "train" and "encoder"; give the training YAML first, and a test YAML, which starts from '
             "its weights, second"
         )
+    # As JSON has it, which knows none of YAML's dates.
+    train, test = (json.loads(json.dumps(file, default=str, skipkeys=True)) for file in (train, test))
+    check_kinds(TRAIN_FILE, train)
+    check_kinds(TEST_FILE, test or {}, "test: ")
     findings: list[str] = []
     values: dict[str, Any] = {"experiment_name": experiment_name}
     for key in train:
@@ -87,10 +115,8 @@ def convert_fmu2_config(train: Mapping[str, Any], test: Mapping[str, Any] | None
             )
         elif key not in READ:
             findings.append(f'"{key}": {json.dumps(train[key])} had no effect: the code has no such key')
-    values |= _data(train, findings)
-    values |= _backbone(train, findings)
-    values |= _inner_loop(train, findings)
-    values |= _outer_loop(train, findings)
+    for part in (_data, _backbone, _inner_loop, _outer_loop):
+        values |= part(train, findings)
     values |= _evaluation(train, test, values, findings)
     findings.append("every run there had seed 0; here train_seed is 0 too, but the tasks drawn from it are others")
     return Conversion(values | {"train_seed": 0, "number_of_ensemble_models": 1}, findings)
@@ -212,7 +238,7 @@ def _inner_loop(config: Mapping[str, Any], findings: list[str]) -> dict[str, Any
 
 
 def _inner_arguments(config: Mapping[str, Any], name: str, findings: list[str]) -> dict[str, Any]:
-    """What `value or default` made of them: an explicit 0 counted as not given."""
+    """Return what `value or default` made of them: an explicit 0 counted as not given."""
     given = dict(config.get("inner_args") or {})
     used = {key: given.get(key) or default for key, default in INNER_DEFAULTS.items()}
     for key, value in given.items():
@@ -226,9 +252,7 @@ def _inner_arguments(config: Mapping[str, Any], name: str, findings: list[str]) 
 
 
 def _frozen(frozen: list[str], encoder: str, findings: list[str]) -> dict[str, Any]:
-    """A parameter whose name contains one of these texts was not adapted; norm weights and biases were, unless
-    frozen.
-    """
+    """Translate texts, one of which froze each parameter whose name contains it; norm weights and biases adapt, too."""
     names = _parameter_names(encoder)
     for text in frozen:
         if not any(text in name for name in names):
@@ -277,7 +301,7 @@ def _is_norm(name: str) -> bool:
 
 
 def _pattern(text: str, encoder: str) -> str:
-    """A pattern of `frozen_layers` for what a text froze there."""
+    """Return a pattern of `frozen_layers` for what a text froze there."""
     blocks = BLOCKS[encoder.removeprefix("wide-")]
     if "convnet4" in encoder and text in blocks:
         return f"block{blocks.index(text)}.*"

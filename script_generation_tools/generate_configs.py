@@ -42,6 +42,7 @@ except ModuleNotFoundError as missing:
 
 PLACEHOLDER = re.compile(r"\$([A-Za-z_][A-Za-z0-9_]*)\$")
 STRING_OR_PLACEHOLDER = re.compile(r'"(?:[^"\\]|\\.)*"|' + PLACEHOLDER.pattern)
+FILE_STEM = re.compile(r"[A-Za-z0-9_+=,()\-][A-Za-z0-9_+=,.()\-]{0,190}")
 VALUES_FILE = "values.toml"
 DEFAULTS = "defaults"
 NAME = "experiment_name"
@@ -116,7 +117,7 @@ def expand_templates(template_folder: Path) -> tuple[dict[str, str], list[str]]:
 def expand_template(path: Path, own_values: Mapping[str, Any], default_values: Mapping[str, Any]) -> list[Candidate]:
     """Fill one template with every combination of the values of the variables it uses, each combination once."""
     template = _template_text(path)
-    variables = sorted(_variables(template) - {NAME})
+    variables = sorted(variables_of(template) - {NAME})
     combinations: list[dict[str, Any]] = []
     patterns: list[str] = []
     for row in own_values.get(SETTINGS, [{}]):
@@ -161,9 +162,14 @@ def first_config(template: Path, chosen: Mapping[str, Any]) -> dict[str, Any]:
     return parse_json(expand_template(template, first, all_values.get(DEFAULTS, {}))[0].text)
 
 
+def variables_of(template: str) -> set[str]:
+    """Return the names of the variables in the text of a template."""
+    return set(PLACEHOLDER.findall(template))
+
+
 def template_variables(template: Path) -> set[str]:
-    """Names of the variables of a template."""
-    return _variables(_template_text(template))
+    """Return the names of the variables of a template."""
+    return variables_of(_template_text(template))
 
 
 def _template_text(template: Path) -> str:
@@ -198,7 +204,7 @@ def as_text(value: Any) -> str:
 def _fill(path: Path, template: str, combination: dict[str, Any], pattern: str, section_pattern: str) -> Candidate:
     values = {NAME: "unnamed"} | combination
     config, checked = _checked(path, substitute(template, values))
-    if NAME in _variables(template):
+    if NAME in variables_of(template):
         del config[NAME]  # it is what the pattern is about to make
     name_values = {**checked.to_json_dict(), **combination, **config, "template": path.stem}
     if NAME not in config:
@@ -211,7 +217,7 @@ def _fill(path: Path, template: str, combination: dict[str, Any], pattern: str, 
 
 
 def _compose_name(path: Path, pattern: str, known: Mapping[str, Any]) -> str:
-    """Fill the pattern of a name with the config's own keys, so that a name tells what is in the file."""
+    """Fill the pattern of a name with the config's own keys, so that a name shows what is in the file."""
     for key in PLACEHOLDER.findall(pattern):
         if key not in known:
             raise ConfigError(
@@ -219,10 +225,13 @@ def _compose_name(path: Path, pattern: str, known: Mapping[str, Any]) -> str:
                 "key nor a variable of the template"
             )
     stem = _fill_pattern(pattern, known)
-    if not re.fullmatch(r"[A-Za-z0-9_+=,()\-][A-Za-z0-9_+=,.()\-]{0,190}", stem):
+    if not FILE_STEM.fullmatch(stem):
+        made_of = f"the experiment_name in {VALUES_FILE}"
+        if path.stem in stem and not FILE_STEM.fullmatch(path.stem):
+            made_of = "the template's own file name, which is to be changed"
         raise ConfigError(
-            f'{path.name}: "{stem}", made from the experiment_name in {VALUES_FILE}, cannot be a file name here; use '
-            "letters, digits and _ + = , . ( ) -"
+            f'{path.name}: "{stem}", made from {made_of}, cannot be a file name here; use letters, digits and '
+            "_ + = , . ( ) -"
         )
     return stem
 
@@ -247,10 +256,6 @@ def _checked(path: Path, text: str) -> tuple[dict[str, Any], ExperimentConfig]:
     if not isinstance(config, dict):
         raise ConfigError(f"{path.name}: a config is one JSON object, not a {type(config).__name__}")
     return config, check_config(config, path.name)
-
-
-def _variables(template: str) -> set[str]:
-    return set(PLACEHOLDER.findall(template))
 
 
 def _declared(own_values: Mapping[str, Any]) -> set[str]:
@@ -316,7 +321,8 @@ def _read_values(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def _name_problems(candidates: list[Candidate]) -> Iterator[str]:
-    """Two configs may share neither a file nor a run folder (letter case does not tell folders apart everywhere).
+    """Yield what breaks the rule that two configs share neither a file nor a run folder (letter case does not
+    distinguish folders everywhere).
 
     One message for each template, or pair of templates, however many of its configs share names.
     """
@@ -354,7 +360,7 @@ def _name_problems(candidates: list[Candidate]) -> Iterator[str]:
 
 
 def _distinct_pattern(candidates: list[Candidate]) -> str:
-    """Extend the experiment_name of a template's section by the variables that tell its configs apart."""
+    """Extend the experiment_name of a template's section by the variables in which its configs differ."""
     pattern = candidates[0].section_pattern
 
     def names(pattern: str) -> int:
@@ -368,7 +374,7 @@ def _distinct_pattern(candidates: list[Candidate]) -> str:
 
 
 def _shared_run_folders(config_folder: Path) -> list[str]:
-    """Notes on hand-written configs whose experiment_name, and hence run folder, is another config's too."""
+    """Return notes on hand-written configs whose experiment_name, and hence run folder, is another config's too."""
     owners: dict[str, str] = {}
     notes = []
     for path in sorted(config_folder.glob("[!.]*.json")):

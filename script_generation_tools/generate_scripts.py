@@ -5,8 +5,7 @@ for SLURM.
 
 The scripts are local_run_template_script.sh with `$execution_script$` and `$experiment_config$` filled in. Configs
 that differ in the seed at the end of their name alone share a job, slurm_template_script.sbatch with `$job_name$`,
-`$array$` and `$experiment_script$`
-filled in: an array over the seeds.
+`$array$` and `$experiment_script$` filled in: an array over the seeds.
 """
 
 import argparse
@@ -62,9 +61,7 @@ def _read_template(template: Path, placeholder: str) -> str:
 
 
 def seeds_of_settings(names: Iterable[str]) -> dict[str, list[int]]:
-    """Names of configs without their `_seed<number>` -> these numbers; a name without one stands for itself, with
-    none.
-    """
+    """Return names of configs without `_seed<number>` -> these numbers; a name without one stands alone, with none."""
     settings: dict[str, list[int]] = {}
     for name in names:
         match = re.fullmatch(r"(.+)_seed(0|[1-9]\d{0,5})", name)

@@ -24,7 +24,7 @@ class Outcome(NamedTuple):
     notes: list[str]
 
     def report(self, folder: Path) -> str:
-        """The lines to print."""
+        """Return the lines to print."""
         lines = [*self.notes]
         lines += [
             f"{folder.name}/{name}: written or edited by hand, so it stays as it is. To have it generated, delete it "

@@ -4,11 +4,12 @@
 #   launch.sh PROGRAM CONFIG [GPU ids, or all] [--option value ... --] [--key value ...]
 #
 # GPU ids are separated by spaces or commas; without them the program takes the first GPU there is, else the CPU.
-# Everything from the first argument that begins with "-" on overrides keys of the config; what stands before a "--" is for
-# torchrun, by which the program starts a process per GPU (docs/many_gpus.md).
+# Everything from the first argument that begins with "-" on overrides keys of the config; what stands before a "--" is
+# for torchrun, by which the program starts a process per GPU (docs/many_gpus.md).
 # DATASET_DIR and EXPERIMENTS_DIR (default: datasets/ and experiments/ of this checkout) are read by the program.
 set -euo pipefail
-# Until Python is there nothing is under way: SIGINT and SIGTERM end this script by themselves (130 and 143), SIGUSR1 so:
+# Until Python is there nothing is under way: SIGINT and SIGTERM end this script by themselves (130 and 143), SIGUSR1
+# so:
 trap '[[ -z "${RUN_STOPPED_FILE:-}" ]] || echo "SIGUSR1: nothing had begun" >"$RUN_STOPPED_FILE"; exit 0' USR1
 unset CDPATH
 root="$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)"

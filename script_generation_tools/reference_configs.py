@@ -6,8 +6,11 @@ difference becomes a finding: a line for the user.
 
 import json
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
+from pydantic import BaseModel, Field, ValidationError, create_model
+
+from utils.errors import ConfigError
 from utils.known_datasets import folder_named
 
 
@@ -75,7 +78,6 @@ REQUIRED = (
 """Keys that its code reads and its command line does not know: without them in the JSON it stopped."""
 
 READ_NOWHERE: dict[str, str] = {
-    "init_task_learning_rate": "task_learning_rate was the inner learning rate",
     "minimum_per_task_contribution": "the floor of the multi-step weights was 0.03 / steps",
     "dropout_rate_value": "nothing was dropped",
     "cnn_blocks_per_stage": "a stage was one block",
@@ -95,12 +97,59 @@ READ_NOWHERE: dict[str, str] = {
 }
 """Keys of its configs that changed nothing, and what happened instead."""
 
+INNER_RATES = ("init_inner_loop_learning_rate", "init_task_learning_rate")
+"""Other names of task_learning_rate, the later ones of less weight."""
+
+
+def kinds(**fields: Any) -> type[BaseModel]:
+    """The kinds of a part of an old config: key -> type, or (type, ...) for a key that must be there."""
+    given = {key: kind if isinstance(kind, tuple) else (kind, None) for key, kind in fields.items()}
+    return create_model("Part", **given)
+
+
+def check_kinds(wanted: type[BaseModel], given: Mapping[str, Any], place: str = "") -> None:
+    """Refuse values of an old config that are not of the kind of their key, before anything is computed with them.
+
+    Raises:
+        ConfigError: all of them, in one line.
+    """
+    try:
+        wanted.model_validate_json(json.dumps(given), strict=True)
+    except ValidationError as error:
+        texts = []
+        for item in error.errors():
+            key, allowed = ".".join(map(str, item["loc"])), item["msg"].removeprefix("Input should be ")
+            is_missing = item["type"] == "missing"
+            value = "is missing" if is_missing else f"is {json.dumps(item['input'])}, but must be: {allowed}"
+            texts.append(f'"{place}{key}" {value}')
+        raise ConfigError("; ".join(texts)) from error
+
+
+COUNT = Annotated[int, Field(ge=1)]
+KINDS = kinds(
+    **{key: type(value) for key, value in PARSER_DEFAULTS.items()}
+    | dict.fromkeys(("val_seed", "total_epochs_before_pause", "multi_step_loss_num_epochs"), int)
+    | dict.fromkeys(("batch_size", "samples_per_iter", "num_of_gpus", "num_evaluation_tasks"), COUNT)
+    | dict.fromkeys(("image_height", "image_width"), COUNT)
+    | dict.fromkeys(INNER_RATES, float)
+)
+"""What is computed with below."""
+
 
 def convert_reference_config(given: Mapping[str, Any]) -> Conversion:
-    """Convert a JSON config of the reference, read as a dict."""
+    """Convert a JSON config of the reference, read as a dict.
+
+    Raises:
+        ConfigError: values that are not of the kind of their key.
+    """
     findings: list[str] = []
     values = {key: _boolean(value) for key, value in given.items()}
     _drop_what_nothing_read(values, findings)
+    check_kinds(KINDS, values)
+    padding = values.get("conv_padding")
+    if type(padding) is int and padding in (0, 1):
+        values["conv_padding"] = bool(padding)
+        findings.append(f'"conv_padding": {padding} was a number of pixels: written as {json.dumps(bool(padding))}')
     missing = [key for key in REQUIRED if key not in values]
     if missing:
         findings.append(f"without {', '.join(missing)} it stopped with an AttributeError; here the defaults count")
@@ -121,32 +170,48 @@ def convert_reference_config(given: Mapping[str, Any]) -> Conversion:
 
 
 def _boolean(value: Any) -> Any:
-    """Its code took every value that spells true or false for a boolean."""
+    """Convert as its code does, which took every value that spells true or false for a boolean."""
     return str(value).lower() == "true" if str(value).lower() in ("true", "false") else value
 
 
 def _drop_what_nothing_read(values: dict[str, Any], findings: list[str]) -> None:
-    known = {*PARSER_DEFAULTS, *REQUIRED, *READ_NOWHERE, "init_inner_loop_learning_rate"}
+    known = {*PARSER_DEFAULTS, *REQUIRED, *READ_NOWHERE, *INNER_RATES}
     for key in list(values):
         if key in READ_NOWHERE:
             findings.append(f'"{key}": {json.dumps(values.pop(key))} had no effect: {READ_NOWHERE[key]}')
         elif key not in known:
-            findings.append(f'"{key}": {json.dumps(values.pop(key))} had no effect: the code has no such key')
+            findings.append(
+                f'"{key}": {json.dumps(values.pop(key))} had no effect in the original, whose code has no such key; '
+                "what a fork does with it is not carried over"
+            )
 
 
 def _inner_learning_rate(values: dict[str, Any], given: Mapping[str, Any], findings: list[str]) -> None:
-    rate, named = values.pop("task_learning_rate"), values.pop("init_inner_loop_learning_rate", None)
-    source = "given" if "task_learning_rate" in given else "its default"
-    if named is not None and named != rate:
+    """The rate that the code adapted with; where it could not, or read no name given, the one that the config means."""
+    read = values.pop("task_learning_rate")
+    named = {key: rate for key in INNER_RATES if (rate := values.pop(key, -1)) > 0}
+    key, meant = next(iter(named.items()), ("the default", PARSER_DEFAULTS["task_learning_rate"]))
+    values["init_inner_loop_learning_rate"] = meant
+    if not read > 0:
         findings.append(
-            f'"init_inner_loop_learning_rate": {json.dumps(named)} had no effect: it really adapted with '
-            f"task_learning_rate = {rate} ({source}), "
-            f"so that is what the converted config says; for the intended rate set it to {named}"
+            f'"task_learning_rate": {json.dumps(read)} stands for no value in configs until May 2019, whose code '
+            f"adapted with init_inner_loop_learning_rate (later code stops at it): {key} = {meant} is written, as it "
+            "is read when the config is run"
         )
-    if not rate > 0:
-        rate = named if named is not None and named > 0 else 0.1
-        findings.append(f'"task_learning_rate" must be positive there, or it stopped; {rate} is written here')
-    values["init_inner_loop_learning_rate"] = rate
+    elif "task_learning_rate" not in given and key == "init_task_learning_rate":
+        findings.append(
+            f'"{key}": {meant} is the inner learning rate here, as when the config is run; the code read '
+            f"task_learning_rate = {read} (its default) instead: to repeat a run of it, set it to {read}"
+        )
+    else:
+        values["init_inner_loop_learning_rate"] = read
+        source = "given" if "task_learning_rate" in given else "its default"
+        findings += [
+            f'"{name}": {json.dumps(rate)} had no effect: it really adapted with task_learning_rate = {read} '
+            f"({source}), so that is what the converted config says; for the intended rate set it to {rate}"
+            for name, rate in named.items()
+            if rate != read
+        ]
 
 
 def _dataset(values: dict[str, Any], findings: list[str]) -> None:

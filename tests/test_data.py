@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 import tarfile
 import time
@@ -13,10 +14,12 @@ import torch
 from PIL import Image
 
 from data import NORMALISATIONS, Drawing, FewShotData, ImageClasses, Preprocessing, build_data, rotate_by_quarter_turns
+from few_shot_classifier.datasets import SplitData
 from tests.conftest import draw_dataset, draw_image
 from utils.config import load_config
 from utils.config.schema import ExperimentConfig
-from utils.episodes.drawing import EpisodeShape
+from utils.data_sources.dataset_classes import _fractions
+from utils.episodes.drawing import EpisodeShape, split_classes
 from utils.errors import ConfigError, DataError
 from utils.images.decoding import PixelFormat, decode_image
 from utils.images.folders import ImageFolder, group_into_classes, split_into_sets
@@ -234,6 +237,44 @@ def test_the_summary_and_the_digest_of_a_task_list_do_not_depend_on_the_place(ti
     assert copied.task_list_digest("test", range(8)) != data.task_list_digest("test", range(9))
 
 
+def test_data_are_known_by_their_pixels_classes_and_splits_wherever_they_lie(tiny_dataset, tmp_path, monkeypatch):
+    folder = tiny_dataset()
+    data = build_data(config(), "cpu")
+    identity = json.loads(json.dumps(data.identity()))
+    names = {split: sorted(data.class_sizes(split)) for split in ("train", "val", "test")}
+    for split, of_split in identity["splits"].items():
+        classes = [[name, [f"{name}/{rank:02}.png" for rank in range(6)]] for name in names[split]]
+        digest = hashlib.sha256(json.dumps(classes).encode()).hexdigest()
+        assert of_split == {"classes": 4, "images": 24, "sha256": digest}
+    shutil.copytree(folder, tmp_path / "elsewhere" / "tiny")
+    monkeypatch.setenv("DATASET_DIR", str(tmp_path / "elsewhere"))
+    assert build_data(config(), "cpu").identity() == identity
+    other = build_data(config(class_split_seed=3), "cpu").identity()
+    assert other["content_sha256"] == identity["content_sha256"] and other["splits"] != identity["splits"]
+    one = tmp_path / "elsewhere" / "tiny" / names["val"][0]
+    draw_image(99, 99).save(one / "00.png")
+    replaced = build_data(config(), "cpu").identity()
+    assert replaced["splits"] == identity["splits"] and replaced["content_sha256"] != identity["content_sha256"]
+    (one / "00.png").rename(one / "99.png")
+    renamed = build_data(config(), "cpu").identity()["splits"]
+    assert [split for split in renamed if renamed[split] != identity["splits"][split]] == ["val"]
+    assert numbered_data().identity() is None  # of images held in Python nobody has said what they are
+    numbered_data().check_content()
+
+
+def test_packed_images_that_changed_are_an_error_before_the_first_result(tiny_dataset, monkeypatch):
+    tiny_dataset()
+    monkeypatch.setattr("utils.images.packed.LARGEST_CHECKED_AT_ONCE", 0)
+    build_data(config(), "cpu").check_content()
+    packed_file = Path(build_data(config(), "cpu").summary()["packed_file"])
+    packed_file.write_bytes(bytes(packed_file.stat().st_size))
+    data = build_data(config(), "cpu")
+    with pytest.raises(DataError, match="changed since it was packed"):
+        data.check_content()
+    with pytest.raises(DataError, match="changed since it was packed"):
+        SplitData({"train": numbered_data(), "val": data}).check_content()
+
+
 def test_an_archive_is_unpacked_by_itself(tiny_dataset):
     folder = tiny_dataset()
     shutil.make_archive(str(folder), "bztar", folder.parent, folder.name)
@@ -300,6 +341,60 @@ def test_a_split_of_folders_that_is_not_used_is_told(tiny_dataset, caplog):
         path.rename(target / path.name)
     build_data(config(), "cpu")
     assert f'{folder}: has folders train and val and test, but "sets_are_pre_split" is false' in caplog.text
+
+
+@pytest.mark.parametrize("n_classes", [15, 24, 81])
+def test_class_folders_are_split_so_that_each_split_has_its_ways(tiny_dataset, caplog, n_classes):
+    """Without a word about it in the config: 24 classes had none in val, 81 had 2, by the fractions of Omniglot."""
+    tiny_dataset(n_classes=n_classes, images_per_class=2, side=8)
+    caplog.set_level("INFO")
+    small = {"num_samples_per_class": 1, "num_target_samples": 1, "num_classes_per_set": 5, "image_height": 8}
+    sizes = {
+        split: len(names)
+        for split, names in build_data(
+            config(**small, image_width=8, num_stages=1, train_val_test_split="auto"), "cpu"
+        ).class_names.items()
+    }
+    assert sizes["train"] >= 5 and sizes["val"] >= 5 and sizes["test"] >= 5 and sum(sizes.values()) == n_classes
+    said = re.search(r"train_val_test_split auto: ([\d. ]+) of (\d+) classes", caplog.text)
+    fractions = [*map(float, said[1].split())]
+    again = config(**small, image_width=8, num_stages=1, train_val_test_split=fractions)
+    assert {split: len(names) for split, names in build_data(again, "cpu").class_names.items()} == sizes
+
+
+def test_too_few_classes_for_the_ways_are_an_error_with_the_ways_that_there_are(tiny_dataset):
+    tiny_dataset(n_classes=14)
+    with pytest.raises(DataError, match=r"\(there are 14 classes\) or lower num_classes_per_set to 4\."):
+        build_data(config(num_classes_per_set=5, train_val_test_split="auto"), "cpu")
+
+
+def test_a_run_from_before_auto_keeps_its_classes(tiny_dataset):
+    """Where the default of then could train and validate, whatever is asked of the test, auto is the same split."""
+    for n_classes, ways in ((163, 5), (1623, 20), (33, 1), (400, [5, 12]), (1200, [20, 5])):
+        for test_ways in (None, 2, 50):
+            keys = {"num_classes_per_set": ways, "test_num_classes_per_set": test_ways, "head": "zero"}
+            if ways == 1:
+                keys = {"loss": "mean_squared_error"}
+            auto = config(**keys, train_val_test_split="auto")
+            assert list(_fractions(auto, n_classes)) == OMNIGLOT_FRACTIONS
+    sizes = split_classes(range(100), _fractions(config(num_classes_per_set=5, train_val_test_split="auto"), 100), 0)
+    assert [len(names) for names in sizes.values()] == [64, 16, 20]
+
+
+def test_a_known_dataset_is_in_one_folder_under_both_its_names(tmp_path, monkeypatch):
+    """One that is not known to be made, so that nothing is fetched: its archive is unpacked once."""
+    monkeypatch.setenv("DATASET_DIR", str(tmp_path))
+    class_folders = [f"{split}/c{rank}" for split in ("train", "val", "test") for rank in range(3)]
+    source = draw_dataset(tmp_path / "source", class_folders)
+    shutil.make_archive(str(tmp_path / "mini_imagenet_full_size"), "tar", source)
+    keys = {"dataset_name": "mini_imagenet", "sets_are_pre_split": True, "on_bad_image": "skip", "image_channels": 3}
+    first = build_data(config(**keys, dataset_path="mini_imagenet"), "cpu").summary()
+    assert build_data(config(**keys), "cpu").summary() == first
+    assert first["dataset_folder"] == str(tmp_path / "mini_imagenet_full_size")
+    assert not (tmp_path / "mini_imagenet").exists()
+    shutil.copytree(source, tmp_path / "mini_imagenet")  # a folder of the user's own is what the config says
+    own = build_data(config(**keys, dataset_path="mini_imagenet"), "cpu").summary()
+    assert own["dataset_folder"] == str(tmp_path / "mini_imagenet")
 
 
 def test_omniglot_classes_are_split_as_the_reference_splits_them(shared_data):

@@ -49,7 +49,7 @@ def test_batch_norm_with_one_row_is_torchs_in_value_and_in_statistics():
     layer, plain = MetaBatchNorm2d(3, momentum=0.2), nn.BatchNorm2d(3, momentum=0.2)
     images, training = torch.randn(4, 3, 5, 5), Pass(is_training=True)
     assert torch.equal(layer(images, pass_=training, name="norm"), plain(images))
-    means = training.record.statistics.means()
+    means = training.record.mean_statistics()
     layer.update_running_statistics(means["norm.running_mean"], means["norm.running_var"])
     assert torch.allclose(layer.running_mean, plain.running_mean) and torch.allclose(
         layer.running_var, plain.running_var

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -151,6 +152,18 @@ def test_a_run_leaves_its_files_and_a_second_start_shows_the_result_again(main, 
     assert before == {path.name: path.read_bytes() for path in logs_of(workplace).iterdir() if path.name != "run.log"}
 
 
+def test_one_of_a_kind_is_not_told_as_many(main):
+    """In everything that a run of one epoch, one iteration, one inner step and one task says, twice."""
+    ones = ("total_epochs", "total_iter_per_epoch", "batch_size", "num_evaluation_tasks", "num_target_samples")
+    arguments = [word for key in ones for word in (f"--{key}", "1")]
+    arguments += ["--number_of_training_steps_per_iter", "1", "--total_epochs_before_pause", "1"]
+    code, out, _ = main(*arguments)
+    assert code == 0 and "1 epoch x 1 iteration x 1 task;" in out and "1 inner step," in out
+    code, again, _ = main(*arguments)
+    assert code == 0 and "This experiment is finished (1 epoch)." in again
+    assert not re.findall(r"(?<![\d.,])1 (?:inner |test )?(?:\w+[a-z]es|\w*[a-rt-z]s)\b(?!/)", out + again)
+
+
 def test_a_run_may_leave_the_test_for_later(main, workplace):
     code, out, _ = main("--test_after_training", "false")
     assert code == 0 and "Testing" not in out and not (logs_of(workplace) / "test_summary.json").exists()
@@ -167,7 +180,7 @@ def test_a_run_may_leave_the_test_for_later(main, workplace):
 def test_a_paused_run_ends_as_one_that_was_not(main, workplace):
     code, out, _ = main("--total_epochs_before_pause", "1")
     assert code == 0
-    assert "Paused after 1 epochs, at epoch 1 of 2. Run the same command to go on." in out
+    assert "Paused after 1 epoch, at epoch 1 of 2. Run the same command to go on." in out
     assert main("--total_epochs_before_pause", "1")[0] == 0
     assert main("--experiment_name", "whole")[0] == 0
     paused, whole = (
@@ -283,7 +296,7 @@ def test_torch_is_not_imported_before_the_config_is_checked():
         (["--dataset_path", "x/" * 2500], "x/x...: a name of more than 255 bytes or a path of more than 4,095"),
         (["--dataset_path", "caf\udce9"], '"dataset_path" is "caf\\udce9", which is no text in UTF-8'),
         (["--experiment_name", "[" * 10**5], '"experiment_name" is "[[['),
-        (["--frozen_layers", "[" * 10**5], '"frozen_layers" is "[[['),
+        (["--total_epochs", "[" * 10**5], '"total_epochs" is "[[['),
     ],
 )
 def test_wrong_usage_is_exit_code_1_without_traceback(main, arguments, message):

@@ -14,7 +14,7 @@ from utils.words import guarded_output, printable_lines
 
 
 class UserError(Exception):
-    """Base of all errors whose text tells the user what to change. Not raised itself."""
+    """Base of all errors whose text names what to change. Not raised itself."""
 
     exit_code = 1
 

@@ -10,6 +10,8 @@ SINUSOID = "sinusoid"
 """The name of the dataset that is drawn task by task (`utils.data_sources.sinusoid`)."""
 COMMON_TREATMENT = {"class_rotation": False, "normalisation": "none", "gradient_clamp": 0.0, "resize_filter": "bicubic"}
 """Config key -> what `auto` stands for, unless the dataset says otherwise."""
+OMNIGLOT_SPLIT = (0.70918052988, 0.03080714725, 0.2606284658)
+"""Fractions of its classes for train, val and test, as the reference has them."""
 IMAGENET_LICENCE = "ImageNet's terms: non-commercial research and education only, no redistribution of images"
 IMAGENET_TERMS = (
     "The images are ImageNet's: non-commercial research and education only, no redistribution. See "
@@ -67,7 +69,11 @@ TABLE = (
         "a folder with images_background.zip and images_evaluation.zip, or those unpacked; without --from it is "
         "fetched",
         Counts({None: 1623}, 20),
-        own_treatment={"class_rotation": True, "resize_filter": "nearest"},
+        own_treatment={
+            "class_rotation": True,
+            "resize_filter": "nearest",
+            "train_val_test_split": OMNIGLOT_SPLIT,
+        },
         licence="MIT (Lake et al. 2015)",
         fetched="everything",
     ),
@@ -128,10 +134,10 @@ KNOWN_DATASETS = {known.name: known for known in TABLE}
 
 
 def known_by_folder(dataset_name: str) -> KnownDataset:
-    """The entry whose folder has this name; one of defaults where there is none."""
+    """Return the entry whose folder has this name; one of defaults where there is none."""
     return next((known for known in KNOWN_DATASETS.values() if known.folder == dataset_name), KnownDataset())
 
 
 def folder_named(dataset_name: str) -> str:
-    """The folder of a dataset that may be called by its short name."""
+    """Return the folder of a dataset that may be called by its short name."""
     return KNOWN_DATASETS[dataset_name].folder if dataset_name in KNOWN_DATASETS else dataset_name

@@ -23,7 +23,7 @@ class Summary:
 
 
 def summarise(values: Sequence[float]) -> Summary:
-    """Mean of independent values with its 95 % interval by Student's t: mean +- t[0.975, n-1] * std / sqrt(n).
+    """Return mean and 95 % interval of independent values by Student's t: mean +- t[0.975, n-1] * std / sqrt(n).
 
     Raises:
         ValueError: no values.
@@ -39,21 +39,21 @@ def summarise(values: Sequence[float]) -> Summary:
 
 
 def student_t_quantile(degrees_of_freedom: int) -> float:
-    """The factor of a two-sided 95 % interval, e.g. 2.262 for 9 degrees of freedom."""
+    """Return the factor of a two-sided 95 % interval, e.g. 2.262 for 9 degrees of freedom."""
     from scipy.special import stdtrit  # what scipy.stats.t.ppf calls, which takes four times as long to import
 
     return float(stdtrit(degrees_of_freedom, (1 + CONFIDENCE) / 2))
 
 
 def percent(summary: Summary) -> str:
-    """'93.80 % +- 0.41' of an accuracy in 0..1."""
+    """Return '93.80 % +- 0.41' of an accuracy in 0..1."""
     interval = "" if summary.ci95 is None else f" +- {100 * summary.ci95:.2f}"
     return f"{100 * summary.mean:.2f} %{interval}"
 
 
 @dataclass(frozen=True)
 class Score:
-    """What the score of a task is, which is higher the better, and how people are told of it."""
+    """The score of a task, the higher the better, and how it is reported."""
 
     key: str
     """In test_summary.json."""
@@ -61,13 +61,13 @@ class Score:
     """Of the number that `text` shows."""
 
     def text(self, summary: Summary) -> str:
-        """'93.80 % +- 0.41' of an accuracy; '0.3512 +- 0.0120' of a mean squared error, whose score is minus it."""
+        """Return '93.80 % +- 0.41' of an accuracy; '0.3512 +- 0.0120' of a mean squared error, minus the score."""
         if self is ACCURACY:
             return percent(summary)
         return f"{-summary.mean:.4f}" + ("" if summary.ci95 is None else f" +- {summary.ci95:.4f}")
 
     def short_text(self, mean: float) -> str:
-        """'93.8 %', or '0.3512'."""
+        """Return '93.8 %', or '0.3512'."""
         return f"{100 * mean:.1f} %" if self is ACCURACY else f"{-mean:.4f}"
 
 
@@ -76,17 +76,17 @@ MINUS_SQUARED_ERROR = Score("minus_mean_squared_error", "mean squared error")
 
 
 def score_named(key: str | None) -> Score:
-    """The score that a test_summary.json names; earlier releases named none and had accuracies alone."""
+    """Return the score that a test_summary.json names; earlier releases named none and had accuracies alone."""
     return MINUS_SQUARED_ERROR if key == MINUS_SQUARED_ERROR.key else ACCURACY
 
 
 def score_of(is_regression: bool) -> Score:
-    """The score of tasks whose labels are real numbers, or classes."""
+    """Return the score of tasks whose labels are real numbers, or classes."""
     return MINUS_SQUARED_ERROR if is_regression else ACCURACY
 
 
 def finite_or_none(value: float) -> float | None:
-    """A number as it goes into JSON and CSV: None where it was not computed or is not finite."""
+    """Return a number as it goes into JSON and CSV: None where it was not computed or is not finite."""
     return float(value) if math.isfinite(value) else None
 
 
@@ -110,9 +110,10 @@ class RunningStatistics:
         self.squares += difference * (value - self.mean)
 
     def result(self) -> tuple[float | None, float | None]:
-        """(mean, standard deviation), both None without values."""
+        """Return (mean, standard deviation), both None without values."""
         if self.count == 0:
             return None, None
+        # By n, not n - 1: numpy's std, which fills these columns in the reference.
         return self.mean, math.sqrt(self.squares / self.count)
 
 
@@ -129,11 +130,11 @@ class MetricSums:
             statistics.add(value)
 
     def result(self) -> dict[str, list[tuple[float | None, float | None]]]:
-        """name -> [(mean, standard deviation) of each entry]."""
+        """Return name -> [(mean, standard deviation) of each entry]."""
         return {name: [statistics.result() for statistics in sums] for name, sums in self._sums.items()}
 
     def state(self) -> dict[str, list[dict[str, float]]]:
-        """JSON-able; `MetricSums(state)` goes on from it."""
+        """Return everything, JSON-able; `MetricSums(state)` goes on from it."""
         return {name: [asdict(statistics) for statistics in sums] for name, sums in self._sums.items()}
 
 
@@ -155,5 +156,5 @@ def task_scores(outputs: "Tensor", labels: "Tensor") -> "Tensor":
 
 
 def is_regression(labels: "Tensor") -> bool:
-    """Whether labels are real numbers and not classes."""
+    """Return whether labels are real numbers and not classes."""
     return labels.is_floating_point()

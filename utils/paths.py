@@ -9,12 +9,12 @@ REPOSITORY_ROOT = Path(__file__).resolve().parent.parent
 
 
 def dataset_root() -> Path:
-    """Folder of the datasets: environment variable DATASET_DIR, else `datasets/` of this checkout."""
+    """Return the folder of the datasets: environment variable DATASET_DIR, else `datasets/` of this checkout."""
     return expanded(os.environ.get("DATASET_DIR") or REPOSITORY_ROOT / "datasets")
 
 
 def experiments_root() -> Path:
-    """Folder of the runs: environment variable EXPERIMENTS_DIR, else `experiments/` of this checkout."""
+    """Return the folder of the runs: environment variable EXPERIMENTS_DIR, else `experiments/` of this checkout."""
     return expanded(os.environ.get("EXPERIMENTS_DIR") or REPOSITORY_ROOT / "experiments")
 
 

@@ -94,7 +94,7 @@ def loaded_plugins() -> tuple[str, ...]:
 
 
 def unknown_backbone(name: str) -> str | None:
-    """Say that there is no such backbone, and which one is meant; None: there is."""
+    """Return the text that there is no such backbone, and which one is meant; None: there is."""
     known = [*BUILT_IN_BACKBONES, *_backbones]
     if name in known or name == GIVEN_NETWORK:
         return None

@@ -15,16 +15,21 @@ _BEGIN_OF_BARS = re.compile(r"(?:\r|\n|\x1b\[A)*")
 
 
 def size_text(n_bytes: float) -> str:
-    """'12.3 MiB'."""
+    """Return '12.3 MiB'."""
     units = ("B", "KiB", "MiB", "GiB", "TiB")
     power = min(int(math.log(max(n_bytes, 1), 1024)), len(units) - 1)
     return f"{n_bytes / 1024**power:.{1 if power else 0}f} {units[power]}"
 
 
 def mib_text(n_bytes: float) -> str:
-    """`812 MiB`, or `3.4 GiB` from one on."""
+    """Return `812 MiB`, or `3.4 GiB` from one on."""
     mib = n_bytes / 2**20
     return f"{mib / 1024:.1f} GiB" if mib >= 1024 else f"{mib:.3g} MiB"
+
+
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """'1 epoch', '2 epochs'."""
+    return f"{number} {noun if number == 1 else plural or noun + 's'}"
 
 
 def is_whole_number(text: str) -> bool:
@@ -33,12 +38,12 @@ def is_whole_number(text: str) -> bool:
 
 
 def printable(path: object, kept: str = "") -> str:
-    """A path as one line that any terminal can show: control characters and undecodable bytes are escaped."""
+    """Return a path as one line that any terminal can show: control characters and undecodable bytes are escaped."""
     return "".join(c if c.isprintable() or c in kept else c.encode("unicode_escape").decode() for c in str(path))
 
 
 def printable_lines(text: object) -> str:
-    """As `printable`, for a text of several lines."""
+    """Return as `printable` does, for a text of several lines."""
     return printable(text, kept="\n\t")
 
 

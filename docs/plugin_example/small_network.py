@@ -7,7 +7,7 @@ from utils.registry import register_backbone, register_dataset
 
 
 def build_small_network(config, image_shape, n_way):
-    """Two strided convolutions and a hidden layer: plain torch, which knows nothing of tasks or inner loops."""
+    """Build two strided convolutions and a hidden layer: plain torch, which knows nothing of tasks or inner loops."""
     channels, height, width = image_shape
     filters = config.cnn_num_filters  # any key of the config can be read
     return nn.Sequential(
@@ -26,7 +26,7 @@ def build_small_network(config, image_shape, n_way):
 
 
 def draw_bars(config):
-    """Classes of noisy bars at a place and an angle; of each split its own."""
+    """Draw classes of noisy bars at a place and an angle; of each split its own."""
     generator = np.random.default_rng(0)
     side = config.image_height
 

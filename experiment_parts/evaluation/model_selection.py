@@ -18,7 +18,7 @@ Model = tuple[dict[str, Any], dict[str, Tensor]]
 
 
 def load_best(run_folder: RunFolder, rows: Sequence[Mapping[str, Any]], n_models: int) -> list[Model]:
-    """The best models of a run by validation accuracy that verify; without any validation yet, the newest.
+    """Load the best models of a run by validation accuracy that verify; without any validation yet, the newest.
 
     Raises:
         StorageError: none is left.
@@ -38,7 +38,7 @@ def load_best(run_folder: RunFolder, rows: Sequence[Mapping[str, Any]], n_models
 
 
 def load_chosen(path: Path) -> list[Model]:
-    """The one model of a file that the user names.
+    """Load the one model of a file that the user names.
 
     Raises:
         StorageError: it cannot be read.
@@ -50,7 +50,7 @@ def load_chosen(path: Path) -> list[Model]:
 
 
 def chosen_checkpoint(saved_models: Path, wanted: str) -> Path:
-    """From the key load_checkpoint, an epoch number or a path, to the file.
+    """Return the file that the key load_checkpoint, an epoch number or a path, means.
 
     Raises:
         ConfigError: it does not exist.

@@ -11,11 +11,13 @@ from experiment_parts.evaluation import test_results as final_test
 from experiment_parts.evaluation.split_evaluation import SplitEvaluation
 from experiment_parts.evaluation.task_sets import TaskSet, collect_results, curve_rows, evaluate_task_sets, protocols
 from experiment_parts.learner import Learner
-from experiment_parts.runs.checkpoints import list_epochs
+from experiment_parts.runs.checkpoints import checkpoint_bytes, list_epochs
 from experiment_parts.runs.random_state import without_random_state
 from experiment_parts.runs.run_folder import RunFolder
+from utils.files.atomic_files import write_bytes_atomically
 from utils.files.tables import write_csv, write_json
 from utils.ranks.group import RankGroup
+from utils.words import counted
 
 if TYPE_CHECKING:
     from experiment_builder import ExperimentSettings
@@ -69,7 +71,8 @@ class ModelTests:
             )
         models, evaluations = [], []
         for model, tensors in self._group.items_of_main(to_test):
-            log.info("Testing %s on %d tasks", model["file"], sum(tasks.n_tasks for tasks in self._task_sets))
+            n_tasks = sum(tasks.n_tasks for tasks in self._task_sets)
+            log.info("Testing %s on %s", model["file"], counted(n_tasks, "task"))
             models.append(model)
             evaluations.append(self._test(tensors))
         done = {model["epoch"]: evaluation for model, evaluation in zip(models, evaluations, strict=True)}
@@ -101,6 +104,8 @@ class ModelTests:
         models: list[dict[str, Any]],
         evaluations: list[list[SplitEvaluation]],
     ) -> dict[str, Any]:
+        for tasks in self._task_sets:
+            tasks.data.check_content()
         results, arrays = collect_results(
             self._task_sets, self._settings.test_batch_norm_statistics, models, evaluations
         )
@@ -115,7 +120,8 @@ class ModelTests:
         logs, suffix = self._run_folder.logs, self._suffix
         state = {name: summary[name] for name in ("protocol", "task_list_digest", "selection", "epochs_trained")}
         state["class_names"] = {tasks.protocol["dataset"]: tasks.class_names for tasks in self._task_sets}
-        final_test.write_predictions(logs / f"test_predictions{suffix}.safetensors", arrays, state | {"models": models})
+        predictions = checkpoint_bytes(arrays, state | {"models": models})
+        write_bytes_atomically(logs / f"test_predictions{suffix}.safetensors", predictions)
         write_csv(logs / f"test_summary{suffix}.csv", final_test.summary_rows(summary))
         write_json(logs / f"test_summary{suffix}.json", summary)
         return summary

@@ -56,8 +56,8 @@ def evaluate_tasks(
 def _evaluate_batch(
     learner: Learner, episodes: Episodes, statistics: str | None, with_scores: bool
 ) -> dict[str, Tensor]:
-    """metrics (B, 4, S+1) and, where tasks have classes, hits (B, 2): right answers and questions; scores and labels
-    on the host.
+    """Return metrics (B, 4, S+1) and, where tasks have classes, hits (B, 2): right answers and questions; scores and
+    labels on the host.
     """
     evaluation = learner.evaluate(episodes, statistics=statistics)
     metrics = torch.stack([getattr(evaluation, name).detach() for name in STEP_METRICS])  # (4, S+1, B)

@@ -36,7 +36,7 @@ class TaskSet:
 
     @property
     def name(self) -> str:
-        """Tells the arrays of several sets apart."""
+        """By which the arrays of several sets are distinguished."""
         protocol = self.protocol
         return f"{protocol['dataset']}.{protocol['ways']}way_{protocol['shots']}shot_{protocol['queries']}query"
 
@@ -57,7 +57,7 @@ class TaskSet:
 
 
 def protocol_of(config: ExperimentConfig, shape: EpisodeShape) -> dict[str, Any]:
-    """What a result of the test of a config says about tasks of this shape."""
+    """Return what a result of the test of a config says about tasks of this shape."""
     return {
         "ways": shape.n_way, "shots": shape.n_shot, "queries": shape.n_query,
         "steps": config.number_of_evaluation_steps_per_iter, "tasks": config.num_evaluation_tasks,
@@ -66,12 +66,12 @@ def protocol_of(config: ExperimentConfig, shape: EpisodeShape) -> dict[str, Any]
 
 
 def shape_protocols(config: ExperimentConfig) -> list[tuple[EpisodeShape, dict[str, Any]]]:
-    """Every shape of the test of a config, and what a result says about it."""
+    """Return every shape of the test of a config, and what a result says about it."""
     return [(shape, protocol_of(config, shape)) for shape in config.test_shapes]
 
 
 def build_task_sets(config: ExperimentConfig, data: FixedEpisodeSource) -> list[TaskSet]:
-    """The sets that a config tests on: one per shape; none where it leaves the test for later."""
+    """Build the sets that a config tests on: one per shape; none where it leaves the test for later."""
     if not (config.test_after_training or config.evaluate_on_test_set_only):
         return []
     return [TaskSet(data, shape, protocol) for shape, protocol in shape_protocols(config)]
@@ -80,19 +80,19 @@ def build_task_sets(config: ExperimentConfig, data: FixedEpisodeSource) -> list[
 def build_other_task_sets(
     config: ExperimentConfig, found: Iterable[tuple[FixedEpisodeSource, EpisodeShape, Mapping[str, Any]]]
 ) -> list[TaskSet]:
-    """The sets that a finished run is tested on, of what `data.build_other_data` has found: source, shape, and facts
-    that take the place of the config's in the protocol.
+    """Build the sets that a finished run is tested on, of what `data.build_other_data` has found: source, shape, and
+    facts that take the place of the config's in the protocol.
     """
     return [TaskSet(data, shape, protocol_of(config, shape) | facts) for data, shape, facts in found]
 
 
 def protocols(task_sets: Sequence[TaskSet], statistics: Sequence[str]) -> list[dict[str, Any]]:
-    """What the rows of the table say about themselves, in their order."""
+    """Return what the rows of the table say about themselves, in their order."""
     return [dict(tasks.protocol) | {"statistics": name} for tasks in task_sets for name in statistics]
 
 
 def protocols_of(config: ExperimentConfig) -> list[dict[str, Any]]:
-    """`protocols` of the test of a config, without its data."""
+    """Return `protocols` of the test of a config, without its data."""
     return [
         protocol | {"statistics": name}
         for _, protocol in shape_protocols(config)
@@ -162,7 +162,7 @@ def curve_rows(
     val_accuracy: float | None,
     evaluations: Evaluations,
 ) -> list[dict[str, Any]]:
-    """Rows of test_curve.csv of one epoch's model."""
+    """Return the rows of test_curve.csv of one epoch's model."""
     return [
         {"epoch": epoch, "val_accuracy_mean": val_accuracy}
         | final_test.accuracy_columns(result.scores, result.labels)

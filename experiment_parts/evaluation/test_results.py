@@ -7,10 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiment_parts.records.epoch_records import early_stop
-from experiment_parts.runs.checkpoints import checkpoint_bytes
 from experiment_parts.runs.run_folder import RunFolder
 from utils.errors import ConfigError, NonFiniteError
-from utils.files.atomic_files import write_bytes_atomically
 from utils.files.reading import read_object
 from utils.metrics import (
     ACCURACY,
@@ -23,7 +21,7 @@ from utils.metrics import (
     summarise,
     task_scores,
 )
-from utils.words import is_whole_number
+from utils.words import counted, is_whole_number
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,31 +42,29 @@ def score_models(outputs: "Tensor", labels: "Tensor", models: Sequence[dict[str,
     Raises:
         NonFiniteError: the score of a task is not; an accuracy always is.
     """
-    for model, of_model in zip(models, outputs, strict=True):
-        _refuse_non_finite(_task_scores(of_model, labels), model)
-    ensemble, *single = (summarise(_task_scores(some, labels)) for some in (outputs.mean(dim=0), *outputs))
+    # The mean of logits, not of probabilities, as in the reference. Its deviation, though, is that of hits and misses
+    # over images, about sqrt(p (1 - p)) however many tasks there are; here it is over tasks, which are independent.
+    of_ensemble, *of_models = (_task_scores(some, labels) for some in (outputs.mean(dim=0), *outputs))
+    for model, scores in zip(models, of_models, strict=True):
+        diverged = [task for task, score in enumerate(scores) if not math.isfinite(score)]
+        if diverged:
+            raise NonFiniteError(
+                f"{model['file']} gives numbers that are not finite in {len(diverged)} of {len(scores)} test tasks, "
+                f"the first one task {diverged[0]}: the inner loop diverges there. Test with fewer steps, "
+                "--evaluate_on_test_set_only true --tag NAME --number_of_evaluation_steps_per_iter N, or train with a "
+                "lower init_inner_loop_learning_rate"
+            )
+    ensemble = summarise(of_ensemble)
     return {
         "score": score_of(is_regression(labels)).key,
         **_columns(ensemble),
         "ensemble": {"models": len(models), "epochs": [model["epoch"] for model in models], **_columns(ensemble)},
-        "models": [model | _columns(summary) for model, summary in zip(models, single, strict=True)],
+        "models": [model | _columns(summarise(scores)) for model, scores in zip(models, of_models, strict=True)],
     }
 
 
-def _refuse_non_finite(scores: Sequence[float], model: Mapping[str, Any]) -> None:
-    diverged = [task for task, score in enumerate(scores) if not math.isfinite(score)]
-    if diverged:
-        raise NonFiniteError(
-            f"{model['file']} gives numbers that are not finite in {len(diverged)} of {len(scores)} test tasks, the "
-            f"first one task {diverged[0]}: the inner "
-            "loop diverges there. Test with fewer steps, --evaluate_on_test_set_only true --tag NAME "
-            "--number_of_evaluation_steps_per_iter N, or "
-            "train with a lower init_inner_loop_learning_rate"
-        )
-
-
 def accuracy_columns(outputs: "Tensor", labels: "Tensor") -> dict[str, Any]:
-    """test_accuracy_mean, _std and _ci95 over tasks of one model's outputs (tasks, queries, classes or D); None
+    """Return test_accuracy_mean, _std and _ci95 over tasks of one model's outputs (tasks, queries, classes or D); None
     where not finite.
     """
     columns = _columns(summarise(_task_scores(outputs, labels)))
@@ -77,15 +73,6 @@ def accuracy_columns(outputs: "Tensor", labels: "Tensor") -> dict[str, Any]:
 
 def _task_scores(outputs: "Tensor", labels: "Tensor") -> list[float]:
     return task_scores(outputs.double(), labels).tolist()
-
-
-def write_predictions(path: Path, tensors: "dict[str, Tensor]", state: dict[str, Any]) -> None:
-    """Write test_predictions.safetensors: scores of every model, labels, and in its JSON state what they belong to.
-
-    Raises:
-        StorageError: no space or no permission.
-    """
-    write_bytes_atomically(path, checkpoint_bytes(tensors, state))
 
 
 def stored_result(
@@ -97,7 +84,7 @@ def stored_result(
     with_curve: bool,
     patience: int = 0,
 ) -> str | None:
-    """The text of a finished and tested run, to be shown again; None while something is left to do. Needs no torch.
+    """Return the text of a finished and tested run, to be shown again; None where something is left to do. No torch.
 
     Args:
         protocols, n_models: what the config asks for now; where that differs from the stored test, the text says so.
@@ -120,7 +107,7 @@ def stored_result(
         return None
     if with_curve and not (run_folder.logs / "test_curve.csv").exists():
         return None
-    text = f"This experiment is finished ({summary['epochs_trained']} epochs). Its result:\n{text}"
+    text = f"This experiment is finished ({counted(summary['epochs_trained'], 'epoch')}). Its result:\n{text}"
     if changed:
         text += "\nThis test used other test keys than the config has now; for another test:"
         text += " --evaluate_on_test_set_only true --tag NAME"
@@ -128,8 +115,8 @@ def stored_result(
 
 
 def result_suffix(tag: str, checkpoint: str, elsewhere: str = "") -> str:
-    """What the names of a test's files end in: `_<tag>`, or for chosen weights and other tasks without a tag what
-    these are.
+    """Return what the names of a test's files end in: `_<tag>`, or for chosen weights and other tasks without a tag
+    what these are.
 
     Args:
         checkpoint: the key load_checkpoint, where it chooses the weights.
@@ -137,18 +124,15 @@ def result_suffix(tag: str, checkpoint: str, elsewhere: str = "") -> str:
     """
     if tag:
         return f"_{tag}"
+    weights = (
+        f"_epoch_{checkpoint}" if is_whole_number(checkpoint) else f"_{Path(checkpoint).stem}" if checkpoint else ""
+    )
     where = f"_{elsewhere}" if elsewhere else ""
-    return _weights_suffix(checkpoint) + re.sub(r"[^A-Za-z0-9_+=,.\-]", "_", where)[:120]
-
-
-def _weights_suffix(checkpoint: str) -> str:
-    if not checkpoint:
-        return ""
-    return f"_epoch_{checkpoint}" if is_whole_number(checkpoint) else f"_{Path(checkpoint).stem}"
+    return weights + re.sub(r"[^A-Za-z0-9_+=,.\-]", "_", where)[:120]
 
 
 def _differ(before: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether two tests are not the same; an entry that only one of two releases writes does not count."""
+    """Return whether two tests are not the same; an entry that only one of two releases writes does not count."""
     return len(before) != len(now) or any(
         one[key] != other[key] for one, other in zip(before, now, strict=True) for key in one.keys() & other.keys()
     )
@@ -200,12 +184,12 @@ def _names_of(models: Sequence[Mapping[str, Any]]) -> str:
 
 
 def summary_rows(summary: dict[str, Any]) -> list[dict[str, Any]]:
-    """Rows of test_summary.csv, one per shape and kind of batch-norm statistics; the reference's columns first."""
+    """Return the rows of test_summary.csv, one per shape and kind of statistics; the reference's columns first."""
     return [
         {name: result[name] for name in ("test_accuracy_mean", "test_accuracy_std", "test_accuracy_ci95")}
         | result["protocol"]
         | {
-            "score": _score(result).key,
+            "score": score_named(result.get("score")).key,
             "ensemble_epochs": " ".join(str(epoch) for epoch in result["ensemble"]["epochs"]),
             "epochs_trained": summary["epochs_trained"],
         }
@@ -214,27 +198,27 @@ def summary_rows(summary: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def result_text(summary: dict[str, Any], run_folder: Path | None) -> str:
-    """The result for people: score with interval, protocol, single models, and where everything was written, unless
-    that is None.
+    """Return the result for people: score with interval, protocol, single models, and where everything was written,
+    unless that is None.
     """
     results = summary["results"]
-    lines = _table(results) if len({_tasks_of(result) for result in results}) > 1 else []
+    task_sets = {tuple(result["protocol"][name] for name in TASK_COLUMNS) for result in results}
+    lines = _table(results) if len(task_sets) > 1 else []
     for result in () if lines else results:
         protocol, ensemble = result["protocol"], result["ensemble"]
         n_models = ensemble["models"]
         what = f"the ensemble of {n_models} models" if n_models > 1 else "the model"
-        score = _score(result)
+        score = score_named(result.get("score"))
         lines.append(
-            f"Test {score.name} of {what}: {_text(score, ensemble)} (95 % interval over {protocol['tasks']} tasks)"
+            f"Test {score.name} of {what}: {_text(score, ensemble)} (95 % interval over "
+            f"{counted(protocol['tasks'], 'task')})"
         )
-        shape = (
-            f"{protocol['ways']}-way {protocol['shots']}-shot, {protocol['queries']} "
-            f"{'query' if protocol['queries'] == 1 else 'queries'} per class"
-        )
+        queries = counted(protocol["queries"], "query", "queries")
+        shape = f"{protocol['ways']}-way {protocol['shots']}-shot, {queries} per class"
         if score is not ACCURACY:
-            shape = f"{protocol['shots']} points to adapt to, {protocol['queries']} to predict"
+            shape = f"{counted(protocol['shots'], 'point')} to adapt to, {protocol['queries']} to predict"
         lines.append(
-            f"  {shape}, {protocol['steps']} inner steps, {protocol['statistics']} batch-norm statistics, "
+            f"  {shape}, {counted(protocol['steps'], 'inner step')}, {protocol['statistics']} batch-norm statistics, "
             f"{protocol['dataset']}, {_origin(protocol)}"
         )
         for model in result["models"] if n_models > 1 else ():
@@ -255,36 +239,28 @@ def result_text(summary: dict[str, Any], run_folder: Path | None) -> str:
     return "\n".join(lines)
 
 
-TABLE_COLUMNS = ("dataset", "ways", "shots", "queries", "statistics")
+TASK_COLUMNS = ("dataset", "ways", "shots", "queries")
+TABLE_COLUMNS = (*TASK_COLUMNS, "statistics")
 
 
 def _origin(protocol: Mapping[str, Any]) -> str:
-    """Where the tasks come from."""
+    """Return where the tasks come from."""
     return f"tasks of {protocol['task_list']}" if "task_list" in protocol else f"test tasks of seed {protocol['seed']}"
 
 
-def _tasks_of(result: Mapping[str, Any]) -> tuple[Any, ...]:
-    return tuple(result["protocol"][name] for name in TABLE_COLUMNS if name != "statistics")
-
-
 def _table(results: Sequence[dict[str, Any]]) -> list[str]:
-    """One line per set of tasks and kind of statistics, under one heading."""
+    """Return one line per set of tasks and kind of statistics, under one heading."""
     protocol, n_models = results[0]["protocol"], results[0]["ensemble"]["models"]
     what = f"the ensemble of {n_models} models" if n_models > 1 else "the model"
-    score = _score(results[0])
+    score = score_named(results[0].get("score"))
     rows = [[*TABLE_COLUMNS, score.name]]
     rows += [[*(str(r["protocol"][name]) for name in TABLE_COLUMNS), _text(score, r["ensemble"])] for r in results]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
-        f"Test {score.name} of {what} (95 % interval over {protocol['tasks']} tasks each), {protocol['steps']} inner "
-        "steps, "
-        f"{_origin(protocol)}",
+        f"Test {score.name} of {what} (95 % interval over {counted(protocol['tasks'], 'task')} each), "
+        f"{counted(protocol['steps'], 'inner step')}, {_origin(protocol)}",
         *("  " + "  ".join(map(str.ljust, row, widths)).rstrip() for row in rows),
     ]
-
-
-def _score(result: Mapping[str, Any]) -> Score:
-    return score_named(result.get("score"))
 
 
 def _text(score: Score, columns: dict[str, Any]) -> str:

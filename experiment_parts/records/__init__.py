@@ -1,1 +1,1 @@
-"""What is written down and told while a run trains."""
+"""What is written and reported while a run trains."""

@@ -1,6 +1,6 @@
-"""What a run writes for people to look at beside its metrics: gradients, updates, where the time goes, a few episodes.
+"""What a run writes for its report beside the metrics: gradients, updates, where the time goes, a few episodes.
 
-Looked at between epochs, never in a training step, and a pure function of the learner's state (times and memory
+Computed between epochs, never in a training step, and a pure function of the learner's state (times and memory
 aside): a run that was killed and resumed writes the same.
 
 Letters: E example episodes, N way, K support and Q query images shown of each class.
@@ -39,24 +39,23 @@ EXAMPLE_EPISODES = 4
 
 
 class Diagnostics:
-    """Looks at the learner after an epoch.
+    """Inspects the learner after an epoch.
 
     Args:
         examples_file: see `write_examples`.
         tasks_per_meta_batch: B, tasks of the validation split on which gradients are computed.
-        every_epochs: epochs between two looks.
+        every_epochs: epochs between two inspections.
     """
 
     def __init__(self, examples_file: Path, tasks_per_meta_batch: int, every_epochs: int = 1):
         self.examples_file = examples_file
         self.tasks_per_meta_batch, self.every_epochs = tasks_per_meta_batch, every_epochs
 
-    def look(self, learner: Learner, data: EpisodeSource, epoch: int, *, is_last: bool) -> dict[str, Any]:
+    def inspect(self, learner: Learner, data: EpisodeSource, epoch: int, *, is_last: bool) -> dict[str, Any]:
         """Write the example episodes and return what curves.json holds of an epoch (from 0) beside the metrics.
 
         Changes nothing in the learner; does nothing and returns nothing in an epoch that is not due. To be called
-        before the epoch's
-        checkpoint is saved: a run that is killed in between does both again.
+        before the epoch's checkpoint is saved: a run that is killed in between does both again.
 
         Raises:
             StorageError: no space or no permission.
@@ -67,15 +66,15 @@ class Diagnostics:
         episodes = data.episodes("val", range(self.tasks_per_meta_batch))
         right = write_examples(self.examples_file, learner, data, epoch)
         examples = {"examples_right": right} if right else {}
-        gradients, look = look_at_gradients(learner, episodes, epoch)
+        gradients, inspected = inspect_gradients(learner, episodes, epoch)
         # A learner counts the updates that it refuses, and after too many refuses them all.
-        updates = {"updates": look_at_update(learner, gradients, epoch)} if is_finite(gradients) else {}
-        found = {"gradients": look, **updates, **examples, "peak_memory_mib": peak_memory_mib(learner)}
+        updates = {"updates": inspect_update(learner, gradients, epoch)} if is_finite(gradients) else {}
+        found = {"gradients": inspected, **updates, **examples, "peak_memory_mib": peak_memory_mib(learner)}
         return found | {"look_time_s": time.perf_counter() - start}
 
 
 def build_diagnostics(config: ExperimentConfig, logs: Path) -> Diagnostics | None:
-    """Unpack a config; None where the run asks for no look."""
+    """Unpack a config; None where the run asks for none."""
     every_epochs = config.diagnostics_every_epochs
     return (
         Diagnostics(logs / "validation_episodes.safetensors", config.tasks_per_meta_batch, every_epochs)
@@ -84,7 +83,7 @@ def build_diagnostics(config: ExperimentConfig, logs: Path) -> Diagnostics | Non
     )
 
 
-def look_at_gradients(learner: Learner, episodes: Episodes, epoch: int) -> "tuple[MetaGradients, dict[str, Any]]":
+def inspect_gradients(learner: Learner, episodes: Episodes, epoch: int) -> "tuple[MetaGradients, dict[str, Any]]":
     """Return a meta-gradient, and its norm per parameter, the angle between first and second order, and what took
     the time.
 
@@ -92,16 +91,16 @@ def look_at_gradients(learner: Learner, episodes: Episodes, epoch: int) -> "tupl
         norms: name -> Euclidean norm, of the epoch's own derivative order.
         order: "first" or "second".
         angle_degrees: between the two orders' gradients of the same meta-batch, over all parameters; None in a run
-        that is of
-            first order throughout.
+            that is of first order throughout.
         time_inner_s, time_outer_s: up to the last inner gradient, and after it.
     """
     device = episodes.support_images.device
-    clock = _GradientClock(device, learner.meta_parameters().values())
+    times = _GradientClock(device, learner.meta_parameters().values())
     is_second_order = learner.is_second_order(epoch)
     angle = None
+    # A replay runs no Python: the clock, which watches calls of autograd.grad, would see none.
     with learner.execution.replayed.off():
-        with clock:
+        with times:
             meta_gradients = learner.meta_gradients(episodes, epoch)
         gradients = meta_gradients.gradients
         if learner.outer_loop.second_order:
@@ -117,8 +116,8 @@ def look_at_gradients(learner: Learner, episodes: Episodes, epoch: int) -> "tupl
         },
         "order": "second" if is_second_order else "first",
         "angle_degrees": angle,
-        "time_inner_s": clock.inner_s,
-        "time_outer_s": clock.outer_s,
+        "time_inner_s": times.inner_s,
+        "time_outer_s": times.outer_s,
     }
 
 
@@ -171,7 +170,7 @@ class _GradientClock(TorchFunctionMode):
         return result
 
 
-def look_at_update(learner: Learner, meta_gradients: "MetaGradients", epoch: int) -> dict[str, dict[str, float | None]]:
+def inspect_update(learner: Learner, meta_gradients: "MetaGradients", epoch: int) -> dict[str, dict[str, float | None]]:
     """Return name -> the norm of the parameter and of the step that the meta-optimiser would take; the step is taken
     back.
 
@@ -214,14 +213,13 @@ def write_examples(path: Path, learner: Learner, data: EpisodeSource, epoch: int
     """Write the first validation episodes with the learner's answers, before and after adaptation, to one verified
     file.
 
-    Nothing in a regression, whose points are nothing to look at, nor of tasks that come without names of classes.
+    Nothing in a regression, whose points are no pictures, nor of tasks that come without names of classes.
     Returns the number of right answers in each of them, after adaptation.
 
     Tensors: support_images uint8 (E, N, K, C, h, w), query_images uint8 (E, N, Q, C, h, w); predictions_before,
     predictions int64 (E, N, Q); confidence float32 (E, N, Q), the probability of the prediction; and all of a task's
-    query
-    images counted: right_before, right int64 (E,). State: epoch (from 1), class_names of each episode, queries in a
-    task.
+    query images counted: right_before, right int64 (E,). State: epoch (from 1), class_names of each episode, queries
+    in a task.
 
     Raises:
         StorageError: no space or no permission.
@@ -265,7 +263,7 @@ def _reduced_size(height: int, width: int) -> tuple[int, int]:
 
 
 def _reduced(pixels: Tensor) -> Tensor:
-    """uint8 (B, n, C, H, W) to uint8 (B*n, C, h, w)."""
+    """Reduce uint8 (B, n, C, H, W) to uint8 (B*n, C, h, w)."""
     size = _reduced_size(*pixels.shape[-2:])
     images = pixels.flatten(0, 1)
     if size == tuple(pixels.shape[-2:]):

@@ -55,12 +55,12 @@ class EpochMetrics:
         self._unread.append((iteration, vector))
 
     def interval(self) -> list[Metrics]:
-        """The iterations since the last `end_interval`. Here the host waits for the device."""
+        """Return the iterations since the last `end_interval`. Here the host waits for the device."""
         self._read()
         return self._interval
 
     def refused(self) -> tuple[int, Metrics] | None:
-        """The first iteration that was not applied; it and those after it are in no interval, as if never trained."""
+        """Return the first iteration that was not applied; from it on none is in an interval, as if never trained."""
         self._read()
         return self._refused
 
@@ -85,7 +85,7 @@ class EpochMetrics:
         self._unread = []
 
     def state(self) -> dict[str, Any]:
-        """JSON-able."""
+        """Return everything, JSON-able."""
         self._read()
         return {
             "first_iteration": self.first_iteration,

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from utils.metrics import ACCURACY, Score, Summary, finite_or_none, summarise
+from utils.words import counted
 
 Row = dict[str, Any]
 STEP_METRICS = ("support_loss", "support_accuracy", "query_loss", "query_accuracy")
@@ -17,7 +18,7 @@ after.
 
 
 def first_steps(train: Mapping[str, Sequence[Any]]) -> dict[str, int]:
-    """`FIRST_STEP`, or where nothing is adapted (ProtoNet, no support metrics) zero for the query set, too."""
+    """Return `FIRST_STEP`, or where nothing is adapted (ProtoNet, no support metrics) zero for the query set, too."""
     return FIRST_STEP if train.get("support_loss", True) else dict.fromkeys(FIRST_STEP, 0)
 
 
@@ -33,7 +34,7 @@ def epoch_row(
     val_time_s: float,
     tasks_trained: int,
 ) -> Row:
-    """The row of one epoch in summary_statistics.csv.
+    """Return the row of one epoch in summary_statistics.csv.
 
     Args:
         epoch: counted from 1.
@@ -51,13 +52,17 @@ def epoch_row(
         row[f"val_{name}_mean"] = summary.mean if summary else None
         row[f"val_{name}_std"] = summary.std if summary else None
     row |= _weights("val", multi_step_loss_weights) if val else dict.fromkeys(_weights("val", multi_step_loss_weights))
-    row |= {"epoch": epoch, "epoch_run_time": train_time_s + val_time_s}
-    row["val_accuracy_ci95"] = last["accuracy"].ci95 if last["accuracy"] else None
-    row["val_loss_ci95"] = last["loss"].ci95 if last["loss"] else None
-    row["val_tasks"] = len(val["query_loss"][-1]) if val else None
-    row["train_tasks_per_s"] = tasks_trained / train_time_s if train_time_s > 0 else None
-    row |= {"train_time_s": train_time_s, "val_time_s": val_time_s if val else None}
-    row["data_time_s"] = data_time_s
+    row |= {
+        "epoch": epoch,
+        "epoch_run_time": train_time_s + val_time_s,
+        "val_accuracy_ci95": last["accuracy"].ci95 if last["accuracy"] else None,
+        "val_loss_ci95": last["loss"].ci95 if last["loss"] else None,
+        "val_tasks": len(val["query_loss"][-1]) if val else None,
+        "train_tasks_per_s": tasks_trained / train_time_s if train_time_s > 0 else None,
+        "train_time_s": train_time_s,
+        "val_time_s": val_time_s if val else None,
+        "data_time_s": data_time_s,
+    }
     row["gradient_norm_mean"], row["gradient_norm_std"] = train.get("gradient_norm", not_computed)[0]
     for name in STEP_METRICS:
         for index, (mean, _) in enumerate(train.get(name, ())):
@@ -78,7 +83,7 @@ def curves_entry(
     snapshot: Mapping[str, Any],
     score: Score = ACCURACY,
 ) -> dict[str, Any]:
-    """The entry of one epoch in curves.json: lists over inner steps, and the snapshot of the learner."""
+    """Return the entry of one epoch in curves.json: lists over inner steps, and the snapshot of the learner."""
     mean_over_tasks = {
         name: [finite_or_none(sum(values) / len(values)) for values in val[name]] if val else None
         for name in STEP_METRICS
@@ -105,20 +110,22 @@ def iteration_record(
     *, iteration: int, epoch: int, interval: Sequence[Mapping[str, Sequence[float]]], meta_learning_rate: float,
     multi_step_loss_weights: Sequence[float], tasks_per_s: float,
 ) -> dict[str, Any]:  # fmt: skip
-    """A line of metrics.jsonl: means over the iterations since the last line, up to and including `iteration`."""
+    """Return a line of metrics.jsonl: means over the iterations since the last line, up to and with `iteration`."""
     record: dict[str, Any] = {"iteration": iteration, "epoch": epoch, "iterations_averaged": len(interval)}
     for name in interval[0]:
         columns = zip(*(metrics[name] for metrics in interval), strict=True)
         means = [finite_or_none(sum(column) / len(interval)) for column in columns]
         record[name] = means if name in STEP_METRICS else means[0]
-    record["meta_learning_rate"] = meta_learning_rate
-    record["multi_step_loss_weights"] = list(multi_step_loss_weights)
-    return record | {"time_tasks_per_s": round(tasks_per_s, 2)}
+    return record | {
+        "meta_learning_rate": meta_learning_rate,
+        "multi_step_loss_weights": list(multi_step_loss_weights),
+        "time_tasks_per_s": round(tasks_per_s, 2),
+    }
 
 
 def accuracy_histogram(accuracies: Sequence[float], n_bins: int = 20) -> list[int]:
-    """Tasks by accuracy: bin b counts b / n_bins <= accuracy < (b + 1) / n_bins, the last also 1; other scores count
-    nowhere.
+    """Count tasks by accuracy: bin b counts b / n_bins <= accuracy < (b + 1) / n_bins, the last also 1; other scores
+    count nowhere.
     """
     counts = [0] * n_bins
     for accuracy in accuracies:
@@ -128,14 +135,14 @@ def accuracy_histogram(accuracies: Sequence[float], n_bins: int = 20) -> list[in
 
 
 def ranked_epochs(rows: Sequence[Row]) -> list[int]:
-    """Validated epochs, best validation accuracy first; of equals the earlier one first."""
+    """Return validated epochs, best validation accuracy first; of equals the earlier one first."""
     validated = [row for row in rows if row["val_accuracy_mean"] is not None]
     # Rounded: the same number of hits, summed in another order, may differ in the last bit.
     return [r["epoch"] for r in sorted(validated, key=lambda r: (-round(r["val_accuracy_mean"], 9), r["epoch"]))]
 
 
 def early_stop(rows: Sequence[Row], total_epochs: int, patience: int) -> str | None:
-    """Say why training ends here, before its last epoch; None where it goes on.
+    """Return why training ends here, before its last epoch; None where it goes on.
 
     It ends at a validation that is `patience` epochs or more after the best one; 0: never.
     """
@@ -152,18 +159,18 @@ def early_stop(rows: Sequence[Row], total_epochs: int, patience: int) -> str | N
 
 
 def epochs_to_keep(rows: Sequence[Row], best: int, newest: int = 2) -> set[int]:
-    """Epochs whose checkpoints stay: the best by validation accuracy and the newest."""
+    """Return epochs whose checkpoints stay: the best by validation accuracy and the newest."""
     return set(ranked_epochs(rows)[:best]) | {row["epoch"] for row in rows[-newest:]}
 
 
 def columns_as_lists(rows: Sequence[Row]) -> dict[str, list[Any]]:
-    """Column -> values over epochs, as in the reference's summary_statistics.json."""
+    """Return column -> values over epochs, as in the reference's summary_statistics.json."""
     names = dict.fromkeys(name for row in rows for name in row)
     return {name: [row.get(name) for row in rows] for name in names}
 
 
 def epoch_text(row: Row, total_epochs: int, score: Score = ACCURACY, peak_memory_mib: float | None = None) -> str:
-    """One line for people about an epoch; with the peak of the memory so far, where somebody looked at it."""
+    """Return one line for people about an epoch, with the peak of the memory so far, where it was measured."""
     text = f"epoch {row['epoch']}/{total_epochs}: "
     if row["train_loss_mean"] is None:
         text += "every iteration skipped"
@@ -172,7 +179,7 @@ def epoch_text(row: Row, total_epochs: int, score: Score = ACCURACY, peak_memory
     if row["val_accuracy_mean"] is not None:
         val = Summary(row["val_accuracy_mean"], row["val_accuracy_std"], row["val_accuracy_ci95"], row["val_tasks"])
         loss = "not finite" if row["val_loss_mean"] is None else f"{row['val_loss_mean']:.4f}"
-        text += f"; val loss {loss}, {score.name} {score.text(val)} ({row['val_tasks']} tasks)"
+        text += f"; val loss {loss}, {score.name} {score.text(val)} ({counted(row['val_tasks'], 'task')})"
     speed = f", {row['train_tasks_per_s']:.1f} tasks/s" if row["train_tasks_per_s"] else ""
     memory = f", peak memory {peak_memory_mib:.0f} MiB" if peak_memory_mib else ""
     return f"{text}; {row['epoch_run_time']:.1f} s{speed}{memory}"
@@ -183,8 +190,8 @@ def _summary(values: Sequence[float]) -> Summary | None:
 
 
 def _weights(prefix: str, weights: Sequence[float]) -> Row:
-    row: Row = {}
-    for index, weight in enumerate(weights):
-        row |= {f"{prefix}_loss_importance_vector_{index}_mean": weight}
-        row |= {f"{prefix}_loss_importance_vector_{index}_std": 0.0}
-    return row
+    return {
+        f"{prefix}_loss_importance_vector_{index}_{name}": value
+        for index, weight in enumerate(weights)
+        for name, value in (("mean", weight), ("std", 0.0))
+    }

@@ -18,7 +18,7 @@ CHECKED_METRICS = ("loss", "gradient_norm")
 
 
 def reason(metrics: Mapping[str, Sequence[float]]) -> str:
-    """Which of an iteration's numbers is not finite, e.g. 'the loss is nan'."""
+    """Return which of an iteration's numbers is not finite, e.g. 'the loss is nan'."""
     for name in CHECKED_METRICS:
         if not math.isfinite(metrics[name][0]):
             return f"the {name.replace('_', ' ')} is {metrics[name][0]}"
@@ -26,7 +26,7 @@ def reason(metrics: Mapping[str, Sequence[float]]) -> str:
 
 
 def is_finite(meta_gradients: "MetaGradients") -> bool:
-    """Tell whether the learner would apply a meta-gradient; waits for the device."""
+    """Return whether the learner would apply a meta-gradient; waits for the device."""
     checked = [*(meta_gradients.metrics[name] for name in CHECKED_METRICS), *meta_gradients.statistics.values()]
     return all(bool(torch.isfinite(value).all()) for value in checked)
 
@@ -58,12 +58,12 @@ def iteration_report(learner: Learner, episodes: EpisodeBatch, iteration: int, e
 
 
 def report_path(logs: Path, iteration: int) -> Path:
-    """Where the report of a failed iteration lies."""
+    """Return where the report of a failed iteration lies."""
     return logs / f"non_finite_iteration_{iteration}.json"
 
 
 def replay_command(run_folder: Path, iteration: int) -> str:
-    """What the user types to compute an iteration again."""
+    """Return what the user types to compute an iteration again."""
     config = shlex.quote(str(run_folder / "config.json"))
     return f"python train_maml_system.py --name_of_args_json_file {config} --replay_iteration {iteration}"
 
@@ -75,5 +75,5 @@ def _norms(tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
 
 
 def _readable(values: Sequence[float]) -> list[float | str]:
-    """JSON has no nan and no infinity; they become text."""
+    """Return the values with nan and infinity, which JSON does not have, as text."""
     return [value if math.isfinite(value) else str(value) for value in values]

@@ -1,7 +1,8 @@
-"""What an experiment tells those who watch it: reports, trackers, tests."""
+"""What an experiment reports to those who watch it: reports, trackers, tests."""
 
 import logging
 from collections.abc import Iterable, Mapping
+from functools import partialmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,7 @@ class Observer:
         """The meta-gradient of an iteration of which a line was just written, on the device; not to be changed."""
 
     def on_save(self, iteration: int) -> None:
-        """A checkpoint holds the run up to this iteration: what was told up to it will not be told again."""
+        """A checkpoint holds the run up to this iteration: what was reported up to it will not be reported again."""
 
     def on_epoch(self, row: dict[str, Any], curves: dict[str, Any]) -> None:
         """After each epoch, when its checkpoint and files are written."""
@@ -44,27 +45,6 @@ class Observers(Observer):
     def __init__(self, observers: Iterable[Observer]):
         self._observers = list(observers)
 
-    def on_start(self, run_folder: Path, config: dict[str, Any], rows: list[dict[str, Any]]) -> None:
-        self._tell("on_start", run_folder, config, rows)
-
-    def on_iteration_metrics(self, record: dict[str, Any]) -> None:
-        self._tell("on_iteration_metrics", record)
-
-    def on_gradients(self, iteration: int, gradients: "Mapping[str, Tensor]") -> None:
-        self._tell("on_gradients", iteration, gradients)
-
-    def on_save(self, iteration: int) -> None:
-        self._tell("on_save", iteration)
-
-    def on_epoch(self, row: dict[str, Any], curves: dict[str, Any]) -> None:
-        self._tell("on_epoch", row, curves)
-
-    def on_test(self, summary: dict[str, Any]) -> None:
-        self._tell("on_test", summary)
-
-    def on_end(self) -> None:
-        self._tell("on_end")
-
     def _tell(self, event: str, *arguments: Any) -> None:
         for observer in list(self._observers):
             try:
@@ -73,3 +53,11 @@ class Observers(Observer):
                 reason = str(error).strip() or type(error).__name__
                 log.warning("%s stops watching, the run goes on: %s", type(observer).__name__, reason)
                 self._observers.remove(observer)
+
+    on_start = partialmethod(_tell, "on_start")
+    on_iteration_metrics = partialmethod(_tell, "on_iteration_metrics")
+    on_gradients = partialmethod(_tell, "on_gradients")
+    on_save = partialmethod(_tell, "on_save")
+    on_epoch = partialmethod(_tell, "on_epoch")
+    on_test = partialmethod(_tell, "on_test")
+    on_end = partialmethod(_tell, "on_end")

@@ -45,16 +45,16 @@ class RunRecords:
             self._is_open = True
 
     def add_line(self, record: Mapping[str, Any]) -> None:
-        """A line of metrics.jsonl."""
+        """Append a line to metrics.jsonl."""
         if self._writes:
             self._metrics_file.append([record])
 
     def commit(self) -> int:
-        """Bytes of metrics.jsonl that are safely there, for the checkpoint; 0 where it is not being written."""
+        """Return the bytes of metrics.jsonl that are safely there, for the checkpoint; 0 where it is not written."""
         return self._metrics_file.commit() if self._is_open else 0
 
     def close(self) -> None:
-        """No more lines."""
+        """End metrics.jsonl: no line comes after this."""
         self._metrics_file.close()
         self._is_open = False
 

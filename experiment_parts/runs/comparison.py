@@ -19,7 +19,7 @@ CONTENT_DIFFERS = (".lock", "logs/run.log", "environment.json", "visual_outputs/
 
 
 def run_folder_content(folder: Path) -> dict[str, Any]:
-    """File name relative to the folder -> comparable content, times left out.
+    """Return file name relative to the folder -> comparable content, times left out.
 
     Raises:
         StorageError: a checkpoint does not verify.
@@ -29,7 +29,7 @@ def run_folder_content(folder: Path) -> dict[str, Any]:
 
 
 def differences(first: Path, second: Path) -> list[str]:
-    """One line per file that is in one folder only or differs in more than times; empty when all is equal."""
+    """Return one line per file that is in one folder only or differs in more than times; empty when all is equal."""
     ours, other = run_folder_content(first), run_folder_content(second)
     lines = [f"{name}: only in {first}" for name in ours.keys() - other.keys()]
     lines += [f"{name}: only in {second}" for name in other.keys() - ours.keys()]
@@ -38,8 +38,8 @@ def differences(first: Path, second: Path) -> list[str]:
 
 
 def without_times(content: Any) -> Any:
-    """JSON content without the keys that hold times, speeds, memory, lengths of text that holds times, or the number
-    that a run draws for itself.
+    """Return JSON content without the keys that hold times, speeds, memory, lengths of text that holds times, or the
+    number that a run draws for itself.
     """
     if isinstance(content, dict):
         return {key: without_times(value) for key, value in content.items() if not OF_TIME_OR_DRAWN.search(key)}

@@ -9,12 +9,13 @@ import logging
 import os
 import sys
 import time
+from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import TextIO
 
 from tqdm import tqdm
 
-from utils.files.atomic_files import open_regular, storage_error
+from utils.files.atomic_files import open_regular, storage_errors
 from utils.metrics import ACCURACY, Score
 from utils.words import guarded_output, printable_lines
 
@@ -63,10 +64,8 @@ class Console:
     def __init__(self, *, quiet: bool = False) -> None:
         """`quiet`: errors alone, for a process of a run in which another one speaks."""
         self._level = logging.ERROR if quiet else logging.INFO
-        self._early: list[logging.LogRecord] = []
-        self._remember = logging.Handler()
-        self._remember.emit = self._early.append  # type: ignore[method-assign]
-        self._handlers: list[logging.Handler] = [_TerminalHandler(), self._remember]
+        self._early = MemoryHandler(capacity=sys.maxsize, flushLevel=sys.maxsize)
+        self._handlers: list[logging.Handler] = [_TerminalHandler(), self._early]
         self._root = logging.getLogger()
         self._previous_level = self._root.level
         self._output = guarded_output()
@@ -84,14 +83,12 @@ class Console:
         Raises:
             StorageError: it cannot be opened.
         """
-        try:
+        with storage_errors(path):
             handler = _FileHandler(path)
-        except OSError as error:
-            raise storage_error(path, error) from error
         handler.setFormatter(_Formatter("%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S"))
-        for record in self._early:
-            handler.handle(record)
-        self._root.removeHandler(self._remember)
+        self._early.setTarget(handler)
+        self._early.flush()
+        self._root.removeHandler(self._early)
         self._root.addHandler(handler)
         self._handlers.append(handler)
 
@@ -121,13 +118,13 @@ class EpochProgress:
         self._n_iterations, self._tasks_per_iteration = n_iterations, tasks_per_iteration
         self._done, self._done_before, self._start = done, done, time.perf_counter()
         self._last_line = self._start
-        self._bar = self._run_bar = None
+        self._bars: list[tqdm] = []  # of the run, and of the epoch
         if sys.stderr and sys.stderr.isatty() and logging.getLogger(__name__).isEnabledFor(logging.INFO):
             # A terminal that says 0 x 0 (containers) would get no bar at all.
             size = {"dynamic_ncols": True} if _has_size(sys.stderr) else {"ncols": 100, "nrows": 24}
             titles = f"{'run':<{len(self._title)}}", self._title
             totals, before = (total_epochs * n_iterations, n_iterations), ((epoch - 1) * n_iterations + done, done)
-            self._run_bar, self._bar = (
+            self._bars = [
                 tqdm(
                     total=totals[place],
                     initial=before[place],
@@ -138,7 +135,7 @@ class EpochProgress:
                     **size,
                 )
                 for place in range(2)
-            )
+            ]
 
     def advance(self, n_iterations: int, loss: float, score: float) -> None:
         """Show that n more iterations are done, with their mean loss and score."""
@@ -147,10 +144,10 @@ class EpochProgress:
         done_here = self._done - self._done_before
         tasks_per_s = done_here * self._tasks_per_iteration / max(now - self._start, 1e-9)
         text = f"loss {loss:.4f}, {self._score.name} {self._score.short_text(score)}, {tasks_per_s:.1f} tasks/s"
-        if self._bar is not None:
-            self._bar.set_postfix_str(text, refresh=False)
-            self._bar.update(n_iterations)
-            self._run_bar.update(n_iterations)
+        if self._bars:
+            self._bars[1].set_postfix_str(text, refresh=False)
+            for bar in reversed(self._bars):
+                bar.update(n_iterations)
         elif now - self._last_line >= SECONDS_BETWEEN_PLAIN_LINES and self._done < self._n_iterations:
             self._last_line = now
             left_s = (now - self._start) * (self._n_iterations - self._done) / done_here
@@ -160,16 +157,15 @@ class EpochProgress:
 
     def phase(self, text: str) -> None:
         """Show what happens after the last iteration, e.g. validation."""
-        if self._bar is not None:
-            self._bar.set_postfix_str(text)
+        if self._bars:
+            self._bars[1].set_postfix_str(text)
 
     def __enter__(self) -> "EpochProgress":
         return self
 
     def __exit__(self, *error: object) -> None:
-        for bar in (self._bar, self._run_bar):
-            if bar is not None:
-                bar.close()
+        for bar in reversed(self._bars):
+            bar.close()
 
 
 def _has_size(terminal: TextIO) -> bool:

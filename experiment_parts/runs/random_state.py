@@ -10,7 +10,7 @@ PREFIX = "rng."
 
 
 def random_state_tensors(device: torch.device) -> dict[str, Tensor]:
-    """uint8 states of the CPU generator and, on CUDA, of the device's."""
+    """Return uint8 states of the CPU generator and, on CUDA, of the device's."""
     states = {f"{PREFIX}cpu": torch.get_rng_state()}
     if device.type == "cuda":
         states[f"{PREFIX}cuda"] = torch.cuda.get_rng_state(device)
@@ -18,7 +18,7 @@ def random_state_tensors(device: torch.device) -> dict[str, Tensor]:
 
 
 def without_random_state(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a checkpoint that are the learner's."""
+    """Return the tensors of a checkpoint that are the learner's."""
     return {name: tensor for name, tensor in tensors.items() if not name.startswith(PREFIX)}
 
 

@@ -12,6 +12,7 @@ from utils.errors import DataError
 from utils.words import printable
 
 if TYPE_CHECKING:
+    from experiment_parts.runs.run_folder import RunFolder
     from utils.episodes.source import EpisodeSource
 
 MOST_NAMED = 3
@@ -25,6 +26,14 @@ def data_of(source: "EpisodeSource") -> dict[str, Any] | None:
     names = source.class_names
     splits = {split: facts | {"names": list(names.get(split, ()))} for split, facts in identity["splits"].items()}
     return {**identity, "splits": splits}
+
+
+def has_started_with_copies(run_folder: "RunFolder") -> bool:
+    """Return whether the run draws from images that are in a class more than once: new runs leave copies out, but one
+    that has started goes on with the images that it has, as those of releases that kept no record of them.
+    """
+    newest = run_folder.newest_good_checkpoint()
+    return newest is not None and (newest[1].get("data") or {"keeps_copies": True}).get("keeps_copies", False)
 
 
 def data_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from utils.config import ExperimentConfig, load_config
+from utils.config import ExperimentConfig, check_config, load_config
 from utils.config.command_line import parse_command_line
 from utils.errors import ConfigError, prints_user_errors
 from utils.registry import load_plugins
@@ -61,11 +61,12 @@ def check_config_gradients(
     overrides = {"precision": "float64", "task_chunk_size": "auto", **overrides}
     config = load_config(json_path, overrides)
     if not full_size:
+        small = config.to_json_dict() | small_values(config)
         try:
-            config = load_config(json_path, overrides | small_values(config))
+            config = check_config(small, str(json_path))
         except ConfigError:  # images that vanish when they are this small, say
             sides = {"image_height": config.image_height, "image_width": config.image_width}
-            config = load_config(json_path, overrides | small_values(config) | sides)
+            config = check_config(small | sides, str(json_path))
 
     import torch
 

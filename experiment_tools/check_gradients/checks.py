@@ -9,10 +9,11 @@ order           second order differs from first where it should
 evaluation      changes nothing
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
@@ -24,14 +25,16 @@ from meta_learning.inner_loop_optimizers import Adam, RMSprop
 from meta_learning.networks.batch_norm import MetaBatchNorm2d
 from meta_learning.networks.passes import Pass
 
+Passing = Callable[[Any], Any]
+
 TOLERANCE = 1e-9
 """Of quantities that are equal but for rounding, in float64."""
 DIFFERENCE_TOLERANCE = 1e-5
 """Of central differences, which have an error of their own."""
 N_DIRECTIONS = 2
 STEPS = (1e-5, 1e-6, 1e-7, 1e-8, 1e-9)
-"""Widths of the central differences; the first good one counts, because a kink of a ReLU, or the
-sharp bend of a norm over few values, may lie in a wider one."""
+"""Widths of the central differences; the first good one counts, because a kink of a ReLU, or the sharp bend of
+a norm over few values, may lie in a wider one."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +65,8 @@ def relative_difference(ours: Mapping[str, Tensor], other: Mapping[str, Tensor],
 
 
 def _share(learner: FewShotLearner) -> float:
-    """Adam and RMSprop divide by epsilon the rounding in gradients that are zero, such as that of a bias before a
-    norm.
+    """Return the share of the norm of all below which a tensor counts as zero: Adam and RMSprop divide by epsilon the
+    rounding in gradients that are zero, such as that of a bias before a norm.
     """
     return 1.0 if isinstance(learner.inner_loop, Adam | RMSprop) else 1e-6
 
@@ -206,7 +209,7 @@ def _torch_optimizer(inner_loop: Any, values: Mapping[str, Tensor]) -> torch.opt
 
 
 def _mean_loss(learner: FewShotLearner, outputs: Tensor, labels: Tensor) -> Tensor:
-    """torch's own loss of outputs (n, N), averaged over everything."""
+    """Return torch's own loss of outputs (n, N), averaged over everything."""
     if learner.loss.name == "mean_squared_error":
         return F.mse_loss(outputs, labels)
     if learner.loss.name == "binary_cross_entropy":
@@ -236,9 +239,9 @@ def check_meta_gradient(learner: FewShotLearner, episodes: EpisodeBatch, epoch: 
     Held constant: in first order the inner gradients, and always the moving averages of `episodic` batch norm.
     """
     second_order = learner.is_second_order(epoch)
-    recorded: list[list[Tensor]] = []
-    moving: list[tuple[Tensor, Tensor]] = []
-    with _inner_gradients(learner, record=recorded), _moving_statistics(learner, record=moving):
+    recorded: list[Sequence[Tensor]] = []
+    moving: list[Sequence[Tensor]] = []
+    with _inner_gradients(learner, _recorder(recorded)), _moving_statistics(learner, _recorder(moving)):
         gradients = learner.meta_gradients(episodes, epoch).gradients
     parameters = learner.meta_parameters()
     generator = torch.Generator().manual_seed(1)
@@ -251,11 +254,8 @@ def check_meta_gradient(learner: FewShotLearner, episodes: EpisodeBatch, epoch: 
         slope = float(sum((gradients[name] * direction[name]).sum() for name in gradients))
 
         def outer_loss(width: float, direction: dict[str, Tensor] = direction) -> float:
-            held = (
-                _inner_gradients(learner, replay=None if second_order else recorded),
-                _moving_statistics(learner, replay=moving),
-            )
-            with _moved(parameters, direction, width), held[0], held[1]:
+            gradients_held = nullcontext() if second_order else _inner_gradients(learner, _replayer(recorded))
+            with _moved(parameters, direction, width), gradients_held, _moving_statistics(learner, _replayer(moving)):
                 return float(learner.meta_gradients(episodes, epoch).metrics["loss"])
 
         smallest = float("inf")
@@ -270,7 +270,7 @@ def check_meta_gradient(learner: FewShotLearner, episodes: EpisodeBatch, epoch: 
 
 
 def check_order(learner: FewShotLearner, episodes: EpisodeBatch, epoch: int) -> Check:
-    """Second and first order must differ: if they do not, something has cut the graph of the inner loop."""
+    """Check that second and first order differ: if they do not, something has cut the graph of the inner loop."""
     second = learner.meta_gradients(episodes, epoch).gradients
     choices = learner.outer_loop
     try:
@@ -318,7 +318,7 @@ def check_proto_net(learner: FewShotLearner, episodes: EpisodeBatch, epoch: int)
 
 @contextmanager
 def _moved(parameters: Mapping[str, Tensor], direction: Mapping[str, Tensor], width: float) -> Iterator[None]:
-    """Inside, the parameters are `width` further along `direction`."""
+    """Move the parameters by `width` along `direction` inside."""
     before = {name: value.detach().clone() for name, value in parameters.items()}
     with torch.no_grad():
         for name, value in parameters.items():
@@ -331,65 +331,49 @@ def _moved(parameters: Mapping[str, Tensor], direction: Mapping[str, Tensor], wi
                 value.copy_(before[name])
 
 
+def _recorder(values: list[Any]) -> Passing:
+    """Return what lets each value through and keeps a copy of it."""
+
+    def record(value: Sequence[Tensor]) -> Sequence[Tensor]:
+        values.append([tensor.detach().clone() for tensor in value])
+        return value
+
+    return record
+
+
+def _replayer(values: Sequence[Any]) -> Passing:
+    """Return what lets the kept values through in place of those that are given."""
+    waiting = iter(values)
+    return lambda _: next(waiting)
+
+
 @contextmanager
-def _inner_gradients(
-    learner: FewShotLearner, record: list[list[Tensor]] | None = None, replay: list[list[Tensor]] | None = None
-) -> Iterator[None]:
-    """Inside, the gradients that the inner-loop optimiser is given are recorded, or replaced by recorded ones."""
-    inner_loop, waiting = learner.inner_loop, list(replay or ())
-    original = inner_loop.update
+def _inner_gradients(learner: FewShotLearner, through: Passing) -> Iterator[None]:
+    """Inside, the gradients that the inner-loop optimiser is given pass `through`."""
+    original = learner.inner_loop.update
 
     def update(params: Any, gradients: Any, state: Any, step: int) -> Any:
-        if record is not None:
-            record.append([gradient.detach().clone() for gradient in gradients])
-        if replay is not None:
-            gradients = waiting.pop(0)
-        return original(params, gradients, state, step)
+        return original(params, through(gradients), state, step)
 
-    with _replaced(inner_loop, "update", update):
+    with patch.object(learner.inner_loop, "update", update):
         yield
 
 
 @contextmanager
-def _moving_statistics(
-    learner: FewShotLearner,
-    record: list[tuple[Tensor, Tensor]] | None = None,
-    replay: list[tuple[Tensor, Tensor]] | None = None,
-) -> Iterator[None]:
-    """Inside, the moving averages that support passes leave in the episode are recorded, or replaced by recorded
-    ones.
-    """
-    waiting = list(replay or ())
+def _moving_statistics(learner: FewShotLearner, through: Passing) -> Iterator[None]:
+    """Inside, the moving averages that support passes leave in the episode pass `through`."""
 
     def watched(original: Any) -> Any:
         def leave_statistics(mean: Tensor, var: Tensor, n_tasks: int, pass_: Pass, name: str) -> None:
             original(mean, var, n_tasks, pass_, name)
             moving = pass_.record.moving
-            if moving is None or pass_.is_query or name not in moving:
-                return
-            if record is not None:
-                record.append(moving[name])
-            if replay is not None:
-                moving[name] = waiting.pop(0)
+            if moving is not None and not pass_.is_query and name in moving:
+                moving[name] = through(moving[name])
 
         return leave_statistics
 
     with ExitStack() as stack:
         for layer in learner.network.norm_layers().values():
             if isinstance(layer, MetaBatchNorm2d):
-                stack.enter_context(_replaced(layer, "leave_statistics", watched(layer.leave_statistics)))
+                stack.enter_context(patch.object(layer, "leave_statistics", watched(layer.leave_statistics)))
         yield
-
-
-@contextmanager
-def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """Inside, an attribute of one object is another."""
-    before = vars(owner).get(name)
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        if before is None:
-            delattr(owner, name)
-        else:
-            setattr(owner, name, before)

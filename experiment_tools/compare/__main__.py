@@ -5,6 +5,7 @@ method. Writes comparison.html, .md, .tex and .csv and the curves as PNG into a 
 """
 
 import argparse
+import itertools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from experiment_tools.compare.comparison import Comparison, compare_runs
 from experiment_tools.compare.tables import csv_text, html_page, latex, markdown
 from experiment_tools.parts.run_reading import Run, find_run, read_run
 from utils.errors import ConfigError, prints_user_errors
-from utils.files.atomic_files import storage_error, write_bytes_atomically
+from utils.files.atomic_files import storage_errors, write_bytes_atomically
 
 DEFAULT_FOLDER = "comparison"
 
@@ -72,10 +73,8 @@ def write_comparison(comparison: Comparison, runs: Sequence[Run], folder: Path, 
     from experiment_tools.compare.figures import comparison_figures, four_panel_figures
     from experiment_tools.parts.pages import svg_text, write_png
 
-    try:
+    with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise storage_error(folder, error) from error
     figures = comparison_figures(comparison, runs)
     if with_panels:
         figures += four_panel_figures(comparison, runs)
@@ -93,14 +92,11 @@ def write_comparison(comparison: Comparison, runs: Sequence[Run], folder: Path, 
 
 
 def _output_folder(wanted: Path | None) -> Path:
-    """The folder asked for, or one that is not there yet: a comparison never takes the place of another by itself."""
+    """Return the folder asked for, or a new one: a comparison never takes the place of another by itself."""
     if wanted is not None:
         return wanted
-    folder, number = Path(DEFAULT_FOLDER), 1
-    while folder.exists():
-        number += 1
-        folder = Path(f"{DEFAULT_FOLDER}-{number}")
-    return folder
+    numbered = (f"{DEFAULT_FOLDER}-{number}" for number in itertools.count(2))
+    return next(folder for folder in map(Path, itertools.chain([DEFAULT_FOLDER], numbered)) if not folder.exists())
 
 
 if __name__ == "__main__":

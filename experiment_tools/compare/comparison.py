@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiment_tools.compare.published_results import PublishedResult, published_result
-from experiment_tools.parts.methods import row_labels, tell_repeats_apart
+from experiment_tools.parts.methods import distinguish_repeats, row_labels
 from experiment_tools.parts.run_reading import Result, Run, results_of
 from utils.metrics import Score, Summary, summarise
 
@@ -106,7 +106,7 @@ def compare_runs(runs: Sequence[Run], statistics: str | None = None) -> Comparis
     ]
     configs = [run.config for run in runs]
     methods = row_labels(configs, own_columns)
-    labels = tell_repeats_apart(methods, [run.name for run in runs], configs, own_columns)
+    labels = distinguish_repeats(methods, [run.name for run in runs], configs, own_columns)
     members: dict[tuple[str, Column], list[tuple[Run, Result]]] = {}
     for run, of_run, label in zip(runs, results, labels, strict=True):
         for result in of_run:
@@ -132,7 +132,7 @@ def _column(result: Result) -> Column:
 
 
 def training_column(run: Run) -> Column:
-    """Dataset, first way, first shot and queries that a run trains and validates on."""
+    """Return the dataset, first way, first shot and queries that a run trains and validates on."""
 
     def first(value: Any) -> int:
         return value[0] if isinstance(value, list) else value
@@ -159,7 +159,7 @@ def _missing_note(run: Run, statistics: str | None) -> str:
 
 
 def _protocol_notes(columns: Sequence[Column], cells: dict[tuple[str, Column], Cell]) -> list[str]:
-    """What is the same in a column in one line, and what is not in a warning."""
+    """Return what is the same in a column in one line, and what is not in a warning."""
     notes = []
     for column in columns:
         found = [result for (_, other), cell in cells.items() if other == column for result in cell.results]
@@ -211,50 +211,40 @@ def difference(column: Column, first: str, second: str, one: Cell, other: Cell) 
     digests = {result.digest for cell in (one, other) for result in cell.results}
     note = ""
     if len(digests) == 1 and None not in digests and len(n_tasks) == 1:
-        name, numbers = "paired t-test", _paired(np.mean(scores[0], axis=0), np.mean(scores[1], axis=0))
+        name, numbers = "paired t-test", _t_test(*(np.mean(values, axis=0) for values in scores), paired=True)
     else:
         name, note = "Welch's t-test", "tested on different tasks, so not paired"
-        numbers = _welch(*(_pooled(cell, values) for cell, values in zip((one, other), scores, strict=True)))
+        pooled = (_pooled(cell, values) for cell, values in zip((one, other), scores, strict=True))
+        numbers = _t_test(*pooled, paired=False)
     return Difference(column, first, second, name, note, *numbers, p_over_seeds=over_seeds)
 
 
 def _pooled(cell: Cell, scores: Sequence[np.ndarray]) -> np.ndarray:
-    """Independent numbers of one method: means per task over runs on the same tasks, else all scores."""
+    """Return independent numbers of one method: means per task over runs on the same tasks, else all scores."""
     if len({(result.digest, len(values)) for result, values in zip(cell.results, scores, strict=True)}) == 1:
         return np.mean(scores, axis=0)
     return np.concatenate(scores)
 
 
-def _paired(a: np.ndarray, b: np.ndarray) -> tuple[float, float, float, float]:
-    """(mean of a - b, its 95 % interval, p) over tasks; p is 1 where no task differs."""
-    from scipy.stats import ttest_rel
+def _t_test(a: np.ndarray, b: np.ndarray, *, paired: bool) -> tuple[float, float, float, float]:
+    """(mean of a - b, its 95 % interval, p); p is 1 where nothing differs."""
+    from scipy.stats import ttest_ind, ttest_rel
 
-    if np.ptp(a - b) == 0:
-        mean = float(np.mean(a - b))
+    mean = float(np.mean(a - b) if paired else np.mean(a) - np.mean(b))
+    if not any(np.ptp(values) for values in ((a - b,) if paired else (a, b))):
         return mean, mean, mean, 1.0 if mean == 0 else 0.0
-    test = ttest_rel(a, b)
-    interval = test.confidence_interval(0.95)
-    return float(np.mean(a - b)), float(interval.low), float(interval.high), float(test.pvalue)
-
-
-def _welch(a: np.ndarray, b: np.ndarray) -> tuple[float, float, float, float]:
-    from scipy.stats import ttest_ind
-
-    mean = float(np.mean(a) - np.mean(b))
-    if np.ptp(a) == 0 and np.ptp(b) == 0:
-        return mean, mean, mean, 1.0 if mean == 0 else 0.0
-    test = ttest_ind(a, b, equal_var=False)
+    test = ttest_rel(a, b) if paired else ttest_ind(a, b, equal_var=False)
     interval = test.confidence_interval(0.95)
     return mean, float(interval.low), float(interval.high), float(test.pvalue)
 
 
 def _p_over_seeds(one: Cell, other: Cell) -> float | None:
     means = [np.array([result.mean for result in cell.results]) for cell in (one, other)]
-    return None if min(map(len, means)) < 2 else _welch(*means)[3]
+    return None if min(map(len, means)) < 2 else _t_test(*means, paired=False)[3]
 
 
 def _with_holm(differences: Sequence[Difference]) -> tuple[Difference, ...]:
-    """Holm 1979: the k-th smallest of n p-values times n - k + 1, never below the one before, at most 1."""
+    """Correct p-values by Holm 1979: the k-th smallest of n times n - k + 1, never below the one before, at most 1."""
     tested = sorted((d.p, place) for place, d in enumerate(differences) if d.p is not None and not math.isnan(d.p))
     corrected: dict[int, float] = {}
     highest = 0.0

@@ -3,6 +3,7 @@
 Figures are made without pyplot: no window, no state, no backend of the user's.
 """
 
+import itertools
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ class Curve:
 
 
 def mean_curve(runs: Sequence[Run], name: str) -> Curve:
-    """Per epoch over the runs that have it; cells without a number are left out."""
+    """Return the mean per epoch over the runs that have it; cells without a number are left out."""
     values: dict[int, list[float]] = {}
     for run in runs:
         for row in run.rows:
@@ -43,7 +44,7 @@ def mean_curve(runs: Sequence[Run], name: str) -> Curve:
 
 
 def _score_axis(groups: Mapping[str, Sequence[Run]]) -> tuple[float, str]:
-    """Factor and name of what is called accuracy in the rows of these runs, which are all of one kind."""
+    """Return the factor and name of what is called accuracy in the rows of these runs, which are all of one kind."""
     is_regression = any(run.is_regression for runs in groups.values() for run in runs)
     return (-1.0, "Mean squared error") if is_regression else (100.0, "Accuracy in %")
 
@@ -53,7 +54,7 @@ def validation_figure(groups: Mapping[str, Sequence[Run]], title: str) -> Figure
     figure = Figure(figsize=(7.0, 4.2), layout="constrained")
     axes = figure.subplots()
     scale, name = _score_axis(groups)
-    for (label, runs), colour in zip(groups.items(), _colours(len(groups)), strict=True):
+    for (label, runs), colour in zip(groups.items(), itertools.cycle(COLOURS), strict=False):
         _draw(axes, mean_curve(runs, "val_accuracy_mean"), _with_seeds(label, len(runs)), colour, scale)
     _dress(axes, f"Validation {name[0].lower()}{name[1:]}", title)
     axes.legend(frameon=False, fontsize=9)
@@ -74,7 +75,7 @@ def four_panels(
     score_scale, score_name = _score_axis(groups)
     for (split, metric), axes in zip(PANELS, figure.subplots(2, 2).flat, strict=True):
         scale = score_scale if metric == "accuracy" else 1
-        for (label, runs), colour in zip(groups.items(), _colours(len(groups)), strict=True):
+        for (label, runs), colour in zip(groups.items(), itertools.cycle(COLOURS), strict=False):
             _draw(axes, mean_curve(runs, f"{split}_{metric}_mean"), _with_seeds(label, len(runs)), colour, scale)
             if split == "val" and metric in test_points.get(label, {}):
                 epoch, value = test_points[label][metric]
@@ -85,10 +86,6 @@ def four_panels(
         axes.legend(frameon=False, fontsize=9)
     figure.suptitle(title)
     return figure
-
-
-def _colours(count: int) -> list[str]:
-    return [COLOURS[place % len(COLOURS)] for place in range(count)]
 
 
 def _with_seeds(label: str, n_runs: int) -> str:

@@ -27,20 +27,20 @@ class PublishedResult:
     """Whether the paper or the project itself was read; false: quoted from elsewhere."""
 
     def text(self) -> str:
-        """'98.70 ± 0.40'; a question mark where it is not confirmed."""
+        """Return '98.70 ± 0.40'; a question mark where it is not confirmed."""
         interval = "" if self.plus_minus is None else f" ± {self.plus_minus:.2f}"
         return f"{self.accuracy:.2f}{interval}{'' if self.confirmed else ' (?)'}"
 
 
 @cache
 def published_results() -> tuple[PublishedResult, ...]:
-    """All of them."""
-    entries = parse_toml(read_text(FILE))["result"]
-    return tuple(PublishedResult(**entry) for entry in entries)
+    """Read all of them."""
+    groups = parse_toml(read_text(FILE))["published"]
+    return tuple(PublishedResult(**(group | entry)) for group in groups for entry in group.pop("results"))
 
 
 def published_result(method: str, dataset: str, ways: int, shots: int) -> PublishedResult | None:
-    """What was published for a method (a name of `experiment_tools.parts.methods.method_name`) on a dataset."""
+    """Return what was published for a method (a name of `experiment_tools.parts.methods.method_name`) on a dataset."""
     dataset = re.sub(r"_seed\d+$", "", dataset)  # whichever samples were drawn
     wanted = (method, known_by_folder(dataset).name or dataset, ways, shots)
     for result in published_results():

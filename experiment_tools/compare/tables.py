@@ -11,7 +11,7 @@ from utils.metrics import ACCURACY, Score
 
 
 def accuracy_table(comparison: Comparison) -> Table:
-    """One row per method; per column of the comparison the accuracy and, where one is known, the published value."""
+    """Return one row per method; per column of the comparison the accuracy and, where known, the published value."""
     published = {
         column: any(c.published for (_, k), c in comparison.cells.items() if k == column)
         for column in comparison.columns
@@ -32,7 +32,7 @@ def accuracy_table(comparison: Comparison) -> Table:
 
 
 def cell_text(cell: Cell) -> str:
-    """'95.93 ± 0.97 (3 seeds)' in percent, '0.3423 ± 0.0189 (3 seeds)' of a mean squared error."""
+    """Return '95.93 ± 0.97 (3 seeds)' in percent, '0.3423 ± 0.0189 (3 seeds)' of a mean squared error."""
     summary = cell.summary
     if cell.score is not ACCURACY:
         return f"{cell.score.text(summary).replace('+-', '±')} ({cell.interval_is_over})"
@@ -41,7 +41,7 @@ def cell_text(cell: Cell) -> str:
 
 
 def difference_table(comparison: Comparison) -> Table:
-    """One row per pair of methods in a column."""
+    """Return one row per pair of methods in a column."""
     if not comparison.differences:
         return []
     with_seeds = any(d.p_over_seeds is not None for d in comparison.differences)
@@ -73,14 +73,14 @@ def _difference_row(d: Difference, with_seeds: bool, score: Score) -> list[str]:
 
 
 def p_text(p: float | None) -> str:
-    """'0.013', '< 0.0001'."""
+    """Return '0.013', '< 0.0001'."""
     if p is None:
         return ""
     return "< 0.0001" if p < 1e-4 else f"{p:.4f}" if p < 0.01 else f"{p:.3f}"
 
 
 def caption(comparison: Comparison) -> str:
-    """How to read the table of accuracies."""
+    """Return how to read the table of accuracies."""
     found = dict.fromkeys(cell.score for cell in comparison.cells.values())
     names = (
         " or ".join("accuracy in percent" if score is ACCURACY else score.name for score in found)
@@ -94,7 +94,7 @@ def caption(comparison: Comparison) -> str:
 
 
 def sources(comparison: Comparison) -> list[str]:
-    """Where the published values in the table are from."""
+    """Return where the published values in the table are from."""
     found = [cell.published for cell in comparison.cells.values() if cell.published]
     lines = dict.fromkeys(f"{result.method}: {result.source}" for result in found)
     if any(not result.confirmed for result in found):
@@ -113,7 +113,7 @@ DIFFERENCE_CAPTION = (
 
 
 def markdown(comparison: Comparison) -> str:
-    """The tables with their notes."""
+    """Return the tables with their notes."""
     parts = [_markdown_table(accuracy_table(comparison)), caption(comparison)]
     if comparison.differences:
         parts += [_markdown_table(difference_table(comparison)), DIFFERENCE_CAPTION]
@@ -131,7 +131,7 @@ def _markdown_table(table: Table) -> str:
 
 
 def latex(comparison: Comparison) -> str:
-    """Two tabulars with the rules of the package booktabs."""
+    """Return two tabulars with the rules of the package booktabs."""
     parts = [f"% {_one_line(caption(comparison))}", _latex_table(accuracy_table(comparison))]
     if comparison.differences:
         parts += [f"% {_one_line(DIFFERENCE_CAPTION)}", _latex_table(difference_table(comparison))]
@@ -163,8 +163,8 @@ def _latex_text(text: str) -> str:
         ">": "$>$",
         "~": r"\textasciitilde{}",
         "^": r"\textasciicircum{}",
+        **{letter: f"\\{letter}" for letter in "&%$#_{}"},
     }
-    replaced |= {letter: f"\\{letter}" for letter in "&%$#_{}"}
     return "".join(replaced.get(letter, letter) for letter in text)
 
 
@@ -189,7 +189,7 @@ def csv_text(comparison: Comparison) -> str:
 
 
 def html_page(comparison: Comparison, figures: Sequence[tuple[str, str]]) -> str:
-    """One self-contained page.
+    """Return one self-contained page.
 
     Args:
         figures: (caption, inline SVG) each.

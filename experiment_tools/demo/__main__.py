@@ -73,7 +73,7 @@ class Demo(ThreadingHTTPServer):
         log.debug("a connection broke off", exc_info=True)
 
     def page(self) -> tuple[str, str]:
-        """The page for a new visitor, and its content security policy."""
+        """Return the page for a new visitor, and its content security policy."""
         start = json.dumps(self.start | {"session": self.sessions.new_name()}, ensure_ascii=True)
         script, style = self._parts["js"], self._parts["css"]
         text = (
@@ -168,7 +168,7 @@ class Handler(BaseHTTPRequestHandler):
         self._send(HTTPStatus.OK, json.dumps(answer).encode(), "application/json")
 
     def _body(self, largest: int) -> bytes:
-        """The request's body; its size is judged before it is read."""
+        """Read the request's body; its size is judged first."""
         length = self.headers.get("Content-Length", "")
         if "Transfer-Encoding" in self.headers or not (length.isascii() and length.isdigit()):
             raise RefusedError(411, "say how long the request is (Content-Length)")
@@ -185,24 +185,16 @@ class Handler(BaseHTTPRequestHandler):
                 raise RefusedError(421, f"this demo is at {self.server.address}")
             answer()
         except RefusedError as error:
-            self.close_connection = True  # what of the body was not read must not become the next request
-            self._send(
-                HTTPStatus(error.status),
-                json.dumps({"error": str(error)}).encode(),
-                "application/json",
-                {"Connection": "close"},
-            )
+            self._refuse(HTTPStatus(error.status), str(error))
         except (TimeoutError, ConnectionError):
             self.close_connection = True
         except Exception as error:  # the visitor is told; the terminal has the traceback
-            self.close_connection = True
             log.error("the demo could not answer %s", self.path[:100], exc_info=error)
-            self._send(
-                HTTPStatus.INTERNAL_SERVER_ERROR,
-                b'{"error": "the demo failed; its terminal says why"}',
-                "application/json",
-                {"Connection": "close"},
-            )
+            self._refuse(HTTPStatus.INTERNAL_SERVER_ERROR, "the demo failed; its terminal says why")
+
+    def _refuse(self, status: HTTPStatus, text: str) -> None:
+        self.close_connection = True  # what of the body was not read must not become the next request
+        self._send(status, json.dumps({"error": text}).encode(), "application/json", {"Connection": "close"})
 
     def _send(self, status: HTTPStatus, body: bytes, content_type: str, more: dict[str, str] | None = None) -> None:
         self.send_response(status)

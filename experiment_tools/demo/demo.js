@@ -26,7 +26,10 @@
       parent.append(part);
       this.node.querySelector(".undo").onclick = () => this.undo();
       this.node.querySelector(".clear").onclick = () => this.clear();
-      this.node.querySelector("input").onchange = (event) => { this.take(event.target.files[0]); event.target.value = ""; };
+      this.node.querySelector("input").onchange = (event) => {
+        this.take(event.target.files[0]);
+        event.target.value = "";
+      };
       this.listen();
       this.watcher = new ResizeObserver(() => this.draw());
       this.watcher.observe(this.canvas);
@@ -35,14 +38,19 @@
 
     get filled() { return this.strokes.length > 0 || this.photo !== null; }
 
-    rename(label) { this.label = label; this.canvas.setAttribute("aria-label", label); this.image.alt = `${label}, as the network sees it`; }
+    rename(label) {
+      this.label = label;
+      this.canvas.setAttribute("aria-label", label);
+      this.image.alt = `${label}, as the network sees it`;
+    }
 
     listen() {
       const canvas = this.canvas;
       let stroke = null;
       const point = (event) => {
         const box = canvas.getBoundingClientRect();
-        return [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height].map((v) => Math.round(1e4 * Math.min(1, Math.max(0, v))) / 1e4);
+        const place = [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height];
+        return place.map((v) => Math.round(1e4 * Math.min(1, Math.max(0, v))) / 1e4);
       };
       canvas.onpointerdown = (event) => {
         if (event.button !== 0) return;
@@ -66,7 +74,11 @@
       canvas.onblur = () => { this.pen = null; this.draw(); };
       this.node.ondragover = (event) => { event.preventDefault(); this.node.classList.add("over"); };
       this.node.ondragleave = () => this.node.classList.remove("over");
-      this.node.ondrop = (event) => { event.preventDefault(); this.node.classList.remove("over"); this.take(event.dataTransfer.files[0]); };
+      this.node.ondrop = (event) => {
+        event.preventDefault();
+        this.node.classList.remove("over");
+        this.take(event.dataTransfer.files[0]);
+      };
     }
 
     key(event) {
@@ -102,7 +114,10 @@
 
     async take(file) {
       if (!file) return;
-      if (file.size > LARGEST_UPLOAD) { complain(`${file.name} is larger than ${LARGEST_UPLOAD / 1e6} MB; make it smaller`); return; }
+      if (file.size > LARGEST_UPLOAD) {
+        complain(`${file.name} is larger than ${LARGEST_UPLOAD / 1e6} MB; make it smaller`);
+        return;
+      }
       this.strokes = []; this.photo = file; this.bitmap = null;
       this.changed();
       try { this.bitmap = await createImageBitmap(file); } catch { /* the server says what is wrong with it */ }
@@ -119,14 +134,19 @@
     draw() {
       const side = Math.max(1, Math.round(this.canvas.clientWidth * (window.devicePixelRatio || 1)));
       if (this.canvas.width !== side) this.canvas.width = this.canvas.height = side;
-      const pen = this.canvas.getContext("2d"), colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name);
+      const pen = this.canvas.getContext("2d");
+      const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name);
       pen.clearRect(0, 0, side, side);
       if (this.bitmap) { pen.drawImage(this.bitmap, 0, 0, side, side); return; }
       pen.strokeStyle = colour("--grid"); pen.lineWidth = 1;
       pen.beginPath();
-      for (const at of [1 / 3, 2 / 3]) { pen.moveTo(at * side, 0); pen.lineTo(at * side, side); pen.moveTo(0, at * side); pen.lineTo(side, at * side); }
+      for (const at of [1 / 3, 2 / 3]) {
+        pen.moveTo(at * side, 0); pen.lineTo(at * side, side);
+        pen.moveTo(0, at * side); pen.lineTo(side, at * side);
+      }
       pen.stroke();
-      pen.strokeStyle = pen.fillStyle = colour("--pen"); pen.lineWidth = start.penWidth * side; pen.lineCap = pen.lineJoin = "round";
+      pen.strokeStyle = pen.fillStyle = colour("--pen");
+      pen.lineWidth = start.penWidth * side; pen.lineCap = pen.lineJoin = "round";
       for (const stroke of this.strokes) {
         pen.beginPath();
         pen.moveTo(stroke[0] * side, stroke[1] * side);
@@ -160,10 +180,14 @@
   async function ask(address, body, type) {
     let answer;
     try {
-      answer = await fetch(address, { method: "POST", body, headers: { "Content-Type": type, "X-Session": start.session }, credentials: "omit", redirect: "error" });
+      const headers = { "Content-Type": type, "X-Session": start.session };
+      answer = await fetch(address, { method: "POST", body, headers, credentials: "omit", redirect: "error" });
     } catch { throw new Error("The demo does not answer: is it still running in its terminal?"); }
     const content = await answer.json().catch(() => ({}));
-    if (!answer.ok) throw Object.assign(new Error(content.error || `The demo answered with ${answer.status}.`), { status: answer.status });
+    if (!answer.ok) {
+      const text = content.error || `The demo answered with ${answer.status}.`;
+      throw Object.assign(new Error(text), { status: answer.status });
+    }
     return content;
   }
 
@@ -182,11 +206,12 @@
 
   async function round(mayRetry = true) {
     for (const pad of pads()) if (pad.filled && pad.number === null) await pad.send();
-    const taught = classes.map((one) => ({ one, numbers: one.examples.map((pad) => pad.number).filter((number) => number !== null) })).filter(({ numbers }) => numbers.length);
+    const numbersOf = (one) => one.examples.map((pad) => pad.number).filter((number) => number !== null);
+    const taught = classes.map((one) => ({ one, numbers: numbersOf(one) })).filter(({ numbers }) => numbers.length);
     if (taught.length < 2 || query.number === null || again) { if (!again) show(taught, null); return; }
     try {
-      const answer = await ask("/classify", JSON.stringify({ classes: taught.map(({ numbers }) => numbers), query: query.number }), "application/json");
-      show(taught, answer);
+      const question = { classes: taught.map(({ numbers }) => numbers), query: query.number };
+      show(taught, await ask("/classify", JSON.stringify(question), "application/json"));
     } catch (error) {
       if (error.status !== 410 || !mayRetry) throw error;
       for (const pad of pads()) pad.number = null;
@@ -200,18 +225,24 @@
     for (const pad of pads()) pad.node.classList.remove("winner");
     const verdict = byId("verdict"), bars = byId("bars"), note = byId("note");
     if (!answer) {
-      verdict.replaceChildren(taught.length < 2 ? "Teach it two classes or more, then draw here." : `${taught.length} classes learned. Draw one of them here.`);
+      verdict.replaceChildren(
+        taught.length < 2
+          ? "Teach it two classes or more, then draw here."
+          : `${taught.length} classes learned. Draw one of them here.`,
+      );
       bars.replaceChildren();
       note.textContent = "";
       return;
     }
     const last = answer.steps.at(-1), best = last.indexOf(Math.max(...last));
     const winner = taught[best].one;
-    verdict.replaceChildren("Looks like", element("b", winner.name), `${percent(last[best])} after ${answer.steps.length - 1} steps`);
+    const after = `${percent(last[best])} after ${answer.steps.length - 1} steps`;
+    verdict.replaceChildren("Looks like", element("b", winner.name), after);
     for (const pad of winner.examples) if (pad.filled) pad.node.classList.add("winner");
     const table = element("div", "", "steps");
     table.setAttribute("role", "img");
-    table.setAttribute("aria-label", taught.map(({ one }, rank) => `${one.name}: ${answer.steps.map((step) => percent(step[rank])).join(", ")}`).join("; "));
+    const spoken = ({ one }, rank) => `${one.name}: ${answer.steps.map((step) => percent(step[rank])).join(", ")}`;
+    table.setAttribute("aria-label", taught.map(spoken).join("; "));
     taught.forEach(({ one }, rank) => {
       const first = rank === best ? " first" : "", track = element("div", "", `track${first}`);
       for (const step of answer.steps) {
@@ -219,19 +250,24 @@
         bar.style.setProperty("--p", `${Math.max(1.5, 100 * step[rank])}%`);
         track.append(bar);
       }
-      table.append(element("span", one.name, `who${first}`), track, element("span", percent(last[rank]), `value${first}`));
+      const who = element("span", one.name, `who${first}`), value = element("span", percent(last[rank]), `value${first}`);
+      table.append(who, track, value);
     });
     const axis = element("div", "", "axis");
     answer.steps.forEach((_, step) => axis.append(element("span", String(step))));
     table.append(element("span"), axis, element("span"));
     bars.replaceChildren(table);
-    note.textContent = `Probability of each class after each step; 0 is before learning. Learned and classified in ${answer.milliseconds} ms.`;
+    note.textContent =
+      "Probability of each class after each step; 0 is before learning. " +
+      `Learned and classified in ${answer.milliseconds} ms.`;
   }
 
   function addClass() {
     if (classes.length >= start.mostClasses) return;
-    const part = byId("class").content.cloneNode(true), node = part.querySelector(".class"), input = part.querySelector(".name");
-    const letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ", free = [...letters].find((letter) => !classes.some((one) => one.name === letter));
+    const part = byId("class").content.cloneNode(true);
+    const node = part.querySelector(".class"), input = part.querySelector(".name");
+    const letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ";
+    const free = [...letters].find((letter) => !classes.some((one) => one.name === letter));
     const one = { node, name: free, examples: [] };
     input.value = one.name;
     input.oninput = () => { one.name = input.value.trim() || free; label(); update(); };
@@ -263,7 +299,9 @@
   }
 
   byId("run").textContent = `${start.run} · learned to learn on ${start.dataset}`;
-  byId("lead").textContent = `This network has never seen your drawings. ${start.steps} steps of gradient descent on your examples are all it gets.`;
+  byId("lead").textContent =
+    "This network has never seen your drawings. " +
+    `${start.steps} steps of gradient descent on your examples are all it gets.`;
   byId("ways").textContent = start.fixedHead
     ? `This network has ${start.mostClasses} outputs: 2 to ${start.mostClasses} classes.`
     : `This network makes its head for each task: 2 to ${start.mostClasses} classes.`;

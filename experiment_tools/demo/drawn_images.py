@@ -35,7 +35,7 @@ SCALE = 4
 
 
 def pen_of(config: Mapping[str, Any]) -> Pen:
-    """The pen of the dataset that a run was trained on."""
+    """Return the pen of the dataset that a run was trained on."""
     return PENS.get(config["dataset_name"], OTHER_PEN)
 
 

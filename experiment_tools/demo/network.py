@@ -57,7 +57,7 @@ class DemoNetwork:
         )
 
     def probabilities(self, key: Hashable, support: np.ndarray, ranks: Sequence[int], query: np.ndarray) -> np.ndarray:
-        """Probabilities (S+1, N) of one query image before adaptation and after each inner step.
+        """Return the probabilities (S+1, N) of one query image before adaptation and after each inner step.
 
         A learned head may have more outputs than there are classes: those without examples are left out of the
         probabilities.
@@ -86,7 +86,7 @@ class DemoNetwork:
 
 
 def description(network: DemoNetwork, run_folder: Path) -> dict[str, Any]:
-    """What the page says of a network."""
+    """Return what the page says of a network."""
     config = network.config
     return {
         "run": run_folder.name,

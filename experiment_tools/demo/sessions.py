@@ -36,7 +36,7 @@ MOST_POINTS = 20_000
 
 
 class RefusedError(Exception):
-    """A request that is not answered as asked: HTTP status and what the visitor is told."""
+    """A request that is not answered as asked: HTTP status and the text for the visitor."""
 
     def __init__(self, status: int, text: str) -> None:
         super().__init__(text)
@@ -60,7 +60,7 @@ class Session:
         return number
 
     def image(self, number: Any) -> np.ndarray:
-        """An image of this visitor's.
+        """Return an image of this visitor's.
 
         Raises:
             RefusedError: there is none (any more).
@@ -87,7 +87,7 @@ class Sessions:
         return len(self._sessions)
 
     def new_name(self) -> str:
-        """A name for a page that is about to be shown."""
+        """Return a name for a page that is about to be shown."""
         name = secrets.token_urlsafe(16)
         return f"{name}.{self._signature(name)}"
 
@@ -95,7 +95,7 @@ class Sessions:
         return hmac.new(self._secret, name.encode(), hashlib.sha256).hexdigest()[:32]
 
     def get(self, name: str) -> Session:
-        """The session of a name.
+        """Return the session of a name.
 
         Raises:
             RefusedError: the name is not of this server's making.

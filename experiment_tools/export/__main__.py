@@ -57,10 +57,10 @@ def export(options: argparse.Namespace) -> dict[str, float]:
     load_plugins({} if options.plugin is None else {"plugin": options.plugin})
     run = read_whole_run(find_run(options.experiment))
     if options.checkpoint == "best" and not run.test:
+        done = f"{len(run.rows)} of {run.config.get('total_epochs')} epochs, no test"
         raise ConfigError(
-            f"{run.path}: this run has not finished ({len(run.rows)} of {run.config.get('total_epochs')} epochs, no "
-            "test). Run its script again, or "
-            "export what there is with --checkpoint EPOCH"
+            f"{run.path}: this run has not finished ({done}). Run its script again, or export what there is with "
+            "--checkpoint EPOCH"
         )
     checkpoint = run_checkpoint(run.path, options.checkpoint)
     classifier, statistics = _classifier(run, checkpoint, options)
@@ -78,16 +78,13 @@ def export(options: argparse.Namespace) -> dict[str, float]:
 
     def fill(folder: Path) -> None:
         differences.update(_write_files(folder, plain, config, statistics, classes, options.formats))
-        facts = _facts(
-            run, checkpoint, options, plain, statistics, classes, counts, differences, learner.n_evaluation_steps
-        )
+        n_steps = learner.n_evaluation_steps
+        facts = _facts(run, checkpoint, options, plain, statistics, classes, counts, differences, n_steps)
         (folder / "README.md").write_text(model_card(facts, config), encoding="utf-8")
 
     make_folder(output, fill)
-    log.info(
-        "%s",
-        f"adapted to {', '.join(classes)}" if classes else "the initialisation, to be adapted: no --support was given",
-    )
+    initial = "the initialisation, to be adapted: no --support was given"
+    log.info("%s", f"adapted to {', '.join(classes)}" if classes else initial)
     for file, difference in differences.items():
         log.info("%s: differs from the original by at most %.1e", output / file, difference)
     if plain.uses_batch and classes:
@@ -100,7 +97,7 @@ def export(options: argparse.Namespace) -> dict[str, float]:
 
 
 def _classifier(run: Run, checkpoint: Path, options: argparse.Namespace) -> tuple[FewShotClassifier, str]:
-    """With the batch-norm statistics of the option, else those that the run was tested with first."""
+    """Load the classifier with the batch-norm statistics of the option, else those of the first test of the run."""
     config = read_checkpoint_state(checkpoint).get("config", {})
     if config.get("loss") == "mean_squared_error":
         raise ConfigError(f"{run.path}: is a regression; export is for classifiers")

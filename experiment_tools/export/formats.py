@@ -32,7 +32,7 @@ def check_formats(formats: list[str]) -> None:
     """Raise ConfigError where the library of a format is not installed."""
     if "onnx" not in formats:
         return
-    missing = [name for name in ("onnx", "onnxscript") if not _is_there(name)]
+    missing = [name for name in ("onnx", "onnxscript") if find_spec(name) is None]
     if missing:
         raise ConfigError(
             f"--formats onnx needs {' and '.join(missing)}: pip install {' '.join(missing)} onnxruntime "
@@ -40,12 +40,8 @@ def check_formats(formats: list[str]) -> None:
         )
 
 
-def _is_there(name: str) -> bool:
-    return find_spec(name) is not None
-
-
 def random_images(shape: tuple[int, int, int], n_images: int, dtype: torch.dtype) -> Tensor:
-    """(n, C, H, W), the same every time."""
+    """Draw images (n, C, H, W), the same every time."""
     return torch.randn((n_images, *shape), generator=torch.Generator().manual_seed(n_images), dtype=torch.float64).to(
         dtype
     )
@@ -90,7 +86,7 @@ def write_onnx(plain: PlainNetwork, folder: Path, example: Tensor) -> Callable[[
 
 def _onnx_runner(path: Path) -> Callable[[Tensor], Tensor]:
     run: Callable[..., Any]
-    if _is_there("onnxruntime"):
+    if find_spec("onnxruntime") is not None:
         import onnxruntime
 
         run = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]).run
@@ -132,7 +128,7 @@ def _one_error(what: str) -> Iterator[None]:
 def largest_difference(
     plain: PlainNetwork, exported: Callable[[Tensor], Tensor], shape: tuple[int, int, int], what: str
 ) -> float:
-    """Largest difference of an output between exported and original, over batches of several sizes of random images.
+    """Return the largest difference of an output between exported and original, over random batches of several sizes.
 
     Raises:
         ConfigError: they do not agree.

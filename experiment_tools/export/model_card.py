@@ -71,7 +71,7 @@ Result = tuple[Mapping[str, Any], Mapping[str, Any]]
 
 
 def tested_results(facts: CardFacts) -> list[Result]:
-    """Protocol and accuracy of the exported epoch alone, for each test of the run with as many inner steps."""
+    """Return protocol and accuracy of the exported epoch alone, for each test of the run with as many steps."""
     results = [
         result for result in facts.test.get("results", [facts.test]) if result.get("score", "accuracy") == "accuracy"
     ]
@@ -84,26 +84,53 @@ def tested_results(facts: CardFacts) -> list[Result]:
     return [(protocol, model) for protocol, model in pairs if protocol["steps"] == facts.steps]
 
 
-def tested_result(facts: CardFacts) -> Result | None:
-    """The first of them with the exported batch-norm statistics; None: not tested so."""
-    return next((pair for pair in tested_results(facts) if pair[0]["statistics"] == facts.statistics), None)
-
-
 def model_card(facts: CardFacts, config: Mapping[str, Any]) -> str:
     """Return the text: a YAML head for model hubs, then Markdown."""
-    data = config["dataset_name"]
-    tested = tested_result(facts)
+    # The first one with the exported batch-norm statistics; None: not tested so.
+    tested = next((pair for pair in tested_results(facts) if pair[0]["statistics"] == facts.statistics), None)
+    sections = {
+        "Use": _use(facts, config),
+        "Data and protocol": _data(facts, config, tested),
+        "Limits": _limits(facts, config),
+        "Files": [
+            "| file | largest difference from the original |",
+            "| --- | --- |",
+            *(f"| `{file}` | {difference:.1e} |" for file, difference in facts.files.items()),
+            "",
+            "Compared with the learner that was exported, on batches of several sizes of random images.",
+        ],
+        "Made with": [
+            "```bash",
+            facts.training_command,
+            facts.command,
+            "```",
+            "",
+            ", ".join(f"{name} {version}" for name, version in facts.versions.items()),
+        ],
+        "Licences": _licences(facts, config["dataset_name"]),
+    }
+    lines = [*_head(facts, config["dataset_name"], tested), "", f"# {facts.name}", "", _what(facts, config)]
+    for title, section in sections.items():
+        lines += ["", f"## {title}", "", *section]
+    return "\n".join(lines) + "\n"
+
+
+def _head(facts: CardFacts, data: str, tested: Result | None) -> list[str]:
+    """The YAML between two lines of dashes."""
+    tags = ("few-shot-learning", "meta-learning", "maml", *(("onnx",) if "network.onnx" in facts.files else ()))
     lines = [
         "---",
         "license: unknown  # fill in under which licence you give the weights away",
         f"pretty_name: {_yaml(facts.name)}",
+        "library_name: pytorch",
+        "pipeline_tag: image-classification",
+        "tags:",
+        *(f"- {tag}" for tag in tags),
+        "datasets:",
+        f"- {_yaml(data)}",
+        "metrics:",
+        "- accuracy",
     ]
-    lines += ["library_name: pytorch", "pipeline_tag: image-classification", "tags:"]
-    lines += [
-        f"- {tag}"
-        for tag in ("few-shot-learning", "meta-learning", "maml", *(("onnx",) if "network.onnx" in facts.files else ()))
-    ]
-    lines += ["datasets:", f"- {_yaml(data)}", "metrics:", "- accuracy"]
     if tested:
         lines += [
             "model-index:",
@@ -121,54 +148,17 @@ def model_card(facts: CardFacts, config: Mapping[str, Any]) -> str:
             f"      value: {100 * tested[1]['test_accuracy_mean']:.2f}",
             f"      name: {_yaml('accuracy in %, mean over ' + str(tested[0]['tasks']) + ' test tasks')}",
         ]
-    lines += [
-        "---",
-        "",
-        f"# {facts.name}",
-        "",
-        _what(facts, config),
-        "",
-        "## Use",
-        "",
-        *_use(facts, config),
-        "",
-        "## Data and protocol",
-        "",
-    ]
-    lines += _data(facts, config, tested)
-    lines += [
-        "",
-        "## Limits",
-        "",
-        *_limits(facts, config),
-        "",
-        "## Files",
-        "",
-        "| file | largest difference from the original |",
-        "| --- | --- |",
-    ]
-    lines += [f"| `{file}` | {difference:.1e} |" for file, difference in facts.files.items()]
-    lines += [
-        "",
-        "Compared with the learner that was exported, on batches of several sizes of random images.",
-        "",
-        "## Made with",
-        "",
-        "```bash",
-    ]
-    lines += [facts.training_command, facts.command, "```", ""]
-    lines += [", ".join(f"{name} {version}" for name, version in facts.versions.items()), ""]
-    lines += [
-        "## Licences",
-        "",
+    return [*lines, "---"]
+
+
+def _licences(facts: CardFacts, data: str) -> list[str]:
+    lines = [
         "- **Weights:** not chosen yet. Whoever publishes them fills in `license` above and this line.",
+        f"- **Training data:** {data}: {known_by_folder(data).licence or UNKNOWN_LICENCE}.",
     ]
-    lines += [f"- **Training data:** {data}: {known_by_folder(data).licence or UNKNOWN_LICENCE}."]
     if facts.classes is not None:
         lines.append("- **Support images:** yours; they are not in this folder, but the weights were adapted to them.")
-    if facts.has_module:
-        lines.append("- **`network.py`:** MIT.")
-    return "\n".join(lines) + "\n"
+    return [*lines, "- **`network.py`:** MIT."] if facts.has_module else lines
 
 
 def _what(facts: CardFacts, config: Mapping[str, Any]) -> str:
@@ -245,7 +235,7 @@ def _data(facts: CardFacts, config: Mapping[str, Any], tested: Any) -> list[str]
             f"- Accuracy: **this epoch was not tested** with {facts.statistics} batch-norm statistics and "
             f"{facts.steps} inner steps."
         )
-    others = [pair for pair in tested_results(facts) if pair is not tested][:1] if tested is None else []
+    others = tested_results(facts)[:1] if tested is None else []
     for protocol, model in [tested] if tested else others:
         accuracy = percent(
             Summary(

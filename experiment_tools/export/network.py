@@ -88,7 +88,7 @@ def build_head(architecture: Architecture) -> nn.Module:
 
 
 def pool(x: Tensor) -> Tensor:
-    """Max-pooling over 2 x 2 pixels; a side of one pixel stays as it is."""
+    """Apply max-pooling over 2 x 2 pixels; a side of one pixel stays as it is."""
     return F.max_pool2d(x, (min(2, x.shape[2]), min(2, x.shape[3])))
 
 

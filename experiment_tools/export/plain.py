@@ -102,7 +102,7 @@ def plain_network(learner: FewShotLearner, adapted: AdaptedLearner | None, confi
 def _stored_statistics(
     network: MetaNetwork, adapted: AdaptedLearner | None, params: dict[str, Tensor], pass_: Pass
 ) -> Statistics:
-    """What each norm layer whose answer does not depend on the batch normalises with."""
+    """Return what each norm layer whose answer does not depend on the batch normalises with."""
     stored: Statistics = {}
     of_support = {} if adapted is None else _support_statistics(network, adapted, params, pass_)
     for name, layer in network.norm_layers().items():
@@ -135,7 +135,7 @@ def _stored_statistics(
 def _support_statistics(
     network: MetaNetwork, adapted: AdaptedLearner, params: dict[str, Tensor], pass_: Pass
 ) -> dict[str, tuple[Tensor, Tensor]]:
-    """Mean and variance of the support set before each norm layer, at the adapted parameters."""
+    """Return the mean and variance of the support set before each norm layer, at the adapted parameters."""
     seen, hooks = {}, []
     for name, layer in network.norm_layers().items():
 
@@ -173,7 +173,7 @@ def _plain_norm(values: dict[str, Tensor], name: str, layer: MetaNorm, step: int
 def _module_of_plugin(
     network: ForeignNetwork, config: ExperimentConfig, stored: set[str], n_outputs: int | None
 ) -> nn.Module:
-    """A fresh module of the plugin whose batch norms use what ours do."""
+    """Return a fresh module of the plugin whose batch norms use what ours do."""
     build, who = registered_backbone(config.backbone), f'backbone "{config.backbone}"'
     if build is None:
         raise ConfigError(
@@ -241,13 +241,12 @@ def _architecture(
 
 def _block_plan(block: nn.Module) -> dict[str, Any]:
     conv = block.conv
-    pools = getattr(block, "pool", True)
     return {
         "n_inputs": conv.in_channels,
         "n_filters": conv.out_channels,
         "stride": conv.stride[0],
         "padding": conv.padding[0],
-        "pools": pools,
+        "pools": block.pool,
     }
 
 

@@ -20,7 +20,7 @@ MAML_PLUS_PLUS = {
 
 
 def method_name(config: Mapping[str, Any]) -> str:
-    """The name of the field for a config's choices, e.g. 'MAML++', 'ANIL', 'FOMAML, running statistics'.
+    """Return the name of the field for a config's choices, e.g. 'MAML++', 'ANIL', 'FOMAML, running statistics'.
 
     A key that a config does not have (it is of an older release) stands for its default.
     """
@@ -49,8 +49,8 @@ def method_name(config: Mapping[str, Any]) -> str:
 
 
 def row_labels(configs: Sequence[Mapping[str, Any]], columns: Sequence[Iterable[Any]]) -> list[str]:
-    """A label for each config, such that configs with results in one column share it only when they are seeds of one
-    method.
+    """Return a label for each config, such that configs with results in one column share it only when they are seeds of
+    one method.
 
     Args:
         configs: of the runs.
@@ -70,10 +70,10 @@ def row_labels(configs: Sequence[Mapping[str, Any]], columns: Sequence[Iterable[
     return labels
 
 
-def tell_repeats_apart(
+def distinguish_repeats(
     labels: Sequence[str], names: Sequence[str], configs: Sequence[Mapping[str, Any]], columns: Sequence[Iterable[Any]]
 ) -> list[str]:
-    """The labels, with the run's name in those where one column would count the same training seed twice.
+    """Return the labels, with the run's name in those where one column would count the same training seed twice.
 
     A seed that is run again, say on another machine or with other validation tasks, is no second independent run of
     the method.
@@ -96,7 +96,7 @@ def tell_repeats_apart(
 
 
 def differing_keys(configs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Keys of the method that do not have one value in all of these configs; a key that one lacks does not count."""
+    """Return the keys of the method that have several values in these configs; a key that one lacks does not count."""
     shared = [key for key in configs[0] if key not in NOT_THE_METHOD and all(key in config for config in configs)]
     return [key for key in shared if any(config[key] != configs[0][key] for config in configs)]
 

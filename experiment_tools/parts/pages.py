@@ -39,7 +39,7 @@ figure { margin: 1rem 0; } figure svg { width: 100%; max-width: 46rem; height: a
 
 
 def page(title: str, body: str) -> str:
-    """A whole HTML document; `body` is HTML already."""
+    """Return a whole HTML document; `body` is HTML already."""
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
         '<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">'
@@ -48,7 +48,7 @@ def page(title: str, body: str) -> str:
 
 
 def html_table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table that scrolls sideways on a narrow screen."""
+    """Return a table that scrolls sideways on a narrow screen."""
     head = "".join(f"<th>{html.escape(cell)}</th>" for cell in heading)
     kinds = ["<td class=text>" if name in TEXT_COLUMNS else "<td>" for name in heading]
     body = "".join(
@@ -71,7 +71,7 @@ def data_address(image: Image.Image, kind: str = "PNG", **options: Any) -> str:
 
 
 def svg_text(figure: "Figure") -> str:
-    """The `<svg>` element alone, to stand in a page; text stays text."""
+    """Return the `<svg>` element alone, to stand in a page; text stays text."""
     import matplotlib
 
     text = io.StringIO()
@@ -82,7 +82,7 @@ def svg_text(figure: "Figure") -> str:
 
 
 def write_png(figure: "Figure", path: Path) -> None:
-    """Raises StorageError when there is no space or permission."""
+    """Write a PNG file; raise StorageError where there is no space or permission."""
     data = io.BytesIO()
     figure.savefig(data, format="png", dpi=140)
     write_bytes_atomically(path, data.getvalue())

@@ -82,7 +82,7 @@ class Run:
         )
 
     def shown(self, score: float | None) -> float | None:
-        """A score as people read it: the accuracy, or the mean squared error."""
+        """Return a score as people read it: the accuracy, or the mean squared error."""
         return -score if self.is_regression and score is not None else score
 
     @property
@@ -91,12 +91,12 @@ class Run:
         return f"{len(self.rows)}/{self.config.get('total_epochs', '?')}"
 
     def disk_use_bytes(self) -> int:
-        """Bytes of all its files."""
+        """Return the bytes of all its files."""
         return sum(path.lstat().st_size for path in self.path.rglob("*") if path.is_file())
 
 
 def find_run(text: str) -> Path:
-    """The run folder that a command line means: a path, or the name of one below EXPERIMENTS_DIR.
+    """Find the run folder that a command line means: a path, or the name of one below EXPERIMENTS_DIR.
 
     Raises:
         ConfigError: there is neither.
@@ -112,7 +112,7 @@ def find_run(text: str) -> Path:
 
 
 def list_runs(root: Path) -> list[Path]:
-    """Folders below `root` in which a run has begun, those inside sweeps too; sorted."""
+    """List the folders below `root` in which a run has begun, those inside sweeps too; sorted."""
     return sorted(_run_folders(root, depth=3))
 
 
@@ -158,7 +158,7 @@ def read_whole_run(path: Path) -> Run:
 
 
 def _state(run: Run) -> tuple[str, str]:
-    """(state, problem) of a run whose small files are read."""
+    """Return (state, problem) of a run whose small files are read."""
     if not (run.path / "config.json").exists():
         return "empty", "holds no config.json: nothing has been started in it"
     if run.problems:
@@ -175,7 +175,7 @@ def _state(run: Run) -> tuple[str, str]:
 
 
 def _read(run: Run, name: str, read: Callable[[Path], Any]) -> Any:
-    """Content of one file of a run; None where it is missing, or damaged, which `problems` then says."""
+    """Read the content of one file of a run; None where it is missing, or damaged, which `problems` then says."""
     file = run.path / name
     if not file.is_file():
         return None
@@ -221,7 +221,7 @@ def _test_summary(file: Path) -> dict[str, Any]:
 
 
 def _lines(file: Path) -> list[dict[str, Any]]:
-    """All whole lines: the last one of a run that is writing, or was killed, may be cut."""
+    """Return all whole lines: the last one of a run that is writing, or was killed, may be cut."""
     return _objects([parse_json(line) for line in read_regular(file).split(b"\n")[:-1]])
 
 
@@ -237,7 +237,7 @@ def _arrays(file: Path) -> tuple[Arrays, dict[str, Any]]:
 
 
 def is_in_use(run_folder: Path) -> bool:
-    """Whether another process holds the folder's lock. Asks without taking it."""
+    """Return whether another process holds the folder's lock. Asks without taking it."""
     try:
         descriptor = os.open(run_folder / ".lock", os.O_RDWR)
     except OSError:
@@ -276,7 +276,7 @@ class Result:
 
 
 def results_of(run: Run, statistics: str | None = None) -> list[Result]:
-    """The results of a tested run: one per set of test tasks.
+    """Return the results of a tested run: one per set of test tasks.
 
     Args:
         statistics: kind of batch-norm statistics; None: the first that was tested.

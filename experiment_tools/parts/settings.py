@@ -39,8 +39,8 @@ def nearest_config(config: Mapping[str, Any]) -> tuple[str, dict[str, tuple[Any,
 
 
 def _n_differences(path: Path, config: Mapping[str, Any]) -> int:
-    """Keys of a config file that a run has with other values, as they stand there: checking every file would take a
-    second.
+    """Count keys of a config file that a run has with other values, as they stand there: checking every file would take
+    a second.
     """
     try:
         return sum(config.get(key) != value for key, value in read_object(path).items())
@@ -49,7 +49,7 @@ def _n_differences(path: Path, config: Mapping[str, Any]) -> int:
 
 
 def command_of(run: Run) -> str:
-    """A command that makes this run again."""
+    """Return a command that makes this run again."""
     nearest = nearest_config(run.config) if run.config else None
     if nearest is not None and nearest[0] == run.config.get("experiment_name"):
         words = ["bash", f"experiment_scripts/{nearest[0]}.sh"]

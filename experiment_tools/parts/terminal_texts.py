@@ -14,13 +14,14 @@ from experiment_tools.parts.settings import nearest_config
 from utils.config import ExperimentConfig
 from utils.config.changes import FREE_KEYS
 from utils.files.reading import read_object
+from utils.words import counted
 
 MOST_LAYERS, MOST_DIFFERENCES = 8, 8
 """So that the banner fits on one screen of 24 rows, with what is said of device, data and resuming."""
 
 
 def start_banner(config: ExperimentConfig, description: Mapping[str, Any], width: int | None = None) -> str:
-    """Method, tasks, schedule, what differs from the template's config, and the parameters by layer.
+    """Return method, tasks, schedule, what differs from the template's config, and the parameters by layer.
 
     Args:
         config: of the run.
@@ -31,18 +32,19 @@ def start_banner(config: ExperimentConfig, description: Mapping[str, Any], width
     values = config.to_json_dict()
     shape = config.validation_shape
     heading = f"{method_name(values)}, {shape.n_way}-way {shape.n_shot}-shot, "
-    heading += f"{shape.n_query} {'query' if shape.n_query == 1 else 'queries'} per class, "
-    heading += f"{config.number_of_training_steps_per_iter} inner steps"
+    heading += f"{counted(shape.n_query, 'query', 'queries')} per class, "
+    heading += counted(config.number_of_training_steps_per_iter, "inner step")
     plan = (
-        f"{config.total_epochs} epochs x {config.total_iter_per_epoch} iterations x {config.tasks_per_meta_batch} "
-        "tasks; "
+        f"{counted(config.total_epochs, 'epoch')} x {counted(config.total_iter_per_epoch, 'iteration')} x "
+        f"{counted(config.tasks_per_meta_batch, 'task')}; "
     )
+    tasks = counted(config.num_evaluation_tasks, "task")
     if config.test_after_training:
         n_models = min(config.number_of_ensemble_models, config.total_epochs)
         tested = f"the best {n_models} models are tested" if n_models > 1 else "the best model is tested"
-        plan += f"validation and test on {config.num_evaluation_tasks} tasks; {tested}"
+        plan += f"validation and test on {tasks}; {tested}"
     else:
-        plan += f"validation on {config.num_evaluation_tasks} tasks; no test (test_after_training)"
+        plan += f"validation on {tasks}; no test (test_after_training)"
     texts = [
         line for text in (heading, f"  {plan}", *(f"  {line}" for line in _differences(values)))
         for line in textwrap.wrap(text, width, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
@@ -67,7 +69,7 @@ def _differences(values: Mapping[str, Any]) -> list[str]:
 
 
 def parameter_table(description: Mapping[str, Any], width: int = 120) -> list[str]:
-    """One line per layer: parameters, shapes, and which the inner loop adapts.
+    """Return one line per layer: parameters, shapes, and which the inner loop adapts.
 
     Shapes that do not fit into the width are left out.
     """
@@ -95,7 +97,7 @@ def parameter_table(description: Mapping[str, Any], width: int = 120) -> list[st
 
 
 def _fitting(shapes: Sequence[str], room: int) -> str:
-    """As many of them as there is room for."""
+    """Return as many of them as there is room for."""
     for count in range(len(shapes), 0, -1):
         text = ", ".join([*shapes[:count], *(["..."] if count < len(shapes) else [])])
         if len(text) <= room:
@@ -104,7 +106,7 @@ def _fitting(shapes: Sequence[str], room: int) -> str:
 
 
 def next_command(run_folder: Path) -> str:
-    """The next useful command: a comparison with the newest other result on the same dataset, or one's own images."""
+    """Return the next useful command: a comparison with the newest other result on the dataset, or one's own images."""
     name, dataset = run_folder.name, _tested_dataset(run_folder / "logs" / "test_summary.json")
     others = [path for path in run_folder.parent.glob("*/logs/test_summary.json")
               if path.parent.parent.name != name and _tested_dataset(path) == dataset]  # fmt: skip

@@ -36,7 +36,7 @@ def watch(run_folder: Path, *, orders: int, answers: int) -> None:
 
 @prints_user_errors
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit code."""
+    """Run the command line; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m experiment_tools.report", description=__doc__.splitlines()[0])
     parser.add_argument("run_folder", help="experiments/<experiment_name>, or the name alone")
     parser.add_argument("--watch", action="store_true", help=argparse.SUPPRESS)

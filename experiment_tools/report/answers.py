@@ -71,8 +71,8 @@ def answers_of_test(arrays: Arrays, state: dict[str, Any]) -> Answers | None:
 
 
 def task_errors_of_test(arrays: Arrays, state: dict[str, Any]) -> np.ndarray:
-    """Mean squared error of the models' mean output in each task of a regression, (T,); the first set of tasks, as
-    above.
+    """Return the mean squared error of the models' mean output in each task of a regression, (T,); the first set of
+    tasks, as above.
     """
     prefix = f"scores.{state['protocol']['statistics']}"
     name = next(name for name in arrays if name.startswith(prefix))

@@ -20,22 +20,16 @@ Rates = Mapping[str, Sequence[float]]
 
 
 def inner_rates(run: Run) -> Section:
-    """Learned inner learning rates: layer x step, with their way over epochs in each cell; of Meta-SGD how they are
-    spread.
+    """Show learned inner learning rates: layer x step, with their way over epochs in each cell; of Meta-SGD how they
+    are spread.
     """
-    section = Section(
-        "inner-rates",
-        "Inner learning rates",
-        "One learning rate per parameter and inner step. Colour compares with where they started; the line in a cell "
-        "is its way over epochs.",
-        "Inner rates",
-    )
+    lead = "One learning rate per parameter and inner step. Colour compares with where they started; the line in a "
+    section = Section("inner-rates", "Inner learning rates", f"{lead}cell is its way over epochs.", "Inner rates")
     history = [rates for entry in run.epochs if (rates := rates_of(entry))]
     if not history:
-        section.missing.append(
+        return section.lacking(
             "No epoch in logs/curves.json holds inner learning rates (one number per parameter and step)."
         )
-        return section
     starts = {name: start_of(run.config, name) for name in history[-1]}
     form = run.config.get("learnable_inner_loop_learning_rates")
     if form == "per_element":
@@ -99,19 +93,19 @@ def _rate_table(history: Sequence[Rates], starts: Mapping[str, float], one_head:
 
 
 def start_of(config: Mapping[str, Any], name: str) -> float:
-    """Where a parameter's inner rate begins."""
+    """Return where a parameter's inner rate begins."""
     start = config.get("init_inner_loop_learning_rate") or 0.1
     return (config.get("init_head_inner_loop_learning_rate") or start) if name.startswith("head.") else start
 
 
 def element_rates(epochs: Sequence[Entry], starts: Mapping[str, float]) -> list[tuple[str, Markup | None]]:
-    """(weight, how the rates of its elements are spread over epochs) of Meta-SGD, which has one per element."""
-    looked = [entry for entry in epochs if entry.get("rate_quantiles")]
-    names = [name for name in looked[-1]["rate_quantiles"] if name.endswith("weight")][:MOST_WEIGHTS] if looked else []
+    """Return (weight, how the rates of its elements are spread over epochs) of Meta-SGD, which has one per element."""
+    seen = [entry for entry in epochs if entry.get("rate_quantiles")]
+    names = [name for name in seen[-1]["rate_quantiles"] if name.endswith("weight")][:MOST_WEIGHTS] if seen else []
     charts = []
     for name in names:
         rows = [
-            (entry["epoch"], *entry["rate_quantiles"][name][1:6]) for entry in looked if name in entry["rate_quantiles"]
+            (entry["epoch"], *entry["rate_quantiles"][name][1:6]) for entry in seen if name in entry["rate_quantiles"]
         ]
         lines = [
             Series("start", [(row[0], starts.get(name)) for row in rows], "var(--muted)", "dashed"),
@@ -137,7 +131,7 @@ def element_rates(epochs: Sequence[Entry], starts: Mapping[str, float]) -> list[
 
 
 def rates_of(entry: Entry) -> dict[str, list[float]]:
-    """name -> one rate per step, of an epoch's entry; names whose rates are of another kind are left out."""
+    """Return name -> one rate per step, of an epoch's entry; names whose rates are of another kind are left out."""
     rates = entry.get("learned_rates") or {}
     return {
         name: row for name, row in rates.items()
@@ -166,12 +160,12 @@ def _mean(values: Sequence[float]) -> float | None:
 
 
 def _ends(legends: list[Legend]) -> list[Legend]:
-    """First, middle and last where there are too many: the ramp says the rest."""
+    """Return first, middle and last where there are too many: the ramp says the rest."""
     return legends if len(legends) <= MOST_LEGENDS else [legends[0], legends[len(legends) // 2], legends[-1]]
 
 
 def batch_norm(run: Run) -> Section:
-    """Statistics and parameters of the norm layers, per inner step where they have rows of their own."""
+    """Show statistics and parameters of the norm layers, per inner step where they have rows of their own."""
     section = Section(
         "batch-norm",
         "Batch norm",
@@ -180,8 +174,7 @@ def batch_norm(run: Run) -> Section:
     )
     entries = [entry for entry in run.epochs if entry.get("batch_norm")]
     if not entries:
-        section.missing.append("No epoch in logs/curves.json holds batch-norm statistics.")
-        return section
+        return section.lacking("No epoch in logs/curves.json holds batch-norm statistics.")
     newest = entries[-1]["batch_norm"]
     names = {
         "running_mean": "Running mean",
@@ -239,23 +232,22 @@ def gradients(run: Run) -> Section:
     section.add("Norm of the meta-gradient", chart, "nothing is logged yet.",
                 legend=[Legend("mean of the epoch", "var(--ink)"), Legend("single iterations", "var(--ink)", "faint")],
                 note="All parameters together, before clamping and clipping.")  # fmt: skip
-    looked = [entry for entry in run.epochs if entry.get("gradients")]
-    if not looked:
-        section.missing.append(
+    seen = [entry for entry in run.epochs if entry.get("gradients")]
+    if not seen:
+        return section.lacking(
             "Norms per layer and angles: no epoch was looked at (diagnostics_every_epochs is 0, or no epoch is "
             "finished)."
         )
-        return section
     section.add(
         "Angle between first and second order",
-        angle_chart(looked),
+        angle_chart(seen),
         "this run is of first order throughout, so the second was never computed.",
-        note=f"Both gradients of the same validation tasks. {_angle_at_switch(looked)}0° would mean that the second "
+        note=f"Both gradients of the same validation tasks. {_angle_at_switch(seen)}0° would mean that the second "
         "order changes nothing but the length.",
     )
     updates = [entry for entry in run.epochs if entry.get("updates")]
     _add_update_ratios(section, updates)
-    norms = [(entry["epoch"], entry["gradients"]["norms"]) for entry in looked]
+    norms = [(entry["epoch"], entry["gradients"]["norms"]) for entry in seen]
     section.add(
         "Gradient norm by parameter, over epochs",
         norm_strips(norms, "Gradient norm"),
@@ -286,10 +278,10 @@ def _add_update_ratios(section: Section, updates: Sequence[Entry]) -> None:
     )
 
 
-def angle_chart(looked: Sequence[Entry]) -> Markup | None:
+def angle_chart(seen: Sequence[Entry]) -> Markup | None:
     """Angle over epochs; the background and a mark tell where the derivative order changes."""
-    angles = [(entry["epoch"], entry["gradients"].get("angle_degrees")) for entry in looked]
-    switch = _switch(looked)
+    angles = [(entry["epoch"], entry["gradients"].get("angle_degrees")) for entry in seen]
+    switch = _switch(seen)
     axes = Axes(
         "epoch",
         lambda degrees: f"{degrees:.3g}°",
@@ -302,18 +294,18 @@ def angle_chart(looked: Sequence[Entry]) -> Markup | None:
                       "Angle between first- and second-order meta-gradients over epochs", marks)  # fmt: skip
 
 
-def _switch(looked: Sequence[Entry]) -> int | None:
-    """The first epoch of second order after one of first order."""
-    orders = [(entry["epoch"], entry["gradients"].get("order")) for entry in looked]
+def _switch(seen: Sequence[Entry]) -> int | None:
+    """Return the first epoch of second order after one of first order."""
+    orders = [(entry["epoch"], entry["gradients"].get("order")) for entry in seen]
     return next(
         (epoch for (_, before), (epoch, now) in itertools.pairwise(orders) if (before, now) == ("first", "second")),
         None,
     )
 
 
-def _angle_at_switch(looked: Sequence[Entry]) -> str:
-    switch = _switch(looked)
-    angle = next((entry["gradients"].get("angle_degrees") for entry in looked if entry["epoch"] == switch), None)
+def _angle_at_switch(seen: Sequence[Entry]) -> str:
+    switch = _switch(seen)
+    angle = next((entry["gradients"].get("angle_degrees") for entry in seen if entry["epoch"] == switch), None)
     return "" if angle is None else f"In epoch {switch}, the first of second order, they are {angle:.1f}° apart. "
 
 
@@ -323,16 +315,16 @@ def _ratio(update: Mapping[str, float | None] | None) -> float | None:
     return update["update_norm"] / update["norm"]
 
 
-def norm_strips(looks: Sequence[tuple[int, Mapping[str, float | None]]], what: str) -> list[dict[str, Any]]:
-    """One strip of cells per parameter, layer by layer.
+def norm_strips(of_epochs: Sequence[tuple[int, Mapping[str, float | None]]], what: str) -> list[dict[str, Any]]:
+    """Draw one strip of cells per parameter, layer by layer.
 
     Args:
-        looks: (epoch, name -> norm).
+        of_epochs: (epoch, name -> norm).
         what: is measured.
     """
-    if not looks:
+    if not of_epochs:
         return []
-    shown = thinned(list(looks), MOST_STRIP_CELLS)
+    shown = thinned(list(of_epochs), MOST_STRIP_CELLS)
     names = list(shown[-1][1])
     largest = {name: max((norms.get(name) or 0.0 for _, norms in shown), default=0.0) for name in names}
     names = [name for name in names if largest[name] > NO_GRADIENT * max(largest.values())]

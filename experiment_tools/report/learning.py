@@ -24,7 +24,7 @@ Entry = Mapping[str, Any]
 
 
 def learning(run: Run) -> Section:
-    """Training and validation over epochs, with the best epoch marked."""
+    """Show training and validation over epochs, with the best epoch marked."""
     section = Section(
         "learning",
         "Learning curves",
@@ -70,7 +70,7 @@ def learning(run: Run) -> Section:
 
 
 def adaptation(run: Run) -> Section:
-    """Support and query, before and after each inner step."""
+    """Show support and query, before and after each inner step."""
     section = Section(
         "adaptation",
         "Adaptation, step by step",
@@ -81,8 +81,7 @@ def adaptation(run: Run) -> Section:
     )
     entries = [entry for entry in run.epochs if entry.get("val")]
     if not entries:
-        section.missing.append("No validated epoch in logs/curves.json yet.")
-        return section
+        return section.lacking("No validated epoch in logs/curves.json yet.")
     rows = [row for row in run.rows if row.get("val_accuracy_mean") is not None]
     best_epoch = best_row(rows)["epoch"] if rows else entries[-1]["epoch"]
     chosen = next((entry for entry in entries if entry["epoch"] == best_epoch), entries[-1])
@@ -124,7 +123,7 @@ def _add_gain(section: Section, run: Run, entries: Sequence[Entry], axes: Axes, 
     n_rows = len(entries[-1]["val"]["query_accuracy"])
     lines = [
         Series(
-            _after(step),
+            f"after {step} step{'s' if step > 1 else ''}" if step else "before adaptation",
             [(entry["epoch"], run.shown(entry["val"]["query_accuracy"][step])) for entry in entries],
             ramp(step, n_rows),
         )
@@ -143,10 +142,6 @@ def _as_it_is(value: float | None) -> float | None:
     return value
 
 
-def _after(step: int) -> str:
-    return "before adaptation" if step == 0 else f"after {step} step{'s' if step > 1 else ''}"
-
-
 def _steps(entry: Entry, split: str, name: str) -> list[tuple[float, float | None]]:
     values = (entry.get(split) or {}).get(name) or ()
     first = (entry.get("train_first_step") or {}).get(name, 0) if split == "train" else 0
@@ -154,7 +149,7 @@ def _steps(entry: Entry, split: str, name: str) -> list[tuple[float, float | Non
 
 
 def outer_loop(run: Run) -> Section:
-    """Weights of the outer loss and the meta learning rate."""
+    """Show weights of the outer loss and the meta learning rate."""
     section = Section(
         "outer-loop",
         "Outer loop",
@@ -179,7 +174,7 @@ def outer_loop(run: Run) -> Section:
 
 
 def multi_step_weights(rows: Sequence[tuple[int, Sequence[float]]]) -> Markup | None:
-    """Stacked weights over epochs, from (epoch, weights of the S steps)."""
+    """Draw stacked weights over epochs, from (epoch, weights of the S steps)."""
     if not rows:
         return None
     n_steps = len(rows[-1][1])

@@ -84,14 +84,14 @@ def _parts(split: Mapping[str, float]) -> dict[str, Any]:
 
 
 def time_split(run: Run) -> dict[str, float]:
-    """Seconds of the run by what they went into; training is one part where nobody looked inside."""
+    """Return the seconds of the run by what they went into; training is one part where its parts were not timed."""
     train = sum(row.get("train_time_s") or 0.0 for row in run.rows)
     data = sum(row.get("data_time_s") or 0.0 for row in run.rows)
     evaluation = sum(row.get("val_time_s") or 0.0 for row in run.rows)
     if train <= 0:
         return {}
-    looks = [entry["gradients"] for entry in run.epochs if entry.get("gradients")]
-    inner, outer = (sum(look.get(f"time_{loop}_s") or 0.0 for look in looks) for loop in ("inner", "outer"))
+    inspected = [entry["gradients"] for entry in run.epochs if entry.get("gradients")]
+    inner, outer = (sum(one.get(f"time_{loop}_s") or 0.0 for one in inspected) for loop in ("inner", "outer"))
     computing = max(train - data, 0.0)
     share = inner / (inner + outer) if inner + outer > 0 else None
     return {
@@ -107,11 +107,10 @@ def time_split(run: Run) -> dict[str, float]:
 
 
 def settings(run: Run) -> Section:
-    """What differs from the nearest generated config, and all keys."""
+    """Show what differs from the nearest generated config, and all keys."""
     section = Section("config", "Settings", "What makes this run different, and the whole config.", "Settings")
     if not run.config:
-        section.missing.append("config.json is not there or cannot be read.")
-        return section
+        return section.lacking("config.json is not there or cannot be read.")
     nearest = nearest_config(run.config)
     if nearest is not None:
         stem, changed = nearest
@@ -132,7 +131,7 @@ def settings(run: Run) -> Section:
 
 
 def environment(run: Run) -> Section:
-    """Versions and device of every start."""
+    """Show versions and device of every start."""
     section = Section(
         "environment",
         "Environment",
@@ -140,8 +139,7 @@ def environment(run: Run) -> Section:
         "Environment",
     )
     if not run.starts:
-        section.missing.append("environment.json is not there or cannot be read.")
-        return section
+        return section.lacking("environment.json is not there or cannot be read.")
     newest = run.starts[-1]
     rows = [[key.replace("_", " "), _plain(newest[key])] for key in START_KEYS if newest.get(key) not in (None, "")]
     section.add("Machine and code", Table(rows), kind="table")

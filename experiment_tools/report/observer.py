@@ -31,7 +31,7 @@ class ReportObserver(Observer):
         every_s: least seconds between two orders.
         command: what makes reports: it gets the run folder as its last argument;
             `experiment_tools.report.__main__.watch` says the rest.
-        says_where: tell at the end where the report is.
+        says_where: log at the end where the report is.
     """
 
     def __init__(
@@ -68,14 +68,6 @@ class ReportObserver(Observer):
         if rows:
             self._order_if_due()
 
-    def on_iteration_metrics(self, record: dict[str, Any]) -> None:
-        """Order one when it is time."""
-        self._order_if_due()
-
-    def on_epoch(self, row: dict[str, Any], curves: dict[str, Any]) -> None:
-        """Order one when it is time."""
-        self._order_if_due()
-
     def on_end(self) -> None:
         """Order the last report, and wait for it."""
         if self._process is None:
@@ -95,12 +87,15 @@ class ReportObserver(Observer):
         if self.says_where and not self._warned:
             log.info("Report: %s", self._run_folder / REPORT)
 
-    def _order_if_due(self) -> None:
+    def _order_if_due(self, *_: object) -> None:
+        """Order one when it is time, whatever has happened."""
         if time.monotonic() - self._last_order >= self.every_s:
             self._order()
 
+    on_iteration_metrics = on_epoch = _order_if_due
+
     def _order(self) -> None:
-        """Never waits: what cannot be written to the pipe at once is not ordered."""
+        """Order a report without waiting: what cannot be written to the pipe at once is not ordered."""
         if self._process is None:
             return
         self._last_order = time.monotonic()
@@ -120,7 +115,7 @@ class ReportObserver(Observer):
             self._warn(f"its process ended with code {self._process.returncode}")
 
     def _warn(self, reason: str) -> None:
-        """Once per run: a report that fails once mostly fails every time."""
+        """Warn once per run: a report that fails once mostly fails every time."""
         if not self._warned:
             log.warning(
                 "The report could not be made: %s. The run goes on without it; --report_every_s 0 turns it off.",
@@ -130,5 +125,5 @@ class ReportObserver(Observer):
 
 
 def build_report_observer(config: ExperimentConfig) -> list[Observer]:
-    """The observer of a config, or none."""
+    """Build the observer of a config, or none."""
     return [ReportObserver(config.report_every_s, says_where=not config.dry_run)] if config.report_every_s else []

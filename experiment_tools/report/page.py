@@ -10,7 +10,9 @@ import hashlib
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any, TypeVar
 
 from experiment_tools.parts.run_reading import Run, read_whole_run
 from experiment_tools.parts.settings import command_of
@@ -24,6 +26,7 @@ from experiment_tools.report.verdict import findings
 from utils.errors import ConfigError
 from utils.files.atomic_files import write_bytes_atomically
 
+Part = TypeVar("Part")
 FOLDER = Path(__file__).resolve().parent
 REPORT = Path("visual_outputs") / "report.html"
 LARGEST_BYTES = 2_000_000
@@ -39,20 +42,26 @@ SECTIONS: tuple[Callable[[Run], Section], ...] = (
 
 def build_sections(run: Run) -> list[Section]:
     """Every section; one whose files hold something unexpected says so instead of being drawn."""
-    return [_attempt(build, run) for build in SECTIONS]
+    return [_attempt(partial(build, run), partial(_not_drawn, build.__name__)) for build in SECTIONS]
 
 
-def _attempt(build: Callable[[Run], Section], run: Run) -> Section:
+def _attempt(build: Callable[[], Part], otherwise: Callable[[Exception], Part]) -> Part:
     try:
-        return build(run)
+        return build()
     except DAMAGED as error:
-        name = build.__name__.replace("_", "-")
-        empty = Section(name, name.replace("-", " ").capitalize(), "")
-        empty.missing.append(
-            f"This part could not be drawn: the run's files hold something unexpected ({type(error).__name__}: "
-            f"{error})."
-        )
-        return empty
+        return otherwise(error)
+
+
+def _not_drawn(name: str, error: Exception) -> Section:
+    name = name.replace("_", "-")
+    reason = f"the run's files hold something unexpected ({type(error).__name__}: {error})"
+    return Section(name, name.replace("-", " ").capitalize(), "").lacking(f"This part could not be drawn: {reason}.")
+
+
+def _no_head(run: Run, error: Exception) -> dict[str, Any]:
+    run.problems.append(f"the result cannot be shown ({type(error).__name__}: {error})")
+    shown = {"state": "damaged", "finished": False, "value": "–", "interval": "", "what": "the result cannot be shown"}
+    return {**shown, "tiles": [], "protocol": []}
 
 
 def report_html(run: Run) -> str:
@@ -71,27 +80,9 @@ def report_html(run: Run) -> str:
     )
     environment.filters["breakable"] = breakable
     script = (FOLDER / "report.js").read_text(encoding="utf-8")
-    try:
-        head = report_results.headline(run)
-    except DAMAGED as error:
-        head = {
-            "state": "damaged",
-            "finished": False,
-            "value": "–",
-            "interval": "",
-            "what": "the result cannot be shown",
-            "tiles": [],
-            "protocol": [],
-        }
-        run.problems.append(f"the result cannot be shown ({type(error).__name__}: {error})")
-    try:
-        verdict = findings(run.rows, run.epochs, run.config)
-    except DAMAGED:
-        verdict = []
-    try:
-        command = command_of(run)
-    except DAMAGED:
-        command = ""
+    head = _attempt(partial(report_results.headline, run), partial(_no_head, run))
+    verdict = _attempt(partial(findings, run.rows, run.epochs, run.config), lambda _: [])
+    command = _attempt(partial(command_of, run), lambda _: "")
     sections = build_sections(run)
     return environment.get_template("report.html.jinja").render(
         run=run, head=head, verdict=verdict, command=command, sections=sections,

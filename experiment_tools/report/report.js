@@ -9,7 +9,8 @@
     const row = rows.reduce((a, b) => (Math.abs(b[0] - x) < Math.abs(a[0] - x) ? b : a));
     hide();
     const line = document.createElementNS("http://www.w3.org/2000/svg", "line");
-    for (const [key, value] of Object.entries({ x1: row[0], x2: row[0], y1: 12, y2: chart.viewBox.baseVal.height - 34, class: "cursor" })) {
+    const bottom = chart.viewBox.baseVal.height - 34;
+    for (const [key, value] of Object.entries({ x1: row[0], x2: row[0], y1: 12, y2: bottom, class: "cursor" })) {
       line.setAttribute(key, value);
     }
     chart.append(line);
@@ -29,7 +30,8 @@
     const width = tip.offsetWidth;
     const place = left + width + 16 > document.documentElement.clientWidth ? left - width - 12 : left + 12;
     tip.style.left = Math.max(4, place) + "px";
-    tip.style.top = Math.max(4, Math.min(event.clientY - tip.offsetHeight - 12, window.innerHeight - tip.offsetHeight - 4)) + "px";
+    const height = tip.offsetHeight;
+    tip.style.top = Math.max(4, Math.min(event.clientY - height - 12, window.innerHeight - height - 4)) + "px";
   };
 
   for (const chart of document.querySelectorAll("svg[data-tips]")) {

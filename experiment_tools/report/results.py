@@ -31,7 +31,7 @@ NOT_TESTED = (
 
 
 def headline(run: Run) -> dict[str, Any]:
-    """The result in large letters, what it is of, and a few numbers beside it."""
+    """Show the result in large letters, what it is of, and a few numbers beside it."""
     validated = [row for row in run.rows if row.get("val_accuracy_mean") is not None]
     best = best_row(validated) if validated else None
     total, done = run.config.get("total_epochs"), len(run.rows)
@@ -46,14 +46,16 @@ def headline(run: Run) -> dict[str, Any]:
         ensemble = run.test["ensemble"]
         n_models = ensemble["models"]
         is_over = not total or done >= total or run.test.get("stopped_early")
-        head |= {"state": "finished", "finished": True} if is_over else {"state": f"tested, {head['state']}"}
-        head |= _score(run.test["test_accuracy_mean"], run.test.get("test_accuracy_ci95"))
         measure = score_named(run.test.get("score")).name
-        head["what"] = f"test {measure} of {f'the ensemble of {n_models} models' if n_models > 1 else 'the model'}"
-        head["protocol"] = _protocol(run.test["protocol"], is_regression=run.is_regression)
+        head |= _score(run.test["test_accuracy_mean"], run.test.get("test_accuracy_ci95")) | {
+            "state": "finished" if is_over else f"tested, {head['state']}",
+            "finished": bool(is_over),
+            "what": f"test {measure} of {f'the ensemble of {n_models} models' if n_models > 1 else 'the model'}",
+            "protocol": _protocol(run.test["protocol"], is_regression=run.is_regression),
+        }
     elif best:
-        head |= _score(best["val_accuracy_mean"], best.get("val_accuracy_ci95"))
-        head["what"] = f"best validation {score_of(run.is_regression).name} so far, in epoch {best['epoch']}"
+        what = f"best validation {score_of(run.is_regression).name} so far, in epoch {best['epoch']}"
+        head |= _score(best["val_accuracy_mean"], best.get("val_accuracy_ci95")) | {"what": what}
     if "protocol" not in head:
         head["protocol"] = _protocol_of_config(run.config, is_regression=run.is_regression)
     tiles = []
@@ -119,7 +121,7 @@ def _protocol_of_config(config: Mapping[str, Any], *, is_regression: bool) -> li
 
 
 def episodes(run: Run) -> Section:
-    """The first validation tasks: support images, query images with their prediction, mistakes marked."""
+    """Show the first validation tasks: support images, query images with their prediction, mistakes marked."""
     section = Section(
         "episodes",
         "Validation episodes",
@@ -130,13 +132,11 @@ def episodes(run: Run) -> Section:
     )
     arrays, state = run.examples
     if run.is_regression:
-        section.missing.append("A regression has points, which are nothing to look at one by one.")
-        return section
+        return section.lacking("A regression has points, which are nothing to look at one by one.")
     if not arrays:
-        section.missing.append(
+        return section.lacking(
             "logs/validation_episodes.safetensors is not there: no epoch is finished, or diagnostics_every_epochs is 0."
         )
-        return section
     n_episodes, n_way = arrays["predictions"].shape[:2]
     history = [entry["examples_right"] for entry in run.epochs if entry.get("examples_right")]
     for index in range(n_episodes):
@@ -175,7 +175,7 @@ def _class_row(arrays: Mapping[str, np.ndarray], state: Mapping[str, Any], episo
 
 
 def letter(way: int) -> str:
-    """A, B, ..., Z, A2, ..."""
+    """Return A, B, ..., Z, A2, ..."""
     return LETTERS[way % 26] + (str(way // 26 + 1) if way >= 26 else "")
 
 
@@ -189,7 +189,7 @@ def picture(pixels: np.ndarray) -> Markup:
 
 
 def test_answers(run: Run) -> Section:
-    """The final test: spread over tasks, single models, calibration, hard classes, one task's confusions."""
+    """Show the final test: spread over tasks, single models, calibration, hard classes, one task's confusions."""
     section = Section(
         "test",
         "Test, task by task",
@@ -254,9 +254,7 @@ def _add_classes(section: Section, answers: Answers) -> None:
 
 
 def _add_errors(section: Section, errors: np.ndarray) -> None:
-    """How the mean squared error is spread over the test tasks of a regression; the last bar holds all that is
-    larger.
-    """
+    """Show how the mean squared error is spread over test tasks of a regression; the last bar holds all larger ones."""
     most = float(np.quantile(errors, 0.98)) or 1.0
     counts = np.histogram(np.minimum(errors, most), bins=20, range=(0.0, most))[0].tolist()
     bars = [
@@ -285,7 +283,7 @@ def _add_errors(section: Section, errors: np.ndarray) -> None:
 
 
 def task_histogram(answers: Answers) -> Markup:
-    """A bar for each accuracy that a task of few queries can have; else equally wide bins."""
+    """Draw a bar for each accuracy that a task of few queries can have; else equally wide bins."""
     accuracies, n_query = answers.task_accuracies, answers.labels.shape[1]
     mean = float(accuracies.mean())
     if n_query > MOST_SINGLE_BARS:
@@ -368,9 +366,7 @@ def _add_confusion(section: Section, answers: Answers) -> None:
 
 
 def _result_rows(test: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Ensemble and single models of every result, with the place of mean and interval on a common axis in per cent
-    of it.
-    """
+    """Return ensemble and single models of every result, with mean and interval in per cent of a common axis."""
     several = len(test["results"]) > 1
     rows = []
     for result in test["results"]:

@@ -70,24 +70,29 @@ class Section:
         else:
             self.figures.append(Figure(title, content, **more))
 
+    def lacking(self, what: str) -> "Section":
+        """The same, with a sentence about what is missing."""
+        self.missing.append(what)
+        return self
+
 
 def breakable(name: str) -> Markup:
-    """A parameter's name, escaped, that may go on in the next line after a dot or underscore."""
+    """Return a parameter's name, escaped, that may go on in the next line after a dot or underscore."""
     return Markup(re.sub(r"([._/])", r"\1<wbr>", html.escape(name)))
 
 
 def percent(share: float | None, digits: int = 1) -> str:
-    """'78.3 %' of 0.783."""
+    """Return '78.3 %' of 0.783."""
     return "–" if share is None else f"{100 * share:.{digits}f} %"
 
 
 def percent_tick(share: float) -> str:
-    """'80 %', '82.5 %': no more digits than a tick needs."""
+    """Return '80 %', '82.5 %': no more digits than a tick needs."""
     return f"{100 * share:.4g} %"
 
 
 def short(value: float) -> str:
-    """Four significant digits, without an exponent where that is readable."""
+    """Return four significant digits, without an exponent where that is readable."""
     if value == 0:
         return "0"
     if 1e-3 <= abs(value) < 1e5:
@@ -96,10 +101,8 @@ def short(value: float) -> str:
     return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
 
 
-def duration(seconds: float | None) -> str:
+def duration(seconds: float) -> str:
     """'4.6 s', '3 min 20 s', '1 h 04 min', '2 d 03 h'."""
-    if seconds is None:
-        return "–"
     if seconds < 60:
         return f"{seconds:.3g} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -110,7 +113,7 @@ def duration(seconds: float | None) -> str:
 
 
 def duration_tick(seconds: float) -> str:
-    """'40 s', '1.5 min', '2 h': short enough for an axis."""
+    """Return '40 s', '1.5 min', '2 h': short enough for an axis."""
     for unit, length in (("h", 3600), ("min", 60)):
         if seconds >= length:
             return f"{seconds / length:.3g} {unit}"
@@ -118,12 +121,12 @@ def duration_tick(seconds: float) -> str:
 
 
 def queries_per_class(count: int | str) -> str:
-    """'1 query per class', '15 queries per class'."""
+    """Return '1 query per class', '15 queries per class'."""
     return f"{count} {'query' if count == 1 else 'queries'} per class"
 
 
 def thinned(values: Sequence[Any], most: int) -> list[Any]:
-    """Every k-th of the values and the last, so that at most about `most` are left."""
+    """Return every k-th of the values and the last, so that at most about `most` are left."""
     if len(values) <= most:
         return list(values)
     step = -(-len(values) // most)

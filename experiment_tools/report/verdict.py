@@ -83,7 +83,7 @@ def _largest(value: Any) -> int | None:
 
 
 def _overfitting(validated: Entries) -> list[Finding]:
-    """Training goes on getting better while validation has got worse by more than its interval."""
+    """Warn where training goes on getting better while validation has got worse by more than its interval."""
     best, last = best_row(validated), validated[-1]
     interval = best.get("val_accuracy_ci95") or 0.0
     lost = best["val_accuracy_mean"] - last["val_accuracy_mean"]
@@ -137,7 +137,7 @@ def _gradients(rows: Entries, curves: Entries) -> list[Finding]:
 
 
 def _quiet_layers(curves: Entries) -> list[str]:
-    """Weight tensors that get next to no gradient. (Biases before a norm layer have none by nature.)"""
+    """Warn of weight tensors that get next to no gradient. (Biases before a norm layer have none by nature.)"""
     newest = next((entry for entry in reversed(curves) if entry.get("gradients")), None)
     if newest is None:
         return []
@@ -182,7 +182,7 @@ def _adaptation(curves: Entries) -> list[Finding]:
 
 
 def _regression(validated: Entries) -> list[Finding]:
-    """Is the error falling, and does the training error part from it?"""
+    """Judge whether the error falls, and whether the training error parts from it."""
     best, last = best_row(validated), validated[-1]
     error, interval = -best["val_accuracy_mean"], best.get("val_accuracy_ci95") or 0.0
     found = []
@@ -216,7 +216,7 @@ def _regression(validated: Entries) -> list[Finding]:
 
 
 def _adaptation_to_points(curves: Entries) -> list[Finding]:
-    """Whether the inner steps lower the error of new tasks."""
+    """Judge whether the inner steps lower the error of new tasks."""
     newest = next((entry for entry in reversed(curves) if entry.get("val")), None)
     errors = [-score for score in newest["val"]["query_accuracy"] if score is not None] if newest else []
     if len(errors) < 2:

@@ -27,12 +27,12 @@ from experiment_tools.sweep.results import trial_text, write_results
 from experiment_tools.sweep.trials import Trial, best_trial, is_hopeless, load_trials, next_point, save_trials
 from utils.config.command_line import parse_command_line
 from utils.errors import ConfigError, ExperimentInUseError, Interrupted, prints_user_errors
-from utils.files.atomic_files import storage_error, write_bytes_atomically
+from utils.files.atomic_files import storage_errors, write_bytes_atomically
 from utils.files.tables import write_json
 from utils.machine.stop_signals import StopSignals
 from utils.paths import REPOSITORY_ROOT, experiments_root
 
-SECONDS_BETWEEN_LOOKS = 0.5
+SECONDS_BETWEEN_CHECKS = 0.5
 PROGRAM = REPOSITORY_ROOT / "train_maml_system.py"
 
 
@@ -102,13 +102,13 @@ def run_sweep(sweep: Sweep, folder: Path, slots: list[str], stop: StopSignals, *
         StorageError: its folder cannot be made.
         Interrupted: a signal has come; the trials under way have saved.
     """
-    try:
+    with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise storage_error(folder, error) from error
     with _locked(folder):
         trials = load_trials(folder, sweep)
-        _say_plan(sweep, trials, slots)
+        done = sum(trial.is_done for trial in trials)
+        before = f", {done} of them done before" if done else ""
+        print(f"Sweep {sweep.name}: {sweep.method}, {sweep.trials} trials{before}, {len(slots)} at a time", flush=True)
         with stop.deferred():
             _run_trials(sweep, folder, trials, slots, stop)
     print(write_results(folder, sweep, trials))
@@ -141,15 +141,9 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def _say_plan(sweep: Sweep, trials: Sequence[Trial], slots: Sequence[str]) -> None:
-    done = sum(trial.is_done for trial in trials)
-    before = f", {done} of them done before" if done else ""
-    print(f"Sweep {sweep.name}: {sweep.method}, {sweep.trials} trials{before}, {len(slots)} at a time", flush=True)
-
-
 def _run_trials(sweep: Sweep, folder: Path, trials: list[Trial], slots: list[str], stop: StopSignals) -> None:
     running: list[_Running] = []
-    told: set[str] = set()
+    reported: set[str] = set()
     free, waiting = list(slots), [trial for trial in trials if not trial.is_done]
     try:
         while True:
@@ -165,16 +159,16 @@ def _run_trials(sweep: Sweep, folder: Path, trials: list[Trial], slots: list[str
                 running.append(_start(sweep, folder, trial, free.pop(0)))
                 save_trials(folder, trials)
             for trial in left_over:
-                if trial.name not in told:
-                    told.add(trial.name)
+                if trial.name not in reported:
+                    reported.add(trial.name)
                     print(f"trial {trial.number} still runs since before; its end is waited for", flush=True)
             if not running and not waiting:
                 return
             stop.check()
-            time.sleep(SECONDS_BETWEEN_LOOKS)
+            time.sleep(SECONDS_BETWEEN_CHECKS)
             for entry in list(running):
                 has_ended = entry.process.poll() is not None
-                _look(sweep, folder, entry, trials)
+                _check_progress(sweep, folder, entry, trials)
                 if has_ended:
                     running.remove(entry)
                     free.append(entry.slot)
@@ -220,7 +214,7 @@ def _run_of(folder: Path, trial: Trial, slot: str, *overrides: str, **streams: A
     )
 
 
-def _look(sweep: Sweep, folder: Path, entry: _Running, trials: Sequence[Trial]) -> None:
+def _check_progress(sweep: Sweep, folder: Path, entry: _Running, trials: Sequence[Trial]) -> None:
     """Read how far a trial is, and ask it to stop where it is hopeless."""
     rows = read_run(folder / entry.trial.name).rows
     entry.trial.accuracies = {
@@ -244,7 +238,7 @@ def _test(folder: Path, trial: Trial, slot: str, stop: StopSignals) -> int:
     try:
         while process.poll() is None:
             stop.check()
-            time.sleep(SECONDS_BETWEEN_LOOKS)
+            time.sleep(SECONDS_BETWEEN_CHECKS)
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
@@ -254,12 +248,8 @@ def _test(folder: Path, trial: Trial, slot: str, stop: StopSignals) -> int:
 
 def _finish(folder: Path, entry: _Running) -> None:
     trial, code = entry.trial, entry.process.returncode
-    if code == 0:
-        trial.state = "complete"
-    elif entry.is_pruned:
-        trial.state = "pruned"
-    else:
-        trial.state = "failed"
+    trial.state = "complete" if code == 0 else "pruned" if entry.is_pruned else "failed"
+    if trial.state == "failed":
         lines = _output_path(folder, trial).read_text(encoding="utf-8", errors="replace").strip().splitlines()
         trial.note = f"exit code {code}: {lines[-1] if lines else 'no output'}"
 

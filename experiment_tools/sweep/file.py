@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from script_generation_tools.generate_configs import first_config, template_variables
+from script_generation_tools.generate_configs import first_config, variables_of
 from utils.config import ExperimentConfig, check_config, current_name
 from utils.config.messages import unknown_key
 from utils.errors import ConfigError
@@ -48,7 +48,7 @@ class Choice:
     values: tuple[Any, ...]
 
     def at(self, share: float) -> Any:
-        """The value at a share of the way, 0 <= share < 1."""
+        """Return the value at a share of the way, 0 <= share < 1."""
         return self.values[int(share * len(self.values))]
 
     def extremes(self) -> tuple[Any, ...]:
@@ -68,7 +68,7 @@ class Range:
         return isinstance(self.low, int) and isinstance(self.high, int)
 
     def at(self, share: float) -> Any:
-        """The value at a share of the way, on a logarithmic way where that is asked for."""
+        """Return the value at a share of the way, on a logarithmic way where that is asked for."""
         low, high = (self.low, self.high + 1) if self.is_whole else (self.low, self.high)
         value = low * (high / low) ** share if self.log else low + share * (high - low)
         return min(int(value), self.high) if self.is_whole else float(value)
@@ -92,7 +92,7 @@ class Sweep:
     parameters: dict[str, Choice | Range]
 
     def points(self, count: int) -> list[dict[str, Any]]:
-        """The first points of a grid or a random sweep: the same ones at every call.
+        """Return the first points of a grid or a random sweep: the same ones at every call.
 
         Trial i of a random sweep is a function of the seed and i.
         """
@@ -126,16 +126,18 @@ def read_sweep(path: Path) -> Sweep:
     problems = _problems(content)
     if problems:
         raise ConfigError("\n".join(f"{path}: {problem}" for problem in problems))
-    parameters = {current_name(name): _parameter(value) for name, value in content["parameters"].items()}
-    config = _common_config(path, content, parameters)
-    sweep = Sweep(
-        path.name.removesuffix(".toml").removesuffix(".sweep"), text, content["method"], 0, content.get("seed", 0),
-        content.get("prune_after_epochs", 0), config, parameters,
+    parameters = {
+        current_name(name): Choice(tuple(value)) if isinstance(value, list) else Range(**value)
+        for name, value in content["parameters"].items()
+    }
+    config, trials = _common_config(path, content, parameters), content.get("trials", DEFAULT_TRIALS)
+    if content["method"] == "grid":
+        grid_size = math.prod(len(parameter.extremes()) for parameter in parameters.values())
+        trials = min(content.get("trials", grid_size), grid_size)
+    return Sweep(
+        path.name.removesuffix(".toml").removesuffix(".sweep"), text, content["method"], trials,
+        content.get("seed", 0), content.get("prune_after_epochs", 0), config, parameters,
     )  # fmt: skip
-    grid_size = math.prod(len(parameter.extremes()) for parameter in parameters.values())
-    trials = content.get("trials", grid_size if sweep.method == "grid" else DEFAULT_TRIALS)
-    trials = min(trials, grid_size) if sweep.method == "grid" else trials
-    return Sweep(**{**sweep.__dict__, "trials": trials})
 
 
 def _problems(content: Mapping[str, Any]) -> list[str]:
@@ -187,16 +189,8 @@ def _parameter_problem(value: Any, method: Any) -> str | None:
     return "is a range, of which a grid cannot try every value; give a list" if method == "grid" else None
 
 
-def _parameter(value: Any) -> Choice | Range:
-    return (
-        Choice(tuple(value))
-        if isinstance(value, list)
-        else Range(value["low"], value["high"], bool(value.get("log", False)))
-    )
-
-
 def _common_config(path: Path, content: Mapping[str, Any], parameters: Mapping[str, Choice | Range]) -> dict[str, Any]:
-    """The template's config with what is fixed, checked with each value of each parameter.
+    """Return the template's config with what is fixed, checked with each value of each parameter.
 
     Raises:
         ConfigError: a value that cannot be, or a fixed key that is neither a config key nor a variable of the template.
@@ -204,7 +198,7 @@ def _common_config(path: Path, content: Mapping[str, Any], parameters: Mapping[s
     template = path.parent / content["template"]
     fixed = dict(content.get("fixed", {}))
     config = first_config(template, {})
-    variables = template_variables(template)
+    variables = variables_of(template.read_text(encoding="utf-8"))
     if chosen := {
         name: fixed.pop(name) for name in list(fixed) if name in variables and name not in ExperimentConfig.model_fields
     }:
@@ -218,13 +212,13 @@ def _common_config(path: Path, content: Mapping[str, Any], parameters: Mapping[s
 
 
 def _displaced(config: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """The config with these values; other spellings of the same keys make room."""
+    """Return the config with these values; other spellings of the same keys make room."""
     names = {current_name(name) for name in values}
     return {name: value for name, value in config.items() if current_name(name) not in names} | dict(values)
 
 
 def _check_value(path: Path, config: dict[str, Any], name: str, value: Any) -> None:
-    """Raises ConfigError when the schema does not take the value; what it may contradict depends on the trial."""
+    """Raise ConfigError when the schema does not take the value; what it may contradict depends on the trial."""
     try:
         check_config(_displaced(config, {name: value}), str(path))
     except ConfigError as error:
@@ -233,7 +227,7 @@ def _check_value(path: Path, config: dict[str, Any], name: str, value: Any) -> N
 
 
 def trial_config(sweep: Sweep, name: str, point: Mapping[str, Any]) -> dict[str, Any]:
-    """The config of one trial, which ends with its last validation."""
+    """Return the config of one trial, which ends with its last validation."""
     return _displaced(sweep.config, point) | {"experiment_name": name}
 
 
@@ -243,7 +237,7 @@ WANDB_METHODS = {"grid": "grid", "random": "random", "tpe": "bayes"}
 
 
 def wandb_yaml(sweep: Sweep, path: Path) -> str:
-    """The same sweep for `wandb sweep`; each of its trials is `python -m experiment_tools.sweep FILE --trial`."""
+    """Return the sweep for `wandb sweep`; each of its trials is `python -m experiment_tools.sweep FILE --trial`."""
     parameters: dict[str, Any] = {}
     for name, parameter in sweep.parameters.items():
         if isinstance(parameter, Choice):
@@ -280,6 +274,6 @@ def _yaml_lines(content: Mapping[str, Any], depth: int) -> list[str]:
 
 
 def _yaml_scalar(value: Any) -> str:
-    """JSON is YAML, but for numbers such as 1e-05, which YAML 1.1 reads as text without a point."""
+    """Return a scalar as YAML: JSON, but for numbers such as 1e-05, which YAML 1.1 reads as text without a point."""
     text = json.dumps(value)
     return text.replace("e", ".0e") if isinstance(value, float) and "e" in text and "." not in text else text

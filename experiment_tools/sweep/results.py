@@ -26,7 +26,8 @@ def write_results(folder: Path, sweep: Sweep, trials: Sequence[Trial]) -> str:
     """
     heading, rows = table(sweep, trials)
     write_bytes_atomically(folder / "trials.csv", _csv_text(sweep, trials).encode())
-    body = f"<p class=note>{html.escape(_caption(sweep))}</p>{html_table(heading, rows)}"
+    caption = f"{sweep.method}, {sweep.trials} trials, by the best validation accuracy of each."
+    body = f"<p class=note>{html.escape(caption)} No trial was tested to choose.</p>{html_table(heading, rows)}"
     if any(trial.value is not None for trial in trials):
         figure = parallel_coordinates(sweep, trials)
         write_png(figure, folder / "parallel_coordinates.png")
@@ -40,15 +41,8 @@ def write_results(folder: Path, sweep: Sweep, trials: Sequence[Trial]) -> str:
     return "\n".join([*lines, f"Written to {folder}: trials.csv, sweep.html, parallel_coordinates.png"])
 
 
-def _caption(sweep: Sweep) -> str:
-    return (
-        f"{sweep.method}, {sweep.trials} trials, by the best validation accuracy of each. No trial was tested to "
-        "choose."
-    )
-
-
 def table(sweep: Sweep, trials: Sequence[Trial]) -> tuple[list[str], list[list[str]]]:
-    """Heading, and one row per trial, the best first."""
+    """Return heading, and one row per trial, the best first."""
     ordered = sorted(trials, key=lambda trial: (-(trial.value or -math.inf), trial.number))
     heading = ["trial", "best val", "state", "epochs", *sweep.parameters, "note"]
     rows = [
@@ -66,17 +60,17 @@ def table(sweep: Sweep, trials: Sequence[Trial]) -> tuple[list[str], list[list[s
 
 
 def value_text(value: Any) -> str:
-    """'0.00123', 'true', 'adam'."""
+    """Return '0.00123', 'true', 'adam'."""
     return f"{value:.4g}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value)
 
 
 def score_text(sweep: Sweep, value: float) -> str:
-    """'93.80 %', or the mean squared error of a regression, whose score is minus it."""
+    """Return '93.80 %', or the mean squared error of a regression, whose score is minus it."""
     return score_of(sweep.config.get("loss") == "mean_squared_error").text(Summary(value, 0.0, None, 1))
 
 
 def trial_text(sweep: Sweep, trial: Trial, best: Trial | None) -> str:
-    """A line for people about a trial that has ended."""
+    """Return a line for people about a trial that has ended."""
     values = ", ".join(f"{name} {value_text(value)}" for name, value in trial.point.items())
     value = "" if trial.value is None else f" {score_text(sweep, trial.value)} on validation"
     note = f" ({trial.note})" if trial.note else ""
@@ -97,7 +91,7 @@ def _csv_text(sweep: Sweep, trials: Sequence[Trial]) -> str:
 
 
 def parallel_coordinates(sweep: Sweep, trials: Sequence[Trial]) -> "Figure":
-    """An upright axis per parameter and one for the accuracy; a line per trial, coloured by its accuracy, the best
+    """Draw an upright axis per parameter and one for the accuracy; a line per trial, coloured by its accuracy, the best
     one thick.
     """
     from matplotlib import colormaps
@@ -118,7 +112,9 @@ def parallel_coordinates(sweep: Sweep, trials: Sequence[Trial]) -> "Figure":
     for position, name in enumerate(names):
         axes.axvline(position, color="black", linewidth=0.8)
         parameter = sweep.parameters.get(name)
-        ticks = _ticks(parameter) if parameter else [(0.0, score_text(sweep, low)), (1.0, score_text(sweep, high))]
+        ticks = [(0.0, score_text(sweep, low)), (1.0, score_text(sweep, high))]
+        if parameter:
+            ticks = [(place(parameter, value), value_text(value)) for value in parameter.extremes()]
         for height, text in ticks:
             axes.annotate(
                 text,
@@ -142,7 +138,7 @@ def parallel_coordinates(sweep: Sweep, trials: Sequence[Trial]) -> "Figure":
 
 
 def place(parameter: Choice | Range, value: Any) -> float:
-    """Height of a value on its axis, 0 to 1."""
+    """Return the height of a value on its axis, 0 to 1."""
     if isinstance(parameter, Choice):
         is_numbers = all(type(entry) in (int, float) for entry in parameter.values)
         values = sorted(parameter.values) if is_numbers else list(parameter.values)
@@ -152,13 +148,8 @@ def place(parameter: Choice | Range, value: Any) -> float:
     return (value - parameter.low) / (parameter.high - parameter.low)
 
 
-def _ticks(parameter: Choice | Range) -> list[tuple[float, str]]:
-    values = parameter.values if isinstance(parameter, Choice) else (parameter.low, parameter.high)
-    return [(place(parameter, value), value_text(value)) for value in values]
-
-
 def _wrapped(name: str, width: int = 18) -> str:
-    """A long key in lines, broken at underscores."""
+    """Break a long key into lines at underscores."""
     lines = [""]
     for part in name.replace("_", "_ ").split():
         if len(lines[-1]) + len(part) > width and lines[-1]:

@@ -2,12 +2,12 @@
 
 import json
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from experiment_tools.sweep.file import Choice, Sweep
+from experiment_tools.sweep.file import Choice, Range, Sweep
 from utils.errors import ConfigError, StorageError
 from utils.files.atomic_files import write_bytes_atomically
 from utils.files.reading import parse_toml, read_object, read_text
@@ -44,21 +44,21 @@ class Trial:
         return max(self.accuracies.values(), default=None)
 
     def best_until(self, epoch: int) -> float | None:
-        """The best validation accuracy of the epochs up to this one; None where the trial did not come so far."""
+        """Return the best validation accuracy up to this epoch; None where the trial did not come so far."""
         if max(self.accuracies, default=0) < epoch:
             return None
         return max(accuracy for number, accuracy in self.accuracies.items() if number <= epoch)
 
 
 def best_trial(trials: Sequence[Trial]) -> Trial | None:
-    """The trial with the best validation accuracy; of equals the first. Failed ones do not count."""
+    """Return the trial with the best validation accuracy; of equals the first. Failed ones do not count."""
     scored = [trial for trial in trials if trial.value is not None and trial.is_done]
     return max(scored, key=lambda trial: (trial.value, -trial.number), default=None)
 
 
 def is_hopeless(trial: Trial, trials: Sequence[Trial], after_epochs: int) -> bool:
-    """The median rule (Golovin et al. 2017): its best accuracy so far is below the median of the others' at the same
-    epoch.
+    """Return whether the median rule (Golovin et al. 2017) stops a trial: its best accuracy so far is below the median
+    of the others' at the same epoch.
 
     Args:
         after_epochs: epochs that every trial has; 0: nothing is pruned.
@@ -75,7 +75,7 @@ def is_hopeless(trial: Trial, trials: Sequence[Trial], after_epochs: int) -> boo
 
 
 def next_point(sweep: Sweep, trials: Sequence[Trial]) -> dict[str, Any]:
-    """The point of the next trial.
+    """Return the point of the next trial.
 
     Raises:
         ConfigError: tpe without Optuna.
@@ -86,7 +86,7 @@ def next_point(sweep: Sweep, trials: Sequence[Trial]) -> dict[str, Any]:
 
 
 def _suggested(sweep: Sweep, trials: Sequence[Trial]) -> dict[str, Any]:
-    """Optuna's tree-structured Parzen estimator, told everything so far; its study lives in trials.json alone."""
+    """Ask Optuna's tree-structured Parzen estimator, given everything so far; its study lives in trials.json alone."""
     try:
         import optuna
     except ImportError as error:
@@ -94,29 +94,14 @@ def _suggested(sweep: Sweep, trials: Sequence[Trial]) -> dict[str, Any]:
             'method "tpe" needs Optuna: python -m pip install -r requirements-extras.txt; or use the method "random"'
         ) from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    distributions = {}
-    for name, parameter in sweep.parameters.items():
-        if isinstance(parameter, Choice):
-            distributions[name] = optuna.distributions.CategoricalDistribution(
-                [json.dumps(value) for value in parameter.values]
-            )
-        elif parameter.is_whole:
-            distributions[name] = optuna.distributions.IntDistribution(parameter.low, parameter.high, log=parameter.log)
-        else:
-            distributions[name] = optuna.distributions.FloatDistribution(
-                parameter.low, parameter.high, log=parameter.log
-            )
+    distributions = {name: _distribution(parameter) for name, parameter in sweep.parameters.items()}
     sampler = optuna.samplers.TPESampler(
         seed=sweep.seed + len(trials), n_startup_trials=max(3, min(10, sweep.trials // 4)), constant_liar=True
     )
     study = optuna.create_study(direction="maximize", sampler=sampler)
     states = {"complete": optuna.trial.TrialState.COMPLETE, "pruned": optuna.trial.TrialState.PRUNED}
     for trial in trials:
-        if trial.state == "failed":
-            continue
-        state = states.get(trial.state, optuna.trial.TrialState.RUNNING)
-        value = trial.value if trial.state == "complete" else None
-        if trial.state == "complete" and value is None:
+        if trial.state == "failed" or (trial.state == "complete" and trial.value is None):
             continue
         point = {
             name: json.dumps(trial.point[name]) if isinstance(parameter, Choice) else trial.point[name]
@@ -126,8 +111,8 @@ def _suggested(sweep: Sweep, trials: Sequence[Trial]) -> dict[str, Any]:
             optuna.trial.create_trial(
                 params=point,
                 distributions=distributions,
-                value=value,
-                state=state,
+                value=trial.value if trial.state == "complete" else None,
+                state=states.get(trial.state, optuna.trial.TrialState.RUNNING),
                 intermediate_values=dict(trial.accuracies),
             )
         )
@@ -138,11 +123,20 @@ def _suggested(sweep: Sweep, trials: Sequence[Trial]) -> dict[str, Any]:
     }
 
 
+def _distribution(parameter: Choice | Range) -> Any:
+    from optuna import distributions
+
+    if isinstance(parameter, Choice):
+        return distributions.CategoricalDistribution([json.dumps(value) for value in parameter.values])
+    kind = distributions.IntDistribution if parameter.is_whole else distributions.FloatDistribution
+    return kind(parameter.low, parameter.high, log=parameter.log)
+
+
 # --- on the disk ------------------------------------------------------------------------------------------------------
 
 
 def load_trials(folder: Path, sweep: Sweep) -> list[Trial]:
-    """The trials so far; those that were under way or failed will be run again. Keeps a copy of the sweep file.
+    """Load the trials so far; those that were under way or failed will be run again. Keep a copy of the sweep file.
 
     Raises:
         ConfigError: the sweep has started with another file; only `trials` may change.
@@ -160,18 +154,16 @@ def load_trials(folder: Path, sweep: Sweep) -> list[Trial]:
     if not path.exists():
         return []
     try:
-        trials = [_trial(entry) for entry in read_object(path)["trials"]]
+        trials = [
+            Trial(**entry | {"accuracies": {int(epoch): value for epoch, value in entry["accuracies"].items()}})
+            for entry in read_object(path)["trials"]
+        ]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise StorageError(f"{path}: damaged ({error}). Move {folder} away to begin the sweep anew.") from error
     for trial in trials:
         if not trial.is_done:
             trial.state, trial.note = "waiting", ""
     return trials
-
-
-def _trial(entry: Mapping[str, Any]) -> Trial:
-    accuracies = {int(epoch): value for epoch, value in entry["accuracies"].items()}
-    return Trial(entry["number"], dict(entry["point"]), entry["state"], accuracies, entry["note"])
 
 
 def save_trials(folder: Path, trials: Sequence[Trial]) -> None:

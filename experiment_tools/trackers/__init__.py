@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 
 
 def build_trackers(config: ExperimentConfig) -> list[Observer]:
-    """The trackers that a config names.
+    """Build the trackers that a config names.
 
     One whose package is missing is left out with a warning that says how to get it.
     """

@@ -26,7 +26,7 @@ EPOCH_SCALARS = {
 
 
 def iteration_scalars(record: Mapping[str, Any]) -> Scalars:
-    """train/<metric>, and inner_steps/train_<metric>/after_<s>_steps, of a line of metrics.jsonl."""
+    """Return train/<metric>, and inner_steps/train_<metric>/after_<s>_steps, of a line of metrics.jsonl."""
     scalars: Scalars = {}
     for name, value in record.items():
         if name in STEP_METRICS:
@@ -42,7 +42,7 @@ def iteration_scalars(record: Mapping[str, Any]) -> Scalars:
 
 
 def epoch_scalars(row: Mapping[str, Any], curves: Mapping[str, Any]) -> Scalars:
-    """val/..., epoch/..., time/..., the validation after each inner step, and each learned inner rate."""
+    """Return val/..., epoch/..., time/..., the validation after each inner step, and each learned inner rate."""
     scalars = {name: row.get(column) for column, name in EPOCH_SCALARS.items()}
     for metric, values in (curves.get("val") or {}).items():
         scalars |= {f"inner_steps/val_{metric}/after_{steps}_steps": value for steps, value in enumerate(values)}
@@ -52,7 +52,7 @@ def epoch_scalars(row: Mapping[str, Any], curves: Mapping[str, Any]) -> Scalars:
 
 
 def summary_scalars(summary: Mapping[str, Any]) -> Scalars:
-    """test/accuracy and its interval, with the test's suffix; one more name per further set of tasks or statistics."""
+    """Return test/accuracy and its interval, with the test's suffix; a name more per set of tasks or statistics."""
     scalars: Scalars = {}
     for place, result in enumerate(summary["results"]):
         protocol = result["protocol"]
@@ -76,7 +76,7 @@ def _numbers(scalars: Mapping[str, Any]) -> Scalars:
 
 
 def written_records(run_folder: Path) -> Iterator[tuple[int, Scalars]]:
-    """(iteration, scalars) of each line of metrics.jsonl."""
+    """Yield (iteration, scalars) of each line of metrics.jsonl."""
     path = run_folder / "logs" / "metrics.jsonl"
     if not path.exists():
         return
@@ -89,7 +89,7 @@ def written_records(run_folder: Path) -> Iterator[tuple[int, Scalars]]:
 def written_epochs(
     run_folder: Path, config: Mapping[str, Any], rows: list[dict[str, Any]]
 ) -> Iterator[tuple[int, Scalars]]:
-    """(iteration of its end, scalars) of each finished epoch."""
+    """Yield (iteration of its end, scalars) of each finished epoch."""
     path = run_folder / "logs" / "curves.json"
     entries = read_object(path)["epochs"] if path.exists() else []
     by_epoch = {entry["epoch"]: entry for entry in entries}
@@ -98,6 +98,6 @@ def written_epochs(
 
 
 def last_iteration(run_folder: Path, config: Mapping[str, Any], rows: list[dict[str, Any]]) -> int:
-    """Where a run stands by its files: the last logged iteration, or the end of its last epoch; 0 at the beginning."""
+    """Return where a run stands by its files: the last logged iteration, or the end of its last epoch; else 0."""
     logged = [iteration for iteration, _ in written_records(run_folder)]
     return max([len(rows) * config["total_iter_per_epoch"], *logged[-1:]])

@@ -90,7 +90,9 @@ class WandbTracker(Observer):
         self._waiting.append((iteration, content))
 
     def on_save(self, iteration: int) -> None:
-        if self._run is not None and iteration % self._iterations_per_epoch:  # at its end the epoch is about to be told
+        if (
+            self._run is not None and iteration % self._iterations_per_epoch
+        ):  # at its end the epoch is about to be reported
             self._send()
 
     def on_epoch(self, row: dict[str, Any], curves: dict[str, Any]) -> None:
@@ -107,7 +109,7 @@ class WandbTracker(Observer):
         self._run.summary.update(summary_scalars(summary))
 
     def on_end(self) -> None:
-        """What no checkpoint holds is told again by the next process, so it is dropped here."""
+        """Drop what no checkpoint holds: the next process reports it again."""
         if self._run is not None:
             self._run.finish()
 

@@ -90,7 +90,7 @@ class GraphedComputation:
 
     @contextmanager
     def off(self) -> Iterator[None]:
-        """Inside, functions run as they are, for those who watch them: a replay shows nothing of what it computes."""
+        """Run functions as they are inside, for those who watch them: a replay shows nothing of what it computes."""
         record, self._record = self._record, None
         try:
             yield
@@ -98,7 +98,7 @@ class GraphedComputation:
             self._record = record
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "GraphedComputation":
-        """A copy of the learner computes from other parameters and records anew."""
+        """Return one without recordings: a copy of the learner computes from other parameters."""
         return GraphedComputation(self._record)
 
     def __call__(self, function: Callable[[Tensors], Nested], inputs: Tensors, key: Hashable) -> Nested:
@@ -143,6 +143,7 @@ class GraphedComputation:
             layout[:] = [
                 (group, name, value.shape) for group, values in results.items() for name, value in values.items()
             ]
+            # One tensor for all results: what leaves the graph's memory is copied by one kernel, not by one for each.
             return torch.cat([value.detach().reshape(-1) for values in results.values() for value in values.values()])
 
         recording, flat = self._record(flat_result)

@@ -61,12 +61,24 @@ class MetaNetwork(nn.Module):
         return self.classify(self.features(images, params, pass_), params)
 
     def norm_layers(self) -> dict[str, MetaNorm]:
-        """Name -> norm layer, in the order of the forward pass."""
+        """Return name -> norm layer, in the order of the forward pass."""
         return {name: module for name, module in self.named_modules() if isinstance(module, MetaNorm)}
 
     def needs_support(self, pass_: Pass) -> bool:
-        """Tell whether a pass of query images must bring the support images along."""
+        """Return whether a pass of query images must bring the support images along."""
         return any(layer.needs_support(pass_) for layer in self.norm_layers().values())
+
+    def is_alike_at_every_step(self, pass_: Pass) -> bool:
+        """Tell whether passes of the same images at the same parameters give the same features in every inner step."""
+        if pass_.dropout_seeds is not None:
+            return False  # every step drops other activations
+        layers = self.norm_layers().values()
+        if any(layer.choice(pass_).moves_within_episode for layer in layers):
+            return False  # every support pass moves the average that the query is normalised with
+        # A norm with a row per step uses another one in the next step. Layer norm's weights are (C, H, W), no rows.
+        rows = (value for layer in layers if not isinstance(layer, nn.LayerNorm)
+                for value in (*layer.parameters(), *layer.buffers()))  # fmt: skip
+        return all(value.dim() < 2 for value in rows)
 
     def initialise(self, generator: torch.Generator) -> None:
         """Draw the initial weights: Xavier-uniform convolutions and head, zero biases."""
@@ -90,6 +102,7 @@ def initialise_kaiming(network: MetaNetwork, generator: torch.Generator, negativ
     """
     for module in network.modules():
         if isinstance(module, MetaConv2d):
+            # fan_out: the backward pass keeps its scale; torchvision's choice, beside torch's default fan_in.
             nn.init.kaiming_normal_(module.weight, negative_slope, mode="fan_out", generator=generator)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
@@ -100,7 +113,7 @@ def initialise_kaiming(network: MetaNetwork, generator: torch.Generator, negativ
 
 
 def plain_names(network: MetaNetwork, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors called as in the network, under the names that saved ones have."""
+    """Return the tensors called as in the network, under the names that saved ones have."""
     state = dict(tensors)
     _rename(state, "", network.plain_prefixes)
     return state

@@ -26,6 +26,7 @@ class Moments:
     @property
     def unbiased_var(self) -> Tensor:
         """(B*F,)."""
+        # Batches are normalised with the biased variance, and running statistics take this one, as in `nn.BatchNorm2d`.
         return self.var * (self.count / max(self.count - 1, 1))
 
 
@@ -63,19 +64,24 @@ def _per_row(n_filters: int, rows: int) -> tuple[int, ...]:
 class _AffineNorm(MetaNorm):
     """A weight and a bias per filter, with one row or one per inner step."""
 
-    def __init__(self, n_filters: int, n_parameter_rows: int, learn_weight: bool, learn_bias: bool) -> None:
+    def __init__(
+        self, n_filters: int, *, n_parameter_rows: int = 1, learn_weight: bool = True, learn_bias: bool = True,
+        eps: float = 1e-5,
+    ) -> None:  # fmt: skip
         super().__init__()
+        self.eps = eps
         shape = _per_row(n_filters, n_parameter_rows)
         self.weight = nn.Parameter(torch.ones(shape), requires_grad=learn_weight)
         self.bias = nn.Parameter(torch.zeros(shape), requires_grad=learn_bias)
 
     def affine(self, params: Parameters | None, n_tasks: int, pass_: Pass, name: str) -> tuple[Tensor, Tensor]:
-        """Weight and bias of this step, (B*F,) each: passed in or the layer's own."""
+        """Return the weight and bias of this step, (B*F,) each: passed in or the layer's own."""
         return self._affine("weight", params, n_tasks, pass_, name), self._affine("bias", params, n_tasks, pass_, name)
 
     def _affine(self, key: str, params: Parameters | None, n_tasks: int, pass_: Pass, name: str) -> Tensor:
         if params is not None and key in params:
             return params[key].flatten()
+        # Rows gathered without a graph must not serve a pass that is differentiated.
         place = f"{name}.{key}", torch.is_grad_enabled()
         kept = {} if pass_.record.affine_rows is None else pass_.record.affine_rows
         if place not in kept:
@@ -104,14 +110,18 @@ class MetaBatchNorm2d(_AffineNorm):
         self, n_filters: int, *, n_rows: int = 1, n_parameter_rows: int | None = None, learn_weight: bool = True,
         learn_bias: bool = True, momentum: float = 0.1, learnable_momentum: bool = False, eps: float = 1e-5,
     ) -> None:  # fmt: skip
-        super().__init__(n_filters, n_rows if n_parameter_rows is None else n_parameter_rows, learn_weight, learn_bias)
-        self.n_rows, self.eps = n_rows, eps
+        super().__init__(
+            n_filters, n_parameter_rows=n_rows if n_parameter_rows is None else n_parameter_rows,
+            learn_weight=learn_weight, learn_bias=learn_bias, eps=eps,
+        )  # fmt: skip
+        self.n_rows = n_rows
         self.register_buffer("running_mean", torch.zeros(_per_row(n_filters, n_rows)))
         self.register_buffer("running_var", torch.ones(_per_row(n_filters, n_rows)))
         self.learnable_momentum = learnable_momentum
         if learnable_momentum:
             self.momentum = nn.Parameter(torch.tensor(momentum))
         else:
+            # A tensor as well, so that both kinds are used alike; checkpoints leave it to the config.
             self.register_buffer("momentum", torch.tensor(momentum), persistent=False)
 
     def forward(
@@ -141,8 +151,8 @@ class MetaBatchNorm2d(_AffineNorm):
         return _normalise(x, *_scale_and_shift(moments.mean, moments.var, weight, bias, self.eps))
 
     def passes_of_own_moments(self, pass_: Pass, n_sets: int) -> tuple[Pass, ...] | None:
-        """Return what each set of images of a pass is told, where each is normalised by its own moments and by
-        nothing else; else None.
+        """Return the pass of each set of images, where each is normalised by its own moments and by nothing else; else
+        None.
         """
         passes = _passes_of_parts(pass_) if n_sets > 1 else (pass_,)
         shares = n_sets > 1 and self.choice(pass_).query_needs_support
@@ -185,6 +195,7 @@ class MetaBatchNorm2d(_AffineNorm):
         if fixed is not None:
             return F.batch_norm(x, *fixed, weight, bias, training=False, eps=self.eps)
         if self._mixes_with_running(pass_):
+            # The fused operation differentiates a batch's own moments alone: here they are mixed, so autograd does it.
             moments = _moments(x)
             mean, var = moments.mean, moments.unbiased_var
             out = _normalise(x, *_scale_and_shift(*self._of_batch(moments, n_tasks, pass_), weight, bias, self.eps))
@@ -194,7 +205,7 @@ class MetaBatchNorm2d(_AffineNorm):
         return out
 
     def _fixed_statistics(self, n_tasks: int, pass_: Pass, name: str) -> tuple[Tensor, Tensor] | None:
-        """Mean and variance (B*F,) of a pass that is not normalised by its own images; None: it is."""
+        """Return the mean and variance (B*F,) of a pass that is not normalised by its own images; None: it is."""
         assert not (pass_.is_query and self.choice(pass_).query_needs_support), (
             "query images must come together with the support images"
         )
@@ -216,20 +227,22 @@ class MetaBatchNorm2d(_AffineNorm):
         return self.learnable_momentum and pass_.is_training
 
     def _before_any_pass(self, n_tasks: int) -> tuple[Tensor, Tensor]:
-        """Where the moving averages of an episode start, (B*F,) each."""
+        """Return where the moving averages of an episode start, (B*F,) each."""
         mean = self.running_mean.new_zeros(n_tasks * self.running_mean.shape[-1])
         return mean, torch.ones_like(mean)
 
     def _of_batch(self, moments: Moments, n_tasks: int, pass_: Pass) -> tuple[Tensor, Tensor]:
-        """Mean and variance (B*F,) of a pass that is normalised by its own images."""
+        """Return the mean and variance (B*F,) of a pass that is normalised by its own images."""
         if not self._mixes_with_running(pass_):
             return moments.mean, moments.var
+        # A learned momentum beyond 0 to 1 would weigh a variance negatively.
         momentum = self.momentum.clamp(0.0, 1.0)
         mean, var = (_row(values, pass_.step).repeat(n_tasks) for values in (self.running_mean, self.running_var))
         return (1 - momentum) * mean + momentum * moments.mean, (1 - momentum) * var + momentum * moments.var
 
     def leave_statistics(self, mean: Tensor, var: Tensor, n_tasks: int, pass_: Pass, name: str) -> None:
         """Leave a pass's mean and unbiased variance, (B*F,), where the pass wants them."""
+        # Constants to the gradient: a running average is a record, not a way back to the images that it is made of.
         mean, var = mean.detach(), var.detach()
         moving = pass_.record.moving
         if moving is not None and self.choice(pass_).moves_within_episode and not pass_.is_query:
@@ -239,12 +252,14 @@ class MetaBatchNorm2d(_AffineNorm):
         if pass_.is_training:
             row = min(pass_.step, self.n_rows - 1)
             for statistic, value in (("running_mean", mean), ("running_var", var)):
-                pass_.record.statistics.add(f"{name}.{statistic}", row, self.n_rows, value.view(n_tasks, -1))
+                pass_.record.see(f"{name}.{statistic}", row, self.n_rows, value.view(n_tasks, -1))
 
     @torch.no_grad()
     def update_running_statistics(self, batch_mean: Tensor, batch_var: Tensor) -> None:
         """Move each row towards this iteration's statistics: running <- (1 - m) running + m batch."""
         momentum = self.momentum.clamp(0.0, 1.0)
+        # Once per meta-batch, towards its mean over tasks: one move per task, as in a loop over tasks, would depend on
+        # their order, on chunks and on ranks.
         self.running_mean.lerp_(batch_mean.to(self.running_mean.dtype), momentum)
         self.running_var.lerp_(batch_var.to(self.running_var.dtype), momentum)
 
@@ -254,7 +269,7 @@ class MetaBatchNorm2d(_AffineNorm):
 
 
 def _passes_of_parts(pass_: Pass) -> tuple[Pass, Pass]:
-    """For a layer with statistics of its own in a pass of support and query images: support images, query images."""
+    """Return the passes of support and of query images for a layer that normalises each by its own statistics."""
     # The support images are here for another layer's sake: they must not move this layer's average a second time.
     support = replace(pass_, n_support=0, is_query=False).recording(moving=None)
     return support, replace(pass_, n_support=0, is_query=True)

@@ -1,12 +1,14 @@
-"""conv4, the four-block network of the few-shot literature.
+"""Networks of convolutional blocks one after another, and conv4, the four-block network of the few-shot literature.
 
 Letters: B tasks, n images per task, C channels, H x W pixels, F filters, N way, D features.
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from meta_learning.networks.base import MetaNetwork, initialise_kaiming, make_head
+from meta_learning.networks.batch_norm import MetaNorm
 from meta_learning.networks.dropout import drop
 from meta_learning.networks.first_block import ImagePatches, can_use_patches, convolve_patches, cut_patches, fold_images
 from meta_learning.networks.layers import MetaConv2d, Parameters, below, unfold_features
@@ -18,12 +20,12 @@ N_BLOCKS = 4
 
 
 def pooling_window(height: int, width: int) -> tuple[int, int]:
-    """2 x 2 pixels; a side of one pixel stays as it is, so that no image is too small."""
+    """Return 2 x 2 pixels; a side of one pixel stays as it is, so that no image is too small."""
     return min(2, height), min(2, width)
 
 
 def pool(x: Tensor, negative_slope: float) -> Tensor:
-    """Max-pooling over `pooling_window` and a leaky ReLU."""
+    """Apply max-pooling over `pooling_window` and a leaky ReLU."""
     return pool_and_activate(x, pooling_window(*x.shape[2:]), negative_slope)
 
 
@@ -32,25 +34,62 @@ def pooled(side: int) -> int:
     return max(side // 2, 1)
 
 
-class Conv4Block(nn.Module):
-    """Convolution, norm, max-pooling and ReLU: ReLU is increasing, so it commutes with the maximum."""
+class ConvolutionalBlock(nn.Module):
+    """Convolution, norm, max-pooling where the stage ends, leaky ReLU; dropout while meta-training.
 
-    def __init__(self, channels: int, shape: tuple[int, int, int], norm: NormChoice) -> None:
+    The ReLU is increasing, so it commutes with the maximum and comes after it, for a quarter of the pixels.
+    """
+
+    def __init__(
+        self, conv: MetaConv2d, norm: MetaNorm, *, pool: bool, negative_slope: float, dropout: float, index: int
+    ) -> None:
         super().__init__()
-        self.conv, self.norm = MetaConv2d(channels, shape[0], 3, padding=1), norm.build(shape)
+        self.conv, self.norm = conv, norm
+        self.pool, self.negative_slope, self.dropout, self.index = pool, negative_slope, dropout, index
 
     def forward(
         self, x: Tensor | ImagePatches, params: Parameters | None, n_tasks: int, pass_: Pass, name: str
     ) -> Tensor:
         """Return (n, B*F, H', W') for x (n, B*C, H, W), or for the patches of the first block's images."""
+        of_conv, of_norm, norm_name = below(params, "conv"), below(params, "norm"), f"{name}.norm"
         if isinstance(x, ImagePatches):
-            given = below(params, "conv"), below(params, "norm")
-            return convolve_patches(x, self.conv, self.norm, given, 0.0, pass_, f"{name}.norm")
-        x = self.conv(x, below(params, "conv"), n_tasks)
-        return pool(self.norm(x, below(params, "norm"), n_tasks, pass_, f"{name}.norm"), 0.0)
+            x = convolve_patches(x, self.conv, self.norm, (of_conv, of_norm), self.negative_slope, pass_, norm_name)
+        else:
+            x = self.norm(self.conv(x, of_conv, n_tasks), of_norm, n_tasks, pass_, norm_name)
+            x = pool(x, self.negative_slope) if self.pool else F.leaky_relu(x, self.negative_slope)
+        return drop(x, self.dropout, pass_, self.index, n_tasks)
 
 
-class Conv4(MetaNetwork):
+class ConvolutionalNetwork(MetaNetwork):
+    """What networks of such blocks have in common; `stage_names` are the blocks.
+
+    Attributes:
+        global_average: whether the features are the mean over the last map; else they are the map, flattened.
+    """
+
+    global_average: bool = False
+
+    def prepare(self, images: Tensor) -> Tensor | ImagePatches:
+        """Return the patches of the images, where the first block can take them."""
+        block = getattr(self, self.stage_names[0])
+        if not can_use_patches(block.conv, block.norm, images):
+            return images
+        return cut_patches(images, block.conv, pooling_window(*images.shape[3:]) if block.pool else (1, 1))
+
+    def features(
+        self, images: Tensor | ImagePatches, params: Parameters | None = None, pass_: Pass | None = None
+    ) -> Tensor:
+        """Return features (B, n, D) of images (B, n, C, H, W), or of what `prepare` made of them."""
+        pass_ = pass_ or Pass()
+        x, n_tasks = fold_images(images)
+        for name in self.stage_names:
+            x = getattr(self, name)(x, below(params, name), n_tasks, pass_, name)
+        if self.global_average:
+            x = x.mean(dim=(2, 3))
+        return unfold_features(x, n_tasks)
+
+
+class Conv4(ConvolutionalNetwork):
     """Four blocks of a padded 3x3 convolution with bias, norm, ReLU and 2x2 max-pooling; the map, flattened, is the
     features.
 
@@ -73,31 +112,15 @@ class Conv4(MetaNetwork):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self.dropout, self.uses_dropout = dropout, dropout > 0
+        norm, self.uses_dropout = norm or NormChoice(), dropout > 0
         self.stage_names = [f"block{i}" for i in range(N_BLOCKS)]
         channels, height, width = image_shape
-        for name in self.stage_names:
-            self.add_module(name, Conv4Block(channels, (n_filters, height, width), norm or NormChoice()))
+        for index, name in enumerate(self.stage_names):
+            conv, norm_layer = MetaConv2d(channels, n_filters, 3, padding=1), norm.build((n_filters, height, width))
+            block = ConvolutionalBlock(conv, norm_layer, pool=True, negative_slope=0.0, dropout=dropout, index=index)
+            self.add_module(name, block)
             channels, height, width = n_filters, pooled(height), pooled(width)
         self.head = make_head(n_filters * height * width, n_way)
-
-    def prepare(self, images: Tensor) -> Tensor | ImagePatches:
-        """Return the patches of the images, where the first block can take them."""
-        block = self.block0
-        if not can_use_patches(block.conv, block.norm, images):
-            return images
-        return cut_patches(images, block.conv, pooling_window(*images.shape[3:]))
-
-    def features(
-        self, images: Tensor | ImagePatches, params: Parameters | None = None, pass_: Pass | None = None
-    ) -> Tensor:
-        """Return features (B, n, D) of images (B, n, C, H, W), or of what `prepare` made of them."""
-        pass_ = pass_ or Pass()
-        x, n_tasks = fold_images(images)
-        for index, name in enumerate(self.stage_names):
-            x = getattr(self, name)(x, below(params, name), n_tasks, pass_, name)
-            x = drop(x, self.dropout, pass_, index, n_tasks)
-        return unfold_features(x, n_tasks)
 
     def initialise(self, generator: torch.Generator) -> None:
         """Draw the initial weights."""

@@ -16,7 +16,7 @@ def drop(x: Tensor, rate: float, pass_: Pass, index: int, n_tasks: int = 1, *, w
 
     Args:
         x: (n, B*F, ...), tasks folded into the channels.
-        index: number of the layer in the pass, which tells its mask from those of other layers.
+        index: number of the layer in the pass, so that layers have different masks.
         whole_channels: drop or keep all of an image's channel, as `nn.Dropout2d` does.
     """
     if not rate or pass_.dropout_seeds is None:

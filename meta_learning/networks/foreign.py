@@ -32,7 +32,7 @@ Output = dict[
 
 
 class CurrentPass:
-    """What the replaced layers look up while the module around them, which does not know of it, runs."""
+    """What the replaced layers read while the module around them, which does not know of it, runs."""
 
     def __init__(self) -> None:
         self.begin(Pass())
@@ -52,6 +52,7 @@ class KeyedDropout(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Drop activations of x (n, F, ...) while meta-training."""
         index = self.current.n_dropouts
+        # By the place of the call, not of the layer: a layer that is called twice drops differently each time.
         self.current.n_dropouts += 1
         return drop(x, self.rate, self.current.pass_, index, whole_channels=self.whole_channels)
 
@@ -89,7 +90,7 @@ DROPOUTS = {nn.Dropout: False, nn.Dropout1d: True, nn.Dropout2d: True, nn.Dropou
 
 
 def as_map(x: Tensor) -> Tensor:
-    """(n, F), (n, F, L) or (n, F, ...) -> (n, F, H, W)."""
+    """Return (n, F), (n, F, L) or (n, F, ...) as (n, F, H, W)."""
     if x.dim() == 4:
         return x
     return x[..., None, None] if x.dim() == 2 else x.flatten(2).unsqueeze(-1)
@@ -101,7 +102,7 @@ class ForeignNetwork(MetaNetwork):
     Parameters are called body.<name in the module> and head.weight, head.bias; saved, they have the module's own names.
 
     Args:
-        body: the module with the identity in place of its head, and with layers of ours that look at `current`.
+        body: the module with the identity in place of its head, and with layers of ours that read `current`.
         head_name: what the head was called in the module.
         together: whether the tasks are computed by one vmap, not one after the other.
     """
@@ -137,6 +138,7 @@ class ForeignNetwork(MetaNetwork):
         of_body = {
             name.removeprefix("body."): value for name, value in (params or {}).items() if name.startswith("body.")
         }
+        # vmap maps tensors alone: zeros stand for seeds that no layer is going to use.
         seeds = (
             torch.zeros(n_tasks, dtype=torch.int64, device=images.device)
             if pass_.dropout_seeds is None
@@ -149,11 +151,12 @@ class ForeignNetwork(MetaNetwork):
             params: dict[str, Tensor], images: Tensor, seed: Tensor, moving: dict[str, tuple[Tensor, Tensor]]
         ) -> Output:
             # A record of its own: values of a vmap may not outlive it but as its results.
+            own_seed = None if pass_.dropout_seeds is None else seed[None]
             record = PassRecord(moving=dict(moving))
-            of_task = None if pass_.dropout_seeds is None else seed[None]
-            self._current.begin(replace(pass_, record=record, dropout_seeds=of_task))
+            of_task = replace(pass_, record=record, dropout_seeds=own_seed)
+            self._current.begin(of_task)
             features = functional_call(self.body, params, (images,))
-            return {"features": features, "statistics": record.statistics.seen, "moving": record.moving}
+            return {"features": features, "statistics": record.seen, "moving": record.moving}
 
         with self._twice_differentiable():
             if self.together:
@@ -168,7 +171,7 @@ class ForeignNetwork(MetaNetwork):
         for name, rows in out["statistics"].items():
             for row, passes in enumerate(rows):
                 for value in passes:  # (B, 1, F)
-                    pass_.record.statistics.add(name, row, len(rows), value.squeeze(1))
+                    pass_.record.see(name, row, len(rows), value.squeeze(1))
         if pass_.record.moving is not None:
             after = out["moving"].items()
             pass_.record.moving.update({name: tuple(value.flatten() for value in pair) for name, pair in after})
@@ -204,7 +207,7 @@ def _stacked(trees: list[Any]) -> Any:
 
 
 def stages(module: nn.Module, prefix: str) -> list[str]:
-    """Names of the outermost submodules that norm layers are in, where there are several."""
+    """Return the names of the outermost submodules that norm layers are in, where there are several."""
     inside = {
         name: child
         for name, child in module.named_children()
@@ -244,6 +247,7 @@ def replace_layers(
             new.register_forward_hook(call.after, with_kwargs=True)
         elif type(layer) in KEPT_NORMS:
             kind = KEPT_NORMS[type(layer)]
+            # The very parameters of the user's layer under a class of ours, which the learner recognises.
             new = kind.__new__(kind)
             new.__dict__.update(vars(layer))
         elif type(layer) in DROPOUTS:
@@ -262,6 +266,7 @@ def _our_norm(plain: nn.Module, shape: tuple[int, ...], norm: NormChoice, dtype:
         norm = replace(norm, learn_weight=False, learn_bias=False)
     ours = norm.build(tuple(shape[1:])).to(dtype)
     ours.eps = plain.eps
+    # A layer norm of ours has the shape (C, H, W), into which weights per channel do not fit.
     if plain.affine and norm.layer != "layer_norm":
         ours.weight.copy_(plain.weight)  # every row
         ours.bias.copy_(plain.bias)

@@ -5,8 +5,6 @@ between calls, draws no random numbers of its own, and ends with a linear layer.
 """
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -66,7 +64,7 @@ def foreign_network(
     module.train()
     _refuse_hidden_state(module, images, who)
     _refuse_hidden_randomness(module, images, who)
-    network = ForeignNetwork(module, head, head_name, current, together=task_batching != "loop")
+    network = ForeignNetwork(module, head, head_name, current)
     _choose_batching(network, torch.stack([images, images.flip(0)]), task_batching, second_order, who)
     return network
 
@@ -162,7 +160,7 @@ def _refuse_other_last_operations(
 
 
 def _attributes(module: nn.Module) -> dict[str, Any]:
-    """What a module and its parts hold: the objects themselves, and how often a tensor was written or how long a
+    """Return what a module and its parts hold: the objects themselves, and how often a tensor was written or how long a
     list is.
     """
     of_torch = vars(nn.Module()).keys()
@@ -208,17 +206,10 @@ def _refuse_hidden_randomness(module: nn.Module, images: Tensor, who: str) -> No
         )
 
 
-@contextmanager
-def _way_of_batching(network: ForeignNetwork, together: bool) -> Iterator[None]:
-    before, network.together = network.together, together
-    yield
-    network.together = before
-
-
 def _derivatives(
     network: ForeignNetwork, images: Tensor, second_order: bool, who: str
 ) -> tuple[Tensor, dict[str, Tensor | None]]:
-    """Features of two tasks with parameters of their own and, through them, first (and second) derivatives."""
+    """Compute features of two tasks with parameters of their own and, through them, first (and second) derivatives."""
     norms = network.norm_layers()
     params = {
         name: torch.stack([value.detach(), 1.01 * value.detach()]).requires_grad_()
@@ -244,15 +235,15 @@ def _choose_batching(network: ForeignNetwork, images: Tensor, task_batching: str
     Raises:
         ConfigError: it has parameters without effect, cannot be differentiated, or cannot be batched although it shall.
     """
-    with _way_of_batching(network, False):
-        try:
-            one_by_one, gradients = _derivatives(network, images, second_order, who)
-        except RuntimeError as error:
-            twice = " twice" if second_order else ""
-            raise ConfigError(
-                f"{who} cannot be differentiated{twice}: {_first_line(error)}"
-                + ('; "second_order" false needs one derivative' if twice else "")
-            ) from error
+    network.together = False
+    try:
+        one_by_one, gradients = _derivatives(network, images, second_order, who)
+    except RuntimeError as error:
+        twice = " twice" if second_order else ""
+        raise ConfigError(
+            f"{who} cannot be differentiated{twice}: {_first_line(error)}"
+            + ('; "second_order" false needs one derivative' if twice else "")
+        ) from error
     idle = [name for name, gradient in gradients.items() if gradient is None]
     if idle:
         raise ConfigError(
@@ -262,9 +253,9 @@ def _choose_batching(network: ForeignNetwork, images: Tensor, task_batching: str
         )
     if task_batching == "loop":
         return
+    network.together = True
     try:
-        with _way_of_batching(network, True):
-            together, _ = _derivatives(network, images, second_order, who)
+        together, _ = _derivatives(network, images, second_order, who)
         same = (
             torch.linalg.vector_norm(together - one_by_one) <= TOLERANCE * torch.linalg.vector_norm(one_by_one) + 1e-6
         )

@@ -1,4 +1,4 @@
-"""Norm layers over B tasks at once, and what a forward pass tells them.
+"""Norm layers over B tasks at once, and what their statistics are made from.
 
 Letters: B tasks, n images per task, F filters, H x W pixels, R rows (one per inner step). The task axis is folded
 into the channels, (n, B*F, H, W).
@@ -8,11 +8,12 @@ Which images the statistics of batch norm come from is a choice of the pass:
     transductive   the set that is classified: support images for support, query images for query
     running        while meta-training as above; at evaluation the per-step running statistics, for both sets
     support        query images go through one forward with the support images and are normalised with their statistics
-    episodic       support as above; query with a moving average over the support passes of the episode, starting at
-    (0, 1) mixed          each layer has a choice of its own among these
+    episodic       support as above; query with a moving average, from (0, 1), over the support passes of the episode
+    mixed          each layer has a choice of its own among these
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -39,17 +40,8 @@ class MetaTaskNorm2d(_AffineNorm):
 
     sees_other_images = True
 
-    def __init__(
-        self,
-        n_filters: int,
-        *,
-        n_parameter_rows: int = 1,
-        learn_weight: bool = True,
-        learn_bias: bool = True,
-        eps: float = 1e-5,
-    ) -> None:
-        super().__init__(n_filters, n_parameter_rows, learn_weight, learn_bias)
-        self.eps = eps
+    def __init__(self, n_filters: int, **affine: Any) -> None:
+        super().__init__(n_filters, **affine)
         self.alpha_scale = nn.Parameter(torch.tensor(0.0))
         self.alpha_offset = nn.Parameter(torch.tensor(0.0))
 
@@ -79,24 +71,16 @@ class MetaTaskNorm2d(_AffineNorm):
 class MetaGroupNorm(_AffineNorm):
     """`nn.GroupNorm` for B tasks at once: each image is normalised over groups of filters. Wu & He 2018."""
 
-    def __init__(
-        self,
-        n_groups: int,
-        n_filters: int,
-        *,
-        n_parameter_rows: int = 1,
-        learn_weight: bool = True,
-        learn_bias: bool = True,
-        eps: float = 1e-5,
-    ) -> None:
-        super().__init__(n_filters, n_parameter_rows, learn_weight, learn_bias)
-        self.n_groups, self.eps = n_groups, eps
+    def __init__(self, n_groups: int, n_filters: int, **affine: Any) -> None:
+        super().__init__(n_filters, **affine)
+        self.n_groups = n_groups
 
     def forward(
         self, x: Tensor, params: Parameters | None = None, n_tasks: int = 1, pass_: Pass | None = None, name: str = ""
     ) -> Tensor:
         """Normalise x (n, B*F, H, W); "weight" and "bias" are (B, F) where the inner loop adapts them."""
         weight, bias = self.affine(params, n_tasks, pass_ or Pass(), name)
+        # B*F channels in B*G neighbouring groups: none reaches over two tasks.
         return F.group_norm(x, n_tasks * self.n_groups, weight, bias, self.eps)
 
 
@@ -113,6 +97,7 @@ class MetaLayerNorm(nn.LayerNorm, MetaNorm):
     ) -> Tensor:
         """Normalise x (n, B*C, H, W) image by image; "bias" is (B, C, H, W) where it is adapted."""
         unfolded = x.unflatten(1, (n_tasks, -1))  # (n, B, C, H, W)
+        # Without weight and bias, which differ from task to task; torch's function takes one for all.
         out = F.layer_norm(unfolded, self.normalized_shape, eps=self.eps)
         out = out * given_or_own(self, params, "weight", n_tasks) + given_or_own(self, params, "bias", n_tasks)
         return out.flatten(1, 2)

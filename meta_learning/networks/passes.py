@@ -1,4 +1,4 @@
-"""What a forward pass tells the layers, and what they record; and the choices of batch-norm statistics.
+"""What a forward pass hands to the layers, what they record, and the choices of batch-norm statistics.
 
 Letters: B tasks, F filters, R rows (one per inner step).
 """
@@ -13,17 +13,25 @@ from torch import Tensor
 
 
 @dataclass
-class BatchStatistics:
-    """Batch mean and variance that each batch-norm row saw, pass by pass."""
+class PassRecord:
+    """What the layers leave behind in a forward pass, for the passes after it and for the meta-update."""
 
     seen: dict[str, list[list[Tensor]]] = field(default_factory=dict)
-    """Running statistic -> for each row what its passes saw, (B, F) each."""
+    """Running statistic -> for each row the batch means or variances of its training passes, (B, F) each."""
+    moving: dict[str, tuple[Tensor, Tensor]] | None = field(default_factory=dict)
+    """Layer -> moving mean and variance (B*F,) of this episode's support passes, for `episodic`; None: it moves not."""
+    affine_rows: dict[tuple[str, bool], tuple[Tensor, ...]] | None = None
+    """Weights and biases of norm layers as all inner steps of one computation use them; None: nothing is kept.
 
-    def add(self, name: str, row: int, n_rows: int, value: Tensor) -> None:
-        """Add statistics, (B, F), of a pass to `row` of the running statistic called `name`."""
+    One gather then serves all steps instead of one each. It holds only as long as the parameters stay, so only who
+    owns a whole computation may begin it.
+    """
+
+    def see(self, name: str, row: int, n_rows: int, value: Tensor) -> None:
+        """Record a batch statistic, (B, F), for `row` of the running statistic called `name`."""
         self.seen.setdefault(name, [[] for _ in range(n_rows)])[row].append(value)
 
-    def means(self) -> dict[str, Tensor]:
+    def mean_statistics(self) -> dict[str, Tensor]:
         """Return name -> (R, F), or (F,) where R is 1: the mean over tasks and over the passes of each row.
 
         Every row is fed: inner step s passes through row s.
@@ -40,25 +48,9 @@ class BatchStatistics:
         return {name: means[name] for name in self.seen}
 
 
-@dataclass
-class PassRecord:
-    """What layers record during passes, for later passes and for the learner. All that a pass writes to is here."""
-
-    statistics: BatchStatistics = field(default_factory=BatchStatistics)
-    """What batch norms saw in training passes."""
-    moving: dict[str, tuple[Tensor, Tensor]] | None = field(default_factory=dict)
-    """Layer -> moving mean and variance (B*F,) of this episode's support passes, for `episodic`; None: it moves not."""
-    affine_rows: dict[tuple[str, bool], tuple[Tensor, ...]] | None = None
-    """Weights and biases of norm layers as all inner steps of one computation use them; None: nothing is kept.
-
-    One gather then serves all steps instead of one each. It holds only as long as the parameters stay, so only who
-    owns a whole computation may begin it.
-    """
-
-
 @dataclass(frozen=True)
 class Pass:
-    """What a forward pass is told beside images and parameters."""
+    """What a forward pass is told beside images and parameters. Nothing of it is written to but `record`'s content."""
 
     step: int = 0
     """Inner step; norm layers with fewer rows use their last one."""
@@ -75,9 +67,10 @@ class Pass:
     dropout_seeds: Tensor | None = None
     """int64 (B,), one seed per episode; None: no dropout (evaluation)."""
     record: PassRecord = field(default_factory=PassRecord)
+    """Where the layers record; passes of one computation share it."""
 
     def recording(self, **changes: Any) -> "Pass":
-        """Return the same pass with another record: that of this one but for `changes`."""
+        """Return the same pass with these entries of its record replaced."""
         return replace(self, record=replace(self.record, **changes))
 
 
@@ -117,5 +110,5 @@ def name_of_statistics(choice: str | Any) -> str:
 
 
 def depends_on_other_queries(statistics: str) -> bool:
-    """Whether queries that are classified together may change each other's answers."""
+    """Return whether queries that are classified together may change each other's answers."""
     return statistics == MIXED or STATISTICS[statistics].depends_on_other_queries

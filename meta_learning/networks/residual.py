@@ -140,6 +140,7 @@ class ResidualNetwork(MetaNetwork):
             )
             self.bn1 = norm.build(shape)
         if stem == "torchvision":
+            # What 3x3 max-pooling of stride 2 and padding 1 leaves of a side.
             shape = (shape[0], *((side - 1) // 2 + 1 for side in shape[1:]))
         self.layer_names = [f"layer{number}" for number in range(1, len(widths) + 1)]
         self.stage_names = [*(["bn1"] if stem != "none" else []), *self.layer_names]
@@ -190,6 +191,7 @@ def _plans(block: str, width: int, stride: int) -> list[ConvolutionPlan]:
     return [ConvolutionPlan(width, 3, stride), ConvolutionPlan(width, 3)]
 
 
+# The widths of ResNet-12 in Lee et al. 2019 (MetaOptNet).
 WIDE = (64, 160, 320, 640)
 
 RESIDUAL_NETWORKS: dict[str, dict[str, Any]] = {

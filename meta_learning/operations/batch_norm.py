@@ -11,8 +11,7 @@ Letters: per channel, N values x with mean mu and r = 1 / sqrt(var + eps); u = (
                             where q = -w r <g, u> / N v + (a - w r <v, u> / N) g
 
 P and its two sums are torch's own fused backward; <g, u> and sum(g) are left over from the first backward. The
-double backward
-itself cannot be differentiated again: MAML needs second order, not third.
+double backward itself cannot be differentiated again: MAML needs second order, not third.
 """
 
 from typing import Any

@@ -84,6 +84,7 @@ class _ConvolutionBackward(torch.autograd.Function):
         ctx.geometry, ctx.dtype = geometry, grad.dtype
         ctx.set_materialize_grads(False)
         for_x, for_weight, _ = _backward(narrow, x, weight, geometry, (*wanted[:2], False))
+        # A sum over the wide gradient, not by the convolution's backward, which would round it first.
         for_bias = grad.sum(dim=(0, 2, 3)) if wanted[2] else None
         return _as(grad.dtype, for_x), _as(grad.dtype, for_weight), for_bias
 
@@ -109,7 +110,7 @@ def _as(dtype: torch.dtype, tensor: Tensor | None) -> Tensor | None:
 def _for_grad(
     grad: Tensor, x: Tensor, weight: Tensor, v: Tensor | None, u: Tensor | None, c: Tensor | None, ctx: Any
 ) -> Tensor:
-    """v * w + x * u + c, of which any may be missing."""
+    """Return v * w + x * u + c, of which any may be missing."""
     total = None
     for images, kernels in ((v, weight), (x, u)):
         if images is not None and kernels is not None:

@@ -8,6 +8,7 @@ _MULTIPLIERS = (-4658895280553007687, -7723592293110705685)  # splitmix64's, sig
 
 
 def _logical_shift_right(values: Tensor, bits: int) -> Tensor:
+    # torch shifts signed numbers, copying the sign; the mask takes the copies away.
     return (values >> bits) & ((1 << (64 - bits)) - 1)
 
 
@@ -17,7 +18,7 @@ def _wrapped(number: int) -> int:
 
 
 def _mix(values: Tensor) -> Tensor:
-    """splitmix64's finaliser; 64-bit products wrap around."""
+    """Apply splitmix64's finaliser; 64-bit products wrap around."""
     values = (values ^ _logical_shift_right(values, 30)) * _MULTIPLIERS[0]
     values = (values ^ _logical_shift_right(values, 27)) * _MULTIPLIERS[1]
     return values ^ _logical_shift_right(values, 31)
@@ -30,7 +31,7 @@ def hashed_uniform(seeds: Tensor, stream: int, shape: tuple[int, ...]) -> Tensor
 
     Args:
         seeds: int64 (B,).
-        stream: tells draws of one seed apart, e.g. layer and step.
+        stream: distinguishes draws of one seed, e.g. by layer and step.
     Returns:
         float32 (B, *shape).
     Source: Steele et al. 2014, SplitMix.
@@ -40,5 +41,6 @@ def hashed_uniform(seeds: Tensor, stream: int, shape: tuple[int, ...]) -> Tensor
         size *= side
     keys = _mix(seeds + _wrapped(stream * _GOLDEN))
     positions = torch.arange(1, size + 1, device=seeds.device) * _GOLDEN
+    # The upper 24 bits: as many as a float32 below 1 holds exactly.
     bits = _logical_shift_right(_mix(keys[:, None] + positions), 40)
     return (bits.to(torch.float32) / (1 << 24)).view(len(seeds), *shape)

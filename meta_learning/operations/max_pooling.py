@@ -73,5 +73,5 @@ class _PoolAndActivateBackward(torch.autograd.Function):
 
 
 def times_slope(grad: Tensor, out: Tensor, negative_slope: float) -> Tensor:
-    """f' grad; what f puts out has the sign of what it got."""
+    """Return f' grad; what f puts out has the sign of what it got."""
     return torch.ops.aten.leaky_relu_backward(grad, out, negative_slope, True)

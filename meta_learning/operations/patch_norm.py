@@ -8,8 +8,8 @@ the norm:
     forward           A = s w,  c = beta - s q, so that A p + c is the norm of w p + b; the bias b cancels
     backward          for G of A and h of c, with d = <G, w> - h q:
                       dw = s (G - h m) - s r^2 d C w,   dgamma = r d,   dbeta = h
-    double backward   for cotangents x of dw, a of dgamma and b of dbeta, the gradient of L = <x, dw> + a dgamma + b
-    dbeta;
+    double backward   for cotangents x of dw, a of dgamma and b of dbeta, the gradient of
+                      L = <x, dw> + a dgamma + b dbeta;
                       with P = <x, G> - h <x, m>,  u = x^T C w,  D = a r - s r^2 u (= dL / dd):
         with respect to G, h    s x + D w,   b - s <x, m> - D q
         with respect to gamma   r (P - r^2 d u)
@@ -65,6 +65,7 @@ class _NormalisedMap(torch.autograd.Function):
         if grad is None:
             return None, None, None, None, None, None
         for_weight, *for_others = _NormalisedMapBackward.apply(grad, *ctx.saved_tensors)
+        # The norm takes the convolution's bias out again: its gradient is zero, one number seen B*F times.
         return for_weight, grad.new_zeros(()).expand(grad.shape[:2]), *for_others, None, None
 
 
@@ -113,5 +114,5 @@ class _NormalisedMapBackward(torch.autograd.Function):
 
 
 def _parts(columns: Tensor) -> tuple[Tensor, Tensor]:
-    """All columns but the last one, and that one."""
+    """Return all columns but the last one, and that one."""
     return columns[..., :-1], columns[..., -1]

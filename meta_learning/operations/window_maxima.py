@@ -1,8 +1,9 @@
 """A linear map of patches, the maximum over pooling windows and a leaky ReLU f as one operation, for second order.
 
     forward           out[l] = f(max over q of A p[q, l])
-    backward          sum over l of f'[l] g[l] p[q(l), l]^T,  q(l) the first pixel of window l with the maximum, f'
-    by the sign of out double backward   of a cotangent V of A's gradient: f'[l] V p[q(l), l]
+    backward          sum over l of f'[l] g[l] p[q(l), l]^T,  q(l) the first pixel of window l with the maximum,
+                      f' by the sign of out
+    double backward   of a cotangent V of A's gradient: f'[l] V p[q(l), l]
 
 On a CPU the pixels of the windows are taken one after the other, so that what is worked on stays in the cache;
 elsewhere all at once, because starting an operation takes longer there than a small one.
@@ -28,19 +29,20 @@ def window_maxima(linear: Tensor, windows: Tensor, negative_slope: float) -> Ten
         linear: A (B, F, K).
         windows: patches p (n*B, q, L, K).
     """
+    # Measured on a CPU: 0.396 s per 5-way iteration one by one, 0.446 all at once.
     operation = _PixelByPixel if linear.device.type == "cpu" else _AllPixels
     return operation.apply(linear, windows, negative_slope)
 
 
 def _to_images(linear: Tensor, windows: Tensor) -> Tensor:
-    """(B, F, K) as (n*B, K, F)."""
+    """Return (B, F, K), once for each image, as (n*B, K, F)."""
     n_images = windows.shape[0] // linear.shape[0]
     transposed = linear.transpose(1, 2)
     return transposed.expand(n_images, *transposed.shape).flatten(0, 1)
 
 
 def _sum_over_images(of_images: Tensor, n_tasks: int) -> Tensor:
-    """(n*B, K, F) to (B, F, K)."""
+    """Sum (n*B, K, F) over the images of each task: (B, F, K)."""
     return of_images.unflatten(0, (-1, n_tasks)).sum(0).transpose(1, 2)
 
 
@@ -93,6 +95,8 @@ class _PixelByPixel(torch.autograd.Function):
         for window in others:
             torch.bmm(window, matrices, out=values)
             if ctx.needs_input_grad[0]:
+                # Strictly greater: of equal pixels the first wins, as in torch's max-pooling. On Omniglot's blank
+                # windows all are equal.
                 is_new.append(torch.gt(values, maxima, out=torch.empty_like(values)))
             torch.maximum(maxima, values, out=maxima)
         if ctx.needs_input_grad[0]:
@@ -106,7 +110,7 @@ class _PixelByPixel(torch.autograd.Function):
 
 
 def _slopes(maxima: Tensor, is_new: Sequence[Tensor], negative_slope: float) -> list[Tensor]:
-    """For each pixel of the windows the derivative of the output: that of f where it is the first one with the
+    """Return for each pixel of the windows the derivative of the output: that of f where it is the first one with the
     maximum, else 0.
     """
     slope = torch.empty_like(maxima).fill_(1.0)

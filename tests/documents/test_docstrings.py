@@ -23,6 +23,8 @@ FACE = [
     ),
 ]
 """The modules that users import, and the tools that they start."""
+CATCHES_ALL = {"prints_user_errors", "on_console"}
+"""Decorators of main functions that turn what these raise into an exit code."""
 ARRAYS = re.compile(r"\b(Tensor|ndarray)\b")
 SHAPE = re.compile(r"\(\.\.\.\)|\([A-Za-z0-9 *+.|]+,[^()]*\)|\bscalar\b|shapes?\b", re.IGNORECASE)
 """(B, N*K, C, H, W), (n,), "the shapes of params"."""
@@ -68,6 +70,9 @@ def errors_raised(node: ast.AST) -> Iterator[str]:
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.Raise) and isinstance(child.exc, ast.Call) and isinstance(child.exc.func, ast.Name):
             yield "StorageError" if child.exc.func.id == "storage_error" else child.exc.func.id
+        elif isinstance(child, ast.With) and any("storage_errors(" in ast.unparse(item) for item in child.items):
+            yield "StorageError"
+            yield from errors_raised(child)
         elif isinstance(child, ast.Try):
             for handled in [*child.handlers, *child.orelse, *child.finalbody]:
                 yield from errors_raised(handled)
@@ -92,6 +97,8 @@ def problems_of(name: str, node: ast.FunctionDef | ast.ClassDef) -> Iterator[str
     ]
     if takes_or_gives and not SHAPE.search(text):
         yield f"{name}: has arrays, and its docstring no shape"
+    if not CATCHES_ALL.isdisjoint(map(ast.unparse, node.decorator_list)):
+        return
     for error in dict.fromkeys(errors_raised(node)):
         if error not in text:
             yield f"{name}: raises {error}, which its docstring does not say"

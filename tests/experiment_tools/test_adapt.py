@@ -2,12 +2,13 @@
 
 import csv
 import re
+import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from experiment_tools.adapt import main
+from experiment_tools.adapt import main, support_files_of
 from few_shot_classifier import FewShotClassifier
 from tests.tools.runs import run_tiny
 
@@ -94,7 +95,8 @@ def test_query_images_need_no_class_folders_and_results_are_not_replaced(folders
         ("no such folder", 2, "no such folder"),
         ("loose support", 2, "lies in no class folder; --support is one folder per class"),
         ("damaged image", 2, "1 image cannot be decoded"),
-        ("no images", 2, "no images (.png,"),
+        ("no images", 2, "no image found (looked for .png,"),
+        ("an empty class", 2, "support: no image in fox; give each class some, or take its folder out"),
     ],
 )
 def test_what_cannot_work_is_one_error(folders, capsys, change, code, message):
@@ -111,9 +113,36 @@ def test_what_cannot_work_is_one_error(folders, capsys, change, code, message):
         (folders / "support" / "cat" / "0.png").rename(folders / "support" / "0.png")
     elif change == "damaged image":
         (folders / "query" / "cat" / "0.png").write_bytes(b"no image")
+    elif change == "an empty class":
+        (folders / "support" / "fox").mkdir()
     else:
         (folders / "empty").mkdir()
         changes["query"] = folders / "empty"
     assert main(arguments(folders, **changes)) == code
     assert message in capsys.readouterr().err
     assert not (folders / "adapted_tiny").exists()
+
+
+def test_what_is_hidden_is_no_class_and_links_are_followed_as_in_datasets(folders):
+    support = folders / "support"
+    before = support_files_of(support)
+    shutil.copytree(support / "ant", support / ".ipynb_checkpoints")
+    shutil.copytree(support / "ant", support / "__MACOSX")
+    (support / "ant" / "._0.png").write_bytes(b"rubbish")
+    (support / "cat").rename(folders / "elsewhere")
+    (support / "cat").symlink_to(folders / "elsewhere")
+    assert support_files_of(support) == before
+    (support / "bee <b>" / "more").mkdir()
+    shutil.copy(support / "ant" / "0.png", support / "bee <b>" / "more" / "0.png")
+    files, labels = support_files_of(support)
+    assert len(files) == 7 and labels.count("bee <b>") == 3
+    assert main(arguments(folders, query=support, output=folders / "out")) == 0
+    rows = list(csv.DictReader((folders / "out" / "predictions.csv").open()))
+    assert [row["file"] for row in rows] == [file.as_posix() for file in files]
+
+
+def test_support_images_of_one_colour_are_named(folders, capsys):
+    Image.fromarray(np.full((10, 10), 200, np.uint16)).save(folders / "support" / "ant" / "0.png")
+    assert main(arguments(folders)) == 0
+    text = "1 of 6 images are of one colour after decoding, such as ant/0.png (16-bit grey below 256)"
+    assert f"{folders / 'support'}: {text}" in "".join(capsys.readouterr())

@@ -17,7 +17,7 @@ from experiment_tools.compare.comparison import compare_runs
 from experiment_tools.compare.figures import comparison_figures, four_panel_figures, mean_curve
 from experiment_tools.compare.published_results import published_result, published_results
 from experiment_tools.compare.tables import accuracy_table, csv_text, difference_table, html_page, latex, markdown
-from experiment_tools.parts.methods import method_name, row_labels, tell_repeats_apart
+from experiment_tools.parts.methods import distinguish_repeats, method_name, row_labels
 from experiment_tools.parts.pages import svg_text
 from experiment_tools.parts.run_reading import read_run, results_of
 from tests.tools.finished_runs import MAML_PLUS_PLUS, change_json, finished_run
@@ -79,13 +79,13 @@ def test_the_same_seed_twice_is_no_repetition(root):
         "runs of one method with the same train_seed are no repetition: each has a row of its own" in comparison.notes
     )
     assert compare_runs([read_run(path) for path in paths[1:]]).rows == ("MAML",)
-    labels = tell_repeats_apart(
+    labels = distinguish_repeats(
         ["MAML (x 1)", "MAML"], ["a", "b"], [{"train_seed": 0}, {"train_seed": 0}], [["1 shot"], ["1 shot"]]
     )
     assert labels == ["MAML (x 1)", "MAML"]
     configs = [{"train_seed": 0, "seed": seed} for seed in (None, 0, 1)]
     columns = [["1 shot"], ["5 shot"], ["1 shot"]]  # no column has a seed twice
-    assert tell_repeats_apart(["MAML"] * 3, ["a", "b", "c"], configs, columns) == ["MAML"] * 3
+    assert distinguish_repeats(["MAML"] * 3, ["a", "b", "c"], configs, columns) == ["MAML"] * 3
 
 
 def test_runs_that_differ_in_another_key_are_told_apart_by_it(root):

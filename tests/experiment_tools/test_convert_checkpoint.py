@@ -2,6 +2,7 @@
 
 import codecs
 import json
+import re
 from collections import OrderedDict
 
 import numpy as np
@@ -170,6 +171,31 @@ def test_a_fixed_rate_that_differs_from_the_configs_is_an_error(tmp_path):
         ConfigError, match=r'adapts with the rate 0.1, but "init_inner_loop_learning_rate" is 0.01; set it to 0.1'
     ):
         convert_checkpoint(check_config(CONFIG | changes, "test"), save(tmp_path / "x", tensors))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"current_iter": "8"}, "\"current_iter\" is '8', but must be a number from 0 on"),
+        ({"current_iter": -5}, '"current_iter" is -5, but must be'),
+        ({"best_val_acc": np.float64("nan")}, '"best_val_acc" is'),
+        ({"network": {"classifier.layer_dict.linear.bias": 3}}, "is int, but must be a named tensor"),
+        ({"network": {5: torch.zeros(2)}}, '"5" of its network is Tensor, but must be a named tensor'),
+        ({"network": {"classifier.layer_dict.linear.bias": torch.zeros(3).to_sparse()}}, "must be a named tensor"),
+    ],
+)
+def test_contents_of_another_kind_are_named(tmp_path, changes, message):
+    path = save(tmp_path / "x", reference_tensors(), **changes)
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        convert_checkpoint(check_config(CONFIG, "test"), path)
+
+
+@pytest.mark.parametrize("rates", [torch.ones(2), torch.ones(()), torch.ones(4, 2)])
+def test_rates_of_another_shape_are_named(tmp_path, rates):
+    name = "inner_loop_optimizer.names_learning_rates_dict.layer_dict-conv1-conv-bias"
+    path = save(tmp_path / "x", reference_tensors() | {name: rates})
+    with pytest.raises(ConfigError, match=f'"{name}" has the shape .*, but must be a rate for each of 3 steps'):
+        convert_checkpoint(check_config(CONFIG, "test"), path)
 
 
 class _Evil:

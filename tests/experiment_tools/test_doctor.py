@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+from PIL import Image
 
 import train_maml_system
 from experiment_tools import doctor
@@ -89,6 +90,22 @@ def test_a_wrong_key_and_a_missing_dataset_are_errors_with_what_to_do(workplace,
     assert leftovers(workplace) == []
 
 
+def test_what_data_warn_of_is_a_finding(workplace, monkeypatch):
+    images = sorted((workplace / "datasets").glob("tiny/*/*/00.png"))
+    Image.new("L", (14, 14), 9).save(images[0])
+    shutil.copy(images[1], images[1].with_name("again.png"))
+    monkeypatch.setattr(doctor, "_short_run", lambda *_: iter(()))
+    config = doctor._config_of([str(workplace / "config.json")])
+    warnings = [finding.text for finding in doctor.check_run(config) if finding.level == WARNING]
+    assert any("1 of 73 images are of one colour after decoding" in text for text in warnings)
+    assert any("left out that are in their class already, as the same file: 1" in text for text in warnings)
+    assert len(warnings) == 2
+    for path in images[0].parent.iterdir():
+        Image.new("L", (14, 14), 9).save(path)
+    *_, finding = doctor.check_run(config)
+    assert finding.level == ERROR and "6 of 73 images are of one colour" in finding.text
+
+
 def test_a_config_of_this_checkout_may_be_given_by_its_name():
     assert doctor._config_of(["quickstart", "--total_epochs", "3"]).total_epochs == 3
     assert doctor._config_of(["quickstart.json"]).experiment_name == "quickstart"
@@ -150,7 +167,7 @@ def run(workplace, capsys, *arguments):
 def test_a_dry_run_goes_through_everything_once_and_leaves_nothing(workplace, capsys):
     code, out, err = run(workplace, capsys, "--dry_run")
     assert (code, err) == (0, "")
-    assert "epoch 1/1: train loss" in out and "(95 % interval over 1 tasks)" in out
+    assert "epoch 1/1: train loss" in out and "(95 % interval over 1 task)" in out
     assert (
         str(workplace / "temporary") not in out and "Report: " not in out and "written to" not in out
     )  # of what is not there any more

@@ -201,13 +201,17 @@ def test_the_model_card_says_what_it_is_in_the_form_that_hubs_read(at_root, tmp_
     assert "as the inner loop does with a support set" in cards[1] and str(at_root) not in cards[0] + cards[1]
 
 
-@pytest.mark.parametrize("support", [True, False], ids=["adapted", "initialisation"])
+@pytest.mark.parametrize(
+    "support", [True, pytest.param(False, marks=pytest.mark.full)], ids=["adapted", "initialisation"]
+)
 def test_an_onnx_file_answers_as_the_original_for_any_number_of_images(at_root, tmp_path, monkeypatch, support):
     for name in ("onnx", "onnxscript"):
         pytest.importorskip(name, reason=f"{name} is not installed: pip install -r requirements-dev.txt")
     if not support:  # the reference interpreter of onnx, as where onnxruntime is not installed
-        is_there = export_formats._is_there
-        monkeypatch.setattr(export_formats, "_is_there", lambda name: name != "onnxruntime" and is_there(name))
+        find_spec = export_formats.find_spec
+        monkeypatch.setattr(
+            export_formats, "find_spec", lambda name: None if name == "onnxruntime" else find_spec(name)
+        )
     assert (
         main(
             [
@@ -254,7 +258,7 @@ def test_an_onnx_file_answers_as_the_original_for_any_number_of_images(at_root, 
 def test_what_cannot_be_exported_is_one_error_and_leaves_nothing(
     at_root, monkeypatch, capsys, arguments, code, message
 ):
-    monkeypatch.setattr(export_formats, "_is_there", lambda name: False)
+    monkeypatch.setattr(export_formats, "find_spec", lambda name: None)
     before = sorted(at_root.rglob("*"))
     assert main(arguments) == code
     assert message in capsys.readouterr().err

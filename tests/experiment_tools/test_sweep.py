@@ -241,7 +241,7 @@ def program(tmp_path, monkeypatch):
     sets its pace.
     """
     monkeypatch.setenv("EXPERIMENTS_DIR", str(tmp_path / "experiments"))
-    monkeypatch.setattr(sweep_command, "SECONDS_BETWEEN_LOOKS", 0.02)
+    monkeypatch.setattr(sweep_command, "SECONDS_BETWEEN_CHECKS", 0.02)
     path = tmp_path / "program.py"
     monkeypatch.setattr(sweep_command, "PROGRAM", path)
 

@@ -170,6 +170,7 @@ def test_a_tracker_that_is_turned_on_later_gets_what_came_before(tmp_path):
 
 def test_a_folder_that_cannot_be_written_stops_the_tracker_and_not_the_run(tmp_path, caplog):
     (tmp_path / "tiny" / "logs").mkdir(parents=True)
+    (tmp_path / "tiny" / ".lock").touch()  # a folder of this program's
     (tmp_path / "tiny" / "logs" / "tensorboard").write_text("a file in the way")
     run = run_tiny(tmp_path, observers=[TensorBoardTracker()])
     assert (run / "logs" / "test_summary.json").exists()

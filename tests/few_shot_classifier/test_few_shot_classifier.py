@@ -3,7 +3,6 @@
 import copy
 import json
 import pickle
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +12,7 @@ from safetensors.torch import load_file
 
 from data import NORMALISATIONS
 from experiment_parts.evaluation.split_evaluation import evaluate_tasks
+from experiment_parts.runs import checkpoints
 from few_shot_classifier import FewShotClassifier, InputError, NotFittedError
 from few_shot_classifier.arrays import as_input
 from few_shot_learning_system import build_learner
@@ -326,8 +326,8 @@ def test_accuracy_is_the_evaluation_of_the_scripts_and_has_their_interval():
 def test_a_saved_classifier_predicts_the_same_once_loaded(learned, tmp_path, monkeypatch):
     fitted = learned.clone().fit(IMAGES, LABELS)
     fitted.save(tmp_path / "a.safetensors")
-    reads, read_bytes = [], Path.read_bytes
-    monkeypatch.setattr(Path, "read_bytes", lambda path: reads.append(path) or read_bytes(path))
+    reads = []
+    monkeypatch.setattr(checkpoints, "read_regular", lambda path: reads.append(path) or path.read_bytes())
     loaded = FewShotClassifier.load(tmp_path / "a.safetensors")
     assert reads == [tmp_path / "a.safetensors"]
     np.testing.assert_array_equal(loaded.predict_proba(QUERIES), fitted.predict_proba(QUERIES))

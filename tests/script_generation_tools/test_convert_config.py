@@ -7,7 +7,7 @@ import pytest
 
 from script_generation_tools.convert_config import convert_files, main
 from script_generation_tools.reference_configs import READ_NOWHERE, convert_reference_config
-from utils.config import load_config
+from utils.config import check_config, load_config
 from utils.errors import ConfigError
 
 REFERENCE = {
@@ -109,6 +109,65 @@ def test_a_task_learning_rate_that_is_given_is_the_rate(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("rates", "rate", "words"),
+    [
+        ({"task_learning_rate": -1}, 0.01, "until May 2019, whose code adapted with init_inner_loop_learning_rate"),
+        ({"task_learning_rate": -1, "init_inner_loop_learning_rate": 0.4}, 0.4, "learning_rate = 0.4 is written"),
+        (
+            {"task_learning_rate": -1, "init_task_learning_rate": 0.4, "init_inner_loop_learning_rate": None},
+            0.4,
+            "init_task_learning_rate = 0.4 is written, as it is read when the config is run",
+        ),
+        ({"task_learning_rate": -1, "init_inner_loop_learning_rate": None}, 0.1, "the default = 0.1 is written"),
+        (
+            {"init_task_learning_rate": 0.4, "init_inner_loop_learning_rate": None},
+            0.4,
+            '"init_task_learning_rate": 0.4 is the inner learning rate here, as when the config is run',
+        ),
+        ({"init_task_learning_rate": 0.4, "init_inner_loop_learning_rate": -1}, 0.4, "to repeat a run of it"),
+        ({"task_learning_rate": 0.2, "init_inner_loop_learning_rate": 0.2, "init_task_learning_rate": -1}, 0.2, ""),
+    ],
+)
+def test_the_inner_rate_is_the_one_that_the_config_is_run_with(tmp_path, rates, rate, words):
+    """By whichever of its three names. What the code since May 2019 did with a name that it did not read: see above."""
+    values, findings = converted(tmp_path, **rates)
+    assert values["init_inner_loop_learning_rate"] == rate and said(findings, words)
+    assert (
+        load_config(
+            tmp_path / "old.json", {"tag": "x", "evaluate_on_test_set_only": True, "dropout_rate_value": 0.0}
+        ).init_inner_loop_learning_rate
+        == rate
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch_size": "8"}, '"batch_size" is "8", but must be: a valid integer'),
+        ({"num_of_gpus": 0}, '"num_of_gpus" is 0, but must be: greater than or equal to 1'),
+        ({"samples_per_iter": 0, "seed": 0.5}, '"samples_per_iter" is 0, but must be: greater than or equal to 1'),
+        ({"task_learning_rate": [0.1]}, '"task_learning_rate" is [0.1], but must be: a valid number'),
+        ({"val_seed": {}}, '"val_seed" is {}, but must be: a valid integer'),
+        ({"image_height": True}, '"image_height" is true, but must be: a valid integer'),
+    ],
+)
+def test_a_value_of_another_kind_is_named_with_its_key(tmp_path, changes, message):
+    with pytest.raises(ConfigError) as error:
+        converted(tmp_path, **changes)
+    assert str(error.value).startswith(f"{tmp_path}/old.json: ") and message in str(error.value)
+
+
+@pytest.mark.parametrize("key", sorted(REFERENCE))
+@pytest.mark.parametrize("value", [None, "x", [], {}, -3, 0, 1.5, True, [None], "8"])
+def test_no_value_of_any_key_is_more_than_an_error_with_its_name(key, value):
+    """Or converts. The readers of old configs trust no shape."""
+    try:
+        check_config(convert_reference_config(REFERENCE | {key: value}).values, "old.json")
+    except ConfigError as error:
+        assert f'"{key}"' in str(error) or key in str(error)
+
+
+@pytest.mark.parametrize(
     ("changes", "key", "value", "words"),
     [
         ({"num_evaluation_tasks": 601}, "num_evaluation_tasks", 600, "601 were 600 in fact"),
@@ -134,7 +193,9 @@ def test_a_task_learning_rate_that_is_given_is_the_rate(tmp_path):
         ),
         ({"dataset_name": "my_photos"}, "normalisation", "none", '"my_photos" made it stop'),
         ({"image_height": 60}, "image_width", 60, "swapped when images were resized"),
-        ({"task_learning_rate": -1}, "init_inner_loop_learning_rate", 0.01, "must be positive there"),
+        ({"conv_padding": 1}, "conv_padding", True, '"conv_padding": 1 was a number of pixels: written as true'),
+        ({"conv_padding": 0, "num_stages": 3}, "conv_padding", False, "written as false"),
+        ({"alfa": True}, "backbone", "vgg", '"alfa": true had no effect in the original, whose code has no such key'),
         ({"num_dataprovider_workers": 0}, "num_dataprovider_workers", 0, "train on validation episodes"),
     ],
 )

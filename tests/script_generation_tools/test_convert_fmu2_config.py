@@ -1,6 +1,7 @@
 """YAML configs of PyTorch-MAML (fmu2): what they become, and what is said about them."""
 
 import copy
+import datetime
 
 import pytest
 
@@ -215,6 +216,34 @@ def test_every_encoder_is_built_and_its_frozen_blocks_are_the_same(encoder):
             }
             != set()
         )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"optimizer_args": None}, '"optimizer_args" is null, but must be: an object'),
+        ({"optimizer_args": {"weight_decay": 0.1}}, '"optimizer_args.lr" is missing'),
+        ({"encoder": ["x"]}, '"encoder" is ["x"], but must be: a valid string'),
+        ({"optimizer_args__milestones": 120}, '"optimizer_args.milestones" is 120, but must be: a valid array'),
+        ({"optimizer_args__milestones": [], "optimizer_args__schedule": "cosine"}, '"optimizer_args.milestones" is []'),
+        ({"train__n_way": "5"}, '"train.n_way" is "5", but must be: a valid integer'),
+        ({"inner_args__frozen": "bn"}, '"inner_args.frozen" is "bn", but must be: a valid array'),
+        ({"encoder_args__bn_args": True}, '"encoder_args.bn_args" is true, but must be: an object'),
+    ],
+)
+def test_a_value_of_another_kind_is_named_with_its_key(changes, message):
+    with pytest.raises(ConfigError) as error:
+        converted(changed(REPRODUCE, **changes))
+    assert message in str(error.value)
+
+
+def test_keys_that_are_missing_and_values_of_the_test_file_are_named():
+    with pytest.raises(ConfigError, match=r'^"optimizer" is missing; "optimizer_args" is missing; "epoch" is missing$'):
+        converted({"dataset": "meta-mini-imagenet", "train": {}, "encoder": "convnet4"})
+    with pytest.raises(ConfigError, match=r'"test: test\.n_query" is 0, but must be: greater than or equal to 1'):
+        converted(REPRODUCE, changed(TEST, test__n_query=0))
+    _, findings = converted(REPRODUCE | {"made": datetime.date(2020, 1, 1)})
+    assert said(findings, '"made": "2020-01-01" had no effect')
 
 
 def test_what_does_not_exist_is_an_error_with_what_does():

@@ -370,6 +370,20 @@ def test_the_examples_of_the_readme_work_as_printed(shipped):
     assert config["init_inner_loop_learning_rate"] == 0.01
 
 
+def test_the_lines_of_the_page_about_own_images_make_one_config_for_each_seed(shipped):
+    """Of the ten that the template makes, which docs/own_data.md and the README of the templates say."""
+    page = (REPOSITORY_ROOT / "docs" / "own_data.md").read_text(encoding="utf-8")
+    (shipped / "my_birds.json").write_text((shipped / "mini_imagenet_maml++.json").read_text())
+    add_values(shipped, "\n" + re.search(r"```toml\n(.*?)```", page, flags=re.DOTALL)[1])
+    names = expand_templates(shipped)[0]
+    assert len([name for name in names if name.startswith("mini_imagenet_maml++_")]) == 10
+    assert [name for name in names if name.startswith("my_birds")] == [
+        f"my_birds_5way_1shot_seed{seed}" for seed in (0, 1, 2)
+    ]
+    line = re.search(r"`(settings = [^`]*)`", (TEMPLATES / "README.md").read_text(encoding="utf-8"))[1]
+    assert line in page
+
+
 @pytest.mark.parametrize("keep_settings", [True, False])
 def test_a_name_that_lacks_a_variable_is_one_message_with_the_line_to_paste(shipped, keep_settings):
     text = (shipped / "mini_imagenet_maml++.json").read_text()
@@ -470,6 +484,29 @@ def test_a_name_that_is_no_file_name_is_refused(folders):
     assert 'small.json: "../small", made from the experiment_name in values.toml, cannot be a file name' in refusal(
         folders
     )
+
+
+def test_a_space_in_a_templates_own_name_is_told_as_such(folders):
+    (folders[0] / "small.json").rename(folders[0] / "my small.json")
+    write_values(folders[0], **{"my small": 'num_filters = 8\ntrain_seed = 0\nexperiment_name = "$template$_a"'})
+    assert refusal(folders) == (
+        'my small.json: "my small_a", made from the template\'s own file name, which is to be changed, cannot be a '
+        "file name here; use letters, digits and _ + = , . ( ) -"
+    )
+
+
+def test_hidden_files_among_the_templates_are_left_out(folders):
+    """Those of an editor, of macOS, of an archive, whatever is in them."""
+    for name in ("._small.json", ".#small.json", ".json"):
+        (folders[0] / name).write_bytes(b"\0\5\26\7\260")
+    assert generate_configs(*folders).written == ["small_16.json", "small_8.json"]
+
+
+def test_a_foreign_file_among_the_templates_is_one_line_with_its_name(folders):
+    (folders[0] / "folder.json").mkdir()
+    (folders[0] / "latin.json").write_bytes('{"experiment_name": "café"}'.encode("latin-1"))
+    lines = refusal(folders).splitlines()
+    assert len(lines) == 2 and "folder.json: " in lines[0] and "latin.json: " in lines[1]
 
 
 def test_an_unknown_word_in_a_name_is_refused(folders):

@@ -3,6 +3,8 @@
 import json
 import shutil
 import subprocess
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -66,6 +68,23 @@ def test_an_edited_bash_template_rewrites_the_scripts(folders, tmp_path):
     edited.write_text(TEMPLATE.read_text().replace("exec", "export DATASET_DIR=/data\nexec"))
     assert generate_scripts(*folders, edited).written == ["small.sh"]
     assert "export DATASET_DIR=/data" in (folders[1] / "small.sh").read_text()
+
+
+def test_several_that_generate_at_once_write_the_same_scripts(folders):
+    """Each from the empty folder, as three commands started together; nothing of one is in the way of another."""
+    for number in range(40):
+        (folders[0] / f"small_{number}.json").write_text("{}")
+    all_ready = threading.Barrier(4)
+
+    def generate(_):
+        all_ready.wait()
+        return generate_scripts(*folders, TEMPLATE)
+
+    with ThreadPoolExecutor(4) as pool:
+        outcomes = list(pool.map(generate, range(4)))
+    assert all(outcome.kept == outcome.outdated == [] for outcome in outcomes)
+    assert len(list(folders[1].glob("[!.]*.sh"))) == 41 and not list(folders[1].glob(".*.partial"))
+    assert generate_scripts(*folders, TEMPLATE).written == []
 
 
 def test_hand_written_and_edited_scripts_are_left_alone(folders):

@@ -12,6 +12,7 @@ from experiment_parts.evaluation import test_results as final_test
 from experiment_parts.evaluation.split_evaluation import SplitEvaluation
 from experiment_parts.evaluation.task_sets import TaskSet, collect_results, shape_protocols
 from experiment_parts.records.epoch_records import columns_as_lists
+from experiment_parts.runs.checkpoints import checkpoint_bytes
 from utils.config import check_config
 from utils.files.tables import write_csv, write_json
 
@@ -84,7 +85,7 @@ def _write_test(logs: Path, config: Any, right: torch.Tensor, digest: str, epoch
         "stopped_early": None,
         "suffix": "",
     }
-    final_test.write_predictions(logs / "test_predictions.safetensors", arrays, {"models": models})
+    (logs / "test_predictions.safetensors").write_bytes(checkpoint_bytes(arrays, {"models": models}))
     write_json(logs / "test_summary.json", summary)
 
 

@@ -101,23 +101,13 @@ METHODS = {name: TINY | changes for name, changes in _CHANGES.items()}
 CHANGING = (
     "MAML++",
     "first order, then second",
-    "ANIL",
-    "Meta-SGD",
     "Reptile",
     "ProtoMAML",
-    "inner momentum and decay",
     "inner Adam",
-    "running statistics",
-    "learned momentum",
     "episodic statistics",
-    "task norm of support",
     "dropout",
-    "a module of a user",
     "regression",
-    "gradient checkpointing",
     "chunks that do not fit",
-    "bfloat16",
-    "SGD, clamped",
 )
 """Those in which something of each kind changes from one iteration to the next."""
 BY_CHANGE = [name if name in CHANGING else pytest.param(name, marks=pytest.mark.full) for name in METHODS]

@@ -16,12 +16,17 @@ def tensorboard_scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
     from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
     found: dict[str, list[tuple[int, float]]] = {}
-    for path in sorted(folder.glob("events.out.tfevents.*")):
+    for path in sorted(folder.glob("events.out.tfevents.*"), key=_by_numbers):
         for event in EventFileLoader(str(path)).Load():
             for value in event.summary.value:
                 if value.metadata.plugin_data.plugin_name == "scalars":
                     found.setdefault(value.tag, []).append((event.step, value.tensor.float_val[0]))
     return found
+
+
+def _by_numbers(path: Path) -> list[tuple[int, str]]:
+    """Return the parts of a name, numbers as such: the tenth writer of a second comes after the ninth."""
+    return [(int(part) if part.isdigit() else -1, part) for part in path.name.split(".")]
 
 
 def tensorboard_curves(folder: Path) -> dict[str, list[tuple[int, float]]]:

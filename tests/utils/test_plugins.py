@@ -251,6 +251,31 @@ def test_everything_wrong_with_a_plugins_dataset_is_listed():
         assert part in text
 
 
+def test_a_plugins_dataset_is_known_by_its_pixels_and_names():
+    import numpy as np
+
+    from data import build_data
+
+    def made(first):
+        names = [str(number) for number in range(5)]
+        images = {name: np.random.default_rng(int(name)).integers(0, 256, (16, 4, 4), np.uint8) for name in names}
+        return {
+            split: {first if name == "0" else name: images[name] for name in names}
+            for split in ("train", "val", "test")
+        }
+
+    identities = []
+    for place, first in enumerate(("0", "0", "first")):
+        registry.register_dataset(f"noise{place}", lambda config, first=first: made(first))
+        sizes = {"image_height": 4, "image_width": 4, "num_stages": 1}
+        config = check_config({"experiment_name": "t", "dataset_name": f"noise{place}"} | sizes, "test")
+        data = build_data(config, "cpu")
+        data.check_content()
+        identities.append(data.identity())
+    assert identities[0] == identities[1] and identities[0]["splits"]["val"]["images"] == 80
+    assert identities[2]["splits"] != identities[0]["splits"]
+
+
 @pytest.mark.parametrize(
     ("made", "text"),
     [

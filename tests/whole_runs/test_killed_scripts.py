@@ -1,13 +1,12 @@
 """Real scripts, killed and started again: `bash experiment_scripts/quickstart.sh`, shortened by flags."""
 
 import random
-import shutil
 import signal
 import time
 
 import pytest
 
-from benchmarks.interrupted_scripts import DATASET, ScriptRun
+from benchmarks.interrupted_scripts import ScriptRun
 from experiment_parts.runs.comparison import differences
 
 
@@ -35,8 +34,7 @@ MOMENTS = {
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_a_script_that_is_killed_and_run_again_leaves_the_same_folder(whole, moment):
     run = ScriptRun(whole.folder.parent / moment, num_evaluation_tasks=12)
-    for name in (DATASET, ".packed"):
-        shutil.copytree(whole.datasets / name, run.datasets / name)
+    run.use_dataset_of(whole)
     process = run.start()
     deadline = time.monotonic() + 120
     while not MOMENTS[moment](run):

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from utils.errors import ConfigError
+from utils.known_datasets import OMNIGLOT_SPLIT
 
 FREE_KEYS = frozenset(
     {  # how long, where and how visibly a run goes; what is done with its models afterwards
@@ -79,7 +80,7 @@ def check_config_changes(
     stored: Mapping[str, Any], new: Mapping[str, Any], *, only_testing: bool, experiment: str,
     allowed_by_user: Collection[str] = (),
 ) -> list[str]:  # fmt: skip
-    """Names of the changed keys; a key that only one of the two configs knows is left out.
+    """Return the names of the changed keys; a key that only one of the two configs knows is left out.
 
     Args:
         allowed_by_user: the key allow_config_change.
@@ -92,6 +93,8 @@ def check_config_changes(
     allowed = FREE_KEYS.union(allowed_by_user, EVALUATION_KEYS | TRAINING_KEYS if only_testing else ())
     if stored.get("sets_are_pre_split") and new.get("sets_are_pre_split"):
         allowed |= {"train_val_test_split", "class_split_seed"}  # without effect
+    if new.get("train_val_test_split") == "auto" and stored.get("train_val_test_split") == list(OMNIGLOT_SPLIT):
+        allowed |= {"train_val_test_split"}  # the default before: where a run could start with it, auto is the same
     changed = [key for key in new if key in stored and stored[key] != new[key]]
     refused = [key for key in changed if key not in allowed]
     if refused:
@@ -127,7 +130,7 @@ def _how_to_go_on(before: Mapping[str, Any]) -> str:
 
 
 def as_argument(value: Any) -> str:
-    """A value as it is written on the command line."""
+    """Return a value as it is written on the command line."""
     if isinstance(value, list | tuple) and len(value) > 1:
         return " ".join(as_argument(part) for part in value)
     return shlex.quote(value if isinstance(value, str) else json.dumps(value))

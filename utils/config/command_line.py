@@ -5,17 +5,18 @@ from typing import Any, get_args
 
 from utils.config import ExperimentConfig, current_name
 from utils.config.messages import json_or_text
+from utils.config.schema import DatasetName, choices
 from utils.errors import ConfigError
 
 
 def parse_command_line(arguments: list[str]) -> tuple[Path | None, dict[str, Any]]:
     """Split `--key value` arguments into the config file's path and the overrides.
 
-    A value is read as JSON where it is JSON (`5`, `0.1`, `true`, `[1, 2]`), else as text; several values make a
-    list; a key without a value means true. `--key=value` works too.
+    A value is read as JSON where it is JSON (`5`, `0.1`, `true`, `[1, 2]`) and its key does not take text, else as
+    text; several values make a list; a key without a value means true. `--key=value` works too.
 
     Raises:
-        ConfigError: a word before any key, or a key without the value that it needs.
+        ConfigError: a word before any key or with one dash alone, or a key without the value that it needs.
     """
     given: dict[str, list[str]] = {}
     key = None
@@ -23,6 +24,11 @@ def parse_command_line(arguments: list[str]) -> tuple[Path | None, dict[str, Any
         if argument.startswith("--"):
             key, equals, value = argument[2:].partition("=")
             given[key] = [value] if equals else []
+        elif argument.startswith("-") and argument[1:2].isalpha():
+            raise ConfigError(
+                f'command line: "{argument}": a key is written with two dashes, as in -{argument}, and a value that '
+                "begins with a dash as in --key=-value"
+            )
         elif key is None:
             raise ConfigError(
                 f'command line: argument "{argument}" stands before any --key; options are written --key value'
@@ -37,16 +43,25 @@ def parse_command_line(arguments: list[str]) -> tuple[Path | None, dict[str, Any
     bare = [key for key, values in given.items() if not values and not _may_be_true(key)]
     if bare:
         raise ConfigError("\n".join(f"command line: --{key} needs a value, as in --{key} VALUE" for key in bare))
-    text_keys = {name for name, field in ExperimentConfig.model_fields.items() if field.annotation is str}
-    overrides = {
-        key: True if not values else [json_or_text(v) for v in values] if len(values) > 1
-        else values[0] if key in text_keys else json_or_text(values[0])
-        for key, values in given.items()
-    }  # fmt: skip
+    overrides = {}
+    for key, values in given.items():
+        read = [_value(key, value, alone=len(values) == 1) for value in values]
+        overrides[key] = True if not read else read[0] if len(read) == 1 else read
     return (Path(path[0]) if path else None), overrides
 
 
+def _value(key: str, text: str, *, alone: bool) -> Any:
+    """Read one value; it stays text where the key is one of text, and `none` where that is a value of the key."""
+    field = ExperimentConfig.model_fields.get(current_name(key))
+    annotation = None if field is None else field.annotation
+    if text.lower() == "none" and "none" in choices(annotation):
+        return "none"
+    value = json_or_text(text)
+    is_part_of_texts = get_args(annotation)[:1] in ((str,), (DatasetName,)) and not isinstance(value, list)
+    return text if is_part_of_texts or (alone and annotation is str) else value
+
+
 def _may_be_true(key: str) -> bool:
-    """Whether a key can stand alone; unknown keys and dead ones can, so that it is they that are reported."""
+    """Return whether a key can stand alone; unknown keys and dead ones can, so that it is they that are reported."""
     field = ExperimentConfig.model_fields.get(current_name(key))
     return field is None or bool in (field.annotation, *get_args(field.annotation))

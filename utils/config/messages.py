@@ -29,8 +29,32 @@ USUAL_NAMES = {
     "dataset": "dataset_name",
     "config": "name_of_args_json_file",
     "inner_steps": "number_of_training_steps_per_iter",
+    "meta_lr": "meta_learning_rate",
+    "outer_lr": "meta_learning_rate",
+    "inner_loop_lr": "init_inner_loop_learning_rate",
+    "encoder_lr": "init_inner_loop_learning_rate",
+    "step_size": "init_inner_loop_learning_rate",
+    "classifier_lr": "init_head_inner_loop_learning_rate",
+    "num_steps": "number_of_training_steps_per_iter",
+    "inner_loop_steps": "number_of_training_steps_per_iter",
+    "num_inner_loop": "number_of_training_steps_per_iter",
+    "n_step": "number_of_training_steps_per_iter",
+    "episode_classes": "num_classes_per_set",
+    "num_ways": "num_classes_per_set",
+    "num_shots": "num_samples_per_class",
+    "n_shot": "num_samples_per_class",
+    "support_samples": "num_samples_per_class",
+    "query_samples": "num_target_samples",
+    "num_shots_test": "num_target_samples",
+    "n_query": "num_target_samples",
+    "num_batch": "batch_size",
+    "num_batches": "total_iter_per_epoch",
+    "hidden_size": "cnn_num_filters",
+    "first_order": "second_order",
+    "efficient": "gradient_checkpointing",
+    "optimizer": "meta_optimizer",
 }
-"""What others call a key, where the spelling alone does not lead to it."""
+"""What others call a key, where the spelling alone does not lead to it; docs/move_over.md has some of them."""
 
 PATTERNS = {
     "experiment_name": "1 to 200 characters out of letters a-z and A-Z, digits, spaces and _ + = , . ( ) -",
@@ -43,14 +67,15 @@ PATTERNS = {
 
 
 def unknown_key(key: str, known: Collection[str]) -> str:
-    """Say that a key is unknown, and which one is meant."""
-    nearest = [USUAL_NAMES[key]] if key in USUAL_NAMES else difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    """Return the text that a key is unknown, and which one is meant."""
+    spelled = key.replace("-", "_").lower()
+    nearest = [USUAL_NAMES[spelled]] if spelled in USUAL_NAMES else difflib.get_close_matches(spelled, known, 1, 0.5)
     advice = f'; did you mean "{nearest[0]}"?' if nearest else "; docs/config_keys.md and --help have all keys"
     return f'unknown key "{key}"{advice}'
 
 
 def expected(key: str, value: Any, item: Mapping[str, Any], works: Callable[[Any], bool]) -> str:
-    """What a value must be, from one of pydantic's errors (`ValidationError.errors()`).
+    """Return what a value must be, from one of pydantic's errors (`ValidationError.errors()`).
 
     Args:
         works: whether the key could have a value; a list is suggested only if it does.
@@ -63,12 +88,9 @@ def expected(key: str, value: Any, item: Mapping[str, Any], works: Callable[[Any
         if isinstance(value, str) and "," in value:
             parts = [part.strip(" \"'") for part in value.strip("[]() ").split(",") if part.strip()]
             wanted = [json_or_text(part) for part in parts]
-            return (
-                f"a list, written {shlex.join(parts)} on the command line and {json.dumps(wanted)} in a file"
-                if works(wanted)
-                else "a list"
-            )
-        return f"a list, written {json.dumps([value])}" if works([value]) else "a list"
+            if works(wanted):
+                return f"a list, written {shlex.join(parts)} on the command line and {json.dumps(wanted)} in a file"
+        return "a list"
     return item["msg"].removeprefix("Input should be ")
 
 
@@ -81,7 +103,7 @@ def json_or_text(text: str) -> Any:
 
 
 def place_of(keys: Collection[str], given: Collection[str], overridden: Collection[str], source: str) -> str:
-    """Where a mistake was made: the file, the command line, or the two together.
+    """Return where a mistake was made: the file, the command line, or the two together.
 
     Keys left at their default do not count.
     """

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from utils.config.messages import expected, place_of, unknown_key
 from utils.config.rules import CONTRADICTIONS, keys_without_effect
-from utils.config.schema import ExperimentConfig, as_list
+from utils.config.schema import LIST_KEYS, ExperimentConfig, as_list
 from utils.errors import ConfigError
 from utils.files.reading import parse_json, read_text
 from utils.known_datasets import folder_named, known_by_folder
@@ -97,7 +97,9 @@ def load_config(json_path: Path | str | None, overrides: Mapping[str, Any] | Non
             "FewShotClassifier(network=...); give a name of docs/backbones.md, or that of a network of your own, with "
             "--plugin FILE.py on the command line"
         )
-    return check_config(merged, source, overridden=overrides or ())
+    config = check_config(merged, source, overridden=overrides or ())
+    config._experiment_of_file = values.get("experiment_name")
+    return config
 
 
 def _unreadable(path: Path, error: OSError) -> str:
@@ -112,7 +114,7 @@ def _unreadable(path: Path, error: OSError) -> str:
 
 
 def current_name(key: str) -> str:
-    """The key that an older spelling is read as; any other key itself."""
+    """Return the key that an older spelling is read as; any other key itself."""
     old = OLD_KEYS.get(key)
     return (old.renamed_to or key) if old else key
 
@@ -206,7 +208,7 @@ def _schema_problems(values: Mapping[str, Any], problems: Problems) -> set[str]:
 
 
 def _works(key: str, value: Any) -> bool:
-    """Whether a key could have this value, whatever the others are."""
+    """Return whether a key could have this value, whatever the others are."""
     try:
         config = _validated({"experiment_name": "unnamed"} | {key: value})
     except ValidationError:
@@ -215,13 +217,17 @@ def _works(key: str, value: Any) -> bool:
 
 
 def meaning(key: str) -> str:
-    """What a key is for, in one line."""
+    """Return what a key is for, in one line."""
     return " ".join((ExperimentConfig.model_fields[key].description or "").split())
 
 
 def _translate_old_keys(values: dict[str, Any], problems: Problems, notes: list[str]) -> dict[str, Any]:
     if values.get("init_inner_loop_learning_rate") == -1:
         del values["init_inner_loop_learning_rate"]
+    padding = values.get("conv_padding")
+    if type(padding) is int and padding in (0, 1):  # so many pixels, in configs of the reference until May 2019
+        values["conv_padding"] = bool(padding)
+        notes.append(f'"conv_padding" {padding} is read as {json.dumps(bool(padding))}')
     for key in [key for key in values if key in OLD_KEYS]:
         value, old = values.pop(key), OLD_KEYS[key]
         if isinstance(value, str) and value.lower() in ("true", "false"):
@@ -246,12 +252,12 @@ def _normalise_spelling(key: str, value: Any) -> Any:
     if key == "gpu_to_use":
         parts = value if isinstance(value, list) else str(value).split()
         return ",".join(str(part) for part in parts) or "auto"
-    if isinstance(value, {"allow_config_change": str, "trackers": str, "skip_iterations": int}.get(key, ())):
-        return [value]
     if key == "test_dataset_name" and isinstance(value, str | list):
         return [folder_named(name) for name in ([value] if isinstance(value, str) else value)]
-    if key in ("support_augmentation", "query_augmentation") and (value is None or isinstance(value, str)):
-        return [] if value in (None, "null") else [value]
+    if key in ("support_augmentation", "query_augmentation") and value in (None, "null"):
+        return []
+    if key in LIST_KEYS and isinstance(value, str | int | float) and "," not in str(value):
+        return [value]
     if key == "continue_from_epoch" and isinstance(value, int) and not isinstance(value, bool) and value < 0:
         return "latest"
     if isinstance(value, str) and value.lower() in ("true", "false"):
@@ -264,7 +270,7 @@ def _resolve(config: ExperimentConfig, notes: list[str]) -> ExperimentConfig:
     dataset = known_by_folder(config.dataset_name)
     looked_up = {key: value for key, value in dataset.treatment.items() if getattr(config, key) == "auto"}
     if looked_up:
-        known = "known" if dataset.own_treatment else "not a known one"
+        known = "known" if dataset.name else "not a known one"
         notes.append(
             f"dataset {config.dataset_name} ({known}): "
             + ", ".join(f"{k} = {json.dumps(v)}" for k, v in looked_up.items())

@@ -18,7 +18,7 @@ class Contradiction(NamedTuple):
 def clash(
     *keys: str, when: Callable[[ExperimentConfig], Any], text: str | Callable[[ExperimentConfig], str]
 ) -> Contradiction:
-    """Values of `keys` that do not go together.
+    """Return the values of `keys` that do not go together.
 
     Args:
         when: of the resolved config `c`; true where they clash.
@@ -91,7 +91,7 @@ MLP_HAS_NONE = {
 
 
 def _others(c: ExperimentConfig, wanted: Mapping[str, Any]) -> dict[str, Any]:
-    """Key -> its value, where that is not the wanted one."""
+    """Return key -> its value, where that is not the wanted one."""
     return {key: getattr(c, key) for key, value in wanted.items() if getattr(c, key) != value}
 
 
@@ -120,7 +120,7 @@ STATISTICS_OF = {
 
 
 def _statistics_of_batch_norm_alone(c: ExperimentConfig) -> list[str]:
-    """Kinds that the config asks for and its norm layer does not have."""
+    """Return the kinds that the config asks for and its norm layer does not have."""
     used: set[str] = set()
     for kinds in (c.batch_norm_statistics, c.test_batch_norm_statistics or ()):
         used |= {kinds} if isinstance(kinds, str) else set(kinds)
@@ -138,7 +138,7 @@ def _learns_rates(c: ExperimentConfig) -> bool:
 
 
 def _asks_for_inner_steps(c: ExperimentConfig) -> list[str]:
-    """Keys whose values mean nothing without inner steps."""
+    """Return the keys whose values mean nothing without inner steps."""
     asks = {
         "head": c.head != "prototypes",
         "outer_update": c.outer_update == "displacement",
@@ -194,7 +194,7 @@ CONTRADICTIONS = (
     ),
     clash(
         "train_val_test_split",
-        when=lambda c: _leaves_no_fractions(c.train_val_test_split),
+        when=lambda c: c.train_val_test_split != "auto" and _leaves_no_fractions(c.train_val_test_split),
         text=lambda c: (
             f'"train_val_test_split" is {list(c.train_val_test_split)}; the fractions for train and val must be '
             "positive and sum to at most 1"
@@ -264,8 +264,9 @@ CONTRADICTIONS = (
             c.meta_learning_rate_schedule == "step" and _is_out_of_order(c.meta_learning_rate_milestones)
         ),
         text=lambda c: (
-            f'"meta_learning_rate_milestones" {list(c.meta_learning_rate_milestones)} must be epochs from 1 on, each '
-            'later than the one before, for "meta_learning_rate_schedule" step'
+            f'"meta_learning_rate_schedule" step falls at milestones, and "meta_learning_rate_milestones" '
+            f"{list(c.meta_learning_rate_milestones)} must be epochs from 1 on, each later than the one before: "
+            f"{sorted({max(1, c.total_epochs // 2), max(1, c.total_epochs * 3 // 4)})}, say"
         ),
     ),
     clash(

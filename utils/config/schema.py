@@ -5,7 +5,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
@@ -23,8 +23,14 @@ TestBatchNormStatistics = Literal["transductive", "running", "support", "episodi
 
 
 def as_list(value: Any) -> tuple[Any, ...]:
-    """The values of a key that takes one or a list, each once."""
+    """Return the values of a key that takes one or a list, each once."""
     return tuple(dict.fromkeys(value)) if isinstance(value, tuple) else (value,)
+
+
+def choices(annotation: Any) -> tuple[Any, ...]:
+    """The values that are written out in a type, wherever in it, such as "auto" in `float | Literal["auto"]`."""
+    parts = get_args(annotation)
+    return parts if get_origin(annotation) is Literal else tuple(value for part in parts for value in choices(part))
 
 
 class _Section(BaseModel):
@@ -119,10 +125,10 @@ class DataSection(_Section):
     """Rotate each class of a training episode by 0, 90, 180 or 270 degrees; auto: for Omniglot only."""
     sets_are_pre_split: bool = False
     """The folder holds train, val and test folders (any letter case) with class folders inside."""
-    train_val_test_split: tuple[float, ...] = Field(
-        (0.70918052988, 0.03080714725, 0.2606284658), min_length=2, max_length=3
-    )
-    """Fractions of the classes for train and val; test gets what is left. Without effect when pre-split."""
+    train_val_test_split: Annotated[tuple[float, ...], Field(min_length=2, max_length=3)] | Literal["auto"] = "auto"
+    """Fractions of the classes for train and val; test gets what is left. auto: Omniglot's own, for other datasets too
+    if they leave train and val the ways of the training; else about 64 % and 16 %, so that each split has these ways.
+    The log names them. Without effect when pre-split."""
     class_split_seed: int | None = Field(None, ge=0, le=2**32 - 1)
     """Seed of the split of the classes; null: the reference's split, the same for every seed."""
     indexes_of_folders_indicating_class: tuple[int, ...] = Field((-3, -2), min_length=1)
@@ -138,9 +144,9 @@ class DataSection(_Section):
     num_dataprovider_workers: int = Field(4, ge=0)
     """Processes that decode images into the packed file, once; 0: the process itself."""
     on_bad_image: Literal["stop", "skip"] = "stop"
-    """What is wrong with a dataset's images (files that cannot be decoded, the same image in two splits, another
-    number of classes than a known dataset has): stop with a list of all of it, or leave out what can be left out and
-    say how many."""
+    """What is wrong with a dataset's images (files that cannot be decoded, the same image in two splits, many of one
+    colour, folders inside of classes, other numbers than a known dataset has): stop with a list of all of it, or leave
+    out what can be left out, take the rest as it is, and say what."""
     reset_stored_filepaths: bool = False
     """Decode the images again even when the packed file seems up to date."""
 
@@ -397,11 +403,17 @@ class ExperimentConfig(
     """A whole config, flat as its JSON. Made by `load_config` or `check_config`, which also resolve `auto` and null."""
 
     _notes: tuple[str, ...] = PrivateAttr(())
+    _experiment_of_file: str | None = PrivateAttr(None)
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Lines worth telling the user once: what was looked up, renamed or has no effect."""
+        """Lines worth reporting once: what was looked up, renamed or has no effect."""
         return self._notes
+
+    @property
+    def experiment_of_file(self) -> str | None:
+        """The experiment_name that the file says, whatever the command line says; None: there was no file."""
+        return self._experiment_of_file
 
     @property
     def tasks_per_meta_batch(self) -> int:
@@ -454,7 +466,7 @@ class ExperimentConfig(
         return self.train_seed if self.seed is None else self.seed
 
     def to_json_dict(self) -> dict[str, Any]:
-        """Every key with its resolved value; valid input again, without what is meant for one start only."""
+        """Return every key with its resolved value; valid input again, without what is meant for one start only."""
         values = json.loads(self.model_dump_json()) | ONE_START_ONLY
         return {key: values[key] for section in SECTIONS for key in section.model_fields}
 
@@ -463,6 +475,11 @@ SECTIONS: tuple[type[_Section], ...] = (
     ExperimentSection, DataSection, EpisodeSection, BackboneSection, InnerLoopSection, OuterLoopSection,
     EvaluationSection, TrackingSection, MachineSection,
 )  # fmt: skip
+
+LIST_KEYS = frozenset(
+    name for name, field in ExperimentConfig.model_fields.items() if get_args(field.annotation)[1:] == (...,)
+)
+"""Keys that take a list of any length; a single value given is a list of one."""
 
 ONE_START_ONLY: dict[str, Any] = {
     "continue_from_epoch": "latest", "replay_iteration": 0, "allow_config_change": [], "restart_schedule": False,

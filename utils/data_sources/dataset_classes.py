@@ -11,25 +11,31 @@ from pathlib import Path
 from typing import Any
 
 from utils.config import ExperimentConfig
-from utils.episodes.drawing import SPLITS, EpisodeShape
+from utils.episodes.drawing import SPLITS, EpisodeShape, fitting_fractions, split_classes
 from utils.images.decoding import PixelFormat, original_form
-from utils.images.duplicates import find_leaks, leak_text, without_leaks
+from utils.images.duplicates import find_repeats, leak_text, leaked, one_colour_text, without_images
 from utils.images.folders import (
+    MOST_NAMED,
     ImageClass,
     ImageFolder,
     find_shortages,
+    folders_inside_classes,
     group_into_classes,
     report_problems,
+    some_of,
     split_into_sets,
 )
 from utils.images.packed import PackedImages, load_or_pack
-from utils.known_datasets import known_by_folder
+from utils.known_datasets import KNOWN_DATASETS, OMNIGLOT_SPLIT, folder_named, known_by_folder
 from utils.paths import dataset_root
 from utils.prepare_dataset import find_or_make_dataset
 from utils.prepare_dataset.dataset_folders import preparation_facts
 from utils.words import printable
 
 logger = logging.getLogger(__name__)
+
+MOST_OF_ONE_COLOUR = 0.1
+"""Part of a dataset from which on images of one colour are a problem: scans have some blank sheets, not every tenth."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,8 @@ class DatasetClasses:
     packed: PackedImages
     sets: Mapping[str, Sequence[ImageClass]]
     """split -> its classes."""
+    keeps_copies: bool = False
+    """Images stay that are in their class more than once, as the run has started with them."""
 
     @property
     def classes(self) -> dict[str, dict[str, Sequence[int]]]:
@@ -61,15 +69,19 @@ class DatasetClasses:
             "packed_file": str(self.packed.data_file),
             "content_sha256": self.packed.content_sha256,
             "prepared": preparation_facts(self.folder),
+            **({"keeps_copies": True} if self.keeps_copies else {}),
         }
 
 
-def find_classes(config: ExperimentConfig, shapes: Mapping[str, Sequence[EpisodeShape]]) -> DatasetClasses:
+def find_classes(
+    config: ExperimentConfig, shapes: Mapping[str, Sequence[EpisodeShape]], *, keep_copies: bool = False
+) -> DatasetClasses:
     """Find, unpack or make the dataset of a config, pack its images and check that episodes can be drawn from it.
 
     Args:
         config: its data keys.
         shapes: split -> shapes of the episodes that are to be drawn from it; other splits may be empty.
+        keep_copies: an image that is in a class more than once stays so, as a run that has started with it needs.
     Raises:
         ConfigError: keys that cannot work together.
         DataError: dataset missing, or one list of all its problems.
@@ -80,39 +92,123 @@ def find_classes(config: ExperimentConfig, shapes: Mapping[str, Sequence[Episode
         folders, folder, config.indexes_of_folders_indicating_class, config.sets_are_pre_split, config.labels_as_int
     )
     sets = split_into_sets(
-        classes, config.train_val_test_split, 0 if config.class_split_seed is None else config.class_split_seed
+        classes, _fractions(config, len(classes)), 0 if config.class_split_seed is None else config.class_split_seed
     )
     _warn_of_shared_classes(sets)
     if not config.sets_are_pre_split:
         _warn_of_a_split_unused(folder, folders)
-    problems += label_problems + _count_problems(config, folder, sets)
+    class_of = {path: (c.split, c.name) for c in classes for path in c.folders}
+    nested = folders_inside_classes(folders, class_of.get)
+    problems += label_problems + _unless_wanted(config, folder, nested, "Or have them as classes of their own")
+    problems += _count_problems(config, folder, sets)
     if packed is not None:
-        sets, leaks = _leave_leaks_out(config, folder, packed, sets)
+        problems += _one_colour_problems(config, folder, packed, classes)
+        sets, leaks = _settle_repeats(config, folder, packed, sets, keep_copies)
         problems += leaks
     problems += find_shortages(sets, folder, shapes, config.sets_are_pre_split)
     if problems:
         raise report_problems(folder, problems, _advice(config, packed))
-    return DatasetClasses(config.dataset_name, folder, packed, sets)
+    return DatasetClasses(config.dataset_name, folder, packed, sets, keep_copies)
 
 
-def _leave_leaks_out(
-    config: ExperimentConfig, folder: Path, packed: PackedImages, sets: Mapping[str, Sequence[ImageClass]]
+def _fractions(config: ExperimentConfig, n_classes: int) -> Sequence[float]:
+    """The fractions for train and val; of `auto`, Omniglot's where they leave both the ways of the training.
+
+    They come of no key that a started run may change, and are what runs have started with before there was `auto`:
+    otherwise a resume or a test would deal the classes out anew.
+    """
+    if config.train_val_test_split != "auto":
+        return config.train_val_test_split
+    ways, of_val = max(shape.n_way for shape in config.training_shapes), config.validation_shape.n_way
+    found = split_classes(range(n_classes), OMNIGLOT_SPLIT, 0)
+    fits = len(found["train"]) >= ways and len(found["val"]) >= of_val
+    fractions = OMNIGLOT_SPLIT if fits else fitting_fractions(n_classes, (ways, of_val, ways)) or OMNIGLOT_SPLIT
+    if not config.sets_are_pre_split:
+        logger.info("train_val_test_split auto: %s of %d classes", " ".join(map(str, fractions)), n_classes)
+    return fractions
+
+
+def _unless_wanted(config: ExperimentConfig, folder: Path, facts: Sequence[str], advice: str) -> list[str]:
+    """Return facts about a dataset as problems, unless `on_bad_image` skip takes it as it is."""
+    if config.on_bad_image != "skip":
+        return [f"{fact}. {advice}: --on_bad_image skip" for fact in facts]
+    for fact in facts:
+        logger.warning("on_bad_image skip: %s: %s", printable(folder), fact)
+    return []
+
+
+def _is_of_the_field(config: ExperimentConfig, folder: Path) -> bool:
+    """Return whether others have the very same images: a known dataset, or one that was drawn from it."""
+    return bool(known_by_folder(config.dataset_name).name) or (
+        (preparation_facts(folder) or {}).get("dataset") in KNOWN_DATASETS
+    )
+
+
+def _settle_repeats(
+    config: ExperimentConfig,
+    folder: Path,
+    packed: PackedImages,
+    sets: Mapping[str, Sequence[ImageClass]],
+    keep_copies: bool,
 ) -> tuple[Mapping[str, Sequence[ImageClass]], list[str]]:
-    """Images in two splits: problems, or left in the last of them alone with `on_bad_image` skip."""
-    leaks, again = find_leaks(sets, packed.identical)
-    if again:
-        logger.info("images that are there more than once within a split: %d", again)
+    """Decide which of identical images stay.
+
+    In two splits: problems, or left in the last of them alone with `on_bad_image` skip. In one class: the first stays
+    alone, as two would be support and query of one task, which is then no test of anything; but known datasets are
+    what they are. In two classes: a warning, as one label is wrong, but which one only people know.
+    """
+    leaks, _, _ = find_repeats(sets, packed.identical)
     if leaks and config.on_bad_image == "skip":
-        sets, n_left_out = without_leaks(sets, leaks)
-        logger.warning("on_bad_image skip: images left out that are in a later split, too: %d", n_left_out)
-        return sets, []
+        left_out = leaked(leaks)
+        sets, leaks = without_images(sets, left_out), []
+        logger.warning("on_bad_image skip: images left out that are in a later split, too: %d", len(left_out))
+    _, in_one_class, in_classes = find_repeats(sets, packed.identical)
+    copies = {rank for ranks in in_one_class for rank in ranks[1:]}
+    if copies and (keep_copies or _is_of_the_field(config, folder)):
+        why = "this run has started with them" if keep_copies else "a dataset of the field stays as it is"
+        logger.info("images that are in their class more than once: %d, which stay: %s", len(copies), why)
+    elif copies:
+        sets = without_images(sets, copies)
+        logger.warning(
+            "%s: images left out that are in their class already, as the same file: %d: %s",
+            printable(folder), len(copies), _named(packed, in_one_class, " = "),
+        )  # fmt: skip
+    if in_classes:
+        logger.warning(
+            "%s: images that are in two classes, of which one must be wrong: %d: %s",
+            printable(folder), len(in_classes), _named(packed, in_classes, " = "),
+        )  # fmt: skip
     return sets, [leak_text(folder, [packed.image_path(rank) for _, rank in places], places) for places in leaks]
 
 
-def _count_problems(config: ExperimentConfig, folder: Path, sets: Mapping[str, Sequence[ImageClass]]) -> list[str]:
-    """Another number of classes than a dataset of the field has, unless it was prepared so, or `on_bad_image` says
-    skip.
+def _named(packed: PackedImages, groups: Sequence[Sequence[int]], between: str) -> str:
+    """Return the paths of a few groups of images."""
+    return some_of([between.join(packed.image_path(rank) for rank in ranks) for ranks in groups], MOST_NAMED)
+
+
+def _one_colour_problems(
+    config: ExperimentConfig, folder: Path, packed: PackedImages, classes: Sequence[ImageClass]
+) -> list[str]:
+    """Report images of one colour: a warning, and a problem where they are a whole class or many.
+
+    No collection of pictures has that: what the files show has then been lost in the decoding.
     """
+    if not packed.one_colour:
+        return []
+    blank, n_images = set(packed.one_colour), packed.shape[0]
+    whole = [c.name for c in classes if c.images and blank.issuperset(c.images)]
+    fact = one_colour_text(folder, [packed.image_path(rank) for rank in packed.one_colour], n_images)
+    fact += f"; all images of {len(whole)} classes: {some_of(whole)}" if whole else ""
+    if whole or len(blank) >= max(2, MOST_OF_ONE_COLOUR * n_images):
+        return _unless_wanted(
+            config, folder, [fact], "Save them with 8 bits and without transparency; or take them as they are"
+        )
+    logger.warning("%s: %s", printable(folder), fact)
+    return []
+
+
+def _count_problems(config: ExperimentConfig, folder: Path, sets: Mapping[str, Sequence[ImageClass]]) -> list[str]:
+    """Report other numbers of classes, or of their images, than a dataset of the field has, unless prepared so."""
     known = known_by_folder(config.dataset_name)
     if known.counts is None or (preparation_facts(folder) or {}).get("accepted_deviations"):
         return []
@@ -120,38 +216,45 @@ def _count_problems(config: ExperimentConfig, folder: Path, sets: Mapping[str, S
     expected = dict(known.counts.classes)
     if not (config.sets_are_pre_split and expected.keys() == found.keys()):
         found, expected = {"": sum(found.values())}, {"": sum(expected.values())}
-    problems = [
-        f"{f'split {split}: ' if split else ''}{found[split]} classes found, {expected[split]} expected. Run: python "
-        "-m "
-        f"utils.prepare_dataset {known.name}; or give data of your own another dataset_name; or take it as it is: "
-        "--on_bad_image skip"
+    facts = [
+        f"{f'split {split}: ' if split else ''}{found[split]} classes found, {expected[split]} expected"
         for split in expected
         if found[split] != expected[split]
     ]
-    if problems and config.on_bad_image == "skip":
-        logger.warning(
-            "on_bad_image skip: %s: %s", printable(folder), "; ".join(problem.split(". ")[0] for problem in problems)
-        )
-        return []
-    return problems
+    n_images = known.counts.images_per_class
+    odd = sorted(
+        f"{c.name} ({len(c.images)}: {', '.join(c.folders)})"
+        for classes in sets.values()
+        for c in classes
+        if n_images not in (None, len(c.images))
+    )
+    if odd:
+        facts.append(f"{len(odd)} classes have not the {n_images} images expected: {some_of(odd, MOST_NAMED)}")
+    advice = (
+        f"Run: python -m utils.prepare_dataset {known.name}; or give data of your own another dataset_name; or take"
+    )
+    return _unless_wanted(config, folder, facts, f"{advice} it as it is")
 
 
 def packed_dataset(config: ExperimentConfig) -> DatasetClasses:
-    """The dataset of a config without a look at its classes. Raises as `find_classes`."""
+    """Return the dataset of a config without reading its classes. Raises as `find_classes`."""
     folder, packed, _, problems = _pack(config)
+    problems += _one_colour_problems(config, folder, packed, ()) if packed is not None else []
     if problems:
         raise report_problems(folder, problems, _advice(config, packed))
     return DatasetClasses(config.dataset_name, folder, packed, {})
 
 
 def _advice(config: ExperimentConfig, packed: PackedImages | None) -> str:
-    """What else could be done about images that cannot be decoded."""
+    """Return what else could be done about images that cannot be decoded."""
     can_skip = packed is None and config.on_bad_image == "stop"
     return "Repair or remove files that cannot be read, or leave them out with --on_bad_image skip" if can_skip else ""
 
 
 def _pack(config: ExperimentConfig) -> tuple[Path, PackedImages | None, list[ImageFolder], list[str]]:
-    folder = dataset_root() / (config.dataset_path or config.dataset_name)
+    place = config.dataset_path or config.dataset_name
+    # Under its short name, too, a known dataset is in its one folder, unless there is a folder of that name.
+    folder = dataset_root() / (place if (dataset_root() / place).exists() else folder_named(place))
     find_or_make_dataset(config.dataset_name, folder, dataset_root())
     packed, folders, problems = load_or_pack(
         folder,
@@ -164,8 +267,8 @@ def _pack(config: ExperimentConfig) -> tuple[Path, PackedImages | None, list[Ima
 
 
 def other_dataset(config: ExperimentConfig, name: str) -> ExperimentConfig:
-    """The config with the data keys of another dataset, of which the test split is wanted at the size of this one's
-    images.
+    """Return the config with the data keys of another dataset, of which the test split is wanted at the size of this
+    one's images.
 
     Folders named train, val or test say the split. Where there are none, Omniglot has its published split, and of
     any other dataset all classes are test classes, since none was trained on. Folders above an image, two at most,
@@ -173,13 +276,12 @@ def other_dataset(config: ExperimentConfig, name: str) -> ExperimentConfig:
     """
     folder = dataset_root() / name
     find_or_make_dataset(name, folder, dataset_root())
-    published = ExperimentConfig.model_fields["train_val_test_split"].default
     return config.model_copy(
         update={
             "dataset_name": name,
             "dataset_path": name,
             "sets_are_pre_split": any(entry.is_dir() and entry.name.lower() in SPLITS for entry in folder.iterdir()),
-            "train_val_test_split": published if name == "omniglot_dataset" else (0.0, 0.0, 1.0),
+            "train_val_test_split": known_by_folder(name).own_treatment.get("train_val_test_split", (0.0, 0.0, 1.0)),
             "class_split_seed": None,
             "indexes_of_folders_indicating_class": (-3, -2),
             "labels_as_int": False,
@@ -189,7 +291,7 @@ def other_dataset(config: ExperimentConfig, name: str) -> ExperimentConfig:
 
 
 def describe_images(config: ExperimentConfig, dataset: DatasetClasses) -> str:
-    """What was done to the images, told from the first one of the test split."""
+    """Return what was done to the images, by the first one of the test split."""
     first = dataset.packed.image_path(dataset.sets["test"][0].images[0])
     width, height, colour = original_form(dataset.folder / first)
     wanted = "grey" if config.image_channels == 1 else "colour"

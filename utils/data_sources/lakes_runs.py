@@ -14,16 +14,16 @@ LABELS_FILE = "class_labels.txt"
 
 
 def all_runs_tasks(location: Path) -> TaskLists:
-    """Lake's within-alphabet classification runs, one task each: 20 classes, one training image and one item of each.
+    """Return Lake's within-alphabet classification runs, one task each: of 20 classes one training image and one item.
 
     A run is a folder with `class_labels.txt`, whose lines are "<run>/test/<item> <run>/training/<class>", relative
-    to the folder that the runs are in. Source: Lake et al. 2015, one-shot classification; brendenlake/omniglot,
-    all_runs.zip.
+    to the folder that the runs are in.
 
     Args:
         location: the archive, which is unpacked into DATASET_DIR where that was not done, or the folder.
     Raises:
         DataError: no run, a line of another form, or an image that is not there; lists all of them.
+    Source: Lake et al. 2015, one-shot classification; brendenlake/omniglot, all_runs.zip.
     """
     folder = location if location.is_dir() else dataset_root() / location.name.partition(".")[0]
     if not location.is_dir() and not is_filled(folder):

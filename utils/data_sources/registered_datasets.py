@@ -29,12 +29,15 @@ class ArrayImages:
         """Size of all images."""
         return self.images.nbytes
 
+    def verify(self) -> None:
+        """Nothing has been packed that could have changed since."""
+
     def read(self, into_memory: bool) -> np.ndarray:
-        """The images, which are in memory in any case."""
+        """Return the images, which are in memory in any case."""
         return self.images
 
     def image_path(self, rank: int) -> str:
-        """What stands for the path of an image."""
+        """Return what stands for the path of an image."""
         return self.names[rank]
 
 

@@ -100,11 +100,11 @@ class SinusoidData(FixedEpisodeSource):
         return {split: ["wave"] for split in SPLITS}
 
     def example_shape(self) -> tuple[int, int, int]:
-        """(C, H, W)."""
+        """Return (C, H, W)."""
         return 1, 1, 1
 
     def summary(self) -> dict[str, Any]:
-        """JSON-able: what the tasks are made of."""
+        """Return what the tasks are made of, JSON-able."""
         return {
             "dataset_name": SINUSOID,
             "amplitudes": AMPLITUDES,
@@ -114,13 +114,13 @@ class SinusoidData(FixedEpisodeSource):
         }
 
     def draw(self, split: str, indices: Sequence[int], shape: EpisodeShape | None = None) -> Waves:
-        """The waves and points of these episodes."""
+        """Draw the waves and points of these episodes."""
         shape = shape or self.shape
         n_tasks = self.n_train_tasks if split == "train" else None
         return draw_waves(self._seeds[split], split, indices, shape.n_shot, shape.n_query, n_tasks)
 
     def episodes(self, split: str, indices: Sequence[int], shape: EpisodeShape | None = None) -> EpisodeBatch:
-        """The episodes with these numbers, on the device.
+        """Return the episodes with these numbers, on the device.
 
         Args:
             split: "train", "val" or "test".
@@ -149,7 +149,7 @@ class SinusoidData(FixedEpisodeSource):
         )
 
     def task_list_digest(self, split: str, indices: Sequence[int], shape: EpisodeShape | None = None) -> str:
-        """sha256 of waves and places of these episodes: equal means the same tasks."""
+        """Return the sha256 of waves and places of these episodes: equal means the same tasks."""
         waves = self.draw(split, indices, shape)
         numbers = np.concatenate([waves.amplitudes, waves.phases, waves.support, waves.query], axis=1)
         return hashlib.sha256(f"{split} {shape or self.shape}\n".encode() + numbers.astype("<f8").tobytes()).hexdigest()

@@ -64,7 +64,7 @@ def tasks_digest(
     table: ClassTable,
     image_path: Callable[[int], str],
 ) -> str:
-    """sha256 of class and image names of episodes: equal means the same tasks.
+    """Return the sha256 of class and image names of episodes: equal means the same tasks.
 
     Args:
         indices, drawn: of the episodes.
@@ -81,7 +81,7 @@ def tasks_digest(
 def named_tasks(
     drawn: EpisodeIndices, table: ClassTable, image_path: Callable[[int], str]
 ) -> tuple[tuple[ClassImages, ...], ...]:
-    """Drawn episodes by name."""
+    """Return drawn episodes by name."""
     return tuple(
         tuple(
             (table.names[class_rank], tuple(image_path(int(rank)) for rank in image_ranks))
@@ -94,7 +94,7 @@ def named_tasks(
 def indexed_tasks(
     lists: Sequence[TaskList], rank_of: Mapping[str, int]
 ) -> tuple[dict[str, list[int]], dict[EpisodeShape, EpisodeIndices], list[str]]:
-    """The inverse of `named_tasks`.
+    """Return named tasks as numbers: the inverse of `named_tasks`.
 
     Args:
         rank_of: path of an image -> its rank; only what is in the tasks has to be in it.

@@ -23,7 +23,7 @@ from utils.words import printable
 
 
 def test_tasks(config: ExperimentConfig) -> TaskLists:
-    """The test tasks of a config, a list per shape: those that a run of it is tested on.
+    """Return the test tasks of a config, a list per shape: those that a run of it is tested on.
 
     Raises:
         ConfigError: a dataset without images.

@@ -29,11 +29,13 @@ three are those of fmu2/PyTorch-MAML, as are flip and enlarge."""
 
 JITTER = 0.4
 """Brightness, contrast and saturation are multiplied by 1 - JITTER to 1 + JITTER."""
+# Shares, ratios and attempts are the defaults of torchvision's RandomResizedCrop.
 CROP_AREA = (0.08, 1.0)
 CROP_RATIO = (3 / 4, 4 / 3)
 CROP_ATTEMPTS = 10
 PADDING = 8 / 84
 """Of the image's side: 8 pixels of 84."""
+# The usual resize to 256 and crop of 224, as fmu2 does it at any size.
 ENLARGEMENT = 256 / 224
 GREY = (0.2989, 0.587, 0.114)
 """Shares of red, green and blue in a grey value (ITU-R BT.601)."""
@@ -48,14 +50,14 @@ class Operation(Protocol):
     """P."""
 
     def parameters(self, words: np.ndarray) -> np.ndarray:
-        """uint64 (M, n_words) -> numbers (M, P)."""
+        """Turn uint64 (M, n_words) into numbers (M, P)."""
 
     def apply(self, images: Tensor, parameters: Tensor) -> Tensor:
-        """float (M, C, H, W), numbers (M, P) -> float (M, C, H, W)."""
+        """Change float (M, C, H, W) as numbers (M, P) say: float (M, C, H, W)."""
 
 
 def _gather(images: Tensor, axis: int, places: Tensor) -> Tensor:
-    """For each image its own lines along an axis: (M, C, H, W), int64 (M, n) -> as the images, n along the axis."""
+    """Gather each image's own lines along an axis: (M, C, H, W), int64 (M, n) -> as the images, n along the axis."""
     shape = list(images.shape)
     shape[axis] = places.shape[1]
     places = places[:, None, :, None] if axis == 2 else places[:, None, None, :]
@@ -89,10 +91,12 @@ class RandomResizedCrop:
         self.height, self.width = height, width
 
     def parameters(self, words: np.ndarray) -> np.ndarray:
-        """Rows of top, left, height, width.
+        """Return rows of top, left, height, width.
 
         Of ten drawn shapes the first that fits; the largest in the middle if none does.
         """
+        # All ten are drawn even where the first fits: a fixed number of words makes a crop a function of its image's
+        # number.
         numbers = uniform(words[:, : 2 * CROP_ATTEMPTS]).reshape(-1, CROP_ATTEMPTS, 2)
         area = self.height * self.width * (CROP_AREA[0] + (CROP_AREA[1] - CROP_AREA[0]) * numbers[:, :, 0])
         low, high = np.log(CROP_RATIO)
@@ -125,7 +129,7 @@ class PadAndCrop:
         self.padding = max(1, round(PADDING * height)), max(1, round(PADDING * width))
 
     def parameters(self, words: np.ndarray) -> np.ndarray:
-        """Rows of top, left in the padded image."""
+        """Return rows of top, left in the padded image."""
         return below(words, np.array([2 * padding + 1 for padding in self.padding]))
 
     def apply(self, images: Tensor, parameters: Tensor) -> Tensor:
@@ -145,7 +149,7 @@ class Flip:
     n_words, n_parameters = 1, 1
 
     def parameters(self, words: np.ndarray) -> np.ndarray:
-        """Rows of 1 (exchanged) or 0."""
+        """Return rows of 1 (exchanged) or 0."""
         return below(words, 2)
 
     def apply(self, images: Tensor, parameters: Tensor) -> Tensor:
@@ -164,12 +168,14 @@ class ColorJitter:
         )
 
     def parameters(self, words: np.ndarray) -> np.ndarray:
-        """Rows of the order (three of 0 brightness, 1 contrast, 2 saturation) and of the factor at each place of it."""
+        """Return rows of the order (three of 0 brightness, 1 contrast, 2 saturation) and of the factor at each place of
+        it.
+        """
         order = sample_without_replacement(words[:, :3], np.full(len(words), 3))
         return np.concatenate([order, 1 - JITTER + 2 * JITTER * uniform(words[:, 3:])], axis=1)
 
     def apply(self, images: Tensor, parameters: Tensor) -> Tensor:
-        """image = clamp(factor * image + (1 - factor) * other); other is black, the mean grey, or the grey image."""
+        """Compute clamp(factor * image + (1 - factor) * other); other is black, the mean grey, or the grey image."""
         if self._shares is None or (self._shares.device, self._shares.dtype) != (images.device, images.dtype):
             self._shares = torch.tensor(GREY, device=images.device, dtype=images.dtype).reshape(3, 1, 1)
         for place in range(3):
@@ -190,7 +196,7 @@ class Enlarge:
         self.sides = height, width
 
     def parameters(self, words: np.ndarray) -> np.ndarray:
-        """Rows of nothing."""
+        """Return rows of nothing."""
         return np.zeros((len(words), 0))
 
     def apply(self, images: Tensor, parameters: Tensor) -> Tensor:
@@ -226,10 +232,10 @@ class Augmentation:
         self.n_words = sum(operation.n_words for operation in self.operations)
 
     def draw(self, seed: int, split: str, indices: Sequence[int], purpose: int, n_images: int) -> np.ndarray:
-        """Parameters of all images of these episodes: float32 (B * n, P), a pure function of the arguments.
+        """Draw the parameters of all images of these episodes: float32 (B * n, P), a pure function of the arguments.
 
         Args:
-            purpose: tells support and query apart.
+            purpose: distinguishes support and query.
             n_images: n, of each episode.
         """
         words = random_words(seed, split, indices, purpose, n_images * self.n_words)
@@ -240,7 +246,7 @@ class Augmentation:
         return np.concatenate(rows, axis=1).astype(np.float32)
 
     def apply(self, images: Tensor, parameters: Tensor) -> Tensor:
-        """float (M, C, H, W), the rows of `draw` on the same device -> float (M, C, H, W)."""
+        """Change float (M, C, H, W) by the rows of `draw`, on the same device: float (M, C, H, W)."""
         parts = parameters.split([operation.n_parameters for operation in self.operations], dim=1)
         for operation, part in zip(self.operations, parts, strict=True):
             images = operation.apply(images, part)

@@ -1,6 +1,8 @@
 """The classes of a split as arrays, from which whole meta-batches are gathered at once."""
 
-from collections.abc import Mapping, Sequence
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +24,7 @@ class ClassTable:
 
     @classmethod
     def of(cls, images_by_class: Mapping[str, Sequence[int]]) -> "ClassTable":
-        """From class name -> ranks of its images."""
+        """Build the table of class name -> ranks of its images."""
         sizes = np.array([len(images) for images in images_by_class.values()], dtype=np.int64)
         return cls(
             names=tuple(images_by_class),
@@ -31,6 +33,19 @@ class ClassTable:
             images=np.array([rank for images in images_by_class.values() for rank in images], dtype=np.int64),
         )
 
+    def digest(self, image_path: Callable[[int], str]) -> str:
+        """sha256 of the names of the classes and, in their order, of their images.
+
+        Args:
+            image_path: rank of an image -> its path.
+        """
+        ends = self.starts + self.sizes
+        classes = sorted(
+            (name, [image_path(rank) for rank in self.images[start:end].tolist()])
+            for name, start, end in zip(self.names, self.starts, ends, strict=True)
+        )
+        return hashlib.sha256(json.dumps(classes).encode()).hexdigest()
+
     def ranks(self, drawn: EpisodeIndices) -> np.ndarray:
-        """Rank of each image of these episodes in the packed file: int64 (B, N, K+Q)."""
+        """Return the rank of each image of these episodes in the packed file: int64 (B, N, K+Q)."""
         return self.images[self.starts[drawn.classes][:, :, None] + drawn.images]

@@ -32,7 +32,7 @@ class EpisodeShape:
 
 
 def combinations(ways: Sequence[int], shots: Sequence[int], queries: Sequence[int]) -> tuple[EpisodeShape, ...]:
-    """Every shape of these ways, shots and queries; the ways change slowest."""
+    """Return every shape of these ways, shots and queries; the ways change slowest."""
     return tuple(EpisodeShape(*numbers) for numbers in itertools.product(ways, shots, queries))
 
 
@@ -62,7 +62,7 @@ class EpisodeIndices:
     """int64 (B,), not negative: one number per episode for whatever else is random in it, such as dropout masks."""
 
     def at(self, places: Sequence[int]) -> "EpisodeIndices":
-        """The episodes at these places."""
+        """Return the episodes at these places."""
         rows = np.asarray(places)
         return EpisodeIndices(self.classes[rows], self.images[rows], self.rotations[rows], self.seeds[rows])
 
@@ -104,6 +104,8 @@ def draw_episodes(
     rotations = np.zeros((n_episodes, n_way), dtype=np.int64)
     if rotate:
         rotations = below(random_words(seed, split, tasks, _ROTATIONS, n_way), 4)
+    # Of the episode, not of its task: a task of a pool that comes again gets other dropout masks. 63 bits, for an
+    # int64.
     seeds = (random_words(seed, split, indices, _SEEDS, 1)[:, 0] >> np.uint64(1)).astype(np.int64)
     return EpisodeIndices(classes=classes, images=images, rotations=rotations, seeds=seeds)
 
@@ -122,6 +124,7 @@ def split_classes(names: Sequence[str], fractions: Sequence[float], seed: int) -
     Returns:
         split -> names in rank order.
     """
+    # 985773 for seed 0. The reference draws this second seed first, so the split hangs on it.
     derived_seed = np.random.RandomState(seed).randint(1, 999999)
     shuffled = np.arange(len(names), dtype=np.int32)
     np.random.RandomState(derived_seed).shuffle(shuffled)
@@ -133,3 +136,20 @@ def split_classes(names: Sequence[str], fractions: Sequence[float], seed: int) -
         "test": shuffled[end_of_val:],
     }
     return {split: [names[rank] for rank in sorted(ranks)] for split, ranks in parts.items()}
+
+
+def fitting_fractions(n_classes: int, least: Sequence[int]) -> tuple[float, float] | None:
+    """Fractions for `split_classes`: 64 % train, 16 % val, 20 % test, or what the smaller splits need at least.
+
+    Args:
+        least: classes that train, val and test need.
+    Returns:
+        fractions for train and val; None: there are fewer classes than that.
+    """
+    if sum(least) > n_classes:
+        return None
+    n_val = max(least[1], min(int(0.16 * n_classes), n_classes - least[0] - least[2]))
+    n_test = max(least[2], min(int(0.2 * n_classes), n_classes - least[0] - n_val))
+    digits = len(str(n_classes)) + 2
+    # In the middle between two numbers of classes, so that no rounding gives a class less.
+    return round((n_classes - n_val - n_test + 0.5) / n_classes, digits), round(n_val / n_classes, digits)

@@ -30,12 +30,13 @@ class Prefetcher(Generic[Result]):
         self._thread: ThreadPoolExecutor | None = None
 
     def get(self, number: int) -> Result:
-        """The result of this number; begins with the next ones.
+        """Return the result of this number; begin with the next ones.
 
         Numbers may jump: what is under way is then given up.
         """
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, thread_name_prefix="prefetching")
+        # After a resume, an iteration that is left out, or a replay what is under way has the wrong numbers.
         if number != next(iter(self._under_way), None):
             self._give_up()
         for wanted in range(number, number + 1 + self._ahead):
@@ -64,7 +65,7 @@ def episodes_in_turn(
     shape: EpisodeShape | None,
     before_each: Callable[[], None],
 ) -> "Iterator[EpisodeBatch]":
-    """The episodes of each batch of numbers, prepared ahead where `TrainingEpisodes` would.
+    """Yield the episodes of each batch of numbers, prepared ahead where `TrainingEpisodes` would.
 
     Args:
         before_each: called before each batch; may raise to stop.
@@ -107,13 +108,13 @@ class TrainingEpisodes:
         self._prefetcher = Prefetcher(self._prepare, data.meta_batches_ahead) if data.meta_batches_ahead else None
 
     def of_iteration(self, iteration: int) -> "EpisodeBatch":
-        """The part of the meta-batch of this iteration, counted from 1."""
+        """Return the part of the meta-batch of this iteration, counted from 1."""
         if self._prefetcher is None:
             return self._data.episodes(*self._request(iteration, self._part))
         return self._data.finish(self._prefetcher.get(iteration))
 
     def whole_iteration(self, iteration: int) -> "EpisodeBatch":
-        """All of its meta-batch."""
+        """Return all of its meta-batch."""
         return self._data.episodes(*self._request(iteration, range(self._n_tasks)))
 
     def _prepare(self, iteration: int) -> Any:

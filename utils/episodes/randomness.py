@@ -22,6 +22,7 @@ STREAMS = {
 LARGEST_SEED = 2**56 - 1
 """Eight of the key's 64 bits hold the stream."""
 
+# Salmon et al. 2011; the increments are (sqrt(5) - 1) / 2 and sqrt(3) - 1, times 2^32.
 _MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
 _KEY_INCREMENTS = (0x9E3779B9, 0xBB67AE85)
 _LOW_32_BITS = np.uint64(0xFFFFFFFF)
@@ -29,7 +30,7 @@ _32 = np.uint64(32)
 
 
 def philox_4x32_10(counter: np.ndarray, key: tuple[int, int]) -> np.ndarray:
-    """Philox4x32 with 10 rounds: 128 bits of counter and 64 of key to 128 random bits.
+    """Apply Philox4x32 with 10 rounds: 128 bits of counter and 64 of key to 128 random bits.
 
     Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"; checked against the Random123 test vectors.
 
@@ -54,7 +55,7 @@ def philox_4x32_10(counter: np.ndarray, key: tuple[int, int]) -> np.ndarray:
 
 
 def random_words(seed: int, stream: str, indices: Sequence[int] | np.ndarray, purpose: int, count: int) -> np.ndarray:
-    """`count` random 64-bit words for every index: a pure function of (seed, stream, index, purpose).
+    """Return `count` random 64-bit words for every index: a pure function of (seed, stream, index, purpose).
 
     Args:
         seed: 0..LARGEST_SEED.
@@ -87,7 +88,7 @@ def random_words(seed: int, stream: str, indices: Sequence[int] | np.ndarray, pu
 
 
 def below(words: np.ndarray, bounds: np.ndarray | int) -> np.ndarray:
-    """floor(words * bounds / 2**64): uniform whole numbers 0..bounds-1 (bias below bounds / 2**64).
+    """Return floor(words * bounds / 2**64): uniform whole numbers 0..bounds-1 (bias below bounds / 2**64).
 
     Args:
         words: uint64.
@@ -102,12 +103,12 @@ def below(words: np.ndarray, bounds: np.ndarray | int) -> np.ndarray:
 
 
 def uniform(words: np.ndarray) -> np.ndarray:
-    """float64 in [0, 1) from the upper 53 bits of uint64 words, same shape."""
+    """Return float64 in [0, 1) from the upper 53 bits of uint64 words, same shape."""
     return (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def sample_without_replacement(words: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """The first k places of a shuffle (Fisher and Yates, one word per place), row by row.
+    """Draw the first k places of a shuffle (Fisher and Yates, one word per place), row by row.
 
     Args:
         words: uint64 (R, k).

@@ -82,21 +82,30 @@ class EpisodeSource(Protocol):
         """Return `episodes` of what `prepare` has returned."""
         return self.episodes(*prepared)
 
-    def identity(self) -> dict[str, Any] | None:
-        """Return what the episodes are made of, JSON-able, to be compared when a run goes on: {"content_sha256": of the
-        images, "splits": {split: {"classes": number, "images": number, "sha256": of class and file names}}}; None: a
-        run goes on unasked.
-        """
-        return None
-
     def count(self, split: str) -> int | None:
         """Return how many different tasks a split has; None: there is no end of them, or none is known."""
 
     def example_shape(self) -> tuple[int, int, int] | None:
         """Return (C, H, W) of an image; None: unknown before the first episode."""
 
+    def identity(self) -> dict[str, Any] | None:
+        """Return what the data are known by, wherever they lie, JSON-able; None: a run goes on with them unasked.
+
+        {"content_sha256": of all pixels, "splits": {split: {"classes": n, "images": n, "sha256": of the names of its
+        classes and the paths of their images}}}: equal means the same images in the same classes and splits. And
+        "keeps_copies": true, where images stay that are in a class more than once.
+        """
+        return None
+
+    def check_content(self) -> None:
+        """Wait until the data are known to be what they were prepared as; called before a first result is written.
+
+        Raises:
+            DataError: they are not.
+        """
+
     def as_pixels(self, images: "Tensor") -> "Tensor":
-        """Return images (..., C, H, W) of an episode as uint8 red green blue (or grey), for people to look at.
+        """Return images (..., C, H, W) of an episode as uint8 red green blue (or grey), to be shown.
 
         Raises:
             NotImplementedError: the source has no images; nobody asks where classes have no names or labels are real

@@ -15,7 +15,6 @@ import os
 import shutil
 import stat
 import struct
-import subprocess
 import tarfile
 import zipfile
 import zlib
@@ -67,14 +66,14 @@ _SPLIT_FOLDERS = ("train", "val", "test")
 
 
 def find_archive(dataset_name: str, folder: Path) -> Path | None:
-    """The first `<dataset_name><one of ARCHIVE_EXTENSIONS, or that in capitals>` that is in a folder."""
+    """Return the first `<dataset_name><one of ARCHIVE_EXTENSIONS, or that in capitals>` that is in a folder."""
     named = sorted(folder.glob(f"{glob.escape(dataset_name)}.*"))  # capitals first, so that of two the other is taken
     found = {path.name.removeprefix(dataset_name).lower(): path for path in named if path.is_file()}
     return next((found[extension] for extension in ARCHIVE_EXTENSIONS if extension in found), None)
 
 
 def unpack_archive(archive: Path, destination: Path) -> None:
-    """Unpack into a temporary folder beside `destination`, then rename it; one wrapping folder is looked through.
+    """Unpack into a temporary folder beside `destination`, then rename it; a wrapping folder is left out.
 
     Files get the rights and the time of a new file. An existing `destination` with something in it stays as it is.
 
@@ -96,7 +95,7 @@ def unpack_archive(archive: Path, destination: Path) -> None:
                 raise
             reason = printable(error)[:300]
             raise _error(archive, f"damaged or not an archive of this kind: {reason}. Fetch it again") from error
-        return _look_through_wrapper(folder)
+        return _without_wrapper(folder)
 
     make_folder(destination, fill)
 
@@ -119,7 +118,7 @@ _Members = Iterator[_Member]
 def _unpack_members(archive: Path, folder: Path) -> None:
     seen: set[str] = set()
     folders: set[str] = {""}
-    allowance = _Allowance(archive, max(SMALLEST_SIZE_LIMIT, LARGEST_RATIO * archive.stat().st_size))
+    allowance = _Allowance(archive)
     members = (_zip_members if archive.suffix.lower() == ".zip" else _tar_members)(archive, allowance)
     progress = tqdm.tqdm(desc=f"unpacking {printable(archive.name)}", unit="file", disable=None)
     with progress as bar, contextlib.closing(members):
@@ -177,7 +176,7 @@ def _opened_again(archive: Path, folder: Path, member: _Member, seen: set[str], 
 
 
 def _checked_parts(archive: Path, name: str) -> list[str]:
-    """The parts of a member's name; an error if it leads, or might lead anywhere, out of the folder."""
+    """Return the parts of a member's name; an error if it leads, or might lead anywhere, out of the folder."""
     slashed = name.replace("\\", "/")
     is_absolute = slashed.startswith("/") or slashed[1:2] == ":"
     if is_absolute or ".." in slashed.split("/") or "\0" in name:
@@ -221,7 +220,7 @@ def _tar_members(archive: Path, allowance: "_Allowance") -> _Members:
             pass
 
 
-class _FileOfZip(io.FileIO):
+class FileOfZip(io.FileIO):
     """zipfile reads the whole list of names at once, as long as it says it is."""
 
     def read(self, size: int = -1) -> bytes:
@@ -231,7 +230,7 @@ class _FileOfZip(io.FileIO):
 
 
 def _zip_members(archive: Path, allowance: "_Allowance") -> _Members:
-    with _FileOfZip(archive) as file, zipfile.ZipFile(file) as opened:
+    with FileOfZip(archive) as file, zipfile.ZipFile(file) as opened:
         if len({name.rpartition("/")[0] for name in opened.namelist()}) > MOST_FOLDERS:  # before they are made
             raise _error(archive, f"more than {MOST_FOLDERS} folders")
         for member in opened.infolist():
@@ -254,8 +253,9 @@ def _zip_members(archive: Path, allowance: "_Allowance") -> _Members:
 class _Allowance:
     """Bytes that may still be unpacked."""
 
-    def __init__(self, archive: Path, limit: int):
-        self._archive, self._limit, self._remaining = archive, limit, limit
+    def __init__(self, archive: Path):
+        self._archive = archive
+        self._limit = self._remaining = max(SMALLEST_SIZE_LIMIT, LARGEST_RATIO * archive.stat().st_size)
 
     def use(self, count: int) -> None:
         self._remaining -= count
@@ -293,41 +293,20 @@ class _LimitedReader(io.RawIOBase):
         super().close()
 
 
-@contextlib.contextmanager
-def _decompressed(archive: Path) -> Iterator[BinaryIO]:
+def size_limited(archive: Path, stream: BinaryIO) -> BinaryIO:
+    """Return a stream that raises a DataError where it holds more than an archive of this size may unpack to."""
+    return _LimitedReader(stream, _Allowance(archive))
+
+
+def _decompressed(archive: Path) -> BinaryIO:
     """The tar inside, as a stream. bzip2 of many streams and gzip of many members are read to the end."""
     if archive.name.lower().endswith((".tar.bz2", ".tbz2", ".pbzip2", ".pbzip")):
-        pbzip2 = shutil.which("pbzip2")
-        if pbzip2:
-            with _piped_from([pbzip2, "-dc", str(archive.absolute())], archive) as stream:
-                yield stream
-            return
-        opener = bz2.open
-    else:
-        opener = {".gz": gzip.open, ".tgz": gzip.open, ".xz": lzma.open}.get(archive.suffix.lower(), open)
-    with opener(archive, "rb") as stream:
-        yield stream
+        return bz2.open(archive, "rb")
+    return {".gz": gzip.open, ".tgz": gzip.open, ".xz": lzma.open}.get(archive.suffix.lower(), open)(archive, "rb")
 
 
-@contextlib.contextmanager
-def _piped_from(command: list[str], archive: Path) -> Iterator[BinaryIO]:
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        try:
-            yield process.stdout
-        except tarfile.ReadError:
-            process.stdout.close()
-            if process.wait() == 0:
-                raise  # its output is complete, but no tar
-        except BaseException:
-            process.kill()
-            raise
-        message = process.stderr.read().decode(errors="replace")
-        if process.wait() != 0:
-            raise tarfile.ReadError(f"{Path(command[0]).name}: {' '.join(message.split()) or process.returncode}")
-
-
-def _look_through_wrapper(folder: Path) -> Path:
-    """The folder inside when it is all there is (macOS extras aside) and not itself a split of the dataset."""
+def _without_wrapper(folder: Path) -> Path:
+    """Return the folder inside when it is all there is (macOS extras aside) and not itself a split of the dataset."""
     entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".") and entry.name != "__MACOSX"]
     if len(entries) == 1 and entries[0].is_dir() and entries[0].name.lower() not in _SPLIT_FOLDERS:
         return entries[0]

@@ -8,6 +8,8 @@ import os
 import secrets
 import shutil
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from utils.errors import StorageError
@@ -36,7 +38,7 @@ def write_bytes_atomically(path: Path, data: bytes) -> None:
     # the file is cut, as a file system allows 255 bytes for both.
     stem = os.fsdecode(os.fsencode(path.name)[:LONGEST_STEM])
     temporary = path.with_name(f".{stem}.{secrets.token_hex(8)}{TEMPORARY_SUFFIX}")
-    try:
+    with storage_errors(path):
         try:
             with open(temporary, "xb") as file:  # "x": not through a link that somebody has put there
                 file.write(data)
@@ -47,8 +49,6 @@ def write_bytes_atomically(path: Path, data: bytes) -> None:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-    except OSError as error:
-        raise storage_error(path, error) from error
 
 
 def open_regular(path: Path, flags: int) -> int:
@@ -86,16 +86,16 @@ def read_regular(path: Path, most_bytes: int = MOST_BYTES, *, may_be_pipe: bool 
     """Return the content of a file, followed where it is a link; a pipe or a device, which may never end, is refused.
 
     Args:
-        may_be_pipe: read a pipe, too; one that nobody writes to is empty.
+        may_be_pipe: read a pipe, too, and wait for who writes to it.
     Raises:
         OSError: it cannot be read, or is larger than `most_bytes`.
     """
-    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+    waiting = 0 if may_be_pipe else os.O_NONBLOCK
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | waiting)) as file:
         status = os.fstat(file.fileno())
         is_pipe = may_be_pipe and stat.S_ISFIFO(status.st_mode)
         if not is_pipe and not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "no regular file")
-        os.set_blocking(file.fileno(), True)
         data = b"" if status.st_size > most_bytes else file.read(most_bytes + 1 if is_pipe else -1)
         if max(status.st_size, len(data)) > most_bytes:
             raise OSError(errno.EFBIG, f"larger than {size_text(most_bytes)}")
@@ -111,8 +111,21 @@ def synchronise_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+@contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Inside, an OSError is a failed write of `path`.
+
+    Raises:
+        StorageError: as `storage_error` has it.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise storage_error(path, error) from error
+
+
 def storage_error(path: Path, error: OSError) -> StorageError:
-    """The StorageError for a failed write: path, the system's reason, and what helps.
+    """Return the StorageError for a failed write: path, the system's reason, and what helps.
 
     That is the space left where space is missing, and the variable that moves the folder where the place is wrong.
     """

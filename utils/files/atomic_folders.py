@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from utils.files.atomic_files import storage_error
+from utils.files.atomic_files import storage_errors
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ def lock(path: Path) -> Iterator[None]:
 
 
 def is_filled(folder: Path) -> bool:
-    """Whether a folder exists and has something in it."""
+    """Return whether a folder exists and has something in it."""
     return folder.is_dir() and any(folder.iterdir())
 
 
@@ -52,11 +52,11 @@ def make_folder(destination: Path, fill: Callable[[Path], Path | None], *, resum
         fill: writes into the folder it gets; returns the folder inside it that is to become `destination`, or None for
             the whole.
         resume_key: says what is made. What was left behind under the same key is handed to `fill` to go on with, and
-            an error leaves what was written; `fill` must then tell what is whole.
+            an error leaves what was written; `fill` must then find out what is whole.
     Raises:
         StorageError: no permission or no space.
     """
-    try:
+    with storage_errors(destination):
         destination.parent.mkdir(parents=True, exist_ok=True)
         with lock(destination.parent):
             if is_filled(destination):
@@ -76,8 +76,6 @@ def make_folder(destination: Path, fill: Callable[[Path], Path | None], *, resum
             finally:
                 if finished or resume_key is None:
                     shutil.rmtree(temporary, ignore_errors=True)
-    except OSError as error:
-        raise storage_error(destination, error) from error
 
 
 def _key_of(temporary: Path) -> str | None:

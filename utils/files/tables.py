@@ -8,11 +8,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from utils.files.atomic_files import open_regular, storage_error, write_bytes_atomically
+from utils.files.atomic_files import open_regular, storage_errors, write_bytes_atomically
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Indented JSON, atomically; non-finite numbers are a bug (ValueError).
+    """Write indented JSON, atomically; non-finite numbers are a bug (ValueError).
 
     Raises:
         StorageError: no space or no permission.
@@ -21,7 +21,7 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """All rows under the union of their columns in order of appearance, atomically; None is an empty cell.
+    """Write all rows under the union of their columns in order of appearance, atomically; None is an empty cell.
 
     Raises:
         StorageError: no space or no permission.
@@ -52,7 +52,7 @@ class JsonLines:
         Raises:
             StorageError: it cannot be opened or cut, or is no regular file.
         """
-        try:
+        with storage_errors(self.path):
             # Unbuffered: what a full disk did not take must not be written again when the file is closed.
             descriptor = open_regular(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
             self._file = open(descriptor, "r+b", buffering=0)  # noqa: SIM115 -- stays open for the run
@@ -60,27 +60,21 @@ class JsonLines:
             kept = content.rfind(b"\n") + 1
             self._file.truncate(kept)
             self._file.seek(0, os.SEEK_END)
-        except OSError as error:
-            raise storage_error(self.path, error) from error
         return keep_bytes - kept
 
     def append(self, records: Iterable[Mapping[str, Any]]) -> None:
-        """Raises StorageError when there is no space."""
+        """Append; raise StorageError where there is no space."""
         assert self._file is not None, "open() comes first"
-        try:
+        with storage_errors(self.path):
             lines = memoryview("".join(json.dumps(record, allow_nan=False) + "\n" for record in records).encode())
             while lines:
                 lines = lines[self._file.write(lines) :]
-        except OSError as error:
-            raise storage_error(self.path, error) from error
 
     def commit(self) -> int:
         """Force all lines to disk and return the file's length in bytes, to be remembered in a checkpoint."""
         assert self._file is not None, "open() comes first"
-        try:
+        with storage_errors(self.path):
             os.fsync(self._file.fileno())
-        except OSError as error:
-            raise storage_error(self.path, error) from error
         return self._file.tell()
 
     def close(self) -> None:

@@ -7,6 +7,7 @@ It imports neither torch nor the program that started it, so it is up in a tenth
 import json
 import os
 import signal
+import stat
 import struct
 import sys
 import warnings
@@ -67,7 +68,7 @@ class PixelFormat:
 
 
 def _to_eight_bits(image: Image.Image) -> Image.Image:
-    """Grey images of 16 bits keep their upper 8: Pillow's own conversion has changed between versions."""
+    """Keep the upper 8 bits of a grey image of 16: Pillow's own conversion has changed between versions."""
     values = np.asarray(image).astype(np.int64)
     if values.min() < 0 or values.max() > 0xFFFF:
         raise ValueError(f"grey values {values.min()}..{values.max()} do not fit into 16 bits")
@@ -84,9 +85,12 @@ def decode_image(path: Path | BinaryIO, pixel_format: PixelFormat) -> np.ndarray
     Raises:
         One of DECODING_ERRORS: not an image, damaged, animated, too large, or a kind of pixel that has no rule.
     """
+    if isinstance(path, Path) and not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for
+        raise ValueError("no regular file")
     with Image.open(path, formats=DECODERS) as opened:
         if opened.format in ("PNG", "WEBP") and getattr(opened, "is_animated", False):
             raise ValueError("animated image")
+        # All of it, so that a truncated file is an error; the reference accepted it silently.
         opened.load()
         image = ImageOps.exif_transpose(opened)
     if image.mode.startswith("I"):
@@ -96,6 +100,7 @@ def decode_image(path: Path | BinaryIO, pixel_format: PixelFormat) -> np.ndarray
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    # Before the resize: Pillow takes the nearest pixel for 1-bit and palette images, whatever filter is given.
     image = image.convert("L" if pixel_format.channels == 1 else "RGB")
     if image.size != (pixel_format.width, pixel_format.height):
         image = image.resize((pixel_format.width, pixel_format.height), RESIZE_FILTERS[pixel_format.resize_filter])
@@ -104,7 +109,7 @@ def decode_image(path: Path | BinaryIO, pixel_format: PixelFormat) -> np.ndarray
 
 
 def original_form(path: Path | BinaryIO) -> tuple[int, int, str]:
-    """Width, height, and grey or colour of an image as its file's head says it, turned as EXIF tells.
+    """Return width, height, and grey or colour of an image by its file's head, turned by its EXIF orientation.
 
     Raises:
         One of DECODING_ERRORS.
@@ -114,6 +119,20 @@ def original_form(path: Path | BinaryIO) -> tuple[int, int, str]:
         turned = opened.getexif().get(ExifTags.Base.Orientation, 1) >= 5
         width, height = reversed(opened.size) if turned else opened.size
     return width, height, "grey" if grey else "colour"
+
+
+def one_colour_reason(path: Path) -> str:
+    """Why a file may have become an image of one colour."""
+    try:
+        with Image.open(path, formats=DECODERS) as opened:
+            if opened.mode.startswith("I"):
+                return "16-bit grey below 256" if np.asarray(opened).max() < 256 else "16-bit grey"
+            if opened.has_transparency_data:
+                return "transparent"
+            ranges = opened.convert("RGB").getextrema()
+    except DECODING_ERRORS:  # gone since it was packed
+        return "cannot be read now"
+    return "so is the file" if all(low == high for low, high in ranges) else "lost at this size"
 
 
 def decode_into_file(
@@ -157,7 +176,7 @@ def _reason(error: BaseException) -> str:
 
 
 def job(folder: Path, files: list[str], pixel_format: PixelFormat, packed_file: Path, first_rank: int) -> str:
-    """One line for a decoding process: the arguments of `decode_into_file` as JSON."""
+    """Return one line for a decoding process: the arguments of `decode_into_file` as JSON."""
     return json.dumps([str(folder), files, asdict(pixel_format), str(packed_file), first_rank])
 
 

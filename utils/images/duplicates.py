@@ -1,43 +1,63 @@
-"""Images that are in a dataset more than once: harmless within a class, a leak from training to test between splits.
+"""What the images of a dataset say together: their digest, which are of one colour, which are there more than once.
 
 Needs no torch.
 """
 
 import hashlib
-import logging
+import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from utils.images.folders import ImageClass
-from utils.words import printable
+import numpy as np
 
-logger = logging.getLogger(__name__)
+from utils.images.decoding import one_colour_reason
+from utils.images.folders import MOST_ALIKE, ImageClass, some_of
+from utils.words import printable
 
 IMAGES_READ_AT_ONCE = 4096
 
 
-def content_digest(packed_file: Path, n_images: int, image_bytes: int) -> tuple[str, list[list[int]]]:
-    """Read a packed file once.
+@dataclass(frozen=True)
+class Content:
+    """What is found by reading all pixels once."""
 
-    Returns:
-        (sha256 of all of it, ranks of images with equal pixels, a list per picture that is there more than once).
-    """
+    sha256: str
+    same_pixels: list[list[int]]
+    """Ranks of images with equal pixels, a list per picture that is there more than once."""
+    one_colour: list[int]
+    """Ranks of images whose pixels are all equal."""
+
+
+def read_content(packed_file: Path, shape: Sequence[int]) -> Content:
+    """Read a packed file once; its shape is (images, C, H, W)."""
     whole = hashlib.sha256()
     ranks_of: dict[bytes, list[int]] = defaultdict(list)
+    one_colour: list[int] = []
     with open(packed_file, "rb") as file:
-        for first in range(0, n_images, IMAGES_READ_AT_ONCE):
-            block = file.read(IMAGES_READ_AT_ONCE * image_bytes)
+        for first in range(0, shape[0], IMAGES_READ_AT_ONCE):
+            block = np.fromfile(file, np.uint8, IMAGES_READ_AT_ONCE * math.prod(shape[1:])).reshape(-1, *shape[1:])
             whole.update(block)
-            for rank in range(first, min(first + IMAGES_READ_AT_ONCE, n_images)):
-                start = (rank - first) * image_bytes
-                ranks_of[hashlib.blake2b(block[start : start + image_bytes], digest_size=16).digest()].append(rank)
-    return whole.hexdigest(), [ranks for ranks in ranks_of.values() if len(ranks) > 1]
+            for rank, image in enumerate(block, start=first):
+                ranks_of[hashlib.blake2b(image, digest_size=16).digest()].append(rank)
+            one_colour += (first + are_of_one_colour(block)).tolist()
+    return Content(whole.hexdigest(), [ranks for ranks in ranks_of.values() if len(ranks) > 1], one_colour)
+
+
+def are_of_one_colour(images: np.ndarray) -> np.ndarray:
+    """Ranks of those of some images (n, C, H, W) whose pixels are all equal."""
+    return np.flatnonzero((images.min(axis=(2, 3)) == images.max(axis=(2, 3))).all(axis=1))
+
+
+def one_colour_text(folder: Path, paths: Sequence[str], n_images: int) -> str:
+    """What is said of images of one colour, with what may have made a few of them so."""
+    examples = [f"{path} ({one_colour_reason(folder / path)})" for path in paths[:MOST_ALIKE]]
+    return f"{len(paths)} of {n_images} images are of one colour after decoding, such as {some_of(examples)}"
 
 
 def identical_files(dataset_folder: Path, files: Sequence[str], candidates: Sequence[Sequence[int]]) -> list[list[int]]:
-    """Of images with equal pixels those whose files are equal byte by byte: small pictures may look the same by chance.
+    """Return, of images with equal pixels, those with equal files: small pictures may have equal pixels by chance.
 
     Args:
         files: path of every rank.
@@ -52,50 +72,51 @@ def identical_files(dataset_folder: Path, files: Sequence[str], candidates: Sequ
     return groups
 
 
-def find_leaks(
+def find_repeats(
     sets: Mapping[str, Sequence[ImageClass]], identical: Sequence[Sequence[int]]
-) -> tuple[list[list[tuple[str, int]]], int]:
-    """Look at which splits identical images are in.
+) -> tuple[list[list[tuple[str, int]]], list[list[int]], list[list[int]]]:
+    """Sort identical images by where they are.
 
     Returns:
-        (for every image in two or three splits its (split, rank), in the order of `sets`; number of images that are
-        there again within one split).
+        (for every image in two or three splits its (split, rank), in the order of `sets`; ranks of every image that is
+        in a class more than once, the first of them, which may stay, first; ranks of every image that is in several
+        classes of one split, one per class).
     """
-    split_of = (
-        {rank: split for split, classes in sets.items() for c in classes for rank in c.images} if identical else {}
+    place_of = (
+        {rank: (split, c.name) for split, classes in sets.items() for c in classes for rank in c.images}
+        if identical
+        else {}
     )
-    order = list(sets)
-    leaks, again = [], 0
+    leaks, in_one_class, in_classes = [], [], []
     for ranks in identical:
-        places = sorted(
-            ((split_of[rank], rank) for rank in ranks if rank in split_of),
-            key=lambda place: (order.index(place[0]), place[1]),
-        )
-        if len({split for split, _ in places}) > 1:
-            leaks.append(places)
-        else:
-            again += max(0, len(places) - 1)
-    return leaks, again
+        by_class: dict[tuple[str, str], list[int]] = defaultdict(list)
+        for rank in ranks:
+            if rank in place_of:
+                by_class[place_of[rank]].append(rank)
+        ranks_of = {split: [rank for rank in ranks if place_of.get(rank, ("",))[0] == split] for split in sets}
+        if sum(map(bool, ranks_of.values())) > 1:
+            leaks.append([(split, rank) for split in sets for rank in ranks_of[split]])
+        in_one_class += [same for same in by_class.values() if len(same) > 1]
+        firsts = [[same[0] for place, same in by_class.items() if place[0] == split] for split in sets]
+        in_classes += [ranks_of_one_split for ranks_of_one_split in firsts if len(ranks_of_one_split) > 1]
+    return leaks, in_one_class, in_classes
 
 
-def without_leaks(
-    sets: Mapping[str, Sequence[ImageClass]], leaks: Sequence[Sequence[tuple[str, int]]]
-) -> tuple[dict[str, list[ImageClass]], int]:
-    """Leave images that are in several splits in the last of them alone, so that the test keeps its own.
+def leaked(leaks: Sequence[Sequence[tuple[str, int]]]) -> set[int]:
+    """Ranks of the images in several splits that are not in the last of them, so that the test keeps its own."""
+    return {rank for places in leaks for split, rank in places if split != places[-1][0]}
 
-    Returns:
-        (the sets, the number of images that were left out).
-    """
-    left_out = {rank for places in leaks for split, rank in places if split != places[-1][0]}
-    kept = {
+
+def without_images(sets: Mapping[str, Sequence[ImageClass]], left_out: Collection[int]) -> dict[str, list[ImageClass]]:
+    """The sets without the images of these ranks."""
+    return {
         split: [replace(c, images=tuple(rank for rank in c.images if rank not in left_out)) for c in classes]
         for split, classes in sets.items()
     }
-    return kept, len(left_out)
 
 
 def leak_text(dataset_folder: Path, paths: Sequence[str], places: Sequence[tuple[str, int]]) -> str:
-    """One line about an image in several splits; `paths` are in the order of `places`."""
+    """Return one line about an image in several splits; `paths` are in the order of `places`."""
     where = ", ".join(
         f"{printable(dataset_folder / path)} ({split})" for path, (split, _) in zip(paths, places, strict=True)
     )

@@ -4,16 +4,17 @@ Two formats (see datasets/README.md): class folders that `train_val_test_split` 
 into train, val and test already. Paths are POSIX and relative to the dataset folder, so nothing depends on where it is.
 """
 
+import hashlib
 import logging
 import os
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.episodes.drawing import SPLITS, EpisodeShape, split_classes
+from utils.episodes.drawing import SPLITS, EpisodeShape, fitting_fractions, split_classes
 from utils.errors import ConfigError, DataError
-from utils.words import printable
+from utils.words import counted, printable
 
 logger = logging.getLogger(__name__)
 
@@ -78,8 +79,8 @@ def tell_unread(folder: Path, files: Sequence[str]) -> None:
         )  # fmt: skip
 
 
-def scan(dataset_folder: Path) -> tuple[list[ImageFolder], list[str]]:
-    """Find every image below a folder.
+def scan(dataset_folder: Path) -> tuple[list[ImageFolder], str]:
+    """Find every image below a folder: the one walker, for datasets and for the images that tools are given.
 
     Hidden files and folders and __MACOSX are left out, and images of other formats, with a warning; links to folders
     are followed, each real folder once. What would be missing silently is kept to be reported: a broken link with an
@@ -87,37 +88,41 @@ def scan(dataset_folder: Path) -> tuple[list[ImageFolder], list[str]]:
     them.
 
     Returns:
-        (folders with images, sorted by path; every folder that was looked into, sorted, "" first).
+        (folders with images, sorted by path; sha256 of all that tells whether they hold what they held: where the
+        folder is; inode and times of every folder in it; name, size and time of every image).
     Raises:
         DataError: no image at all, or a folder that cannot be read.
     """
     image_folders: list[ImageFolder] = []
     empty_folders: list[ImageFolder] = []
-    all_folders: list[str] = []
     other_files: list[str] = []
     seen: set[tuple[int, int]] = set()
+    # No device number: of a network file system it differs between machines, and after each mount.
+    digest = hashlib.sha256(os.fsencode(dataset_folder.resolve()))
     waiting = [""]
     while waiting:
         path = waiting.pop()
         absolute = dataset_folder / path
         try:
-            identity = absolute.stat()
-            if (identity.st_dev, identity.st_ino) in seen:
+            status = absolute.stat()
+            if (status.st_dev, status.st_ino) in seen:
                 continue
             with os.scandir(absolute) as opened:
-                entries = [e for e in opened if not e.name.startswith(".") and e.name != "__MACOSX"]
+                entries = sorted(
+                    (e for e in opened if not e.name.startswith(".") and e.name != "__MACOSX"), key=lambda e: e.name
+                )
         except OSError as error:
             raise DataError(f"{printable(absolute)}: this folder cannot be read: {error.strerror}.") from error
-        seen.add((identity.st_dev, identity.st_ino))
-        all_folders.append(path)
+        seen.add((status.st_dev, status.st_ino))
         subfolders = [entry.name for entry in entries if entry.is_dir()]
-        files = [e.name for e in entries if e.name.lower().endswith(IMAGE_EXTENSIONS) and e.name not in subfolders]
+        files = [e for e in entries if e.name.lower().endswith(IMAGE_EXTENSIONS) and e.name not in subfolders]
         other_files += [
             e.name for e in entries if e.name.lower().endswith(UNREAD_EXTENSIONS) and e.name not in subfolders
         ]
-        waiting += [f"{path}/{name}" if path else name for name in subfolders]
+        digest.update(_fingerprint_lines(path, status, files))
+        waiting += [f"{path}/{name}" if path else name for name in reversed(subfolders)]
         if files:
-            image_folders.append(ImageFolder(path, tuple(sorted(files))))
+            image_folders.append(ImageFolder(path, tuple(entry.name for entry in files)))
         elif not subfolders:
             empty_folders.append(ImageFolder(path, ()))
     tell_unread(dataset_folder, other_files)
@@ -128,7 +133,51 @@ def scan(dataset_folder: Path) -> tuple[list[ImageFolder], list[str]]:
             f"{printable(dataset_folder)}: no image found (looked for {', '.join(IMAGE_EXTENSIONS)} in all folders"
             " below). datasets/README.md shows the folder formats."
         )
-    return sorted(image_folders, key=lambda folder: folder.path), sorted(all_folders)
+    return sorted(image_folders, key=lambda folder: folder.path), digest.hexdigest()
+
+
+def _fingerprint_lines(path: str, status: os.stat_result, files: Sequence[os.DirEntry]) -> bytes:
+    """A folder and its images, a line each. Times alone would not do: archives, rsync and some file systems set them.
+
+    The change time of a folder cannot be set, so a file that was replaced under its old name and times shows there.
+    """
+    lines = [f"{path!r} {status.st_ino} {status.st_ctime_ns} {status.st_mtime_ns}"]
+    for entry in files:
+        try:
+            of_file = entry.stat()
+            lines.append(f"{entry.name!r} {of_file.st_size} {of_file.st_mtime_ns}")
+        except OSError:  # a broken link: it cannot be decoded either, which is reported with its reason
+            lines.append(repr(entry.name))
+    return "\n".join([*lines, ""]).encode()
+
+
+def folders_inside_classes(folders: Sequence[ImageFolder], name_of: Callable[[str], object]) -> list[str]:
+    """One problem per folder with images of its own and in folders below it that are other classes.
+
+    A subfolder of a class would be a class of its own, often in another split.
+
+    Args:
+        name_of: path of a folder -> what its class is; None for a folder that is no class.
+    """
+    with_images = {folder.path for folder in folders if folder.files and name_of(folder.path) is not None}
+    inside: dict[str, list[str]] = defaultdict(list)
+    for path in sorted(with_images - {""}):
+        parts = path.split("/")
+        for above in ("/".join(parts[:depth]) for depth in range(len(parts))):
+            if above in with_images and name_of(above) != name_of(path):
+                inside[above].append(path)
+    problems = [
+        f"{printable(above or 'the dataset folder itself')} has images of its own and in {some_of(below)}; say by "
+        "indexes_of_folders_indicating_class or by moving them what is one class"
+        for above, below in list(inside.items())[:MOST_NAMED]
+    ]
+    return problems + ([f"so have {len(inside) - MOST_NAMED} more folders"] if len(inside) > MOST_NAMED else [])
+
+
+def some_of(paths: Sequence[str], most: int = MOST_ALIKE) -> str:
+    """The first of many paths, and how many more there are."""
+    named = ", ".join(printable(path) for path in paths[:most])
+    return named + (f" and {len(paths) - most} more" if len(paths) > most else "")
 
 
 def group_into_classes(
@@ -161,6 +210,7 @@ def group_into_classes(
     any_split = False
     images: dict[tuple[str | None, str], list[int]] = {}
     paths: dict[tuple[str | None, str], list[str]] = {}
+    spellings: dict[tuple[str | None, str], str] = {}
     start = 0
     for folder in folders:
         ranks = range(start, start + len(folder.files))
@@ -196,13 +246,18 @@ def group_into_classes(
         name = "/".join(parts[position] for position in positions)
         if labels_as_int:
             try:
-                name = str(int(name))
+                spelled, name = name, str(int(name))
             except ValueError:
                 problems.append(
                     f'{printable(dataset_folder / folder.path)}: class name "{printable(name)}" is no whole number, but'
                     " labels_as_int is true"
                 )
                 continue
+            if spellings.setdefault((split, name), spelled) != spelled:
+                problems.append(
+                    f'{printable(dataset_folder / folder.path)}: with labels_as_int "{printable(spelled)}" is the class'
+                    f' {name}, as "{printable(spellings[split, name])}" is. Rename one, or set labels_as_int to false'
+                )
         images.setdefault((split, name), []).extend(ranks)
         paths.setdefault((split, name), []).append(folder.path)
     classes = [ImageClass(name, split, tuple(images[split, name]), tuple(paths[split, name])) for split, name in images]
@@ -263,9 +318,14 @@ def find_shortages(
     """
     problems = []
     n_classes = sum(map(len, sets.values()))
+    ways = {split: max(shape.n_way for shape in shapes[split]) for split in shapes}
+    fitting = fitting_fractions(n_classes, [ways.get(split, 1) for split in SPLITS])
+    example = f", as in --train_val_test_split {' '.join(map(str, fitting))}" if fitting else ""
+    third = n_classes // len(SPLITS)  # which each split can have
+    most = f" to {third}" if third > 1 and not fitting and not pre_split else ""
     for split in shapes:
         classes = sets[split]
-        n_way = max(shape.n_way for shape in shapes[split])
+        n_way = ways[split]
         largest = max(shapes[split], key=lambda shape: shape.n_images)
         of_the_test = (
             "test_" if split == "test" and not set(shapes[split]) <= set(shapes.get("train", shapes[split])) else ""
@@ -273,14 +333,14 @@ def find_shortages(
         fix = (
             f"Put class folders into {printable(_split_folder(dataset_folder, split, classes))}"
             if pre_split
-            else f"Raise its fraction in train_val_test_split (there are {n_classes} classes)"
+            else f"Raise its fraction in train_val_test_split (there are {n_classes} classes){example}"
         )
         if not classes:
             problems.append(f"split {split} has no class. {fix}.")
         elif len(classes) < n_way:
             problems.append(
-                f"split {split} has {len(classes)} classes, but {of_the_test}num_classes_per_set is {n_way}."
-                f" {fix} or lower {of_the_test}num_classes_per_set."
+                f"split {split} has {counted(len(classes), 'class', 'classes')}, but"
+                f" {of_the_test}num_classes_per_set is {n_way}. {fix} or lower {of_the_test}num_classes_per_set{most}."
             )
         problems += _small_classes(split, classes, dataset_folder, largest, of_the_test)
     return problems

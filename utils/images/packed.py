@@ -1,10 +1,13 @@
 """All images of a dataset in one uint8 file, decoded once and memory-mapped afterwards.
 
-Beside the dataset lies `.packed/<dataset>.<height>x<width>x<channels>.<filter>.json`, the index: the fingerprint, the
-files in their order, and the name of the data file, which holds the pixels as uint8 (images, C, H, W).
+Beside the dataset lies `.packed/<dataset>.<where>.<height>x<width>x<channels>.<filter>.json`, the index: a fingerprint
+of the dataset's folders and files, a digest of the pixels, what was found in them, and a digest of all this. The data
+file beside it holds the pixels as uint8 (images, C, H, W), in the order in which `scan` finds the files.
 """
 
+import contextlib
 import functools
+import glob
 import hashlib
 import itertools
 import json
@@ -17,32 +20,36 @@ import sys
 import time
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from threading import Thread
+from typing import Any
 
 import numpy as np
 import tqdm
 
-from utils.errors import StorageError
+from utils.errors import DataError, StorageError
 from utils.files.atomic_files import storage_error, write_bytes_atomically
 from utils.files.atomic_folders import lock
 from utils.files.reading import read_object
 from utils.images import decoding as image_decoding
 from utils.images.decoding import DECODER_VERSION, PixelFormat
-from utils.images.duplicates import content_digest, identical_files
+from utils.images.duplicates import identical_files, read_content
 from utils.images.folders import ImageFolder, scan
 from utils.paths import REPOSITORY_ROOT
 from utils.words import printable
 
 logger = logging.getLogger(__name__)
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 FEWEST_IMAGES_PER_PROCESS = 500
 """Below this a further process costs more than it saves."""
 IMAGES_MOVED_AT_ONCE = 4096
 MOST_NAMED = 20
 """Lines about images that are left out."""
+LARGEST_CHECKED_AT_ONCE = 2**28
+"""Bytes. A larger file's digest is compared in the background, as it would hold up the start for seconds."""
 
 
 @dataclass(frozen=True)
@@ -60,11 +67,32 @@ class PackedImages:
     """(path in the dataset folder, reason) of every file that cannot be decoded."""
     identical: tuple[tuple[int, ...], ...] = ()
     """Ranks of images whose files are equal byte by byte."""
+    one_colour: tuple[int, ...] = ()
+    """Ranks of images whose pixels are all equal."""
+    checking: "Future[str] | None" = field(default=None, compare=False, repr=False)
+    """`found_sha256` of a large file, in the background; None: known already."""
 
     @property
     def n_bytes(self) -> int:
         """Size of the file."""
         return math.prod(self.shape)
+
+    def found_sha256(self) -> str:
+        """Read all pixels."""
+        with open(self.data_file, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    def verify(self) -> None:
+        """Wait until all pixels are known to be those that were packed; no result is worth anything before.
+
+        Raises:
+            DataError: they are others. StorageError: they cannot be read.
+        """
+        if self.checking is not None and self.checking.result() != self.content_sha256:
+            raise DataError(
+                f"{printable(self.data_file)}: changed since it was packed; it is made again with "
+                "--reset_stored_filepaths true"
+            )
 
     def read(self, into_memory: bool) -> np.ndarray:
         """uint8 (images, C, H, W): read into memory, or mapped, in which case the file is read where it is touched."""
@@ -89,53 +117,96 @@ class PackedImages:
         return [0, *itertools.accumulate(lengths[:-1])]
 
 
-def _fingerprint(dataset_folder: Path, all_folders: Sequence[str], pixel_format: PixelFormat) -> str | None:
-    """sha256 of what the packed file depends on; None where a folder is gone.
+def _checked_in_background(packed: PackedImages) -> PackedImages:
+    """Read a large file in a thread for which nothing waits when the process ends, unlike those of an executor."""
+    found: Future[str] = Future()
 
-    A folder's time changes when a file in it is added, removed or renamed, so only folders are looked at, not files.
-    """
-    digest = hashlib.sha256(json.dumps([FORMAT_VERSION, DECODER_VERSION, asdict(pixel_format)]).encode())
-    for path in all_folders:
+    def read() -> None:
         try:
-            status = os.stat(dataset_folder / path)
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        digest.update(f"{json.dumps(path)} {status.st_mtime_ns} {status.st_size}\n".encode())
-    return digest.hexdigest()
+            found.set_result(packed.found_sha256())
+        except OSError as error:
+            found.set_exception(StorageError(f"{printable(packed.data_file)}: cannot be read: {error.strerror}."))
+        except BaseException as error:  # noqa: BLE001 -- raised where the result is asked for
+            found.set_exception(error)
+
+    Thread(target=read, name="check of packed images", daemon=True).start()
+    return replace(packed, checking=found)
+
+
+def _fingerprint(files_digest: str, pixel_format: PixelFormat) -> str:
+    """sha256 of what the packed file depends on.
+
+    Args:
+        files_digest: of the dataset's folders and files, as `scan` returns it.
+    """
+    parts = [FORMAT_VERSION, DECODER_VERSION, asdict(pixel_format), files_digest]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _digest_of_index(index: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(index, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def _read_index(
-    index_file: Path, dataset_folder: Path, pixel_format: PixelFormat, skip_bad: bool, level: int = logging.INFO
+    index_file: Path,
+    folders: list[ImageFolder],
+    fingerprint: str,
+    pixel_format: PixelFormat,
+    *,
+    skip_bad: bool,
+    is_told: bool = True,
 ) -> PackedImages | None:
-    """The packed images, if there are any and they are still those of the dataset folder; else why not, at a log
-    level.
+    """The packed images, if there are any, which are still those of the dataset folder and as they were written.
+
+    Args:
+        folders: those of the dataset, and the fingerprint of all that is in them.
+        is_told: log why there are none.
     """
+    reason, level = "", logging.INFO
     try:
         index = read_object(index_file)
-        if index["fingerprint"] != _fingerprint(dataset_folder, index["all_folders"], pixel_format):
-            text = "%s: the dataset or the decoder has changed, decoding again"
-            logger.log(level, text, printable(dataset_folder))
-            return None
+        if index.pop("sha256") != _digest_of_index(index):
+            raise ValueError("changed since it was written")
         packed = PackedImages(
-            data_file=index_file.parent / index["data_file"],
+            data_file=_data_file(index_file, index["content_sha256"]),
             shape=tuple(index["shape"]),
-            folders=tuple(ImageFolder(path, tuple(files)) for path, files in index["image_folders"]),
+            folders=tuple(_without(folders, {file for file, _ in index["left_out"]})),
             content_sha256=index["content_sha256"],
-            left_out=tuple((file, reason) for file, reason in index.get("left_out", ())),
-            identical=tuple(map(tuple, index.get("identical", ()))),
+            left_out=tuple((file, reason) for file, reason in index["left_out"]),
+            identical=tuple(map(tuple, index["identical"])),
+            one_colour=tuple(index["one_colour"]),
         )
-        if packed.data_file.stat().st_size != packed.n_bytes:
-            logger.log(level, "%s: not complete, decoding again", packed.data_file)
-            return None
-        if packed.left_out and not skip_bad:
-            logger.log(level, "%s: %d images are left out, decoding again", packed.data_file, len(packed.left_out))
-            return None
-        return packed
+        if index["fingerprint"] != fingerprint:
+            reason = "the dataset or the decoder has changed"
+        elif packed.left_out and not skip_bad:
+            reason = f"{len(packed.left_out)} images are left out"
+        elif not _is_whole(packed, pixel_format):
+            raise ValueError(f"{packed.data_file.name} is not what was packed")
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        logger.log(level, "%s: not readable (%s), decoding again", index_file, error)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason, level = f"not readable, or changed ({error})", logging.WARNING
+    if reason and is_told:
+        logger.log(level, "%s: %s, decoding again", printable(index_file), reason)
+    if reason:
         return None
+    return packed if packed.n_bytes <= LARGEST_CHECKED_AT_ONCE else _checked_in_background(packed)
+
+
+def _is_whole(packed: PackedImages, pixel_format: PixelFormat) -> bool:
+    """Whether index and data file fit each other; of a large file the pixels are not looked at yet."""
+    n_images = sum(len(folder.files) for folder in packed.folders)
+    ranks = itertools.chain(packed.one_colour, *packed.identical)
+    return (
+        packed.shape == (n_images, *pixel_format.shape)
+        and all(0 <= rank < n_images for rank in ranks)
+        and packed.data_file.stat().st_size == packed.n_bytes
+        and (packed.n_bytes > LARGEST_CHECKED_AT_ONCE or packed.found_sha256() == packed.content_sha256)
+    )
+
+
+def _data_file(index_file: Path, content_sha256: str) -> Path:
+    return index_file.with_suffix(f".{content_sha256[:12]}.uint8")
 
 
 def _possible_folders(dataset_folder: Path) -> list[Path]:
@@ -187,22 +258,40 @@ def load_or_pack(
         DataError: no image at all.
         StorageError: no space or no permission.
     """
-    name = dataset_folder.resolve().name
-    stem = f"{name}.{pixel_format.height}x{pixel_format.width}x{pixel_format.channels}.{pixel_format.resize_filter}"
+    folders, files_digest = scan(dataset_folder)
+    fingerprint = _fingerprint(files_digest, pixel_format)
+    real_path = dataset_folder.resolve()
+    where = hashlib.sha256(os.fsencode(real_path)).hexdigest()[:8]  # links to folders of one name, one disk's mounts
+    size = f"{pixel_format.height}x{pixel_format.width}x{pixel_format.channels}.{pixel_format.resize_filter}"
+    stem = f"{real_path.name}.{where}.{size}"
+    opened = functools.partial(
+        _read_index, folders=folders, fingerprint=fingerprint, pixel_format=pixel_format, skip_bad=skip_bad
+    )
     if not rebuild:
         for folder in _possible_folders(dataset_folder):  # also one that somebody else made and we may only read
-            packed = _read_index(folder / f"{stem}.json", dataset_folder, pixel_format, skip_bad)
+            packed = opened(folder / f"{stem}.json")
             if packed is not None:
                 return _tell_what_is_left_out(packed, dataset_folder), list(packed.folders), []
     index_file = _writable_folder(dataset_folder) / f"{stem}.json"
     try:
         with lock(index_file.with_suffix(".lock")):
-            packed = None if rebuild else _read_index(index_file, dataset_folder, pixel_format, skip_bad, logging.DEBUG)
+            packed = None if rebuild else opened(index_file, is_told=False)
             if packed is not None:  # another process was faster
                 return _tell_what_is_left_out(packed, dataset_folder), list(packed.folders), []
-            return _pack(dataset_folder, pixel_format, num_workers, index_file, skip_bad)
+            _remove_old_format(index_file.parent, f"{real_path.name}.{size}")
+            return _pack(dataset_folder, folders, fingerprint, pixel_format, num_workers, index_file, skip_bad)
     except OSError as error:
         raise storage_error(index_file, error) from error
+
+
+def _remove_old_format(folder: Path, stem: str) -> None:
+    """Remove what earlier versions packed of a dataset: it cannot be trusted, and nobody else would."""
+    found = list(folder.glob(f"{glob.escape(stem)}.*"))
+    if found:
+        logger.info("%s: packed by an earlier version, decoding again, once", printable(folder / stem))
+    with contextlib.suppress(PermissionError):  # somebody else's
+        for path in found:
+            path.unlink(missing_ok=True)
 
 
 def _tell_what_is_left_out(packed: PackedImages, dataset_folder: Path) -> PackedImages:
@@ -217,6 +306,8 @@ def _tell_what_is_left_out(packed: PackedImages, dataset_folder: Path) -> Packed
 
 def _without(folders: list[ImageFolder], bad: set[str]) -> list[ImageFolder]:
     """The folders with the good files alone; a folder of which none is left is left out."""
+    if not bad:
+        return folders
     kept = [
         ImageFolder(folder.path, tuple(file for file in folder.files if folder.path_of(file) not in bad))
         for folder in folders
@@ -240,10 +331,14 @@ def _close_gaps(packed_file: Path, shape: tuple[int, int, int, int], bad_ranks: 
 
 
 def _pack(
-    dataset_folder: Path, pixel_format: PixelFormat, num_workers: int, index_file: Path, skip_bad: bool
+    dataset_folder: Path,
+    folders: list[ImageFolder],
+    fingerprint: str,
+    pixel_format: PixelFormat,
+    num_workers: int,
+    index_file: Path,
+    skip_bad: bool,
 ) -> tuple[PackedImages | None, list[ImageFolder], list[str]]:
-    folders, all_folders = scan(dataset_folder)
-    fingerprint = _fingerprint(dataset_folder, all_folders, pixel_format)
     files = [folder.path_of(file) for folder in folders for file in folder.files]
     shape = (len(files), *pixel_format.shape)
     started = time.perf_counter()
@@ -262,39 +357,39 @@ def _pack(
             _close_gaps(temporary, shape, [rank for rank, file in enumerate(files) if file in bad])
             folders, shape = _without(folders, bad), (len(files) - len(bad), *shape[1:])
             files = [file for file in files if file not in bad]
-        content_sha256, same_pixels = content_digest(temporary, len(files), math.prod(shape[1:]))
-        identical = identical_files(dataset_folder, files, same_pixels)
-        data_file = index_file.with_suffix(f".{content_sha256[:12]}.uint8")
-        temporary.rename(data_file)
-        _write_index(
-            index_file,
-            {
-                "format_version": FORMAT_VERSION,
-                "fingerprint": fingerprint,
-                "data_file": data_file.name,
-                "shape": shape,
-                "content_sha256": content_sha256,
-                "image_folders": [[folder.path, folder.files] for folder in folders],
-                "all_folders": all_folders,
-                "left_out": broken,
-                "identical": identical,
-            },
+        content = read_content(temporary, shape)
+        packed = PackedImages(
+            _data_file(index_file, content.sha256),
+            shape,
+            tuple(folders),
+            content.sha256,
+            tuple(broken),
+            tuple(map(tuple, identical_files(dataset_folder, files, content.same_pixels))),
+            tuple(content.one_colour),
         )
+        temporary.rename(packed.data_file)
+        _write_index(index_file, fingerprint, packed)
     finally:
         temporary.unlink(missing_ok=True)
     seconds = time.perf_counter() - started
-    logger.info("packed %d images into %s in %.1f s", shape[0], data_file, seconds)
-    packed = PackedImages(data_file, shape, tuple(folders), content_sha256, tuple(broken), tuple(map(tuple, identical)))
+    logger.info("packed %d images into %s in %.1f s", shape[0], packed.data_file, seconds)
     return _tell_what_is_left_out(packed, dataset_folder), folders, []
 
 
-def _write_index(index_file: Path, index: dict) -> None:
+def _write_index(index_file: Path, fingerprint: str, packed: PackedImages) -> None:
     """Put the new index in place, then remove the data files that no index names any more."""
-    write_bytes_atomically(index_file, json.dumps(index).encode())
-    for data_file in index_file.parent.iterdir():
-        name = data_file.name
-        is_ours = name.startswith(f"{index_file.stem}.") and name.endswith(".uint8")
-        if is_ours and name != index["data_file"]:
+    index = {
+        "format_version": FORMAT_VERSION,
+        "fingerprint": fingerprint,
+        "shape": packed.shape,
+        "content_sha256": packed.content_sha256,
+        "left_out": packed.left_out,
+        "identical": packed.identical,
+        "one_colour": packed.one_colour,
+    }
+    write_bytes_atomically(index_file, json.dumps(index | {"sha256": _digest_of_index(index)}).encode())
+    for data_file in index_file.parent.glob(f"{glob.escape(index_file.stem)}.*.uint8"):
+        if data_file != packed.data_file:
             data_file.unlink(missing_ok=True)
 
 

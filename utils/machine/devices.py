@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 def choose_device(gpu_to_use: str, place: tuple[int, int] | None = None) -> "torch.device":
-    """The GPU of that id; for `auto` the first one, else the CPU. Without CUDA an id is one notice and the CPU.
+    """Choose the GPU of that id; for `auto` the first one, else the CPU. Without CUDA an id is one notice and the CPU.
 
     Args:
         gpu_to_use: `auto`, `all`, `cpu`, or ids separated by commas.
@@ -64,8 +64,8 @@ def make_deterministic() -> None:
 
 
 def copy_to(device: "torch.device", host: "Tensor") -> "Tensor":
-    """A tensor of the host on a device, for which a GPU need not be waited for: only memory that cannot be paged is
-    copied meanwhile.
+    """Copy a tensor of the host to a device, for which a GPU need not be waited for: only memory that cannot be paged
+    is copied meanwhile.
     """
     return host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host.to(device)
 
@@ -80,7 +80,7 @@ def clock(device: "torch.device") -> float:
 
 
 def describe_device(device: "torch.device") -> str:
-    """Name of the device for people, e.g. 'cuda:0 (NVIDIA H200)' or 'cpu, 2 threads'."""
+    """Return the name of the device for people, e.g. 'cuda:0 (NVIDIA H200)' or 'cpu, 2 threads'."""
     import torch
 
     if device.type == "cuda":
@@ -89,12 +89,12 @@ def describe_device(device: "torch.device") -> str:
 
 
 def threads_text(n_threads: int) -> str:
-    """'1 thread' or '2 threads'."""
+    """Return '1 thread' or '2 threads'."""
     return f"{n_threads} thread{'' if n_threads == 1 else 's'}"
 
 
 def gpu_ids(gpu_to_use: str) -> list[int]:
-    """The ids that the key names, each once; none for `auto`, `all` and `cpu`."""
+    """Return the ids that the key names, each once; none for `auto`, `all` and `cpu`."""
     return (
         [] if gpu_to_use in ("auto", "all", "cpu") else list(dict.fromkeys(int(part) for part in gpu_to_use.split(",")))
     )

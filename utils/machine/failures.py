@@ -39,7 +39,7 @@ def report_failure(error: BaseException) -> int:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """True for Python's, CUDA's, PyTorch's CPU allocator's and the system's ways of saying so. Needs no torch."""
+    """Return whether Python, CUDA, PyTorch's CPU allocator or the system has run out of memory. Needs no torch."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     # The system's: of a limit (ulimit -v) that a library's import met, or a fork.
@@ -47,8 +47,8 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def out_of_memory_reason(error: BaseException) -> str:
-    """The allocator's first line, and under it what `meta_learning.execution.chunk_size` has noted about the memory
-    that is needed.
+    """Return the allocator's first line, and under it what `meta_learning.execution.chunk_size` has noted about the
+    memory that is needed.
     """
     lines = (str(error).strip().splitlines() or ["no memory left"])[:1]
     return "\n".join(lines + getattr(error, "__notes__", []))

@@ -30,19 +30,19 @@ class Requirement(NamedTuple):
 
 
 def requirements(file: str = "requirements.txt") -> list[Requirement]:
-    """The packages of a file of the checkout."""
+    """Return the packages of a file of the checkout."""
     lines = (REPOSITORY_ROOT / file).read_text(encoding="utf-8").splitlines()
     return [Requirement(*match.groups()) for match in map(LINE.fullmatch, lines) if match]
 
 
 def missing_to_train() -> list[str]:
-    """Modules that a run cannot do without and that are not installed; nothing is imported."""
+    """Return the modules that a run cannot do without and that are not installed; nothing is imported."""
     modules = [package.module for package in requirements() if not package.only_for]
     return [module for module in modules if find_spec(module) is None]
 
 
 def installed_version(package: str) -> str | None:
-    """Of a package by the name under which it is installed; None where it is not."""
+    """Return the version of a package by the name under which it is installed; None where it is not."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -50,7 +50,7 @@ def installed_version(package: str) -> str | None:
 
 
 def set_up_command() -> str:
-    """What brings a Python that has the required packages: the environment that install.sh has made, or making it."""
+    """Return what brings a Python with the required packages: the environment of install.sh, or making it."""
     made = REPOSITORY_ROOT / ".venv" / "bin" / "activate"
     if made.is_file() and Path(sys.prefix).resolve() != made.parent.parent:
         return f"source {shlex.quote(str(made))}"

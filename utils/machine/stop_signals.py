@@ -2,7 +2,7 @@
 
 While the process starts, imports and shuts down there is nothing to save: a signal ends it there and then. While its
 data are unpacked, drawn and decoded, a signal is raised, so that half-made files are removed. While it trains,
-validates or tests, the handler only takes a note, which is looked at between iterations and between batches of
+validates or tests, the handler only takes a note, which is read between iterations and between batches of
 evaluation tasks.
 
 One process of several (`utils.ranks.rank`) stops only where its launcher has asked for it, and not while it imports:
@@ -16,6 +16,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from utils.errors import Interrupted
@@ -133,17 +134,13 @@ class StopSignals:
     def _raise(self, number: int) -> None:
         raise Interrupted(signal.Signals(number))
 
-    @contextlib.contextmanager
-    def deferred(self) -> Iterator[None]:
+    def deferred(self) -> AbstractContextManager[None]:
         """Inside, a signal is only noted; `check` is where it ends the run."""
-        with self._answering(lambda _: None):
-            yield
+        return self._answering(lambda _: None)
 
-    @contextlib.contextmanager
-    def at_once(self) -> Iterator[None]:
+    def at_once(self) -> AbstractContextManager[None]:
         """Inside, a signal ends the process there and then: for foreign code in which an exception must not come up."""
-        with self._answering(_leave_at_once if self._asked_to_stop is None else lambda _: None):
-            yield
+        return self._answering(_leave_at_once if self._asked_to_stop is None else lambda _: None)
 
     @contextlib.contextmanager
     def _answering(self, answer: object) -> Iterator[None]:
@@ -154,10 +151,10 @@ class StopSignals:
             self._answer = before
 
     def defer_from_now_on(self) -> None:
-        """What the run comes to is settled: only note what still comes, so that it is told undisturbed."""
+        """Only note signals from now on: the outcome is settled, and is reported undisturbed."""
         self._answer = lambda _: None
 
     def check(self) -> None:
-        """Raises Interrupted when a signal has come."""
+        """Raise Interrupted when a signal has come."""
         if self.received is not None:
             raise Interrupted(self.received)

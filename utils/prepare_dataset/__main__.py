@@ -1,4 +1,4 @@
-"""`python -m utils.prepare_dataset <name>`: turn what there is of a dataset, on disk or at an address, into a
+"""`python -m utils.prepare_dataset <name>`: turn any usual form of a dataset, on disk or at an address, into a
 dataset folder.
 """
 
@@ -102,7 +102,7 @@ def _prepare(options: argparse.Namespace) -> str:
 
 
 def parse_most_samples(text: str | None) -> MostSamples:
-    """ "20" or "train=20,val=100,test=100" as split (None: each) -> number."""
+    """Parse "20" or "train=20,val=100,test=100" as split (None: each) -> number."""
     if text is None:
         return {}
     most: dict[str | None, int] = {}

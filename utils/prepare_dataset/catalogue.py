@@ -19,7 +19,7 @@ MostSamples = Mapping[str | None, int]
 
 
 def folder_name(base: str, most: MostSamples, seed: int, *, names_seed: bool) -> str:
-    """Name of a dataset's folder; whatever was drawn by seed is in it, so that two preparations never mix."""
+    """Return the name of a dataset's folder; what was drawn by seed is in it, so that two preparations never mix."""
     if most:
         counts = "_".join(str(count) if split is None else f"{split}{count}" for split, count in most.items())
         return f"{base}_{counts}_samples_seed{seed}"
@@ -27,7 +27,7 @@ def folder_name(base: str, most: MostSamples, seed: int, *, names_seed: bool) ->
 
 
 def command_for(dataset_name: str) -> str:
-    """The one command that prepares the dataset of this folder name."""
+    """Return the one command that prepares the dataset of this folder name."""
     match = re.fullmatch(r"(.+?)(?:_(\d+|(?:(?:train|val|test)\d+_?)+)_samples)?(?:_seed(\d+))?", dataset_name)
     base, counts, seed = match.groups() if match else (dataset_name, None, None)
     known = known_by_folder(base)

@@ -48,7 +48,7 @@ class FoundClasses:
 
 
 def safe_name(text: object) -> str:
-    """A name that is one folder or file on every system, and no hidden one."""
+    """Return a name that is one folder or file on every system, and no hidden one."""
     name = re.sub(r"[^\w.+,()=\-]+", "_", str(text).strip()).strip("_")
     return f"_{name}" if not name or name.startswith(".") else name
 
@@ -59,7 +59,7 @@ def classes_by_label(
     read: Callable[[int], ImageContent],
     names: Sequence[str] | Mapping[int, str] | None = None,
 ) -> list[SourceClass]:
-    """Classes of numbered images, such as an array and its labels.
+    """Return the classes of numbered images, such as an array and its labels.
 
     Args:
         labels: (images,), whole numbers.
@@ -82,7 +82,7 @@ def _reader(ranks: np.ndarray, read: Callable[[int], ImageContent]) -> Callable[
 
 
 def limit_samples(classes: Iterable[SourceClass], most: Mapping[str | None, int], seed: int) -> list[SourceClass]:
-    """At most `most[split]` images of each class, drawn by seed; a class's draw depends on its name and size alone."""
+    """Draw at most `most[split]` images of each class by seed; a class's draw depends on its name and size alone."""
     limited = []
     for c in classes:
         count = most.get(c.split, most.get(None))

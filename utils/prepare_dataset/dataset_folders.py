@@ -1,4 +1,4 @@
-"""Write classes as a folder-format dataset, whole or not at all, and tell later whether it is still what was written.
+"""Write classes as a folder-format dataset, whole or not at all, and check later whether it is still what was written.
 
 A dataset folder holds `.prepared.json`: what it was made from, its counts, and a digest of its files' names and sizes.
 """
@@ -103,7 +103,7 @@ def _write_image(path: Path, c: SourceClass, place: int, linkable: Path | None) 
                 os.link(content, path)
                 return
             with open(content, "rb"):
-                pass  # so that what cannot be read is told apart from what cannot be written
+                pass  # so that what cannot be read is no error of writing
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
             raise
@@ -117,14 +117,14 @@ def _write_image(path: Path, c: SourceClass, place: int, linkable: Path | None) 
 
 
 def png_bytes(pixels: np.ndarray) -> bytes:
-    """Pixels, uint8 (H, W) or (H, W, 3), as a PNG file; lightly compressed, which is several times faster."""
+    """Encode pixels, uint8 (H, W) or (H, W, 3), as a PNG file; lightly compressed, which is several times faster."""
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG", compress_level=1)
     return file.getvalue()
 
 
 def _count(folder: Path) -> dict[str, Any]:
-    """Images per class folder and a digest of names and sizes of a dataset's files."""
+    """Count images per class folder and a digest of names and sizes of a dataset's files."""
     images: Counter[str] = Counter()
     digest = hashlib.sha256()
     for image_folder in scan(folder)[0]:
@@ -137,7 +137,7 @@ def _count(folder: Path) -> dict[str, Any]:
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:
-    """What was recorded when a dataset was prepared; None where it was not prepared here."""
+    """Return what was recorded when a dataset was prepared; None where it was not prepared here."""
     try:
         record = read_object(folder / RECORD_FILE)
     except (OSError, ValueError):
@@ -147,7 +147,7 @@ def read_record(folder: Path) -> dict[str, Any] | None:
 
 
 def preparation_facts(folder: Path) -> dict[str, Any] | None:
-    """How a dataset was prepared, for the records of a run: form, limit of samples, seed.
+    """Return how a dataset was prepared, for the records of a run: form, limit of samples, seed.
 
     None where it was not prepared here.
     """

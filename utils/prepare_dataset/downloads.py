@@ -15,7 +15,7 @@ from typing import Any
 import tqdm
 
 from utils.errors import DataError
-from utils.files.atomic_files import storage_error
+from utils.files.atomic_files import storage_errors
 from utils.files.atomic_folders import lock
 from utils.files.reading import read_object
 from utils.words import printable
@@ -38,12 +38,12 @@ class _BrokenOff(Exception):
 
 
 def is_url(text: str) -> bool:
-    """Whether a text is an address rather than a path."""
+    """Return whether a text is an address rather than a path."""
     return "://" in text
 
 
 def file_digest(path: Path, algorithm: str) -> str:
-    """Hexadecimal digest of a file."""
+    """Return the hexadecimal digest of a file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, algorithm).hexdigest()
 
@@ -65,7 +65,7 @@ def fetch(url: str, destination: Path, *, digest: str | None = None, algorithm: 
         raise DataError(
             f"{printable(url)}: only http and https addresses can be fetched. For a file on disk give its path."
         )
-    try:
+    with storage_errors(destination):
         destination.parent.mkdir(parents=True, exist_ok=True)
         with lock(destination.with_name(f".{destination.name}.lock")):
             if destination.is_file() and (digest is None or file_digest(destination, algorithm) == digest.lower()):
@@ -77,12 +77,10 @@ def fetch(url: str, destination: Path, *, digest: str | None = None, algorithm: 
             partial.replace(destination)
             _notes_of(partial).unlink(missing_ok=True)
             return destination
-    except OSError as error:
-        raise storage_error(destination, error) from error
 
 
 def _notes_of(partial: Path) -> Path:
-    """The file that says of what a partial file is a part."""
+    """Return the file that says of what a partial file is a part."""
     return partial.with_name(f"{partial.name}.json")
 
 
@@ -128,7 +126,7 @@ def _reason(error: Exception) -> str:
 
 
 def _fetch_once(url: str, partial: Path) -> None:
-    """One connection; appends to the partial file when it is a part of what the server has."""
+    """Fetch over one connection; append to the partial file when it is a part of what the server has."""
     notes = _read_notes(partial)
     start = partial.stat().st_size if partial.exists() and notes.get("url") == url and notes.get("validator") else 0
     headers = {"User-Agent": "few-shot-dataset-preparation", "Accept-Encoding": "identity"}
@@ -137,7 +135,7 @@ def _fetch_once(url: str, partial: Path) -> None:
     try:
         response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT_S)
     except urllib.error.HTTPError as error:
-        if error.code == 416 and start:  # all bytes are here, or the file has shrunk: the length tells
+        if error.code == 416 and start:  # all bytes are here, or the file has shrunk: the length decides
             error.close()
             if notes.get("length") == start:
                 return

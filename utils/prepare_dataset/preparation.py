@@ -1,4 +1,4 @@
-"""From a request to a dataset folder: find the classes, check them, draw samples, write, tell."""
+"""From a request to a dataset folder: find the classes, check them, draw samples, write, report."""
 
 import logging
 import re
@@ -123,7 +123,7 @@ def _name_and_draw(request: Request) -> tuple[str, MostSamples, int]:
 
 
 def _source(request: Request, destination: Path, workspace: Workspace) -> Path | None:
-    """The folder of the source; None where the dataset is to be fetched."""
+    """Return the folder of the source; None where the dataset is to be fetched."""
     if request.location is not None:
         return workspace.open(request.location, request.sha256)
     archive = find_archive(request.known.folder or destination.name, request.dataset_root)

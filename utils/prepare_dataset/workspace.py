@@ -43,12 +43,12 @@ class Workspace:
         return self.dataset_root / ".sources" / "unpacked"
 
     def folder_for(self, name: str) -> Path:
-        """A folder of ours of this name, which `clean` removes; it may hold what a killed run left."""
+        """Return a folder of ours of this name, which `clean` removes; it may hold what a killed run left."""
         self._used.append(self.unpacked / name)
         return self._used[-1]
 
     def download(self, url: str, digest: str | None = None, algorithm: str = "sha256") -> Path:
-        """Path of a file that is fetched, or was before."""
+        """Fetch a file, unless that was done before; return its path."""
         name = (
             re.sub(r"[^\w.+()\- ]", "_", urllib.parse.unquote(urllib.parse.urlsplit(url).path.rsplit("/", 1)[-1]))
             or "file"
@@ -58,7 +58,7 @@ class Workspace:
         return fetch(url, path, digest=digest, algorithm=algorithm)
 
     def unpack(self, archive: Path) -> Path:
-        """Folder with the content of an archive; unpacked once, also over several runs."""
+        """Unpack an archive once, also over several runs; return the folder with its content."""
         status = archive.stat()
         text = f"{archive.resolve()}\0{status.st_size}\0{status.st_mtime_ns}"
         folder = self.folder_for(hashlib.sha256(os.fsencode(text)).hexdigest()[:12])
@@ -66,7 +66,7 @@ class Workspace:
         return folder
 
     def open(self, location: str, sha256: str | None) -> Path:
-        """Folder (or, for a file that is no archive, its folder) of what --from gives: a path or an address.
+        """Return the folder (or, for a file that is no archive, its folder) of what --from gives: a path or an address.
 
         Raises:
             DataError: not there, not fetched, or not of that digest.
@@ -101,7 +101,7 @@ class Workspace:
 
 
 def folders_below(root: Path, skip: re.Pattern[str] = _NOT_LOOKED_INTO) -> Iterator[Path]:
-    """A folder and those below it, the upper ones first, without those that hold nothing but images."""
+    """Yield a folder and those below it, the upper ones first, without those that hold nothing but images."""
     level = [root]
     for _ in range(DEEPEST_LOOK + 1):
         yield from level
@@ -117,12 +117,12 @@ def folders_below(root: Path, skip: re.Pattern[str] = _NOT_LOOKED_INTO) -> Itera
 
 
 def find_folder(root: Path, is_it: Callable[[Path], bool]) -> Path | None:
-    """The uppermost folder for which `is_it` holds."""
+    """Find the uppermost folder for which `is_it` holds."""
     return next((folder for folder in folders_below(root) if is_it(folder)), None)
 
 
 def find_split_files(root: Path, patterns: dict[str, tuple[str, ...]]) -> dict[str, Path] | None:
-    """The files of all splits in the uppermost folder that has them.
+    """Find the files of all splits in the uppermost folder that has them.
 
     Args:
         patterns: split -> names that its file may have; the n-th names of all splits belong together.

@@ -1,1 +1,1 @@
-"""Several processes that work on one run: starting them, what they tell each other, how they stop."""
+"""Several processes that work on one run: starting them, what they exchange, how they stop."""

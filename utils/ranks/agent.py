@@ -1,6 +1,6 @@
 """torchrun for the ranks of one machine, as `utils.ranks.launch` starts it; its arguments are torchrun's.
 
-Signals pass it by: the launcher tells the ranks itself. It dies with the launcher, and the ranks die with it. Where
+Signals pass it by: the launcher notifies the ranks itself. It dies with the launcher, and the ranks die with it. Where
 torchrun gives up, the exit code is that of a shell for the rank that failed first (128 + the number of the signal that
 killed it), or one of those below, which say that machines did not come together.
 """

@@ -21,8 +21,8 @@ LONGEST_CONNECT = timedelta(seconds=30)
 
 
 def was_opened(rank: Rank | None) -> bool:
-    """Whether an earlier start of this command has opened the run folder, or one before SLURM's requeue: this one must
-    not begin anew.
+    """Return whether an earlier start of this command has opened the run folder, or one before SLURM's requeue: this
+    one must not begin anew.
 
     Raises:
         PeerLostError: the place where the machines meet does not answer.
@@ -44,7 +44,7 @@ def remember_opened(rank: Rank | None) -> None:
         (rank.folder / OPENED).touch()
 
 
-def tell_other_machines(text: str) -> None:
+def notify_other_machines(text: str) -> None:
     """Let the ranks of other machines know that this one leaves on purpose."""
     with contextlib.suppress(PeerLostError):  # the machine at which all meet has gone, too
         _ask_meeting_place("set", LEFT, text)

@@ -1,4 +1,4 @@
-"""What the processes of a run (ranks) tell each other: means over their tasks, decisions, and what one of them has
+"""What the processes of a run (ranks) exchange: means over their tasks, decisions, and what one of them has
 read.
 
 No pickle: numbers, JSON and safetensors. Ranks see each other in collectives alone, which all of them call in the
@@ -53,14 +53,14 @@ class RankGroup:
         return self.size == 1
 
     def part(self, n_tasks: int, index: int | None = None) -> range:
-        """Places of the tasks 0..n-1 that a rank has; the ranks' parts together are all of them, once."""
+        """Return the places of the tasks 0..n-1 that a rank has; the ranks' parts together are all of them, once."""
         index = self.index if index is None else index
         return range(-(-index * n_tasks // self.size), -(-(index + 1) * n_tasks // self.size))
 
     # --- on the device ------------------------------------------------------------------------------------------------
 
     def mean(self, meta_gradients: Any, n_tasks: int, flags: Sequence[float] = ()) -> tuple[Any, Tensor | None]:
-        """The mean over all tasks of what each rank has computed of its part, by one all-reduce.
+        """Compute the mean over all tasks of what each rank has computed of its part, by one all-reduce.
 
             mean = sum over ranks (tasks of the rank / B) * mean of the rank,    flags: sum over ranks
 
@@ -87,16 +87,13 @@ class RankGroup:
 
     # --- on the host --------------------------------------------------------------------------------------------------
 
-    def largest(self, number: int) -> int:
-        """The largest of the ranks' numbers."""
-        return self._largest(number, self._control)
-
-    def _largest(self, number: int, group: Any) -> int:
+    def largest(self, number: int, group: Any = None) -> int:
+        """The largest of the ranks' numbers; `group`: of torch, None: that of what lies on the host."""
         if self.is_alone:
             return number
         value = torch.tensor([number])
         with _contact():
-            dist.all_reduce(value, dist.ReduceOp.MAX, group=group)
+            dist.all_reduce(value, dist.ReduceOp.MAX, group=self._control if group is None else group)
         return int(value)
 
     def wait_for_all(self) -> None:
@@ -105,26 +102,25 @@ class RankGroup:
 
     @contextlib.contextmanager
     def in_turn(self) -> Iterator[None]:
-        """Inside, rank 0 is alone, then the first rank of each other machine, then the rest: for what one makes and
-        all use.
+        """Let in rank 0 alone, then the first rank of each other machine, then the rest: what one makes, all use.
 
         An exception inside goes on at once: the others learn it from the end of this process.
         """
         turn = 0 if self.is_main else 1 if self.local_index == 0 else 2
         for _ in range(turn):
-            self._largest(0, self._set_up)
+            self.largest(0, self._set_up)
         yield
         for _ in range(2 - turn):
-            self._largest(0, self._set_up)
+            self.largest(0, self._set_up)
 
     def of_main(self, compute: Callable[[], Any]) -> Any:
-        """What rank 0 computes, JSON-able; the others do not compute it."""
+        """Return what rank 0 computes, JSON-able; the others do not compute it."""
         if self.is_alone:
             return compute()
         return json.loads(self._bytes_of(0, json.dumps(compute()).encode() if self.is_main else b""))
 
     def state_of_main(self, compute: Callable[[], tuple[Mapping[str, Tensor], Any]]) -> tuple[dict[str, Tensor], Any]:
-        """Tensors, on the host, and JSON-able state that rank 0 has."""
+        """Return tensors, on the host, and JSON-able state that rank 0 has."""
         if self.is_alone:
             tensors, state = compute()
             return dict(tensors), state
@@ -133,7 +129,7 @@ class RankGroup:
     def items_of_main(
         self, items: Iterable[tuple[Any, Mapping[str, Tensor]]]
     ) -> Iterator[tuple[Any, dict[str, Tensor]]]:
-        """(JSON-able, tensors) one after another as rank 0 has them; the others' `items` are not looked at."""
+        """Yield (JSON-able, tensors) one after another as rank 0 has them; the others' `items` are not read."""
         own = iter(items)
         while True:
             item = next(own, None) if self.is_main else None
@@ -143,7 +139,7 @@ class RankGroup:
             yield known, tensors
 
     def of_all(self, own: Any) -> list[Any]:
-        """What each rank has, JSON-able, in their order."""
+        """Return what each rank has, JSON-able, in their order."""
         if self.is_alone:
             return [own]
         return [
@@ -152,7 +148,7 @@ class RankGroup:
         ]
 
     def together(self, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Tensors with a leading axis of this rank's tasks, on the host, to those of all tasks; a rank without any
+        """Join tensors with a leading axis of this rank's tasks, on the host, to those of all tasks; a rank without any
         gives none.
         """
         if self.is_alone:
@@ -189,7 +185,7 @@ def _unpacked(data: bytes) -> tuple[dict[str, Tensor], Any]:
 
 @contextlib.contextmanager
 def _contact() -> Iterator[None]:
-    """Raises PeerLostError for what torch raises when another process is gone."""
+    """Raise PeerLostError for what torch raises when another process is gone."""
     try:
         yield
     except RuntimeError as error:

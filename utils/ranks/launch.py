@@ -102,7 +102,7 @@ class Launch:
         return int(_settings(self.options).get("join_timeout", DEFAULT_JOIN_TIMEOUT_S))
 
     def torchrun_arguments(self, run_id: str) -> list[str]:
-        """All of torchrun's options. `run_id`: by which the machines of a run know each other."""
+        """Return all of torchrun's options. `run_id`: by which the machines of a run know each other."""
         given = dict(self.options)
         host, node_rank, _ = (given.pop(name, "") for name in ("master_addr", "node_rank", "master_port"))
         options = {"nnodes": "1", "max_restarts": str(DEFAULT_RESTARTS), "rdzv_backend": "c10d", "rdzv_id": run_id}
@@ -119,7 +119,7 @@ class Launch:
 
 
 def _settings(options: Mapping[str, str]) -> dict[str, str]:
-    """`rdzv_conf`, key by key."""
+    """Return `rdzv_conf`, key by key."""
     return dict(part.split("=", 1) for part in options.get("rdzv_conf", "").split(",") if part)
 
 
@@ -192,7 +192,7 @@ def _check_machines(options: Mapping[str, str]) -> None:
 
 
 def plan_launch(gpu_to_use: str, options: Mapping[str, str]) -> Launch | None:
-    """How many processes the GPUs and options ask for; None: this process does it alone, without torchrun.
+    """Return how many processes the GPUs and options ask for; None: this process does it alone, without torchrun.
 
     Raises:
         ConfigError: a GPU that is not there; another number of processes than of GPUs.
@@ -207,14 +207,14 @@ def plan_launch(gpu_to_use: str, options: Mapping[str, str]) -> Launch | None:
             )
     elif len(ids) > 1 or gpu_to_use == "all":
         names = _gpu_names()
-        if names:  # else it is the CPU, which is told where it is chosen
+        if names:  # else it is the CPU, which is reported where it is chosen
             check_gpus(ids, names)
             n_here = len(ids or names)
     return Launch(n_here, dict(options)) if options or n_here > 1 else None
 
 
 def _gpu_names() -> list[str]:
-    """What torch calls the GPUs of this machine; asked in a process of its own, as torch stays loaded for good."""
+    """Return what torch calls the GPUs here; asked in a process of its own, as torch stays loaded for good."""
     text = (
         "import torch\nfor i in range(torch.cuda.device_count() if torch.cuda.is_available() else 0): "
         "print(torch.cuda.get_device_name(i))"
@@ -275,7 +275,7 @@ def _stay(agent: subprocess.Popen, launch: Launch, folder: Path, stop: StopSigna
                 (folder / "stop.partial").write_text(str(int(stop.received)))
                 (folder / "stop.partial").rename(folder / "stop")
                 told_at = now
-            # Other machines have no launcher that would see the signal: a process here is what tells them.
+            # Other machines have no launcher that would see the signal: a process here notifies them.
             patience_s = 0 if launch.on_one_machine else TIME_TO_BEGIN_S
             if not runs and now - told_at >= patience_s and departure(folder) is None:
                 stop.check()

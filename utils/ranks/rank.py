@@ -1,4 +1,4 @@
-"""One process of a run that several work on (a rank): what its launcher told it, and how it stops and leaves. Needs
+"""One process of a run that several work on (a rank): what it has from its launcher, and how it stops and leaves. Needs
 no torch.
 
 torchrun turns every exit code into 1 and starts again what left on purpose. So a rank that leaves on purpose writes
@@ -73,14 +73,14 @@ class Rank:
         return self.size != self.local_size
 
     def asked_to_stop(self) -> int | None:
-        """The number of the signal by which the launcher was asked to stop."""
+        """Return the number of the signal by which the launcher was asked to stop."""
         try:
             return int((self.folder / "stop").read_text()) if self.folder else None
         except (OSError, ValueError):
             return None
 
     def has_left(self) -> bool:
-        """Whether a rank has left on purpose."""
+        """Return whether a rank has left on purpose."""
         return self.folder is not None and departure(self.folder) is not None
 
     def write_departure(self, entry: Mapping[str, Any]) -> None:
@@ -91,15 +91,15 @@ class Rank:
             temporary.write_text(json.dumps(entry))
             temporary.rename(path)
 
-    def leave(self, error: BaseException | None, tell_others: Callable[[str], None] | None = None) -> int:
-        """Say what there is to say about the end of this process, write it down, and return the exit code for torchrun.
+    def leave(self, error: BaseException | None, notify_others: Callable[[str], None] | None = None) -> int:
+        """Report the end of this process, write it down, and return the exit code for torchrun.
 
         Rank 0 speaks for all; another one speaks where rank 0 has not for a while. A process that has only lost
         contact with another one, or whose machine failed, has not left on purpose: torchrun starts the group again.
 
         Args:
             error: None where the run is finished.
-            tell_others: called with what is written down, before this process ends: for ranks on other machines.
+            notify_others: called with what is written down, before this process ends: for ranks on other machines.
         """
         if error is None and self.local_index:
             return 0
@@ -118,8 +118,8 @@ class Rank:
             "signal": error.number if isinstance(error, Interrupted) else None,
             "text": str(error or ""),
         }
-        if tell_others is not None:
-            tell_others(json.dumps(entry))
+        if notify_others is not None:
+            notify_others(json.dumps(entry))
         self.write_departure(entry)
         return 0
 
@@ -133,12 +133,12 @@ class Rank:
 
 
 def _is_fault(error: BaseException | None) -> bool:
-    """Whether starting again may help: contact was lost, or a device failed."""
+    """Return whether starting again may help: contact was lost, or a device failed."""
     return isinstance(error, PeerLostError) or type(error).__name__ == "AcceleratorError"
 
 
 def this_rank(environment: Mapping[str, str] = os.environ) -> Rank | None:
-    """What torchrun and the launcher have told this process; None: it is alone.
+    """Return what torchrun and the launcher have written for this process; None: it is alone.
 
     Raises:
         ConfigError: half of it is there.
@@ -170,13 +170,13 @@ def check_task_count(n_tasks: int, n_ranks: int) -> None:
 
 
 def departure(folder: Path) -> dict[str, Any] | None:
-    """What the ranks of this machine have written down about leaving on purpose; of several the lowest rank's."""
+    """Return what the ranks here have written down about leaving on purpose; of several the lowest rank's."""
     found = {int(path.stem.removeprefix("left_")): path for path in folder.glob("left_*.json")}
     return json.loads(found[min(found)].read_text()) if found else None
 
 
 def begin_rank() -> bool:
-    """Make this process one of its group: it dies with its parent, and a thread looks whether it is to stop.
+    """Make this process one of its group: it dies with its parent, and a thread checks whether it is to stop.
 
     Ends the process where the group has left already. Call it before slow imports. Returns false where the launcher
     has started none.
@@ -202,7 +202,7 @@ def _hold(path: Path) -> None:
 
 
 def is_running(folder: Path) -> bool:
-    """Whether a rank of the launcher of this folder runs: one that has died and was not waited for yet does not."""
+    """Return whether a rank of the launcher of this folder runs: a dead one that was not waited for does not."""
     for path in folder.glob("began_*"):
         try:
             with open(path, "rb+") as file:

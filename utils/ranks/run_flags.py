@@ -15,7 +15,7 @@ class RunFlags:
     """Signals and the time since the last save, agreed upon by the ranks: their flags ride in the all-reduce of each
     iteration.
 
-    What one rank is told, all know after the next iteration; on a GPU after the one behind it, so that the host need
+    What one rank is asked, all know after the next iteration; on a GPU after the one behind it, so that the host need
     not wait for the device. Rank 0's clock decides when it is time to save. A process alone decides at once.
     """
 
@@ -27,7 +27,7 @@ class RunFlags:
         self._last_save = time.monotonic()
 
     def to_ride(self) -> list[float]:
-        """This rank's flags: one per signal, and whether it is time to save; none where nobody else is there to
+        """Return this rank's flags: one per signal, and whether it is time to save; none where nobody else is there to
         learn them.
         """
         if self._group.is_alone:
@@ -43,7 +43,7 @@ class RunFlags:
             self._sums.append(sums)
 
     def take(self) -> tuple[signal.Signals | None, bool]:
-        """(signal by which to stop now, whether to save now): the same on all ranks."""
+        """Return (signal by which to stop now, whether to save now): the same on all ranks."""
         if self._group.is_alone:
             return self._stop.received, self._is_time_to_save()
         if len(self._sums) <= self._behind:
@@ -54,12 +54,12 @@ class RunFlags:
         return number, save > 0
 
     def saved(self) -> None:
-        """A checkpoint was written."""
+        """Count the time anew: a checkpoint was written."""
         self._last_save = time.monotonic()
         self._sums.clear()  # who wants to stop still does, and says so again
 
     def check(self) -> None:
-        """Stop here if any rank was told to; all ranks call it, between two batches of evaluation tasks.
+        """Stop here if any rank was asked to; all ranks call it, between two batches of evaluation tasks.
 
         Raises:
             Interrupted: on all of them.

@@ -119,7 +119,7 @@ def check_same_folder(group: RankGroup, folder: Path, newest_save: Callable[[], 
 
 
 def code_digest(root: Path) -> str:
-    """sha256 of the project's Python files that a run imports, with their paths."""
+    """Return the sha256 of the project's Python files that a run imports, with their paths."""
     digest = hashlib.sha256()
     rooms = (root.glob(f"{room}/**/*.py") for room in ("experiment_parts", "meta_learning", "utils"))
     for path in sorted((*root.glob("*.py"), *(path for room in rooms for path in room))):
@@ -129,7 +129,7 @@ def code_digest(root: Path) -> str:
 
 
 def _differences(group: RankGroup, facts: Mapping[str, Any]) -> list[str]:
-    """One text per fact that is not the same everywhere: two values of it and where they are."""
+    """Return one text per fact that is not the same everywhere: two values of it and where they are."""
     all_ranks: Sequence[Any] = group.of_all([socket.gethostname(), facts])
     texts = []
     for name in sorted({name for _, of_one in all_ranks for name in of_one}):

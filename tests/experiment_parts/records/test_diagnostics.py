@@ -12,8 +12,8 @@ import torch
 from experiment_parts.records.diagnostics import (
     Diagnostics,
     angle_degrees,
-    look_at_gradients,
-    look_at_update,
+    inspect_gradients,
+    inspect_update,
     write_examples,
 )
 from experiment_parts.records.epoch_records import accuracy_histogram
@@ -45,23 +45,25 @@ def test_norms_and_angle_are_those_of_the_learners_own_gradients(changes, epoch)
     """The other order comes from a learner built for it, with the same weights."""
     learner = small_learner(**changes)
     episodes = random_episodes(small_config())
-    own, look = look_at_gradients(learner, episodes, epoch)
-    assert look["norms"] == pytest.approx(
+    own, inspected = inspect_gradients(learner, episodes, epoch)
+    assert inspected["norms"] == pytest.approx(
         {name.removeprefix("network."): float(value.norm()) for name, value in own.gradients.items()}
     )
-    assert look["order"] == ("second" if learner.is_second_order(epoch) else "first")
-    second = look["order"] == "second"
+    assert inspected["order"] == ("second" if learner.is_second_order(epoch) else "first")
+    second = inspected["order"] == "second"
     other = small_learner(**changes | {"second_order": not second, "first_order_to_second_order_epoch": -1})
     other.load_state_tensors(learner.state_tensors())
     a, b = flat(own), flat(other.meta_gradients(episodes, epoch))
-    assert look["angle_degrees"] == pytest.approx(math.degrees(math.acos(float(a @ b / a.norm() / b.norm()))), rel=1e-6)
-    assert look["angle_degrees"] > 0.01
+    assert inspected["angle_degrees"] == pytest.approx(
+        math.degrees(math.acos(float(a @ b / a.norm() / b.norm()))), rel=1e-6
+    )
+    assert inspected["angle_degrees"] > 0.01
 
 
 def test_a_run_of_first_order_is_spared_the_second():
     learner = small_learner(second_order=False)
-    _, look = look_at_gradients(learner, random_episodes(small_config()), 0)
-    assert (look["order"], look["angle_degrees"]) == ("first", None)
+    _, inspected = inspect_gradients(learner, random_episodes(small_config()), 0)
+    assert (inspected["order"], inspected["angle_degrees"]) == ("first", None)
 
 
 def test_a_look_at_numbers_that_are_not_finite_leaves_the_learner_willing_to_learn(tmp_path):
@@ -78,8 +80,8 @@ def test_a_look_at_numbers_that_are_not_finite_leaves_the_learner_willing_to_lea
         return result
 
     learner.meta_gradients = spoilt
-    look = Diagnostics(tmp_path / "examples", 2).look(learner, data, 0, is_last=False)
-    assert None not in look["gradients"]["norms"].values() and "updates" not in look
+    inspected = Diagnostics(tmp_path / "examples", 2).inspect(learner, data, 0, is_last=False)
+    assert None not in inspected["gradients"]["norms"].values() and "updates" not in inspected
     assert learner.meta_update(compute(random_episodes(config), 0), 0)
 
 
@@ -87,8 +89,8 @@ def test_a_look_at_numbers_that_are_not_finite_leaves_the_learner_willing_to_lea
 def test_looking_takes_time_of_both_loops_and_changes_nothing(changes):
     learner = small_learner(**changes)
     before = {name: value.clone() for name, value in learner.state_tensors().items()}
-    _, look = look_at_gradients(learner, random_episodes(small_config()), 0)
-    assert look["time_inner_s"] > 0 and look["time_outer_s"] > 0
+    _, inspected = inspect_gradients(learner, random_episodes(small_config()), 0)
+    assert inspected["time_inner_s"] > 0 and inspected["time_outer_s"] > 0
     after = learner.state_tensors()
     assert all(torch.equal(before[name], after[name]) for name in before | after)
 
@@ -101,8 +103,8 @@ def test_the_look_watches_the_computation_itself_and_no_replay():
 
     learner = small_learner(**PLUS_PLUS)
     learner.execution.replayed = GraphedComputation(record)
-    _, look = look_at_gradients(learner, random_episodes(small_config()), 0)
-    assert look["time_inner_s"] > 0 and look["time_outer_s"] > 0 and look["angle_degrees"] > 0.01
+    _, inspected = inspect_gradients(learner, random_episodes(small_config()), 0)
+    assert inspected["time_inner_s"] > 0 and inspected["time_outer_s"] > 0 and inspected["angle_degrees"] > 0.01
     with pytest.raises(AssertionError, match="looked at while recording"):
         learner.meta_gradients(random_episodes(small_config()), 0)
 
@@ -116,13 +118,13 @@ def test_the_update_is_the_difference_that_it_would_make_and_is_taken_back(optim
         learner.meta_update(learner.meta_gradients(episodes, epoch), epoch)
     before = {name: value.clone() for name, value in learner.state_tensors().items()}
     gradients = learner.meta_gradients(episodes, 2)
-    look = look_at_update(learner, gradients, 2)
+    inspected = inspect_update(learner, gradients, 2)
     after = learner.state_tensors()
     assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
     learner.meta_update(gradients, 2)
-    assert len(look) == len(learner.meta_parameters())
+    assert len(inspected) == len(learner.meta_parameters())
     for name, parameter in learner.meta_parameters().items():
-        update = look[name.removeprefix("network.")]
+        update = inspected[name.removeprefix("network.")]
         assert update["update_norm"] == pytest.approx(float((parameter - before[name]).detach().norm()), rel=1e-9)
         assert update["norm"] == pytest.approx(float(before[name].norm()))
 

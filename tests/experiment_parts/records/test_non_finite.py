@@ -80,7 +80,7 @@ def failing_at(*iterations):
     return change
 
 
-@pytest.mark.parametrize("log_every", [1, 3, 100])
+@pytest.mark.parametrize("log_every", [3, *(pytest.param(every, marks=pytest.mark.full) for every in (1, 100))])
 def test_the_run_stops_with_the_state_before_the_failing_iteration(tmp_path, log_every):
     changes = {"log_every_iterations": log_every, "total_iter_per_epoch": 6}
     with pytest.raises(NonFiniteError) as raised:
@@ -221,7 +221,7 @@ def test_the_next_failure_names_all_the_iterations_to_leave_out(tmp_path):
         run_tiny(tmp_path / "one more", learner_changes=failing_at(2, 7, 9), skip_iterations=[7, 2])
 
 
-@pytest.mark.parametrize("log_every", [1, 100])
+@pytest.mark.parametrize("log_every", [1, pytest.param(100, marks=pytest.mark.full)])
 def test_killed_and_resumed_it_is_as_if_it_had_not_been_killed(tmp_path, log_every):
     changes = {"skip_iterations": [3, 5, 6], "checkpoint_every_s": 1e-9, "log_every_iterations": log_every}
     whole = run_tiny(tmp_path / "whole", **changes)

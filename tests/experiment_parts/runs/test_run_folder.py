@@ -26,6 +26,7 @@ from utils.config.command_line import parse_command_line
 from utils.errors import ConfigError, StorageError
 from utils.files.atomic_files import read_regular
 from utils.files.tables import JsonLines
+from utils.known_datasets import OMNIGLOT_SPLIT
 from utils.paths import REPOSITORY_ROOT
 
 
@@ -183,6 +184,16 @@ def test_the_split_is_free_where_the_sets_are_split_already():
         other = (new if one_side is stored else stored) | {"sets_are_pre_split": False}
         with pytest.raises(ConfigError, match="class_split_seed"):
             check_config_changes(one_side, other, only_testing=False, experiment="run")
+
+
+def test_a_run_with_the_default_split_of_before_goes_on_with_auto():
+    new = config_of("run", dataset_name="birds")
+    assert new["train_val_test_split"] == "auto" and config_of("run")["train_val_test_split"] == list(OMNIGLOT_SPLIT)
+    stored = new | {"train_val_test_split": list(OMNIGLOT_SPLIT)}
+    assert check_config_changes(stored, new, only_testing=False, experiment="run") == ["train_val_test_split"]
+    for before, now in ((new | {"train_val_test_split": [0.5, 0.25]}, new), (new, stored)):
+        with pytest.raises(ConfigError, match="train_val_test_split"):
+            check_config_changes(before, now, only_testing=False, experiment="run")
 
 
 def test_the_first_advice_is_to_give_the_same_overrides_again():

@@ -6,8 +6,8 @@ from PIL import Image
 from data import build_data
 from experiment_builder import build_experiment
 from experiment_parts.runs.checkpoints import load_checkpoint, read_checkpoint, save_checkpoint
-from experiment_parts.runs.run_folder import open_run_folder
-from experiment_parts.runs.same_data import data_changes, data_of
+from experiment_parts.runs.run_folder import RunFolder, open_run_folder
+from experiment_parts.runs.same_data import data_changes, data_of, has_started_with_copies
 from few_shot_learning_system import build_learner
 from tests.tools.datasets import pixels, write_image
 from tests.tools.runs import TINY
@@ -69,9 +69,7 @@ def test_a_run_does_not_go_on_without_one_of_its_classes(tmp_path, birds):
 def test_a_picture_that_was_replaced_is_noticed_though_names_are_the_same(tmp_path, birds):
     start(tmp_path, total_epochs_before_pause=1)
     picture = min((birds / "train").rglob("*.png"))
-    rotated = Image.open(picture).rotate(180)
-    picture.unlink()
-    rotated.save(picture)
+    Image.open(picture).rotate(180).save(picture)
     with pytest.raises(DataError, match=r"the images themselves: content [0-9a-f]{12} before, [0-9a-f]{12} now"):
         start(tmp_path)
     result = start(tmp_path, allow_config_change=["data"])
@@ -104,3 +102,25 @@ def test_what_differs_is_named_split_by_split(birds):
     (min((birds / "train").rglob("*.png"))).rename(min((birds / "train").iterdir()) / "0_other.png")
     after = data_of(build_data(config, "cpu"))
     assert data_changes(before, after) == ["train: other image files in the same classes, 16 before, 16 now"]
+
+
+def test_new_runs_leave_copies_out_and_a_started_one_keeps_them(tmp_path, birds, monkeypatch):
+    """As the program does it: it asks the newest checkpoint before it builds the data."""
+    for split in ("train", "val", "test"):
+        first = min((birds / split).rglob("*.png"))
+        (first.with_name("copy.png")).write_bytes(first.read_bytes())
+    config = check_config(OF_BIRDS | {"total_epochs_before_pause": 1}, "test")
+    with_copies = build_data(config, "cpu", keep_copies=True)
+    assert data_of(build_data(config, "cpu"))["splits"]["train"]["images"] == 16
+    assert data_of(with_copies)["splits"]["train"]["images"] == 17 and data_of(with_copies)["keeps_copies"]
+    monkeypatch.setattr("tests.experiment_parts.runs.test_same_data.build_data", lambda *_: with_copies)
+    start(tmp_path, total_epochs_before_pause=1)
+    run_folder = RunFolder(tmp_path / "tiny")
+    assert has_started_with_copies(run_folder)
+    monkeypatch.undo()
+    path = tmp_path / "tiny/saved_models/train_model_1.safetensors"
+    tensors, state = load_checkpoint(path)
+    for record, expected in ((None, True), (state["data"] | {"keeps_copies": False}, False)):
+        save_checkpoint(path, tensors, state | {"data": record})
+        assert has_started_with_copies(run_folder) is expected
+    assert not has_started_with_copies(RunFolder(tmp_path / "new"))

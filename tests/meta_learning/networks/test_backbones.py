@@ -247,7 +247,7 @@ def test_a_torchvision_resnet_loads_strictly_and_computes_the_same_bits(name, si
         assert torch.equal(ours(images[None], None, Pass(statistics="running"))[0], plain.eval()(images_like_ours))
         training = Pass(is_training=True)
         assert torch.equal(ours(images[None], None, training)[0], plain.train()(images_like_ours))
-    for key, value in training.record.statistics.means().items():
+    for key, value in training.record.mean_statistics().items():
         layer = ours.get_submodule(key.rsplit(".", 1)[0])
         buffer = getattr(layer, key.rsplit(".", 1)[1]).clone().lerp_(value, layer.momentum)
         assert torch.allclose(buffer, plain.state_dict()[key], rtol=1e-5, atol=1e-6), key

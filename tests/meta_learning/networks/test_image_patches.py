@@ -74,7 +74,7 @@ def everything(network, pictures, params: dict[str, Tensor], pass_: Pass) -> lis
     after = network.features(pictures, adapted, replace(pass_, is_training=False))
     learned = [*params.values(), *(parameter for parameter in network.parameters() if parameter.requires_grad)]
     outer = torch.autograd.grad(torch.cos(after * weights).mean(), learned, allow_unused=True, materialize_grads=True)
-    seen = [value for rows in pass_.record.statistics.seen.values() for passes in rows for value in passes]
+    seen = [value for rows in pass_.record.seen.values() for passes in rows for value in passes]
     return [features, *inner, *outer, *seen, *(value for pair in pass_.record.moving.values() for value in pair)]
 
 

@@ -1,15 +1,19 @@
 """What a config may say, and what the user reads when it cannot work."""
 
 import json
+import os
 import re
 import shlex
+import threading
 
 import pytest
 
 from utils.config import OLD_KEYS, ExperimentConfig, check_config, load_config, meaning
+from utils.config.changes import as_argument
 from utils.config.command_line import parse_command_line
 from utils.config.help import help_text
 from utils.config.messages import PATTERNS, USUAL_NAMES
+from utils.config.schema import LIST_KEYS as LIST_KEYS_OF_ANY_LENGTH
 from utils.errors import ConfigError
 from utils.paths import REPOSITORY_ROOT
 
@@ -151,7 +155,6 @@ def test_an_unknown_key_names_the_nearest_one():
             {"train_val_test_split": "0.5,0.5"},
             "must be: a list, written 0.5 0.5 on the command line and [0.5, 0.5] in a file",
         ),
-        ({"indexes_of_folders_indicating_class": -2}, "is -2, but must be: a list, written [-2]"),
         ({"num_stages": 6}, "images of 28 x 28 pixels vanish in 6 stages"),
         ({"min_learning_rate": 0.01}, '"min_learning_rate" 0.01 is above "meta_learning_rate" 0.001'),
         ({"number_of_ensemble_models": 9}, '"number_of_ensemble_models" 9 is more than "max_models_to_save" 5'),
@@ -193,7 +196,11 @@ def test_an_unknown_key_names_the_nearest_one():
             {"meta_momentum": 0.9},
             '"meta_momentum" 0.9 is of "meta_optimizer" sgd and rmsprop, not of adam; set it to 0',
         ),
-        ({"meta_learning_rate_schedule": "step"}, '"meta_learning_rate_milestones" [] must be epochs from 1 on'),
+        (
+            {"meta_learning_rate_schedule": "step"},
+            '"meta_learning_rate_schedule" step falls at milestones, and "meta_learning_rate_milestones" [] must be '
+            "epochs from 1 on, each later than the one before: [50, 75], say",
+        ),
         (
             {"meta_learning_rate_schedule": "step", "meta_learning_rate_milestones": [5, 2]},
             "each later than the one before",
@@ -239,7 +246,8 @@ def test_a_list_that_is_suggested_works(key):
     ("key", "value", "text"),
     [
         ("num_classes_per_set", 5.5, "5.5, but must be: a valid integer or a list. "),
-        ("train_val_test_split", 0.5, "0.5, but must be: a list. "),
+        ("train_val_test_split", 0.5, "0.5, but must be: a list or 'auto'. "),
+        ("inner_loop_betas", 0.5, "0.5, but must be: a list. "),
         (
             "frozen_layers",
             "block0, *.bias",
@@ -249,6 +257,97 @@ def test_a_list_that_is_suggested_works(key):
 )
 def test_a_list_is_suggested_only_where_it_works(key, value, text):
     assert text in problems_of(**{key: value})
+
+
+SINGLE_VALUES = {
+    "allow_config_change": "batch_size", "plugin_sha256": "net.py:00", "skip_iterations": 7, "trackers": "tensorboard",
+    "indexes_of_folders_indicating_class": -2, "support_augmentation": "flip", "query_augmentation": "crop",
+    "mlp_hidden_sizes": 16, "frozen_layers": "block0", "meta_learning_rate_milestones": 5, "test_dataset_name": "2024",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("key", sorted(LIST_KEYS_OF_ANY_LENGTH))
+def test_one_value_is_a_list_of_one(key, monkeypatch):
+    """On the command line and in a file, for every key that is a list of any length."""
+    monkeypatch.setattr("utils.config.rules.loaded_plugins", lambda: ("net.py:00",))
+    value = SINGLE_VALUES[key]
+    _, overrides = parse_command_line([f"--{key}", str(value)])
+    for given in (value, [value], overrides[key]):
+        schedule = {"meta_learning_rate_schedule": "step"} if "milestones" in key else {}
+        assert getattr(check(**{key: given}, **schedule), key) == (value,)
+
+
+WITH_NONE = {
+    name: field.annotation for name, field in ExperimentConfig.model_fields.items() if "'none'" in str(field.annotation)
+}
+
+
+@pytest.mark.parametrize("key", WITH_NONE)
+def test_none_is_a_word_on_the_command_line_where_it_is_a_value(key):
+    """The very words that the advice about a changed config gives back are among them."""
+    assert {"normalisation", "learnable_inner_loop_learning_rates"} <= WITH_NONE.keys()
+    for words in ([f"--{key}", "none"], [f"--{key}=None"], shlex.split(f"--{key} {as_argument('none')}")):
+        assert getattr(check(**parse_command_line(words)[1]), key) == "none"
+    assert parse_command_line(["--seed", "none", "--task_learning_rate", "none"])[1] == {
+        "seed": None,
+        "task_learning_rate": None,
+    }
+
+
+def test_what_is_text_stays_text_alone_and_among_others():
+    words = [
+        "--test_dataset_name",
+        "2024",
+        "omniglot",
+        "--frozen_layers",
+        "1",
+        "--tag",
+        "5",
+        "--experiment_name",
+        "null",
+    ]
+    _, overrides = parse_command_line(words)
+    config = check(**overrides, evaluate_on_test_set_only=True)
+    assert config.test_dataset_name == ("2024", "omniglot_dataset")
+    assert (config.frozen_layers, config.tag, config.experiment_name) == (("1",), "5", "null")
+    assert parse_command_line(["--frozen_layers", '["a", "b"]'])[1] == {"frozen_layers": ["a", "b"]}
+
+
+@pytest.mark.parametrize("word", ["-total_epochs", "-batch_size=3", "-x"])
+def test_one_dash_is_told_as_what_was_typed(word):
+    """Behind what a script puts before it, which the user has not typed."""
+    for before in ([], ["--name_of_args_json_file", "a.json"], ["--gpu_to_use", "0"]):
+        with pytest.raises(ConfigError) as error:
+            parse_command_line([*before, word, "3"])
+        assert str(error.value) == (
+            f'command line: "{word}": a key is written with two dashes, as in -{word}, and a value that begins with a '
+            "dash as in --key=-value"
+        )
+    assert parse_command_line(["--tag=-x", "--continue_from_epoch", "-2"])[1] == {
+        "tag": "-x",
+        "continue_from_epoch": -2,
+    }
+
+
+def test_padding_in_pixels_is_padding_or_none_and_said():
+    """The reference's configs until May 2019 give the number of pixels."""
+    for pixels in (0, 1):
+        config = check(conv_padding=pixels, num_stages=3)
+        assert config.conv_padding is bool(pixels)
+        assert f'"conv_padding" {pixels} is read as {str(bool(pixels)).lower()}' in config.notes
+    assert '"conv_padding" is 2, but must be: true or false' in problems_of(conv_padding=2)
+
+
+def test_a_config_that_can_be_read_once_is_read_once(tmp_path):
+    """As /dev/stdin and <(...) can, the name that it gives its experiment among the rest."""
+    pipe = tmp_path / "config"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_text, args=('{"experiment_name": "a", "batch_size": 2}',))
+    writer.start()
+    config = load_config(pipe, {"experiment_name": "b"})
+    writer.join()
+    assert (config.experiment_name, config.experiment_of_file, config.batch_size) == ("b", "a", 2)
+    assert check().experiment_of_file is None
 
 
 def test_all_problems_come_in_one_message():
@@ -434,10 +533,28 @@ def test_a_mistake_on_the_command_line_is_not_blamed_on_the_file(tmp_path, overr
         ("epochs", "total_epochs"),
         ("shots", "num_samples_per_class"),
         ("batchsize", "batch_size"),
+        ("meta_lr", "meta_learning_rate"),
+        ("num-steps", "number_of_training_steps_per_iter"),
     ],
 )
 def test_what_others_call_a_key_is_understood(key, meant):
     assert f'did you mean "{meant}"?' in problems_of(**{key: 1})
+
+
+def test_the_options_of_other_projects_lead_to_the_keys_that_the_page_gives_them():
+    """Every row of docs/move_over.md with as many options on its left as keys on its right."""
+    found = 0
+    for line in (REPOSITORY_ROOT / "docs" / "move_over.md").read_text(encoding="utf-8").splitlines():
+        cells = [re.findall(r"`([^`]*)`", cell) for cell in line.strip("|").split(" | ")]
+        if len(cells) != 2 or not all(re.fullmatch(r"--[a-z_-]+", option) for option in cells[0]):
+            continue
+        keys = [text.split(":")[0] for text in cells[1]]
+        if len(keys) == len(cells[0]) and set(keys) <= ExperimentConfig.model_fields.keys():
+            for option, key in zip(cells[0], keys, strict=True):
+                name = option.removeprefix("--")
+                assert name.replace("-", "_") == key or f'did you mean "{key}"?' in problems_of(**{name: 1}), option
+                found += 1
+    assert found > 14
 
 
 @pytest.mark.parametrize("key", USUAL_NAMES)

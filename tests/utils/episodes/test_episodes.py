@@ -1,12 +1,20 @@
 """Episodes are pure functions of (seed, split, index)."""
 
 import hashlib
+import itertools
 import json
 
 import numpy as np
 import pytest
 
-from utils.episodes.drawing import EpisodeShape, combinations, draw_episodes, split_classes, training_shape
+from utils.episodes.drawing import (
+    EpisodeShape,
+    combinations,
+    draw_episodes,
+    fitting_fractions,
+    split_classes,
+    training_shape,
+)
 from utils.episodes.randomness import below, philox_4x32_10, random_words, sample_without_replacement
 
 CLASS_SIZES = np.array([20, 7, 9, 30, 20, 20, 8, 12])
@@ -157,6 +165,21 @@ def test_class_split_of_1623_classes_never_changes():
     assert {name: len(members) for name, members in split.items()} == {"train": 1150, "val": 50, "test": 423}
     assert sorted(name for members in split.values() for name in members) == names
     assert hashlib.sha256(json.dumps(split, sort_keys=True).encode()).hexdigest() == SPLIT_DIGEST
+
+
+def test_fitting_fractions_give_each_split_its_least_number_of_classes_and_mini_imagenet_its_own():
+    """For every number of classes that can be dealt so, by the rule of `split_classes`."""
+    for n_classes in (*range(1, 90), 1000, 123_456):
+        for least in itertools.product((1, 5, 20), (1, 5, 7), (1, 5, 40)):
+            fractions = fitting_fractions(n_classes, least)
+            assert (fractions is None) == (sum(least) > n_classes)
+            if fractions is not None:
+                assert sum(fractions) <= 1
+                sizes = [len(names) for names in split_classes(range(n_classes), fractions, seed=0).values()]
+                assert all(size >= needed for size, needed in zip(sizes, least, strict=True))
+    sizes = {n: split_classes(range(n), fitting_fractions(n, (5, 5, 5)), seed=0) for n in (24, 100)}
+    assert [len(names) for names in sizes[24].values()] == [14, 5, 5]
+    assert [len(names) for names in sizes[100].values()] == [64, 16, 20]
 
 
 def test_every_meta_batch_draws_one_shape_by_its_number():

@@ -124,23 +124,6 @@ def test_without_an_archive_nothing_is_found(tmp_path):
     assert find_archive("birds", tmp_path) is None
 
 
-def test_pbzip2_is_used_where_it_is_installed_and_its_failure_is_noticed(tmp_path, monkeypatch):
-    program = tmp_path / "bin" / "pbzip2"
-    program.parent.mkdir()
-    program.write_text(
-        f'#!/bin/sh\necho "$1" > "{tmp_path}/called"\nexec "{sys.executable}" -c'
-        " 'import bz2,sys; sys.stdout.buffer.write(bz2.open(sys.argv[1]).read())' \"$2\"\n"
-    )
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
-    archive = tmp_path / "a; touch x.tar.bz2"
-    archive.write_bytes(many_streams(tar_bytes(FILES)))
-    unpack_archive(archive, tmp_path / "birds")
-    assert len(tree(tmp_path / "birds")) == 3 and (tmp_path / "called").read_text() == "-dc\n"
-    program.write_text("#!/bin/sh\necho broken block >&2\nexit 3\n")
-    assert "pbzip2: broken block" in refused(tmp_path, bz2.compress(tar_bytes(FILES)), ".tar.bz2")
-
-
 def test_wrapping_folders_are_looked_through_once_and_splits_are_no_wrapper(tmp_path):
     cases = {"a/b/1.png": "b/1.png", "train/robin/1.png": "train/robin/1.png"}
     for number, (inside, outside) in enumerate(cases.items()):

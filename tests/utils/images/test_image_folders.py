@@ -1,6 +1,9 @@
 """Folders to classes and splits: both formats, any depth, and one report of every problem."""
 
 import os
+import re
+import shutil
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,7 @@ from utils.images.folders import (
     ImageClass,
     ImageFolder,
     find_shortages,
+    folders_inside_classes,
     group_into_classes,
     report_problems,
     scan,
@@ -36,13 +40,45 @@ def names(classes):
 
 def test_images_are_found_at_any_depth_in_a_fixed_order(tmp_path):
     draw_dataset(tmp_path, ["b/x", "a/z/y", "a/y"], images_per_class=2)
-    folders, all_folders = scan(tmp_path)
-    assert folders == [
+    assert scan(tmp_path)[0] == [
         ImageFolder("a/y", ("00.png", "01.png")),
         ImageFolder("a/z/y", ("00.png", "01.png")),
         ImageFolder("b/x", ("00.png", "01.png")),
     ]
-    assert all_folders == ["", "a", "a/y", "a/z", "a/z/y", "b", "b/x"]
+
+
+def _unpacked(archive, folder):
+    with tarfile.open(archive) as opened:
+        opened.extractall(folder, filter="data")
+
+
+@pytest.mark.parametrize("how", ["in place", "renamed over it, times put back", "the same archive again", "moved"])
+def test_the_fingerprint_sees_what_times_of_folders_do_not(tmp_path, how):
+    folder = draw_dataset(tmp_path / "birds", ["a", "b"], images_per_class=2)
+    file, times = folder / "a/00.png", os.stat(folder / "a")
+    content = bytes(reversed(file.read_bytes()))  # of the same size
+    with tarfile.open(tmp_path / "birds.tar", "w") as archive:
+        archive.add(folder, "birds")
+    shutil.rmtree(folder)
+    _unpacked(tmp_path / "birds.tar", tmp_path)
+    before = scan(folder)
+    assert scan(folder) == before
+    if how == "in place":
+        file.write_bytes(content)
+    elif how == "renamed over it, times put back":
+        new = tmp_path / "new"
+        new.write_bytes(content)
+        os.utime(new, ns=(file.stat().st_atime_ns, file.stat().st_mtime_ns))
+        new.rename(file)
+        os.utime(folder / "a", ns=(times.st_atime_ns, times.st_mtime_ns))
+    elif how == "moved":
+        folder.rename(tmp_path / "other")
+        folder = tmp_path / "other"
+    else:
+        shutil.rmtree(folder)
+        _unpacked(tmp_path / "birds.tar", tmp_path)
+    folders, fingerprint = scan(folder)
+    assert folders == before[0] and fingerprint != before[1]
 
 
 def test_only_image_files_count_in_any_letter_case_and_hidden_ones_do_not(tmp_path):
@@ -80,7 +116,8 @@ def test_linked_folders_are_followed_once(tmp_path):
     draw_dataset(tmp_path / "elsewhere", ["two"], images_per_class=1)
     (tmp_path / "data/a/two").symlink_to(tmp_path / "elsewhere/two")
     (tmp_path / "data/a/loop").symlink_to(tmp_path / "data")
-    assert [folder.path for folder in scan(tmp_path / "data")[0]] == ["a/one", "a/two"]
+    (tmp_path / "data/a/again").symlink_to(tmp_path / "data/a/one")
+    assert [folder.path for folder in scan(tmp_path / "data")[0]] == ["a/again", "a/two"]  # the first by name
 
 
 def test_a_folder_without_images_says_what_was_looked_for(tmp_path):
@@ -170,6 +207,60 @@ def test_whole_number_labels_are_sorted_as_numbers():
     assert problems == ['birds/ten: class name "ten" is no whole number, but labels_as_int is true']
 
 
+def test_two_spellings_of_one_whole_number_are_a_problem_and_a_class_in_two_places_is_none():
+    folders = [ImageFolder(path, ("1",)) for path in ("01", "1", "x/1")]
+    _, problems = group(folders, [-2], labels_as_int=True)
+    assert problems == [
+        'birds/1: with labels_as_int "1" is the class 1, as "01" is. Rename one, or set labels_as_int to false',
+        'birds/x/1: with labels_as_int "1" is the class 1, as "01" is. Rename one, or set labels_as_int to false',
+    ]
+    assert group(folders[1:], [-2], labels_as_int=True)[1] == []
+
+
+def inside(paths, indexes, pre_split=False):
+    folders = [ImageFolder(path, ("1",)) for path in sorted(paths)]
+    classes, _ = group(folders, indexes, pre_split)
+    return folders_inside_classes(folders, {path: (c.split, c.name) for c in classes for path in c.folders}.get)
+
+
+SAY = "say by indexes_of_folders_indicating_class or by moving them what is one class"
+
+
+@pytest.mark.parametrize("indexes", [[-2], [-3, -2]])
+def test_a_folder_inside_a_class_that_would_be_another_class_is_a_problem(indexes):
+    assert inside(["k0", "k0/winter", "k1"], indexes) == [f"k0 has images of its own and in k0/winter; {SAY}"]
+    assert inside(["Greek", "Greek/alpha", "Greek/beta"], indexes) == [
+        f"Greek has images of its own and in Greek/alpha, Greek/beta; {SAY}"
+    ]
+    paths = ["train/a", *(f"train/a/{number}" for number in range(5)), "val/b", "test/c"]
+    assert inside(paths, indexes, pre_split=True) == [
+        f"train/a has images of its own and in train/a/0, train/a/1, train/a/2 and 2 more; {SAY}"
+    ]
+    many = [path for number in range(12) for path in (f"k{number:02}", f"k{number:02}/x{number}/y")]
+    problems = inside(many, indexes)
+    assert len(problems) == 11 and problems[-1] == "so have 2 more folders"
+
+
+def test_images_beside_the_class_folders_are_a_problem_too():
+    assert inside(["", "k0"], [-2]) == [f"the dataset folder itself has images of its own and in k0; {SAY}"]
+
+
+@pytest.mark.parametrize(
+    ("paths", "indexes", "pre_split"),
+    [
+        (["k0", "k1"], [-2], False),
+        ([""], [-2], False),
+        (["images_background/Greek/alpha", "images_evaluation/Greek/alpha"], [-3, -2], False),
+        (["train/a", "val/b", "test/c"], [-2], True),
+        (["train/train", "val/b", "test/c"], [-3, -2], True),
+        (["k0", "k0/winter", "k1"], [1], False),  # the uppermost folder is the class, whatever lies in it
+        (["k0/k0", "k0"], [-2], False),
+    ],
+)
+def test_folders_of_one_class_may_lie_in_each_other_and_no_layout_of_classes_is_a_problem(paths, indexes, pre_split):
+    assert inside(paths, indexes, pre_split) == []
+
+
 def test_every_shortage_is_listed_with_its_fix():
     sets = {
         "train": [ImageClass("robin", None, (0, 1), ("robin",)), ImageClass("wren", None, (2, 3, 4), ("wren",))],
@@ -180,13 +271,29 @@ def test_every_shortage_is_listed_with_its_fix():
     assert problems == [
         'class "robin" (train) has 2 images, but num_samples_per_class 1 + num_target_samples 2 needs 3: birds/robin.'
         " Add images, lower num_target_samples or take the folder out.",
-        "split val has 1 classes, but num_classes_per_set is 2. Raise its fraction in train_val_test_split (there are 3"
+        "split val has 1 class, but num_classes_per_set is 2. Raise its fraction in train_val_test_split (there are 3"
         " classes) or lower num_classes_per_set.",
         "split test has no class. Raise its fraction in train_val_test_split (there are 3 classes).",
     ]
     assert find_shortages(sets, Path("birds"), shapes(1), pre_split=True)[1] == (
         "split test has no class. Put class folders into birds/test."
     )
+
+
+def test_the_fix_of_a_split_without_enough_classes_works_as_printed():
+    """Also where the test has more ways than the training; where no fractions do, the ways that do are named."""
+    classes = [ImageClass(f"c{rank:02}", None, (0, 1, 2), (f"c{rank:02}",)) for rank in range(24)]
+    wanted = shapes(5) | {"test": [EpisodeShape(12, 1, 2)]}
+
+    def shortages(fractions, wanted):
+        return find_shortages(split_into_sets(classes, fractions, 0), Path("birds"), wanted, pre_split=False)
+
+    (problem,) = shortages((0.7, 0.2), wanted)
+    assert problem.startswith("split test has 3 classes, but test_num_classes_per_set is 12. Raise its fraction in ")
+    fractions = re.search(r"as in --train_val_test_split ([\d. ]+) or lower test_num_classes_per_set\.$", problem)
+    assert shortages([float(word) for word in fractions[1].split()], wanted) == []
+    text = "\n".join(shortages((0.7, 0.2), shapes(9)))
+    assert "--train_val_test_split" not in text and "or lower num_classes_per_set to 8." in text
 
 
 def test_the_largest_shape_counts_and_a_shape_of_the_test_alone_blames_its_own_keys():

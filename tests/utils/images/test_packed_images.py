@@ -1,5 +1,6 @@
 """The packed file: decoded once, completely, made again when something changed, and never half there."""
 
+import hashlib
 import io
 import json
 import os
@@ -11,7 +12,7 @@ import pytest
 from PIL import Image
 
 from tests.conftest import draw_dataset, draw_image
-from utils.errors import StorageError
+from utils.errors import DataError, StorageError
 from utils.images import packed as packed_images
 from utils.images.decoding import PixelFormat, decode_image
 from utils.images.packed import load_or_pack
@@ -22,6 +23,11 @@ GREY = PixelFormat(14, 14, 1, "nearest")
 @pytest.fixture
 def dataset(tmp_path):
     return draw_dataset(tmp_path / "tiny", ["a/one", "a/two", "b/one"], images_per_class=4)
+
+
+def index_of(packed):
+    (index,) = packed.data_file.parent.glob(f"{packed.data_file.name.rsplit('.', 2)[0]}.json")
+    return index
 
 
 def decodes(monkeypatch):
@@ -72,7 +78,7 @@ def test_the_second_time_nothing_is_decoded(dataset, monkeypatch):
 @pytest.mark.parametrize("change", ["add", "remove", "rename", "new class", "decoder", "rebuild", "index", "data"])
 def test_it_is_packed_again_when_something_changed(dataset, monkeypatch, change):
     packed, _, _ = load_or_pack(dataset, GREY)
-    index = packed.data_file.parent / "tiny.14x14x1.nearest.json"
+    index = index_of(packed)
     calls = decodes(monkeypatch)
     if change == "add":
         draw_image(0, 99).save(dataset / "a/one/99.png")
@@ -282,5 +288,123 @@ def test_cmyk_photographs_become_rgb(tmp_path):
 
 def test_the_index_is_json_without_absolute_paths(dataset):
     packed, _, _ = load_or_pack(dataset, GREY)
-    text = (packed.data_file.parent / "tiny.14x14x1.nearest.json").read_text()
-    assert str(dataset.parent) not in text and json.loads(text)["format_version"] == 1
+    text = index_of(packed).read_text()
+    assert str(dataset.parent) not in text and json.loads(text)["format_version"] == 2
+
+
+def alter_pixels(path):
+    content = bytearray(path.read_bytes())
+    content[::50] = bytes(255 - value for value in content[::50])
+    status = path.stat()
+    path.write_bytes(content)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def test_pixels_that_were_changed_are_decoded_again_and_never_used(dataset, monkeypatch, caplog):
+    packed, _, _ = load_or_pack(dataset, GREY)
+    pixels, calls = packed.read(into_memory=True), decodes(monkeypatch)
+    assert packed.content_sha256 == hashlib.sha256(pixels.tobytes()).hexdigest()
+    alter_pixels(packed.data_file)
+    again, _, _ = load_or_pack(dataset, GREY)
+    assert len(calls) == 1 and again == packed and np.array_equal(again.read(into_memory=True), pixels)
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert warning.endswith(f"{packed.data_file.name} is not what was packed), decoding again")
+
+
+def test_pixels_of_a_large_file_are_checked_behind_the_scenes_before_a_result(dataset, monkeypatch):
+    monkeypatch.setattr(packed_images, "LARGEST_CHECKED_AT_ONCE", 100)
+    packed, _, _ = load_or_pack(dataset, GREY)
+    packed.verify()
+    opened, _, _ = load_or_pack(dataset, GREY)
+    opened.verify()
+    alter_pixels(packed.data_file)
+    opened, _, _ = load_or_pack(dataset, GREY)
+    with pytest.raises(DataError, match=r"uint8: changed since it was packed; it is made again with --reset_stored_fi"):
+        opened.verify()
+    load_or_pack(dataset, GREY, rebuild=True)[0].verify()
+    monkeypatch.setattr(packed_images.hashlib, "file_digest", lambda *_: os.read(-1, 1))
+    with pytest.raises(StorageError, match="uint8: cannot be read: Bad file descriptor"):
+        load_or_pack(dataset, GREY)[0].verify()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"shape": [11, 1, 14, 14]},
+        {"shape": [-12, 1, 14, 14]},
+        {"shape": [12, 1, 7, 28]},
+        {"left_out": [["a/one/00.png", "no image"]]},
+        {"content_sha256": "0" * 64},
+        {"one_colour": [12]},
+        {"identical": [[0, -1]]},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("is_signed", [False, True])
+def test_an_index_that_was_changed_is_not_trusted(dataset, monkeypatch, changes, is_signed):
+    packed, _, _ = load_or_pack(dataset, GREY, skip_bad=True)
+    index_file, calls = index_of(packed), decodes(monkeypatch)
+    index = json.loads(index_file.read_text()) | changes
+    if is_signed:  # as if it had been written so
+        del index["sha256"]
+        index["sha256"] = packed_images._digest_of_index(index)
+    index_file.write_text(json.dumps(index))
+    assert load_or_pack(dataset, GREY, skip_bad=True)[0] == packed and len(calls) == 1
+
+
+@pytest.mark.parametrize("text", ["", "[]", "null", "{}", '{"sha256": 3}', "[" * 100_000, "\ud800", "\0"])
+def test_rubbish_in_place_of_an_index_is_decoded_again(dataset, text):
+    packed, _, _ = load_or_pack(dataset, GREY)
+    index_of(packed).write_text(text, errors="surrogatepass")
+    assert load_or_pack(dataset, GREY)[0] == packed
+
+
+def test_links_to_folders_of_one_name_have_files_of_their_own(tmp_path, monkeypatch):
+    for disk in ("disk1", "disk2"):
+        draw_dataset(tmp_path / disk / "images", ["a", "b"] if disk == "disk1" else ["b", "a"], images_per_class=2)
+        for path in sorted((tmp_path / disk).rglob("*"), reverse=True):
+            os.utime(path, (0, 0))
+        (tmp_path / f"link to {disk}").symlink_to(tmp_path / disk / "images")
+    one, other = (load_or_pack(tmp_path / f"link to {disk}", GREY)[0] for disk in ("disk1", "disk2"))
+    assert one.folders == other.folders and one.content_sha256 != other.content_sha256
+    assert one.data_file.parent == other.data_file.parent
+    calls = decodes(monkeypatch)
+    assert load_or_pack(tmp_path / "link to disk1", GREY)[0] == one
+    assert load_or_pack(tmp_path / "link to disk2", GREY)[0] == other and not calls
+
+
+def test_a_link_that_leads_elsewhere_now_is_another_dataset(tmp_path):
+    for name in ("one", "two"):
+        draw_dataset(tmp_path / name / "images", ["a"] if name == "one" else ["a", "b"], images_per_class=2)
+    link = tmp_path / "link"
+    for name, n_images in (("one", 2), ("two", 4), ("one", 2)):
+        link.unlink(missing_ok=True)
+        link.symlink_to(tmp_path / name / "images")
+        assert load_or_pack(link, GREY)[0].shape[0] == n_images
+
+
+def test_what_earlier_versions_packed_is_decoded_again_once_and_removed(dataset, monkeypatch, caplog):
+    old = dataset.parent / ".packed"
+    old.mkdir()
+    (old / "tiny.14x14x1.nearest.json").write_text('{"format_version": 1, "data_file": "tiny.14x14x1.nearest.a.uint8"}')
+    for name in ("tiny.14x14x1.nearest.0123456789ab.uint8", "tiny.14x14x1.nearest.lock", "tiny.7x7x1.nearest.json"):
+        (old / name).write_bytes(bytes(12 * 14 * 14))
+    caplog.set_level("INFO")
+    calls = decodes(monkeypatch)
+    packed, _, _ = load_or_pack(dataset, GREY)
+    assert "tiny.14x14x1.nearest: packed by an earlier version, decoding again, once" in caplog.text
+    assert load_or_pack(dataset, GREY)[0] == packed and len(calls) == 1
+    new = index_of(packed).stem
+    assert {path.name for path in old.iterdir()} == {
+        f"{new}.json", f"{new}.lock", packed.data_file.name, "tiny.7x7x1.nearest.json",
+    }  # fmt: skip
+
+
+def test_images_of_one_colour_are_known(dataset):
+    for channels, name in ((1, "a/one/00.png"), (3, "b/one/03.png")):
+        Image.new("L" if channels == 1 else "RGB", (14, 14), 9 if channels == 1 else (1, 2, 3)).save(dataset / name)
+    pixels = np.zeros((14, 14, 3), np.uint8)
+    pixels[13, 13, 2] = 1
+    Image.fromarray(pixels).save(dataset / "a/two/00.png")
+    colour = PixelFormat(14, 14, 3, "nearest")
+    assert load_or_pack(dataset, colour)[0].one_colour == load_or_pack(dataset, colour)[0].one_colour == (0, 11)

@@ -4,6 +4,7 @@ overwritten.
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -278,6 +279,17 @@ def test_what_cannot_work_is_told_with_the_fix(tmp_path, prepare, monkeypatch, a
     (tmp_path / "file.zip").write_bytes(b"PK no")
     found = prepare(*arguments)
     assert found[0] == code and reason in found[2]
+
+
+@pytest.mark.parametrize("split", ["", "train/"])
+def test_a_folder_inside_a_class_is_no_class_of_its_own_unnoticed(tmp_path, prepare, split):
+    others = ["val/c", "test/d"] if split else ["b"]
+    source = draw_dataset(tmp_path / "birds", [f"{split}k0", f"{split}k0/winter", *others], images_per_class=2)
+    code, _, error = prepare("folder", "--from", source)
+    assert code == 2 and not (tmp_path / "datasets" / "birds").exists()
+    assert "k0 has images of its own and in k0/winter; say by " in error
+    shutil.rmtree(source / f"{split}k0" / "winter")
+    assert prepare("folder", "--from", source)[0] == 0
 
 
 # Limits

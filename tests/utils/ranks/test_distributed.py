@@ -195,7 +195,7 @@ def test_all_ranks_stop_at_an_update_that_is_not_finite_on_one(tmp_path):
     assert report["training_tasks"] == [6, 7, 8] and not report["is_finite"]
 
 
-@pytest.mark.parametrize("told", [0, 1])
+@pytest.mark.parametrize("told", [1, pytest.param(0, marks=pytest.mark.full)])
 def test_a_signal_to_one_rank_stops_all_at_one_iteration(tmp_path, told):
     """And the run goes on to the same bits."""
 

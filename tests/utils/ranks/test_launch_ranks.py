@@ -249,7 +249,14 @@ def test_what_the_lowest_rank_says_counts(tmp_path):
 # --- life and death ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 0)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        (signal.SIGTERM, 143),
+        pytest.param(signal.SIGINT, 130, marks=pytest.mark.full),
+        pytest.param(signal.SIGUSR1, 0, marks=pytest.mark.full),
+    ],
+)
 def test_a_signal_reaches_all_ranks_and_gives_its_exit_code(launch, tmp_path, number, code):
     process = launch("wait")
     wait_until(lambda: all((tmp_path / f"ready {index}").exists() for index in range(2)), process)

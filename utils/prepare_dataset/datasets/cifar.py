@@ -31,8 +31,8 @@ LIST_FILES = {split: (f"{split}.txt", f"{split}.json") for split in SPLITS}
 
 
 def find_cifar(source: Path | None, splits: Path | None, workspace: Workspace) -> FoundClasses:
-    """Classes of CIFAR-FS or FC100 from pickles per split, from CIFAR-100's own files, or from its class folders,
-    with lists.
+    """Find the classes of CIFAR-FS or FC100 from pickles per split, from CIFAR-100's own files, or from its class
+    folders, with lists.
 
     Args:
         source: None: CIFAR-100 is fetched.

@@ -18,7 +18,7 @@ ARCHIVE = "CUB_200_2011.tgz"
 
 
 def find_cub(source: Path, splits: Path | None, seed: int, workspace: Workspace) -> FoundClasses:
-    """Classes of the birds: of split CSVs where there are any, else of the folder CUB_200_2011/images, split by seed.
+    """Find the classes of the birds: of split CSVs where there are any, else of CUB_200_2011/images, split by seed.
 
     Raises:
         DataError: none of these is there.

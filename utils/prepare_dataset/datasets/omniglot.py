@@ -27,8 +27,8 @@ PARTS = tuple(name.removesuffix(".zip") for name in ZIP_MD5)
 
 
 def find_omniglot(source: Path, workspace: Workspace) -> FoundClasses:
-    """Classes `images_background/<alphabet>/<character>` and `images_evaluation/...`, from the official zips or
-    unpacked folders.
+    """Find the classes `images_background/<alphabet>/<character>` and `images_evaluation/...`, from the official zips
+    or unpacked folders.
 
     Raises:
         DataError: neither is there, or a zip has another md5 than the official one.
@@ -61,7 +61,7 @@ def find_omniglot(source: Path, workspace: Workspace) -> FoundClasses:
 
 
 def _inside(folder: Path, name: str) -> Path:
-    """An unpacked zip with or without the folder that is named like it."""
+    """Return what an unpacked zip holds, which may lie in a folder that is named like the zip."""
     return folder / name if (folder / name).is_dir() else folder
 
 

@@ -33,7 +33,7 @@ _PREFIX = "full_numpy_bitmap_"
 def find_quickdraw(
     source: Path | None, n_samples: int, seed: int, workspace: Workspace, *, accept_counts: bool
 ) -> FoundClasses:
-    """Classes of the meta-dataset of `n_samples` images per class and this seed.
+    """Find the classes of the meta-dataset of `n_samples` images per class and this seed.
 
     Args:
         source: folder with the .npy files; those that it lacks (None: all) are fetched from the public bucket.
@@ -76,7 +76,7 @@ def _fetch_missing(files: dict[str, Path], workspace: Workspace) -> dict[str, Pa
 
 
 def list_bucket(workspace: Workspace) -> dict[str, str | None]:
-    """Name of each class -> md5 of its file, as the bucket lists them."""
+    """Return name of each class -> md5 of its file, as the bucket lists them."""
     listing = workspace.download(f"{BUCKET}?prefix={FOLDER}&list-type=2")
     names: dict[str, str | None] = {}
     try:

@@ -61,7 +61,7 @@ def draw_synthetic_strokes(dataset_folder: Path, seed: int = SEED) -> None:
 
 
 def draw_samples(seed: int, class_rank: int, n_samples: int) -> np.ndarray:
-    """Samples 0..n-1 of a class: uint8 (n, 28, 28), paper 255, ink 0. A pure function of (seed, class, sample)."""
+    """Draw samples 0..n-1 of a class: uint8 (n, 28, 28), paper 255, ink 0. A pure function of (seed, class, sample)."""
     strokes = _draw_character(seed, class_rank)  # (strokes, 4, 2)
     samples = class_rank * 10_000 + np.arange(n_samples)
     n_shakes = strokes.size
@@ -95,7 +95,7 @@ def _draw_character(seed: int, class_rank: int) -> np.ndarray:
 
 
 def _render(points: np.ndarray, radius: np.ndarray) -> np.ndarray:
-    """Pen strokes with soft edges of one pixel.
+    """Render pen strokes with soft edges of one pixel.
 
     Args:
         points: float (n, strokes, 4, 2), Bezier control points; the image spans -1..1.

@@ -3,8 +3,9 @@ pickles.
 """
 
 import io
+import shutil
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ def _error(path: Path, text: str) -> DataError:
 
 
 def _checked_images(path: Path, images: Any) -> np.ndarray:
-    """uint8 (images, H, W, 3) or (images, H, W)."""
+    """Return images as uint8 (images, H, W, 3) or (images, H, W), or refuse them."""
     if (
         isinstance(images, list)
         and images
@@ -73,49 +74,55 @@ def find_labelled_pickles(root: Path) -> FoundClasses | None:
     """`train_phase_train.pickle` (or `train.pickle`), `val.pickle`, `test.pickle`, each {data, labels}; None: not
     there.
     """
-    files = find_split_files(root, PICKLE_FILES)
-    if files is None:
-        return None
-    classes: list[SourceClass] = []
-    for split, path in files.items():
-        content = load_restricted(path)
-        images = _checked_images(path, _entry(path, content, "data"))
-        labels = _checked_labels(path, _entry(path, content, "labels"), len(images))
-        classes += classes_by_label(split, labels, images.__getitem__)
-    return FoundClasses("pickles of data and labels", classes)
+    return _find_pickles(root, PICKLE_FILES, _labelled_classes, "pickles of data and labels")
 
 
 def find_cache_pickles(root: Path) -> FoundClasses | None:
     """`mini-imagenet-cache-{train,val,test}.pkl`, each {image_data, class_dict: name -> places}; None: not there."""
-    files = find_split_files(root, CACHE_FILES)
+    return _find_pickles(root, CACHE_FILES, _cached_classes, "the three cache pickles")
+
+
+def _find_pickles(
+    root: Path,
+    names: Mapping[str, Sequence[str]],
+    read: Callable[[str, Path, Any], list[SourceClass]],
+    form: str,
+) -> FoundClasses | None:
+    files = find_split_files(root, names)
     if files is None:
         return None
-    classes: list[SourceClass] = []
-    for split, path in files.items():
-        content = load_restricted(path)
-        images = _checked_images(path, _entry(path, content, "image_data"))
-        places = _entry(path, content, "class_dict")
-        if not isinstance(places, dict):
-            raise _error(path, "class_dict is no dict")
-        names = sorted(places, key=str)
-        labels = np.full(len(images), -1)
-        for label, name in enumerate(names):
-            ranks = np.asarray(places[name])
-            if ranks.dtype.kind not in "iu" or not ranks.size or ranks.min() < 0 or ranks.max() >= len(images):
-                raise _error(path, f"class {printable(name)} names images that are not there")
-            labels[ranks] = label
-        if (labels < 0).any():
-            raise _error(path, f"{(labels < 0).sum()} images belong to no class")
-        names = [name.decode("latin1") if isinstance(name, bytes) else str(name) for name in names]
-        classes += classes_by_label(split, labels, images.__getitem__, names)
-    return FoundClasses("the three cache pickles", classes)
+    return FoundClasses(form, [c for split, path in files.items() for c in read(split, path, load_restricted(path))])
+
+
+def _labelled_classes(split: str, path: Path, content: Any) -> list[SourceClass]:
+    images = _checked_images(path, _entry(path, content, "data"))
+    labels = _checked_labels(path, _entry(path, content, "labels"), len(images))
+    return classes_by_label(split, labels, images.__getitem__)
+
+
+def _cached_classes(split: str, path: Path, content: Any) -> list[SourceClass]:
+    images = _checked_images(path, _entry(path, content, "image_data"))
+    places = _entry(path, content, "class_dict")
+    if not isinstance(places, dict):
+        raise _error(path, "class_dict is no dict")
+    names = sorted(places, key=str)
+    labels = np.full(len(images), -1)
+    for label, name in enumerate(names):
+        ranks = np.asarray(places[name])
+        if ranks.dtype.kind not in "iu" or not ranks.size or ranks.min() < 0 or ranks.max() >= len(images):
+            raise _error(path, f"class {printable(name)} names images that are not there")
+        labels[ranks] = label
+    if (labels < 0).any():
+        raise _error(path, f"{(labels < 0).sum()} images belong to no class")
+    names = [name.decode("latin1") if isinstance(name, bytes) else str(name) for name in names]
+    return classes_by_label(split, labels, images.__getitem__, names)
 
 
 # tiered-ImageNet
 
 
 def find_tiered(root: Path, channels: str, unpacked: Path) -> FoundClasses | None:
-    """`{split}_images.npz` or `{split}_images_png.pkl` with `{split}_labels.pkl`; None where there are none.
+    """Find `{split}_images.npz` or `{split}_images_png.pkl` with `{split}_labels.pkl`; None where there are none.
 
     Args:
         channels: "rgb", "bgr", or "auto": what the images' own colours say.
@@ -149,9 +156,7 @@ def _flipped(pixels: Callable[[int], np.ndarray], suffix: str) -> Callable[[int]
 
 
 def channel_order(n_images: int, pixels: Callable[[int], np.ndarray]) -> str:
-    """ "bgr" where the first channel is darker than the last: photographs hold more red than blue (.478 and .410
-    here).
-    """
+    """Return "bgr" where the first channel is darker than the last: photographs hold more red, .478, than blue, .41."""
     chosen = np.unique(np.linspace(0, n_images - 1, min(n_images, IMAGES_LOOKED_AT)).astype(int))
     means = np.mean([pixels(int(rank)).reshape(-1, 3).mean(axis=0) for rank in chosen], axis=0)
     return "bgr" if means[0] < means[2] else "rgb"
@@ -195,7 +200,7 @@ def _decoder(path: Path, encoded: Sequence[bytes]) -> Callable[[int], np.ndarray
 
 
 def open_npz(path: Path, name: str, unpacked: Path) -> np.ndarray:
-    """One array of an .npz file, mapped into memory where it lies; unpacked to a file first where it is compressed."""
+    """Open one array of an .npz file, mapped into memory where it lies; unpacked to a file first where compressed."""
     try:
         with zipfile.ZipFile(path) as archive:
             member = archive.getinfo(f"{name}.npy")
@@ -210,8 +215,7 @@ def open_npz(path: Path, name: str, unpacked: Path) -> np.ndarray:
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 partial = copy.with_suffix(".partial")
                 with archive.open(member) as source, open(partial, "wb") as target:
-                    while block := source.read(2**22):
-                        target.write(block)
+                    shutil.copyfileobj(source, target, 2**22)
                 partial.rename(copy)
             return open_npy(copy)
     except KeyError as error:
@@ -221,7 +225,7 @@ def open_npz(path: Path, name: str, unpacked: Path) -> np.ndarray:
 
 
 def open_npy(path: Path, start: int = 0) -> np.ndarray:
-    """The array of an .npy file, or of the part of a file from `start` on, mapped and read-only.
+    """Open the array of an .npy file, or of the part of a file from `start` on, mapped and read-only.
 
     Arrays of objects are refused.
     """

@@ -4,14 +4,14 @@ from pathlib import Path
 
 from utils.episodes.drawing import SPLITS
 from utils.errors import DataError
-from utils.images.folders import scan
+from utils.images.folders import folders_inside_classes, report_problems, scan
 from utils.prepare_dataset.class_sources import FoundClasses, SourceClass
 from utils.prepare_dataset.workspace import find_folder
 from utils.words import printable
 
 
 def find_pre_split(root: Path) -> FoundClasses | None:
-    """Folders train, val and test (in any letter case) with class folders inside; None where there are none."""
+    """Find folders train, val and test (in any letter case) with class folders inside; None where there are none."""
     parent = find_folder(root, lambda folder: set(_split_folders(folder)) == set(SPLITS))
     if parent is None:
         return None
@@ -20,7 +20,7 @@ def find_pre_split(root: Path) -> FoundClasses | None:
 
 
 def find_class_folders(root: Path) -> FoundClasses:
-    """Any tree of class folders; each folder with images is a class. Folders train, val and test stay the splits."""
+    """Find any tree of class folders; each folder with images is a class. Folders train, val and test are splits."""
     if set(_split_folders(root)) == set(SPLITS):
         return find_pre_split(root)
     return FoundClasses("class folders", _classes_below(root, None))
@@ -35,8 +35,8 @@ def _split_folders(folder: Path) -> dict[str, Path]:
 
 
 def _classes_below(folder: Path, split: str | None) -> list[SourceClass]:
-    classes = []
-    for image_folder in scan(folder)[0]:
+    classes, image_folders = [], scan(folder)[0]
+    for image_folder in image_folders:
         if not image_folder.path:
             raise DataError(
                 f"{printable(folder)}: has images of its own, such as {printable(image_folder.files[0])}; every image "
@@ -49,4 +49,7 @@ def _classes_below(folder: Path, split: str | None) -> list[SourceClass]:
                 lambda place, own=image_folder: folder / own.path_of(own.files[place]),
             )
         )  # fmt: skip
+    nested = folders_inside_classes(image_folders, str)
+    if nested:
+        raise report_problems(folder, nested)
     return classes

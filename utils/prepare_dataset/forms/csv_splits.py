@@ -26,7 +26,7 @@ Locate = Callable[[str, str], Path | None]
 
 
 def find_csv(root: Path, splits: Path | None = None) -> FoundClasses | None:
-    """Classes of split CSVs, with images from a folder or from an ImageNet tree; None where there are no such CSVs.
+    """Find the classes of split CSVs, with images from a folder or an ImageNet tree; None without such CSVs.
 
     Args:
         root: where the images are, and the CSVs unless `splits` says where those are.
@@ -44,9 +44,9 @@ def find_csv(root: Path, splits: Path | None = None) -> FoundClasses | None:
     if locate(*first) is None:
         tree = ImageNetTree.find(root, first[1])
         if tree is None:
-            looked = ", ".join(dict.fromkeys(printable(place) for place in places))
+            searched = ", ".join(dict.fromkeys(printable(place) for place in places))
             raise DataError(
-                f"{printable(files['train'])}: its image {printable(first[0])} is not in {looked}, and there is no "
+                f"{printable(files['train'])}: its image {printable(first[0])} is not in {searched}, and there is no "
                 "folder"
                 f" {printable(first[1])} of an ImageNet tree either. Put the images into "
                 f"{printable(folder / 'images')}."
@@ -77,7 +77,7 @@ def _read_rows(path: Path) -> list[tuple[str, str]]:
 
 
 def _image_finder(rows: Rows, places: list[Path]) -> Locate:
-    """Look in the first of the places that has any of the images: as the row says, or in the folder of its label."""
+    """Search the first of the places that has any of the images: as the row says, or in the folder of its label."""
 
     def at(place: Path, file: str, label: str) -> Path | None:
         candidates = (place / file, place / label / PurePosixPath(file).name)
@@ -119,9 +119,7 @@ def _class(split: str, name: str, found: list[tuple[str, Path]]) -> SourceClass:
 
 
 def _class_names(images: dict[tuple[str, str], list[tuple[str, Path]]]) -> dict[tuple[str, str], str]:
-    """Labels as names; numbers, which splits may give anew, are replaced by the folder of the images or get the
-    split.
-    """
+    """Return labels as names; numbers, which splits may give anew, become the images' folder or get the split."""
     names = {}
     for (split, label), found in images.items():
         name = safe_name(label)
@@ -144,7 +142,7 @@ class ImageNetTree:
 
     @classmethod
     def find(cls, root: Path, label: str) -> "ImageNetTree | None":
-        """The folder below `root` that has a folder named `label`."""
+        """Find the folder below `root` that has a folder named `label`."""
         folder = find_folder(root, lambda candidate: (candidate / label).is_dir())
         return None if folder is None else cls(folder)
 
@@ -161,7 +159,7 @@ class ImageNetTree:
         return self._images[label]
 
     def locate(self, file: str, label: str) -> Path | None:
-        """The image of a row: the one of that name, else the n-th of its class."""
+        """Find the image of a row: the one of that name, else the n-th of its class."""
         exact = self._folder / label / file
         if exact.is_file():
             return exact

@@ -23,10 +23,10 @@ class LabelledImages(Protocol):
     """What is asked of a dataset."""
 
     def __len__(self) -> int:
-        """Number of images."""
+        """Return the number of images."""
 
     def __getitem__(self, index: int) -> tuple[Any, Any]:
-        """(image, label): a PIL image, an array or a tensor; a whole number."""
+        """Return (image, label): a PIL image, an array or a tensor; a whole number."""
 
 
 def prepare_from_dataset(
@@ -88,7 +88,7 @@ def _classes(dataset: LabelledImages, split: str | None, class_names: Sequence[s
 
 
 def _labels_of(dataset: LabelledImages) -> list[int]:
-    """The labels without the images, where a dataset has them so (most of torchvision's do), else from each item."""
+    """Return the labels without the images, where a dataset (most of torchvision's) has them so, else item by item."""
     labels = next(
         (found for key in ("targets", "labels", "_labels") if (found := getattr(dataset, key, None)) is not None), None
     )
@@ -104,7 +104,7 @@ def _labels_of(dataset: LabelledImages) -> list[int]:
 
 
 def to_pixels(image: Any, name: str) -> np.ndarray:
-    """An image of any usual kind as uint8 (H, W) or (H, W, 3).
+    """Convert an image of any usual kind to uint8 (H, W) or (H, W, 3).
 
     Raises:
         DataError: another shape, or numbers outside 0..1.

@@ -92,7 +92,7 @@ def load_restricted(path: Path) -> Any:
 
 
 def _check_opcodes(file: BinaryIO) -> None:
-    """Look through the program without running it."""
+    """Check the program without running it."""
     for opcode, argument, position in pickletools.genops(file):
         if opcode.name in _REFUSED_OPCODES:
             raise _Refusal(f"it uses the instruction {opcode.name}")
@@ -147,7 +147,7 @@ class _Dtype:
         self.text = state[1] + self.text.lstrip("<>=|")
 
     def array(self, data: Any, shape: Any, order: str) -> np.ndarray:
-        """The bytes as an array; they must be exactly as many as the shape says."""
+        """Return the bytes as an array; they must be exactly as many as the shape says."""
         dtype = np.dtype(self.text)
         data = self._encode(data) if isinstance(data, str) else data
         shape = tuple(shape)
@@ -190,7 +190,7 @@ def _empty_bytes(*arguments: Any) -> bytes:
 
 
 def _admitted(encode: _Encoder) -> dict[tuple[str, str], _StandIn]:
-    """(module, name) -> what is called in its place; numpy has moved its modules once."""
+    """Return (module, name) -> what is called in its place; numpy has moved its modules once."""
     array = _StandIn(_Array)
     table = {
         ("numpy", "ndarray"): array,
@@ -209,7 +209,7 @@ def _admitted(encode: _Encoder) -> dict[tuple[str, str], _StandIn]:
 
 
 class _RestrictedUnpickler(pickle.Unpickler):
-    """Everything that a pickle names goes through find_class; here that is a look into a closed table."""
+    """Everything that a pickle names goes through find_class; here that is a closed table."""
 
     def __init__(self, file: BinaryIO, size: int):
         super().__init__(file, encoding="latin1")
@@ -222,7 +222,7 @@ class _RestrictedUnpickler(pickle.Unpickler):
 
 
 def _plain(value: Any, done: dict[int, Any], depth: int) -> Any:
-    """The same containers with arrays in place of their stand-ins, each object looked at once."""
+    """Return the same containers with arrays in place of their stand-ins, each object visited once."""
     if isinstance(value, _Array):
         if value.value is None:
             raise _Refusal("it holds an array without content")
