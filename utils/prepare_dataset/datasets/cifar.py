@@ -15,7 +15,7 @@ from utils.errors import DataError
 from utils.files.reading import parse_json, read_text, why_unreadable
 from utils.images.folders import report_problems
 from utils.prepare_dataset.class_sources import FoundClasses, SourceClass, safe_name
-from utils.prepare_dataset.forms.array_files import find_labelled_pickles
+from utils.prepare_dataset.forms.array_files import find_labelled_pickles, whole_numbers
 from utils.prepare_dataset.forms.class_folders import find_class_folders
 from utils.prepare_dataset.forms.restricted_unpickler import load_restricted
 from utils.prepare_dataset.workspace import Workspace, find_folder, find_split_files
@@ -94,12 +94,18 @@ def _read_list(path: Path) -> list[str]:
 def _deal_arrays(folder: Path, lists: dict[str, list[str]]) -> list[SourceClass]:
     parts = {name: load_restricted(folder / name) for name in ("train", "test", "meta")}
     try:
-        pixels = np.concatenate([parts[name]["data"] for name in ("train", "test")]).reshape(-1, 3, 32, 32)
-        fine = np.concatenate([parts[name]["fine_labels"] for name in ("train", "test")]).astype(int)
-        coarse = np.concatenate([parts[name]["coarse_labels"] for name in ("train", "test")]).astype(int)
+        pixels, fine, coarse = (
+            np.concatenate([whole_numbers(parts[name][key]) for name in ("train", "test")])
+            for key in ("data", "fine_labels", "coarse_labels")
+        )
+        pixels, fine, coarse = pixels.reshape(-1, 3, 32, 32), fine.astype(int), coarse.astype(int)
         fine_names, coarse_names = list(parts["meta"]["fine_label_names"]), list(parts["meta"]["coarse_label_names"])
         if pixels.dtype != np.uint8 or not len(pixels) == len(fine) == len(coarse):
             raise ValueError("images and labels do not fit together")
+        if not all(isinstance(name, str) for name in [*fine_names, *coarse_names]):
+            raise ValueError("a name of a class is no text")
+        if not set(fine.tolist()) <= set(range(len(fine_names))):
+            raise ValueError("a label has no name")
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise DataError(
             f"{printable(folder)}: train, test and meta are not CIFAR-100's: {error}. Fetch them again."
