@@ -160,7 +160,9 @@ def run_experiment(
         if result is not None and not (config.evaluate_on_test_set_only or config.replay_iteration):
             from experiment_tools.parts.terminal_texts import next_command
 
-            log.info("%s\n%s", result, next_command(run_folder.path))
+            report = run_folder.visual_outputs / "report.html"
+            report_line = f"Report: {report}\n" if report.exists() else ""
+            log.info("%s\n%s%s", result, report_line, next_command(run_folder.path))
             return
         if not (run_folder.is_held or config.replay_iteration):
             run_folder.create()  # says why what is left to do cannot be done

@@ -128,7 +128,9 @@ def _fractions(config: ExperimentConfig, n_classes: int) -> Sequence[float]:
     ways, of_val = max(shape.n_way for shape in config.training_shapes), config.validation_shape.n_way
     found = split_classes(range(n_classes), OMNIGLOT_SPLIT, 0)
     fits = len(found["train"]) >= ways and len(found["val"]) >= of_val
-    fractions = OMNIGLOT_SPLIT if fits else fitting_fractions(n_classes, (ways, of_val, ways)) or OMNIGLOT_SPLIT
+    fractions = OMNIGLOT_SPLIT if fits else fitting_fractions(n_classes, (ways, of_val, ways))
+    if fractions is None:  # too few classes for any: the error says so
+        return OMNIGLOT_SPLIT
     if not config.sets_are_pre_split:
         logger.info("train_val_test_split auto: %s of %d classes", " ".join(map(str, fractions)), n_classes)
     return fractions
