@@ -44,7 +44,8 @@ def convert_files(paths: Sequence[Path]) -> Conversion:
     except ConfigError as error:
         raise ConfigError(f"{paths[0]}: {error}") from error
     config = check_config(conversion.values, str(paths[0]))
-    return Conversion(config.to_json_dict(), conversion.findings)
+    read_otherwise = [note for note in config.notes if "is read as" in note]
+    return Conversion(config.to_json_dict(), conversion.findings + read_otherwise)
 
 
 def _read(path: Path) -> dict[str, Any]:
