@@ -18,7 +18,7 @@ from few_shot_classifier.datasets import SplitData
 from tests.conftest import draw_dataset, draw_image
 from utils.config import load_config
 from utils.config.schema import ExperimentConfig
-from utils.data_sources.dataset_classes import _fractions
+from utils.data_sources.dataset_classes import _fractions, other_dataset
 from utils.episodes.drawing import EpisodeShape, split_classes
 from utils.errors import ConfigError, DataError
 from utils.images.decoding import PixelFormat, decode_image
@@ -341,6 +341,26 @@ def test_a_split_of_folders_that_is_not_used_is_told(tiny_dataset, caplog):
         path.rename(target / path.name)
     build_data(config(), "cpu")
     assert f'{folder}: has folders train and val and test, but "sets_are_pre_split" is false' in caplog.text
+    (folder / "VAL").rename(folder / "Validation")
+    folder.rename(folder.with_name("inside"))
+    (folder / "any").mkdir(parents=True)
+    (folder / "README.txt").write_text("a file beside the folder that wraps all others")
+    inside = folder.with_name("inside").rename(folder / "any" / "how")
+    build_data(config(), "cpu")
+    assert f'{inside}: has folders train and validation and test, but "sets_are_pre_split" is false' in caplog.text
+
+
+def test_a_dataset_to_test_on_keeps_its_split_inside_a_folder_that_wraps_all_others(tiny_dataset):
+    split, plain = tiny_dataset("split", pre_split=True), tiny_dataset("plain")
+    assert other_dataset(config(), "split").sets_are_pre_split
+    assert not other_dataset(config(), "plain").sets_are_pre_split
+    for folder in (split, plain):
+        inside = folder.rename(folder.with_name("inside"))
+        folder.mkdir()
+        (folder / "LICENSE").write_text("a file beside it")
+        inside.rename(folder / "wrapper")
+    assert other_dataset(config(), "split").sets_are_pre_split
+    assert not other_dataset(config(), "plain").sets_are_pre_split
 
 
 @pytest.mark.parametrize("n_classes", [15, 24, 81])
