@@ -7,7 +7,6 @@ Letters: B tasks, n images per task, C channels, H x W pixels, F filters, N way,
 import copy
 import math
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +29,7 @@ from meta_learning.networks.residual import RESIDUAL_NETWORKS, ResidualNetwork
 from utils.config import ExperimentConfig
 from utils.config.rules import feature_size
 from utils.errors import ConfigError
+from utils.paths import expanded
 from utils.registry import GIVEN_NETWORK, registered_backbone, user_code
 
 # The paper's text says ReLU; the released code has had leaky ReLU again since January 2019.
@@ -238,7 +238,7 @@ def build_network(config: ExperimentConfig, given: nn.Module | NetworkFunction |
     network.initialise(torch.Generator().manual_seed(config.initialisation_seed))
     if config.initial_weights:
         # After they were drawn: the file replaces the body alone, the head keeps what it has.
-        load_initial_weights(network, Path(config.initial_weights).expanduser())
+        load_initial_weights(network, expanded(config.initial_weights))
     if not isinstance(config.batch_norm_statistics, str):
         choose_statistics_per_stage(network, config.batch_norm_statistics)
     return network

@@ -5,7 +5,6 @@ found wrong without torch is found before the seconds of its import.
 """
 
 import logging
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,6 +40,7 @@ from utils.machine.host import tune_host
 from utils.ranks.command import notify_other_machines, remember_opened, was_opened
 from utils.ranks.launch import plan_launch, run_ranks, split_arguments
 from utils.registry import load_plugins
+from utils.words import guarded_output
 
 log = logging.getLogger(__name__)
 NOT_TESTED = (
@@ -60,10 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if {"-h", "--help"}.intersection(arguments):
-        try:
-            print(help_text(), flush=True)
-        except BrokenPipeError:  # the reader, say `head`, has seen enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        with guarded_output():
+            print(help_text())
         return 0
     rank = ranks.this_rank()
     quiet, asked_to_stop = (
@@ -162,7 +160,9 @@ def run_experiment(
         if result is not None and not (config.evaluate_on_test_set_only or config.replay_iteration):
             from experiment_tools.parts.terminal_texts import next_command
 
-            log.info("%s\n%s", result, next_command(run_folder.path))
+            report = run_folder.visual_outputs / "report.html"
+            report_line = f"Report: {report}\n" if report.exists() else ""
+            log.info("%s\n%s%s", result, report_line, next_command(run_folder.path))
             return
         if not (run_folder.is_held or config.replay_iteration):
             run_folder.create()  # says why what is left to do cannot be done

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from experiment_tools.parts.run_reading import Run, list_runs, read_run
 from utils.metrics import ACCURACY, Summary, score_of
-from utils.paths import experiments_root
+from utils.paths import expanded, experiments_root
 from utils.words import say, size_text
 
 HEADING = ("run", "state", "epochs", "best val", "test", "disk", "changed")
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--sort", choices=["name", "state", "val", "test", "disk", "changed"], default="name")
     options = parser.parse_args(arguments)
-    folder = (options.folder or experiments_root()).expanduser()
+    folder = expanded(options.folder or experiments_root())
     if not folder.is_dir():
         say(f"{folder}: no such folder. Give the folder of the runs, or set EXPERIMENTS_DIR.", file=sys.stderr)
         return 1

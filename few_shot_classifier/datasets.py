@@ -29,6 +29,7 @@ from utils.episodes.batches import EpisodeBatch
 from utils.episodes.drawing import EpisodeShape
 from utils.episodes.source import EpisodeSource
 from utils.errors import ConfigError
+from utils.paths import expanded
 
 log = logging.getLogger(__name__)
 
@@ -191,7 +192,7 @@ def evaluation_data(
 
 
 def _with_folder(config: ExperimentConfig, folder: str | Path) -> ExperimentConfig:
-    path = Path(folder).expanduser().resolve()
+    path = expanded(folder).resolve()
     name = "".join(c if c.isalnum() or c in "_+=,.- " else "_" for c in path.name)
     return check_config(config.to_json_dict() | {"dataset_name": name, "dataset_path": str(path)}, "FewShotClassifier")
 

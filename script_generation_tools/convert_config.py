@@ -21,6 +21,7 @@ from script_generation_tools.reference_configs import Conversion, convert_refere
 from utils.config import check_config
 from utils.errors import ConfigError, prints_user_errors
 from utils.files.atomic_files import write_bytes_atomically
+from utils.files.reading import parse_json, read_text, why_unreadable
 from utils.paths import REPOSITORY_ROOT
 from utils.words import say
 
@@ -50,13 +51,12 @@ def convert_files(paths: Sequence[Path]) -> Conversion:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
-    try:
-        content = _yaml(path, text) if path.suffix in YAML_SUFFIXES else json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"{path}: not valid JSON ({error}); a YAML's name must end in .yaml or .yml") from error
+        text = read_text(path, may_be_pipe=True)
+        content = _yaml(path, text) if path.suffix in YAML_SUFFIXES else parse_json(text)
+    except (OSError, ValueError) as error:
+        is_json = isinstance(error, ValueError) and path.suffix not in YAML_SUFFIXES
+        advice = "; a YAML's name must end in .yaml or .yml" if is_json else ""
+        raise ConfigError(f"{path}: {why_unreadable(error)}{advice}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: a config is a table of keys and values, not a {type(content).__name__}")
     return content
@@ -71,8 +71,8 @@ def _yaml(path: Path, text: str) -> Any:
         ) from error
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not a plain YAML of keys and values ({' '.join(str(error).split())})") from error
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError(f"not a plain YAML of keys and values ({' '.join(str(error).split())})") from None
 
 
 @prints_user_errors

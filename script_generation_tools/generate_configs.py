@@ -32,11 +32,10 @@ def _continue_in_project_environment(error: ModuleNotFoundError) -> None:
 
 
 try:
-    import tomllib
-
     from script_generation_tools.generated_files import Outcome, update_folder
     from utils.config import ExperimentConfig, check_config
     from utils.errors import ConfigError, prints_user_errors
+    from utils.files.reading import parse_json, parse_toml, read_text, why_unreadable
 except ModuleNotFoundError as missing:
     if __name__ != "__main__":
         raise
@@ -161,7 +160,7 @@ def first_config(template: Path, chosen: Mapping[str, Any]) -> dict[str, Any]:
         name: value[:1] if isinstance(value, list) and name != SETTINGS else value for name, value in values.items()
     }
     first |= {SETTINGS: values[SETTINGS][:1]} if SETTINGS in values else {}
-    return json.loads(expand_template(template, first, all_values.get(DEFAULTS, {}))[0].text)
+    return parse_json(expand_template(template, first, all_values.get(DEFAULTS, {}))[0].text)
 
 
 def variables_of(template: str) -> set[str]:
@@ -176,9 +175,9 @@ def template_variables(template: Path) -> set[str]:
 
 def _template_text(template: Path) -> str:
     try:
-        return template.read_text(encoding="utf-8")
+        return read_text(template)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{template}: cannot be read as a template ({error})") from error
+        raise ConfigError(f"{template}: {why_unreadable(error)}") from error
 
 
 def substitute(template: str, values: Mapping[str, Any]) -> str:
@@ -244,25 +243,20 @@ def _fill_pattern(pattern: str, known: Mapping[str, Any]) -> str:
 
 def _checked(path: Path, text: str) -> tuple[dict[str, Any], ExperimentConfig]:
     try:
-        config = json.loads(text, object_pairs_hook=lambda pairs: _without_repeats(path, pairs))
-    except json.JSONDecodeError as error:
+        config = parse_json(text)
+    except ValueError as error:
+        place = error.__cause__
+        if not isinstance(place, json.JSONDecodeError):
+            raise ConfigError(f"{path.name}: {error}") from error
         # Filling in adds no lines, so that the parser's line is the template's; a forgotten comma is in the one before.
-        lines = list(enumerate(path.read_text(encoding="utf-8").split("\n"), start=1))
-        shown = "".join(f"\n  line {number}: {line}" for number, line in lines[max(error.lineno - 2, 0) : error.lineno])
+        lines = list(enumerate(_template_text(path).split("\n"), start=1))
+        shown = "".join(f"\n  line {number}: {line}" for number, line in lines[max(place.lineno - 2, 0) : place.lineno])
         raise ConfigError(
-            f"{path.name}: not valid JSON once its variables are filled in ({error.msg}, line {error.lineno}){shown}"
+            f"{path.name}: not valid JSON once its variables are filled in ({place.msg}, line {place.lineno}){shown}"
         ) from error
     if not isinstance(config, dict):
         raise ConfigError(f"{path.name}: a config is one JSON object, not a {type(config).__name__}")
     return config, check_config(config, path.name)
-
-
-def _without_repeats(path: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    keys = [key for key, _ in pairs]
-    repeated = sorted({key for key in keys if keys.count(key) > 1})
-    if repeated:
-        raise ConfigError("\n".join(f'{path.name}: key "{key}" is given {keys.count(key)} times' for key in repeated))
-    return dict(pairs)
 
 
 def _declared(own_values: Mapping[str, Any]) -> set[str]:
@@ -312,13 +306,11 @@ def _defaults_note(
 
 def _read_values(path: Path) -> dict[str, dict[str, Any]]:
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
+        values = parse_toml(read_text(path))
+    except (OSError, ValueError) as error:
         raise ConfigError(
-            f"{path}: cannot be read ({error.strerror}); it holds the values of the templates' variables"
+            f"{path}: {why_unreadable(error)}; it holds the values of the templates' variables"
         ) from error
-    except ValueError as error:
-        raise ConfigError(f"{path}: not valid TOML ({error})") from error
     for section, content in values.items():
         rows = content.get(SETTINGS, [{}]) if isinstance(content, dict) else None
         if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
@@ -388,7 +380,7 @@ def _shared_run_folders(config_folder: Path) -> list[str]:
     notes = []
     for path in sorted(config_folder.glob("[!.]*.json")):
         try:
-            name = json.loads(path.read_text(encoding="utf-8"))[NAME]
+            name = parse_json(read_text(path))[NAME]
         except (OSError, ValueError, KeyError, TypeError):
             continue  # a file that is no config says so when it is run
         if owners.setdefault(name, path.name) != path.name:

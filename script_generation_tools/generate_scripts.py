@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from script_generation_tools.generated_files import Outcome, update_folder
 from utils.errors import ConfigError, prints_user_errors
+from utils.files.reading import read_text, why_unreadable
 from utils.paths import REPOSITORY_ROOT
 from utils.words import say
 
@@ -52,11 +53,9 @@ def generate_scripts(
 
 def _read_template(template: Path, placeholder: str) -> str:
     try:
-        text = template.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(
-            f"{template}: cannot be read ({error.strerror}); it is the template of the scripts"
-        ) from error
+        text = read_text(template)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{template}: {why_unreadable(error)}; it is the template of the scripts") from error
     if placeholder not in text:
         raise ConfigError(f"{template.name}: holds no {placeholder}, so every script would start the same experiment")
     return text

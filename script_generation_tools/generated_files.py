@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from utils.errors import ConfigError
 from utils.files.atomic_files import write_bytes_atomically
+from utils.files.reading import read_object, why_unreadable
 
 MANIFEST_NAME = ".generated.json"
 
@@ -92,11 +93,11 @@ def _read_manifest(path: Path) -> dict[str, str]:
     if not path.exists():
         return {}
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        manifest = read_object(path)
+        # Only plain names: an entry like ../x must never lead out of the folder.
+        return {name: digest for name, digest in manifest.items() if name == Path(name).name}
+    except (OSError, ValueError) as error:
         raise ConfigError(
-            f"{path}: not valid JSON ({error}). Restore it, or delete it: files that are as they would be generated "
+            f"{path}: {why_unreadable(error)}. Restore it, or delete it: files that are as they would be generated "
             "are then recognised again, others count as written by hand"
         ) from error
-    # Only plain names: an entry like ../x must never lead out of the folder.
-    return {name: digest for name, digest in manifest.items() if name == Path(name).name}

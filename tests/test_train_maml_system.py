@@ -144,7 +144,7 @@ def test_a_run_leaves_its_files_and_a_second_start_shows_the_result_again(main, 
     assert "This experiment is finished (2 epochs). Its result:" in again
     result, rest = out[out.index("Test accuracy") :].split("Report: ")
     report, next_command = rest.splitlines()
-    assert again.endswith(f"{result}{next_command}\n")
+    assert again.endswith(f"{result}Report: {report}\n{next_command}\n")
     assert report == str(logs_of(workplace).parent / "visual_outputs/report.html")
     assert (
         next_command == "Next: python -m experiment_tools.adapt --experiment 'tiny run' --support FOLDER --query FOLDER"
@@ -289,6 +289,14 @@ def test_torch_is_not_imported_before_the_config_is_checked():
             ["--load_checkpoint", "nowhere.safetensors"],
             "load_checkpoint nowhere.safetensors: nowhere.safetensors does not exist",
         ),
+        (["--load_checkpoint", "."], "load_checkpoint .: . is no file"),
+        (["--load_checkpoint", "²"], "load_checkpoint ²: ² does not exist"),
+        (["--load_checkpoint", "1" * 300], ": a name of more than 255 bytes"),
+        (["--load_checkpoint", "~nobody-of-this-name/x"], "there is no home folder that ~ could stand for here"),
+        (["--dataset_path", "x/" * 2500], "x/x...: a name of more than 255 bytes or a path of more than 4,095"),
+        (["--dataset_path", "caf\udce9"], '"dataset_path" is "caf\\udce9", which is no text in UTF-8'),
+        (["--experiment_name", "[" * 10**5], '"experiment_name" is "[[['),
+        (["--total_epochs", "[" * 10**5], '"total_epochs" is "[[['),
     ],
 )
 def test_wrong_usage_is_exit_code_1_without_traceback(main, arguments, message):
@@ -354,6 +362,8 @@ def test_an_unwritable_output_folder_is_exit_code_4_before_anything_slow(main, w
         ),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: 3 bytes"), 6, "batch_size, task_chunk_size"),
         (MemoryError(), 6, "Out of memory: no memory left"),
+        (ImportError("libtorch_cpu.so: failed to map segment from shared object"), 6, "libtorch_cpu.so: failed to map"),
+        (OSError(12, "Cannot allocate memory"), 6, "Out of memory: [Errno 12] Cannot allocate memory"),
         (ZeroDivisionError("oh"), 70, "ZeroDivisionError: oh"),
     ],
 )

@@ -4,12 +4,13 @@
 is a bug and keeps its traceback (exit code 70).
 """
 
+import errno
 import functools
 import signal
 import sys
 from collections.abc import Callable
 
-from utils.words import say
+from utils.words import guarded_output, say
 
 
 class UserError(Exception):
@@ -54,16 +55,30 @@ class ExperimentInUseError(UserError):
     exit_code = 5
 
 
+def user_error(error: BaseException) -> UserError | None:
+    """Return the error that a user can mend which an exception is or stands for; None: it is a bug."""
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:  # names are the user's, wherever they end up
+        return ConfigError(
+            f"{str(error.filename)[:200]}...: a name of more than 255 bytes or a path of more than 4,095, which no "
+            "file can have. Give a shorter one."
+        )
+    return error if isinstance(error, UserError) else None
+
+
 def prints_user_errors(main: Callable[..., int]) -> Callable[..., int]:
     """Let the main function of a command print the text of a UserError and return its exit code."""
 
     @functools.wraps(main)
     def command(*arguments: object, **options: object) -> int:
-        try:
-            return main(*arguments, **options)
-        except UserError as error:
-            say(error, file=sys.stderr)
-            return error.exit_code
+        with guarded_output():
+            try:
+                return main(*arguments, **options)
+            except (UserError, OSError) as error:
+                mendable = user_error(error)
+                if mendable is None:
+                    raise
+                say(mendable, file=sys.stderr)
+                return mendable.exit_code
 
     return command
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from utils.errors import ConfigError, UserError
 from utils.machine.host import tune_host
+from utils.paths import expanded
 
 VGG_KEYS = frozenset({"num_stages", "cnn_blocks_per_stage", "cnn_num_filters", "conv_padding", "max_pooling"})
 
@@ -125,7 +126,7 @@ def load_plugins(overrides: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _load(given: Any) -> str:
-    path = Path(str(given)).expanduser()
+    path = expanded(str(given))
     if not isinstance(given, str) or path.suffix != ".py":
         raise ConfigError(
             f"command line: --plugin is {given}, but must be the path of a Python file, as in --plugin my_network.py"

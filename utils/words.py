@@ -1,9 +1,18 @@
-"""Names, sizes, numbers of things and whole texts as people read them on a terminal."""
+"""What people read: names, sizes and numbers as words, and what is printed, whatever the names hold and wherever the
+output goes.
+"""
 
+import contextlib
 import logging
 import math
+import os
+import re
 import sys
-from typing import TextIO
+from collections.abc import Iterator
+from typing import Any, TextIO
+
+_BEGIN_OF_BARS = re.compile(r"(?:\r|\n|\x1b\[A)*")
+"""How a progress bar of tqdm goes to the begin of its line and to those above and below."""
 
 
 def size_text(n_bytes: float) -> str:
@@ -24,14 +33,19 @@ def counted(number: int, noun: str, plural: str = "") -> str:
     return f"{number} {noun if number == 1 else plural or noun + 's'}"
 
 
-def printable(path: object) -> str:
-    """Return a name as one line that any terminal can show: control characters and undecodable bytes are escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(path))
+def is_whole_number(text: str) -> bool:
+    """Return whether `int` reads a text and nothing is odd about it: up to nine digits, which "²" is not."""
+    return text.isascii() and text.isdigit() and len(text) < 10
+
+
+def printable(path: object, kept: str = "") -> str:
+    """Return a path as one line that any terminal can show: control characters and undecodable bytes are escaped."""
+    return "".join(c if c.isprintable() or c in kept else c.encode("unicode_escape").decode() for c in str(path))
 
 
 def printable_text(text: object) -> str:
     """Return a text of several lines in which no foreign name can move the cursor, colour or hide anything."""
-    return "\n".join(map(printable, str(text).split("\n")))
+    return printable(text, kept="\n\t")
 
 
 def say(text: object, *, file: TextIO | None = None, flush: bool = False) -> None:
@@ -52,3 +66,60 @@ def log_to_terminal() -> None:
     terminal = logging.StreamHandler(sys.stdout)
     terminal.setFormatter(PrintableFormatter())
     logging.basicConfig(level=logging.INFO, handlers=[terminal])
+
+
+class _GuardedStream:
+    """A standard stream that loses a line rather than the program: its terminal or reader may be gone, its disk full.
+
+    Letters that its encoding lacks, and control characters of names, are escaped.
+    """
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """Write what can be written."""
+        begin = _BEGIN_OF_BARS.match(text)[0]
+        encoding = getattr(self._stream, "encoding", None) or "utf-8"
+        shown = (begin + printable_text(text[len(begin) :])).encode(encoding, "backslashreplace").decode(encoding)
+        with contextlib.suppress(OSError, ValueError):  # ValueError: closed by somebody
+            self._stream.write(shown)
+        return len(text)
+
+    def flush(self) -> None:
+        """Hand on what was written, if anybody takes it."""
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.flush()
+
+    def leave(self) -> None:
+        """Give up what is still waiting, so that the interpreter does not fail at it when it ends."""
+        try:
+            self._stream.flush()
+        except OSError:
+            with open(os.devnull, "wb") as nowhere:
+                os.dup2(nowhere.fileno(), self._stream.fileno())
+        except ValueError:  # closed by somebody
+            pass
+
+
+@contextlib.contextmanager
+def guarded_output() -> Iterator[None]:
+    """Let nothing that a program prints, or cannot print, end it; also a decorator of its main function."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:  # closed; the next file of ours would take its number, and be printed into
+            os.open(os.devnull, os.O_RDWR)
+    before = sys.stdout, sys.stderr
+    with open(os.devnull, "w") as nowhere:
+        guarded = [_GuardedStream(stream or nowhere) for stream in before]
+        sys.stdout, sys.stderr = guarded  # type: ignore[assignment]
+        try:
+            yield
+        finally:
+            sys.stdout, sys.stderr = before
+            for stream in guarded:
+                stream.leave()

@@ -10,6 +10,8 @@ from experiment_parts.records import epoch_records
 from experiment_parts.runs.checkpoints import epoch_path, list_epochs, load_checkpoint
 from experiment_parts.runs.run_folder import RunFolder
 from utils.errors import ConfigError, StorageError
+from utils.paths import expanded
+from utils.words import is_whole_number
 
 Model = tuple[dict[str, Any], dict[str, Tensor]]
 """What is known of a model (epoch, file, val_accuracy), and its checkpoint's tensors."""
@@ -53,8 +55,9 @@ def chosen_checkpoint(saved_models: Path, wanted: str) -> Path:
     Raises:
         ConfigError: it does not exist.
     """
-    path = epoch_path(saved_models, int(wanted)) if wanted.isdigit() else Path(wanted).expanduser()
+    path = epoch_path(saved_models, int(wanted)) if is_whole_number(wanted) else expanded(wanted)
     if not path.is_file():
         there = ", ".join(str(epoch) for epoch in list_epochs(saved_models)) or "none"
-        raise ConfigError(f"load_checkpoint {wanted}: {path} does not exist. Epochs of this run: {there}.")
+        why = "is no file" if path.exists() else "does not exist"
+        raise ConfigError(f"load_checkpoint {wanted}: {path} {why}. Epochs of this run: {there}.")
     return path

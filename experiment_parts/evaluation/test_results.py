@@ -1,6 +1,5 @@
 """From the class scores of tested models to test_summary: ensemble, single models, intervals, protocol."""
 
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from experiment_parts.records.epoch_records import early_stop
 from experiment_parts.runs.run_folder import RunFolder
 from utils.errors import ConfigError, NonFiniteError
+from utils.files.reading import read_object
 from utils.metrics import (
     ACCURACY,
     Score,
@@ -21,7 +21,7 @@ from utils.metrics import (
     summarise,
     task_scores,
 )
-from utils.words import counted
+from utils.words import counted, is_whole_number
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -96,7 +96,7 @@ def stored_result(
     ):
         return None
     try:
-        summary = json.loads((run_folder.logs / "test_summary.json").read_text())
+        summary = read_object(run_folder.logs / "test_summary.json")
         if summary["selection"] != BEST_MODELS or summary["epochs_trained"] != newest[1]["epoch"]:
             return None
         text = result_text(summary, run_folder.path)
@@ -124,7 +124,9 @@ def result_suffix(tag: str, checkpoint: str, elsewhere: str = "") -> str:
     """
     if tag:
         return f"_{tag}"
-    weights = f"_epoch_{checkpoint}" if checkpoint.isdigit() else f"_{Path(checkpoint).stem}" if checkpoint else ""
+    weights = (
+        f"_epoch_{checkpoint}" if is_whole_number(checkpoint) else f"_{Path(checkpoint).stem}" if checkpoint else ""
+    )
     where = f"_{elsewhere}" if elsewhere else ""
     return weights + re.sub(r"[^A-Za-z0-9_+=,.\-]", "_", where)[:120]
 
@@ -150,7 +152,7 @@ def refuse_to_replace(
         ConfigError: names the file, what differs, and the tag to give.
     """
     try:
-        summary = json.loads(summary_file.read_text())
+        summary = read_object(summary_file)
         before = [result["protocol"] for result in summary["results"]]
         tested = [
             {key: model[key] for key in ("epoch", "file", "val_accuracy")} for model in summary.get("models", models)

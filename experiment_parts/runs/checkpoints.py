@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from utils.errors import DamagedCheckpointError, NonFiniteError, StorageError
 from utils.files.atomic_files import read_regular, write_bytes_atomically
+from utils.files.reading import parse_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,7 +57,7 @@ def checkpoint_bytes(tensors: "dict[str, Tensor]", state: dict[str, Any]) -> byt
 def with_state(checkpoint: "Checkpoint", state: dict[str, Any]) -> bytes:
     """Return the bytes of a checkpoint with the same tensors and another state. Needs no torch."""
     length = int.from_bytes(checkpoint.data[:8], "little")
-    header = json.loads(checkpoint.data[8 : 8 + length])
+    header = parse_json(checkpoint.data[8 : 8 + length])
     header["__metadata__"][METADATA_KEY] = _metadata_text(state)
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # the format's alignment; offsets of tensors count from the end of the header
@@ -115,7 +116,7 @@ class Checkpoint:
 
         try:
             return load(self.data)
-        except SafetensorError as error:
+        except (SafetensorError, KeyError, ValueError) as error:  # KeyError: of a number format that torch lacks
             raise DamagedCheckpointError(f"{self.path}: not a usable checkpoint ({error}).") from error
 
 
@@ -134,6 +135,11 @@ def read_checkpoint(path: Path) -> Checkpoint:
         ) from error
     header_length = int.from_bytes(data[:8], "little")
     if len(data) < 8 or not 0 < header_length <= min(len(data) - 8, LARGEST_HEADER_BYTES):
+        if data[:2] in (b"PK", b"\x80\x02"):
+            raise DamagedCheckpointError(
+                f"{path}: a file of torch.save, which may run code and is not read. A checkpoint of the original is "
+                "converted by: python -m experiment_tools.convert_checkpoint --help"
+            )
         raise DamagedCheckpointError(f"{path}: damaged, {len(data)} bytes are not a whole safetensors file.")
     position = data.find(DIGEST_MARKER, 8, 8 + header_length) + len(DIGEST_MARKER)
     if position < len(DIGEST_MARKER):
@@ -145,7 +151,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     if data[position:end] != digest.hexdigest().encode():
         raise DamagedCheckpointError(f"{path}: damaged, its bytes do not fit its digest.")
     try:
-        content = json.loads(json.loads(data[8 : 8 + header_length])["__metadata__"][METADATA_KEY])
+        content = parse_json(parse_json(data[8 : 8 + header_length])["__metadata__"][METADATA_KEY])
         version, state = content["format_version"], content["state"]
     except (ValueError, KeyError, TypeError) as error:
         raise DamagedCheckpointError(f"{path}: not a checkpoint of this project ({error!r}).") from error

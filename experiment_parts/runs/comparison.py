@@ -6,12 +6,12 @@ environment.json (one entry per start), the report (it shows all of these), and 
 
 import csv
 import hashlib
-import json
 import re
 from pathlib import Path
 from typing import Any
 
 from experiment_parts.runs.checkpoints import read_checkpoint
+from utils.files.reading import parse_json, read_json
 
 OF_TIME_OR_DRAWN = re.compile(r"time|per_s|peak_memory|^(metrics_jsonl_bytes|run_id)$")
 CONTENT_DIFFERS = (".lock", "logs/run.log", "environment.json", "visual_outputs/report.html")
@@ -50,15 +50,15 @@ def _content(path: Path, folder: Path) -> Any:
     if path.relative_to(folder).as_posix() in CONTENT_DIFFERS:
         return "is there"
     if path.suffix == ".json":
-        return without_times(json.loads(path.read_bytes()))
+        return without_times(read_json(path))
     if path.suffix == ".jsonl":
-        return [without_times(json.loads(line)) for line in path.read_bytes().splitlines()]
+        return [without_times(parse_json(line)) for line in path.read_bytes().splitlines()]
     if path.suffix == ".csv":
         with path.open(newline="") as file:
             return [without_times(row) for row in csv.DictReader(file)]
     if path.suffix == ".safetensors":
         checkpoint = read_checkpoint(path)
         data, header_end = checkpoint.data, 8 + int.from_bytes(checkpoint.data[:8], "little")
-        tensors = {name: entry for name, entry in json.loads(data[8:header_end]).items() if name != "__metadata__"}
+        tensors = {name: entry for name, entry in parse_json(data[8:header_end]).items() if name != "__metadata__"}
         return without_times(checkpoint.state), tensors, hashlib.sha256(data[header_end:]).hexdigest()
     return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -17,24 +17,22 @@ from tqdm import tqdm
 
 from utils.files.atomic_files import open_regular, storage_errors
 from utils.metrics import ACCURACY, Score
-from utils.words import PrintableFormatter
+from utils.words import PrintableFormatter, guarded_output
 
 SECONDS_BETWEEN_PLAIN_LINES = 15.0
 
 
 class _TerminalHandler(logging.Handler):
-    """Prints above a progress bar, if one is running. A reader that has gone away (`| head`) does not stop the run."""
+    """Prints above a progress bar, if one is running, to the streams of `guarded_output`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setFormatter(PrintableFormatter())
 
     def emit(self, record: logging.LogRecord) -> None:
         stream = sys.stderr if record.levelno >= logging.WARNING else sys.stdout
-        try:
-            tqdm.write(self.format(record), file=stream)
-            stream.flush()
-        except BrokenPipeError:
-            # Later writes, also Python's own flush at the exit, then go nowhere instead of failing again.
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, stream.fileno())
-            os.close(nowhere)
+        tqdm.write(self.format(record), file=stream)
+        stream.flush()
 
 
 class _FileHandler(logging.FileHandler):
@@ -65,8 +63,10 @@ class Console:
         self._handlers: list[logging.Handler] = [terminal, self._early]
         self._root = logging.getLogger()
         self._previous_level = self._root.level
+        self._output = guarded_output()
 
     def __enter__(self) -> "Console":
+        self._output.__enter__()
         self._root.setLevel(self._level)
         for handler in self._handlers:
             self._root.addHandler(handler)
@@ -92,6 +92,7 @@ class Console:
             self._root.removeHandler(handler)
             handler.close()
         self._root.setLevel(self._previous_level)
+        self._output.__exit__(None, None, None)
 
 
 class EpochProgress:
@@ -113,7 +114,7 @@ class EpochProgress:
         self._done, self._done_before, self._start = done, done, time.perf_counter()
         self._last_line = self._start
         self._bars: list[tqdm] = []  # of the run, and of the epoch
-        if sys.stderr.isatty() and logging.getLogger(__name__).isEnabledFor(logging.INFO):
+        if sys.stderr and sys.stderr.isatty() and logging.getLogger(__name__).isEnabledFor(logging.INFO):
             # A terminal that says 0 x 0 (containers) would get no bar at all.
             size = {"dynamic_ncols": True} if _has_size(sys.stderr) else {"ncols": 100, "nrows": 24}
             titles = f"{'run':<{len(self._title)}}", self._title

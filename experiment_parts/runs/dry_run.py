@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.config import ExperimentConfig
+from utils.words import is_whole_number
 
 log = logging.getLogger(__name__)
 LIMITS = {"total_epochs": 1, "total_iter_per_epoch": 1, "num_evaluation_tasks": 1}
@@ -32,7 +33,7 @@ def dry_run(config: ExperimentConfig) -> Iterator[tuple[ExperimentConfig, Path]]
     }
     if config.second_order:
         limits["first_order_to_second_order_epoch"] = -1
-    if config.load_checkpoint.isdigit():  # of a run folder that is left alone here
+    if is_whole_number(config.load_checkpoint):  # of a run folder that is left alone here
         limits["load_checkpoint"] = ""
     start = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="dry_run_") as folder:

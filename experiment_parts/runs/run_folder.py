@@ -40,6 +40,7 @@ from utils.files.atomic_files import (
     storage_error,
     write_bytes_atomically,
 )
+from utils.files.reading import read_object
 from utils.files.tables import write_json
 from utils.words import printable
 
@@ -342,10 +343,10 @@ def _signature(path: Path) -> tuple[int, ...] | None:
 def _stored_config(path: Path) -> dict[str, Any]:
     """Return config.json of a run folder; nothing where it is not there, damaged, or not that of a run."""
     try:
-        config = json.loads(read_regular(path / "config.json"))
-    except (OSError, ValueError, RecursionError):
+        config = read_object(path / "config.json")
+    except (OSError, ValueError):
         return {}
-    return config if isinstance(config, dict) and {"experiment_name", "total_epochs"} <= config.keys() else {}
+    return config if {"experiment_name", "total_epochs"} <= config.keys() else {}
 
 
 def _stored_run_id(path: Path) -> str:
@@ -531,7 +532,7 @@ def add_start(path: Path, entry: dict[str, Any]) -> None:
         StorageError: it cannot be written.
     """
     try:
-        starts = json.loads(path.read_text())["starts"]
+        starts = list(read_object(path)["starts"])
     except (OSError, ValueError, KeyError, TypeError):
         starts = []
     write_json(path, {"starts": [*starts, entry]})

@@ -1,11 +1,11 @@
 """Published accuracies to show beside one's own; the numbers are in published_results.toml."""
 
 import re
-import tomllib
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from utils.files.reading import parse_toml, read_text
 from utils.known_datasets import known_by_folder
 
 FILE = Path(__file__).with_name("published_results.toml")
@@ -35,7 +35,7 @@ class PublishedResult:
 @cache
 def published_results() -> tuple[PublishedResult, ...]:
     """Read all of them."""
-    groups = tomllib.loads(FILE.read_text(encoding="utf-8"))["published"]
+    groups = parse_toml(read_text(FILE))["published"]
     return tuple(PublishedResult(**(group | entry)) for group in groups for entry in group.pop("results"))
 
 

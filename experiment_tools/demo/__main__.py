@@ -40,6 +40,7 @@ from experiment_tools.parts.command import on_console
 from experiment_tools.parts.pages import as_image, data_address
 from experiment_tools.parts.run_reading import find_run
 from utils.errors import ConfigError
+from utils.files.reading import parse_json
 
 log = logging.getLogger(__name__)
 
@@ -292,8 +293,8 @@ class Handler(BaseHTTPRequestHandler):
 
 def _object(body: bytes) -> dict[str, Any]:
     try:
-        content = json.loads(body)
-    except (ValueError, RecursionError) as error:
+        content = parse_json(body)
+    except ValueError as error:
         raise RefusedError(400, "this is no JSON") from error
     if not isinstance(content, dict):
         raise RefusedError(400, "this is no JSON object")

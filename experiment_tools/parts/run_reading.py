@@ -3,7 +3,6 @@ torch. What is missing or damaged is named, never fatal.
 """
 
 import csv
-import json
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping
@@ -17,8 +16,10 @@ from experiment_parts.evaluation.test_results import OTHER_DATA
 from experiment_parts.runs.checkpoints import read_checkpoint
 from experiment_parts.runs.folder_lock import is_in_use
 from utils.errors import ConfigError, StorageError
+from utils.files.atomic_files import read_regular
+from utils.files.reading import parse_json, read_object
 from utils.metrics import ACCURACY, Score, score_named
-from utils.paths import experiments_root
+from utils.paths import expanded, experiments_root
 
 Arrays = dict[str, np.ndarray]
 PREDICTIONS = Path("logs") / "test_predictions.safetensors"
@@ -106,7 +107,7 @@ def find_run(text: str) -> Path:
     Raises:
         ConfigError: there is neither.
     """
-    for path in (Path(text).expanduser(), experiments_root() / text):
+    for path in (expanded(text), experiments_root() / text):
         if path.is_dir():
             return path
     raise ConfigError(
@@ -155,7 +156,7 @@ def read_whole_run(path: Path) -> Run:
         )
     run = read_run(path)
     run.starts = read_starts(run)
-    run.epochs = _read(run, "logs/curves.json", lambda file: _objects(_object(file)["epochs"])) or []
+    run.epochs = _read(run, "logs/curves.json", lambda file: _objects(read_object(file)["epochs"])) or []
     run.iterations = _read(run, "logs/metrics.jsonl", _lines) or []
     run.test_curve = _read(run, "logs/test_curve.csv", _table) or []
     run.scores = _read(run, PREDICTIONS.as_posix(), _arrays) or ({}, {})
@@ -165,7 +166,7 @@ def read_whole_run(path: Path) -> Run:
 
 def read_starts(run: Run) -> list[dict[str, Any]]:
     """Read the entries of environment.json, none where there are none."""
-    return _read(run, "environment.json", lambda file: _objects(_object(file)["starts"])) or []
+    return _read(run, "environment.json", lambda file: _objects(read_object(file)["starts"])) or []
 
 
 def _state(run: Run) -> tuple[str, str]:
@@ -196,7 +197,7 @@ def _read(run: Run, name: str, read: Callable[[Path], Any]) -> Any:
         return read(file)
     except FileNotFoundError:
         return None
-    except (StorageError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (StorageError, OSError, ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
         run.problems.append(f"{name}: {_reason(error, file)}")
     return None
 
@@ -209,20 +210,6 @@ def _reason(error: Exception, file: Path) -> str:
     return f"lacks the entry {error}" if isinstance(error, KeyError) else f"damaged, {error}"
 
 
-def _json(data: bytes) -> Any:
-    try:
-        return json.loads(data)
-    except ValueError as error:
-        raise ValueError(f"not valid JSON ({error})") from error
-
-
-def _object(file: Path) -> dict[str, Any]:
-    content = _json(file.read_bytes())
-    if not isinstance(content, dict):
-        raise ValueError("not a JSON object")
-    return content
-
-
 def _objects(content: Any) -> list[dict[str, Any]]:
     if not isinstance(content, list) or not all(isinstance(entry, dict) for entry in content):
         raise ValueError("not a list of JSON objects")
@@ -230,19 +217,19 @@ def _objects(content: Any) -> list[dict[str, Any]]:
 
 
 def _config(file: Path) -> dict[str, Any]:
-    content = _object(file)
+    content = read_object(file)
     content["experiment_name"], content["total_epochs"]  # what every run has
     return content
 
 
 def _rows(file: Path) -> list[dict[str, Any]]:
-    columns = _object(file)
+    columns = read_object(file)
     n_epochs = len(columns["epoch"])
     return [{name: values[place] for name, values in columns.items()} for place in range(n_epochs)]
 
 
 def _test_summary(file: Path) -> dict[str, Any]:
-    content = _object(file)
+    content = read_object(file)
     for result in content["results"]:
         result["protocol"]["statistics"], result["test_accuracy_mean"]  # what every test has
     return content
@@ -250,13 +237,13 @@ def _test_summary(file: Path) -> dict[str, Any]:
 
 def _lines(file: Path) -> list[dict[str, Any]]:
     """Return all whole lines: the last one of a run that is writing, or was killed, may be cut."""
-    return _objects([_json(line) for line in file.read_bytes().split(b"\n")[:-1]])
+    return _objects([parse_json(line) for line in read_regular(file).split(b"\n")[:-1]])
 
 
 def _table(file: Path) -> list[dict[str, Any]]:
     """Read the rows of a CSV file; what is no number stays text, an empty cell is None."""
-    with file.open(newline="", encoding="utf-8") as lines:
-        return [{name: _number(cell) for name, cell in row.items()} for row in csv.DictReader(lines)]
+    lines = read_regular(file).decode().splitlines()
+    return [{name: _number(cell) for name, cell in row.items()} for row in csv.DictReader(lines)]
 
 
 def _number(cell: str) -> float | str | None:

@@ -1,6 +1,5 @@
 """Which generated config a run is nearest to, and the command that starts it."""
 
-import json
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +9,7 @@ from experiment_tools.parts.run_reading import Run
 from utils.config import load_config
 from utils.config.changes import as_argument
 from utils.errors import ConfigError
+from utils.files.reading import read_object
 from utils.paths import REPOSITORY_ROOT
 
 
@@ -43,9 +43,8 @@ def _n_differences(path: Path, config: Mapping[str, Any]) -> int:
     a second.
     """
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        return sum(config.get(key) != value for key, value in values.items())
-    except (OSError, ValueError, AttributeError):
+        return sum(config.get(key) != value for key, value in read_object(path).items())
+    except (OSError, ValueError):
         return len(config) + 1
 
 

@@ -13,6 +13,7 @@ from experiment_tools.parts.methods import method_name
 from experiment_tools.parts.settings import nearest_config
 from utils.config import ExperimentConfig
 from utils.config.changes import FREE_KEYS
+from utils.files.reading import read_object
 from utils.words import counted
 
 MOST_LAYERS, MOST_DIFFERENCES = 8, 8
@@ -117,7 +118,7 @@ def next_command(run_folder: Path) -> str:
 
 def _tested_tasks(summary: Path) -> list[Any] | None:
     try:
-        protocol = json.loads(summary.read_text(encoding="utf-8"))["protocol"]
+        protocol = read_object(summary)["protocol"]
         return [protocol[name] for name in ("dataset", "ways", "shots", "queries")]
     except (OSError, ValueError, KeyError, TypeError):  # not there, or not as this release writes it
         return None

@@ -20,7 +20,6 @@ import difflib
 import itertools
 import json
 import math
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +31,7 @@ from script_generation_tools.generate_configs import first_config, variables_of
 from utils.config import ExperimentConfig, check_config, current_name
 from utils.config.messages import unknown_key
 from utils.errors import ConfigError
+from utils.files.reading import parse_toml, read_text, why_unreadable
 
 METHODS = ("grid", "random", "tpe")
 KEYS = ("template", "method", "trials", "seed", "prune_after_epochs", "fixed", "parameters")
@@ -119,12 +119,10 @@ def read_sweep(path: Path) -> Sweep:
         ConfigError: everything that is wrong with it, in one message.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-        content = tomllib.loads(text)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}); give the path of a sweep file") from error
-    except ValueError as error:
-        raise ConfigError(f"{path}: not valid TOML ({error})") from error
+        text = read_text(path)
+        content = parse_toml(text)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: {why_unreadable(error)}; give the path of a sweep file") from error
     problems = _problems(content)
     if problems:
         raise ConfigError("\n".join(f"{path}: {problem}" for problem in problems))

@@ -2,7 +2,6 @@
 
 import json
 import statistics
-import tomllib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from experiment_tools.sweep.file import Choice, Range, Sweep
 from utils.errors import ConfigError, StorageError
 from utils.files.atomic_files import write_bytes_atomically
+from utils.files.reading import parse_toml, read_object, read_text
 from utils.files.tables import write_json
 
 LEAST_RIVALS = 3
@@ -143,7 +143,7 @@ def load_trials(folder: Path, sweep: Sweep) -> list[Trial]:
         StorageError: trials.json is damaged.
     """
     copy = folder / "sweep.toml"
-    if copy.exists() and _without_count(copy.read_text(encoding="utf-8")) != _without_count(sweep.text):
+    if copy.exists() and _without_count(read_text(copy)) != _without_count(sweep.text):
         raise ConfigError(
             f"{copy}: the sweep {sweep.name} has started with another sweep file than this. Restore it (only trials "
             "may change), "
@@ -154,12 +154,11 @@ def load_trials(folder: Path, sweep: Sweep) -> list[Trial]:
     if not path.exists():
         return []
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))["trials"]
         trials = [
             Trial(**entry | {"accuracies": {int(epoch): value for epoch, value in entry["accuracies"].items()}})
-            for entry in entries
+            for entry in read_object(path)["trials"]
         ]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise StorageError(f"{path}: damaged ({error}). Move {folder} away to begin the sweep anew.") from error
     for trial in trials:
         if not trial.is_done:
@@ -173,4 +172,4 @@ def save_trials(folder: Path, trials: Sequence[Trial]) -> None:
 
 
 def _without_count(text: str) -> dict[str, Any]:
-    return {key: value for key, value in tomllib.loads(text).items() if key != "trials"}
+    return {key: value for key, value in parse_toml(text).items() if key != "trials"}

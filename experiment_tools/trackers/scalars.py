@@ -3,12 +3,12 @@
 The step of everything is the training iteration; an epoch stands at its last one.
 """
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from experiment_parts.records.epoch_records import FIRST_STEP, STEP_METRICS
+from utils.files.reading import parse_json, read_object
 
 Scalars = dict[str, float]
 
@@ -82,7 +82,7 @@ def written_records(run_folder: Path) -> Iterator[tuple[int, Scalars]]:
         return
     with path.open(encoding="utf-8") as file:
         for line in file:
-            record = json.loads(line)
+            record = parse_json(line)
             yield record["iteration"], iteration_scalars(record)
 
 
@@ -91,7 +91,7 @@ def written_epochs(
 ) -> Iterator[tuple[int, Scalars]]:
     """Yield (iteration of its end, scalars) of each finished epoch."""
     path = run_folder / "logs" / "curves.json"
-    entries = json.loads(path.read_text(encoding="utf-8"))["epochs"] if path.exists() else []
+    entries = read_object(path)["epochs"] if path.exists() else []
     by_epoch = {entry["epoch"]: entry for entry in entries}
     for row in rows:
         yield int(row["epoch"]) * config["total_iter_per_epoch"], epoch_scalars(row, by_epoch.get(row["epoch"], {}))

@@ -6,7 +6,6 @@ it has been sent. W&B takes no step twice, so nothing is sent before a checkpoin
 logged past its checkpoint was never sent.
 """
 
-import json
 import logging
 import os
 import secrets
@@ -23,6 +22,7 @@ from experiment_tools.trackers.scalars import (
     written_epochs,
     written_records,
 )
+from utils.files.reading import read_object
 from utils.files.tables import write_json
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class WandbTracker(Observer):
 
     def _read_memory(self) -> dict[str, Any]:
         try:
-            memory = json.loads(self._memory.read_text(encoding="utf-8"))
+            memory = read_object(self._memory)
             return {"id": str(memory["id"]), "iteration": int(memory["iteration"])}
         except (OSError, ValueError, KeyError, TypeError):
             return {"id": os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4), "iteration": 0}  # an agent gives it

@@ -30,7 +30,7 @@ def load_initial_weights(network: MetaNetwork, path: Path) -> None:
     """
     try:
         given = load_file(path)
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise ConfigError(
             f'"initial_weights" {path} cannot be read ({error}); give a safetensors file, which torch tensors become '
             "by "

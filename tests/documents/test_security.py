@@ -40,10 +40,6 @@ FORBIDDEN_CALLS = {
     "np.save",
     "yaml.load",
 }
-READS_PICKLES = REPOSITORY_ROOT / "utils" / "prepare_dataset" / "forms" / "restricted_unpickler.py"
-"""The one file that may import pickle; tests/utils/prepare_dataset/test_restricted_unpickler.py holds it to what it
-admits.
-"""
 RUNS_PLUGINS = REPOSITORY_ROOT / "utils" / "registry.py"
 """The one file that may execute Python: what --plugin names on the command line.
 
@@ -52,7 +48,6 @@ A config cannot (tests/utils/test_plugins.py).
 KNOWS_OLD_NAMES = REPOSITORY_ROOT / "utils" / "__init__.py"
 """The one file that imports by name: the names of its own table (tests/documents/test_moved_modules.py)."""
 ALLOWED = {
-    READS_PICKLES: ["pickle"],
     RUNS_PLUGINS: ["importlib.util"],
     KNOWS_OLD_NAMES: [
         "importlib",
@@ -115,6 +110,35 @@ def problems(source):
 def test_no_source_runs_what_it_reads(path):
     found = problems(path.read_text(encoding="utf-8"))
     assert [what for _, what in found] == ALLOWED.get(path, [])
+
+
+BOUNDED_READER = REPOSITORY_ROOT / "utils" / "files" / "reading.py"
+READ_OWN_TEXT = {
+    "script_generation_tools/fmu2_configs.py": 1,  # what it has just written
+    "few_shot_classifier/classifier.py": 1,  # what it has just written
+    "experiment_tools/sweep/trials.py": 1,  # values that it has handed to Optuna
+    "experiment_tools/export/network.py": 1,  # a program of its own, in an exported folder
+    "utils/config/schema.py": 1,  # what pydantic has just written
+    "utils/images/decoding.py": 1,  # orders and answers between a process and those that it started
+    "utils/images/packed.py": 1,
+    "utils/ranks/rank.py": 1,  # messages between the processes of a run
+    "utils/ranks/command.py": 1,
+    "utils/ranks/group.py": 4,
+}
+"""Where JSON is read that comes from no file of anybody else."""
+
+
+def test_one_place_reads_json_and_toml_of_files():
+    """It alone knows the bounds: size, depth, keys given twice, no pipes (tests/utils/files/test_reading.py)."""
+    found = {}
+    for path in MODULES.values():
+        calls = [
+            dotted(n.func) for n in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(n, ast.Call)
+        ]
+        count = sum(call in ("json.load", "json.loads", "tomllib.load", "tomllib.loads") for call in calls)
+        if count and path != BOUNDED_READER:
+            found[path.relative_to(REPOSITORY_ROOT).as_posix()] = count
+    assert found == READ_OWN_TEXT
 
 
 @pytest.mark.parametrize(

@@ -238,7 +238,8 @@ def test_without_torch_the_rest_is_looked_at_all_the_same(monkeypatch):
 @pytest.mark.parametrize("made", [True, False])
 def test_a_tool_names_a_missing_package_and_where_it_is(tmp_path, made):
     copy = tmp_path / "with space" / "experiment_tools"
-    for file in ("experiment_tools/__init__.py", "utils/machine/packages.py", "utils/paths.py", "requirements.txt"):
+    ground = ("utils/paths.py", "utils/errors.py", "utils/words.py")
+    for file in ("experiment_tools/__init__.py", "utils/machine/packages.py", *ground, "requirements.txt"):
         (copy.parent / file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(REPOSITORY_ROOT / file, copy.parent / file)
     (copy / "one.py").write_text("import torch.nn\n")

@@ -7,6 +7,8 @@ import shlex
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
+from utils.files.reading import parse_json
+
 USUAL_NAMES = {
     "learning_rate": "meta_learning_rate",
     "lr": "meta_learning_rate",
@@ -93,7 +95,7 @@ def expected(key: str, value: Any, item: Mapping[str, Any], works: Callable[[Any
 
 def json_or_text(text: str) -> Any:
     """A value as the command line has it: as JSON where it is JSON (`5`, `0.1`, `true`), else as text."""
-    for read in (json.loads, float):  # float also takes ".5", which JSON does not
+    for read in (parse_json, float):  # float also takes ".5", which JSON does not
         with contextlib.suppress(ValueError):
             return read(text)
     return {"true": True, "false": False, "none": None}.get(text.lower(), text)

@@ -17,6 +17,7 @@ from utils.config.messages import expected, place_of, unknown_key
 from utils.config.rules import CONTRADICTIONS, keys_without_effect
 from utils.config.schema import LIST_KEYS, ExperimentConfig, as_list
 from utils.errors import ConfigError
+from utils.files.reading import parse_json, read_text
 from utils.known_datasets import folder_named, known_by_folder
 from utils.paths import REPOSITORY_ROOT
 from utils.registry import GIVEN_NETWORK
@@ -72,11 +73,11 @@ def load_config(json_path: Path | str | None, overrides: Mapping[str, Any] | Non
     values: dict[str, Any] = {}
     if json_path is not None:
         try:
-            values = json.loads(Path(json_path).read_text(encoding="utf-8"))
+            values = parse_json(read_text(Path(json_path), may_be_pipe=True))
         except OSError as error:
             raise ConfigError(_unreadable(Path(json_path), error)) from error
         except ValueError as error:
-            raise ConfigError(f"{json_path}: not valid JSON ({error})") from error
+            raise ConfigError(f"{json_path}: {error}") from error
         if not isinstance(values, dict):
             raise ConfigError(f"{json_path}: a config is one JSON object, not a {type(values).__name__}")
         if values.get("continue_from_epoch") == "from_scratch":
@@ -146,6 +147,9 @@ def check_config(values: Mapping[str, Any], source: str, overridden: Collection[
         problems.append(((key,), unknown_key(key, [*ExperimentConfig.model_fields, *OLD_KEYS])))
         del known[key]
     known = {key: _normalise_spelling(key, value) for key, value in known.items()}
+    for key in [key for key, value in known.items() if not _is_text(value)]:
+        seen = _shown(known.pop(key))
+        problems.append(((key,), f'"{key}" is {seen}, which is no text in UTF-8; rename the file or folder it names'))
     invalid = _schema_problems(known, problems)
     sound = {key: value for key, value in known.items() if key not in invalid}
     config = _validated({"experiment_name": "unnamed"} | sound)
@@ -157,6 +161,21 @@ def check_config(values: Mapping[str, Any], source: str, overridden: Collection[
         raise ConfigError("\n".join(f"{place_of(keys, given, overridden, source)}: {text}" for keys, text in problems))
     config._notes = tuple(notes)
     return config
+
+
+def _shown(value: Any) -> str:
+    """A value as JSON, cut where it fills a screen."""
+    text = json.dumps(value)
+    return text if len(text) < 1000 else f"{text[:1000]}..."
+
+
+def _is_text(value: Any) -> bool:
+    """Whether a value holds no byte of a file's name, and no half of a character, that is no text."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _validated(values: Mapping[str, Any]) -> ExperimentConfig:
@@ -183,7 +202,7 @@ def _schema_problems(values: Mapping[str, Any], problems: Problems) -> set[str]:
                 problems.append(((key,), f'"{key}" is missing; {meaning(key)}'))
                 continue
             allowed = " or ".join(dict.fromkeys(texts))
-            problems.append(((key,), f'"{key}" is {json.dumps(values[key])}, but must be: {allowed}. {meaning(key)}'))
+            problems.append(((key,), f'"{key}" is {_shown(values[key])}, but must be: {allowed}. {meaning(key)}'))
         return set(seen)
     return set()
 

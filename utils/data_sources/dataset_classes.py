@@ -5,6 +5,7 @@ Needs no torch.
 
 import itertools
 import logging
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from utils.episodes.drawing import SPLITS, EpisodeShape, fitting_fractions, spli
 from utils.images.decoding import PixelFormat, original_form
 from utils.images.duplicates import find_repeats, leak_text, leaked, one_colour_text, without_images
 from utils.images.folders import (
+    MEANT_SPLITS,
     MOST_NAMED,
     ImageClass,
     ImageFolder,
@@ -128,7 +130,9 @@ def _fractions(config: ExperimentConfig, n_classes: int) -> Sequence[float]:
     ways, of_val = max(shape.n_way for shape in config.training_shapes), config.validation_shape.n_way
     found = split_classes(range(n_classes), OMNIGLOT_SPLIT, 0)
     fits = len(found["train"]) >= ways and len(found["val"]) >= of_val
-    fractions = OMNIGLOT_SPLIT if fits else fitting_fractions(n_classes, (ways, of_val, ways)) or OMNIGLOT_SPLIT
+    fractions = OMNIGLOT_SPLIT if fits else fitting_fractions(n_classes, (ways, of_val, ways))
+    if fractions is None:  # too few classes for any: the error says so
+        return OMNIGLOT_SPLIT
     if not config.sets_are_pre_split:
         logger.info("train_val_test_split auto: %s of %d classes", " ".join(map(str, fractions)), n_classes)
     return fractions
@@ -289,7 +293,7 @@ def other_dataset(config: ExperimentConfig, name: str) -> ExperimentConfig:
         update={
             "dataset_name": name,
             "dataset_path": name,
-            "sets_are_pre_split": any(entry.is_dir() and entry.name.lower() in SPLITS for entry in folder.iterdir()),
+            "sets_are_pre_split": _says_splits(folder),
             "train_val_test_split": known_by_folder(name).own_treatment.get("train_val_test_split", (0.0, 0.0, 1.0)),
             "class_split_seed": None,
             "indexes_of_folders_indicating_class": (-3, -2),
@@ -297,6 +301,14 @@ def other_dataset(config: ExperimentConfig, name: str) -> ExperimentConfig:
             "resize_filter": known_by_folder(name).treatment["resize_filter"],
         }
     )
+
+
+def _says_splits(folder: Path) -> bool:
+    """Return whether folders in this one, or in the only folder in it, are named train, val or test."""
+    names = [path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith((".", "__MACOSX"))]
+    if len(names) == 1 and names[0].lower() not in SPLITS:
+        return _says_splits(folder / names[0])
+    return any(name.lower() in SPLITS for name in names)
 
 
 def describe_images(config: ExperimentConfig, dataset: DatasetClasses) -> str:
@@ -315,18 +327,22 @@ def describe_images(config: ExperimentConfig, dataset: DatasetClasses) -> str:
 
 
 def _warn_of_a_split_unused(dataset_folder: Path, folders: Sequence[ImageFolder]) -> None:
-    """Log that there are folders train and test whose classes are dealt out anew: a published split would be lost
-    unnoticed.
+    """Log that there are folders train and test, at whatever depth, whose classes are dealt out anew: a published split
+    would be lost unnoticed.
     """
-    uppermost = {folder.path.split("/")[0].lower() for folder in folders}
-    if {"train", "test"} <= uppermost:
-        named = " and ".join(split for split in SPLITS if split in uppermost)
-        logger.warning(
-            '%s: has folders %s, but "sets_are_pre_split" is false, so their classes are put together and split anew. '
-            "To keep the folders' split: --sets_are_pre_split true",
-            printable(dataset_folder),
-            named,
-        )
+    inside: dict[str, dict[str, str]] = defaultdict(dict)  # folder -> split -> name of its folder
+    for folder in folders:
+        parts = folder.path.split("/")
+        for depth, part in enumerate(parts):
+            inside["/".join(parts[:depth])][MEANT_SPLITS.get(part.lower(), part.lower())] = part.lower()
+    for path, names in inside.items():
+        if {"train", "test"} <= names.keys():
+            logger.warning(
+                '%s: has folders %s, but "sets_are_pre_split" is false, so their classes are put together and split '
+                "anew. To keep the folders' split: --sets_are_pre_split true",
+                printable(dataset_folder / path), " and ".join(names[split] for split in SPLITS if split in names),
+            )  # fmt: skip
+            return
 
 
 def warn_of_shared_classes(sets: Mapping[str, Sequence[ImageClass]]) -> None:

@@ -25,6 +25,7 @@ from utils.episodes.class_table import ClassTable
 from utils.episodes.drawing import EpisodeIndices, EpisodeShape
 from utils.errors import DataError
 from utils.files.atomic_files import write_bytes_atomically
+from utils.files.reading import read_object
 from utils.words import printable
 
 FORMAT, VERSION = "few-shot task list", 1
@@ -160,8 +161,8 @@ def read_task_lists(path: Path) -> TaskLists:
         DataError: not there, not such a file, or tasks that cannot be; names the list and the task.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(content, dict) or content.get("format") != FORMAT:
+        content = read_object(path)
+        if content.get("format") != FORMAT:
             raise ValueError(f'it does not say "format": "{FORMAT}"')
         if content["version"] != VERSION:
             raise ValueError(f"version {content['version']}; this release reads version {VERSION}")

@@ -14,10 +14,13 @@ from pathlib import Path
 
 from utils.errors import StorageError
 from utils.paths import dataset_root, experiments_root
+from utils.words import size_text
 
 log = logging.getLogger(__name__)
 TEMPORARY_SUFFIX = ".partial"
 LONGEST_STEM = 200
+MOST_BYTES = 2**40
+"""Read at once from a file of which nothing is known, such as a checkpoint."""
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 WRONG_PLACE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EEXIST)
 
@@ -79,16 +82,24 @@ def not_regular(path: Path) -> StorageError:
     )
 
 
-def read_regular(path: Path) -> bytes:
+def read_regular(path: Path, most_bytes: int = MOST_BYTES, *, may_be_pipe: bool = False) -> bytes:
     """Return the content of a file, followed where it is a link; a pipe or a device, which may never end, is refused.
 
+    Args:
+        may_be_pipe: read a pipe, too, and wait for who writes to it.
     Raises:
-        OSError: it cannot be read.
+        OSError: it cannot be read, or is larger than `most_bytes`.
     """
-    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+    waiting = 0 if may_be_pipe else os.O_NONBLOCK
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | waiting)) as file:
+        status = os.fstat(file.fileno())
+        is_pipe = may_be_pipe and stat.S_ISFIFO(status.st_mode)
+        if not is_pipe and not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "no regular file")
-        return file.read()
+        data = b"" if status.st_size > most_bytes else file.read(most_bytes + 1 if is_pipe else -1)
+        if max(status.st_size, len(data)) > most_bytes:
+            raise OSError(errno.EFBIG, f"larger than {size_text(most_bytes)}")
+        return data
 
 
 def synchronise_folder(folder: Path) -> None:

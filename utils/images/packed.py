@@ -32,6 +32,7 @@ import tqdm
 from utils.errors import DataError, StorageError
 from utils.files.atomic_files import storage_error, write_bytes_atomically
 from utils.files.atomic_folders import lock
+from utils.files.reading import read_object
 from utils.images import decoding as image_decoding
 from utils.images.decoding import DECODER_VERSION, PixelFormat
 from utils.images.duplicates import identical_files, read_content
@@ -163,7 +164,7 @@ def _read_index(
     """
     reason, level = "", logging.INFO
     try:
-        index = json.loads(index_file.read_text())
+        index = read_object(index_file)
         if index.pop("sha256") != _digest_of_index(index):
             raise ValueError("changed since it was written")
         packed = PackedImages(
@@ -183,7 +184,7 @@ def _read_index(
             raise ValueError(f"{packed.data_file.name} is not what was packed")
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason, level = f"not readable, or changed ({error})", logging.WARNING
     if reason and is_told:
         logger.log(level, "%s: %s, decoding again", printable(index_file), reason)
@@ -209,10 +210,11 @@ def _data_file(index_file: Path, content_sha256: str) -> Path:
 
 
 def _possible_folders(dataset_folder: Path) -> list[Path]:
-    """Where packed files of a dataset may be: `.packed` beside it, or the user's cache folder."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "few_shot_packed_images"
+    """Where packed files of a dataset may be: `.packed` beside it, or the user's cache folder, if there is one."""
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # as it is where nobody's home is known
     path_digest = hashlib.sha256(os.fsencode(dataset_folder.resolve())).hexdigest()[:12]
-    return [dataset_folder.absolute().parent / ".packed", cache / path_digest]
+    folders = [dataset_folder.absolute().parent / ".packed"]
+    return folders if cache.startswith("~") else [*folders, Path(cache) / "few_shot_packed_images" / path_digest]
 
 
 def _writable_folder(dataset_folder: Path) -> Path:
@@ -231,8 +233,8 @@ def _writable_folder(dataset_folder: Path) -> Path:
         if os.access(folder, os.W_OK | os.X_OK):
             return folder
     raise StorageError(
-        f"no place for the packed images of {printable(dataset_folder)}: neither {candidates[0]} nor {candidates[1]}"
-        " can be written. Set XDG_CACHE_HOME to a folder that can."
+        f"no place for the packed images of {printable(dataset_folder)}: {' and '.join(map(printable, candidates))}"
+        " cannot be written. Set XDG_CACHE_HOME to a folder that can."
     )
 
 

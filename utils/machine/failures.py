@@ -1,12 +1,14 @@
 """From an exception to the message and exit code of the process."""
 
 import logging
+import re
 
-from utils.errors import Interrupted, UserError
+from utils.errors import Interrupted, user_error
 
 log = logging.getLogger(__name__)
 
 OUT_OF_MEMORY = 6
+NO_MEMORY = re.compile("can't allocate memory|Cannot allocate memory|failed to map segment")
 BUG = 70
 KEYS_TO_LOWER = (
     "batch_size", "task_chunk_size", "num_target_samples", "cnn_num_filters", "number_of_training_steps_per_iter",
@@ -16,8 +18,11 @@ KEYS_TO_LOWER = (
 
 def report_failure(error: BaseException) -> int:
     """Log what the user needs to know about an exception and return the exit code."""
-    if isinstance(error, UserError | Interrupted):
-        log.log(logging.ERROR if isinstance(error, UserError) else logging.WARNING, "%s", error)
+    if mendable := user_error(error):
+        log.error("%s", mendable)
+        return mendable.exit_code
+    if isinstance(error, Interrupted):
+        log.warning("%s", error)
         return error.exit_code
     if is_out_of_memory(error):
         log.error(
@@ -34,10 +39,11 @@ def report_failure(error: BaseException) -> int:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether Python, CUDA or PyTorch's CPU allocator has run out of memory. Needs no torch."""
+    """Return whether Python, CUDA, PyTorch's CPU allocator or the system has run out of memory. Needs no torch."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    # The system's: of a limit (ulimit -v) that a library's import met, or a fork.
+    return isinstance(error, RuntimeError | ImportError | OSError) and bool(NO_MEMORY.search(str(error)))
 
 
 def out_of_memory_reason(error: BaseException) -> str:

@@ -61,7 +61,7 @@ def _skip_the_rest() -> None:
     handlers, so that a signal would make a killed run out of a finished one.
     """
     if _settled_code:
-        for stream in (sys.stdout, sys.stderr):
+        for stream in filter(None, (sys.stdout, sys.stderr)):
             with contextlib.suppress(OSError, ValueError):
                 stream.flush()
         os._exit(_settled_code[0])

@@ -4,22 +4,17 @@ dataset folder.
 
 import argparse
 import sys
-from pathlib import Path
 
 from utils.data_sources import write_task_lists
 from utils.episodes.drawing import SPLITS
 from utils.errors import ConfigError, prints_user_errors
 from utils.images.folders import scan
 from utils.known_datasets import KNOWN_DATASETS, known_by_folder
-from utils.paths import dataset_root
+from utils.paths import dataset_root, expanded
 from utils.prepare_dataset import find_or_make_dataset
 from utils.prepare_dataset.catalogue import GENERIC, MostSamples
 from utils.prepare_dataset.preparation import Request, prepare
-from utils.words import log_to_terminal, printable, say
-
-
-def _path(text: str) -> Path:
-    return Path(text).expanduser()
+from utils.words import is_whole_number, log_to_terminal, printable, say
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -45,12 +40,12 @@ def _parser() -> argparse.ArgumentParser:
         "--to",
         "--dataset_dir",
         dest="to",
-        type=_path,
+        type=expanded,
         default=dataset_root(),
         help="default: DATASET_DIR, else datasets/",
     )
     parser.add_argument(
-        "--splits", type=_path, metavar="FOLDER", help="folder of the split lists, if they are not beside the images"
+        "--splits", type=expanded, metavar="FOLDER", help="folder of the split lists, if they are not beside the images"
     )
     parser.add_argument("--name", help="name of the dataset folder (default: the known one, or that of --from)")
     parser.add_argument(
@@ -112,7 +107,7 @@ def parse_most_samples(text: str | None) -> MostSamples:
     most: dict[str | None, int] = {}
     for part in text.split(","):
         split, equals, count = part.rpartition("=")
-        if not count.isdigit() or int(count) < 1 or (equals and split not in SPLITS) or (split or None) in most:
+        if not is_whole_number(count) or int(count) < 1 or (equals and split not in SPLITS) or (split or None) in most:
             raise ConfigError(
                 f"--max_samples_per_class {text}: must be a number from 1 on, or such as train=20,val=100,test=100."
             )

@@ -17,6 +17,7 @@ import tqdm
 from utils.errors import DataError
 from utils.files.atomic_files import storage_errors
 from utils.files.atomic_folders import lock
+from utils.files.reading import read_object
 from utils.words import printable
 
 logger = logging.getLogger(__name__)
@@ -170,7 +171,6 @@ def _copy(response: http.client.HTTPResponse, partial: Path, start: int, length:
 
 def _read_notes(partial: Path) -> dict[str, Any]:
     try:
-        notes = json.loads(_notes_of(partial).read_text())
-        return notes if isinstance(notes, dict) else {}
+        return read_object(_notes_of(partial))
     except (OSError, ValueError):
         return {}

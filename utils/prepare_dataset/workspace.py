@@ -15,6 +15,7 @@ from pathlib import Path
 
 from utils.errors import DataError
 from utils.files.archives import ARCHIVE_EXTENSIONS, unpack_archive
+from utils.paths import expanded
 from utils.prepare_dataset.downloads import fetch, file_digest, is_url
 from utils.words import printable
 
@@ -74,7 +75,7 @@ class Workspace:
         if is_url(location):
             path = self.download(location, sha256)
         else:
-            path = Path(location).expanduser()
+            path = expanded(location)
             if not path.exists():
                 raise DataError(
                     f"{printable(path)}: not found. --from is a folder, an archive, a file in it, or an http address."

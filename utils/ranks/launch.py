@@ -32,6 +32,7 @@ from utils.ranks.rank import (
     departure,
     is_running,
 )  # fmt: skip
+from utils.words import is_whole_number
 
 WHOLE_NUMBERS = ("nproc_per_node", "max_restarts", "node_rank", "master_port")
 OPTIONS = (
@@ -141,7 +142,7 @@ def split_arguments(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]
                 f'command line: "{word}" before the -- is no option of the launcher; there are: {known}, {USAGE}'
             )
         value = value if equals else next(words, "")
-        if not value or value.startswith("--") or (name in WHOLE_NUMBERS and not value.isdigit()):
+        if not value or value.startswith("--") or (name in WHOLE_NUMBERS and not is_whole_number(value)):
             what = "a whole number" if name in WHOLE_NUMBERS else "a value"
             raise ConfigError(f'command line: --{name} before the -- is "{value}", but must be: {what}')
         options[name] = value
@@ -158,7 +159,11 @@ def split_arguments(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]
 
 def _check_machines(options: Mapping[str, str]) -> None:
     parts = options.get("nnodes", "1").split(":")
-    if len(parts) > 2 or not all(part.isdigit() and int(part) for part in parts) or int(parts[0]) > int(parts[-1]):
+    if (
+        len(parts) > 2
+        or not all(is_whole_number(part) and int(part) for part in parts)
+        or int(parts[0]) > int(parts[-1])
+    ):
         raise ConfigError(
             f'command line: --nnodes is "{options["nnodes"]}", but must be: a number of machines, or LEAST:MOST'
         )
@@ -172,7 +177,7 @@ def _check_machines(options: Mapping[str, str]) -> None:
                 "command line: --rdzv_conf silence_timeout is no more; leave it out. A machine that says nothing is "
                 "taken for lost when the others have waited 30 minutes for it"
             )
-        if not name or not equals or (name == "join_timeout" and not (value.isdigit() and int(value))):
+        if not name or not equals or (name == "join_timeout" and not (is_whole_number(value) and int(value))):
             raise ConfigError(
                 f'command line: --rdzv_conf is "{options["rdzv_conf"]}", but must be: KEY=VALUE,KEY=VALUE, as in '
                 "join_timeout=600, which is in whole seconds, at least 1"

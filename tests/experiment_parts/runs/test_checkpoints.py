@@ -1,10 +1,12 @@
 import json
 import os
 import random
+import re
 
 import pytest
 import torch
 
+from experiment_parts.runs import checkpoints
 from experiment_parts.runs.checkpoints import (
     checkpoint_bytes,
     epoch_path,
@@ -14,7 +16,7 @@ from experiment_parts.runs.checkpoints import (
     save_checkpoint,
     set_aside,
 )
-from utils.errors import NonFiniteError, StorageError
+from utils.errors import DamagedCheckpointError, NonFiniteError, StorageError
 from utils.files.atomic_files import remove_temporary_files, write_bytes_atomically
 
 STATE = {"epoch": 3, "iteration": 1500, "rows": [{"loss": 0.1 + 0.2, "empty": None}], "name": 'a "quoted" name é'}
@@ -110,6 +112,57 @@ def test_a_foreign_safetensors_file_is_not_a_checkpoint(tmp_path):
     save_file({"a": torch.ones(2)}, tmp_path / "x")
     with pytest.raises(StorageError, match="not a checkpoint of this project"):
         load_checkpoint(tmp_path / "x")
+
+
+def with_header(path, change):
+    """A checkpoint whose header was changed by somebody who knows how digests are made."""
+    data = path.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = re.sub(rb"[0-9a-f]{64}", checkpoints.NO_DIGEST.encode(), change(data[8 : 8 + length]))
+    path.write_bytes(checkpoints._with_digest(len(header).to_bytes(8, "little") + header + data[8 + length :]))
+
+
+DIGEST = b'"digest": "' + checkpoints.DIGEST_MARKER + checkpoints.NO_DIGEST.encode() + b'\\""'
+
+
+@pytest.mark.parametrize(
+    ("header", "reason"),
+    [
+        (b"[" * 50_000 + DIGEST, "nested more than 100 deep"),
+        (b'{"__metadata__": {"checkpoint": "' + b"[" * 50_000 + b'", ' + DIGEST + b"}}", "nested more than 100 deep"),
+        (b'{"__metadata__": {}, "__metadata__": {' + DIGEST + b"}}", "is given 2 times"),
+        (b'{"__metadata__": {"checkpoint": "{}", ' + DIGEST + b"}}", "KeyError('format_version')"),
+        (b"{" + DIGEST + b"}", "KeyError('__metadata__')"),
+        (b"[{" + DIGEST + b"}]", "TypeError"),
+    ],
+    ids=range(6),
+)
+def test_a_header_that_nobody_would_write_is_refused_whatever_its_digest(path, header, reason):
+    with_header(path, lambda _: header)
+    with pytest.raises(DamagedCheckpointError) as refused:
+        read_checkpoint_state(path)
+    assert "not a checkpoint of this project" in str(refused.value) and reason in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        b'"dtype":"F32","shape":[-1]', b'"dtype":"F32","shape":[0,4611686018427387904]', b'"dtype":"F32","shape":"1"',
+        b'"dtype":"F8_E8M0","shape":[24]', b'"dtype":"X","shape":[6]',
+    ],
+)  # fmt: skip
+def test_tensors_of_odd_shapes_and_kinds_are_damaged(tmp_path, entry):
+    path = tmp_path / "x"
+    save_checkpoint(path, {"w": torch.zeros(6)}, STATE)
+    with_header(path, lambda header: header.replace(b'"dtype":"F32","shape":[6]', entry))
+    with pytest.raises(DamagedCheckpointError, match="not a usable checkpoint"):
+        load_checkpoint(path)
+
+
+def test_a_file_of_torch_save_is_called_so(tmp_path):
+    torch.save({"a": torch.ones(2)}, tmp_path / "model.pth")
+    with pytest.raises(StorageError, match=r"model\.pth: a file of torch\.save, which may run code and is not read"):
+        load_checkpoint(tmp_path / "model.pth")
 
 
 def test_a_missing_file_is_named(tmp_path):

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tarfile
 import time
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -100,6 +101,23 @@ def test_every_kind_is_found_and_unpacked_through_one_wrapping_folder(tmp_path, 
     assert not mode & (stat.S_ISUID | stat.S_IXUSR)
 
 
+@pytest.mark.parametrize("extension", [".ZIP", ".TGZ", ".Tar.Gz", ".TAR.BZ2", ".tar.XZ", ".TAR"])
+def test_capitals_in_the_name_of_an_archive_are_as_good(tmp_path, extension):
+    packer = {".zip": zip_bytes, ".tgz": lambda files: gzip.compress(tar_bytes(files))}.get(extension.lower())
+    (tmp_path / f"Birds{extension}").write_bytes(
+        packer(FILES) if packer else PACKERS[extension.lower()](tar_bytes(FILES))
+    )
+    assert find_archive("birds", tmp_path) is None
+    unpack_archive(find_archive("Birds", tmp_path), tmp_path / "birds")
+    assert len(tree(tmp_path / "birds")) == 3
+
+
+def test_backslashes_in_a_zip_are_separators(tmp_path):
+    (tmp_path / "a.zip").write_bytes(zip_bytes({"x\\train\\robin\\1.png": b"1", "x\\train\\wren\\": b""}))
+    unpack_archive(tmp_path / "a.zip", tmp_path / "birds")
+    assert tree(tmp_path / "birds") == {"train/robin/1.png": b"1"} and (tmp_path / "birds/train/wren").is_dir()
+
+
 def test_without_an_archive_nothing_is_found(tmp_path):
     (tmp_path / "birds.rar").touch()
     (tmp_path / "birds.tar").mkdir()
@@ -123,11 +141,44 @@ def test_members_that_lead_outside_are_refused(tmp_path, name):
     )
 
 
-@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE, tarfile.BLKTYPE])
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE, tarfile.BLKTYPE])
 def test_links_and_devices_are_refused(tmp_path, kind):
     member = tarfile.TarInfo("a/link.png")
     member.type, member.linkname = kind, "../../secret"
     assert 'member "a/link.png" is a link, a device or a sparse file' in refused(tmp_path, tar_with(member))
+
+
+def test_a_hard_link_becomes_a_copy_of_the_member_it_names(tmp_path):
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c/1.png").write_bytes(b"robin" * 1000)
+    os.link(tmp_path / "c/1.png", tmp_path / "c/2.png")
+    with tarfile.open(tmp_path / "birds.tar", "w") as tar:
+        tar.add(tmp_path / "c", "birds/c")
+        assert [member.islnk() for member in tar.getmembers()].count(True) == 1
+    unpack_archive(tmp_path / "birds.tar", tmp_path / "birds")
+    assert tree(tmp_path / "birds") == {"c/1.png": b"robin" * 1000, "c/2.png": b"robin" * 1000}
+    assert (tmp_path / "birds/c/1.png").stat().st_nlink == 1
+
+
+@pytest.mark.parametrize("linkname", ["b/nothing.png", "../../secret", "/etc/passwd", "a/link.png", ""])
+def test_a_hard_link_to_what_is_not_unpacked_is_refused(tmp_path, linkname):
+    member = tarfile.TarInfo("a/link.png")
+    member.type, member.linkname = tarfile.LNKTYPE, linkname
+    text = refused(tmp_path, tar_with(member))
+    assert "is no file before it in the archive" in text or "would be written outside the dataset folder" in text
+
+
+def test_hard_links_count_as_what_they_unpack_to(tmp_path, monkeypatch):
+    monkeypatch.setattr(archives, "SMALLEST_SIZE_LIMIT", 2**20)
+    monkeypatch.setattr(archives, "LARGEST_RATIO", 1)
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as tar:
+        for number in range(20):
+            member = tarfile.TarInfo(f"a/{number}.png")
+            member.type, member.linkname = (tarfile.LNKTYPE, "a/0.png") if number else (tarfile.REGTYPE, "")
+            member.size = 0 if number else 10**5
+            tar.addfile(member, io.BytesIO(b"x" * member.size))
+    assert "a decompression bomb?" in refused(tmp_path, file.getvalue())
 
 
 def test_links_and_encrypted_members_of_zip_files_are_refused(tmp_path):
@@ -169,6 +220,96 @@ def test_damaged_archives_are_named_and_leave_nothing(tmp_path, extension):
         assert "damaged or not an archive of this kind" in refused(tmp_path / str(number), bad, extension)
     if extension != ".tar":  # a plain tar holds no check sum of its contents
         assert "damaged or not an archive of this kind" in refused(tmp_path / "3", bytes(garbled), extension)
+
+
+@pytest.mark.parametrize("extension", [".tar", ".zip"])
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("a/" * 2000 + "1.png", "more than 50 folders in each other"),
+        ("a/" + "b" * 300 + "/1.png", "has a name that is too long for this file system"),
+        ("c" * 300 + ".png", "has a name that is too long for this file system"),
+    ],
+)
+def test_folders_too_deep_and_names_too_long_are_refused(tmp_path, extension, name, reason):
+    assert reason in refused(tmp_path, (zip_bytes if extension == ".zip" else tar_bytes)({name: b""}), extension)
+
+
+def test_too_many_folders_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(archives, "MOST_FOLDERS", 10)
+    files = {f"a/{number}/": b"" for number in range(20)}
+    assert "more than 10 folders" in refused(tmp_path, zip_bytes(files), ".zip")
+    assert "more than 10 folders" in refused(tmp_path, tar_bytes({f"{name}x": b"" for name in files}))
+
+
+def with_long_header(kind: bytes, says: int, has: int) -> bytes:
+    """A tar whose first member has a header before it (a long name, or pax) that says it is so long."""
+    header = tarfile.TarInfo("././@LongLink")
+    header.type, header.size = kind, says
+    return header.tobuf(tarfile.GNU_FORMAT) + b"1" * has + tar_bytes({"a/1.png": b"1"})
+
+
+@pytest.mark.parametrize("kind", [tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE])
+def test_a_long_header_of_a_tar_is_not_read_into_memory(tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(archives, "MOST_HEADER_BYTES", 2**16)
+    data = gzip.compress(with_long_header(kind, 2**30, 2**24))
+    tracemalloc.start()
+    text = refused(tmp_path, data, ".tar.gz")
+    assert "the header of a member has more than 64.0 KiB" in text
+    assert tracemalloc.get_traced_memory()[1] < 2**21
+    tracemalloc.stop()
+
+
+def test_a_chain_of_headers_is_refused(tmp_path):
+    header = tarfile.TarInfo("x")
+    header.type = tarfile.XHDTYPE
+    assert "damaged" in refused(tmp_path, header.tobuf() * 5000 + tar_bytes({"a/1.png": b"1"}))
+
+
+def test_a_long_list_of_names_of_a_zip_is_not_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(archives, "MOST_DIRECTORY_BYTES", 2000)
+    data = zip_bytes({f"a/{number}.png": b"" for number in range(100)})
+    assert "a list of names of more than 2.0 KiB" in refused(tmp_path, data, ".zip")
+
+
+@pytest.mark.parametrize("place", ["header", "name", "cut in a header", "cut between members", "rest"])
+def test_a_tar_that_ends_too_early_is_damaged(tmp_path, place):
+    """tarfile takes what is no header for the end, and the members behind it would be missed without a word."""
+    data = tar_bytes({f"a/{number}.png": b"x" * 512 for number in range(30)})  # two blocks each
+    bad = {
+        "header": data[:10240] + b"\xff" * 512 + data[10752:],
+        "name": data[:10240] + b"b" + data[10241:],
+        "cut in a header": data[: 10240 + 100],
+        "cut between members": data[:10240],
+        "rest": data[: 10240 + 600],
+    }[place]
+    assert "damaged" in refused(tmp_path, bad)
+
+
+def damaged_zips() -> dict[str, bytes]:
+    """Zips that zipfile answers with errors of other kinds than its own."""
+    data = zip_bytes({"a/1.png": b"x" * 2000})
+    central = data.index(b"PK\x01\x02")
+    utf8 = bytearray(data.replace(b"a/1.png", b"a/\xff.png"))
+    utf8[7] |= 0x08
+    utf8[central + 9] |= 0x08
+    version, method, patched = bytearray(data), bytearray(data), bytearray(data)
+    version[central + 6] = 99
+    method[8] = method[central + 10] = 77
+    patched[central + 8] |= 0x20
+    patched[6] |= 0x20
+    return {"name": bytes(utf8), "version": bytes(version), "method": bytes(method), "patched": bytes(patched)}
+
+
+@pytest.mark.parametrize("name", damaged_zips())
+def test_zips_that_zipfile_cannot_read_are_refused(tmp_path, name):
+    refused(tmp_path, damaged_zips()[name], ".zip")
+
+
+def test_a_pipe_is_no_archive(tmp_path):
+    os.mkfifo(tmp_path / "birds.tar")
+    with pytest.raises(DataError, match=r"birds\.tar: no file"):
+        unpack_archive(tmp_path / "birds.tar", tmp_path / "birds")
 
 
 def test_an_archive_without_files_is_refused(tmp_path):

@@ -7,6 +7,7 @@ import os
 import pickle
 import struct
 import subprocess
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -149,6 +150,13 @@ def test_the_hostile_pickles_are_real(tmp_path):
     assert victim.exists()
 
 
+DEEP_TUPLE = b"(" * 10**5 + b"t" * 10**5
+"""Its hash needs more stack than a process has."""
+SHARED_TUPLE = b")q\x000" + b"h\x00h\x00\x86q\x000" * 60 + b"h\x00"
+"""Two times the tuple before, 60 times: its hash and its text never end."""
+U8 = b"cnumpy\ndtype\n(X\x02\x00\x00\x00u1tR"
+
+
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
@@ -156,14 +164,43 @@ def test_the_hostile_pickles_are_real(tmp_path):
         (b"cnumpy\ndtype\n(X\x01\x00\x00\x00OtR.", "an array of 'O', which is neither numbers nor text"),
         (b"cos\nsystem\n(X\x04\x00\x00\x00truetR.", "it asks for os.system"),
         (b"(X\x04\x00\x00\x00trueios\nsystem\n.", "it uses the instruction INST"),
-        (b"(cos\nsystem\nX\x04\x00\x00\x00trueo.", "it uses the instruction OBJ"),
-        (b"\x80\x02cos\nsystem\nX\x04\x00\x00\x00true\x85\x81.", "it uses the instruction NEWOBJ"),
+        (b"(cos\nsystem\nX\x04\x00\x00\x00trueo.", "it asks for os.system"),
+        (b"(cnumpy\nndarray\nX\x04\x00\x00\x00trueo.", "it uses the instruction OBJ"),
+        (b"\x80\x02cnumpy\nndarray\nX\x04\x00\x00\x00true\x85\x81.", "it uses the instruction NEWOBJ"),
+        (b"\x80\x05\x97.", "it uses the instruction NEXT_BUFFER"),
         (b"Pabc\n.", "it uses the instruction PERSID"),
         (b"\x80\x02\x82\x01.", "it uses the instruction EXT1"),
-        (b"K\x01r\xff\xff\xff\x7f.", "it numbers its parts up to 2147483647"),
         (b"(" * 50 + b"t" * 50 + b".", "nested more than 20 deep"),
         (b"]q\x00h\x00a.", "nested more than 20 deep"),
+        (b"(" + DEEP_TUPLE + b"K\x01d.", "it has a tuple as key"),
+        (b"}(" + DEEP_TUPLE + b"K\x01u.", "it has a tuple as key"),
+        (b"}" + DEEP_TUPLE + b"K\x01s.", "it has a tuple as key"),
+        (DEEP_TUPLE + b".", "nested more than 20 deep"),
+        (b"(" * 10**5 + b"l" * 10**5 + b".", "nested more than 20 deep"),
+        (DEEP_TUPLE + b")R.", "it calls a tuple"),
+        (b"}" + SHARED_TUPLE + b"K\x01s.", "it has a tuple as key"),
+        (SHARED_TUPLE + b".", "nested more than 20 deep"),
+        (b"cbuiltins\nbytes\n" + SHARED_TUPLE + b"\x85R.", "it makes bytes out of something else"),
+        (b"cnumpy\ndtype\n" + SHARED_TUPLE + b"\x85R.", "an array of a tuple, which is neither numbers nor text"),
+        (b"c_codecs\nencode\n" + SHARED_TUPLE + b"\x85R.", "it encodes a tuple as 'latin1'"),
+        (b"c_codecs\nencode\n(X\x01\x00\x00\x00a" + SHARED_TUPLE + b"tR.", "it encodes text as a tuple"),
+        (b"cnumpy.core.multiarray\n_reconstruct\n)R(K\x01" + SHARED_TUPLE + U8 + b"\x89C\x01atb.", "without a shape"),
+        (b"cnumpy.core.multiarray\n_reconstruct\n)R(K\x01)" + SHARED_TUPLE + b"\x89C\x01atb.", "without a dtype"),
+        (b"cnumpy.core.numeric\n_frombuffer\n(C\x01a" + U8 + b")" + SHARED_TUPLE + b"tR.", "in the order a tuple"),
+        (b"cnumpy.core.numeric\n_frombuffer\n(" + SHARED_TUPLE + U8 + b")X\x01\x00\x00\x00CtR.", "is not bytes"),
+        (b"(" + b"G" * 1 + bytes(8) + b"K\x01d.", "it has a float as key"),
+        (b"}\x8a\x08" + b"\xff" * 7 + b"\x7fK\x01s.", "it has a int as key"),
+        (b"\x8b\x00\x10\x00\x00" + b"\x11" * 4096 + b".", "it holds a number of more than 512 bits"),
+        (b"]K\x01\x94(a.", "damaged, or not a pickle"),
+        (b"K\x01K\x02a.", "it adds to a int"),
+        (b"]K\x01K\x02s.", "it sets an item of a list"),
+        (b"]K\x01b.", "it changes a list"),
+        (b"K\x01)R.", "it calls a int"),
+        (b"0.", "damaged, or not a pickle"),
+        (b"h\x07.", "damaged, or not a pickle"),
         (b"\x80\x04\x8f.", "it holds a set"),
+        (b"\x80\x04(\x91.", "it holds a set"),
+        (b"\x80\x05\x96\x01\x00\x00\x00\x00\x00\x00\x00a.", "it holds a bytearray"),
         (b"c_codecs\nencode\n(X\x01\x00\x00\x00aX\x03\x00\x00\x00hextR.", "it encodes text as 'hex'"),
         (b"cbuiltins\nbytes\n(K\x09tR.", "it makes bytes out of something else"),
         (b"cnumpy.core.multiarray\n_reconstruct\n(tR.", "an array without content"),
@@ -196,6 +233,44 @@ def test_an_object_that_is_named_often_is_looked_at_once(load):
         nested = [nested, nested]
     found = load(pickle.dumps(nested))
     assert found[0] is found[1]
+
+
+def test_parts_that_are_named_more_often_than_there_is_time_are_refused(load):
+    """17 lists of 16, each 16 times the one before: whoever follows every name never ends."""
+    nested = [1]
+    for _ in range(17):
+        nested = [nested] * 16
+    for data in (nested, {"labels": nested}, [b"x" * 2**20] * 100, [np.zeros(2**20, np.uint8)] * 100):
+        with pytest.raises(DataError, match="it names its parts more often than an honest file would"):
+            load(pickle.dumps(data))
+
+
+def test_a_bytearray_cannot_grow_under_its_array(load):
+    """The array of protocol 5 lies in a bytearray, to which the pickle then adds."""
+    array = pickle.dumps(np.zeros(4, np.uint8), 5)
+    content = array.index(b"\x96")
+    grown = array[: content + 13] + b"(K\x01e" + array[content + 13 :]
+    with pytest.raises(DataError, match="it adds to a bytearray"):
+        load(without_frames(grown))
+
+
+def test_numbering_of_parts_takes_no_memory(load):
+    tracemalloc.start()
+    assert load(b"K\x01r\xff\xff\xff\x7f.") == 1
+    assert tracemalloc.get_traced_memory()[1] < 2**20
+    tracemalloc.stop()
+
+
+def test_letters_that_there_are_not_are_refused(load):
+    array = np.frombuffer(b"\xff" * 8, "<u4").view("<U1")
+    with pytest.raises(DataError, match="text of letters that there are not"):
+        load(pickle.dumps(array))
+
+
+def test_endless_programs_are_refused(load, monkeypatch):
+    monkeypatch.setattr(restricted_unpickler, "MOST_INSTRUCTIONS", 1000)
+    with pytest.raises(DataError, match="it has more than 1000 instructions"):
+        load(b"}" * 2000 + b".")
 
 
 def test_a_small_file_cannot_make_large_ones_of_one_text(load):

@@ -5,7 +5,6 @@ file {train,val,test}.txt with a class name per line, or .json: a list of names,
 FC100's lists may name superclasses.
 """
 
-import json
 import logging
 from pathlib import Path
 
@@ -13,9 +12,10 @@ import numpy as np
 
 from utils.episodes.drawing import SPLITS
 from utils.errors import DataError
+from utils.files.reading import parse_json, read_text, why_unreadable
 from utils.images.folders import report_problems
 from utils.prepare_dataset.class_sources import FoundClasses, SourceClass, safe_name
-from utils.prepare_dataset.forms.array_files import find_labelled_pickles
+from utils.prepare_dataset.forms.array_files import find_labelled_pickles, whole_numbers
 from utils.prepare_dataset.forms.class_folders import find_class_folders
 from utils.prepare_dataset.forms.restricted_unpickler import load_restricted
 from utils.prepare_dataset.workspace import Workspace, find_folder, find_split_files
@@ -78,10 +78,10 @@ def _python_folder(source: Path | None, workspace: Workspace) -> Path | None:
 
 def _read_list(path: Path) -> list[str]:
     try:
-        text = path.read_text(encoding="utf-8")
-        items = json.loads(text) if path.suffix == ".json" else text.split("\n")
+        text = read_text(path)
+        items = parse_json(text) if path.suffix == ".json" else text.split("\n")
     except (OSError, ValueError) as error:
-        raise DataError(f"{printable(path)}: cannot be read as a list of classes ({error}).") from error
+        raise DataError(f"{printable(path)}: no list of classes: {why_unreadable(error)}.") from error
     names = (
         [item[-1] if isinstance(item, list) and item else item for item in items] if isinstance(items, list) else [None]
     )
@@ -94,12 +94,18 @@ def _read_list(path: Path) -> list[str]:
 def _deal_arrays(folder: Path, lists: dict[str, list[str]]) -> list[SourceClass]:
     parts = {name: load_restricted(folder / name) for name in ("train", "test", "meta")}
     try:
-        pixels = np.concatenate([parts[name]["data"] for name in ("train", "test")]).reshape(-1, 3, 32, 32)
-        fine = np.concatenate([parts[name]["fine_labels"] for name in ("train", "test")]).astype(int)
-        coarse = np.concatenate([parts[name]["coarse_labels"] for name in ("train", "test")]).astype(int)
+        pixels, fine, coarse = (
+            np.concatenate([whole_numbers(parts[name][key]) for name in ("train", "test")])
+            for key in ("data", "fine_labels", "coarse_labels")
+        )
+        pixels, fine, coarse = pixels.reshape(-1, 3, 32, 32), fine.astype(int), coarse.astype(int)
         fine_names, coarse_names = list(parts["meta"]["fine_label_names"]), list(parts["meta"]["coarse_label_names"])
         if pixels.dtype != np.uint8 or not len(pixels) == len(fine) == len(coarse):
             raise ValueError("images and labels do not fit together")
+        if not all(isinstance(name, str) for name in [*fine_names, *coarse_names]):
+            raise ValueError("a name of a class is no text")
+        if not set(fine.tolist()) <= set(range(len(fine_names))):
+            raise ValueError("a label has no name")
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise DataError(
             f"{printable(folder)}: train, test and meta are not CIFAR-100's: {error}. Fetch them again."

@@ -2,6 +2,7 @@
 pickles.
 """
 
+import errno
 import io
 import shutil
 import zipfile
@@ -14,6 +15,8 @@ from PIL import Image
 
 from utils.episodes.drawing import SPLITS
 from utils.errors import DataError
+from utils.files.archives import DAMAGE, FileOfZip, size_limited
+from utils.files.atomic_files import storage_error
 from utils.prepare_dataset.class_sources import FoundClasses, ImageContent, SourceClass, classes_by_label, safe_name
 from utils.prepare_dataset.dataset_folders import png_bytes
 from utils.prepare_dataset.forms.restricted_unpickler import load_restricted
@@ -53,8 +56,16 @@ def _checked_images(path: Path, images: Any) -> np.ndarray:
     return images
 
 
+def whole_numbers(value: Any) -> np.ndarray:
+    """Return an array, or whole numbers in a list, as an array; of other lists, whose texts could fill it, an empty
+    one.
+    """
+    is_list = isinstance(value, list | tuple) and all(isinstance(item, int) for item in value)
+    return np.asarray(value if is_list or isinstance(value, np.ndarray) else [])
+
+
 def _checked_labels(path: Path, labels: Any, n_images: int) -> np.ndarray:
-    labels = np.asarray(labels if isinstance(labels, list | np.ndarray) else [])
+    labels = whole_numbers(labels)
     if labels.dtype.kind not in "iu" or labels.size != n_images:
         raise _error(path, f"there must be a whole number as label for each of its {n_images} images")
     return labels.reshape(-1)
@@ -62,7 +73,7 @@ def _checked_labels(path: Path, labels: Any, n_images: int) -> np.ndarray:
 
 def _entry(path: Path, content: Any, key: str) -> Any:
     if not isinstance(content, dict) or key not in content:
-        keys = ", ".join(map(str, content)) if isinstance(content, dict) else type(content).__name__
+        keys = ", ".join(map(printable, content)) if isinstance(content, dict) else type(content).__name__
         raise _error(path, f'has no entry "{key}" (found: {keys[:200]})')
     return content[key]
 
@@ -108,7 +119,7 @@ def _cached_classes(split: str, path: Path, content: Any) -> list[SourceClass]:
     names = sorted(places, key=str)
     labels = np.full(len(images), -1)
     for label, name in enumerate(names):
-        ranks = np.asarray(places[name])
+        ranks = whole_numbers(places[name])
         if ranks.dtype.kind not in "iu" or not ranks.size or ranks.min() < 0 or ranks.max() >= len(images):
             raise _error(path, f"class {printable(name)} names images that are not there")
         labels[ranks] = label
@@ -170,7 +181,7 @@ def _tiered_labels(path: Path, split: str, n_images: int) -> tuple[np.ndarray, l
         return _checked_labels(path, _entry(path, content, "labels"), n_images), None
     labels = _checked_labels(path, _entry(path, content, "label_specific"), n_images)
     texts = content.get("label_specific_str")
-    if not isinstance(texts, list | np.ndarray) or len(texts) <= labels.max():
+    if not isinstance(texts, list | np.ndarray) or not 0 <= labels.min() <= labels.max() < len(texts):
         return labels, None
     words = [text.decode("latin1") if isinstance(text, bytes) else str(text) for text in texts]
     # Words are not unique (there are two cranes), and numbers begin anew in each split.
@@ -202,7 +213,7 @@ def _decoder(path: Path, encoded: Sequence[bytes]) -> Callable[[int], np.ndarray
 def open_npz(path: Path, name: str, unpacked: Path) -> np.ndarray:
     """Open one array of an .npz file, mapped into memory where it lies; unpacked to a file first where compressed."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with FileOfZip(path) as whole, zipfile.ZipFile(whole) as archive:
             member = archive.getinfo(f"{name}.npy")
             if member.compress_type == zipfile.ZIP_STORED:
                 with open(path, "rb") as file:
@@ -214,14 +225,16 @@ def open_npz(path: Path, name: str, unpacked: Path) -> np.ndarray:
             if not copy.is_file():
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 partial = copy.with_suffix(".partial")
-                with archive.open(member) as source, open(partial, "wb") as target:
+                with size_limited(path, archive.open(member)) as source, open(partial, "wb") as target:
                     shutil.copyfileobj(source, target, 2**22)
                 partial.rename(copy)
             return open_npy(copy)
     except KeyError as error:
         raise _error(path, f'has no array "{name}"') from error
-    except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
-        raise _error(path, f"damaged: {error}") from error
+    except DAMAGE as error:
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise storage_error(unpacked, error) from error
+        raise _error(path, f"damaged: {printable(error)[:300]}") from error
 
 
 def open_npy(path: Path, start: int = 0) -> np.ndarray:
@@ -243,5 +256,5 @@ def open_npy(path: Path, start: int = 0) -> np.ndarray:
             if 0 in shape:
                 return np.zeros(shape, dtype)
             return np.memmap(path, dtype=dtype, mode="r", offset=file.tell(), shape=shape, order=order)
-    except (ValueError, EOFError, SyntaxError, TypeError) as error:
-        raise _error(path, f"no array that can be read: {' '.join(str(error).split())}") from error
+    except (ValueError, EOFError, SyntaxError, TypeError, OverflowError, RecursionError, MemoryError) as error:
+        raise _error(path, f"no array that can be read: {' '.join(printable(error).split())[:300]}") from error

@@ -14,7 +14,7 @@ from utils.errors import DataError
 from utils.images.folders import IMAGE_EXTENSIONS, report_problems
 from utils.prepare_dataset.class_sources import FoundClasses, SourceClass, safe_name
 from utils.prepare_dataset.workspace import find_folder, find_split_files
-from utils.words import printable
+from utils.words import is_whole_number, printable
 
 CSV_FILES = {split: (f"{split}.csv",) for split in SPLITS}
 _HEADER = {"filename", "file", "image", "image_name", "path", "label", "class", "class_name"}
@@ -123,7 +123,7 @@ def _class_names(images: dict[tuple[str, str], list[tuple[str, Path]]]) -> dict[
     names = {}
     for (split, label), found in images.items():
         name = safe_name(label)
-        if label.isdigit():
+        if is_whole_number(label):
             parents = {PurePosixPath(file).parent.name for file, _ in found}
             name = safe_name(parents.pop()) if len(parents) == 1 and parents != {""} else f"{split}_{int(label):03}"
         names[split, label] = name
