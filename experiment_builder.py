@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import torch
 from torch import Tensor
@@ -65,7 +65,7 @@ class ExperimentSettings:
     total_epochs_before_pause: int = 0
     early_stopping_patience: int = 0
     is_regression: bool = False
-    max_models_to_save: int = 5
+    max_models_to_save: int | Literal["all"] = 5
     # As in the released code; its commit of 2018-11-25 took three.
     number_of_ensemble_models: int = 5
     test_batch_norm_statistics: tuple[str, ...] = ("transductive",)

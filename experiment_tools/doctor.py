@@ -262,7 +262,7 @@ def _short_run(config: ExperimentConfig, data: EpisodeSource, device: "torch.dev
     (path,) = list_epochs(first.run_folder.saved_models).values()
     size = path.stat().st_size
     yield Finding(OK, f"one save: {size / 2**20:.1f} MiB")
-    yield from _check_space(size * (config.max_models_to_save + 3))
+    yield from _check_space(size * (min(config.models_kept, config.total_epochs) + 3))
     second = start(epochs_before_pause=0)
     has_resumed = second.iteration == 2 and second.rows[0] == row
     yield Finding(

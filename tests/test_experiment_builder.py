@@ -307,6 +307,17 @@ def run_content_of(experiment, learner, **settings):
     return run_content(run)
 
 
+def test_every_checkpoint_stays_where_all_are_wanted_and_the_curve_tests_them_all(experiment):
+    run = experiment(
+        learner=FakeLearner(qualities=[3, 9, 4, 8]), total_epochs=4, max_models_to_save="all", validate_every_epochs=3,
+        test_curve=True,
+    )  # fmt: skip
+    run.run()
+    assert list(list_epochs(run.run_folder.saved_models)) == [1, 2, 3, 4]
+    with (run.run_folder.logs / "test_curve.csv").open() as file:
+        assert [row["epoch"] for row in csv.DictReader(file)] == ["1", "2", "3", "4"]
+
+
 def test_the_best_and_the_newest_two_checkpoints_stay(experiment):
     run = experiment(
         learner=FakeLearner(qualities=[3, 9, 4, 9, 8, 2, 1, 0]),

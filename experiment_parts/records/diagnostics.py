@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from experiment_parts.learner import Learner
+from experiment_parts.records.epoch_records import BINS_PER_POWER, HIGHEST_POWER, LOWEST_POWER
 from experiment_parts.records.non_finite import is_finite
 from experiment_parts.runs.checkpoints import checkpoint_bytes
 from utils.config import ExperimentConfig
@@ -43,7 +44,7 @@ class Diagnostics:
 
     Args:
         examples_file: see `write_examples`.
-        tasks_per_meta_batch: B, tasks of the validation split on which gradients are computed.
+        tasks_per_meta_batch: B, tasks of a split on which gradients are computed.
         every_epochs: epochs between two inspections.
     """
 
@@ -69,6 +70,10 @@ class Diagnostics:
         gradients, inspected = inspect_gradients(learner, episodes, epoch)
         # A learner that has refused one update refuses all that follow: a look must not be what it stops at.
         updates = {"updates": inspect_update(learner, gradients, epoch)} if is_finite(gradients) else {}
+        # Of training tasks, always the same: where these are known by heart, those of validation vanish nowhere.
+        inspected["magnitudes"] = weight_magnitudes(
+            learner, data.episodes("train", range(self.tasks_per_meta_batch)), epoch
+        )
         found = {"gradients": inspected, **updates, **examples, "peak_memory_mib": peak_memory_mib(learner)}
         return found | {"look_time_s": time.perf_counter() - start}
 
@@ -119,6 +124,29 @@ def inspect_gradients(learner: Learner, episodes: Episodes, epoch: int) -> "tupl
         "time_inner_s": times.inner_s,
         "time_outer_s": times.outer_s,
     }
+
+
+def weight_magnitudes(learner: Learner, episodes: Episodes, epoch: int) -> dict[str, list[int]]:
+    """Return name -> histogram of a weight's meta-gradient, see `magnitudes`; norm layers left out."""
+    with learner.execution.replayed.off():
+        gradients = learner.meta_gradients(episodes, epoch).gradients
+    return {
+        name.removeprefix("network."): magnitudes(gradient)
+        for name, gradient in gradients.items()
+        if name.endswith("weight") and ".norm." not in name
+    }
+
+
+def magnitudes(gradient: Tensor) -> list[int]:
+    """Count the elements of a gradient, of any shape, by their magnitude: `BINS_PER_POWER` bins for each power of ten.
+
+    What is smaller than `LOWEST_POWER`, zeros too, is in the first bin; what is not smaller than `HIGHEST_POWER` in the
+    last.
+    """
+    n_bins = (HIGHEST_POWER - LOWEST_POWER) * BINS_PER_POWER
+    powers = gradient.detach().abs().nan_to_num().log10()
+    places = ((powers - LOWEST_POWER) * BINS_PER_POWER).clamp(0, n_bins - 1).long()
+    return torch.bincount(places.flatten(), minlength=n_bins).tolist()
 
 
 def angle_degrees(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float | None:

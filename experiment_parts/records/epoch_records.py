@@ -4,13 +4,15 @@ Columns of the reference come first, with its names. A value that was not comput
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from utils.metrics import ACCURACY, Score, Summary, finite_or_none, summarise
 from utils.words import counted
 
 Row = dict[str, Any]
 STEP_METRICS = ("support_loss", "support_accuracy", "query_loss", "query_accuracy")
+LOWEST_POWER, HIGHEST_POWER, BINS_PER_POWER = -9, 1, 2
+"""Of ten: the histograms of a meta-gradient's elements go from 1e-9 to 10, two bins for each."""
 FIRST_STEP = {"support_loss": 0, "support_accuracy": 0, "query_loss": 1, "query_accuracy": 1}
 """Inner steps done at the first entry of a training metric: the support set is seen before a step, the query set
 after.
@@ -158,8 +160,10 @@ def early_stop(rows: Sequence[Row], total_epochs: int, patience: int) -> str | N
     )
 
 
-def epochs_to_keep(rows: Sequence[Row], best: int, newest: int = 2) -> set[int]:
-    """Return epochs whose checkpoints stay: the best by validation accuracy and the newest."""
+def epochs_to_keep(rows: Sequence[Row], best: int | Literal["all"], newest: int = 2) -> set[int]:
+    """Return epochs whose checkpoints stay: the best by validation accuracy and the newest, or all."""
+    if best == "all":
+        return {row["epoch"] for row in rows}
     return set(ranked_epochs(rows)[:best]) | {row["epoch"] for row in rows[-newest:]}
 
 

@@ -6,7 +6,7 @@ One process of a run writes them; in the others all of this does nothing.
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -77,7 +77,9 @@ class RunRecords:
         if self._writes:
             remove_or_warn(unfinished_path(self._saved_models))
 
-    def write_epochs(self, rows: Sequence[dict[str, Any]], curves: Sequence[dict[str, Any]], keep_best: int) -> None:
+    def write_epochs(
+        self, rows: Sequence[dict[str, Any]], curves: Sequence[dict[str, Any]], keep_best: int | Literal["all"]
+    ) -> None:
         """Bring the tables of the epochs up to date, and remove the checkpoints of these epochs that are among neither
         the best nor the newest.
         """

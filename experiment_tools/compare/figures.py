@@ -5,6 +5,7 @@ Figures are made without pyplot: no window, no state, no backend of the user's.
 """
 
 import itertools
+import re
 import statistics
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -39,7 +40,6 @@ class Curve:
     mean: list[float]
     deviation: list[float]
     """Sample standard deviation; 0 where one run alone has the epoch."""
-    n_runs: int
 
 
 def mean_curve(runs: Sequence[Run], name: str) -> Curve:
@@ -51,7 +51,7 @@ def mean_curve(runs: Sequence[Run], name: str) -> Curve:
                 values.setdefault(int(row["epoch"]), []).append(float(row[name]))
     epochs = sorted(values)
     deviation = [statistics.stdev(values[epoch]) if len(values[epoch]) > 1 else 0.0 for epoch in epochs]
-    return Curve(epochs, [statistics.fmean(values[epoch]) for epoch in epochs], deviation, len(runs))
+    return Curve(epochs, [statistics.fmean(values[epoch]) for epoch in epochs], deviation)
 
 
 @dataclass(frozen=True)
@@ -151,10 +151,15 @@ def _dress(axes: Any, ylabel: str, title: str) -> None:
 class Picture:
     """Panels that stand together, under a name for their file."""
 
-    stem: str
+    name: str
     title: str
     note: str
     panels: Sequence[Panel]
+
+    @property
+    def stem(self) -> str:
+        """The name, which holds foreign ones, as that of a file: of no other folder, and not too long."""
+        return re.sub(r"[^\w+=,.\- ]", "_", self.name)[:200]
 
 
 def validation_pictures(comparison: Comparison, runs: Sequence[Run]) -> list[Picture]:

@@ -46,7 +46,7 @@ def cell_text(cell: Cell) -> str:
 
 
 def difference_table(comparison: Comparison) -> Rows:
-    """One row per pair of methods in a column."""
+    """Return one row per pair of methods in a column."""
     if not comparison.differences:
         return []
     with_seeds = any(d.p_over_seeds is not None for d in comparison.differences)
@@ -128,7 +128,7 @@ def notes(comparison: Comparison) -> list[str]:
 
 
 def markdown(comparison: Comparison, most_pairs: float = math.inf) -> str:
-    """The tables with their notes; the table of differences only if it has no more than so many rows."""
+    """Return the tables with their notes; the table of differences only if it has no more than so many rows."""
     parts = [_markdown_table(accuracy_table(comparison)), caption(comparison)]
     if 0 < len(comparison.differences) <= most_pairs:
         parts += [_markdown_table(difference_table(comparison)), DIFFERENCE_CAPTION]

@@ -2,6 +2,7 @@
 torch. What is missing or damaged is named, never fatal.
 """
 
+import csv
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping
@@ -34,6 +35,7 @@ class Run:
         starts: entries of environment.json. These and what follows are read by `read_whole_run` alone.
         epochs: entries of logs/curves.json.
         iterations: lines of logs/metrics.jsonl.
+        test_curve: rows of logs/test_curve.csv, the test of every kept epoch; numbers as numbers.
         scores: tensors and state of logs/test_predictions.safetensors.
         examples: those of logs/validation_episodes.safetensors.
     """
@@ -49,6 +51,7 @@ class Run:
     starts: list[dict[str, Any]] = field(default_factory=list)
     epochs: list[dict[str, Any]] = field(default_factory=list)
     iterations: list[dict[str, Any]] = field(default_factory=list)
+    test_curve: list[dict[str, Any]] = field(default_factory=list)
     scores: tuple[Arrays, dict[str, Any]] = field(default_factory=lambda: ({}, {}))
     examples: tuple[Arrays, dict[str, Any]] = field(default_factory=lambda: ({}, {}))
     problems: list[str] = field(default_factory=list)
@@ -155,6 +158,7 @@ def read_whole_run(path: Path) -> Run:
     run.starts = read_starts(run)
     run.epochs = _read(run, "logs/curves.json", lambda file: _objects(read_object(file)["epochs"])) or []
     run.iterations = _read(run, "logs/metrics.jsonl", _lines) or []
+    run.test_curve = _read(run, "logs/test_curve.csv", _table) or []
     run.scores = _read(run, PREDICTIONS.as_posix(), _arrays) or ({}, {})
     run.examples = _read(run, "logs/validation_episodes.safetensors", _arrays) or ({}, {})
     return run
@@ -193,7 +197,7 @@ def _read(run: Run, name: str, read: Callable[[Path], Any]) -> Any:
         return read(file)
     except FileNotFoundError:
         return None
-    except (StorageError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (StorageError, OSError, ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
         run.problems.append(f"{name}: {_reason(error, file)}")
     return None
 
@@ -234,6 +238,19 @@ def _test_summary(file: Path) -> dict[str, Any]:
 def _lines(file: Path) -> list[dict[str, Any]]:
     """Return all whole lines: the last one of a run that is writing, or was killed, may be cut."""
     return _objects([parse_json(line) for line in read_regular(file).split(b"\n")[:-1]])
+
+
+def _table(file: Path) -> list[dict[str, Any]]:
+    """Read the rows of a CSV file; what is no number stays text, an empty cell is None."""
+    lines = read_regular(file).decode().splitlines()
+    return [{name: _number(cell) for name, cell in row.items()} for row in csv.DictReader(lines)]
+
+
+def _number(cell: str) -> float | str | None:
+    try:
+        return float(cell) if cell else None
+    except ValueError:
+        return cell
 
 
 def _arrays(file: Path) -> tuple[Arrays, dict[str, Any]]:

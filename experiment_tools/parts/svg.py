@@ -183,6 +183,24 @@ def area_chart(names: Sequence[str], rows: Sequence[tuple[float, Sequence[float]
     return _svg(parts, label, _tooltips(series, axes, place_x))
 
 
+def picture_chart(
+    address: str, xs: Sequence[float], y_ticks: Sequence[tuple[float, str]], x_label: str, label: str
+) -> Markup:
+    """Draw a picture of one column of pixels per x between axes.
+
+    Args:
+        address: of the picture, with its data.
+        y_ticks: (share of the height from below, text).
+    """
+    half = (xs[-1] - xs[0]) / (2 * max(len(xs) - 1, 1)) or 0.5  # of a column
+    place_x = _scale(xs[0] - half, xs[-1] + half, LEFT, WIDTH - RIGHT)
+    place_y = _scale(0.0, 1.0, HEIGHT - BOTTOM, TOP)
+    size = {"x": LEFT, "y": TOP, "width": WIDTH - LEFT - RIGHT, "height": HEIGHT - TOP - BOTTOM}
+    image = element("image", href=address, preserveAspectRatio="none", class_="heat", **size)
+    x_ticks = [(place_x(value), _number(value)) for value in ticks(xs[0], xs[-1], 5, whole=True)]
+    return _svg([*_rules((place_y(y), text) for y, text in y_ticks), image, *_below(x_ticks, x_label)], label, None)
+
+
 def bar_chart(
     bars: Sequence[tuple[str, float, str]],
     x_label: str,

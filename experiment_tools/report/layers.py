@@ -5,15 +5,20 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiment_tools.parts.pages import Legend, Section
+from PIL import Image
+
+from experiment_parts.records.epoch_records import BINS_PER_POWER, HIGHEST_POWER, LOWEST_POWER
+from experiment_tools.parts.pages import Legend, Section, data_address
 from experiment_tools.parts.run_reading import Run
-from experiment_tools.parts.svg import Axes, Mark, Markup, Series, line_chart, ramp, sparkline, strip
+from experiment_tools.parts.svg import Axes, Mark, Markup, Series, line_chart, picture_chart, ramp, sparkline, strip
 from experiment_tools.report.sections import series_of, short, thinned, trace
 
 MOST_STRIP_CELLS = 80
 MOST_SPARK_POINTS = 60
 MOST_LEGENDS = 6
 MOST_WEIGHTS = 12
+HEAT = (79, 126, 214)
+"""Colour of the histograms, strong on white and on a dark page."""
 NO_GRADIENT = 1e-5
 """Of the largest gradient: what is left is rounding."""
 Entry = Mapping[str, Any]
@@ -261,7 +266,38 @@ def gradients(run: Run) -> Section:
              for entry in updates]  # fmt: skip
     section.add("Update norm by parameter, over epochs", norm_strips(norms, "Update norm"), "no update was looked at.",
                 kind="strips", size="half", note="Of one meta-update, the next one after the epoch.")  # fmt: skip
+    note = (
+        "Of training tasks: its elements by magnitude. The stronger the colour, the more; zeros are in the lowest row."
+    )
+    for name, chart in magnitude_charts(seen):
+        section.add(f"Gradient of {name}", chart, note=note)
     return section
+
+
+def magnitude_charts(seen: Sequence[Entry]) -> list[tuple[str, Markup]]:
+    """Draw the histograms of each weight's gradient over epochs, (name, chart)."""
+    seen = thinned([entry for entry in seen if entry["gradients"].get("magnitudes")], MOST_STRIP_CELLS)
+    charts = []
+    for name in list(seen[-1]["gradients"]["magnitudes"])[:MOST_WEIGHTS] if seen else ():
+        known = [entry for entry in seen if name in entry["gradients"]["magnitudes"]]
+        counts = [entry["gradients"]["magnitudes"][name] for entry in known]
+        used = [place for place in range(len(counts[0])) if any(column[place] for column in counts)]
+        low, high = used[0], used[-1] + 1
+        largest = max(map(max, counts))
+        shades = ((*HEAT, round(255 * math.sqrt(column[place] / largest)))
+                  for place in reversed(range(low, high)) for column in counts)  # fmt: skip
+        picture = Image.frombytes("RGBA", (len(counts), high - low), bytes(itertools.chain(*shades)))
+        powers = [power for power in range(LOWEST_POWER, HIGHEST_POWER + 1) if low <= _bin_of(power) <= high]
+        y_ticks = [((_bin_of(power) - low) / (high - low), f"1e{power}") for power in powers[:: 1 + len(powers) // 6]]
+        label = f"Histograms of the gradient of {name} over epochs"
+        epochs = [entry["epoch"] for entry in known]
+        charts.append((name, picture_chart(data_address(picture), epochs, y_ticks, "epoch", label)))
+    return charts
+
+
+def _bin_of(power: int) -> int:
+    """Return the first bin of a power of ten."""
+    return (power - LOWEST_POWER) * BINS_PER_POWER
 
 
 def _add_update_ratios(section: Section, updates: Sequence[Entry]) -> None:

@@ -69,8 +69,9 @@ def report_html(run: Run) -> str:
     verdict = _attempt(partial(findings, run.rows, run.epochs, run.config), lambda _: [])
     command = _attempt(partial(command_of, run), lambda _: "")
     sections = build_sections(run)
+    problems = [f"Tested on other data than trained on: {line}" for line in run.other_data] + run.problems
     return page_html(
-        run.experiment_name, sections, head=head, verdict=verdict, command=command, problems=run.problems,
+        run.experiment_name, sections, head=head, verdict=verdict, command=command, problems=problems,
         footer=FOOTER, as_of=time.strftime("%Y-%m-%d %H:%M", time.localtime(run.modified)) if run.modified else "",
     )  # fmt: skip
 

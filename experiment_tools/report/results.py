@@ -7,7 +7,7 @@ import numpy as np
 
 from experiment_tools.parts.pages import Legend, Section, as_image, data_address
 from experiment_tools.parts.run_reading import Run
-from experiment_tools.parts.svg import Axes, Markup, Series, bar_chart, line_chart
+from experiment_tools.parts.svg import Axes, Markup, Series, bar_chart, line_chart, ramp
 from experiment_tools.report.answers import (
     Answers,
     answers_of_test,
@@ -22,6 +22,7 @@ from experiment_tools.report.answers import (
 from experiment_tools.report.sections import TEST, VAL, percent, percent_tick, queries_per_class, short
 from experiment_tools.report.verdict import best_row
 from utils.metrics import score_named, score_of
+from utils.words import counted
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 LARGEST_MATRIX = MOST_SINGLE_BARS = 20
@@ -205,6 +206,7 @@ def test_answers(run: Run) -> Section:
             note="The ensemble takes the mean scores of the best models by validation accuracy. Whiskers: 95 % "
             "intervals over tasks.",
         )
+    _add_test_curve(section, run)
     if run.is_regression and run.scores[0]:
         _add_errors(section, task_errors_of_test(*run.scores))
         return section
@@ -235,6 +237,36 @@ def test_answers(run: Run) -> Section:
         _add_classes(section, answers)
     _add_confusion(section, answers)
     return section
+
+
+def _add_test_curve(section: Section, run: Run) -> None:
+    """Show the test of each kept epoch's model over the iterations of its training, beside the validation."""
+    if not run.test_curve:
+        return
+    per_epoch = run.config.get("total_iter_per_epoch", 1)
+    validation = [(row["epoch"] * per_epoch, run.shown(row.get("val_accuracy_mean"))) for row in run.rows]
+    lines = [Series("validation", validation, VAL, "dashed")]
+    by_protocol: dict[str, list[Mapping[str, Any]]] = {}
+    for row in run.test_curve:
+        name = f"test, {row['ways']:.0f}-way {row['shots']:.0f}-shot, {row['statistics']}"
+        by_protocol.setdefault(name, []).append(row)
+    for place, (name, rows) in enumerate(by_protocol.items()):
+        known = [
+            (row["epoch"] * per_epoch, run.shown(row["test_accuracy_mean"]), row["test_accuracy_ci95"]) for row in rows
+        ]
+        band = [(x, y - width, y + width) for x, y, width in known if None not in (y, width)]
+        colour = ramp(place, len(by_protocol)) if len(by_protocol) > 1 else TEST
+        lines.append(Series(name, [(x, y) for x, y, _ in known], colour, dots=True, band=band))
+    n_tested, n_epochs = len({row["epoch"] for row in run.test_curve}), len(run.rows)
+    note = (
+        f"{n_tested} of {counted(n_epochs, 'epoch')}, each alone, never used to choose. Band: 95 % interval over tasks."
+    )
+    if n_tested < n_epochs:
+        note += " With max_models_to_save all every epoch is kept."
+    title = f"Test {score_of(run.is_regression).name} over iterations"
+    axes = Axes("iteration", short if run.is_regression else percent_tick, "iteration")
+    legend = [Legend(line.name, line.colour, line.look) for line in lines]
+    section.add(title, line_chart(lines, axes, title), legend=legend, note=note, size="half")
 
 
 def _add_classes(section: Section, answers: Answers) -> None:

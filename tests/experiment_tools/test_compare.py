@@ -415,6 +415,14 @@ def test_a_name_cannot_put_markup_into_the_page(root):
     assert "<script>alert" not in page and "&lt;script&gt;alert" in page
 
 
+def test_a_name_cannot_put_a_picture_into_another_folder(root, tmp_path):
+    path = finished_run(root, "a", A)
+    change_json(path / "config.json", dataset_name="../../" + "x" * 300)
+    assert compare.main(["a", "--output", str(tmp_path / "out")]) == 0
+    (picture,) = (tmp_path / "out").glob("*.png")
+    assert picture.name.startswith("validation_.._.._xxx") and not list(tmp_path.glob("*.png"))
+
+
 def _with_dataset(path, dataset):
     result = json.loads((path / "logs" / "test_summary.json").read_text())["results"][0]
     return result | {"protocol": result["protocol"] | {"dataset": dataset}}

@@ -295,7 +295,7 @@ def _resolve(config: ExperimentConfig, notes: list[str]) -> ExperimentConfig:
             "number_of_evaluation_steps_per_iter": config.number_of_training_steps_per_iter
             if config.number_of_evaluation_steps_per_iter is None
             else config.number_of_evaluation_steps_per_iter,
-            "number_of_ensemble_models": config.number_of_ensemble_models or min(5, config.max_models_to_save),
+            "number_of_ensemble_models": config.number_of_ensemble_models or min(5, config.models_kept),
             "test_batch_norm_statistics": (statistics,)
             if isinstance(statistics, str)
             else tuple(dict.fromkeys(statistics)),

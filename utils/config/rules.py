@@ -276,7 +276,7 @@ CONTRADICTIONS = (
     ),
     clash(
         "number_of_ensemble_models", "max_models_to_save",
-        when=lambda c: c.number_of_ensemble_models > c.max_models_to_save,
+        when=lambda c: c.number_of_ensemble_models > c.models_kept,
         text='"number_of_ensemble_models" {c.number_of_ensemble_models} is more than "max_models_to_save" '
         "{c.max_models_to_save}; raise the latter",
     ),

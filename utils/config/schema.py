@@ -4,6 +4,7 @@
 """
 
 import json
+import math
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -80,8 +81,8 @@ class ExperimentSection(_Section):
 
     A run goes on with the same ones alone.
     """
-    max_models_to_save: int = Field(5, ge=1)
-    """Checkpoints kept by validation accuracy, beside the newest two."""
+    max_models_to_save: AtLeastOne | Literal["all"] = 5
+    """Checkpoints kept by validation accuracy, beside the newest two; `all`: that of every epoch, for `test_curve`."""
     number_of_ensemble_models: int | None = Field(None, ge=1)
     """Best models whose mean logits are tested; null: 5, at most `max_models_to_save`."""
     log_every_iterations: int = Field(10, ge=1)
@@ -352,7 +353,8 @@ class EvaluationSection(_Section):
     """File of fixed tasks, made by `python -m utils.prepare_dataset tasks` or Lake's all_runs.zip, on which to test
     a run that has been trained. Nothing is trained."""
     test_curve: bool = False
-    """After training, also test every kept epoch into `logs/test_curve.csv`; never used to select."""
+    """After training, also test every kept epoch into `logs/test_curve.csv`, which the report draws; never used to
+    select. With `max_models_to_save` all: every epoch."""
 
 
 class TrackingSection(_Section):
@@ -414,6 +416,11 @@ class ExperimentConfig(
     def experiment_of_file(self) -> str | None:
         """The experiment_name that the file says, whatever the command line says; None: there was no file."""
         return self._experiment_of_file
+
+    @property
+    def models_kept(self) -> float:
+        """Most checkpoints that are kept by validation accuracy."""
+        return math.inf if self.max_models_to_save == "all" else self.max_models_to_save
 
     @property
     def tasks_per_meta_batch(self) -> int:

@@ -6,6 +6,7 @@ import json
 import math
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,9 +15,16 @@ from experiment_parts.records.diagnostics import (
     angle_degrees,
     inspect_gradients,
     inspect_update,
+    magnitudes,
+    weight_magnitudes,
     write_examples,
 )
-from experiment_parts.records.epoch_records import accuracy_histogram
+from experiment_parts.records.epoch_records import (
+    BINS_PER_POWER,
+    HIGHEST_POWER,
+    LOWEST_POWER,
+    accuracy_histogram,
+)
 from experiment_parts.runs.checkpoints import load_checkpoint
 from few_shot_learning_system import build_learner
 from meta_learning.execution.cuda_graphs import GraphedComputation
@@ -58,6 +66,25 @@ def test_norms_and_angle_are_those_of_the_learners_own_gradients(changes, epoch)
         math.degrees(math.acos(float(a @ b / a.norm() / b.norm()))), rel=1e-6
     )
     assert inspected["angle_degrees"] > 0.01
+
+
+def test_the_histogram_of_a_gradient_is_numpy_s_over_powers_of_ten():
+    generator = torch.Generator().manual_seed(0)
+    gradient = torch.randn((4, 300), generator=generator, dtype=torch.float64) * 10 ** torch.linspace(-12, 3, 300)
+    gradient[0, :7] = 0.0
+    edges = 10.0 ** np.linspace(LOWEST_POWER, HIGHEST_POWER, (HIGHEST_POWER - LOWEST_POWER) * BINS_PER_POWER + 1)
+    edges[0], edges[-1] = 0.0, np.inf
+    counts = magnitudes(gradient)
+    assert counts == np.histogram(gradient.abs().numpy(), edges)[0].tolist()
+    assert sum(counts) == gradient.numel() and min(counts[0], counts[-1]) > 10
+    assert sum(magnitudes(torch.tensor([float("nan"), float("inf"), 1.0]))) == 3, "whatever it holds"
+    learner, episodes = small_learner(**PLUS_PLUS), random_episodes(small_config())
+    own = learner.meta_gradients(episodes, 0).gradients
+    assert weight_magnitudes(learner, episodes, 0) == {
+        name.removeprefix("network."): magnitudes(own[name])
+        for name in own
+        if name.endswith("weight") and ".norm." not in name
+    }
 
 
 def test_a_run_of_first_order_is_spared_the_second():

@@ -1,5 +1,8 @@
 """The report of a run: numbers against those worked out by hand, and folders that are unfinished or damaged."""
 
+import base64
+import html
+import io
 import json
 import re
 import shutil
@@ -11,8 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from data import Drawing, FewShotData, ImageClasses, Preprocessing
+from experiment_parts.evaluation.test_results import OTHER_DATA
 from experiment_tools.parts import svg
 from experiment_tools.parts.run_reading import Run, read_whole_run
 from experiment_tools.parts.settings import command_of
@@ -37,6 +42,7 @@ from experiment_tools.report.sections import duration, short, thinned
 from experiment_tools.report.verdict import findings
 from tests.tools.runs import PLUS_PLUS, run_tiny
 from utils.config import load_config
+from utils.files.tables import write_csv
 from utils.paths import REPOSITORY_ROOT
 
 
@@ -247,7 +253,7 @@ def test_after_the_first_epoch_the_best_validation_stands_in_for_the_test(tmp_pa
 def test_a_report_that_would_be_too_large_goes_without_pictures(folder, monkeypatch):
     monkeypatch.setattr(report, "LARGEST_BYTES", 1000)
     page = page_of(folder)
-    assert "the validation episodes are left out" in page and "data:image" not in page
+    assert "the validation episodes are left out" in page and "<img" not in page
 
 
 def test_what_is_no_run_folder_is_refused(tmp_path, capsys):
@@ -301,6 +307,50 @@ def test_calibration_by_hand():
 def test_the_accuracy_of_the_report_is_that_of_the_test(finished):
     run = read_whole_run(finished)
     assert answers_of_test(*run.scores).task_accuracies.mean() == pytest.approx(run.test["test_accuracy_mean"])
+
+
+def test_the_test_curve_stands_over_iterations_beside_the_validation(folder):
+    """S3's picture: test accuracy against iterations, of every kept epoch."""
+    titles = {figure.title for section in report.build_sections(read_whole_run(folder)) for figure in section.figures}
+    assert "Test accuracy over iterations" not in titles, "nothing was tested for it"
+    rows = [
+        {"epoch": epoch, "val_accuracy_mean": 0.4, "test_accuracy_mean": mean, "test_accuracy_ci95": interval,
+         "ways": 3, "shots": 1, "statistics": "transductive"}
+        for epoch, mean, interval in ((1, 0.25, 0.05), (3, 0.75, None))
+    ]  # fmt: skip
+    write_csv(folder / "logs" / "test_curve.csv", rows)
+    (section,) = (s for s in report.build_sections(read_whole_run(folder)) if s.id == "test")
+    (figure,) = (figure for figure in section.figures if figure.title == "Test accuracy over iterations")
+    tips = json.loads(html.unescape(re.search('data-tips="([^"]*)"', figure.content)[1]))
+    of_test = {x: text for _, x, values in tips for name, _, text in values if name.startswith("test, 3-way 1-shot")}
+    assert of_test == {"iteration 5": "25 %", "iteration 15": "75 %"}  # five iterations in an epoch
+    assert "2 of 3 epochs, each alone" in figure.note and "max_models_to_save all" in figure.note
+
+
+def test_the_histograms_of_gradients_are_pictures_over_epochs(folder):
+    curves = json.loads((folder / "logs" / "curves.json").read_text())
+    (section,) = (s for s in report.build_sections(read_whole_run(folder)) if s.id == "gradients")
+    charts = {figure.title: figure.content for figure in section.figures if figure.title.startswith("Gradient of ")}
+    assert list(charts) == [
+        "Gradient of block0.conv.weight",
+        "Gradient of block1.conv.weight",
+        "Gradient of head.weight",
+    ]
+    data = re.search('href="data:image/png;base64,([^"]*)"', charts["Gradient of head.weight"])[1]
+    with Image.open(io.BytesIO(base64.b64decode(data))) as image:
+        alpha = np.asarray(image)[..., 3]  # (bins, epochs), the largest at the top
+    counts = np.array([entry["gradients"]["magnitudes"]["head.weight"] for entry in curves["epochs"]]).T[::-1]
+    counts = counts[np.flatnonzero(counts.any(axis=1))[0] : np.flatnonzero(counts.any(axis=1))[-1] + 1]
+    np.testing.assert_allclose(alpha / 255, np.sqrt(counts / counts.max()), atol=0.003)
+
+
+def test_a_test_on_other_data_than_the_training_s_is_said_at_the_top(folder):
+    assert "Tested on other data" not in page_of(folder)
+    summary = folder / "logs" / "test_summary.json"
+    line = "the class <b> is gone from train"
+    summary.write_text(json.dumps(json.loads(summary.read_text()) | {OTHER_DATA: [line]}))
+    page = page_of(folder)
+    assert "Tested on other data than trained on: the class &lt;b&gt; is gone from train" in page.partition("<nav")[0]
 
 
 def history(*epochs):

@@ -68,7 +68,7 @@ def test_every_picture_is_drawn(browser, address, width):
     charts = browser.execute_script(
         """return [...document.querySelectorAll('svg.chart')].map((chart) => {
           const box = chart.getBoundingClientRect();
-          const marks = [...chart.querySelectorAll('.line, .area, .bar, .dot')]
+          const marks = [...chart.querySelectorAll('.line, .area, .bar, .dot, .heat')]
               .map((mark) => mark.getBoundingClientRect());
           return [box.width, box.height, marks.filter((mark) => mark.width + mark.height > 1).length];
         })"""
