@@ -314,9 +314,8 @@ def build_data(
     if config.dataset_name == SINUSOID:
         return build_sinusoid_data(config, device, dtype)
     shapes = {"train": config.training_shapes, "val": (config.validation_shape,), "test": config.test_shapes}
-    dataset = make_registered_dataset(config, config.dataset_name, shapes) or find_classes(
-        config, shapes, keep_copies=keep_copies
-    )
+    registered = make_registered_dataset(config, config.dataset_name, shapes, keep_copies=keep_copies)
+    dataset = registered or find_classes(config, shapes, keep_copies=keep_copies)
     data = _data_of(config, dataset, dataset.classes, device, dtype)
     for split, counts in data.summary()["splits"].items():
         n_classes, n_images = counted(counts["classes"], "class", "classes"), counted(counts["images"], "image")
@@ -373,8 +372,8 @@ def _test_split(
     config: ExperimentConfig, name: str, device: torch.device | str, dtype: torch.dtype, keep_copies: bool
 ) -> tuple[FewShotData, dict[str, Any]]:
     """Return the test classes of a dataset, and what a result says about it."""
-    shapes = {"test": config.test_shapes}
-    registered = make_registered_dataset(config, name, shapes)
+    shapes, own = {"test": config.test_shapes}, name == config.dataset_name
+    registered = make_registered_dataset(config, name, shapes, keep_copies=own and keep_copies)
     if registered is not None:
         classes = {"test": registered.classes["test"]}
         facts = {
@@ -383,7 +382,6 @@ def _test_split(
             "images": "as the plugin makes them",
         }
         return _data_of(config, registered, classes, device, dtype), facts
-    own = name == config.dataset_name
     of_name = config if own else other_dataset(config, name)
     dataset = find_classes(of_name, shapes, keep_copies=own and keep_copies)
     n_classes = len(dataset.sets["test"])

@@ -2,7 +2,8 @@
 
 MAML (Finn et al. 2017) and MAML++ (Antoniou et al. 2019) are choices, not subclasses: derivative order, inner-loop
 optimiser, weights of the outer loss over steps, batch-norm statistics. How a computation is carried out, in chunks of
-tasks, as recorded kernels, in which number format, is `Execution`'s affair.
+tasks, as recorded kernels, in which number format, is `Execution`'s affair. A `Pass` says how one forward pass treats
+norm layers and dropout, its `PassRecord` what they leave behind for later passes and for the meta-update.
 
 Letters: B tasks, N way, K shot, Q query images per class, S inner steps.
 """

@@ -10,7 +10,7 @@
 # Else `.venv` is made in this folder, with uv where it can be had (much faster), otherwise with pip.
 set -euo pipefail
 unset CDPATH
-cd -- "$(dirname -- "${BASH_SOURCE[0]}")"
+cd -- "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")"
 root="$PWD"
 own_environment="$root/.venv"
 made_here="$own_environment/.made_by_install"

@@ -6,7 +6,7 @@
 #   bash run_tests.sh [--full] ARGUMENT...    the arguments go to pytest: a test, -x, -n 8 (processes), -n 0 (this one)
 set -euo pipefail
 unset CDPATH
-cd -- "$(dirname -- "${BASH_SOURCE[0]}")"
+cd -- "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")"
 
 if [[ "${1:-}" == -h || "${1:-}" == --help ]]; then
     sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p;}' run_tests.sh

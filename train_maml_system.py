@@ -145,7 +145,8 @@ def run_experiment(
     try:
         if acts_once:
             remember_opened(rank)
-        console.open_run_log(run_folder.logs / "run.log")
+        if run_folder.is_held:  # else it is another user's, or its disk is read only, and it can only be shown
+            console.open_run_log(run_folder.logs / "run.log")
         for note in config.notes:
             log.info("note: %s", note)
         result = stored_result(
@@ -159,8 +160,12 @@ def run_experiment(
         if result is not None and not (config.evaluate_on_test_set_only or config.replay_iteration):
             from experiment_tools.parts.terminal_texts import next_command
 
-            log.info("%s\n%s", result, next_command(run_folder.path))
+            report = run_folder.visual_outputs / "report.html"
+            report_line = f"Report: {report}\n" if report.exists() else ""
+            log.info("%s\n%s%s", result, report_line, next_command(run_folder.path))
             return
+        if not (run_folder.is_held or config.replay_iteration):
+            run_folder.create()  # says why what is left to do cannot be done
         _train_and_test(config, run_folder, stop, rank)
     except (UserError, Interrupted):
         run_folder.remove_failed_start()
@@ -217,8 +222,9 @@ def _train_and_test(
         learner = build_learner(config.model_copy(update={"initial_weights": ""}) if resumes else config, device)
         observers = []
         if group.is_main:
-            environment = describe_environment(device, summary) | {"processes": group.size}
-            add_start(run_folder.path / "environment.json", environment)
+            if run_folder.is_held:
+                environment = describe_environment(device, summary) | {"processes": group.size}
+                add_start(run_folder.path / "environment.json", environment)
             observers = [*build_report_observer(config), *build_trackers(config)]
             log.info(start_banner(config, learner.description()))
         experiment = build_experiment(config, learner, data, observers, run_folder, device, stop, task_sets, group)

@@ -15,7 +15,7 @@
 # Results go to the terminal and to the folder $OUT (default: benchmark_results). All parts run with $PYTHON (default:
 # python), which has to have what requirements.txt names: nothing is installed, and no network is used.
 set -euo pipefail
-cd "$(dirname -- "$0")/.."
+cd "$(dirname -- "$(readlink -f -- "$0")")/.."
 OUT="${OUT:-benchmark_results}"
 PYTHON="${PYTHON:-$(command -v python || echo python3)}"
 mkdir -p "$OUT"

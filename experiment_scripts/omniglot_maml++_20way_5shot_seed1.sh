@@ -1,3 +1,3 @@
 #!/usr/bin/env bash
 # Made by script_generation_tools/generate_scripts.py. Usage: bash <this file> [GPU ids, or all] [--key value ...]
-exec bash "$(dirname -- "$0")/../script_generation_tools/launch.sh" train_maml_system.py experiment_config/omniglot_maml++_20way_5shot_seed1.json "$@"
+exec bash "$(dirname -- "$(readlink -f -- "$0")")/../script_generation_tools/launch.sh" train_maml_system.py experiment_config/omniglot_maml++_20way_5shot_seed1.json "$@"

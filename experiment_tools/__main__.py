@@ -3,6 +3,8 @@
 import ast
 from pathlib import Path
 
+from utils.words import say
+
 
 def tools() -> dict[str, str]:
     """Return name -> what it does, the first sentence of its docstring; a tool is a module of this folder whose
@@ -23,7 +25,7 @@ def main() -> None:
     names = tools()
     width = max(map(len, names))
     for name, text in names.items():
-        print(f"python -m experiment_tools.{name:<{width}}  {text}")
+        say(f"python -m experiment_tools.{name:<{width}}  {text}")
 
 
 if __name__ == "__main__":

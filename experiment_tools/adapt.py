@@ -2,8 +2,8 @@
 
     python -m experiment_tools.adapt --experiment NAME --support FOLDER --query FOLDER
 
---support holds a folder of images per class; --query images, anywhere below it. Writes predictions.csv and
-contact_sheet.html.
+--support holds a folder of images per class, two or more, and no more than a learned head has outputs for; --query
+images, anywhere below it, or is one image. Writes predictions.csv and contact_sheet.html.
 """
 
 import argparse
@@ -13,11 +13,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 
-from experiment_tools.parts.command import on_console
-from experiment_tools.parts.pages import as_image, data_address
+from experiment_tools.parts.command import free_folder, on_console
+from experiment_tools.parts.pages import Section, as_image, data_address, page_html
 from few_shot_classifier import FewShotClassifier
 from utils.errors import ConfigError, DataError
 from utils.files.atomic_files import storage_errors, write_bytes_atomically
@@ -25,7 +24,7 @@ from utils.files.tables import as_csv
 from utils.images.decoding import DECODING_ERRORS, PixelFormat, decode_image
 from utils.images.duplicates import are_of_one_colour, one_colour_text
 from utils.images.folders import ImageFolder, scan, some_of
-from utils.words import printable
+from utils.words import counted, printable
 
 log = logging.getLogger(__name__)
 
@@ -102,20 +101,21 @@ def check_number_of_classes(config: Mapping[str, Any], support: Path, n_classes:
     """Refuse another number of classes than the head of a trained run has learned.
 
     Raises:
-        ConfigError: it has learned another number of outputs.
+        ConfigError: one alone, or more than it has learned outputs for.
     """
-    n_outputs = config["num_classes_per_set"]
-    if config["head"] == "learned" and n_classes != n_outputs:
+    most = config["num_classes_per_set"] if config["head"] == "learned" else n_classes
+    if n_classes < 2:
+        raise ConfigError(f"{support}: holds 1 class folder; to tell classes apart takes two or more")
+    if n_classes > most:
         raise ConfigError(
-            f"{support}: holds {n_classes} class {'folder' if n_classes == 1 else 'folders'}, but the head that this "
-            f"run has learned tells {n_outputs} classes "
-            f'apart ("num_classes_per_set"). Give {n_outputs}; a run trained with "head" "zero" or "prototypes" takes '
+            f"{support}: holds {n_classes} class folders, but the head that this run has learned tells {most} classes "
+            f'apart ("num_classes_per_set"). Give 2 to {most}; a run trained with "head" "zero" or "prototypes" takes '
             "any number"
         )
 
 
 def adapt(classifier: FewShotClassifier, support: Path, query: Path) -> dict[str, Any]:
-    """Adapt to the class folders of `support` and classify the images below `query`.
+    """Adapt to the class folders of `support` and classify the images below `query`, or one image.
 
     Returns:
         classes; support_files, support_labels, support_images; query_files, query_images, probabilities (n, N),
@@ -124,7 +124,8 @@ def adapt(classifier: FewShotClassifier, support: Path, query: Path) -> dict[str
         DataError, ConfigError: folders that cannot work, or a number of classes that the head has no outputs for.
     """
     pixel_format = pixel_format_of(classifier.meta_config_)
-    query_files = files_of(image_folders(query))
+    query, files = (query.parent, [Path(query.name)]) if query.is_file() else (query, None)
+    query_files = files or files_of(image_folders(query))
     support_files, support_labels = support_files_of(support)
     check_number_of_classes(classifier.meta_config_, support, len(set(support_labels)))
     support_images = read_images(support, support_files, pixel_format)
@@ -157,7 +158,7 @@ def predictions_csv(result: Mapping[str, Any]) -> str:
     heading = ["file", "prediction", "probability", "folder", *(f"p({name})" for name in result["classes"])]
     images = zip(result["query_files"], result["predictions"], result["labels"], result["probabilities"], strict=True)
     rows = [
-        [printable(file.as_posix()), predicted, f"{probabilities.max():.6f}", label,
+        [file.as_posix(), predicted, f"{probabilities.max():.6f}", label,
          *(f"{p:.6f}" for p in probabilities)]
         for file, predicted, label, probabilities in images
     ]  # fmt: skip
@@ -168,30 +169,27 @@ def contact_sheet(result: Mapping[str, Any], title: str) -> str:
     """Return one HTML file without anything outside of it: the examples of each class, then every query image with its
     probabilities.
     """
-    support = list(zip(result["support_images"], result["support_labels"], strict=True))
-    queries = [
-        {
-            "image": _picture(image), "file": printable(file.as_posix()), "prediction": prediction, "label": label,
-            "likeliest": sorted(zip(probabilities, result["classes"], strict=True), reverse=True)[:5],
-        }
-        for image, file, prediction, label, probabilities in zip(
-            *(result[key] for key in ("query_images", "query_files", "predictions", "labels", "probabilities")),
-            strict=True,
-        )
-    ]  # fmt: skip
-    template = Path(__file__).with_name("contact_sheet.html.jinja").read_text(encoding="utf-8")
-    return jinja2.Template(template, autoescape=True, trim_blocks=True, keep_trailing_newline=True).render(
-        title=title,
-        accuracy=accuracy_text(result),
-        examples={name: [_picture(image) for image, label in support if label == name] for name in result["classes"]},
-        queries=queries,
+    examples = Section("examples", "Examples", "What the network was adapted to.")
+    for name in result["classes"]:
+        shown = zip(result["support_images"], result["support_labels"], strict=True)
+        images = [_picture(image) for image, label in shown if label == name]
+        examples.add(name, {"images": images, "bars": (), "wrong": False}, kind="sheet", size="quarter")
+    predictions = Section("predictions", "Predictions", "A red frame: another class than that of the image's folder.")
+    queries = zip(
+        *(result[key] for key in ("query_files", "query_images", "predictions", "labels", "probabilities")), strict=True
     )
+    for file, image, predicted, label, probabilities in queries:
+        likely = sorted(zip(probabilities, result["classes"], strict=True), reverse=True)[:5]
+        bars = [{"name": name, "share": float(p), "text": f"{100 * p:.1f} %"} for p, name in likely]
+        content = {"images": [_picture(image)], "bars": bars, "wrong": label not in (None, predicted)}
+        predictions.add(predicted, content, kind="sheet", size="quarter", note=file.as_posix())
+    return page_html(title, [examples, predictions], lead=accuracy_text(result))
 
 
-def _picture(pixels: np.ndarray) -> dict[str, Any]:
+def _picture(pixels: np.ndarray) -> str:
     image = as_image(pixels)
     image.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
-    return {"width": image.width, "address": data_address(image)}
+    return data_address(image)
 
 
 def write_results(targets: Sequence[Path], result: Mapping[str, Any], title: str) -> None:
@@ -217,11 +215,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--experiment", required=True, help="name of the run, or the path of its folder")
     parser.add_argument("--support", required=True, type=Path, help="a folder per class, with a few images each")
-    parser.add_argument("--query", required=True, type=Path, help="images to classify")
+    parser.add_argument("--query", required=True, type=Path, help="images to classify: a folder, or one file")
     parser.add_argument(
         "--output",
         type=Path,
-        help="folder for the results; default adapted_<experiment>. Files that exist stay as they are",
+        help="folder for the results; default adapted_<experiment>, adapted_<experiment>-2, ... Files that exist stay",
     )
     parser.add_argument("--checkpoint", default="best", help="epoch or file; default: the best by validation")
     parser.add_argument("--steps", type=int, help="inner steps; default: the run's")
@@ -231,7 +229,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     changes = {"number_of_evaluation_steps_per_iter": options.steps, "batch_norm_statistics": options.statistics}
-    output = options.output or Path(f"adapted_{Path(options.experiment).name}")
+    output = options.output or free_folder(f"adapted_{Path(options.experiment).name}")
     targets = [output / "predictions.csv", output / "contact_sheet.html"]
     for path in targets:
         if path.exists():
@@ -246,7 +244,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     n_images = ", ".join(f"{name}: {result['support_labels'].count(name)}" for name in result["classes"])
     log.info("adapted to %d classes (%s images)", len(result["classes"]), n_images)
     accuracy = accuracy_text(result)
-    log.info("%d images classified%s", len(result["query_files"]), f"; {accuracy}" if accuracy else "")
+    classified = counted(len(result["query_files"]), "image")
+    log.info("%s classified%s", classified, f"; {accuracy}" if accuracy else "")
     if classifier.adapted_learner().depends_on_other_images:
         log.info(
             "the images to classify are normalised together (transductive batch-norm statistics); "

@@ -32,7 +32,7 @@ from utils.machine.devices import choose_device, clock, describe_device, threads
 from utils.machine.failures import KEYS_TO_LOWER, is_out_of_memory, out_of_memory_reason
 from utils.machine.packages import installed_version, requirements, set_up_command
 from utils.paths import REPOSITORY_ROOT, dataset_root, experiments_root
-from utils.words import guarded_output, size_text
+from utils.words import guarded_output, say, size_text
 
 if TYPE_CHECKING:
     import torch
@@ -41,8 +41,8 @@ if TYPE_CHECKING:
 
 OK, WARNING, ERROR = "ok", "warning", "error"
 LEAST_FREE_GIB = 2.0
-TIMED_ITERATIONS, TIMED_SECONDS = 5, 20.0
-"""At most so many iterations, and no more of them after so many seconds."""
+TIMED_ITERATIONS, TIMED_SECONDS = 5, 5.0
+"""At most so many iterations, and no more of them after so many seconds: one alone where it takes longer."""
 
 
 class Finding(NamedTuple):
@@ -62,15 +62,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Examine everything, print each finding as it is made, and return the exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if {"-h", "--help"}.intersection(arguments):
-        print(__doc__)
+        say(__doc__)
         return 0
     levels = []
     for finding in examine(arguments):
-        print(finding, flush=True)
+        say(finding, flush=True)
         levels.append(finding.level)
     n_errors, n_warnings = levels.count(ERROR), levels.count(WARNING)
     counts = [f"{n} {kind}{'' if n == 1 else 's'}" for n, kind in ((n_errors, "error"), (n_warnings, "warning"))]
-    print(f"\n{counts[0]}, {counts[1]}" if n_errors or n_warnings else "\neverything is in order")
+    say(f"\n{counts[0]}, {counts[1]}" if n_errors or n_warnings else "\neverything is in order")
     return 1 if n_errors else 0
 
 
@@ -238,7 +238,7 @@ def _short_run(config: ExperimentConfig, data: EpisodeSource, device: "torch.dev
     heaviest = {"first_order_to_second_order_epoch": -1} if config.second_order else {}
     limits = {
         "total_epochs": 2, "total_iter_per_epoch": 1, "num_evaluation_tasks": 1, "load_checkpoint": "", "trackers": (),
-        "test_after_training": True,
+        "test_after_training": True, "diagnostics_every_epochs": 0,  # which takes as long as several iterations
     }  # fmt: skip
     small = config.model_copy(update=limits | heaviest)
 
@@ -321,7 +321,7 @@ def _estimate(config: ExperimentConfig, learner: Learner, data: EpisodeSource) -
 
 
 def _timed(step: Callable[[int], None], learner: Learner) -> float:
-    """Median seconds of a step, without the first."""
+    """Median seconds of a step, without the first where there are others."""
     device = next(iter(learner.meta_parameters().values())).device
     seconds: list[float] = []
     for number in range(TIMED_ITERATIONS + 1):

@@ -13,7 +13,7 @@ from pathlib import Path
 from experiment_tools.parts.run_reading import Run, list_runs, read_run
 from utils.metrics import ACCURACY, Summary, score_of
 from utils.paths import expanded, experiments_root
-from utils.words import guarded_output, size_text
+from utils.words import guarded_output, say, size_text
 
 HEADING = ("run", "state", "epochs", "best val", "test", "disk", "changed")
 
@@ -31,13 +31,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     folder = expanded(options.folder or experiments_root())
     if not folder.is_dir():
-        print(f"{folder}: no such folder. Give the folder of the runs, or set EXPERIMENTS_DIR.", file=sys.stderr)
+        say(f"{folder}: no such folder. Give the folder of the runs, or set EXPERIMENTS_DIR.", file=sys.stderr)
         return 1
     runs = [read_run(path) for path in list_runs(folder)]
     if not runs:
-        print(f"{folder}: no runs yet")
+        say(f"{folder}: no runs yet")
         return 0
-    print(table(runs, folder, options.sort))
+    say(table(runs, folder, options.sort))
     return 0
 
 
@@ -69,15 +69,30 @@ def _row(run: Run, folder: Path, n_bytes: int, changed: float) -> tuple[str, ...
     best, test = run.best_val, _test(run)
     score = score_of(run.is_regression)
     unit = "" if score is ACCURACY else " mse"
+    validated, tested = _tasks(run)
     return (
         str(run.path.relative_to(folder)) if run.path != folder else run.name,
         run.state,
         run.epochs_text,
-        "" if best is None else score.text(Summary(best, 0.0, None, 1)) + unit,
-        "" if test is None else score.text(test) + unit,
+        "" if best is None else score.text(Summary(best, 0.0, None, 1)) + unit + validated,
+        "" if test is None else score.text(test) + unit + tested,
         size_text(n_bytes),
         time.strftime("%Y-%m-%d %H:%M", time.localtime(changed)),
     )
+
+
+def _tasks(run: Run) -> tuple[str, str]:
+    """What was validated and what tested, where these are not the same tasks: " (5-way 1-shot)", " (3-way 1-shot)"."""
+    protocol = run.test["results"][0]["protocol"] if run.test else {}
+    keys = {} if run.is_regression else {"ways": "num_classes_per_set"}
+    keys["shots"] = "num_samples_per_class"
+    given = {name: run.config.get(key) for name, key in keys.items()}
+    validated = {name: value[0] if isinstance(value, list) else value for name, value in given.items()}
+    tested = {name: protocol.get(name, validated[name]) for name in keys}
+    if validated == tested:
+        return "", ""
+    form = " ({shots} points)" if run.is_regression else " ({ways}-way {shots}-shot)"
+    return form.format(**validated), form.format(**tested)
 
 
 def _test(run: Run) -> Summary | None:

@@ -226,7 +226,8 @@ class FewShotClassifier(Estimator):
         Args:
             X: images, as an array, tensor or list: (n, H, W), (n, H, W, C), (n, C, H, W), or flat (n, C*H*W) with
                 the parameter `image_shape`. uint8 from 0 to 255, or floats from 0 to 1.
-            y: labels (n,), of any type; as many classes as the head allows: any number with `head` zero or prototypes.
+            y: labels (n,), of any type; two classes up to the outputs of a meta-learned head (`num_classes_per_set`),
+                any number with `head` zero or prototypes.
         Raises:
             InputError, a ValueError: images or labels that cannot work, or a number of classes that the learned head
                 has no outputs for.
@@ -339,7 +340,7 @@ class FewShotClassifier(Estimator):
         labels = torch.from_numpy(ranks.astype(np.int64))
         try:
             adapted = adapt(learner, images, labels, len(classes))
-        except ConfigError as error:  # a learned head of another number of classes
+        except ConfigError as error:  # a learned head of fewer classes
             raise InputError(str(error)) from error
         self._adapted, self._config_of_fit = adapted, config
         self.support_images_, self.support_labels_, self.classes_, self.n_features_in_ = (

@@ -3,7 +3,8 @@
     a path                              a folder of class folders, or of train, val and test; packed as for the scripts
     (images, labels)                    two arrays or tensors
     a dataset                           len(dataset), dataset[i] -> (image, label), as torchvision's
-    a list or iterator of tasks         each (support_images, support_labels, query_images, query_labels)
+    tasks                               each (support_images, support_labels, query_images, query_labels): a list, an
+                                        iterator, or a dataset whose items are tasks
     an `EpisodeSource`                  `data.FewShotData` or one of your own, used as it is
 
 Letters: B tasks, N way, K shot, Q query, C x H x W pixels.
@@ -51,15 +52,15 @@ def first_image_shape(dataset: Any, image_shape: Sequence[int] | None) -> tuple[
     """Return (C, H, W) of a dataset's first image; None where only its config has it: a folder, or an iterator."""
     if isinstance(dataset, EpisodeSource):
         return dataset.example_shape()
-    if is_folder(dataset) or not hasattr(dataset, "__getitem__"):
+    if is_folder(dataset):
         return None
-    first = dataset[0]
     if is_pair(dataset):
         first = dataset[0][:1]
-    elif len(first) == 2:
-        first = _one_image(first[0])
     else:
-        first = first[0]
+        item = _first_item(dataset)
+        if item is None:
+            return None
+        first = _one_image(item[0]) if len(item) == 2 else item[0]
     return tuple(image_arrays(first, image_shape=image_shape).pixels.shape[1:])
 
 
@@ -132,8 +133,12 @@ def training_data(
                 "give val=None"
             )
         return build_data(_with_folder(config, dataset), device, getattr(torch, config.parameter_format))
-    if _holds_tasks(dataset):
-        train, kept = (dataset, val) if val is not None else _keep_tasks(dataset, config.num_evaluation_tasks)
+    tasks = _tasks_of(dataset)
+    kept = None if val is None else _tasks_of(val)
+    if val is not None and (tasks is None) != (kept is None):
+        raise InputError("dataset and val are of two kinds, tasks and images; give two of one kind, or val=None")
+    if tasks is not None:
+        train, kept = (tasks, kept) if kept is not None else _keep_tasks(tasks, config.num_evaluation_tasks)
         return TaskEpisodes({"train": train, "val": kept}, config, device)
     images = labelled_images(dataset, config, image_shape)
     if val is not None:
@@ -180,8 +185,9 @@ def evaluation_data(
         return dataset
     if is_folder(dataset):
         return build_data(_with_folder(config, dataset), device, getattr(torch, config.parameter_format))
-    if _holds_tasks(dataset):
-        return TaskEpisodes({"test": dataset}, config, device)
+    tasks = _tasks_of(dataset)
+    if tasks is not None:
+        return TaskEpisodes({"test": tasks}, config, device)
     return _few_shot_data({"test": labelled_images(dataset, config, image_shape)}, config, device)
 
 
@@ -245,22 +251,60 @@ class SplitData(EpisodeSource):
         return self.sources["val"].as_pixels(images)
 
 
-def _holds_tasks(dataset: Any) -> bool:
+KINDS = (
+    "(image, label), or a task: (support_images, support_labels, query_images, query_labels), each images or labels of "
+    "all its classes"
+)
+
+
+def _first_item(dataset: Any) -> Sequence[Any] | None:
+    """Return item 0 of a dataset, (image, label) or a task; None of one that can only be read in order.
+
+    Raises:
+        InputError: it is neither, or there is none.
+    """
+    if not (hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")):
+        return None
+    if not len(dataset):
+        raise InputError(f"the {type(dataset).__name__} of tasks or images is empty")
+    try:
+        item = dataset[0]
+    except (LookupError, TypeError, NotImplementedError) as error:
+        raise InputError(f"the {type(dataset).__name__} has no item 0; items are {KINDS}") from error
+    if not isinstance(item, (tuple, list)) or len(item) not in (2, 4):
+        found = f"{type(item).__name__} of {len(item)}" if hasattr(item, "__len__") else type(item).__name__
+        raise InputError(f"item 0 of the {type(dataset).__name__} is a {found}; items are {KINDS}")
+    return item
+
+
+class _Tasks(Sequence):
+    """Some tasks of a list, or of a dataset that has a length and gives items by number, each read when asked for."""
+
+    def __init__(self, dataset: Any, ranks: range) -> None:
+        self._dataset, self._ranks = dataset, ranks
+
+    def __len__(self) -> int:
+        return len(self._ranks)
+
+    def __getitem__(self, place: Any) -> Any:
+        ranks = self._ranks[place]
+        return _Tasks(self._dataset, ranks) if isinstance(ranks, range) else self._dataset[ranks]
+
+
+def _tasks_of(dataset: Any) -> Any:
+    """Return the tasks that a dataset is made of, as a sequence or an iterable; None: it is made of images."""
     if is_pair(dataset):
-        return False
-    if isinstance(dataset, Sequence):
-        if not dataset:
-            raise InputError("the list of tasks is empty")
-        return len(dataset[0]) == 4
-    if hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__"):
-        return False
+        return None
+    item = _first_item(dataset)
+    if item is not None:
+        return _Tasks(dataset, range(len(dataset))) if len(item) == 4 else None
     if not hasattr(dataset, "__iter__"):
         raise InputError(
             f"a {type(dataset).__name__} is no dataset: give a folder, (images, labels), a dataset of (image, label), "
             "tasks of (support_images, support_labels, query_images, query_labels), or a "
             "utils.episodes.source.EpisodeSource"
         )
-    return True
+    return dataset
 
 
 def _keep_tasks(dataset: Any, n_tasks: int) -> tuple[Any, Sequence[Any]]:

@@ -36,6 +36,8 @@ class AdaptedLearner:
     path: Sequence[Adapted]
     """The learners after 0, 1, ... S inner steps; a batch of one."""
     prepared: PreparedEpisodes
+    n_classes: int
+    """N of the support set."""
 
     @property
     def statistics(self) -> str:
@@ -49,11 +51,14 @@ class AdaptedLearner:
 
     @torch.no_grad()
     def logits(self, images: Tensor, step: int) -> Tensor:
-        """Return logits (n, N) of images (n, C, H, W) after `step` inner steps, 0 to S."""
+        """Return logits (n, N) of images (n, C, H, W) after `step` inner steps, 0 to S.
+
+        Outputs of a learned head that no class of the support set has are left out.
+        """
         support = self.task.support_images
         prepared = self.prepared.with_query(images.to(support.device, support.dtype)[None])
         pass_ = Pass(step=max(step - 1, 0), statistics=self.statistics)  # norm rows as the query pass of that step
-        return self.learner.adaptation.outputs("query", prepared, self.path[step], pass_)[0]
+        return self.learner.adaptation.outputs("query", prepared, self.path[step], pass_)[0, :, : self.n_classes]
 
 
 def adapt(learner: "FewShotLearner", images: Tensor, labels: Tensor, n_way: int) -> AdaptedLearner:
@@ -62,11 +67,13 @@ def adapt(learner: "FewShotLearner", images: Tensor, labels: Tensor, n_way: int)
     Args:
         images: float (n, C, H, W), normalised.
         labels: int64 (n,), 0..N-1.
+        n_way: N; a learned head may have more outputs, which are then outputs of no class.
     Raises:
-        ConfigError: the learned head has another number of outputs, or running statistics were never collected.
+        ConfigError: the learned head has fewer outputs, or running statistics were never collected.
     """
     own = next(learner.network.parameters())
     images = images.to(own.device, own.dtype)[None]
-    task = Task(images, labels.to(own.device)[None], images[:, :0], n_way)
+    n_outputs = n_way if learner.adaptation.head.make else max(n_way, learner.network.head.out_features)
+    task = Task(images, labels.to(own.device)[None], images[:, :0], n_outputs)
     prepared, steps = learner.adaptation_path(task)
-    return AdaptedLearner(learner, task, [adapted for adapted, _, _ in steps], prepared)
+    return AdaptedLearner(learner, task, [adapted for adapted, _, _ in steps], prepared, n_way)

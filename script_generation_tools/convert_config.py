@@ -23,6 +23,7 @@ from utils.errors import ConfigError, prints_user_errors
 from utils.files.atomic_files import write_bytes_atomically
 from utils.files.reading import parse_json, read_text, why_unreadable
 from utils.paths import REPOSITORY_ROOT
+from utils.words import say
 
 YAML_SUFFIXES = (".yaml", ".yml")
 
@@ -44,7 +45,8 @@ def convert_files(paths: Sequence[Path]) -> Conversion:
     except ConfigError as error:
         raise ConfigError(f"{paths[0]}: {error}") from error
     config = check_config(conversion.values, str(paths[0]))
-    return Conversion(config.to_json_dict(), conversion.findings)
+    read_otherwise = [note for note in config.notes if "is read as" in note]
+    return Conversion(config.to_json_dict(), conversion.findings + read_otherwise)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -88,8 +90,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise ConfigError(f"{output}: exists already and stays as it is; give another --output")
     write_bytes_atomically(output, (json.dumps(conversion.values, indent=2) + "\n").encode())
     for finding in conversion.findings:
-        print(f"- {finding}")
-    print(f"{output}: written, {len(conversion.findings)} findings above")
+        say(f"- {finding}")
+    say(f"{output}: written, {len(conversion.findings)} findings above")
     return 0
 
 

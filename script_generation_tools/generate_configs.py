@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from utils.paths import REPOSITORY_ROOT
+from utils.words import say
 
 
 def _continue_in_project_environment(error: ModuleNotFoundError) -> None:
@@ -400,7 +401,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     config_folder = REPOSITORY_ROOT / "experiment_config"
     outcome = generate_configs(REPOSITORY_ROOT / "experiment_template_config", config_folder, prune=options.prune)
-    print(outcome.report(config_folder))
+    say(outcome.report(config_folder))
     return 0
 
 

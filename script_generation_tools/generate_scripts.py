@@ -21,6 +21,7 @@ from script_generation_tools.generated_files import Outcome, update_folder
 from utils.errors import ConfigError, prints_user_errors
 from utils.files.reading import read_text, why_unreadable
 from utils.paths import REPOSITORY_ROOT
+from utils.words import say
 
 EXECUTION_SCRIPT = "train_maml_system.py"
 CONFIG_PLACEHOLDER = "$experiment_config$"
@@ -98,7 +99,7 @@ def main(arguments: list[str] | None = None) -> int:
     script_folder = REPOSITORY_ROOT / "experiment_scripts"
     template = REPOSITORY_ROOT / "script_generation_tools" / "local_run_template_script.sh"
     outcome = generate_scripts(REPOSITORY_ROOT / "experiment_config", script_folder, template, prune=options.prune)
-    print(outcome.report(script_folder))
+    say(outcome.report(script_folder))
     return 0
 
 

@@ -12,7 +12,7 @@ set -euo pipefail
 # so:
 trap '[[ -z "${RUN_STOPPED_FILE:-}" ]] || echo "SIGUSR1: nothing had begun" >"$RUN_STOPPED_FILE"; exit 0' USR1
 unset CDPATH
-root="$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)"
+root="$(cd -- "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")/.." && pwd -P)"
 program="$1"
 config="$2"
 shift 2

@@ -146,10 +146,6 @@ def convert_reference_config(given: Mapping[str, Any]) -> Conversion:
     values = {key: _boolean(value) for key, value in given.items()}
     _drop_what_nothing_read(values, findings)
     check_kinds(KINDS, values)
-    padding = values.get("conv_padding")
-    if type(padding) is int and padding in (0, 1):
-        values["conv_padding"] = bool(padding)
-        findings.append(f'"conv_padding": {padding} was a number of pixels: written as {json.dumps(bool(padding))}')
     missing = [key for key in REQUIRED if key not in values]
     if missing:
         findings.append(f"without {', '.join(missing)} it stopped with an AttributeError; here the defaults count")
@@ -187,7 +183,7 @@ def _drop_what_nothing_read(values: dict[str, Any], findings: list[str]) -> None
 
 
 def _inner_learning_rate(values: dict[str, Any], given: Mapping[str, Any], findings: list[str]) -> None:
-    """The rate that the code adapted with; where it could not, or read no name given, the one that the config means."""
+    """The rate that its code adapted with; where none could, or none read the name given, the one of a run here."""
     read = values.pop("task_learning_rate")
     named = {key: rate for key in INNER_RATES if (rate := values.pop(key, -1)) > 0}
     key, meant = next(iter(named.items()), ("the default", PARSER_DEFAULTS["task_learning_rate"]))

@@ -10,7 +10,7 @@
 # anywhere.
 set -euo pipefail
 unset CDPATH
-root="$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)"
+root="$(cd -- "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")/.." && pwd -P)"
 script="$root/$1"
 shift
 if [[ -n "${SLURM_ARRAY_TASK_ID:-}" ]]; then script="${script}_seed$SLURM_ARRAY_TASK_ID"; fi

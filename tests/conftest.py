@@ -113,3 +113,11 @@ def small_counts(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, object], Non
         monkeypatch.setitem(preparation.KNOWN_DATASETS, name, replace(preparation.KNOWN_DATASETS[name], counts=counts))
 
     return expect
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport():
+    """What a test has logged may hold names that no encoding has, and one test process hands them on to another."""
+    report = yield
+    report.sections = [(name, text.encode("utf-8", "backslashreplace").decode()) for name, text in report.sections]
+    return report

@@ -18,7 +18,7 @@ from few_shot_classifier.datasets import SplitData
 from tests.conftest import draw_dataset, draw_image
 from utils.config import load_config
 from utils.config.schema import ExperimentConfig
-from utils.data_sources.dataset_classes import _fractions
+from utils.data_sources.dataset_classes import _fractions, other_dataset
 from utils.episodes.drawing import EpisodeShape, split_classes
 from utils.errors import ConfigError, DataError
 from utils.images.decoding import PixelFormat, decode_image
@@ -303,7 +303,7 @@ def test_all_problems_of_a_dataset_come_in_one_report(tiny_dataset):
             f"has {n_images} images, but num_samples_per_class 2 + num_target_samples 3 needs 5: {classes[rank]}"
             in text
         )
-    assert "split val has no class. Raise its fraction in train_val_test_split (there are 9 classes)" in text
+    assert "split val has no class. No fractions give all splits enough: there are 9 classes. Add classes." in text
     assert "split test has 4 classes, but num_classes_per_set is 5." in text
 
 
@@ -341,6 +341,26 @@ def test_a_split_of_folders_that_is_not_used_is_told(tiny_dataset, caplog):
         path.rename(target / path.name)
     build_data(config(), "cpu")
     assert f'{folder}: has folders train and val and test, but "sets_are_pre_split" is false' in caplog.text
+    (folder / "VAL").rename(folder / "Validation")
+    folder.rename(folder.with_name("inside"))
+    (folder / "any").mkdir(parents=True)
+    (folder / "README.txt").write_text("a file beside the folder that wraps all others")
+    inside = folder.with_name("inside").rename(folder / "any" / "how")
+    build_data(config(), "cpu")
+    assert f'{inside}: has folders train and validation and test, but "sets_are_pre_split" is false' in caplog.text
+
+
+def test_a_dataset_to_test_on_keeps_its_split_inside_a_folder_that_wraps_all_others(tiny_dataset):
+    split, plain = tiny_dataset("split", pre_split=True), tiny_dataset("plain")
+    assert other_dataset(config(), "split").sets_are_pre_split
+    assert not other_dataset(config(), "plain").sets_are_pre_split
+    for folder in (split, plain):
+        inside = folder.rename(folder.with_name("inside"))
+        folder.mkdir()
+        (folder / "LICENSE").write_text("a file beside it")
+        inside.rename(folder / "wrapper")
+    assert other_dataset(config(), "split").sets_are_pre_split
+    assert not other_dataset(config(), "plain").sets_are_pre_split
 
 
 @pytest.mark.parametrize("n_classes", [15, 24, 81])
@@ -364,7 +384,7 @@ def test_class_folders_are_split_so_that_each_split_has_its_ways(tiny_dataset, c
 
 def test_too_few_classes_for_the_ways_are_an_error_with_the_ways_that_there_are(tiny_dataset):
     tiny_dataset(n_classes=14)
-    with pytest.raises(DataError, match=r"\(there are 14 classes\) or lower num_classes_per_set to 4\."):
+    with pytest.raises(DataError, match=r"there are 14 classes\. Add classes or lower num_classes_per_set to 4\."):
         build_data(config(num_classes_per_set=5, train_val_test_split="auto"), "cpu")
 
 

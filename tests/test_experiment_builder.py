@@ -157,7 +157,8 @@ def experiment(tmp_path):
             settings, [TaskSet(data, None, protocol)], {"experiment_name": "run"},
         )  # fmt: skip
 
-    return build
+    yield build
+    folder.unlock()
 
 
 def csv_rows(experiment):
@@ -389,6 +390,7 @@ def test_logs_are_rewritten_from_the_checkpoint(experiment):
 
 def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_used(experiment, caplog):
     run = experiment(total_epochs_before_pause=2)
+    run.run_folder.lock()
     run.run()
     damaged = epoch_path(run.run_folder.saved_models, 2)
     damaged.write_bytes(damaged.read_bytes()[:-1])
@@ -400,6 +402,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_used(experiment
 
 def test_when_all_checkpoints_are_damaged_nothing_starts_from_zero(experiment):
     run = experiment(total_epochs_before_pause=1)
+    run.run_folder.lock()
     run.run()
     epoch_path(run.run_folder.saved_models, 1).write_bytes(b"nonsense")
     for _ in range(2):  # the second time only the *.corrupt file is there
@@ -475,6 +478,7 @@ def test_every_kind_of_statistics_is_tested(experiment):
 def test_a_damaged_model_is_replaced_by_the_next_best(experiment, caplog):
     qualities = [3, 9, 4, 8]
     run = experiment(learner=FakeLearner(qualities=qualities), total_epochs=4, number_of_ensemble_models=2)
+    run.run_folder.lock()
     run.run()
     epoch_path(run.run_folder.saved_models, 2).write_bytes(b"nonsense")
     again = experiment(

@@ -145,7 +145,7 @@ def test_a_run_leaves_its_files_and_a_second_start_shows_the_result_again(main, 
     assert "This experiment is finished (2 epochs). Its result:" in again
     result, rest = out[out.index("Test accuracy") :].split("Report: ")
     report, next_command = rest.splitlines()
-    assert again.endswith(f"{result}{next_command}\n")
+    assert again.endswith(f"{result}Report: {report}\n{next_command}\n")
     assert report == str(logs_of(workplace).parent / "visual_outputs/report.html")
     assert (
         next_command == "Next: python -m experiment_tools.adapt --experiment 'tiny run' --support FOLDER --query FOLDER"

@@ -10,7 +10,7 @@ import signal
 import sys
 from collections.abc import Callable
 
-from utils.words import guarded_output, printable_lines
+from utils.words import guarded_output, say
 
 
 class UserError(Exception):
@@ -77,7 +77,7 @@ def prints_user_errors(main: Callable[..., int]) -> Callable[..., int]:
                 mendable = user_error(error)
                 if mendable is None:
                     raise
-                print(printable_lines(mendable), file=sys.stderr)
+                say(mendable, file=sys.stderr)
                 return mendable.exit_code
 
     return command

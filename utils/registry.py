@@ -36,6 +36,7 @@ GIVEN_NETWORK = "given_network"
 _backbones: dict[str, Callable[..., Any]] = {}
 _datasets: dict[str, Callable[..., Any]] = {}
 _plugins: dict[str, str] = {}  # "name.py:sha256" -> path of the files that this process has executed
+_files: set[str] = set()  # of plugins that were begun
 _NAME = re.compile(r"[A-Za-z0-9_+=,.\-]{1,80}")
 
 
@@ -143,6 +144,7 @@ def _load(given: Any) -> str:
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses and the like look their module up
+    _files.add(str(spec.origin))
     with user_code(f"--plugin {path}"):
         spec.loader.exec_module(module)
     if len(_backbones) + len(_datasets) == before:
@@ -160,13 +162,16 @@ def user_code(what: str) -> Iterator[None]:
     """Turn what goes wrong inside a user's own code into an error that names the place.
 
     Raises:
-        ConfigError: any exception inside.
+        ConfigError: any exception inside; also sys.exit(), as of an argparse that reads the program's command line.
     """
     try:
         yield
     except UserError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         frames = traceback.extract_tb(error.__traceback__)[1:]  # the first is this function
+        frames = [frame for frame in frames if frame.filename in _files] or frames  # not where a library gave up
         place = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
-        raise ConfigError(f"{what} fails: {type(error).__name__}: {error}{place}") from error
+        ends = "ends the program, which it must not" if isinstance(error, SystemExit) else "fails"
+        text = f"{type(error).__name__}: {error}".removesuffix(": ")
+        raise ConfigError(f"{what} {ends}: {text}{place}") from error

@@ -1,8 +1,9 @@
-"""What people read: sizes and names as words, and what is printed of them, whatever the names hold and wherever the
+"""What people read: names, sizes and numbers as words, and what is printed, whatever the names hold and wherever the
 output goes.
 """
 
 import contextlib
+import logging
 import math
 import os
 import re
@@ -33,7 +34,7 @@ def counted(number: int, noun: str, plural: str = "") -> str:
 
 
 def is_whole_number(text: str) -> bool:
-    """Whether `int` reads a text and nothing is odd about it: up to nine digits, which "²" is not."""
+    """Return whether `int` reads a text and nothing is odd about it: up to nine digits, which "²" is not."""
     return text.isascii() and text.isdigit() and len(text) < 10
 
 
@@ -42,9 +43,29 @@ def printable(path: object, kept: str = "") -> str:
     return "".join(c if c.isprintable() or c in kept else c.encode("unicode_escape").decode() for c in str(path))
 
 
-def printable_lines(text: object) -> str:
-    """Return as `printable` does, for a text of several lines."""
+def printable_text(text: object) -> str:
+    """Return a text of several lines in which no foreign name can move the cursor, colour or hide anything."""
     return printable(text, kept="\n\t")
+
+
+def say(text: object, *, file: TextIO | None = None, flush: bool = False) -> None:
+    """Print for people: the one place from which a tool writes to the terminal, beside the log."""
+    print(printable_text(text), file=file or sys.stdout, flush=flush)
+
+
+class PrintableFormatter(logging.Formatter):
+    """The same for the lines of a log, tracebacks too."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line, or lines, of a record."""
+        return printable_text(super().format(record))
+
+
+def log_to_terminal() -> None:
+    """Let a command log to the standard output that has neither a run nor its console."""
+    terminal = logging.StreamHandler(sys.stdout)
+    terminal.setFormatter(PrintableFormatter())
+    logging.basicConfig(level=logging.INFO, handlers=[terminal])
 
 
 class _GuardedStream:
@@ -63,7 +84,7 @@ class _GuardedStream:
         """Write what can be written."""
         begin = _BEGIN_OF_BARS.match(text)[0]
         encoding = getattr(self._stream, "encoding", None) or "utf-8"
-        shown = (begin + printable_lines(text[len(begin) :])).encode(encoding, "backslashreplace").decode(encoding)
+        shown = (begin + printable_text(text[len(begin) :])).encode(encoding, "backslashreplace").decode(encoding)
         with contextlib.suppress(OSError, ValueError):  # ValueError: closed by somebody
             self._stream.write(shown)
         return len(text)

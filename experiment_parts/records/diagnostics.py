@@ -67,7 +67,7 @@ class Diagnostics:
         right = write_examples(self.examples_file, learner, data, epoch)
         examples = {"examples_right": right} if right else {}
         gradients, inspected = inspect_gradients(learner, episodes, epoch)
-        # A learner counts the updates that it refuses, and after too many refuses them all.
+        # A learner that has refused one update refuses all that follow: a look must not be what it stops at.
         updates = {"updates": inspect_update(learner, gradients, epoch)} if is_finite(gradients) else {}
         found = {"gradients": inspected, **updates, **examples, "peak_memory_mib": peak_memory_mib(learner)}
         return found | {"look_time_s": time.perf_counter() - start}

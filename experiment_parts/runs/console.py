@@ -17,16 +17,9 @@ from tqdm import tqdm
 
 from utils.files.atomic_files import open_regular, storage_errors
 from utils.metrics import ACCURACY, Score
-from utils.words import guarded_output, printable_lines
+from utils.words import PrintableFormatter, guarded_output
 
 SECONDS_BETWEEN_PLAIN_LINES = 15.0
-
-
-class _Formatter(logging.Formatter):
-    """Escapes what names from outside may hold: a terminal obeys control characters, also those in a log file."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return printable_lines(super().format(record))
 
 
 class _TerminalHandler(logging.Handler):
@@ -34,7 +27,7 @@ class _TerminalHandler(logging.Handler):
 
     def __init__(self) -> None:
         super().__init__()
-        self.setFormatter(_Formatter())
+        self.setFormatter(PrintableFormatter())
 
     def emit(self, record: logging.LogRecord) -> None:
         stream = sys.stderr if record.levelno >= logging.WARNING else sys.stdout
@@ -65,7 +58,9 @@ class Console:
         """`quiet`: errors alone, for a process of a run in which another one speaks."""
         self._level = logging.ERROR if quiet else logging.INFO
         self._early = MemoryHandler(capacity=sys.maxsize, flushLevel=sys.maxsize)
-        self._handlers: list[logging.Handler] = [_TerminalHandler(), self._early]
+        terminal = _TerminalHandler()
+        terminal.setFormatter(PrintableFormatter())
+        self._handlers: list[logging.Handler] = [terminal, self._early]
         self._root = logging.getLogger()
         self._previous_level = self._root.level
         self._output = guarded_output()
@@ -85,7 +80,7 @@ class Console:
         """
         with storage_errors(path):
             handler = _FileHandler(path)
-        handler.setFormatter(_Formatter("%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S"))
+        handler.setFormatter(PrintableFormatter("%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S"))
         self._early.setTarget(handler)
         self._early.flush()
         self._root.removeHandler(self._early)

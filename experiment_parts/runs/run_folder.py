@@ -29,6 +29,7 @@ from experiment_parts.runs.checkpoints import (
     unfinished_path,
     with_state,
 )
+from experiment_parts.runs.folder_lock import LOCK_NAME, holder_of, is_at, is_in_use
 from utils.config.changes import check_config_changes
 from utils.errors import ConfigError, DamagedCheckpointError, ExperimentInUseError, StorageError
 from utils.files.atomic_files import (
@@ -49,8 +50,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 START_OVER = "To start over: --continue_from_epoch from_scratch (this folder is renamed, not deleted)."
 
-
-LOCK_NAME = ".lock"
 FILES_OF_A_START = {LOCK_NAME, "config.json", "environment.json", "logs/run.log"}
 """What there is before the first iteration."""
 IS_BRANCH = "is_branch"
@@ -73,9 +72,20 @@ class RunFolder:
         self.visual_outputs = path / "visual_outputs"
         self.run_id = _stored_run_id(path)
         """"": not known, as for a run of a release that had none."""
-        self._lock: int | None = None
+        self._lock: int | None = None  # without it, nothing here is written or renamed
         self._is_new = False  # made by this process
         self._read: dict[Path, tuple[tuple[int, ...], Checkpoint]] = {}  # what was verified, as long as its file stays
+
+    @property
+    def is_held(self) -> bool:
+        """Whether this process may write here, as it holds the lock."""
+        return self._lock is not None
+
+    @property
+    def is_writable(self) -> bool:
+        """Whether a run can go on here. Of another user's folder, or on a disk that is read only, all can be read."""
+        places = (self.path, self.saved_models, self.logs, self.visual_outputs, self.path / LOCK_NAME)
+        return all(os.access(place, os.W_OK) for place in places if os.path.exists(place))
 
     def create(self) -> None:
         """Make the folders that are missing.
@@ -92,8 +102,8 @@ class RunFolder:
                 folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise storage_error(folder, error) from error
-            if not os.access(folder, os.W_OK | os.X_OK):
-                raise StorageError(f"{folder}: no permission to write there. Set EXPERIMENTS_DIR to another folder.")
+        if not self.is_writable:
+            raise StorageError(f"{self.path}: no permission to write there. Set EXPERIMENTS_DIR to another folder.")
 
     def lock(self) -> None:
         """Hold the folder until the process ends (or `unlock`), however it ends.
@@ -118,7 +128,7 @@ class RunFolder:
             except OSError as error:
                 os.close(descriptor)
                 raise self._in_use() from error
-            if _is_at(path, descriptor):
+            if is_at(path, descriptor):
                 break
             os.close(descriptor)  # it was taken away, or its folder renamed, before we held it
         self._lock = descriptor
@@ -138,22 +148,13 @@ class RunFolder:
             ExperimentInUseError: it does, and still does after `within_s`.
         """
         deadline = time.monotonic() + within_s
-        while True:
-            try:
-                with open(self.path / LOCK_NAME, "rb+") as file:
-                    fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
-            except FileNotFoundError:
-                return
-            except PermissionError as error:
-                raise storage_error(self.path / LOCK_NAME, error) from error
-            except BlockingIOError as error:
-                if time.monotonic() > deadline:
-                    raise self._in_use() from error
+        while is_in_use(self.path):
+            if time.monotonic() > deadline:
+                raise self._in_use()
             time.sleep(0.1)
 
     def _in_use(self) -> ExperimentInUseError:
-        holder = _holder(self.path / LOCK_NAME) or "another process"
+        holder = holder_of(self.path) or "another process"
         return ExperimentInUseError(
             f"{self.path}: in use by {holder}. Wait for it or stop it, or give this run another --experiment_name."
         )
@@ -203,7 +204,8 @@ class RunFolder:
 
         With `before_iteration`, the newest in which that iteration (counted from 1) is not done yet; None: from the
         start. None when nothing was ever saved. Damaged ones on the way are renamed to `*.corrupt`, and those of
-        another run or epoch to `*.foreign` once there is one to go on from, with one line each.
+        another run or epoch to `*.foreign` once there is one to go on from, with one line each; a process that does
+        not hold the folder renames nothing.
 
         Raises:
             StorageError: something was saved once, but nothing usable is left, or one cannot be read, which may be
@@ -223,7 +225,7 @@ class RunFolder:
             return max(found, key=lambda entry: entry[1]["iteration"], default=None)
         if found:
             for path, reason in foreign.items():
-                _set_foreign_aside(path, reason)
+                self._set_foreign_aside(path, reason)
             return max(found, key=lambda entry: entry[1]["iteration"])  # of equals the epoch's own
         if foreign:
             listed = "; ".join(f"{path.name} {reason}" for path, reason in foreign.items())
@@ -231,7 +233,7 @@ class RunFolder:
                 f"{self.saved_models}: no usable checkpoint is left: {listed}. Put this run's own files back under "
                 f"their names. {START_OVER}"
             )
-        if any(self.saved_models.glob("*.corrupt*")) or any(self.saved_models.glob("*.foreign*")):
+        if self.has_checkpoints() or any(self.saved_models.glob("*.safetensors.[cf]*")):
             raise StorageError(
                 f"{self.saved_models}: no usable checkpoint is left, all are damaged or of another run. {START_OVER}"
             )
@@ -263,12 +265,12 @@ class RunFolder:
         foreign: dict[Path, str] = {}
         if self._verified(path, foreign) is None:
             for found, reason in foreign.items():
-                _set_foreign_aside(found, reason)
+                self._set_foreign_aside(found, reason)
             return None
         try:
             return self.load(path)[0]
         except DamagedCheckpointError as error:
-            log.warning("%s Set aside as %s.", error, set_aside(path).name)
+            self._set_aside(path, str(error))
             return None
 
     def _verified(self, path: Path, foreign: dict[Path, str]) -> tuple[Path, dict[str, Any]] | None:
@@ -282,7 +284,7 @@ class RunFolder:
                 checkpoint = read_checkpoint(path)
                 _check_state(path, checkpoint.state)
             except DamagedCheckpointError as error:
-                log.warning("%s Set aside as %s.", error, set_aside(path).name)
+                self._set_aside(path, str(error))
                 return None
             reason = self._foreign_because(path, checkpoint.state)
             if reason:
@@ -301,9 +303,14 @@ class RunFolder:
             return f"holds epoch {state['epoch']}{' and a part of the next' if 'under_way' in state else ''}"
         return ""
 
+    def _set_foreign_aside(self, path: Path, reason: str) -> None:
+        self._set_aside(path, f"{path}: not used, it {reason}.", ".foreign")
 
-def _set_foreign_aside(path: Path, reason: str) -> None:
-    log.warning("%s: not used, it %s. Set aside as %s.", path, reason, set_aside(path, ".foreign").name)
+    def _set_aside(self, path: Path, reason: str, suffix: str = ".corrupt") -> None:
+        """Rename a checkpoint that cannot be used; it stays where it is as long as the folder is only read."""
+        if self.is_held:
+            reason += f" Set aside as {set_aside(path, suffix).name}."
+        log.warning("%s", reason)
 
 
 STATE_TYPES = {"epoch": int, "iteration": int, "metrics_jsonl_bytes": int, "rows": list, "curves": list, "config": dict}
@@ -345,13 +352,6 @@ def _signature(path: Path) -> tuple[int, ...] | None:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
-def _holder(path: Path) -> str:
-    try:
-        return read_regular(path).decode("utf-8", "replace")
-    except OSError:
-        return ""
-
-
 def _stored_config(path: Path) -> dict[str, Any]:
     """Return config.json of a run folder; nothing where it is not there, damaged, or not that of a run."""
     try:
@@ -378,7 +378,7 @@ def check_is_run_folder(path: Path) -> None:
         raise StorageError(f"{path}: no folder. Move this file away, or give the run another --experiment_name.")
     lock, saved_models = path / LOCK_NAME, path / "saved_models"
     is_ours = (
-        (lock.is_file() and not lock.is_symlink() and (_holder(lock) or "process ").startswith("process "))
+        (lock.is_file() and not lock.is_symlink() and (holder_of(path) or "process ").startswith("process "))
         or _stored_config(path)
         or list_epochs(saved_models)
         or unfinished_path(saved_models).exists()
@@ -400,13 +400,6 @@ def check_is_run_folder(path: Path) -> None:
         )
 
 
-def _is_at(path: Path, descriptor: int) -> bool:
-    try:
-        return os.path.samestat(path.stat(), os.fstat(descriptor))
-    except FileNotFoundError:
-        return False
-
-
 def open_run_folder(
     root: Path,
     experiment_name: str,
@@ -419,6 +412,9 @@ def open_run_folder(
     allowed_changes: Collection[str] = (),
 ) -> RunFolder:
     """Make an experiment's folder ready for this process: create, lock, start over or branch off, check the config.
+
+    A run that is there and cannot be written is only read: it is not locked (`is_held` is false) and nothing of it
+    changes.
 
     Args:
         config: the resolved config as a dict; becomes config.json unless this start only looks at a run that has one:
@@ -435,13 +431,15 @@ def open_run_folder(
         raise ConfigError("evaluate_on_test_set_only has nothing to test with continue_from_epoch from_scratch.")
     check_is_run_folder(root / experiment_name)
     run_folder = RunFolder(root / experiment_name)
-    run_folder.create()
-    run_folder.lock()
+    if run_folder.is_writable or only_testing or continue_from_epoch != "latest":
+        run_folder.create()
+        run_folder.lock()
     try:
         if continue_from_epoch == "from_scratch":
             run_folder = _start_over(run_folder)
-        for folder in (run_folder.path, run_folder.saved_models, run_folder.logs):
-            remove_temporary_files(folder)
+        if run_folder.is_held:
+            for folder in (run_folder.path, run_folder.saved_models, run_folder.logs):
+                remove_temporary_files(folder)
         if isinstance(continue_from_epoch, int):
             _go_on_from(run_folder, root, continue_from_epoch, source_experiment)
         newest = run_folder.newest_good_checkpoint()
@@ -462,7 +460,8 @@ def open_run_folder(
                 for key in changed:
                     log.info("config: %s is %s now, was %s", key, json.dumps(config[key]), json.dumps(stored[key]))
         run_folder.run_id = run_folder.run_id or secrets.token_hex(16)
-        if not (only_testing or keeps_config) or not (run_folder.path / "config.json").exists():
+        keeps_config = keeps_config or only_testing
+        if run_folder.is_held and not (keeps_config and (run_folder.path / "config.json").exists()):
             write_json(run_folder.path / "config.json", {RUN_ID: run_folder.run_id, **config})
     except BaseException:
         run_folder.remove_failed_start()

@@ -14,6 +14,7 @@ from utils.config import ExperimentConfig, check_config, load_config
 from utils.config.command_line import parse_command_line
 from utils.errors import ConfigError, prints_user_errors
 from utils.registry import load_plugins
+from utils.words import say
 
 if TYPE_CHECKING:
     from experiment_tools.check_gradients.checks import Check
@@ -99,7 +100,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Print a line per check and return the exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or {"-h", "--help"}.intersection(arguments):
-        print(__doc__)
+        say(__doc__)
         return 0 if arguments else 1
     full_size = "--full_size" in arguments
     json_path, overrides = parse_command_line([argument for argument in arguments if argument != "--full_size"])
@@ -108,12 +109,12 @@ def main(arguments: list[str] | None = None) -> int:
     checks = check_config_gradients(json_path, load_plugins(overrides), full_size=full_size)
     for check in checks:
         relation = "above" if check.at_least else "at most"
-        print(
+        say(
             f"{'ok    ' if check.passed else 'FAILED'}  {check.name:<15} {check.error:9.2e} ({relation} "
             f"{check.allowed:.0e})  against {check.against}"
         )
     failed = sum(not check.passed for check in checks)
-    print(f"{len(checks)} checks, {failed} failed" if failed else f"{len(checks)} checks, all passed")
+    say(f"{len(checks)} checks, {failed} failed" if failed else f"{len(checks)} checks, all passed")
     return 1 if failed else 0
 
 

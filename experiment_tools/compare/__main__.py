@@ -5,18 +5,17 @@ method. Writes comparison.html, .md, .tex and .csv and the curves as PNG into a 
 """
 
 import argparse
-import itertools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from experiment_tools.compare.comparison import Comparison, compare_runs
-from experiment_tools.compare.tables import csv_text, html_page, latex, markdown
+from experiment_tools.compare.tables import csv_text, latex, markdown
+from experiment_tools.parts.command import free_folder
 from experiment_tools.parts.run_reading import Run, find_run, read_run
 from utils.errors import ConfigError, prints_user_errors
 from utils.files.atomic_files import storage_errors, write_bytes_atomically
-
-DEFAULT_FOLDER = "comparison"
+from utils.words import say
 
 
 @prints_user_errors
@@ -40,9 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     comparison, runs = read_and_compare(options.runs, options.statistics)
-    folder = _output_folder(options.output)
-    print(write_comparison(comparison, runs, folder, with_panels=options.four_panels))
-    print(f"Written to {folder}: comparison.html, .md, .tex, .csv and the curves as PNG")
+    folder = options.output or free_folder("comparison")
+    say(write_comparison(comparison, runs, folder, with_panels=options.four_panels))
+    say(f"Written to {folder}: comparison.html, .md, .tex, .csv and the curves as PNG")
     return 0
 
 
@@ -60,43 +59,36 @@ def read_and_compare(names: Sequence[str], statistics: str | None = None) -> tup
         lines = [*broken, *(f"{run.path}: {run.state}, {run.problem}" for run in usable)]
         raise ConfigError("nothing to compare: none of these runs has a finished epoch.\n" + "\n".join(lines))
     for line in broken:
-        print(line, file=sys.stderr)
+        say(line, file=sys.stderr)
     return compare_runs(usable, statistics), usable
 
 
 def write_comparison(comparison: Comparison, runs: Sequence[Run], folder: Path, *, with_panels: bool) -> str:
-    """Write all files of a comparison into a folder; returns the Markdown.
+    """Write all files of a comparison into a folder; returns what the terminal shows of it.
 
     Raises:
         StorageError: no space or no permission.
     """
-    from experiment_tools.compare.figures import comparison_figures, four_panel_figures
-    from experiment_tools.parts.pages import svg_text, write_png
+    from experiment_tools.compare.figures import figure_of, four_panel_pictures, validation_pictures
+    from experiment_tools.compare.page import MOST_PAIRS, html_page
+    from experiment_tools.parts.pages import write_png
 
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    figures = comparison_figures(comparison, runs)
+    pictures = validation_pictures(comparison, runs)
     if with_panels:
-        figures += four_panel_figures(comparison, runs)
-    for stem, _, figure in figures:
-        write_png(figure, folder / f"{stem}.png")
+        pictures += four_panel_pictures(comparison, runs)
+    for picture in pictures:
+        write_png(figure_of(picture.panels, picture.title), folder / f"{picture.stem}.png")
     pages = {
         "comparison.md": markdown(comparison),
         "comparison.tex": latex(comparison),
         "comparison.csv": csv_text(comparison),
-        "comparison.html": html_page(comparison, [(caption, svg_text(figure)) for _, caption, figure in figures]),
+        "comparison.html": html_page(comparison, pictures),
     }
     for name, text in pages.items():
         write_bytes_atomically(folder / name, text.encode())
-    return pages["comparison.md"]
-
-
-def _output_folder(wanted: Path | None) -> Path:
-    """Return the folder asked for, or a new one: a comparison never takes the place of another by itself."""
-    if wanted is not None:
-        return wanted
-    numbered = (f"{DEFAULT_FOLDER}-{number}" for number in itertools.count(2))
-    return next(folder for folder in map(Path, itertools.chain([DEFAULT_FOLDER], numbered)) if not folder.exists())
+    return markdown(comparison, MOST_PAIRS)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ Pure functions over read runs.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any, NamedTuple
@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiment_tools.compare.published_results import PublishedResult, published_result
-from experiment_tools.parts.methods import distinguish_repeats, row_labels
-from experiment_tools.parts.run_reading import Result, Run, results_of
+from experiment_tools.parts.methods import DATA, Row, labels_of, rows_of
+from experiment_tools.parts.run_reading import Result, Run, read_starts, results_of
 from utils.metrics import Score, Summary, summarise
+from utils.words import printable
 
 
 class Column(NamedTuple):
@@ -27,7 +28,7 @@ class Column(NamedTuple):
 
     def __str__(self) -> str:
         many = "query" if self.queries == 1 else "queries"
-        return f"{self.dataset}, {self.ways}-way {self.shots}-shot, {self.queries} {many}"
+        return f"{printable(self.dataset)}, {self.ways}-way {self.shots}-shot, {self.queries} {many}"
 
 
 @dataclass(frozen=True)
@@ -53,9 +54,26 @@ class Cell:
 
     @property
     def interval_is_over(self) -> str:
-        """'3 seeds' or '600 tasks'."""
+        """'3 seeds' or '600 tasks', and whether these were of other data than the training's."""
         n_runs = len(self.results)
-        return f"{n_runs} seeds" if n_runs > 1 else f"{self.results[0].protocol['tasks']} tasks"
+        over = f"{n_runs} seeds" if n_runs > 1 else f"{self.results[0].protocol['tasks']} tasks"
+        return over + (", other data" if self.on_other_data else "")
+
+    @property
+    def on_other_data(self) -> list[str]:
+        """Names of the runs that were tested on other data than they were trained on."""
+        return [run.name for run in self.runs if run.other_data]
+
+    @property
+    def protocol(self) -> dict[str, list[Any]]:
+        """Facts of the test that do not make a column, each with its values."""
+        facts = {
+            "inner steps": {result.protocol["steps"] for result in self.results},
+            "test tasks": {result.protocol["tasks"] for result in self.results},
+            "batch-norm statistics": {result.protocol["statistics"] for result in self.results},
+            "models in the ensemble": {result.n_models for result in self.results},
+        }
+        return {name: sorted(values) for name, values in facts.items()}
 
 
 @dataclass(frozen=True)
@@ -83,13 +101,14 @@ class Difference:
 class Comparison:
     """Everything that the tables show."""
 
-    rows: tuple[str, ...]
+    rows: dict[str, Row]
+    """Label -> what it stands for; of runs without a result, too."""
     columns: tuple[Column, ...]
     cells: dict[tuple[str, Column], Cell]
     differences: tuple[Difference, ...]
     notes: tuple[str, ...]
     labels: dict[str, str]
-    """Path of a run -> its row, for runs without a result too."""
+    """Path of a run -> its row."""
 
 
 def compare_runs(runs: Sequence[Run], statistics: str | None = None) -> Comparison:
@@ -104,25 +123,40 @@ def compare_runs(runs: Sequence[Run], statistics: str | None = None) -> Comparis
         [_column(result) for result in of_run] or [training_column(run)]
         for run, of_run in zip(runs, results, strict=True)
     ]
-    configs = [run.config for run in runs]
-    methods = row_labels(configs, own_columns)
-    labels = distinguish_repeats(methods, [run.name for run in runs], configs, own_columns)
-    members: dict[tuple[str, Column], list[tuple[Run, Result]]] = {}
-    for run, of_run, label in zip(runs, results, labels, strict=True):
+    own_rows = rows_of([_config_and_data(run) for run in runs], own_columns, [run.name for run in runs])
+    labels = labels_of(own_rows)
+    members: dict[tuple[Row, Column], list[tuple[Run, Result]]] = {}
+    for run, of_run, row in zip(runs, results, own_rows, strict=True):
         for result in of_run:
-            members.setdefault((label, _column(result)), []).append((run, result))
-    rows = tuple(dict.fromkeys(label for label, _ in members))
+            members.setdefault((row, _column(result)), []).append((run, result))
     columns = tuple(sorted({column for _, column in members}))
-    cells = {key: _cell(key, found) for key, found in members.items()}
-    notes = [_missing_note(run, statistics) for run, of_run in zip(runs, results, strict=True) if not of_run]
-    notes += [f"{run.name}: {result.problem}" for found in members.values() for run, result in found if result.problem]
-    if labels != methods:
-        notes.append("runs of one method with the same train_seed are no repetition: each has a row of its own")
-    notes += _protocol_notes(columns, cells)
+    cells = {(labels[row], column): _cell(row, column, found) for (row, column), found in members.items()}
+    rows = {labels[row]: row for row in own_rows}
     return Comparison(
-        rows, columns, cells, _with_holm(_differences(rows, columns, cells)), tuple(notes),
-        {str(run.path): label for run, label in zip(runs, labels, strict=True)},
+        rows, columns, cells, _with_holm(_differences(rows, columns, cells)),
+        (*_run_notes(runs, results, own_rows, statistics), *_protocol_notes(columns, cells)),
+        {str(run.path): labels[row] for run, row in zip(runs, own_rows, strict=True)},
     )  # fmt: skip
+
+
+def _config_and_data(run: Run) -> dict[str, Any]:
+    """The config, and by what its images are known, where the run says."""
+    starts = read_starts(run) or [{}]
+    content = (starts[-1].get("data") or {}).get("content_sha256")
+    return run.config | ({DATA: content[:8]} if content else {})
+
+
+def _run_notes(
+    runs: Sequence[Run], results: Sequence[Sequence[Result]], rows: Sequence[Row], statistics: str | None
+) -> list[str]:
+    """What is to be known of single runs."""
+    found = list(zip(runs, results, strict=True))
+    notes = [_missing_note(run, statistics) for run, of_run in found if not of_run]
+    notes += [f"{run.name}: {result.problem}" for run, of_run in found for result in of_run if result.problem]
+    notes += [f"{run.name}: tested on other data than trained on: {line}" for run in runs for line in run.other_data]
+    if any(key == "run" for row in rows for key, _ in row.settings):
+        notes.append("runs of one method with the same train_seed are no repetition: each has a row of its own")
+    return [printable(note) for note in notes]
 
 
 def _column(result: Result) -> Column:
@@ -142,11 +176,9 @@ def training_column(run: Run) -> Column:
     return Column(config["dataset_name"], ways, shots, config["num_target_samples"])
 
 
-def _cell(key: tuple[str, Column], found: Sequence[tuple[Run, Result]]) -> Cell:
-    label, column = key
-    name = label.split(" (")[0]
+def _cell(row: Row, column: Column, found: Sequence[tuple[Run, Result]]) -> Cell:
     runs, results = zip(*found, strict=True)
-    return Cell(runs, results, published_result(name, column.dataset, column.ways, column.shots))
+    return Cell(runs, results, published_result(row.method, column.dataset, column.ways, column.shots))
 
 
 def _missing_note(run: Run, statistics: str | None) -> str:
@@ -162,21 +194,11 @@ def _protocol_notes(columns: Sequence[Column], cells: dict[tuple[str, Column], C
     """Return what is the same in a column in one line, and what is not in a warning."""
     notes = []
     for column in columns:
-        found = [result for (_, other), cell in cells.items() if other == column for result in cell.results]
-        facts = {
-            "inner steps": [result.protocol["steps"] for result in found],
-            "test tasks": [result.protocol["tasks"] for result in found],
-            "batch-norm statistics": [result.protocol["statistics"] for result in found],
-            "models in the ensemble": [result.n_models for result in found],
-        }
-        same = [f"{values[0]} {name}" for name, values in facts.items() if len(set(values)) == 1]
-        other = [
-            f"{name} ({', '.join(map(str, sorted(set(values))))})"
-            for name, values in facts.items()
-            if len(set(values)) > 1
-        ]
-        text = f"{column}: {', '.join(same)}"
-        notes.append(text + (f"; the runs differ in {', '.join(other)}" if other else ""))
+        facts = [cell.protocol for (_, other), cell in cells.items() if other == column]
+        values = {name: sorted({value for of_cell in facts for value in of_cell[name]}) for name in facts[0]}
+        same = [f"{name} {found[0]}" for name, found in values.items() if len(found) == 1]
+        other = [f"{name} ({', '.join(map(str, found))})" for name, found in values.items() if len(found) > 1]
+        notes.append(f"{column}: {', '.join(same)}" + (f"; the runs differ in {', '.join(other)}" if other else ""))
     return notes
 
 
@@ -184,7 +206,7 @@ def _protocol_notes(columns: Sequence[Column], cells: dict[tuple[str, Column], C
 
 
 def _differences(
-    rows: Sequence[str], columns: Sequence[Column], cells: dict[tuple[str, Column], Cell]
+    rows: Iterable[str], columns: Sequence[Column], cells: dict[tuple[str, Column], Cell]
 ) -> list[Difference]:
     return [
         difference(column, one, other, cells[one, column], cells[other, column])
@@ -200,23 +222,32 @@ def difference(column: Column, first: str, second: str, one: Cell, other: Cell) 
     training again would tell the methods apart is what `p_over_seeds` asks.
     """
     over_seeds = _p_over_seeds(one, other)
+    notes = [
+        f"{name} {_listed(values)} / {_listed(other.protocol[name])}"
+        for name, values in one.protocol.items()
+        if values != other.protocol[name]
+    ]
+    if names := [*one.on_other_data, *other.on_other_data]:
+        notes.append(f"{', '.join(map(printable, names))} tested on other data than trained on")
     scores = [[result.task_scores for result in cell.results] for cell in (one, other)]
-    if any(values is None for of_cell in scores for values in of_cell):
-        return Difference(
-            column, first, second, "none", "the predictions of a run are missing or damaged", p_over_seeds=over_seeds
-        )
-    n_tasks = {len(values) for of_cell in scores for values in of_cell}
-    if min(n_tasks) < 2:
-        return Difference(column, first, second, "none", "needs two test tasks or more", p_over_seeds=over_seeds)
+    n_tasks = {len(values) for of_cell in scores for values in of_cell if values is not None}
     digests = {result.digest for cell in (one, other) for result in cell.results}
-    note = ""
-    if len(digests) == 1 and None not in digests and len(n_tasks) == 1:
+    name, numbers = "none", ()
+    if any(values is None for of_cell in scores for values in of_cell):
+        notes.insert(0, "the predictions of a run are missing or damaged")
+    elif min(n_tasks) < 2:
+        notes.insert(0, "needs two test tasks or more")
+    elif len(n_tasks) == len(digests) == 1 and None not in digests:
         name, numbers = "paired t-test", _t_test(*(np.mean(values, axis=0) for values in scores), paired=True)
     else:
-        name, note = "Welch's t-test", "tested on different tasks, so not paired"
+        notes.insert(0, "tested on different tasks, so not paired")
         pooled = (_pooled(cell, values) for cell, values in zip((one, other), scores, strict=True))
-        numbers = _t_test(*pooled, paired=False)
-    return Difference(column, first, second, name, note, *numbers, p_over_seeds=over_seeds)
+        name, numbers = "Welch's t-test", _t_test(*pooled, paired=False)
+    return Difference(column, first, second, name, "; ".join(notes), *numbers, p_over_seeds=over_seeds)
+
+
+def _listed(values: Sequence[Any]) -> str:
+    return " and ".join(map(str, values))
 
 
 def _pooled(cell: Cell, scores: Sequence[np.ndarray]) -> np.ndarray:

@@ -1,34 +1,39 @@
-"""A comparison as Markdown, LaTeX, CSV and HTML. Pure functions from a `Comparison` to text."""
+"""A comparison as Markdown, LaTeX and CSV. Pure functions from a `Comparison` to text."""
 
-import html
-from collections.abc import Sequence
+import math
+from itertools import chain
 from typing import Any
 
 from experiment_tools.compare.comparison import Cell, Comparison, Difference
-from experiment_tools.parts.pages import TEXT_COLUMNS, Table, html_table, page
 from utils.files.tables import as_csv
 from utils.metrics import ACCURACY, Score
 
+Rows = list[list[str]]
+"""Of text, the heading first."""
+TEXT_COLUMNS = ("method", "tasks", "pair", "test")
+MOST_COLUMNS = 3
 
-def accuracy_table(comparison: Comparison) -> Table:
-    """Return one row per method; per column of the comparison the accuracy and, where known, the published value."""
-    published = {
-        column: any(c.published for (_, k), c in comparison.cells.items() if k == column)
-        for column in comparison.columns
-    }
-    heading = ["method"]
-    for column in comparison.columns:
-        heading += [str(column), "published"] if published[column] else [str(column)]
-    table = [heading]
-    for row in comparison.rows:
-        cells = [row]
-        for column in comparison.columns:
-            cell = comparison.cells.get((row, column))
-            cells.append("" if cell is None else cell_text(cell))
-            if published[column]:
-                cells.append("" if cell is None or cell.published is None else cell.published.text())
-        table.append(cells)
-    return table
+
+def accuracy_table(comparison: Comparison) -> Rows:
+    """Return accuracy and, where one is known, the published value: a row per method and a column per kind of tasks.
+
+    Where these are many, a row for each.
+    """
+    columns, cells = comparison.columns, comparison.cells
+    published = {column for (_, column), cell in cells.items() if cell.published}
+    tested = [row for row in comparison.rows if any((row, column) in cells for column in columns)]
+    if len(columns) > MOST_COLUMNS:
+        places = [(row, column) for column in columns for row in tested if (row, column) in cells]
+        rows = [[str(column), row, *_result(cells[row, column], bool(published))] for row, column in places]
+        return [["tasks", "method", "mean", *(["published"] if published else [])], *rows]
+    results = {row: [_result(cells.get((row, column)), column in published) for column in columns] for row in tested}
+    heading = [[str(column), *(["published"] if column in published else [])] for column in columns]
+    return [["method", *chain(*heading)], *([row, *chain(*of_row)] for row, of_row in results.items())]
+
+
+def _result(cell: Cell | None, with_published: bool) -> list[str]:
+    published = "" if cell is None or cell.published is None else cell.published.text()
+    return ["" if cell is None else cell_text(cell), *([published] if with_published else [])]
 
 
 def cell_text(cell: Cell) -> str:
@@ -40,8 +45,8 @@ def cell_text(cell: Cell) -> str:
     return f"{100 * summary.mean:.2f}{interval} ({cell.interval_is_over})"
 
 
-def difference_table(comparison: Comparison) -> Table:
-    """Return one row per pair of methods in a column."""
+def difference_table(comparison: Comparison) -> Rows:
+    """One row per pair of methods in a column."""
     if not comparison.differences:
         return []
     with_seeds = any(d.p_over_seeds is not None for d in comparison.differences)
@@ -112,16 +117,28 @@ DIFFERENCE_CAPTION = (
 # --- formats ----------------------------------------------------------------------------------------------------------
 
 
-def markdown(comparison: Comparison) -> str:
-    """Return the tables with their notes."""
+def numbered_rows(comparison: Comparison) -> list[str]:
+    """Return what the rows with a number stand for."""
+    return [f"{label}: {row.settings_text}" for label, row in comparison.rows.items() if label.endswith("]")]
+
+
+def notes(comparison: Comparison) -> list[str]:
+    """Return what is to be known of runs and tests, and where published values are from."""
+    return [*comparison.notes, *(f"published, {line}" for line in sources(comparison))]
+
+
+def markdown(comparison: Comparison, most_pairs: float = math.inf) -> str:
+    """The tables with their notes; the table of differences only if it has no more than so many rows."""
     parts = [_markdown_table(accuracy_table(comparison)), caption(comparison)]
-    if comparison.differences:
+    if 0 < len(comparison.differences) <= most_pairs:
         parts += [_markdown_table(difference_table(comparison)), DIFFERENCE_CAPTION]
-    lines = [f"- {line}" for line in (*comparison.notes, *(f"published, {line}" for line in sources(comparison)))]
-    return "\n\n".join([*parts, "\n".join(lines)]).rstrip() + "\n"
+    elif comparison.differences:
+        parts.append(f"{len(comparison.differences)} differences are in comparison.md and comparison.html.")
+    lines = "\n".join(f"- {line}" for line in (*numbered_rows(comparison), *notes(comparison)))
+    return "\n\n".join([*parts, lines]).rstrip() + "\n"
 
 
-def _markdown_table(table: Table) -> str:
+def _markdown_table(table: Rows) -> str:
     escaped = [[cell.replace("|", "\\|") for cell in row] for row in table]
     widths = [max(3, *(len(row[place]) for row in escaped)) for place in range(len(table[0]))]
     lines = [
@@ -135,11 +152,11 @@ def latex(comparison: Comparison) -> str:
     parts = [f"% {_one_line(caption(comparison))}", _latex_table(accuracy_table(comparison))]
     if comparison.differences:
         parts += [f"% {_one_line(DIFFERENCE_CAPTION)}", _latex_table(difference_table(comparison))]
-    parts += [f"% {_one_line(line)}" for line in (*comparison.notes, *sources(comparison))]
+    parts += [f"% {_one_line(line)}" for line in (*numbered_rows(comparison), *notes(comparison))]
     return "\n".join(parts) + "\n"
 
 
-def _latex_table(table: Table) -> str:
+def _latex_table(table: Rows) -> str:
     lines = [" & ".join(_latex_text(cell) for cell in row) + r" \\" for row in table]
     columns = "".join("l" if heading in TEXT_COLUMNS else "r" for heading in table[0])
     return "\n".join(
@@ -178,39 +195,12 @@ def csv_text(comparison: Comparison) -> str:
         ["method", "dataset", "ways", "shots", "queries", "test_accuracy_mean", "test_accuracy_ci95", "interval_over",
          "runs", "published_accuracy", "published_plus_minus", "published_source"]
     ]  # fmt: skip
-    for (row, column), cell in comparison.cells.items():
+    for (label, column), cell in comparison.cells.items():
         known: list[Any] = [None, None, None]
         if published := cell.published:
             interval = None if published.plus_minus is None else round(published.plus_minus / 100, 6)
             known = [round(published.accuracy / 100, 6), interval, published.source]
         summary, names = cell.summary, " ".join(run.name for run in cell.runs)
-        rows.append([row, *column, summary.mean, summary.ci95, cell.interval_is_over, names, *known])
+        full = str(comparison.rows[label])
+        rows.append([full, *column, summary.mean, summary.ci95, cell.interval_is_over, names, *known])
     return as_csv(rows)
-
-
-def html_page(comparison: Comparison, figures: Sequence[tuple[str, str]]) -> str:
-    """Return one self-contained page.
-
-    Args:
-        figures: (caption, inline SVG) each.
-    """
-    parts = [f"<h2>Accuracy</h2>{_html_table(accuracy_table(comparison))}{_html_note(caption(comparison))}"]
-    if comparison.differences:
-        parts.append(f"<h2>Differences</h2>{_html_table(difference_table(comparison))}{_html_note(DIFFERENCE_CAPTION)}")
-    if figures:
-        parts.append("<h2>Curves</h2>")
-        parts += [
-            f"<figure>{svg}<figcaption class=note>{html.escape(text)}</figcaption></figure>" for text, svg in figures
-        ]
-    lines = "".join(f"<li>{html.escape(line)}</li>" for line in comparison.notes)
-    lines += "".join(f"<li>published, {html.escape(line)}</li>" for line in sources(comparison))
-    parts.append(f"<h2>Notes</h2><ul class=note>{lines}</ul>")
-    return page("Comparison of runs", "".join(parts))
-
-
-def _html_table(table: Table) -> str:
-    return html_table(table[0], table[1:])
-
-
-def _html_note(text: str) -> str:
-    return f"<p class=note>{html.escape(text)}</p>"

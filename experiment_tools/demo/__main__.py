@@ -10,12 +10,15 @@ import argparse
 import base64
 import hashlib
 import html
+import io
 import json
 import logging
+import socket
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -24,7 +27,15 @@ from typing import Any
 import numpy as np
 
 from experiment_tools.demo.network import DemoNetwork, description
-from experiment_tools.demo.sessions import LARGEST_UPLOAD, RefusedError, Session, Sessions, drawing, photograph
+from experiment_tools.demo.sessions import (
+    LARGEST_DRAWING,
+    LARGEST_UPLOAD,
+    RefusedError,
+    Session,
+    Sessions,
+    drawing,
+    photograph,
+)
 from experiment_tools.parts.command import on_console
 from experiment_tools.parts.pages import as_image, data_address
 from experiment_tools.parts.run_reading import find_run
@@ -35,8 +46,14 @@ log = logging.getLogger(__name__)
 
 FOLDER = Path(__file__).resolve().parent
 LOOPBACK = "127.0.0.1"
+JSON = "application/json"
 MOST_EXAMPLES = 100
-UPLOADS_AT_ONCE = 4
+LARGEST_QUESTION = 100_000
+"""Bytes."""
+PHOTOGRAPHS_AT_ONCE = 4
+"""Each may take hundreds of megabytes while it is decoded."""
+WAIT_S = 10.0
+"""Seconds that a visitor waits for a place among these."""
 HEADERS = {
     "Cache-Control": "no-store",
     "X-Content-Type-Options": "nosniff",
@@ -59,7 +76,7 @@ class Demo(ThreadingHTTPServer):
     def __init__(self, port: int, network: DemoNetwork, start: dict[str, Any]) -> None:
         super().__init__((LOOPBACK, port), Handler)
         self.network, self.start, self.sessions = network, start, Sessions()
-        self.uploads = threading.BoundedSemaphore(UPLOADS_AT_ONCE)
+        self._photographs = threading.BoundedSemaphore(PHOTOGRAPHS_AT_ONCE)
         self.hosts = [f"{name}:{self.server_port}" for name in (LOOPBACK, "localhost")]
         self._parts = {name: (FOLDER / f"demo.{name}").read_text(encoding="utf-8") for name in ("html", "css", "js")}
 
@@ -93,10 +110,24 @@ class Demo(ThreadingHTTPServer):
         )
         return text, policy
 
+    @contextmanager
+    def photograph_place(self) -> Iterator[None]:
+        """Hold one of the few places of photographs.
+
+        Raises:
+            RefusedError: all are taken, and stay so for `WAIT_S`.
+        """
+        if not self._photographs.acquire(timeout=WAIT_S):
+            raise RefusedError(503, f"{PHOTOGRAPHS_AT_ONCE} other pictures are on their way; try again in a moment")
+        try:
+            yield
+        finally:
+            self._photographs.release()
+
     def add_image(self, session: Session, body: bytes, content_type: str) -> dict[str, Any]:
         """Keep a drawing (JSON) or a photograph (anything else); returns its number and how the network sees it."""
         config = self.network.config
-        if content_type == "application/json":
+        if content_type == JSON:
             image = drawing(_object(body).get("strokes"), config)
         else:
             image = photograph(body, config)
@@ -129,14 +160,56 @@ class Demo(ThreadingHTTPServer):
         return {"steps": steps.round(5).tolist(), "milliseconds": round(1000 * (time.perf_counter() - begin))}
 
 
+class _Arriving(io.RawIOBase):
+    """What comes in over a connection; nothing is waited for beyond a moment, however slowly it trickles in."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection, self._end_s = connection, 0.0
+
+    def give(self, seconds: float) -> None:
+        """Wait so long from now on."""
+        self._end_s = time.monotonic() + seconds
+
+    def readable(self) -> bool:
+        """As `io.RawIOBase` has it."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Read what is there, or wait for it; raises TimeoutError."""
+        left_s = self._end_s - time.monotonic()
+        if left_s <= 0:
+            raise TimeoutError
+        self._connection.settimeout(left_s)
+        return self._connection.recv_into(buffer)
+
+
 class Handler(BaseHTTPRequestHandler):
     """One connection. Only fixed paths are known: nothing that comes from outside is looked up on the disk."""
 
     server: Demo
     server_version, sys_version = "demo", ""
     protocol_version = "HTTP/1.1"
-    timeout = 30
-    """Seconds that a silent connection is kept."""
+    timeout = 30.0
+    """Seconds that a silent connection is kept, and in which the head of a request, its body and the answer must each
+    have gone over.
+    """
+
+    def setup(self) -> None:
+        """Read with a limit on the time of a whole request; the limit of sockets is on each piece of it."""
+        super().setup()
+        self.rfile.close()
+        self._arriving = _Arriving(self.connection)
+        self.rfile = io.BufferedReader(self._arriving)
+
+    def handle_one_request(self) -> None:
+        """Wait for a request and answer it."""
+        self._arriving.give(self.timeout)
+        super().handle_one_request()
+
+    def parse_request(self) -> bool:
+        """Read the head of a request, of which the first line is there."""
+        self._arriving.give(self.timeout)
+        return super().parse_request()
 
     def do_GET(self) -> None:
         """Answer with the page."""
@@ -153,19 +226,20 @@ class Handler(BaseHTTPRequestHandler):
         self._send(HTTPStatus.OK, text.encode(), "text/html; charset=utf-8", {"Content-Security-Policy": policy})
 
     def _post(self) -> None:
-        known = {"/image": LARGEST_UPLOAD, "/classify": 100_000}
-        if self.path not in known:
+        if self.path not in ("/image", "/classify"):
             raise RefusedError(404, "there is no such address")
         if self.headers.get("Origin") not in [f"http://{host}" for host in self.server.hosts]:
             raise RefusedError(403, "only the demo's own page may ask")
         session = self.server.sessions.get(self.headers.get("X-Session", ""))
-        with self.server.uploads:
-            body = self._body(known[self.path])
-            if self.path == "/image":
-                answer = self.server.add_image(session, body, self.headers.get("Content-Type", "").partition(";")[0])
-            else:
-                answer = self.server.classify(session, body)
-        self._send(HTTPStatus.OK, json.dumps(answer).encode(), "application/json")
+        content_type = self.headers.get("Content-Type", "").partition(";")[0]
+        if self.path == "/classify":
+            answer = self.server.classify(session, self._body(LARGEST_QUESTION))
+        elif content_type == JSON:  # small: it needs no place, so that a drawing never waits for photographs
+            answer = self.server.add_image(session, self._body(LARGEST_DRAWING), content_type)
+        else:
+            with self.server.photograph_place():
+                answer = self.server.add_image(session, self._body(LARGEST_UPLOAD), content_type)
+        self._send(HTTPStatus.OK, json.dumps(answer).encode(), JSON)
 
     def _body(self, largest: int) -> bytes:
         """Read the request's body; its size is judged first."""
@@ -174,7 +248,11 @@ class Handler(BaseHTTPRequestHandler):
             raise RefusedError(411, "say how long the request is (Content-Length)")
         if len(length) > 12 or int(length) > largest:
             raise RefusedError(413, f"this is larger than {largest / 1e6:g} MB; make it smaller")
-        body = self.rfile.read(int(length))
+        self._arriving.give(self.timeout)
+        try:
+            body = self.rfile.read(int(length))
+        except TimeoutError as error:
+            raise RefusedError(408, f"the request took more than {self.timeout:g} s to arrive") from error
         if len(body) < int(length):
             raise RefusedError(400, "the request ended early")
         return body
@@ -194,9 +272,10 @@ class Handler(BaseHTTPRequestHandler):
 
     def _refuse(self, status: HTTPStatus, text: str) -> None:
         self.close_connection = True  # what of the body was not read must not become the next request
-        self._send(status, json.dumps({"error": text}).encode(), "application/json", {"Connection": "close"})
+        self._send(status, json.dumps({"error": text}).encode(), JSON, {"Connection": "close"})
 
     def _send(self, status: HTTPStatus, body: bytes, content_type: str, more: dict[str, str] | None = None) -> None:
+        self.connection.settimeout(self.timeout)
         self.send_response(status)
         for name, value in (
             HEADERS | (more or {}) | {"Content-Type": content_type, "Content-Length": str(len(body))}

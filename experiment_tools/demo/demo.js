@@ -167,7 +167,10 @@
       try {
         answer = await ask("/image", body, drawn ? "application/json" : "application/octet-stream");
       } catch (error) {
-        if (!drawn && this.version === version && error.status) { this.dropPhoto(); this.changed(false); }
+        if (!drawn && this.version === version && [413, 415].includes(error.status)) {
+          this.dropPhoto();
+          this.changed(false);
+        }
         throw error;
       }
       if (this.version !== version) return;
@@ -219,16 +222,18 @@
     }
   }
 
+  const steps = (count) => `${count} step${count === 1 ? "" : "s"}`;
   const percent = (p) => `${Math.round(100 * p)} %`;
 
   function show(taught, answer) {
     for (const pad of pads()) pad.node.classList.remove("winner");
     const verdict = byId("verdict"), bars = byId("bars"), note = byId("note");
     if (!answer) {
+      const draw = start.drawings ? "draw" : "drop a picture";
       verdict.replaceChildren(
         taught.length < 2
-          ? "Teach it two classes or more, then draw here."
-          : `${taught.length} classes learned. Draw one of them here.`,
+          ? `Teach it two classes or more, then ${draw} here.`
+          : `${taught.length} classes learned. ${start.drawings ? "Draw" : "Drop a picture of"} one of them here.`,
       );
       bars.replaceChildren();
       note.textContent = "";
@@ -236,7 +241,7 @@
     }
     const last = answer.steps.at(-1), best = last.indexOf(Math.max(...last));
     const winner = taught[best].one;
-    const after = `${percent(last[best])} after ${answer.steps.length - 1} steps`;
+    const after = `${percent(last[best])} after ${steps(answer.steps.length - 1)}`;
     verdict.replaceChildren("Looks like", element("b", winner.name), after);
     for (const pad of winner.examples) if (pad.filled) pad.node.classList.add("winner");
     const table = element("div", "", "steps");
@@ -300,8 +305,10 @@
 
   byId("run").textContent = `${start.run} · learned to learn on ${start.dataset}`;
   byId("lead").textContent =
-    "This network has never seen your drawings. " +
-    `${start.steps} steps of gradient descent on your examples are all it gets.`;
+    `This network has never seen your ${start.drawings ? "drawings" : "pictures"}. ` +
+    `All it gets: ${steps(start.steps)} of gradient descent on your examples.`;
+  if (!start.drawings)
+    for (const hint of document.querySelectorAll("[data-pictures]")) hint.textContent = hint.dataset.pictures;
   byId("ways").textContent = start.fixedHead
     ? `This network has ${start.mostClasses} outputs: 2 to ${start.mostClasses} classes.`
     : `This network makes its head for each task: 2 to ${start.mostClasses} classes.`;

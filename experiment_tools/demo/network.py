@@ -59,9 +59,6 @@ class DemoNetwork:
     def probabilities(self, key: Hashable, support: np.ndarray, ranks: Sequence[int], query: np.ndarray) -> np.ndarray:
         """Return the probabilities (S+1, N) of one query image before adaptation and after each inner step.
 
-        A learned head may have more outputs than there are classes: those without examples are left out of the
-        probabilities.
-
         Args:
             key: equal for equal support images and ranks.
             support: uint8 (n, C, H, W); ranks: their classes, 0..N-1.
@@ -69,14 +66,13 @@ class DemoNetwork:
         """
         import torch
 
-        n_classes = max(ranks) + 1
         with self._lock:
             if self._adapted is None or self._adapted[0] != key:
                 labels = torch.tensor(ranks, dtype=torch.int64)
-                self._adapted = key, adapt(self.learner, self._as_input(support), labels, self.n_outputs or n_classes)
+                self._adapted = key, adapt(self.learner, self._as_input(support), labels, max(ranks) + 1)
             adapted = self._adapted[1]
             image = self._as_input(query[None])
-            logits = [adapted.logits(image, step)[0, :n_classes].double() for step in range(len(adapted.path))]
+            logits = [adapted.logits(image, step)[0].double() for step in range(len(adapted.path))]
         return torch.softmax(torch.stack(logits), -1).cpu().numpy()
 
     def _as_input(self, pixels: np.ndarray) -> Any:
@@ -94,5 +90,6 @@ def description(network: DemoNetwork, run_folder: Path) -> dict[str, Any]:
         "steps": network.n_steps,
         "mostClasses": network.most_classes,
         "fixedHead": network.n_outputs is not None,
+        "drawings": config["image_channels"] == 1,
         "penWidth": pen_of(config).width,
     }

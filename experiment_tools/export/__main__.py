@@ -31,7 +31,7 @@ from experiment_tools.export.formats import (
 )
 from experiment_tools.export.model_card import CardFacts, model_card
 from experiment_tools.export.plain import PlainNetwork, plain_network
-from experiment_tools.parts.command import on_console
+from experiment_tools.parts.command import free_folder, on_console
 from experiment_tools.parts.run_reading import Run, find_run, read_whole_run
 from experiment_tools.parts.settings import command_of
 from few_shot_classifier import FewShotClassifier, run_checkpoint
@@ -50,7 +50,7 @@ def export(options: argparse.Namespace) -> dict[str, float]:
     Raises:
         ConfigError, DataError, StorageError: what cannot be exported or written.
     """
-    output: Path = options.output or Path(f"exported_{Path(options.experiment).name}")
+    output: Path = options.output or free_folder(f"exported_{Path(options.experiment).name}")
     if is_filled(output) or (output.exists() and not output.is_dir()):
         raise ConfigError(f"{output}: exists already and stays as it is; give another --output")
     check_formats(options.formats)
@@ -218,7 +218,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="default: safetensors torch_export",
     )
     parser.add_argument(
-        "--output", type=Path, help="new folder; default exported_<experiment>. One with something in it stays as it is"
+        "--output",
+        type=Path,
+        help="new folder; default exported_<experiment>, exported_<experiment>-2, ... One with something in it stays",
     )
     parser.add_argument("--checkpoint", default="best", help="epoch or file; default: the best by validation")
     parser.add_argument("--steps", type=int, help="inner steps; default: the run's")

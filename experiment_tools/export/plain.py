@@ -66,6 +66,8 @@ def plain_network(learner: FewShotLearner, adapted: AdaptedLearner | None, confi
     for name, layer in network.norm_layers().items():
         _plain_norm(values, name, layer, pass_.step)
         values |= {f"{name}.{buffer}": value for buffer, value in stored.get(name, {}).items()}
+    if adapted is not None:  # without outputs of no class
+        values |= {name: values[name][: adapted.n_classes] for name in ("head.weight", "head.bias") if name in values}
     has_head = adapted is not None or config.head == "learned"
     n_outputs = values["head.weight"].shape[0] if has_head else None
     if isinstance(network, ForeignNetwork):

@@ -1,15 +1,63 @@
 """What a config is called: MAML, MAML++, ANIL, ... and by what else two configs of one name differ. Pure functions."""
 
+import itertools
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-from utils.config.changes import FREE_KEYS
+from utils.config import ExperimentConfig
+from utils.words import printable
 
-SEED_KEYS = ("train_seed", "seed", "val_seed")
-TASK_KEYS = ("dataset_name", "num_classes_per_set", "num_samples_per_class", "num_target_samples")
-NOT_THE_METHOD = (FREE_KEYS - {"total_epochs"}) | {"experiment_name", *SEED_KEYS, *TASK_KEYS}
-"""Keys in which two runs of one method may differ: seeds, tasks, machine."""
+Config = Mapping[str, Any]
+
+METHOD = (
+    "backbone", "head", "head_name", "initial_weights", "load_checkpoint", "mlp_hidden_sizes",
+    "num_regression_outputs", "num_stages", "cnn_blocks_per_stage", "cnn_num_filters", "conv_padding", "max_pooling",
+    "norm_layer", "norm_groups", "dropout_rate_value", "per_step_bn_statistics", "learnable_bn_gamma",
+    "learnable_bn_beta", "batch_norm_statistics", "batch_norm_momentum", "learnable_batch_norm_momentum",
+    "adapted_parameters", "frozen_layers", "number_of_training_steps_per_iter", "init_inner_loop_learning_rate",
+    "init_head_inner_loop_learning_rate", "learnable_per_layer_per_step_inner_loop_learning_rate",
+    "learnable_inner_loop_learning_rates", "inner_loop_optimizer", "inner_loop_momentum", "inner_loop_weight_decay",
+    "inner_loop_betas", "inner_loop_smoothing", "inner_loop_epsilon", "inner_loop_gradient_clip_norm",
+    "inner_loop_gradient_clamp", "enable_inner_loop_optimizable_bn_params", "second_order",
+    "first_order_to_second_order_epoch",
+    "outer_update", "loss", "label_smoothing", "meta_optimizer", "meta_momentum", "meta_weight_decay",
+    "meta_learning_rate", "meta_learning_rate_schedule", "min_learning_rate", "meta_learning_rate_milestones",
+    "meta_learning_rate_gamma", "restart_schedule", "gradient_clamp", "gradient_clip_norm",
+    "use_multi_step_loss_optimization", "multi_step_loss_num_epochs",
+    "total_epochs", "total_iter_per_epoch", "early_stopping_patience", "validate_every_epochs", "batch_size",
+    "samples_per_iter", "number_of_train_tasks", "support_augmentation", "query_augmentation", "skip_iterations",
+    "allow_config_change", "plugin_sha256", "precision",
+    "dataset_name", "num_classes_per_set", "num_samples_per_class", "num_target_samples", "image_height",
+    "image_width", "image_channels", "resize_filter", "normalisation", "class_rotation", "sets_are_pre_split",
+    "train_val_test_split", "class_split_seed", "indexes_of_folders_indicating_class", "labels_as_int",
+    "reverse_channels", "on_bad_image",
+)  # fmt: skip
+"""Keys that change what is trained, on which images and tasks: where two runs differ in one, their rows say so."""
+
+PROTOCOL = frozenset({
+    "num_evaluation_tasks", "number_of_evaluation_steps_per_iter", "test_batch_norm_statistics",
+    "test_num_classes_per_set", "test_num_samples_per_class", "test_num_target_samples", "test_dataset_name",
+    "task_list", "number_of_ensemble_models", "max_models_to_save",
+})  # fmt: skip
+"""Keys of how it is tested. What a result says of its own test is compared, column by column and pair by pair."""
+
+NEITHER = frozenset({
+    "experiment_name", "run_id", "train_seed", "val_seed", "seed", "total_epochs_before_pause", "continue_from_epoch",
+    "dry_run", "test_after_training", "evaluate_on_test_set_only", "test_curve", "tag", "log_every_iterations",
+    "diagnostics_every_epochs", "report_every_s", "checkpoint_every_s", "replay_iteration", "dataset_path",
+    "num_dataprovider_workers", "load_into_memory", "reset_stored_filepaths", "trackers", "track_grad_norm",
+    "wandb_project", "wandb_mode", "gpu_to_use", "precision_error_limit", "use_cuda_graphs", "task_batching",
+    "task_chunk_size", "gradient_checkpointing", "deterministic",
+})  # fmt: skip
+"""Keys in which two runs of one method may differ: seeds, names, what is logged and kept, the machine."""
+
+DATA = "data"
+"""Beside the keys: the first digits of the digest of a run's images, where it is known."""
+OF_IMAGES = ("dataset_name", "image_height", "image_width", "image_channels", "resize_filter", "reverse_channels")
+"""Keys that change that digest."""
+LONGEST_LABEL = 60
 
 MAML_PLUS_PLUS = {
     "use_multi_step_loss_optimization": "multi-step loss",
@@ -19,8 +67,8 @@ MAML_PLUS_PLUS = {
 """The parts of MAML++ that make it that; each alone is a part on top of MAML."""
 
 
-def method_name(config: Mapping[str, Any]) -> str:
-    """Return the name of the field for a config's choices, e.g. 'MAML++', 'ANIL', 'FOMAML, running statistics'.
+def method_name(config: Config) -> str:
+    """The name of the field for a config's choices, e.g. 'MAML++', 'ANIL', 'FOMAML, running statistics'.
 
     A key that a config does not have (it is of an older release) stands for its default.
     """
@@ -33,7 +81,7 @@ def method_name(config: Mapping[str, Any]) -> str:
     elif config.get("outer_update", "gradient") == "displacement":
         name = "Reptile"
     elif adapted != "all":
-        name = {"head": "ANIL", "body": "BOIL"}[adapted]
+        name = {"head": "ANIL", "body": "BOIL"}.get(adapted, name)
     elif learned_rates != "none":
         name = "Meta-SGD" if learned_rates == "per_element" else "MAML, learned rates"
     elif len(parts) == len(MAML_PLUS_PLUS):
@@ -48,58 +96,89 @@ def method_name(config: Mapping[str, Any]) -> str:
     return ", ".join([name, *parts])
 
 
-def row_labels(configs: Sequence[Mapping[str, Any]], columns: Sequence[Iterable[Any]]) -> list[str]:
-    """Return a label for each config, such that configs with results in one column share it only when they are seeds of
-    one method.
+class Row(NamedTuple):
+    """A method, and by which settings its row is told apart from the others."""
+
+    method: str
+    settings: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def settings_text(self) -> str:
+        """'meta_learning_rate 0.01, batch_size 4'."""
+        return ", ".join(f"{key} {value}" for key, value in self.settings)
+
+    def __str__(self) -> str:
+        return f"{self.method} ({self.settings_text})" if self.settings else self.method
+
+
+def rows_of(configs: Sequence[Config], columns: Sequence[Iterable[Any]], names: Sequence[str]) -> list[Row]:
+    """Return the row of each run: runs with results in one column share it only when they are seeds of one method.
+
+    All rows name the same keys: those in which any two runs of a column differ although the names of their methods do
+    not tell. A seed that is run again, say on another machine or with other validation tasks, is no second run of the
+    method: its row names the run.
 
     Args:
-        configs: of the runs.
+        configs, names: of the runs.
         columns: per run, the columns of the table in which it has results.
     """
-    names = [method_name(config) for config in configs]
-    labels = list(names)
-    for name in set(names):
-        members = [place for place, other in enumerate(names) if other == name]
-        differing: dict[str, None] = {}
-        for column in {column for place in members for column in columns[place]}:
-            rivals = [configs[place] for place in members if column in columns[place]]
-            differing |= dict.fromkeys(differing_keys(rivals))
-        for place in members:
-            values = [f"{key} {_text(configs[place].get(key))}" for key in differing]
-            labels[place] = f"{name} ({', '.join(values)})" if values else name
-    return labels
-
-
-def distinguish_repeats(
-    labels: Sequence[str], names: Sequence[str], configs: Sequence[Mapping[str, Any]], columns: Sequence[Iterable[Any]]
-) -> list[str]:
-    """Return the labels, with the run's name in those where one column would count the same training seed twice.
-
-    A seed that is run again, say on another machine or with other validation tasks, is no second independent run of
-    the method.
-    """
-    n_runs: dict[Any, int] = {}
-    for label, config, own in zip(labels, configs, columns, strict=True):
-        train_seed, seed = config.get("train_seed"), config.get("seed")
+    rivals: dict[Any, list[Config]] = {}
+    for config, own in zip(configs, columns, strict=True):
         for column in set(own):
-            key = (label, column, train_seed, train_seed if seed is None else seed)
-            n_runs[key] = n_runs.get(key, 0) + 1
-    repeated = {label for (label, *_), n in n_runs.items() if n > 1}
+            rivals.setdefault(column, []).append(config)
+    pairs = (pair for together in rivals.values() for pair in itertools.combinations(together, 2))
+    found = {key for one, other in pairs for key in unnamed_differences(one, other)}
+    keys = [*(key for key in METHOD if key in found), *sorted(found.difference(METHOD))]
+    rows = [Row(method_name(c), tuple((key, _text(_value(c, key))) for key in keys)) for c in configs]
+    n_runs: Counter[Any] = Counter()
+    for row, config, own in zip(rows, configs, columns, strict=True):
+        train_seed, seed = config.get("train_seed"), config.get("seed")
+        n_runs.update((row, column, train_seed, train_seed if seed is None else seed) for column in set(own))
+    repeated = {row for (row, *_), n in n_runs.items() if n > 1}
     return [
-        label
-        if label not in repeated
-        else f"{label[:-1]}, run {name})"
-        if label.endswith(")")
-        else f"{label} (run {name})"
-        for label, name in zip(labels, names, strict=True)
+        row._replace(settings=(*row.settings, ("run", printable(name)))) if row in repeated else row
+        for row, name in zip(rows, names, strict=True)
     ]
 
 
-def differing_keys(configs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the keys of the method that have several values in these configs; a key that one lacks does not count."""
-    shared = [key for key in configs[0] if key not in NOT_THE_METHOD and all(key in config for config in configs)]
-    return [key for key in shared if any(config[key] != configs[0][key] for config in configs)]
+def labels_of(rows: Iterable[Row]) -> dict[Row, str]:
+    """Return each row's name in tables and curves: with its settings, or with a number where these are long."""
+    distinct = dict.fromkeys(rows)
+    full = {row: str(row) for row in distinct}
+    if max(map(len, full.values()), default=0) <= LONGEST_LABEL:
+        return full
+    return {row: f"{row.method} [{n}]" if row.settings else row.method for n, row in enumerate(distinct, start=1)}
+
+
+def unnamed_differences(one: Config, other: Config) -> list[str]:
+    """Return what differs between two configs, is part of the method, and is not told by the names of both."""
+    extra = [key for key in {**one, **other} if key not in ExperimentConfig.model_fields and key not in NEITHER]
+    differing = [key for key in (*METHOD, *extra) if _differ(one, other, key)]
+    if any(key in OF_IMAGES for key in differing):
+        differing = [key for key in differing if key != DATA]
+    return [key for key in differing if not (_names_tell(one, other, key) and _names_tell(other, one, key))]
+
+
+def _differ(one: Config, other: Config, key: str) -> bool:
+    """Whether two configs have two values; one that lacks the key may have any where its default is worked out."""
+    field = ExperimentConfig.model_fields.get(key)
+    may_be_any = key == DATA or (field is not None and field.default in (None, "auto"))
+    if may_be_any and not (key in one and key in other):
+        return False
+    return _value(one, key) != _value(other, key)
+
+
+def _names_tell(config: Config, other: Config, key: str) -> bool:
+    """Whether the method would have another name with the other's value of a key."""
+    return method_name({**config, key: _value(other, key)}) != method_name(config)
+
+
+def _value(config: Config, key: str) -> Any:
+    """Of a key; a config of an older release that lacks it has the default."""
+    field = ExperimentConfig.model_fields.get(key)
+    value = config.get(key, None if field is None else field.default)
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    return printable(value if isinstance(value, str) else json.dumps(value))

@@ -1,61 +1,131 @@
-"""Pages, tables and pictures that tools write."""
+"""The pages that tools write, of one style: sections of figures and tables in one file that loads nothing."""
 
 import base64
-import html
+import hashlib
 import io
+import re
+import sys
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
+from experiment_tools.parts.svg import Markup, escaped
+from utils.errors import ConfigError
 from utils.files.atomic_files import write_bytes_atomically
+from utils.words import printable_text
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure as Drawing
 
-Table = list[list[str]]
-"""Rows of text, the heading first."""
-
-
-TEXT_COLUMNS = ("method", "tasks", "pair", "test", "note")
-
-
-STYLE = """
-:root { color-scheme: light dark; }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 0 auto; padding: 1rem; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 0.92rem; }
-th, td { padding: 0.35rem 0.8rem; text-align: left; white-space: nowrap; border-bottom: 1px solid #8886;
-  vertical-align: top; }
-td.text { white-space: normal; min-width: 8rem; overflow-wrap: anywhere; }
-th { border-bottom: 2px solid #888a; vertical-align: bottom; }
-.note { font-size: 0.88rem; opacity: 0.8; max-width: 48rem; }
-figure { margin: 1rem 0; } figure svg { width: 100%; max-width: 46rem; height: auto; background: #fff;
-  border-radius: 6px; }
-"""
+WITHOUT = {"lead": "", "head": None, "as_of": "", "verdict": (), "command": "", "problems": (), "footer": ""}
+"""What a page may have above and below its sections."""
+FOLDER = Path(__file__).resolve().parent
+OF_THE_PAGE = {"#000000": "var(--ink)", "#ffffff": "var(--card)", "#b0b0b0": "var(--line)"}
+"""Colours of matplotlib -> those of the page, which turn with a dark screen."""
 
 
-def page(title: str, body: str) -> str:
-    """Return a whole HTML document; `body` is HTML already."""
-    return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
-        '<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">'
-        f"<style>{STYLE}</style></head><body><h1>{html.escape(title)}</h1>{body}</body></html>\n"
-    )
+@dataclass(frozen=True)
+class Legend:
+    """A colour or line and what it stands for."""
+
+    text: str
+    colour: str
+    look: str = "solid"
 
 
-def html_table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table that scrolls sideways on a narrow screen."""
-    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in heading)
-    kinds = ["<td class=text>" if name in TEXT_COLUMNS else "<td>" for name in heading]
-    body = "".join(
-        "<tr>" + "".join(f"{kind}{html.escape(cell)}</td>" for kind, cell in zip(kinds, row, strict=True)) + "</tr>"
-        for row in rows
-    )
-    return f"<div class=wide><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+@dataclass(frozen=True)
+class Table:
+    """Rows of text under a head, if there is one; a cell may be a pair: text, and more in small letters.
+
+    Attributes:
+        code: for what is typed.
+        numbers: cells stay in one line each, but for the small letters and the last one.
+    """
+
+    rows: Sequence[Sequence[str | tuple[str, str]]]
+    head: Sequence[str] = ()
+    code: bool = False
+    numbers: bool = False
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One card of a section.
+
+    Attributes:
+        kind: which macro of the template draws `content`: "chart" (an SVG), "rates", "strips", "episodes",
+            "confusion", "bars", "pairs", "models", "split", "table".
+        note: how to read it, in a sentence.
+        size: share of the page's width: "quarter", "third", "half", "two-thirds" or "wide"; more on narrow screens.
+    """
+
+    title: str
+    content: Any
+    kind: str = "chart"
+    legend: Sequence[Legend] = ()
+    note: str = ""
+    size: str = "third"
+
+
+@dataclass
+class Section:
+    """A part of the report. A figure that has nothing to show is left out, and `missing` says what it lacks."""
+
+    id: str
+    title: str
+    lead: str
+    short: str = ""
+    """Of the title, for the bar at the top."""
+    figures: list[Figure] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+
+    def add(self, title: str, content: Any, missing: str = "", **more: Any) -> None:
+        """Add a figure, or, where `content` is empty, the sentence about what is missing."""
+        if content is None or (not isinstance(content, str) and hasattr(content, "__len__") and len(content) == 0):
+            if missing:
+                self.missing.append(f"{title}: {missing}")
+        else:
+            self.figures.append(Figure(title, content, **more))
+
+    def lacking(self, what: str) -> "Section":
+        """Return the same, with a sentence about what is missing."""
+        self.missing.append(what)
+        return self
+
+
+def breakable(name: str) -> Markup:
+    """Return a parameter's name, escaped, that may go on in the next line after a dot or underscore."""
+    return Markup(re.sub(r"([._/])", r"\1<wbr>", escaped(name)))
+
+
+def page_html(title: str, sections: Sequence[Section], **parts: Any) -> str:
+    """Return a whole page.
+
+    Args:
+        parts: of `WITHOUT`, those that it has.
+    Raises:
+        ConfigError: jinja2 is not installed.
+    """
+    try:
+        import jinja2
+    except ImportError as error:
+        raise ConfigError(f"pages need jinja2, which {sys.executable} lacks. Run: bash install.sh") from error
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(FOLDER), autoescape=True, trim_blocks=True, lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=lambda value: value if hasattr(value, "__html__") else printable_text(value),
+    )  # fmt: skip
+    environment.filters["breakable"] = breakable
+    style, script = ((FOLDER / f"page.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return environment.get_template("page.html.jinja").render(
+        WITHOUT | parts, title=title, sections=sections, style=Markup(style), script=Markup(script),
+        script_digest=digest,
+    ).lstrip()  # fmt: skip
 
 
 def as_image(pixels: np.ndarray) -> Image.Image:
@@ -70,18 +140,20 @@ def data_address(image: Image.Image, kind: str = "PNG", **options: Any) -> str:
     return f"data:image/{kind.lower()};base64,{base64.b64encode(data.getvalue()).decode()}"
 
 
-def svg_text(figure: "Figure") -> str:
-    """Return the `<svg>` element alone, to stand in a page; text stays text."""
+def svg_text(figure: "Drawing") -> Markup:
+    """Return the `<svg>` element alone, in the colours of the page; text stays text."""
     import matplotlib
 
     text = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "fixed", "font.family": "sans-serif"}):
-        figure.savefig(text, format="svg", metadata={"Date": None})
+        figure.savefig(text, format="svg", metadata={"Date": None}, transparent=True)
     content = text.getvalue()
-    return content[content.index("<svg") :].strip()
+    for colour, variable in OF_THE_PAGE.items():
+        content = content.replace(colour, variable)
+    return Markup(content[content.index("<svg") :].strip())
 
 
-def write_png(figure: "Figure", path: Path) -> None:
+def write_png(figure: "Drawing", path: Path) -> None:
     """Write a PNG file; raise StorageError where there is no space or permission."""
     data = io.BytesIO()
     figure.savefig(data, format="png", dpi=140)

@@ -2,10 +2,8 @@
 torch. What is missing or damaged is named, never fatal.
 """
 
-import fcntl
 import os
-import struct
-import sys
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from experiment_parts.evaluation.test_results import OTHER_DATA
 from experiment_parts.runs.checkpoints import read_checkpoint
+from experiment_parts.runs.folder_lock import is_in_use
 from utils.errors import ConfigError, StorageError
 from utils.files.atomic_files import read_regular
 from utils.files.reading import parse_json, read_object
@@ -22,8 +22,6 @@ from utils.paths import expanded, experiments_root
 
 Arrays = dict[str, np.ndarray]
 PREDICTIONS = Path("logs") / "test_predictions.safetensors"
-FLOCK, LOCK_TYPE = (struct.Struct("qqihh"), 3) if sys.platform == "darwin" else (struct.Struct("hhqqi4x"), 0)
-"""struct flock of fcntl(2), and the place of its l_type."""
 
 
 @dataclass
@@ -75,6 +73,11 @@ class Run:
         return max(scores, default=None)
 
     @property
+    def other_data(self) -> list[str]:
+        """What differs between the data of the test and those of the training, a line each."""
+        return list(self.test.get(OTHER_DATA) or ())
+
+    @property
     def is_regression(self) -> bool:
         """Whether what is written as accuracy is minus the mean squared error."""
         return self.config.get("loss") == "mean_squared_error" or any(
@@ -118,10 +121,10 @@ def list_runs(root: Path) -> list[Path]:
 
 def _run_folders(folder: Path, depth: int) -> Iterator[Path]:
     try:
-        children = [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
+        children = [path for path in folder.iterdir() if os.path.isdir(path) and not path.name.startswith(".")]
     except OSError:
         return
-    if (folder / "config.json").exists() or (folder / "saved_models").is_dir():
+    if os.path.exists(folder / "config.json") or os.path.isdir(folder / "saved_models"):
         yield folder
     elif depth:
         for child in children:
@@ -149,7 +152,7 @@ def read_whole_run(path: Path) -> Run:
             f"{path}: no run folder (neither config.json nor logs/ is there). Give experiments/<experiment_name>."
         )
     run = read_run(path)
-    run.starts = _read(run, "environment.json", lambda file: _objects(read_object(file)["starts"])) or []
+    run.starts = read_starts(run)
     run.epochs = _read(run, "logs/curves.json", lambda file: _objects(read_object(file)["epochs"])) or []
     run.iterations = _read(run, "logs/metrics.jsonl", _lines) or []
     run.scores = _read(run, PREDICTIONS.as_posix(), _arrays) or ({}, {})
@@ -157,9 +160,14 @@ def read_whole_run(path: Path) -> Run:
     return run
 
 
+def read_starts(run: Run) -> list[dict[str, Any]]:
+    """Read the entries of environment.json, none where there are none."""
+    return _read(run, "environment.json", lambda file: _objects(read_object(file)["starts"])) or []
+
+
 def _state(run: Run) -> tuple[str, str]:
     """Return (state, problem) of a run whose small files are read."""
-    if not (run.path / "config.json").exists():
+    if not run.config and not any(problem.startswith("config.json") for problem in run.problems):
         return "empty", "holds no config.json: nothing has been started in it"
     if run.problems:
         return "damaged", "; ".join(run.problems)
@@ -177,11 +185,14 @@ def _state(run: Run) -> tuple[str, str]:
 def _read(run: Run, name: str, read: Callable[[Path], Any]) -> Any:
     """Read the content of one file of a run; None where it is missing, or damaged, which `problems` then says."""
     file = run.path / name
-    if not file.is_file():
-        return None
     try:
-        run.modified = max(run.modified, file.stat().st_mtime)
+        status = file.stat()
+        if not stat.S_ISREG(status.st_mode):
+            return None
+        run.modified = max(run.modified, status.st_mtime)
         return read(file)
+    except FileNotFoundError:
+        return None
     except (StorageError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         run.problems.append(f"{name}: {_reason(error, file)}")
     return None
@@ -234,22 +245,6 @@ def _arrays(file: Path) -> tuple[Arrays, dict[str, Any]]:
         return load(checkpoint.data), checkpoint.state
     except SafetensorError as error:
         raise ValueError(str(error)) from error
-
-
-def is_in_use(run_folder: Path) -> bool:
-    """Return whether another process holds the folder's lock. Asks without taking it."""
-    try:
-        descriptor = os.open(run_folder / ".lock", os.O_RDWR)
-    except OSError:
-        return False
-    try:
-        wanted = FLOCK.pack(*(fcntl.F_WRLCK if place == LOCK_TYPE else 0 for place in range(5)))
-        found = fcntl.fcntl(descriptor, fcntl.F_GETLK, wanted)
-        return found[: len(wanted)] != wanted and FLOCK.unpack(found)[LOCK_TYPE] != fcntl.F_UNLCK
-    except OSError:  # a file system without locks
-        return False
-    finally:
-        os.close(descriptor)
 
 
 # --- test results -----------------------------------------------------------------------------------------------------

@@ -106,18 +106,19 @@ def _fitting(shapes: Sequence[str], room: int) -> str:
 
 
 def next_command(run_folder: Path) -> str:
-    """Return the next useful command: a comparison with the newest other result on the dataset, or one's own images."""
-    name, dataset = run_folder.name, _tested_dataset(run_folder / "logs" / "test_summary.json")
+    """Return the next useful command: a comparison with the newest other result on such tasks, or one's own images."""
+    name, tasks = run_folder.name, _tested_tasks(run_folder / "logs" / "test_summary.json")
     others = [path for path in run_folder.parent.glob("*/logs/test_summary.json")
-              if path.parent.parent.name != name and _tested_dataset(path) == dataset]  # fmt: skip
-    if others:
+              if path.parent.parent.name != name and _tested_tasks(path) == tasks]  # fmt: skip
+    if others and tasks is not None:
         other = max(others, key=lambda path: path.stat().st_mtime).parent.parent.name
         return f"Next: python -m experiment_tools.compare {shlex.quote(name)} {shlex.quote(other)}"
     return f"Next: python -m experiment_tools.adapt --experiment {shlex.quote(name)} --support FOLDER --query FOLDER"
 
 
-def _tested_dataset(summary: Path) -> str | None:
+def _tested_tasks(summary: Path) -> list[Any] | None:
     try:
-        return read_object(summary)["protocol"]["dataset"]
+        protocol = read_object(summary)["protocol"]
+        return [protocol[name] for name in ("dataset", "ways", "shots", "queries")]
     except (OSError, ValueError, KeyError, TypeError):  # not there, or not as this release writes it
         return None

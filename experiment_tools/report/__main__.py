@@ -10,8 +10,9 @@ from pathlib import Path
 
 from experiment_tools.parts.run_reading import find_run
 from experiment_tools.report.page import write_report
-from utils.errors import prints_user_errors
+from utils.errors import ConfigError, StorageError, prints_user_errors
 from utils.machine.host import die_with_parent
+from utils.words import say
 
 
 def watch(run_folder: Path, *, orders: int, answers: int) -> None:
@@ -40,12 +41,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m experiment_tools.report", description=__doc__.splitlines()[0])
     parser.add_argument("run_folder", help="experiments/<experiment_name>, or the name alone")
     parser.add_argument("--watch", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--output", type=Path, help="file; default: visual_outputs/report.html of the run. One that exists stays"
+    )
     options = parser.parse_args(arguments)
     if options.watch:
         watch(Path(options.run_folder), orders=sys.stdin.fileno(), answers=sys.stdout.fileno())
         return 0
-    path = write_report(find_run(options.run_folder))
-    print(f"{path} ({path.stat().st_size / 1000:.0f} kB)")
+    if options.output is not None and options.output.exists():
+        raise ConfigError(f"{options.output}: exists already and stays as it is; give another --output")
+    try:
+        path = write_report(find_run(options.run_folder), options.output)
+    except StorageError as error:
+        advice = "" if options.output else " Or write the report elsewhere: --output FILE"
+        raise StorageError(f"{error}{advice}") from error
+    say(f"{path} ({path.stat().st_size / 1000:.0f} kB)")
     return 0
 
 

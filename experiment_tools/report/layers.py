@@ -5,9 +5,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from experiment_tools.parts.pages import Legend, Section
 from experiment_tools.parts.run_reading import Run
-from experiment_tools.report.sections import Legend, Section, series_of, short, thinned, trace
-from experiment_tools.report.svg import Axes, Mark, Markup, Series, line_chart, ramp, sparkline, strip
+from experiment_tools.parts.svg import Axes, Mark, Markup, Series, line_chart, ramp, sparkline, strip
+from experiment_tools.report.sections import series_of, short, thinned, trace
 
 MOST_STRIP_CELLS = 80
 MOST_SPARK_POINTS = 60

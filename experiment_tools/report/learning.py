@@ -3,20 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from experiment_tools.parts.pages import Legend, Section
 from experiment_tools.parts.run_reading import Run
-from experiment_tools.report.sections import (
-    TRAIN,
-    VAL,
-    Legend,
-    Section,
-    percent,
-    percent_tick,
-    series_of,
-    short,
-    thinned,
-    trace,
-)
-from experiment_tools.report.svg import Axes, Mark, Markup, Series, area_chart, line_chart, ramp
+from experiment_tools.parts.svg import Axes, Mark, Markup, Series, area_chart, line_chart, ramp
+from experiment_tools.report.sections import TRAIN, VAL, percent, percent_tick, series_of, short, thinned, trace
 from experiment_tools.report.verdict import best_row
 
 NOT_YET = "no epoch is finished yet."

@@ -4,22 +4,11 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from experiment_tools.parts.pages import Legend, Section, Table
 from experiment_tools.parts.run_reading import Run
 from experiment_tools.parts.settings import nearest_config
-from experiment_tools.report.sections import (
-    TEST,
-    TRAIN,
-    VAL,
-    Legend,
-    Section,
-    Table,
-    duration,
-    duration_tick,
-    percent,
-    series_of,
-    short,
-)
-from experiment_tools.report.svg import Axes, Series, line_chart
+from experiment_tools.parts.svg import Axes, Series, line_chart
+from experiment_tools.report.sections import TEST, TRAIN, VAL, duration, duration_tick, percent, series_of, short
 from utils.config.schema import SECTIONS
 
 PARTS = (

@@ -5,30 +5,25 @@ in its place. Needs no torch, so that it can be made beside a training run; `exp
 it so, with --watch.
 """
 
-import base64
-import hashlib
-import sys
 import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from experiment_tools.parts.pages import Section, page_html
 from experiment_tools.parts.run_reading import Run, read_whole_run
 from experiment_tools.parts.settings import command_of
 from experiment_tools.report import layers as report_layers
 from experiment_tools.report import learning as report_learning
 from experiment_tools.report import machine as report_machine
 from experiment_tools.report import results as report_results
-from experiment_tools.report.sections import Section, breakable
-from experiment_tools.report.svg import Markup
 from experiment_tools.report.verdict import findings
-from utils.errors import ConfigError
-from utils.files.atomic_files import write_bytes_atomically
+from utils.files.atomic_files import storage_errors, write_bytes_atomically
 
 Part = TypeVar("Part")
-FOLDER = Path(__file__).resolve().parent
 REPORT = Path("visual_outputs") / "report.html"
+FOOTER = "Written from the files of the run folder; accuracy is the share of right answers."
 LARGEST_BYTES = 2_000_000
 DAMAGED = (KeyError, TypeError, ValueError, IndexError, AttributeError, ZeroDivisionError, AssertionError)
 """What reading a file with another content than this release writes may raise."""
@@ -70,30 +65,18 @@ def report_html(run: Run) -> str:
     Raises:
         ConfigError: jinja2 is not installed.
     """
-    try:
-        import jinja2
-    except ImportError as error:
-        raise ConfigError(f"the report needs jinja2, which {sys.executable} lacks. Run: bash install.sh") from error
-    loader = jinja2.FileSystemLoader(FOLDER)
-    environment = jinja2.Environment(
-        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["breakable"] = breakable
-    script = (FOLDER / "report.js").read_text(encoding="utf-8")
     head = _attempt(partial(report_results.headline, run), partial(_no_head, run))
     verdict = _attempt(partial(findings, run.rows, run.epochs, run.config), lambda _: [])
     command = _attempt(partial(command_of, run), lambda _: "")
     sections = build_sections(run)
-    return environment.get_template("report.html.jinja").render(
-        run=run, head=head, verdict=verdict, command=command, sections=sections,
-        style=Markup((FOLDER / "report.css").read_text(encoding="utf-8")), script=Markup(script),
-        script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        modified=time.strftime("%Y-%m-%d %H:%M", time.localtime(run.modified)) if run.modified else "",
-    ).lstrip()  # fmt: skip
+    return page_html(
+        run.experiment_name, sections, head=head, verdict=verdict, command=command, problems=run.problems,
+        footer=FOOTER, as_of=time.strftime("%Y-%m-%d %H:%M", time.localtime(run.modified)) if run.modified else "",
+    )  # fmt: skip
 
 
-def write_report(run_folder: Path) -> Path:
-    """Write the report of a run folder and return where it is.
+def write_report(run_folder: Path, path: Path | None = None) -> Path:
+    """Write the report of a run folder and return where it is: at `path`, else in visual_outputs/.
 
     Raises:
         ConfigError: it is no run folder, or jinja2 is missing.
@@ -107,7 +90,8 @@ def write_report(run_folder: Path) -> Path:
             "the validation episodes are left out: with their images the report would be larger than 2 MB"
         )
         page = report_html(run).encode("utf-8", "replace")
-    path = run_folder / REPORT
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = path or run_folder / REPORT
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
     write_bytes_atomically(path, page)
     return path

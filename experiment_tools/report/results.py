@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from experiment_tools.parts.pages import as_image, data_address
+from experiment_tools.parts.pages import Legend, Section, as_image, data_address
 from experiment_tools.parts.run_reading import Run
+from experiment_tools.parts.svg import Axes, Markup, Series, bar_chart, line_chart
 from experiment_tools.report.answers import (
     Answers,
     answers_of_test,
@@ -18,8 +19,7 @@ from experiment_tools.report.answers import (
     hardest_task,
     task_errors_of_test,
 )
-from experiment_tools.report.sections import TEST, VAL, Legend, Section, percent, percent_tick, queries_per_class, short
-from experiment_tools.report.svg import Axes, Markup, Series, bar_chart, line_chart
+from experiment_tools.report.sections import TEST, VAL, percent, percent_tick, queries_per_class, short
 from experiment_tools.report.verdict import best_row
 from utils.metrics import score_named, score_of
 

@@ -1,84 +1,12 @@
-"""What the parts of a report are made of, and words for numbers. The template `report.html.jinja` lays them out."""
+"""What the sections of a report share: colours, words for numbers, and series of numbers over epochs."""
 
-import html
-import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from experiment_tools.parts.run_reading import Run
-from experiment_tools.report.svg import Markup
 
 MOST_TRACE_POINTS = 400
 TRAIN, VAL, TEST = "var(--train)", "var(--val)", "var(--test)"
-
-
-@dataclass(frozen=True)
-class Legend:
-    """A colour or line and what it stands for."""
-
-    text: str
-    colour: str
-    look: str = "solid"
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows of text under a head, if there is one; `code` for what is typed."""
-
-    rows: Sequence[Sequence[str]]
-    head: Sequence[str] = ()
-    code: bool = False
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One card of a section.
-
-    Attributes:
-        kind: which macro of the template draws `content`: "chart" (an SVG), "rates", "strips", "episodes",
-            "confusion", "bars", "pairs", "models", "split", "table".
-        note: how to read it, in a sentence.
-        size: share of the page's width: "quarter", "third", "half", "two-thirds" or "wide"; more on narrow screens.
-    """
-
-    title: str
-    content: Any
-    kind: str = "chart"
-    legend: Sequence[Legend] = ()
-    note: str = ""
-    size: str = "third"
-
-
-@dataclass
-class Section:
-    """A part of the report. A figure that has nothing to show is left out, and `missing` says what it lacks."""
-
-    id: str
-    title: str
-    lead: str
-    short: str = ""
-    """Of the title, for the bar at the top."""
-    figures: list[Figure] = field(default_factory=list)
-    missing: list[str] = field(default_factory=list)
-
-    def add(self, title: str, content: Any, missing: str = "", **more: Any) -> None:
-        """Add a figure, or, where `content` is empty, the sentence about what is missing."""
-        if content is None or (not isinstance(content, str) and hasattr(content, "__len__") and len(content) == 0):
-            if missing:
-                self.missing.append(f"{title}: {missing}")
-        else:
-            self.figures.append(Figure(title, content, **more))
-
-    def lacking(self, what: str) -> "Section":
-        """The same, with a sentence about what is missing."""
-        self.missing.append(what)
-        return self
-
-
-def breakable(name: str) -> Markup:
-    """Return a parameter's name, escaped, that may go on in the next line after a dot or underscore."""
-    return Markup(re.sub(r"([._/])", r"\1<wbr>", html.escape(name)))
 
 
 def percent(share: float | None, digits: int = 1) -> str:

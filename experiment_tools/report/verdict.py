@@ -10,6 +10,14 @@ from experiment_parts.records.epoch_records import ranked_epochs
 GOOD, NOTE, WARNING = "good", "note", "warning"
 Entries = Sequence[Mapping[str, Any]]
 
+GAP, OVERFITTING_GAP = 0.1, 0.2
+"""Training minus validation accuracy at the newest validation, as shares: what is noted, and what is overfitting. Both
+count only beyond twice the interval of the validation. (MAML on mini-ImageNet ends with 0.1 to 0.15.)
+"""
+VANISHED = 0.01
+"""Of the largest epoch's norm of the meta-gradient: what is below it hardly changes the weights any more."""
+SOLVED = 0.99
+"""Training accuracy from which on little gradient is left because there is little left to learn."""
 SMALLEST_SHARE_OF_GRADIENT = 1e-4
 """A weight tensor whose gradient is below this share of the largest learns practically nothing by Adam's standards
 of the others.
@@ -99,16 +107,16 @@ def _overfitting(validated: Entries) -> list[Finding]:
                     "loss went on falling. The test uses the best epochs, not the last.",
                 )
             ]
-    train, val = best.get("train_accuracy_mean"), best["val_accuracy_mean"]
-    if train is not None and train - val > max(0.1, 2 * interval):
-        return [
-            Finding(
-                NOTE,
-                f"A gap of {_points(train - val)} between training and validation accuracy at the best epoch: the "
-                "training "
-                "classes are known better than new ones.",
+    train, val = last.get("train_accuracy_mean"), last["val_accuracy_mean"]
+    interval = last.get("val_accuracy_ci95") or 0.0
+    if train is not None and train - val > max(GAP, 2 * interval):
+        gap = f"of {_points(train - val)} between training and validation accuracy in epoch {last['epoch']}"
+        if train - val > OVERFITTING_GAP:
+            text = (
+                f"Overfitting: a gap {gap} ({100 * train:.1f} % and {100 * val:.1f} %), over {_points(OVERFITTING_GAP)}"
             )
-        ]
+            return [Finding(WARNING, f"{text}. More training classes, augmentation or fewer epochs may help.")]
+        return [Finding(NOTE, f"A gap {gap}: the training classes are known better than new ones.")]
     return [Finding(GOOD, "No overfitting seen: validation follows training.")]
 
 
@@ -116,9 +124,14 @@ def _gradients(rows: Entries, curves: Entries) -> list[Finding]:
     norms = [row["gradient_norm_mean"] for row in rows if row.get("gradient_norm_mean") is not None]
     if not norms:
         return []
-    if norms[-1] < 1e-3 * max(norms) or max(norms) < 1e-6:
-        text = f"Vanishing gradients: the meta-gradient's norm went from {max(norms):.2g} down to {norms[-1]:.2g}."
-        return [Finding(WARNING, f"{text} The weights hardly change any more.")]
+    if norms[-1] < VANISHED * max(norms) or max(norms) < 1e-6:
+        text = (
+            f"Vanishing gradients: the meta-gradient's norm went from {max(norms):.2g} down to {norms[-1]:.2g}, below "
+            f"{100 * VANISHED:.0f} % of it."
+        )
+        is_solved = (rows[-1].get("train_accuracy_mean") or 0.0) > SOLVED
+        reason = "The training tasks are solved: nothing is left to learn from them." if is_solved else ""
+        return [Finding(WARNING, f"{text} {reason or 'The weights hardly change any more.'}")]
     quiet = _quiet_layers(curves)
     if quiet:
         text = (

@@ -21,7 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiment_tools.parts.run_reading import is_in_use, read_run
+from experiment_parts.runs.folder_lock import is_in_use
+from experiment_tools.parts.run_reading import read_run
 from experiment_tools.sweep.file import Sweep, read_sweep, trial_config, wandb_yaml
 from experiment_tools.sweep.results import trial_text, write_results
 from experiment_tools.sweep.trials import Trial, best_trial, is_hopeless, load_trials, next_point, save_trials
@@ -31,6 +32,7 @@ from utils.files.atomic_files import storage_errors, write_bytes_atomically
 from utils.files.tables import write_json
 from utils.machine.stop_signals import StopSignals
 from utils.paths import REPOSITORY_ROOT, experiments_root
+from utils.words import say
 
 SECONDS_BETWEEN_CHECKS = 0.5
 PROGRAM = REPOSITORY_ROOT / "train_maml_system.py"
@@ -73,13 +75,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return run_one(sweep, parse_command_line(rest)[1])
         if options.wandb_yaml:
             write_bytes_atomically(options.wandb_yaml, wandb_yaml(sweep, options.file).encode())
-            print(f"Written to {options.wandb_yaml}. Next: wandb sweep {options.wandb_yaml}")
+            say(f"Written to {options.wandb_yaml}. Next: wandb sweep {options.wandb_yaml}")
             return 0
         slots = [*(options.gpus or ["auto"] * max(1, options.workers))]
         with StopSignals() as stop:
             return run_sweep(sweep, experiments_root() / f"sweep_{sweep.name}", slots, stop, with_test=options.test)
     except Interrupted as error:
-        print(f"{error.number.name}: every trial is saved; run the same command to go on.", file=sys.stderr)
+        say(f"{error.number.name}: every trial is saved; run the same command to go on.", file=sys.stderr)
         return error.exit_code
 
 
@@ -108,19 +110,19 @@ def run_sweep(sweep: Sweep, folder: Path, slots: list[str], stop: StopSignals, *
         trials = load_trials(folder, sweep)
         done = sum(trial.is_done for trial in trials)
         before = f", {done} of them done before" if done else ""
-        print(f"Sweep {sweep.name}: {sweep.method}, {sweep.trials} trials{before}, {len(slots)} at a time", flush=True)
+        say(f"Sweep {sweep.name}: {sweep.method}, {sweep.trials} trials{before}, {len(slots)} at a time", flush=True)
         with stop.deferred():
             _run_trials(sweep, folder, trials, slots, stop)
-    print(write_results(folder, sweep, trials))
+    say(write_results(folder, sweep, trials))
     best = best_trial(trials)
     if best is None:
-        print(f"Every trial failed; see {folder / 'output'}", file=sys.stderr)
+        say(f"Every trial failed; see {folder / 'output'}", file=sys.stderr)
         return 1
-    print(f"Best: trial {best.number}. Its config: {_config_path(folder, best)}", flush=True)
+    say(f"Best: trial {best.number}. Its config: {_config_path(folder, best)}", flush=True)
     if with_test:
         with stop.deferred():
             return _test(folder, best, slots[0], stop)
-    print("Next: the same command with --test, which tests this trial alone")
+    say("Next: the same command with --test, which tests this trial alone")
     return 0
 
 
@@ -161,7 +163,7 @@ def _run_trials(sweep: Sweep, folder: Path, trials: list[Trial], slots: list[str
             for trial in left_over:
                 if trial.name not in reported:
                     reported.add(trial.name)
-                    print(f"trial {trial.number} still runs since before; its end is waited for", flush=True)
+                    say(f"trial {trial.number} still runs since before; its end is waited for", flush=True)
             if not running and not waiting:
                 return
             stop.check()
@@ -175,7 +177,7 @@ def _run_trials(sweep: Sweep, folder: Path, trials: list[Trial], slots: list[str
                     _finish(folder, entry)
                     save_trials(folder, trials)
                     write_results(folder, sweep, trials)
-                    print(trial_text(sweep, entry.trial, best_trial(trials)), flush=True)
+                    say(trial_text(sweep, entry.trial, best_trial(trials)), flush=True)
     finally:
         for entry in running:
             entry.process.send_signal(signal.SIGTERM)

@@ -1,13 +1,12 @@
 """What came of a sweep: a table, and a picture of it in parallel coordinates."""
 
-import html
 import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiment_tools.parts.pages import html_table, page, svg_text, write_png
+from experiment_tools.parts.pages import Section, Table, page_html, svg_text, write_png
 from experiment_tools.sweep.file import Choice, Range, Sweep
 from experiment_tools.sweep.trials import Trial, best_trial
 from utils.files.atomic_files import write_bytes_atomically
@@ -26,13 +25,15 @@ def write_results(folder: Path, sweep: Sweep, trials: Sequence[Trial]) -> str:
     """
     heading, rows = table(sweep, trials)
     write_bytes_atomically(folder / "trials.csv", _csv_text(sweep, trials).encode())
-    caption = f"{sweep.method}, {sweep.trials} trials, by the best validation accuracy of each."
-    body = f"<p class=note>{html.escape(caption)} No trial was tested to choose.</p>{html_table(heading, rows)}"
+    section = Section("trials", "Trials", "")
     if any(trial.value is not None for trial in trials):
         figure = parallel_coordinates(sweep, trials)
         write_png(figure, folder / "parallel_coordinates.png")
-        body += f"<h2>Parallel coordinates</h2><figure>{svg_text(figure)}</figure>"
-    write_bytes_atomically(folder / "sweep.html", page(f"Sweep {sweep.name}", body).encode())
+        section.add("Parallel coordinates", svg_text(figure), kind="picture", size="wide")
+    section.add("The best first", Table(rows, heading, numbers=True), kind="table", size="wide")
+    lead = f"{sweep.method}, {sweep.trials} trials, by the best validation accuracy of each."
+    page = page_html(f"Sweep {sweep.name}", [section], lead=f"{lead} No trial was tested to choose.")
+    write_bytes_atomically(folder / "sweep.html", page.encode())
     widths = [max(len(row[place]) for row in (heading, *rows)) for place in range(len(heading))]
     lines = [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

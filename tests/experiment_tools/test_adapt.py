@@ -67,9 +67,24 @@ def test_the_contact_sheet_is_one_file_that_loads_nothing_and_escapes_names(fold
     assert main(arguments(folders)) == 0
     page = (folders / "adapted_tiny" / "contact_sheet.html").read_text()
     assert page.count("<img") == 6 + 6
-    assert not re.search(r"https?://|<script|src='(?!data:)", page)
+    assert not re.search(r"(?:src|href)=\"(?!data:)(?!#)[^\"]", page), "the page loads nothing"
     assert "bee &lt;b&gt;" in page
     assert "bee <b>" not in page
+
+
+def test_names_of_folders_are_no_escape_sequences_and_no_formulas(folders, capsys):
+    for role in ("support", "query"):
+        (folders / role / "ant").rename(folders / role / "=ant\x1b[2J")
+        (folders / role / "cat").rename(folders / role / "-cat\x1b[31m")
+    assert main(arguments(folders)) == 0
+    out = folders / "adapted_tiny"
+    printed, table = capsys.readouterr(), (out / "predictions.csv").read_text()
+    assert "adapted to 3 classes (-cat\\x1b[31m: 3, =ant\\x1b[2J: 1, bee <b>: 2 images)" in printed.out
+    written = (printed.out, printed.err, table, (out / "contact_sheet.html").read_text())
+    assert not any("\x1b" in text for text in written)
+    cells = [cell for row in csv.reader(table.splitlines()) for cell in row]
+    assert "'=ant\\x1b[2J/0.png" in cells and "'-cat\\x1b[31m" in cells
+    assert not any(cell.startswith(("=", "+", "-", "@")) for cell in cells)
 
 
 def test_query_images_need_no_class_folders_and_results_are_not_replaced(folders, capsys):
@@ -77,9 +92,20 @@ def test_query_images_need_no_class_folders_and_results_are_not_replaced(folders
     loose.mkdir()
     Image.fromarray(np.zeros((10, 10), dtype=np.uint8)).save(loose / "a.png")
     assert main(arguments(folders, query=loose, steps=1, statistics="support", output=folders / "out")) == 0
-    assert "1 images classified\n" in capsys.readouterr().out
+    assert "1 image classified\n" in capsys.readouterr().out
     assert main(arguments(folders, query=loose, output=folders / "out")) == 1
     assert "predictions.csv: exists already and stays as it is; give another --output" in capsys.readouterr().err
+
+
+def test_one_image_is_classified_by_fewer_classes_than_the_head_has_outputs_again_and_again(folders):
+    shutil.rmtree(folders / "support" / "cat")
+    image = folders / "query" / "ant" / "0.png"
+    for name in ("adapted_tiny", "adapted_tiny-2", "adapted_tiny-3"):
+        assert main(arguments(folders, query=image, statistics="support")) == 0
+        (row,) = csv.DictReader((folders / name / "predictions.csv").open())
+        assert row["file"] == "0.png" and row["prediction"] in ("ant", "bee <b>")
+        assert float(row["p(ant)"]) + float(row["p(bee <b>)"]) == pytest.approx(1, abs=2e-6)
+        assert sum(name.startswith("p(") for name in row) == 2
 
 
 @pytest.mark.parametrize(
@@ -89,8 +115,9 @@ def test_query_images_need_no_class_folders_and_results_are_not_replaced(folders
             "a fourth class",
             1,
             "holds 4 class folders, but the head that this run has learned tells 3 classes apart "
-            '("num_classes_per_set"). Give 3',
+            '("num_classes_per_set"). Give 2 to 3',
         ),
+        ("one class", 1, "holds 1 class folder; to tell classes apart takes two or more"),
         ("no such run", 1, "nowhere is no run; experiments in"),
         ("no such folder", 2, "no such folder"),
         ("loose support", 2, "lies in no class folder; --support is one folder per class"),
@@ -105,6 +132,9 @@ def test_what_cannot_work_is_one_error(folders, capsys, change, code, message):
         (folders / "support" / "dog").mkdir()
         (folders / "support" / "ant" / "0.png").rename(folders / "support" / "dog" / "0.png")
         Image.fromarray(np.zeros((10, 10), dtype=np.uint8)).save(folders / "support" / "ant" / "0.png")
+    elif change == "one class":
+        shutil.rmtree(folders / "support" / "ant")
+        shutil.rmtree(folders / "support" / "cat")
     elif change == "no such run":
         changes["experiment"] = "nowhere"
     elif change == "no such folder":

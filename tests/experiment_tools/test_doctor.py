@@ -8,11 +8,13 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from PIL import Image
 
 import train_maml_system
 from experiment_tools import doctor
 from experiment_tools.doctor import ERROR, OK, WARNING, Finding, check_folders, check_packages, duration_text
+from few_shot_learning_system import FewShotLearner
 from utils.machine.packages import set_up_command
 from utils.paths import REPOSITORY_ROOT
 
@@ -104,6 +106,37 @@ def test_what_data_warn_of_is_a_finding(workplace, monkeypatch):
         Image.new("L", (14, 14), 9).save(path)
     *_, finding = doctor.check_run(config)
     assert finding.level == ERROR and "6 of 73 images are of one colour" in finding.text
+
+
+@pytest.mark.parametrize(("step_s", "n_steps"), [(0.1, 6), (1.5, 4), (60.0, 1)])
+def test_slow_iterations_are_timed_less_often(monkeypatch, step_s, n_steps):
+    class Learner:
+        def meta_parameters(self):
+            return {"weight": torch.zeros(1)}
+
+    now, steps = [0.0], []
+
+    def step(number):
+        now[0] += step_s
+        steps.append(number)
+
+    monkeypatch.setattr(doctor, "clock", lambda device: now[0])
+    assert doctor._timed(step, Learner()) == pytest.approx(step_s)
+    assert len(steps) == n_steps
+
+
+def test_the_short_run_computes_no_more_than_it_reports(workplace, monkeypatch):
+    """Of photographs of 84 x 84 pixels an iteration takes many seconds on a CPU."""
+    computed = []
+    for name in ("meta_gradients", "evaluate"):
+        compute = getattr(FewShotLearner, name)
+        monkeypatch.setattr(
+            FewShotLearner, name, lambda *a, _c=compute, _n=name, **k: computed.append(_n) or _c(*a, **k)
+        )
+    monkeypatch.setattr(doctor, "_estimate", lambda *_: Finding(OK, "not timed here"))
+    config = doctor._config_of([str(workplace / "config.json")])
+    assert [finding.level for finding in doctor.check_run(config)].count(OK) == 6
+    assert computed == ["meta_gradients", "evaluate", "meta_gradients", "evaluate", "evaluate", "evaluate"]
 
 
 def test_a_config_of_this_checkout_may_be_given_by_its_name():
@@ -205,7 +238,8 @@ def test_without_torch_the_rest_is_looked_at_all_the_same(monkeypatch):
 @pytest.mark.parametrize("made", [True, False])
 def test_a_tool_names_a_missing_package_and_where_it_is(tmp_path, made):
     copy = tmp_path / "with space" / "experiment_tools"
-    for file in ("experiment_tools/__init__.py", "utils/machine/packages.py", "utils/paths.py", "requirements.txt"):
+    ground = ("utils/paths.py", "utils/errors.py", "utils/words.py")
+    for file in ("experiment_tools/__init__.py", "utils/machine/packages.py", *ground, "requirements.txt"):
         (copy.parent / file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(REPOSITORY_ROOT / file, copy.parent / file)
     (copy / "one.py").write_text("import torch.nn\n")

@@ -69,6 +69,16 @@ def test_a_plain_module_answers_as_the_adapted_learner_for_all_batch_norm_statis
     assert plain.uses_batch == (statistics == "transductive") == (not alone)
 
 
+def test_outputs_of_a_learned_head_that_no_class_has_are_not_exported():
+    classifier = learned(batch_norm_statistics="support")
+    classifier.fit(SUPPORT[[0, 1]], ["cat", "ant"])
+    plain = plain_network(classifier.initial_learner(), classifier.adapted_learner(), _Config(classifier.meta_config_))
+    with torch.no_grad():
+        answers = plain.module(IMAGES.double())
+        assert answers.shape == (7, 2)
+        torch.testing.assert_close(answers, plain.original(IMAGES), rtol=1e-9, atol=1e-9)
+
+
 @pytest.mark.parametrize(
     "changes",
     [

@@ -7,9 +7,10 @@ import sys
 import numpy as np
 import pytest
 
+from experiment_parts.runs.folder_lock import is_in_use
 from experiment_tools import runs
-from experiment_tools.parts.run_reading import is_in_use, list_runs, read_run
-from tests.tools.finished_runs import finished_run
+from experiment_tools.parts.run_reading import list_runs, read_run
+from tests.tools.finished_runs import change_json, finished_run
 from utils.paths import REPOSITORY_ROOT
 from utils.words import size_text
 
@@ -37,6 +38,16 @@ def test_each_run_has_a_line_with_what_it_has_reached(tmp_path, capsys):
     assert found["broken"][0] == "damaged"
     assert lines[6].startswith("5 runs, ")
     assert "broken: " in lines[7] and "not valid JSON" in lines[7]
+
+
+def test_a_test_on_other_tasks_than_the_validation_says_so_of_both(tmp_path):
+    right = [[1, 1, 0, 1, 1, 1], [1, 0, 1, 1, 1, 1]]
+    folder = finished_run(tmp_path, "a", right, num_classes_per_set=5, test_num_classes_per_set=2, head="zero")
+    change_json(folder / "config.json", num_classes_per_set=[3, 2])
+    finished_run(tmp_path, "b", right, num_classes_per_set=3, test_num_classes_per_set=3)
+    found = [columns(line) for line in runs.table([read_run(folder), read_run(tmp_path / "b")], tmp_path).splitlines()]
+    assert found[1][3:5] == ["75.00 % (3-way 1-shot)", "83.33 % +- 0.00 (2-way 1-shot)"]
+    assert found[2][3:5] == ["75.00 %", "83.33 % +- 0.00"]
 
 
 def test_disk_use_counts_every_file(tmp_path):

@@ -1,5 +1,6 @@
 """What a run says at its start and its end."""
 
+import json
 import os
 
 import pytest
@@ -59,17 +60,25 @@ def test_a_large_network_is_cut_to_one_screen():
     )
 
 
-def test_the_end_names_a_comparison_with_the_newest_other_result_or_else_one_s_own_images(tmp_path):
-    run = tmp_path / "my run"
-    for number, folder in enumerate((run, tmp_path / "old", tmp_path / "new")):
-        assert (
-            next_command(run)
-            == "Next: python -m experiment_tools.adapt --experiment 'my run' --support FOLDER --query FOLDER"
-            or number == 2
-        )
-        (folder / "logs").mkdir(parents=True)
-        (folder / "logs" / "test_summary.json").write_text("{}")
-        os.utime(folder / "logs" / "test_summary.json", (number, number))
-    assert next_command(run) == "Next: python -m experiment_tools.compare 'my run' new"
-    (tmp_path / "new" / "logs" / "test_summary.json").write_text('{"protocol": {"dataset": "another"}}')
+def test_the_end_names_a_comparison_with_the_newest_other_result_on_such_tasks_or_else_one_s_own_images(tmp_path):
+    alone = "Next: python -m experiment_tools.adapt --experiment 'my run' --support FOLDER --query FOLDER"
+    run, tasks = tmp_path / "my run", {"dataset": "birds", "ways": 5, "shots": 1, "queries": 15, "seed": 0}
+    assert next_command(run) == alone
+
+    def tested(name, time, protocol):
+        summary = tmp_path / name / "logs" / "test_summary.json"
+        summary.parent.mkdir(parents=True, exist_ok=True)
+        summary.write_text(json.dumps({"protocol": protocol}))
+        os.utime(summary, (time, time))
+
+    tested("my run", 0, tasks)
+    for number, changes in enumerate(({"dataset": "flowers"}, {"ways": 3}, {"shots": 5}, {"queries": 1})):
+        tested(f"unrelated {number}", 9, tasks | changes)
+    tested("of another release", 9, {})
+    assert next_command(run) == alone
+    tested("old", 1, tasks | {"seed": 1})
     assert next_command(run) == "Next: python -m experiment_tools.compare 'my run' old"
+    tested("new", 2, tasks)
+    assert next_command(run) == "Next: python -m experiment_tools.compare 'my run' new"
+    tested("my run", 3, {})
+    assert next_command(run) == alone

@@ -3,6 +3,7 @@
 import copy
 import json
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -112,11 +113,25 @@ def test_heads_made_for_the_task_take_any_number_of_classes(head):
     assert fitted.partial_fit(IMAGES[:1], ["e"]).predict_proba(QUERIES).shape == (4, 5)
 
 
-def test_a_learned_head_names_the_settings_that_take_other_numbers(learned):
+def test_a_learned_head_names_the_settings_that_take_more_classes(learned):
     with pytest.raises(
-        ValueError, match='set "head" to "zero" or "prototypes" for any number of ways, or "num_classes_per_set" to 2'
+        ValueError, match='set "head" to "zero" or "prototypes" for any number of ways, or "num_classes_per_set" to 4'
     ):
-        learned.clone().fit(IMAGES[:2], ["a", "b"])
+        learned.clone().fit(IMAGES[:4], ["a", "b", "c", "d"])
+
+
+def test_fewer_classes_than_a_learned_head_has_outputs_share_the_probability_that_these_leave(learned, tmp_path):
+    """The inner loop sees all outputs; what is answered is theirs, normalised over the classes that there are."""
+    fitted = learned.clone().fit(IMAGES[:2], LABELS[:2])
+    logits = replace(fitted.adapted_learner(), n_classes=3).logits(one_task().query_images[0], 2)
+    assert logits.shape == (4, 3)
+    found = fitted.predict_proba(QUERIES)
+    np.testing.assert_allclose(found, F.softmax(logits[:, :2].double(), -1).numpy(), atol=1e-9)
+    fitted.save(tmp_path / "two")
+    np.testing.assert_array_equal(FewShotClassifier.load(tmp_path / "two").predict_proba(QUERIES), found)
+    whole = learned.clone().fit(IMAGES, LABELS)
+    grown = fitted.partial_fit(IMAGES[2:3], LABELS[2:3]).partial_fit(IMAGES[3:], LABELS[3:])
+    np.testing.assert_allclose(grown.predict_proba(QUERIES), whole.predict_proba(QUERIES), atol=1e-6)
 
 
 def test_anil_is_one_keyword():

@@ -36,6 +36,37 @@ def task(seed, n_query=3):
     return images[:3], ["a", "b", "c"], images[3:], (["a", "b", "c"] * n_query)[:n_query]
 
 
+class TaskDataset(torch.utils.data.Dataset):
+    """Like the MiniImagenet class of MAML-Pytorch: item i is a task of float tensors, normalised, and int64 labels."""
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        support_images, _, query_images, _ = task(index)
+        support_images, query_images = (
+            torch.from_numpy(x).float()[:, None] / 50 - 2 for x in (support_images, query_images)
+        )
+        return support_images, torch.tensor([2, 0, 1]), query_images, torch.tensor([2, 0, 1])
+
+
+def test_a_dataset_whose_items_are_tasks_is_the_list_of_them():
+    dataset = TaskDataset()
+    listed = [dataset[index] for index in range(8)]
+    for form in (dataset, torch.utils.data.Subset(dataset, range(8))):
+        data, expected = (training_data(given, None, CONFIG, CPU) for given in (form, listed))
+        assert (data.count("train"), data.count("val")) == (6, 2)
+        for split in ("train", "val"):
+            for name in ("support_images", "support_labels", "query_images", "query_labels"):
+                found, wanted = (getattr(of.episodes(split, [0, 7]), name) for of in (data, expected))
+                assert torch.equal(found, wanted)
+    assert first_image_shape(dataset, None) == (1, 10, 10)
+    measured = evaluation_data(dataset, CONFIG, CPU).episodes("test", [7])
+    assert torch.equal(measured.query_images[0], listed[7][2]) and measured.query_labels.tolist() == [[2, 0, 1]]
+    with pytest.raises(InputError, match="dataset and val are of two kinds, tasks and images"):
+        training_data(dataset, (IMAGES, LABELS), CONFIG, CPU)
+
+
 def test_arrays_and_a_dataset_of_pairs_give_the_same_episodes():
     forms = [
         (IMAGES, LABELS),
@@ -89,7 +120,9 @@ def test_the_labels_of_a_task_are_its_own():
     assert batch.n_way == 3
 
 
-@pytest.mark.parametrize("form", ["arrays", "pairs", "tasks", "iterator", "few-shot data", "folder"])
+@pytest.mark.parametrize(
+    "form", ["arrays", "pairs", "tasks", "dataset of tasks", "iterator", "few-shot data", "folder"]
+)
 def test_meta_fit_and_accuracy_take_every_form(form, tiny_dataset):
     parameters = {name: value for name, value in TINY.items() if name != "experiment_name"} | {
         "total_epochs": 1,
@@ -99,6 +132,7 @@ def test_meta_fit_and_accuracy_take_every_form(form, tiny_dataset):
         "arrays": lambda: (IMAGES, LABELS),
         "pairs": lambda: PairDataset(IMAGES, LABELS),
         "tasks": lambda: [task(seed) for seed in range(8)],
+        "dataset of tasks": TaskDataset,
         "iterator": lambda: (task(seed) for seed in range(20)),
         "few-shot data": lambda: tiny_data(CONFIG),
         "folder": lambda: tiny_dataset("my photos", pre_split=True, side=10),
@@ -130,7 +164,14 @@ def test_meta_fit_and_accuracy_take_every_form(form, tiny_dataset):
         ),
         ((IMAGES, LABELS[:7]), "45 images, but 7 labels"),
         (7, "a int is no dataset"),
-        ([], "the list of tasks is empty"),
+        ([], "the list of tasks or images is empty"),
+        (
+            [(IMAGES[0], 1, 2)],
+            r"item 0 of the list is a tuple of 3; items are \(image, label\), or a task: \(support_im",
+        ),
+        ([{"train": 1, "test": 2}], "item 0 of the list is a dict of 2; items are"),
+        ({"a": IMAGES}, "the dict has no item 0; items are"),
+        (PairDataset([], []), "the PairDataset of tasks or images is empty"),
         ([task(0)], "one task cannot be divided"),
     ],
 )

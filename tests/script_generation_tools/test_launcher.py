@@ -57,6 +57,16 @@ def config_arguments(checkout):
     ]
 
 
+def test_a_script_may_be_started_through_links_elsewhere(checkout, tmp_path):
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    (folder / "one").symlink_to(checkout / "experiment_scripts" / "small++.sh")
+    (folder / "two").symlink_to("one")
+    result, arguments = start(checkout, "0", cwd=tmp_path, script=folder / "two")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert arguments == [*config_arguments(checkout), "--gpu_to_use", "0"]
+
+
 @pytest.mark.parametrize(
     ("given", "passed_on"),
     [

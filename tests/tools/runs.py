@@ -63,7 +63,9 @@ def other_task_sets(config) -> list[TaskSet]:
     return build_other_task_sets(config, build_other_data(config, "cpu"))
 
 
-def run_tiny(root: Path, stop=None, *, learner_changes=None, observers=(), group=ALONE, **changes) -> Path:
+def run_tiny(
+    root: Path, stop=None, *, learner_changes=None, observers=(), group=ALONE, data=tiny_data, **changes
+) -> Path:
     """One start of the experiment of TINY and `changes` below `root`, as the program makes it; returns its folder.
 
     Args:
@@ -71,6 +73,7 @@ def run_tiny(root: Path, stop=None, *, learner_changes=None, observers=(), group
         learner_changes: called with the learner before the run.
         observers: those who watch it.
         group: where this process is one of several.
+        data: from a config to what is learned.
     """
     torch.manual_seed(0)  # the state that a fresh process has
     config = check_config(TINY | changes, "test")
@@ -83,7 +86,7 @@ def run_tiny(root: Path, stop=None, *, learner_changes=None, observers=(), group
         learner = build_learner(config, "cpu")
         if learner_changes is not None:
             learner_changes(learner)
-        build_experiment(config, learner, tiny_data(config), observers, run_folder, "cpu", stop, group=group).run()
+        build_experiment(config, learner, data(config), observers, run_folder, "cpu", stop, group=group).run()
     finally:
         run_folder.unlock()
     return run_folder.path

@@ -167,6 +167,11 @@ def test_the_example_of_the_docs_runs_and_learns(tmp_path):
         ),
         ("1 / 0", r"own.py fails: ZeroDivisionError: division by zero \(.*own.py, line 1\)"),
         ("def f(:", r"own.py fails: SyntaxError"),
+        ("import sys\nsys.exit()", r"own.py ends the program, which it must not: SystemExit \(.*own.py, line 2\)"),
+        (
+            "import argparse\n\nargparse.ArgumentParser().parse_args(['--epochs', '3'])",
+            r"own.py ends the program, which it must not: SystemExit: 2 \(.*own.py, line 3\)",
+        ),
         (
             "from utils.registry import *\nregister_backbone('vgg', print)",
             'there is a backbone "vgg" already; give yours another name',
@@ -211,19 +216,14 @@ def test_a_build_that_fails_names_its_line(main, tmp_path):
     )
 
 
+def plugin_config(**changes):
+    sizes = {"image_height": 4, "image_width": 4, "num_stages": 1}
+    return check_config({"experiment_name": "t", "dataset_name": "noise"} | sizes | changes, "test")
+
+
 def problems_of(made, **changes) -> str:
     registry.register_dataset("noise", made)
-    config = check_config(
-        {
-            "experiment_name": "t",
-            "dataset_name": "noise",
-            "image_height": 4,
-            "image_width": 4,
-            "num_stages": 1,
-            **changes,
-        },
-        "test",
-    )
+    config = plugin_config(**changes)
     with pytest.raises((DataError, ConfigError)) as error:
         make_registered_dataset(config, "noise", {"train": config.training_shapes, "test": config.test_shapes})
     return str(error.value)
@@ -236,13 +236,17 @@ def test_everything_wrong_with_a_plugins_dataset_is_listed():
     good = {str(number): image for number in range(5)}
     text = problems_of(
         lambda config: {
-            "train": good | {"few": image[:3], "float": image / 2, "large": np.zeros((16, 8, 8), np.uint8), "list": [1]}
+            "train": good | {"float": image / 2, "large": np.zeros((16, 8, 8), np.uint8), "list": [1], 3: image},
+            "readme": {"a": "b"},
+            "val": 7,
         }
     )
     for part in (
-        'dataset "noise", made by a plugin:',
-        'split "test" is missing',
-        'class "few" (train) has 3 images, but shots and queries need 16',
+        'dataset "noise", made by a plugin: 7 problems in this dataset:',
+        "'readme' is no split; give train, val, test",
+        'class "a" (readme) is str, but must be a uint8 array',
+        'split "val" is int, but must be a dict, class name -> images',
+        'split "train" has 2 classes whose names read "3"; rename one',
         'class "float" (train) is float64 (16, 4, 4), but must be a uint8 array (n, H, W) or (n, H, W, C)',
         'class "list" (train) is list',
         'class "large" (train) has images of (C, H, W) (1, 8, 8), but image_channels, image_height and image_width '
@@ -251,25 +255,57 @@ def test_everything_wrong_with_a_plugins_dataset_is_listed():
         assert part in text
 
 
-def test_a_plugins_dataset_is_known_by_its_pixels_and_names():
+def noise(first, n_classes=5):
+    """Classes c0, c1, ... of 16 images, unlike those of another `first`."""
     import numpy as np
 
+    return {f"c{c}": np.random.default_rng([first, c]).integers(0, 256, (16, 4, 4), np.uint8) for c in range(n_classes)}
+
+
+def test_a_plugins_images_in_two_splits_are_refused_and_left_in_the_last_when_asked(caplog):
+    one, other = noise(0), noise(1)
+    other["c1"][:2] = one["c4"][5:7]
+    made = {"train": one, "test": other}
+    text = problems_of(lambda config: made, num_target_samples=13)
+    assert text.count("the same image in two splits") == 2
+    assert "the same image in two splits: noise/train/c4/5 (train), noise/test/c1/0 (test). Take it out of one" in text
+    assert "5 class names are in train and in test, such as c0" in caplog.text
+    config = plugin_config(on_bad_image="skip", num_target_samples=13)
+    dataset = make_registered_dataset(config, "noise", {"train": config.training_shapes, "test": config.test_shapes})
+    assert len(dataset.classes["train"]["c4"]) == 14 and len(dataset.classes["test"]["c1"]) == 16
+    registry._datasets.clear()
+    text = problems_of(lambda config: made, num_target_samples=14, on_bad_image="skip")
+    assert 'class "c4" (train) has 14 images, but shots and queries need 15' in text
+
+
+def test_a_plugins_image_that_is_in_its_class_twice_stays_once_unless_a_run_has_started_with_it(caplog):
+    made = {"train": noise(0)}
+    made["train"]["c2"][3] = made["train"]["c2"][9]
+    made["train"]["c0"][0] = made["train"]["c1"][0]
+    registry.register_dataset("noise", lambda config: made)
+    config = plugin_config(num_target_samples=14)
+    dataset = make_registered_dataset(config, "noise", {"train": config.training_shapes})
+    assert len(dataset.classes["train"]["c2"]) == 15 and "keeps_copies" not in dataset.source
+    assert "as the same file: 1: train/c2/3 = train/c2/9" in caplog.text
+    assert "images that are in two classes, of which one must be wrong: 1: train/c0/0 = train/c1/0" in caplog.text
+    started = make_registered_dataset(config, "noise", {"train": config.training_shapes}, keep_copies=True)
+    assert len(started.classes["train"]["c2"]) == 16 and started.source["keeps_copies"]
+
+
+def test_a_plugins_dataset_is_known_by_its_pixels_and_names():
     from data import build_data
 
     def made(first):
-        names = [str(number) for number in range(5)]
-        images = {name: np.random.default_rng(int(name)).integers(0, 256, (16, 4, 4), np.uint8) for name in names}
+        splits = {split: noise(number) for number, split in enumerate(("train", "val", "test"))}
         return {
-            split: {first if name == "0" else name: images[name] for name in names}
-            for split in ("train", "val", "test")
+            split: {first if name == "c0" else name: images for name, images in classes.items()}
+            for split, classes in splits.items()
         }
 
     identities = []
-    for place, first in enumerate(("0", "0", "first")):
+    for place, first in enumerate(("c0", "c0", "first")):
         registry.register_dataset(f"noise{place}", lambda config, first=first: made(first))
-        sizes = {"image_height": 4, "image_width": 4, "num_stages": 1}
-        config = check_config({"experiment_name": "t", "dataset_name": f"noise{place}"} | sizes, "test")
-        data = build_data(config, "cpu")
+        data = build_data(plugin_config(dataset_name=f"noise{place}"), "cpu")
         data.check_content()
         identities.append(data.identity())
     assert identities[0] == identities[1] and identities[0]["splits"]["val"]["images"] == 80
@@ -281,6 +317,8 @@ def test_a_plugins_dataset_is_known_by_its_pixels_and_names():
     [
         (lambda config: [1], "it must be a dict, split -> class name -> images"),
         (lambda config: {"train": {}, "test": {}}, 'split "train" has 0 classes, but episodes need 5'),
+        (lambda config: {"train": noise(0)}, 'split "test" is missing'),
+        (lambda config: {"train": noise(0) | {"few": noise(1)["c0"][:3]}}, 'class "few" (train) has 3 images'),
         (lambda config: config.nonsense, 'dataset "noise" fails: AttributeError'),
     ],
 )

@@ -37,7 +37,9 @@ def checkpoint(iteration, size=3000):
 def folder(tmp_path):
     run_folder = RunFolder(tmp_path / "run")
     run_folder.create()
-    return run_folder
+    run_folder.lock()
+    yield run_folder
+    run_folder.unlock()
 
 
 def in_child(action):
@@ -190,6 +192,7 @@ def test_200_truncations_are_found_and_recovered_from(folder):
 
 
 def test_of_20_simultaneous_starts_one_wins_and_a_killed_winner_leaves_no_lock(folder):
+    folder.unlock()
     begin, told = os.pipe(), os.pipe()
     children = []
     for _ in range(20):

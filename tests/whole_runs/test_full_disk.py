@@ -4,7 +4,6 @@ exactly.
 
 import os
 import resource
-import shutil
 import subprocess
 from contextlib import contextmanager
 
@@ -12,6 +11,7 @@ import pytest
 
 from experiment_parts.runs.checkpoints import epoch_path, load_checkpoint
 from experiment_parts.runs.comparison import differences
+from tests.tools.disks import mounted
 from tests.tools.runs import run_tiny
 from utils.errors import StorageError
 from utils.machine.failures import report_failure
@@ -35,19 +35,6 @@ def largest_file(n_bytes):
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
-@contextmanager
-def mounted(folder, options):
-    """A small disk of its own at `folder`; skips where that needs rights that there are not."""
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
-    if not shutil.which("mount") or subprocess.run(command, capture_output=True, check=False).returncode:
-        pytest.skip("mounting a small disk needs root")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", str(folder)], check=True)
 
 
 @pytest.fixture(scope="module")

@@ -52,7 +52,6 @@ USUAL_NAMES = {
     "hidden_size": "cnn_num_filters",
     "first_order": "second_order",
     "efficient": "gradient_checkpointing",
-    "optimizer": "meta_optimizer",
 }
 """What others call a key, where the spelling alone does not lead to it; docs/move_over.md has some of them."""
 

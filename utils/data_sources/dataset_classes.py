@@ -5,16 +5,18 @@ Needs no torch.
 
 import itertools
 import logging
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from utils.config import ExperimentConfig
 from utils.episodes.drawing import SPLITS, EpisodeShape, fitting_fractions, split_classes
 from utils.images.decoding import PixelFormat, original_form
 from utils.images.duplicates import find_repeats, leak_text, leaked, one_colour_text, without_images
 from utils.images.folders import (
+    MEANT_SPLITS,
     MOST_NAMED,
     ImageClass,
     ImageFolder,
@@ -32,8 +34,12 @@ from utils.prepare_dataset import find_or_make_dataset
 from utils.prepare_dataset.dataset_folders import preparation_facts
 from utils.words import printable
 
+if TYPE_CHECKING:
+    from utils.data_sources.registered_datasets import ArrayImages
+
 logger = logging.getLogger(__name__)
 
+STARTED_WITH_COPIES = "this run has started with them"
 MOST_OF_ONE_COLOUR = 0.1
 """Part of a dataset from which on images of one colour are a problem: scans have some blank sheets, not every tenth."""
 
@@ -94,7 +100,7 @@ def find_classes(
     sets = split_into_sets(
         classes, _fractions(config, len(classes)), 0 if config.class_split_seed is None else config.class_split_seed
     )
-    _warn_of_shared_classes(sets)
+    warn_of_shared_classes(sets)
     if not config.sets_are_pre_split:
         _warn_of_a_split_unused(folder, folders)
     class_of = {path: (c.split, c.name) for c in classes for path in c.folders}
@@ -103,7 +109,9 @@ def find_classes(
     problems += _count_problems(config, folder, sets)
     if packed is not None:
         problems += _one_colour_problems(config, folder, packed, classes)
-        sets, leaks = _settle_repeats(config, folder, packed, sets, keep_copies)
+        field = "a dataset of the field stays as it is" if _is_of_the_field(config, folder) else ""
+        stays = STARTED_WITH_COPIES if keep_copies else field
+        sets, leaks = settle_repeats(config, folder, packed, sets, stays)
         problems += leaks
     problems += find_shortages(sets, folder, shapes, config.sets_are_pre_split)
     if problems:
@@ -122,7 +130,9 @@ def _fractions(config: ExperimentConfig, n_classes: int) -> Sequence[float]:
     ways, of_val = max(shape.n_way for shape in config.training_shapes), config.validation_shape.n_way
     found = split_classes(range(n_classes), OMNIGLOT_SPLIT, 0)
     fits = len(found["train"]) >= ways and len(found["val"]) >= of_val
-    fractions = OMNIGLOT_SPLIT if fits else fitting_fractions(n_classes, (ways, of_val, ways)) or OMNIGLOT_SPLIT
+    fractions = OMNIGLOT_SPLIT if fits else fitting_fractions(n_classes, (ways, of_val, ways))
+    if fractions is None:  # too few classes for any: the error says so
+        return OMNIGLOT_SPLIT
     if not config.sets_are_pre_split:
         logger.info("train_val_test_split auto: %s of %d classes", " ".join(map(str, fractions)), n_classes)
     return fractions
@@ -144,18 +154,22 @@ def _is_of_the_field(config: ExperimentConfig, folder: Path) -> bool:
     )
 
 
-def _settle_repeats(
+def settle_repeats(
     config: ExperimentConfig,
     folder: Path,
-    packed: PackedImages,
+    packed: "PackedImages | ArrayImages",
     sets: Mapping[str, Sequence[ImageClass]],
-    keep_copies: bool,
+    stays: str,
 ) -> tuple[Mapping[str, Sequence[ImageClass]], list[str]]:
     """Decide which of identical images stay.
 
     In two splits: problems, or left in the last of them alone with `on_bad_image` skip. In one class: the first stays
     alone, as two would be support and query of one task, which is then no test of anything; but known datasets are
     what they are. In two classes: a warning, as one label is wrong, but which one only people know.
+
+    Args:
+        folder: of the dataset, or the name of one that has none.
+        stays: why images that are in a class more than once are to stay; "": they are not.
     """
     leaks, _, _ = find_repeats(sets, packed.identical)
     if leaks and config.on_bad_image == "skip":
@@ -164,9 +178,8 @@ def _settle_repeats(
         logger.warning("on_bad_image skip: images left out that are in a later split, too: %d", len(left_out))
     _, in_one_class, in_classes = find_repeats(sets, packed.identical)
     copies = {rank for ranks in in_one_class for rank in ranks[1:]}
-    if copies and (keep_copies or _is_of_the_field(config, folder)):
-        why = "this run has started with them" if keep_copies else "a dataset of the field stays as it is"
-        logger.info("images that are in their class more than once: %d, which stay: %s", len(copies), why)
+    if copies and stays:
+        logger.info("images that are in their class more than once: %d, which stay: %s", len(copies), stays)
     elif copies:
         sets = without_images(sets, copies)
         logger.warning(
@@ -181,7 +194,7 @@ def _settle_repeats(
     return sets, [leak_text(folder, [packed.image_path(rank) for _, rank in places], places) for places in leaks]
 
 
-def _named(packed: PackedImages, groups: Sequence[Sequence[int]], between: str) -> str:
+def _named(packed: "PackedImages | ArrayImages", groups: Sequence[Sequence[int]], between: str) -> str:
     """Return the paths of a few groups of images."""
     return some_of([between.join(packed.image_path(rank) for rank in ranks) for ranks in groups], MOST_NAMED)
 
@@ -280,7 +293,7 @@ def other_dataset(config: ExperimentConfig, name: str) -> ExperimentConfig:
         update={
             "dataset_name": name,
             "dataset_path": name,
-            "sets_are_pre_split": any(entry.is_dir() and entry.name.lower() in SPLITS for entry in folder.iterdir()),
+            "sets_are_pre_split": _says_splits(folder),
             "train_val_test_split": known_by_folder(name).own_treatment.get("train_val_test_split", (0.0, 0.0, 1.0)),
             "class_split_seed": None,
             "indexes_of_folders_indicating_class": (-3, -2),
@@ -288,6 +301,14 @@ def other_dataset(config: ExperimentConfig, name: str) -> ExperimentConfig:
             "resize_filter": known_by_folder(name).treatment["resize_filter"],
         }
     )
+
+
+def _says_splits(folder: Path) -> bool:
+    """Return whether folders in this one, or in the only folder in it, are named train, val or test."""
+    names = [path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith((".", "__MACOSX"))]
+    if len(names) == 1 and names[0].lower() not in SPLITS:
+        return _says_splits(folder / names[0])
+    return any(name.lower() in SPLITS for name in names)
 
 
 def describe_images(config: ExperimentConfig, dataset: DatasetClasses) -> str:
@@ -306,21 +327,25 @@ def describe_images(config: ExperimentConfig, dataset: DatasetClasses) -> str:
 
 
 def _warn_of_a_split_unused(dataset_folder: Path, folders: Sequence[ImageFolder]) -> None:
-    """Log that there are folders train and test whose classes are dealt out anew: a published split would be lost
-    unnoticed.
+    """Log that there are folders train and test, at whatever depth, whose classes are dealt out anew: a published split
+    would be lost unnoticed.
     """
-    uppermost = {folder.path.split("/")[0].lower() for folder in folders}
-    if {"train", "test"} <= uppermost:
-        named = " and ".join(split for split in SPLITS if split in uppermost)
-        logger.warning(
-            '%s: has folders %s, but "sets_are_pre_split" is false, so their classes are put together and split anew. '
-            "To keep the folders' split: --sets_are_pre_split true",
-            printable(dataset_folder),
-            named,
-        )
+    inside: dict[str, dict[str, str]] = defaultdict(dict)  # folder -> split -> name of its folder
+    for folder in folders:
+        parts = folder.path.split("/")
+        for depth, part in enumerate(parts):
+            inside["/".join(parts[:depth])][MEANT_SPLITS.get(part.lower(), part.lower())] = part.lower()
+    for path, names in inside.items():
+        if {"train", "test"} <= names.keys():
+            logger.warning(
+                '%s: has folders %s, but "sets_are_pre_split" is false, so their classes are put together and split '
+                "anew. To keep the folders' split: --sets_are_pre_split true",
+                printable(dataset_folder / path), " and ".join(names[split] for split in SPLITS if split in names),
+            )  # fmt: skip
+            return
 
 
-def _warn_of_shared_classes(sets: Mapping[str, Sequence[ImageClass]]) -> None:
+def warn_of_shared_classes(sets: Mapping[str, Sequence[ImageClass]]) -> None:
     """Log class names that are in two splits: few-shot accuracy is meant for classes never seen in training."""
     for one, other in itertools.combinations(sets, 2):
         shared = sorted({c.name for c in sets[one]} & {c.name for c in sets[other]})

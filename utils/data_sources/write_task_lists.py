@@ -8,8 +8,6 @@ A run is tested on the file with `--task_list FILE`. Needs no torch.
 """
 
 import argparse
-import logging
-import sys
 from pathlib import Path
 
 from utils.config import ExperimentConfig, load_config
@@ -19,7 +17,7 @@ from utils.data_sources.task_lists import TaskList, TaskLists, named_tasks, task
 from utils.episodes.class_table import ClassTable
 from utils.episodes.drawing import draw_episodes
 from utils.errors import ConfigError, prints_user_errors
-from utils.words import printable
+from utils.words import log_to_terminal, printable, say
 
 
 def test_tasks(config: ExperimentConfig) -> TaskLists:
@@ -56,7 +54,7 @@ def main(arguments: list[str]) -> int:
         "--to", type=Path, help="file to write (default: <experiment or archive name>.tasks.json, here)"
     )
     options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    log_to_terminal()
     if options.config is not None:
         config = load_config(options.config)
         task_lists, name = test_tasks(config), config.experiment_name
@@ -68,5 +66,5 @@ def main(arguments: list[str]) -> int:
     write_task_lists(path, task_lists)
     for one in task_lists.lists:
         text = f"{printable(path)}: {len(one.tasks)} tasks of {one.shape} from {task_lists.dataset} {one.digest[:12]}"
-        print(text.rstrip())
+        say(text.rstrip())
     return 0

@@ -4,11 +4,16 @@ import csv
 import io
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from utils.files.atomic_files import open_regular, storage_errors, write_bytes_atomically
+from utils.words import printable
+
+FORMULA_BEGINS = ("=", "+", "-", "@", "\t", "\r", "＝", "＋", "－", "＠")
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -31,10 +36,21 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def as_csv(rows: Iterable[Sequence[Any]]) -> str:
-    """Rows of cells as the text of a CSV file; None is an empty cell."""
+    """Rows of cells as the text of a CSV file; None is an empty cell.
+
+    Names are printable, and one that a spreadsheet would take for a formula has an apostrophe before it (OWASP, CSV
+    injection).
+    """
     text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerows(rows)
+    csv.writer(text, lineterminator="\n").writerows([_harmless(cell) for cell in row] for row in rows)
     return text.getvalue()
+
+
+def _harmless(cell: Any) -> Any:
+    if not isinstance(cell, str):
+        return cell
+    is_formula = cell.startswith(FORMULA_BEGINS) and not NUMBER.fullmatch(cell)
+    return "'" * is_formula + printable(cell)
 
 
 class JsonLines:

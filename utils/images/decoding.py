@@ -27,6 +27,9 @@ DECODERS = ("PNG", "JPEG", "BMP", "WEBP")
 DECODER_VERSION = f"1, Pillow {PIL.__version__}"
 """Part of the packed file's fingerprint. The number counts changes of the rules in this file."""
 
+LARGEST_PIXELS = 89_478_485
+"""From which on Pillow warns of a decompression bomb. A file of some kilobytes may say that it has more."""
+
 RESIZE_FILTERS = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
@@ -45,7 +48,6 @@ DECODING_ERRORS = (
     struct.error,
     zlib.error,
     Image.DecompressionBombError,
-    Image.DecompressionBombWarning,
 )
 """What Pillow raises for a damaged file, depending on the format and on where the damage is."""
 
@@ -87,7 +89,17 @@ def decode_image(path: Path | BinaryIO, pixel_format: PixelFormat) -> np.ndarray
     """
     if isinstance(path, Path) and not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for
         raise ValueError("no regular file")
-    with Image.open(path, formats=DECODERS) as opened:
+    too_large = ValueError(
+        f"more than {LARGEST_PIXELS / 1e6:.0f} million pixels, as of a decompression bomb. If it is a photograph, make "
+        f"it smaller: {pixel_format.width} x {pixel_format.height} pixels of it are used"
+    )
+    try:
+        found = Image.open(path, formats=DECODERS)
+    except Image.DecompressionBombError as error:
+        raise too_large from error
+    with found as opened:
+        if opened.width * opened.height > LARGEST_PIXELS:
+            raise too_large
         if opened.format in ("PNG", "WEBP") and getattr(opened, "is_animated", False):
             raise ValueError("animated image")
         # All of it, so that a truncated file is an error; the reference accepted it silently.
@@ -153,7 +165,6 @@ def decode_into_file(
     problems = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
         for i, file in enumerate(files):
             try:
                 pixels[i] = decode_image(folder / file, pixel_format)

@@ -320,7 +320,10 @@ def find_shortages(
     n_classes = sum(map(len, sets.values()))
     ways = {split: max(shape.n_way for shape in shapes[split]) for split in shapes}
     fitting = fitting_fractions(n_classes, [ways.get(split, 1) for split in SPLITS])
-    example = f", as in --train_val_test_split {' '.join(map(str, fitting))}" if fitting else ""
+    of_fractions = f"No fractions give all splits enough: there are {n_classes} classes. Add classes"
+    if fitting:
+        of_fractions = f"Raise its fraction in train_val_test_split (there are {n_classes} classes), as in "
+        of_fractions += f"--train_val_test_split {' '.join(map(str, fitting))}"
     third = n_classes // len(SPLITS)  # which each split can have
     most = f" to {third}" if third > 1 and not fitting and not pre_split else ""
     for split in shapes:
@@ -333,7 +336,7 @@ def find_shortages(
         fix = (
             f"Put class folders into {printable(_split_folder(dataset_folder, split, classes))}"
             if pre_split
-            else f"Raise its fraction in train_val_test_split (there are {n_classes} classes){example}"
+            else of_fractions
         )
         if not classes:
             problems.append(f"split {split} has no class. {fix}.")

@@ -3,7 +3,6 @@ dataset folder.
 """
 
 import argparse
-import logging
 import sys
 
 from utils.data_sources import write_task_lists
@@ -15,7 +14,7 @@ from utils.paths import dataset_root, expanded
 from utils.prepare_dataset import find_or_make_dataset
 from utils.prepare_dataset.catalogue import GENERIC, MostSamples
 from utils.prepare_dataset.preparation import Request, prepare
-from utils.words import is_whole_number, printable
+from utils.words import is_whole_number, log_to_terminal, printable, say
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -71,11 +70,11 @@ def main(arguments: list[str] | None = None) -> int:
     if arguments[:1] == ["tasks"]:
         return write_task_lists.main(arguments[1:])
     options = _parser().parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    log_to_terminal()
     try:
-        print(_prepare(options))
+        say(_prepare(options))
     except KeyboardInterrupt:
-        print("stopped; the same command goes on where it was", file=sys.stderr)
+        say("stopped; the same command goes on where it was", file=sys.stderr)
         return 130
     return 0
 

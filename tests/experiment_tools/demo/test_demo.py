@@ -176,6 +176,8 @@ def test_photographs_are_decoded_as_the_runs_own_and_bad_ones_are_refused(demo):
         [[0.1, None]],
         [[float("nan"), 0.1]],
         [[1e9, 0.1]],
+        [[10**400, 0.1]],
+        [[-(10**400), 0.1]],
         [[True, 0.1]],
         {"a": 1},
         [0.1, 0.2],
@@ -220,10 +222,12 @@ def test_an_oversized_upload_is_refused_before_it_is_read(demo):
     visitor = Visitor(demo)
     begin = time.perf_counter()
     status, answer = visitor.post(
-        "/image", None, Content_Length="12000001"
+        "/image", None, Content_Length="12000001", Content_Type="application/octet-stream"
     )  # nothing is sent: who reads first would wait
     assert status == 413 and "larger than 12 MB; make it smaller" in answer["error"]
     assert visitor.post("/image", None, Content_Length="9" * 30)[0] == 413
+    status, answer = visitor.post("/image", None, Content_Length="1000001")
+    assert status == 413 and "larger than 1 MB" in answer["error"]
     for length in (None, "-1", "1e3", "x", "٣"):
         status, answer = visitor.post("/image", None, Content_Length=length and length.encode().decode("latin-1"))
         assert status == 411
@@ -232,6 +236,63 @@ def test_an_oversized_upload_is_refused_before_it_is_read(demo):
     points = [[0.5, 0.5] * 20_001]
     status, answer = visitor.post("/image", {"strokes": points})
     assert status == 413 and "more than 20000 points" in answer["error"]
+
+
+def trickle(demo, visitor, kind, length=1000):
+    """A connection that has sent the head of a request and the first byte of its body."""
+    head = {
+        "Host": demo.hosts[0], "Origin": f"http://{demo.hosts[0]}", "X-Session": visitor.name, "Content-Type": kind,
+        "Content-Length": length,
+    }  # fmt: skip
+    connection = socket.create_connection(("127.0.0.1", demo.server_port), timeout=10)
+    lines = ["POST /image HTTP/1.1", *(f"{name}: {value}" for name, value in head.items()), "", "x"]
+    connection.sendall("\r\n".join(lines).encode())
+    return connection
+
+
+def test_uploads_that_trickle_in_keep_nobody_waiting(demo, monkeypatch):
+    """A byte now and then is within every limit on a single piece; the limit is on the whole request."""
+    monkeypatch.setattr(demo_module.Handler, "timeout", 1.2)
+    monkeypatch.setattr(demo_module, "WAIT_S", 0.2)
+    visitor = Visitor(demo)
+    slow = [trickle(demo, visitor, "application/octet-stream") for _ in range(demo_module.PHOTOGRAPHS_AT_ONCE)]
+    begin = time.perf_counter()
+    while demo._photographs._value:
+        time.sleep(0.01)
+    visitor.draw("line")  # drawings have no need of a place
+    status, answer = visitor.post("/image", png(40, 30), Content_Type="application/octet-stream")
+    assert status == 503 and "4 other pictures are on their way; try again in a moment" in answer["error"]
+    assert time.perf_counter() - begin < 1.0
+    ends = []
+    while len(ends) < len(slow):
+        for connection in set(slow) - set(ends):
+            try:
+                connection.sendall(b"x")
+                connection.settimeout(0.02)
+                assert b"408" in connection.recv(4096).split(b"\r\n")[0]
+                ends.append(connection)
+            except TimeoutError:
+                continue
+    assert time.perf_counter() - begin < 5
+    assert visitor.post("/image", png(40, 30), Content_Type="application/octet-stream")[0] == 200
+    for connection in slow:
+        connection.close()
+
+
+def test_a_head_that_trickles_in_is_not_waited_for(demo, monkeypatch):
+    monkeypatch.setattr(demo_module.Handler, "timeout", 0.3)
+    with socket.create_connection(("127.0.0.1", demo.server_port), timeout=0.05) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nX: ")
+        begin, ended = time.perf_counter(), False
+        while not ended:
+            assert time.perf_counter() - begin < 5
+            try:
+                connection.sendall(b"x")
+                ended = connection.recv(100) == b""
+            except TimeoutError:
+                continue
+            except ConnectionError:
+                ended = True
 
 
 @pytest.mark.parametrize(

@@ -165,6 +165,15 @@ def test_drawn_examples_are_learned_and_the_right_class_wins_on_every_query(brow
     assert requested and all(url.startswith((demo.address, "data:", "blob:")) for url in requested)
 
 
+def test_a_page_of_a_run_on_photographs_speaks_of_pictures(browser, demo, monkeypatch):
+    monkeypatch.setitem(demo.start, "drawings", False)
+    show(browser, demo)
+    text = find(browser, "body")[0].text
+    for sentence in ("Drop a picture of each class", "Drop or choose another", "never seen your pictures"):
+        assert sentence in text
+    assert "Draw" not in text and "drawing" not in text and "then drop a picture here" in text
+
+
 def test_a_second_client_does_not_see_the_drawings_of_the_first(browser, demo):
     show(browser, demo)
     first = browser.current_window_handle

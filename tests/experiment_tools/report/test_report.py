@@ -10,14 +10,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from data import Drawing, FewShotData, ImageClasses, Preprocessing
+from experiment_tools.parts import svg
 from experiment_tools.parts.run_reading import Run, read_whole_run
 from experiment_tools.parts.settings import command_of
 from experiment_tools.report import layers as report_layers
 from experiment_tools.report import machine as report_machine
 from experiment_tools.report import page as report
 from experiment_tools.report import results as report_results
-from experiment_tools.report import svg
 from experiment_tools.report.__main__ import main
 from experiment_tools.report.answers import (
     Answers,
@@ -324,16 +326,60 @@ def test_the_verdict_sees_overfitting_only_where_validation_falls_by_more_than_i
 def test_the_verdict_sees_chance_improvement_and_a_gap():
     assert "Not above chance" in texts(history((1.6, 0.2, 1.6, 0.205)))
     assert "Still improving" in texts(history((1.0, 0.6, 1.0, 0.6), (0.9, 0.7, 0.9, 0.7)))
-    assert "A gap of 20.0 points" in texts(history((0.1, 0.9, 1.0, 0.7)))
+    assert "A gap of 15.0 points" in texts(history((0.1, 0.9, 1.0, 0.75)))
+    assert "No overfitting seen" in texts(history((0.1, 0.8, 1.0, 0.71)))
+    overfitted = (
+        "Overfitting: a gap of 28.5 points between training and validation accuracy in epoch 2 (100.0 % and 71.5"
+    )
+    assert overfitted in texts(history((0.1, 0.7, 1.0, 0.72), (0.0, 1.0, 1.0, 0.715)))
 
 
 def test_the_verdict_sees_gradients_vanish_and_explode():
     rows = history(*[(1.0, 0.6, 1.0, 0.6)] * 4)
     assert "Gradients flow" in texts(rows)
-    assert "Vanishing gradients" in texts([*rows[:3], rows[3] | {"gradient_norm_mean": 1e-5}])
+    assert "Vanishing gradients" in texts([*rows[:3], rows[3] | {"gradient_norm_mean": 0.009}])
+    assert "Vanishing gradients" not in texts([*rows[:3], rows[3] | {"gradient_norm_mean": 0.011}])
+    assert "The weights hardly change" in texts([*rows[:3], rows[3] | {"gradient_norm_mean": 0.009}])
     assert "Exploding gradients" in texts([*rows[:3], rows[3] | {"gradient_norm_mean": 100.0}])
     norms = {"block0.conv.weight": 1e-7, "block0.conv.bias": 0.0, "head.weight": 1.0}
     assert "Vanishing gradients in block0.conv.weight:" in texts(rows, [{"epoch": 1, "gradients": {"norms": norms}}])
+
+
+def classes_of_patterns(config, n_train):
+    """A pattern per class under noise: three classes, then without noise, are soon known by heart, many are not."""
+    generator = torch.Generator().manual_seed(0)
+    counts = {"train": n_train, "val": 8, "test": 8}
+    patterns = torch.rand((sum(counts.values()), 1, 1, 10, 10), generator=generator)
+    noise = torch.rand((len(patterns), 6, 1, 10, 10), generator=generator)
+    share = torch.full((len(patterns), 1, 1, 1, 1), 0.5)
+    share[: 3 if n_train == 3 else 0] = 0.0
+    images = (255 * (patterns * (1 - share) + noise * share)).to(torch.uint8).flatten(0, 1)
+    ranks = iter(range(len(patterns)))
+    classes = {
+        split: {f"{split}{c}": range(6 * rank, 6 * rank + 6) for c, rank in zip(range(count), ranks, strict=False)}
+        for split, count in counts.items()
+    }
+    drawing = Drawing(config.validation_shape, dict.fromkeys(classes, 0))
+    return FewShotData(ImageClasses(images, classes), drawing, Preprocessing(dtype=torch.float32))
+
+
+@pytest.mark.parametrize("n_train", [3, 60])
+def test_the_verdict_on_runs_made_to_overfit_and_vanish_and_on_one_that_does_neither(tmp_path, n_train):
+    """Three classes, always the same task: training reaches 100 % and its gradient ends, validation stays behind."""
+    settings = {
+        "total_epochs": 5, "total_iter_per_epoch": 20, "num_evaluation_tasks": 10, "cnn_num_filters": 8,
+        "number_of_training_steps_per_iter": 1, "meta_learning_rate": 0.02 if n_train == 3 else 0.005,
+        "meta_learning_rate_schedule": "constant", "diagnostics_every_epochs": 0,
+    }  # fmt: skip
+    folder = run_tiny(tmp_path, data=lambda config: classes_of_patterns(config, n_train), **settings)
+    run = read_whole_run(folder)
+    text = " ".join(finding.text for finding in findings(run.rows, run.epochs, run.config))
+    if n_train == 3:
+        assert run.rows[-1]["train_accuracy_mean"] > 0.99 and run.rows[-1]["val_accuracy_mean"] < 0.8
+        assert "Overfitting: " in text
+        assert "Vanishing gradients: " in text and "The training tasks are solved" in text
+    else:
+        assert "No overfitting seen" in text and "Gradients flow" in text
 
 
 @pytest.mark.parametrize(

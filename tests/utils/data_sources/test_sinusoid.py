@@ -15,7 +15,7 @@ from torch import nn
 from experiment_parts.runs.checkpoints import list_epochs, load_checkpoint
 from experiment_tools import runs
 from experiment_tools.compare.comparison import compare_runs
-from experiment_tools.compare.figures import validation_figure
+from experiment_tools.compare.figures import figure_of, validation_pictures
 from experiment_tools.compare.tables import accuracy_table, caption, difference_table
 from experiment_tools.parts.run_reading import read_run
 from few_shot_learning_system import build_learner
@@ -258,5 +258,7 @@ def test_lists_and_comparisons_of_runs_show_errors(tmp_path, capsys):
     low, high = (float(bound) for bound in difference[3].split(" to "))
     assert low <= float(difference[2]) <= high
     assert caption(comparison).startswith("Test mean squared error: mean and")
-    axes = validation_figure({"slow": [read_run(folders[0])]}, "title").axes[0]
-    assert axes.get_ylabel() == "Validation mean squared error" and axes.get_lines()[0].get_ydata()[0] > 0
+    slow = [read_run(folders[0])]
+    (picture,) = validation_pictures(compare_runs(slow), slow)
+    axes = figure_of(picture.panels, "title").axes[0]
+    assert axes.get_ylabel() == "Mean squared error" and axes.get_lines()[0].get_ydata()[0] > 0

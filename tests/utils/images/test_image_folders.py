@@ -271,9 +271,9 @@ def test_every_shortage_is_listed_with_its_fix():
     assert problems == [
         'class "robin" (train) has 2 images, but num_samples_per_class 1 + num_target_samples 2 needs 3: birds/robin.'
         " Add images, lower num_target_samples or take the folder out.",
-        "split val has 1 class, but num_classes_per_set is 2. Raise its fraction in train_val_test_split (there are 3"
-        " classes) or lower num_classes_per_set.",
-        "split test has no class. Raise its fraction in train_val_test_split (there are 3 classes).",
+        "split val has 1 class, but num_classes_per_set is 2. No fractions give all splits enough: there are 3 classes."
+        " Add classes or lower num_classes_per_set.",
+        "split test has no class. No fractions give all splits enough: there are 3 classes. Add classes.",
     ]
     assert find_shortages(sets, Path("birds"), shapes(1), pre_split=True)[1] == (
         "split test has no class. Put class folders into birds/test."

@@ -163,6 +163,7 @@ def _broken_files(folder):
         "page.jpg": b"<html><body>404</body></html>",
         "gif in disguise.png": _gif(),
         "bomb.png": _png_header(60_000, 60_000),
+        "photograph.png": _png_header(12_032, 9_024),
     }
     for name, content in contents.items():
         (folder / name).write_bytes(content)
@@ -194,7 +195,14 @@ def test_every_broken_file_is_listed_with_path_and_reason_and_nothing_is_stored(
     assert listed["page.jpg"] == listed["gif in disguise.png"] == "not a readable image (PNG, JPEG, BMP, WEBP are)"
     assert listed["animated.png"] == "animated image"
     assert listed["link.png"] == "No such file or directory"
-    assert "decompression bomb" in listed["bomb.png"]
+    assert (
+        listed["bomb.png"]
+        == listed["photograph.png"]
+        == (
+            "more than 89 million pixels, as of a decompression bomb. If it is a photograph, make it smaller: "
+            f"{GREY.width} x {GREY.height} pixels of it are used"
+        )
+    )
     assert not list((dataset.parent / ".packed").glob("*.uint8"))
 
 

@@ -292,6 +292,27 @@ def test_a_folder_inside_a_class_is_no_class_of_its_own_unnoticed(tmp_path, prep
     assert prepare("folder", "--from", source)[0] == 0
 
 
+@pytest.mark.parametrize("names", [("train", "val", "test"), ("Train", "valid", "testing")])
+@pytest.mark.parametrize("above", ["", "birds/", "a/b/"])
+def test_a_split_by_folders_is_found_at_any_depth_and_by_its_other_names(tmp_path, prepare, names, above):
+    source = draw_dataset(tmp_path / "birds", [f"{above}{name}/k{rank}" for rank, name in enumerate(names)], 2)
+    (source / "README.txt").write_text("a file beside the folder that wraps all others")
+    assert prepare("folder", "--from", source)[0] == 0
+    written = tmp_path / "datasets" / "birds"
+    assert [path.relative_to(written).as_posix() for path in sorted(written.glob("*/*"))] == [
+        "test/k2", "train/k0", "val/k1",
+    ]  # fmt: skip
+
+
+def test_images_beside_a_split_and_a_split_without_val_are_told(tmp_path, prepare, caplog):
+    source = draw_dataset(tmp_path / "birds", ["x/train/a", "x/val/b", "x/test/c", "y/d"], 2)
+    code, _, error = prepare("folder", "--from", source)
+    assert code == 2 and "birds: has x/train, x/val, x/test and images beside them, in y/d; move these" in error
+    shutil.rmtree(source / "x" / "val")
+    assert prepare("folder", "--from", source)[0] == 0
+    assert f"{source / 'x'}: has folders train and test but none for val" in caplog.text
+
+
 # Limits
 
 

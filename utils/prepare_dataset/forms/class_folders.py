@@ -1,18 +1,22 @@
 """Images that are in class folders already: pre-split, or to be split by the config."""
 
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 from utils.episodes.drawing import SPLITS
 from utils.errors import DataError
-from utils.images.folders import folders_inside_classes, report_problems, scan
+from utils.images.folders import MEANT_SPLITS, folders_inside_classes, report_problems, scan, some_of
 from utils.prepare_dataset.class_sources import FoundClasses, SourceClass
 from utils.prepare_dataset.workspace import find_folder
 from utils.words import printable
 
+log = logging.getLogger(__name__)
+
 
 def find_pre_split(root: Path) -> FoundClasses | None:
-    """Find folders train, val and test (in any letter case) with class folders inside; None where there are none."""
-    parent = find_folder(root, lambda folder: set(_split_folders(folder)) == set(SPLITS))
+    """Find folders train, val and test, by any of their names, with class folders inside; None: there are none."""
+    parent = _split_parent(root, SPLITS)
     if parent is None:
         return None
     classes = [c for split, folder in _split_folders(parent).items() for c in _classes_below(folder, split)]
@@ -20,15 +24,41 @@ def find_pre_split(root: Path) -> FoundClasses | None:
 
 
 def find_class_folders(root: Path) -> FoundClasses:
-    """Find any tree of class folders; each folder with images is a class. Folders train, val and test are splits."""
-    if set(_split_folders(root)) == set(SPLITS):
-        return find_pre_split(root)
-    return FoundClasses("class folders", _classes_below(root, None))
+    """Find any tree of class folders; each folder with images is a class. Folders train, val and test are splits.
+
+    Raises:
+        DataError: images beside such folders.
+    """
+    parent, found = _split_parent(root, SPLITS), find_pre_split(root)
+    if found is None:
+        half = _split_parent(root, ("train", "test"))
+        if half is not None:
+            log.warning(
+                "%s: has folders train and test but none for val, so their classes are put together; to keep the "
+                "split, move some classes of train into a folder val",
+                printable(half),
+            )
+        return FoundClasses("class folders", _classes_below(root, None))
+    splits = [path.relative_to(root).as_posix() for path in _split_folders(parent).values()]
+    outside = [f.path for f in scan(root)[0] if not any(f"{f.path}/".startswith(f"{split}/") for split in splits)]
+    if outside:
+        raise DataError(
+            f"{printable(root)}: has {', '.join(map(printable, splits))} and images beside them, in "
+            f"{some_of(outside)}; move these into a split, or out of the folder."
+        )
+    return found
+
+
+def _split_parent(root: Path, splits: Sequence[str]) -> Path | None:
+    """Find the uppermost folder in which there are folders of these splits."""
+    return find_folder(root, lambda folder: set(splits) <= _split_folders(folder).keys())
 
 
 def _split_folders(folder: Path) -> dict[str, Path]:
     try:
-        children = {path.name.lower(): path for path in folder.iterdir() if path.is_dir()}
+        names = sorted((path.name.lower(), path) for path in folder.iterdir() if path.is_dir())
+        children = {MEANT_SPLITS.get(name, name): path for name, path in names}
+        children |= {name: path for name, path in names if name in SPLITS}
     except OSError as error:
         raise DataError(f"{printable(folder)}: this folder cannot be read ({error.strerror}).") from error
     return {split: children[split] for split in SPLITS if split in children}

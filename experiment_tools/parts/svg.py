@@ -10,6 +10,8 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
+from utils.words import printable
+
 WIDTH, HEIGHT = 360, 214
 LEFT, RIGHT, TOP, BOTTOM = 42, 12, 12, 34
 MOST_TOOLTIPS = 160
@@ -24,6 +26,11 @@ class Markup(str):
         return self
 
 
+def escaped(text: object) -> str:
+    """Return a text as HTML that shows it: markup and control characters in it are only letters."""
+    return html.escape(printable(text))
+
+
 def element(name: str, content: str = "", /, **attributes: object) -> str:
     """Return `<name attributes>content</name>`; attribute values are escaped, content is not.
 
@@ -33,7 +40,7 @@ def element(name: str, content: str = "", /, **attributes: object) -> str:
     for key, value in attributes.items():
         if value is not None:
             text = f"{value:.2f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
-            words.append(f'{key.rstrip("_").replace("_", "-")}="{html.escape(text)}"')
+            words.append(f'{key.rstrip("_").replace("_", "-")}="{escaped(text)}"')
     return f"<{' '.join(words)}>{content}</{name}>"
 
 
@@ -198,7 +205,7 @@ def bar_chart(
     parts = _rules((place_y(value), _number(value)) for value in ticks(0.0, float(most), 4, whole=True))
     width = place_x(1.0) - place_x(0.0) - 1.5
     for index, (text, height, _) in enumerate(bars):
-        y, tip = place_y(float(height)), element("title", html.escape(text))
+        y, tip = place_y(float(height)), element("title", escaped(text))
         size = {"width": width, "height": HEIGHT - BOTTOM - y, "rx": 1.5}
         parts.append(element("rect", tip, x=place_x(float(index)) + 0.75, y=y, **size, fill=colour, class_="bar"))
     if mark is not None:
@@ -210,7 +217,7 @@ def bar_chart(
 
 
 def _text(content: str, x: float, y: float, kind: str, anchor: str, style: str | None = None) -> str:
-    return element("text", html.escape(content), x=x, y=y, style=style, class_=kind, text_anchor=anchor)
+    return element("text", escaped(content), x=x, y=y, style=style, class_=kind, text_anchor=anchor)
 
 
 def _beside(y: float, text: str) -> str:
@@ -269,7 +276,7 @@ def sparkline(values: Sequence[float | None], label: str) -> Markup:
 def strip(cells: Sequence[tuple[str, str]], label: str) -> Markup:
     """Draw cells in a row, as wide as their place: (CSS colour, text of the tooltip)."""
     rects = [
-        element("rect", element("title", html.escape(text)), x=index, y=0, width=1.02, height=1, fill=colour)
+        element("rect", element("title", escaped(text)), x=index, y=0, width=1.02, height=1, fill=colour)
         for index, (colour, text) in enumerate(cells)
     ]
     box = f"0 0 {len(cells)} 1"
