@@ -380,6 +380,47 @@ def test_other_ends(main, monkeypatch, workplace, error, expected, message):
     assert message.splitlines()[0] in (logs_of(workplace) / "run.log").read_text()
 
 
+@pytest.mark.parametrize("kind", ["pipe", "folder", "deep"])
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--load_checkpoint", "odd"], {1, 4}),
+        (["--initial_weights", "odd"], {1}),
+        (["--plugin", "odd.py"], {1}),
+    ],
+    ids=["checkpoint", "weights", "plugin"],
+)
+def test_odd_files_are_one_line(main, workplace, monkeypatch, kind, arguments, expected):
+    monkeypatch.chdir(workplace)
+    for name in ("odd", "odd.py"):
+        if kind == "deep":
+            (workplace / name).write_text("[" * 10**5)
+        else:
+            (os.mkfifo if kind == "pipe" else os.mkdir)(workplace / name)
+    code, _, err = main(*arguments)
+    assert code in expected and "Traceback" not in err and "odd" in err and len(err) < 2000
+
+
+def test_odd_files_in_the_place_of_ours_are_made_again_or_named(main, workplace):
+    assert main()[0] == 0
+    folder = logs_of(workplace).parent
+    (index,) = (workplace / "datasets" / ".packed").glob("*.json")
+    files = [folder / "environment.json", folder / "logs" / "test_summary.json", index]
+    for number, make in enumerate((os.mkfifo, lambda path: path.write_text("[" * 10**5))):
+        for path in files:
+            path.unlink()
+            make(path)
+        code, _, err = main("--evaluate_on_test_set_only", "true", "--tag", str(number))
+        assert code == 0 and "Traceback" not in err
+        files[1].touch()
+    for path, expected in zip(files, (4, 0, 4), strict=True):
+        path.unlink()
+        path.mkdir()
+        code, _, err = main("--evaluate_on_test_set_only", "true", "--tag", path.name)
+        assert code == expected and "Traceback" not in err and (path.name in err) == (expected == 4)
+        path.rmdir()
+
+
 def test_names_of_files_neither_command_the_terminal_nor_forge_a_line(main, workplace, capsys):
     """In what is printed and in run.log, by the preparation and the training, of what is right and what is wrong."""
     from utils.prepare_dataset.__main__ import main as prepare
