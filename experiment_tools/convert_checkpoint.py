@@ -29,6 +29,7 @@ from experiment_parts.runs.checkpoints import save_checkpoint
 from experiment_tools.parts.command import on_console
 from utils.config import ExperimentConfig, load_config
 from utils.errors import ConfigError, StorageError
+from utils.files.atomic_files import read_regular
 
 if TYPE_CHECKING:
     from meta_learning.inner_loop_optimizers import InnerLoopOptimizer
@@ -108,7 +109,7 @@ def read_tensors_and_numbers(path: Path) -> Any:
         *(getattr(np.dtypes, f"{kind}DType") for kind in ("Float32", "Float64", "Int32", "Int64", "Bool")),
     ]
     try:
-        data = path.read_bytes()
+        data = read_regular(path)
     except OSError as error:
         raise StorageError(f"{path}: cannot be read ({error.strerror})") from error
     try:

@@ -32,7 +32,7 @@ from utils.machine.devices import choose_device, clock, describe_device, threads
 from utils.machine.failures import KEYS_TO_LOWER, is_out_of_memory, out_of_memory_reason
 from utils.machine.packages import installed_version, requirements, set_up_command
 from utils.paths import REPOSITORY_ROOT, dataset_root, experiments_root
-from utils.words import say, size_text
+from utils.words import guarded_output, say, size_text
 
 if TYPE_CHECKING:
     import torch
@@ -57,6 +57,7 @@ class Finding(NamedTuple):
         return f"{self.level:<8} {self.text}{fix}"
 
 
+@guarded_output()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Examine everything, print each finding as it is made, and return the exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)

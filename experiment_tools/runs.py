@@ -13,11 +13,12 @@ from pathlib import Path
 from experiment_tools.parts.run_reading import Run, list_runs, read_run
 from utils.metrics import ACCURACY, Summary, score_of
 from utils.paths import expanded, experiments_root
-from utils.words import say, size_text
+from utils.words import guarded_output, say, size_text
 
 HEADING = ("run", "state", "epochs", "best val", "test", "disk", "changed")
 
 
+@guarded_output()
 def main(arguments: Sequence[str] | None = None) -> int:
     """List the runs of a command line; return the exit code."""
     parser = argparse.ArgumentParser(

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import train_maml_system
+from tests.conftest import draw_dataset
 from utils.machine import failures
 from utils.machine.packages import requirements
 from utils.paths import REPOSITORY_ROOT
@@ -377,3 +378,64 @@ def test_other_ends(main, monkeypatch, workplace, error, expected, message):
     assert message in err
     assert ("Traceback" in err) == (expected == failures.BUG)
     assert message.splitlines()[0] in (logs_of(workplace) / "run.log").read_text()
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "deep"])
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--load_checkpoint", "odd"], {1, 4}),
+        (["--initial_weights", "odd"], {1}),
+        (["--plugin", "odd.py"], {1}),
+    ],
+    ids=["checkpoint", "weights", "plugin"],
+)
+def test_odd_files_are_one_line(main, workplace, monkeypatch, kind, arguments, expected):
+    monkeypatch.chdir(workplace)
+    for name in ("odd", "odd.py"):
+        if kind == "deep":
+            (workplace / name).write_text("[" * 10**5)
+        else:
+            (os.mkfifo if kind == "pipe" else os.mkdir)(workplace / name)
+    code, _, err = main(*arguments)
+    assert code in expected and "Traceback" not in err and "odd" in err and len(err) < 2000
+
+
+def test_odd_files_in_the_place_of_ours_are_made_again_or_named(main, workplace):
+    assert main()[0] == 0
+    folder = logs_of(workplace).parent
+    (index,) = (workplace / "datasets" / ".packed").glob("*.json")
+    files = [folder / "environment.json", folder / "logs" / "test_summary.json", index]
+    for number, make in enumerate((os.mkfifo, lambda path: path.write_text("[" * 10**5))):
+        for path in files:
+            path.unlink()
+            make(path)
+        code, _, err = main("--evaluate_on_test_set_only", "true", "--tag", str(number))
+        assert code == 0 and "Traceback" not in err
+        files[1].touch()
+    for path, expected in zip(files, (4, 0, 4), strict=True):
+        path.unlink()
+        path.mkdir()
+        code, _, err = main("--evaluate_on_test_set_only", "true", "--tag", path.name)
+        assert code == expected and "Traceback" not in err and (path.name in err) == (expected == 4)
+        path.rmdir()
+
+
+def test_names_of_files_neither_command_the_terminal_nor_forge_a_line(main, workplace, capsys):
+    """In what is printed and in run.log, by the preparation and the training, of what is right and what is wrong."""
+    from utils.prepare_dataset.__main__ import main as prepare
+
+    forged = "Test accuracy of the model: 100 %"
+    names = ["\x1b]0;owned\x07\x1b[2J", f"b\n{forged}\n", "c\r\x9b31m", "d\u202e", "e\udcff", "\x1b[A", "f", "g", "h"]
+    source = draw_dataset(workplace / "datasets" / "hostile", [f"{n}\x1b[A/{n}" for n in names], 4)
+    for place, bad in enumerate((source / f"{names[0]}\x1b[A" / names[0], source / f"{names[1]}\x1b[A" / names[1])):
+        (bad / f"00{names[place]}.png").write_bytes(b"no image")
+    arguments = ["--dataset_name", "hostile", "--experiment_name", "h", "--on_bad_image"]
+    assert [main(*arguments, "stop")[0], main(*arguments, "skip")[0]] == [2, 0]
+    assert prepare(["folder", "--from", str(source), "--name", "q", "--to", str(workplace / "prepared")]) == 0
+    assert prepare(["csv", "--from", str(source), "--name", "q2", "--to", str(workplace / "prepared")]) == 2
+    main(*arguments, "stop")
+    printed = capsys.readouterr()
+    for text in (printed.out, printed.err, (logs_of(workplace, "h") / "run.log").read_text()):
+        assert not {c for c in text if not c.isprintable()} - {"\n"}
+        assert forged not in [line.split(" ", 2)[-1] for line in text.splitlines()] + text.splitlines()

@@ -127,7 +127,7 @@ def load_plugins(overrides: Mapping[str, Any]) -> dict[str, Any]:
 
 def _load(given: Any) -> str:
     path = expanded(str(given))
-    if not isinstance(given, str) or path.suffix != ".py":
+    if not isinstance(given, str) or path.suffix != ".py" or path.is_fifo():
         raise ConfigError(
             f"command line: --plugin is {given}, but must be the path of a Python file, as in --plugin my_network.py"
         )

@@ -327,8 +327,20 @@ def _check_state(path: Path, state: Any) -> None:
         for name, kind in STATE_TYPES.items()
         if not isinstance(state, dict) or type(state.get(name)) is not kind or (kind is int and state[name] < 0)
     ]
+    if not wrong and not isinstance(state["config"].get("experiment_name"), str):
+        wrong = ["config"]
+    if not wrong and not all(map(_is_row, state["rows"])):
+        wrong = ["rows"]
     if wrong:
         raise DamagedCheckpointError(f"{path}: no checkpoint of a run, its state lacks a valid {', '.join(wrong)}.")
+
+
+def _is_row(row: Any) -> bool:
+    return (
+        isinstance(row, dict)
+        and type(row.get("epoch")) is int
+        and isinstance(row.get("val_accuracy_mean", ""), int | float | None)
+    )
 
 
 def _signature(path: Path) -> tuple[int, ...] | None:

@@ -29,6 +29,8 @@ def load_initial_weights(network: MetaNetwork, path: Path) -> None:
         ConfigError: the file cannot be read, or a name or shape of the body differs; all differences are listed.
     """
     try:
+        if path.is_fifo():  # it would be waited for
+            raise OSError("no regular file")
         given = load_file(path)
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise ConfigError(

@@ -112,6 +112,33 @@ def test_no_source_runs_what_it_reads(path):
     assert [what for _, what in found] == ALLOWED.get(path, [])
 
 
+GUARDED = ("prints_user_errors", "on_console", "guarded_output()")
+"""What stands around a main function, so that names of files command no terminal and a lost one ends nothing
+(tests/utils/test_words.py).
+"""
+UNGUARDED = {
+    "experiment_tools/__main__.py",  # prints names of our own files
+    "script_generation_tools/write_config_table.py",
+    "utils/images/decoding.py",  # speaks through pipes to the program that started it
+    "utils/ranks/agent.py",  # becomes torchrun
+}
+
+
+def test_every_program_prints_through_a_guard():
+    unguarded = set()
+    for path in MODULES.values():
+        text = path.read_text(encoding="utf-8")
+        if '\nif __name__ == "__main__":' not in text:
+            continue
+        mains = [node for node in ast.parse(text).body if isinstance(node, ast.FunctionDef) and node.name == "main"]
+        around = {ast.unparse(decorator) for main in mains for decorator in main.decorator_list}
+        around |= {ast.unparse(item) for node in ast.walk(ast.Module(mains, [])) if isinstance(node, ast.With)
+                   for item in node.items}  # fmt: skip
+        if not around & {*GUARDED, "Console(quiet=quiet) as console"}:
+            unguarded.add(path.relative_to(REPOSITORY_ROOT).as_posix())
+    assert unguarded == UNGUARDED
+
+
 BOUNDED_READER = REPOSITORY_ROOT / "utils" / "files" / "reading.py"
 READ_OWN_TEXT = {
     "script_generation_tools/fmu2_configs.py": 1,  # what it has just written

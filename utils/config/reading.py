@@ -21,6 +21,7 @@ from utils.files.reading import parse_json, read_text
 from utils.known_datasets import folder_named, known_by_folder
 from utils.paths import REPOSITORY_ROOT
 from utils.registry import GIVEN_NETWORK
+from utils.words import printable
 
 Problems = list[tuple[tuple[str, ...], str]]  # the keys it is about, and what is wrong
 
@@ -253,7 +254,8 @@ def _normalise_spelling(key: str, value: Any) -> Any:
         parts = value if isinstance(value, list) else str(value).split()
         return ",".join(str(part) for part in parts) or "auto"
     if key == "test_dataset_name" and isinstance(value, str | list):
-        return [folder_named(name) for name in ([value] if isinstance(value, str) else value)]
+        names = [value] if isinstance(value, str) else value
+        return [folder_named(name) if isinstance(name, str) else name for name in names]
     if key in ("support_augmentation", "query_augmentation") and value in (None, "null"):
         return []
     if key in LIST_KEYS and isinstance(value, str | int | float) and "," not in str(value):
@@ -276,7 +278,8 @@ def _resolve(config: ExperimentConfig, notes: list[str]) -> ExperimentConfig:
             + ", ".join(f"{k} = {json.dumps(v)}" for k, v in looked_up.items())
         )
     if config.dataset_path and Path(config.dataset_path).name != config.dataset_name:
-        notes.append(f'dataset {config.dataset_name} is read from the folder {config.dataset_path} ("dataset_path")')
+        folder = printable(config.dataset_path)
+        notes.append(f'dataset {config.dataset_name} is read from the folder {folder} ("dataset_path")')
     split = config.train_val_test_split
     if not config.sets_are_pre_split and len(split) == 3 and abs(sum(split) - 1) > 1e-6:
         notes.append(f'"train_val_test_split" sums to {sum(split):.4f}; test gets the classes that train and val leave')

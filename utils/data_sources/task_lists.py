@@ -205,7 +205,8 @@ def _task_list(content: Mapping[str, Any], classes: Sequence[str], images: Seque
 def _task(
     content: Sequence[Any], shape: EpisodeShape, classes: Sequence[str], images: Sequence[str], where: str
 ) -> tuple[ClassImages, ...]:
-    if [(len(support), len(query)) for _, support, query in content] != [(shape.n_shot, shape.n_query)] * shape.n_way:
+    sizes = {(len(support), len(query)) for _, support, query in content}
+    if len(content) != shape.n_way or sizes != {(shape.n_shot, shape.n_query)}:
         raise ValueError(f"{where} is not of {shape}")
     flat = [place for _, support, query in content for place in [*support, *query]]
     ranks = [rank for rank, _, _ in content]

@@ -3,6 +3,7 @@ meant, it ends in an error of one line.
 """
 
 import json
+import math
 import re
 import tomllib
 from pathlib import Path
@@ -60,12 +61,13 @@ def parse_json(text: str | bytes) -> Any:
     """Return the content of a JSON text.
 
     Raises:
-        ValueError: no JSON in UTF-8, nested more than DEEPEST_NESTING deep, a key that is given twice, or half a
-            character. (One half stands for a byte, in names of files that are no text; such a half is left.)
+        ValueError: no JSON in UTF-8, nested more than DEEPEST_NESTING deep, a key that is given twice, a number that
+            is not finite, or half a character. (One half stands for a byte, in names of files that are no text; such
+            a half is left.)
     """
     text = _decoded(text) if isinstance(text, bytes) else text
     try:
-        content = json.loads(text, object_pairs_hook=_without_repeats)
+        content = json.loads(text, object_pairs_hook=_without_repeats, parse_float=_finite, parse_constant=_finite)
     except json.JSONDecodeError as error:
         raise ValueError(f"not valid JSON ({error})") from error
     except RecursionError:
@@ -117,6 +119,13 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         repeated = next(key for key in keys if keys.count(key) > 1)
         raise ValueError(f'key "{printable(repeated)[:80]}" is given {keys.count(repeated)} times')
     return content
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):  # 1e999 and Infinity; whoever writes them again writes no JSON
+        raise ValueError(f"not valid JSON (the number {text[:40]})")
+    return number
 
 
 def _check_depth(content: dict[str, Any] | list[Any], depth: int = 0) -> None:

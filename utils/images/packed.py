@@ -228,7 +228,7 @@ def _writable_folder(dataset_folder: Path) -> Path:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            logger.info("%s: %s", folder, error.strerror)
+            logger.info("%s: %s", printable(folder), error.strerror)
             continue
         if os.access(folder, os.W_OK | os.X_OK):
             return folder
@@ -372,7 +372,7 @@ def _pack(
     finally:
         temporary.unlink(missing_ok=True)
     seconds = time.perf_counter() - started
-    logger.info("packed %d images into %s in %.1f s", shape[0], packed.data_file, seconds)
+    logger.info("packed %d images into %s in %.1f s", shape[0], printable(packed.data_file), seconds)
     return _tell_what_is_left_out(packed, dataset_folder), folders, []
 
 

@@ -102,6 +102,8 @@ def _write_image(path: Path, c: SourceClass, place: int, linkable: Path | None) 
             if linkable is not None and content.is_relative_to(linkable):
                 os.link(content, path)
                 return
+            if content.is_fifo():  # it would be waited for
+                raise OSError(errno.EINVAL, "no regular file", str(content))
             with open(content, "rb"):
                 pass  # so that what cannot be read is no error of writing
     except OSError as error:

@@ -69,7 +69,7 @@ def fetch(url: str, destination: Path, *, digest: str | None = None, algorithm: 
         destination.parent.mkdir(parents=True, exist_ok=True)
         with lock(destination.with_name(f".{destination.name}.lock")):
             if destination.is_file() and (digest is None or file_digest(destination, algorithm) == digest.lower()):
-                logger.info("%s was fetched before", destination)
+                logger.info("%s was fetched before", printable(destination))
                 return destination
             partial = destination.with_name(f"{destination.name}.partial")
             _fetch_all(url, partial)

@@ -76,7 +76,7 @@ class Workspace:
             path = self.download(location, sha256)
         else:
             path = expanded(location)
-            if not path.exists():
+            if not path.is_dir() and not path.is_file():
                 raise DataError(
                     f"{printable(path)}: not found. --from is a folder, an archive, a file in it, or an http address."
                 )

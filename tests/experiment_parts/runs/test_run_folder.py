@@ -479,7 +479,18 @@ def test_without_config_json_the_id_is_that_of_the_newest_checkpoint(root, opene
 
 @pytest.mark.parametrize(
     "forged",
-    [{"iteration": "8"}, {"iteration": -5}, {"iteration": True}, {"config": "none"}, {"rows": {}}, {"epoch": 1.0}],
+    [
+        {"iteration": "8"},
+        {"iteration": -5},
+        {"iteration": True},
+        {"config": "none"},
+        {"rows": {}},
+        {"epoch": 1.0},
+        {"config": {"a": 1}},
+        {"rows": [{"epoch": 1}]},
+        {"rows": [None]},
+        {"rows": [{"epoch": 1, "val_accuracy_mean": "x"}]},
+    ],
 )
 def test_a_state_that_no_run_has_written_is_damaged_whatever_its_digest(root, opened, caplog, forged):
     folder = opened(root, "run")

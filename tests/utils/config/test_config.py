@@ -448,7 +448,14 @@ def test_the_command_line_overrides_the_file_under_any_of_a_keys_names(tmp_path)
 
 @pytest.mark.parametrize(
     ("content", "text"),
-    [("{", "not valid JSON"), ("[1]", "a config is one JSON object, not a list"), (None, "cannot be read")],
+    [
+        ("{", "not valid JSON"),
+        ("[1]", "a config is one JSON object, not a list"),
+        (None, "cannot be read"),
+        ('{"batch_size": 2, "batch_size": 4}', 'key "batch_size" is given 2 times'),
+        ("[" * 10**5, "nested more than 100 deep"),
+        ('{"tag": "\\ud800"}', "half a character"),
+    ],
 )
 def test_a_file_that_is_no_config_is_named(tmp_path, content, text):
     path = tmp_path / "c.json"

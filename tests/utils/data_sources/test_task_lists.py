@@ -123,6 +123,7 @@ def test_a_problem_without_images_has_no_tasks_to_list(tmp_path, capsys):
         (lambda c: c.pop("images"), "'images' is missing"),
         (lambda c: c.update(dataset="../x"), '"dataset" is "../x"; it must be the name of a folder'),
         (lambda c: c["lists"][0].update(n_way=0), "list 0: n_way, n_shot and n_query are [0, 1, 1]"),
+        (lambda c: c["lists"][0].update(n_way=2**63), "list 0, task 0 is not of 9223372036854775808 way"),
         (lambda c: c["lists"][0].update(n_query=2), "list 0, task 0 is not of 1 way 1 shot 2 query"),
         (
             lambda c: c["lists"][0]["tasks"][0][0].__setitem__(0, 5),

@@ -46,6 +46,9 @@ def test_what_json_writes_comes_back(tmp_path, front, ascii_only):
         (b'{"\\uDE00\\ud83d": 1}', "half a character"),
         (b"caf\xe9", "not UTF-8 text"),
         (b"[" + b"1" * 5000 + b"]", "Exceeds the limit"),
+        (b"[1e999]", "not valid JSON (the number 1e999)"),
+        (b'{"a": NaN}', "not valid JSON (the number NaN)"),
+        (b"-Infinity", "not valid JSON (the number -Infinity)"),
     ],
 )
 def test_what_is_no_json_of_ours_is_one_short_line(tmp_path, data, reason):
