@@ -107,7 +107,7 @@ def _read(source: Path | BinaryIO, read: Callable[[Image.Image], Result]) -> Res
 
 
 def _png_picture(source: Path | BinaryIO) -> BinaryIO | None:
-    """A PNG file without texts, profiles and the like: Pillow unpacks them all, and none may be too large or damaged.
+    """Return a PNG file without texts, profiles and the like: Pillow unpacks them, and stops at a bad one.
 
     None for another file, and for one that was cut off.
     """
@@ -200,7 +200,7 @@ def original_form(path: Path | BinaryIO) -> tuple[int, int, str]:
 
 
 def one_colour_reason(path: Path) -> str:
-    """Why a file may have become an image of one colour."""
+    """Return why a file may have become an image of one colour."""
 
     def reason(opened: Image.Image) -> str:
         if opened.mode.startswith("I"):
