@@ -100,6 +100,8 @@ def main(arguments: list[str] | None = None) -> int:
     template = REPOSITORY_ROOT / "script_generation_tools" / "local_run_template_script.sh"
     outcome = generate_scripts(REPOSITORY_ROOT / "experiment_config", script_folder, template, prune=options.prune)
     say(outcome.report(script_folder))
+    if jobs := [name for name in outcome.written if name.endswith(".sbatch")]:
+        say(f"for SLURM, all seeds of a setting in one job: sbatch {script_folder.name}/{jobs[0]}")
     return 0
 
 
