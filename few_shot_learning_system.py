@@ -459,6 +459,17 @@ def build_learner(
 ) -> FewShotLearner:
     """Build the learner of a config on `device`.
 
+        >>> import torch
+        >>> from mamlkit import build_learner, episodes_from_arrays, load_config
+        >>> keys = {"num_classes_per_set": 2, "image_height": 8, "image_width": 8, "image_channels": 1}
+        >>> config = load_config(None, {"experiment_name": "own_loop", "backbone": "mlp", **keys})
+        >>> learner = build_learner(config, "cpu")
+        >>> images, labels = torch.randn(4, 2, 1, 8, 8), torch.tensor([[0, 1]]).expand(4, 2)
+        >>> episodes = episodes_from_arrays(images, labels, images, labels)  # 4 tasks, 2-way 1-shot
+        >>> found = learner.meta_gradients(episodes, epoch=0)
+        >>> learner.meta_update(found, epoch=0).shape
+        torch.Size([])
+
     Args:
         network: a module, which is copied, or a function of (config, (C, H, W), N) that makes one; None: the config's.
         loss: of inner and outer loop; None: the config's.
@@ -486,3 +497,26 @@ def build_learner(
         gradient_checkpointing=config.gradient_checkpointing,
         execution=build_execution(config, network),
     )
+
+
+def meta_gradients(learner: FewShotLearner, episodes: Episodes, epoch: int = 0) -> MetaGradients:
+    """Compute the meta-gradient and put it into `.grad` of the meta-parameters, for an optimiser of one's own.
+
+        >>> import torch
+        >>> from mamlkit import build_learner, episodes_from_arrays, load_config, meta_gradients
+        >>> keys = {"num_classes_per_set": 2, "image_height": 8, "image_width": 8, "image_channels": 1}
+        >>> config = load_config(None, {"experiment_name": "own_loop", "backbone": "mlp", **keys})
+        >>> learner = build_learner(config, "cpu")
+        >>> optimizer = torch.optim.SGD(learner.meta_parameters().values(), lr=0.1)
+        >>> images, labels = torch.randn(4, 2, 1, 8, 8), torch.tensor([[0, 1]]).expand(4, 2)
+        >>> loss = meta_gradients(learner, episodes_from_arrays(images, labels, images, labels)).metrics["loss"]
+        >>> optimizer.step()
+
+    Args:
+        episodes: see `FewShotLearner.meta_gradients`.
+        epoch: from 0; decides derivative order and the weights of a multi-step loss.
+    """
+    found = learner.meta_gradients(episodes, epoch)
+    for name, parameter in learner.meta_parameters().items():
+        parameter.grad = found.gradients[name].clone()
+    return found

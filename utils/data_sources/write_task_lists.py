@@ -17,6 +17,7 @@ from utils.data_sources.task_lists import TaskList, TaskLists, named_tasks, task
 from utils.episodes.class_table import ClassTable
 from utils.episodes.drawing import draw_episodes
 from utils.errors import ConfigError, prints_user_errors
+from utils.paths import command
 from utils.words import log_to_terminal, printable, say
 
 
@@ -46,7 +47,7 @@ def test_tasks(config: ExperimentConfig) -> TaskLists:
 @prints_user_errors
 def main(arguments: list[str]) -> int:
     """Write a task list; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m utils.prepare_dataset tasks", description=main.__doc__)
+    parser = argparse.ArgumentParser(prog=f"{command('prepare_dataset')} tasks", description=main.__doc__)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--config", type=Path, help="config whose test tasks are written")
     what.add_argument("--from", dest="location", type=Path, help="all_runs.zip, or the folder that it unpacks to")

@@ -16,7 +16,6 @@ import math
 import os
 import queue
 import subprocess
-import sys
 import time
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
@@ -37,7 +36,7 @@ from utils.images import decoding as image_decoding
 from utils.images.decoding import DECODER_VERSION, PixelFormat
 from utils.images.duplicates import identical_files, read_content
 from utils.images.folders import ImageFolder, scan
-from utils.paths import REPOSITORY_ROOT
+from utils.paths import child_process
 from utils.words import printable
 
 logger = logging.getLogger(__name__)
@@ -440,8 +439,7 @@ def _decode_in_processes(
     answers: queue.SimpleQueue[tuple[int, list] | None] = queue.SimpleQueue()
     processes = [
         subprocess.Popen(
-            [sys.executable, "-m", "utils.images.decoding"],
-            cwd=REPOSITORY_ROOT,
+            child_process("decoding"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -1,5 +1,5 @@
-"""`python -m utils.prepare_dataset <name>`: turn any usual form of a dataset, on disk or at an address, into a
-dataset folder.
+"""Turn any usual form of a dataset, on disk or at an address, into a dataset folder: `python -m utils.prepare_dataset
+<name>`.
 """
 
 import argparse
@@ -10,7 +10,7 @@ from utils.episodes.drawing import SPLITS
 from utils.errors import ConfigError, prints_user_errors
 from utils.images.folders import scan
 from utils.known_datasets import KNOWN_DATASETS, known_by_folder
-from utils.paths import dataset_root, expanded
+from utils.paths import command, dataset_root, expanded
 from utils.prepare_dataset import find_or_make_dataset
 from utils.prepare_dataset.catalogue import GENERIC, MostSamples
 from utils.prepare_dataset.preparation import Request, prepare
@@ -21,7 +21,7 @@ def _parser() -> argparse.ArgumentParser:
     forms = [f"  {name}: {known.forms}" for name, known in KNOWN_DATASETS.items() if known.forms]
     forms += [f"  {name}: {text}" for name, text in GENERIC.items()]
     parser = argparse.ArgumentParser(
-        prog="python -m utils.prepare_dataset",
+        prog=command("prepare_dataset"),
         description="Make a dataset folder. Nothing that is there is changed; a killed run is gone on with; a second "
         "run verifies.",
         epilog="what --from may be:\n"
