@@ -533,7 +533,7 @@ def build_experiment(
     run_folder: RunFolder, device: torch.device | str = "cpu", stop: StopSignals | None = None,
     task_sets: Sequence[TaskSet] | None = None, group: RankGroup = ALONE,
 ) -> ExperimentBuilder:  # fmt: skip
-    """Unpack the config; `run_folder` comes from `experiment_parts.runs.run_folder.open_run_folder`; task_sets None:
+    """Unpack the config; `run_folder` comes from `experiment_parts.runs.opening.open_run_folder`; task_sets None:
     the test tasks of `data`, which is then a `FixedEpisodeSource`.
     """
     task_sets = build_task_sets(config, data) if task_sets is None else task_sets

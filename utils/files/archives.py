@@ -167,7 +167,7 @@ def _make_folders(archive: Path, folder: Path, parts: list[str], made: set[str])
 
 
 def _opened_again(archive: Path, folder: Path, member: _Member, seen: set[str], allowance: "_Allowance") -> BinaryIO:
-    """The file that a hard link is another name of: it becomes a copy."""
+    """Return the file that a hard link is another name of: it becomes a copy."""
     path = "/".join(_checked_parts(archive, member.same_as))
     if path not in seen:
         text = f'member "{printable(member.name)}" is a hard link to "{printable(member.same_as)}"'
@@ -299,7 +299,7 @@ def size_limited(archive: Path, stream: BinaryIO) -> BinaryIO:
 
 
 def _decompressed(archive: Path) -> BinaryIO:
-    """The tar inside, as a stream. bzip2 of many streams and gzip of many members are read to the end."""
+    """Return the tar inside, as a stream. bzip2 of many streams and gzip of many members are read to the end."""
     if archive.name.lower().endswith((".tar.bz2", ".tbz2", ".pbzip2", ".pbzip")):
         return bz2.open(archive, "rb")
     return {".gz": gzip.open, ".tgz": gzip.open, ".xz": lzma.open}.get(archive.suffix.lower(), open)(archive, "rb")

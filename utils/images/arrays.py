@@ -20,7 +20,7 @@ class ArrayImages:
 
     @cached_property
     def identical(self) -> list[list[int]]:
-        """Ranks of images with equal pixels, a list per picture that is there more than once."""
+        """Return the ranks of images with equal pixels, a list per picture that is there more than once."""
         ranks_of: dict[bytes, list[int]] = defaultdict(list)
         for rank, image in enumerate(self.images):
             ranks_of[hashlib.blake2b(image, digest_size=16).digest()].append(rank)
@@ -32,7 +32,7 @@ class ArrayImages:
         return self.images.nbytes
 
     def verify(self) -> None:
-        """Nothing has been packed that could have changed since."""
+        """Do nothing: nothing has been packed that could have changed since."""
 
     def read(self, into_memory: bool) -> np.ndarray:
         """Return the images, which are in memory in any case."""
