@@ -392,12 +392,16 @@ def _write_index(index_file: Path, fingerprint: str, packed: PackedImages) -> No
             data_file.unlink(missing_ok=True)
 
 
+def available_cores() -> int:
+    """Return how many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _decode_all(
     dataset_folder: Path, files: list[str], pixel_format: PixelFormat, num_workers: int, packed_file: Path
 ) -> list[tuple[str, str]]:
     """Decode files into the packed file with a progress bar; returns (file, reason) of the broken ones, in order."""
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    n_processes = min(num_workers, available, len(files) // FEWEST_IMAGES_PER_PROCESS)
+    n_processes = min(num_workers, available_cores(), len(files) // FEWEST_IMAGES_PER_PROCESS)
     chunk = max(16, min(256, len(files) // (8 * max(n_processes, 1)) + 1))
     starts = range(0, len(files), chunk)
     broken: dict[int, list[tuple[str, str]]] = {}
