@@ -29,7 +29,8 @@ from experiment_parts.evaluation.task_sets import build_other_task_sets, build_t
 from experiment_parts.evaluation.test_results import stored_result
 from experiment_parts.runs.console import Console
 from experiment_parts.runs.dry_run import dry_run
-from experiment_parts.runs.run_folder import RunFolder, add_start, open_run_folder
+from experiment_parts.runs.opening import add_start, open_run_folder
+from experiment_parts.runs.run_folder import RunFolder
 from experiment_parts.runs.same_data import has_started_with_copies
 from utils.config import ExperimentConfig, load_config
 from utils.config.command_line import options_of, parse_command_line

@@ -224,7 +224,7 @@ def _short_run(config: ExperimentConfig, data: EpisodeSource, device: "torch.dev
 
     from experiment_builder import build_experiment
     from experiment_parts.runs.checkpoints import list_epochs
-    from experiment_parts.runs.run_folder import open_run_folder
+    from experiment_parts.runs.opening import open_run_folder
     from few_shot_learning_system import build_learner
 
     heaviest = {"first_order_to_second_order_epoch": -1} if config.second_order else {}

@@ -26,7 +26,8 @@ from experiment_parts.evaluation import model_selection
 from experiment_parts.evaluation.model_selection import chosen_checkpoint
 from experiment_parts.evaluation.split_evaluation import evaluate_tasks
 from experiment_parts.runs.checkpoints import load_checkpoint, save_checkpoint
-from experiment_parts.runs.run_folder import RunFolder, open_run_folder
+from experiment_parts.runs.opening import open_run_folder
+from experiment_parts.runs.run_folder import RunFolder
 from few_shot_classifier.arrays import InputError, as_input, class_labels, image_arrays, resized
 from few_shot_classifier.datasets import evaluation_data, first_image_shape, training_data
 from few_shot_classifier.estimator import Estimator, NotFittedError, with_parameters

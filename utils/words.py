@@ -29,7 +29,7 @@ def mib_text(n_bytes: float) -> str:
 
 
 def counted(number: int, noun: str, plural: str = "") -> str:
-    """'1 epoch', '2 epochs'."""
+    """Return '1 epoch', '2 epochs'."""
     return f"{number} {noun if number == 1 else plural or noun + 's'}"
 
 

@@ -44,7 +44,7 @@ def save_checkpoint(path: Path, tensors: "dict[str, Tensor]", state: dict[str, A
 
 
 def checkpoint_bytes(tensors: "dict[str, Tensor]", state: dict[str, Any]) -> bytes:
-    """The bytes of a checkpoint file, digest filled in; the same input gives the same bytes.
+    """Return the bytes of a checkpoint file, digest filled in; the same input gives the same bytes.
 
     Raises:
         NonFiniteError: a float of the state is not finite.
@@ -79,7 +79,7 @@ def _with_digest(data: bytes) -> bytes:
 
 
 def load_checkpoint(path: Path, device: object = "cpu") -> "tuple[dict[str, Tensor], dict[str, Any]]":
-    """Tensors (on `device`) and state of a checkpoint, after verifying every byte.
+    """Return tensors (on `device`) and state of a checkpoint, after verifying every byte.
 
     Raises:
         DamagedCheckpointError: damaged, or not a checkpoint of this project; says which.
@@ -90,7 +90,7 @@ def load_checkpoint(path: Path, device: object = "cpu") -> "tuple[dict[str, Tens
 
 
 def read_checkpoint_state(path: Path) -> dict[str, Any]:
-    """The verified JSON state of a checkpoint alone. Needs no torch.
+    """Return the verified JSON state of a checkpoint alone. Needs no torch.
 
     Raises:
         StorageError: as `load_checkpoint`.
@@ -165,12 +165,12 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def epoch_path(folder: Path, epoch: int) -> Path:
-    """Where the checkpoint of an epoch (counted from 1) lies."""
+    """Return where the checkpoint of an epoch (counted from 1) lies."""
     return folder / f"train_model_{epoch}.safetensors"
 
 
 def unfinished_path(folder: Path) -> Path:
-    """Where the checkpoint inside an epoch lies, until the epoch's own file is written."""
+    """Return where the checkpoint inside an epoch lies, until the epoch's own file is written."""
     return folder / "unfinished.safetensors"
 
 
@@ -181,7 +181,7 @@ def epoch_of(path: Path) -> int | None:
 
 
 def list_epochs(folder: Path) -> dict[int, Path]:
-    """Epoch -> checkpoint file for all epoch files in a folder, oldest first; nothing is opened."""
+    """Return epoch -> checkpoint file for all epoch files in a folder, oldest first; nothing is opened."""
     epochs = ((epoch_of(path), path) for path in folder.glob("train_model_*.safetensors"))
     return dict(sorted((epoch, path) for epoch, path in epochs if epoch is not None))
 

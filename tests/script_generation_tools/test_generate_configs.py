@@ -519,6 +519,8 @@ def test_broken_values_are_refused(folders):
     assert "values.toml: not valid TOML (" in refusal(folders)
     write_values(folders[0], small='settings = "x"')
     assert 'values.toml: "small" must be a section' in refusal(folders)
+    write_values(folders[0], small="train_seed = 2026-01-01")
+    assert "values.toml: a date or time, which nothing here has; write it in quotes" in refusal(folders)
 
 
 def test_values_without_a_template_are_a_note(folders):

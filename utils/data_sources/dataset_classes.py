@@ -9,10 +9,11 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from utils.config import ExperimentConfig
 from utils.episodes.drawing import SPLITS, EpisodeShape, fitting_fractions, split_classes
+from utils.images.arrays import ArrayImages
 from utils.images.decoding import PixelFormat, original_form
 from utils.images.duplicates import find_repeats, leak_text, leaked, one_colour_text, without_images
 from utils.images.folders import (
@@ -33,9 +34,6 @@ from utils.paths import command, dataset_root
 from utils.prepare_dataset import find_or_make_dataset
 from utils.prepare_dataset.dataset_folders import preparation_facts
 from utils.words import printable
-
-if TYPE_CHECKING:
-    from utils.data_sources.registered_datasets import ArrayImages
 
 logger = logging.getLogger(__name__)
 
@@ -157,7 +155,7 @@ def _is_of_the_field(config: ExperimentConfig, folder: Path) -> bool:
 def settle_repeats(
     config: ExperimentConfig,
     folder: Path,
-    packed: "PackedImages | ArrayImages",
+    packed: PackedImages | ArrayImages,
     sets: Mapping[str, Sequence[ImageClass]],
     stays: str,
 ) -> tuple[Mapping[str, Sequence[ImageClass]], list[str]]:
@@ -194,7 +192,7 @@ def settle_repeats(
     return sets, [leak_text(folder, [packed.image_path(rank) for _, rank in places], places) for places in leaks]
 
 
-def _named(packed: "PackedImages | ArrayImages", groups: Sequence[Sequence[int]], between: str) -> str:
+def _named(packed: PackedImages | ArrayImages, groups: Sequence[Sequence[int]], between: str) -> str:
     """Return the paths of a few groups of images."""
     return some_of([between.join(packed.image_path(rank) for rank in ranks) for ranks in groups], MOST_NAMED)
 

@@ -3,10 +3,9 @@ images.
 """
 
 import hashlib
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,43 +15,10 @@ from utils.config import ExperimentConfig
 from utils.data_sources.dataset_classes import STARTED_WITH_COPIES, settle_repeats, warn_of_shared_classes
 from utils.episodes.drawing import SPLITS, EpisodeShape
 from utils.errors import DataError
+from utils.images.arrays import ArrayImages
 from utils.images.folders import ImageClass, report_problems
 from utils.registry import registered_dataset, user_code
 from utils.words import printable
-
-
-@dataclass(frozen=True)
-class ArrayImages:
-    """Images in memory, with the face of `utils.images.packed.PackedImages`."""
-
-    images: np.ndarray
-    """uint8 (images, C, H, W)."""
-    names: Sequence[str]
-    """Of each image, split/class/number."""
-
-    @cached_property
-    def identical(self) -> list[list[int]]:
-        """Ranks of images with equal pixels, a list per picture that is there more than once."""
-        ranks_of: dict[bytes, list[int]] = defaultdict(list)
-        for rank, image in enumerate(self.images):
-            ranks_of[hashlib.blake2b(image, digest_size=16).digest()].append(rank)
-        return [ranks for ranks in ranks_of.values() if len(ranks) > 1]
-
-    @property
-    def n_bytes(self) -> int:
-        """Size of all images."""
-        return self.images.nbytes
-
-    def verify(self) -> None:
-        """Nothing has been packed that could have changed since."""
-
-    def read(self, into_memory: bool) -> np.ndarray:
-        """Return the images, which are in memory in any case."""
-        return self.images
-
-    def image_path(self, rank: int) -> str:
-        """Return what stands for the path of an image."""
-        return self.names[rank]
 
 
 @dataclass(frozen=True)

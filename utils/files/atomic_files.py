@@ -141,7 +141,7 @@ def storage_error(path: Path, error: OSError) -> StorageError:
 
 
 def free_space_text(path: Path) -> str:
-    """'N MiB free on that disk'."""
+    """Return 'N MiB free on that disk'."""
     try:
         return f"{shutil.disk_usage(nearest_existing(path)).free / 2**20:.0f} MiB free on that disk"
     except OSError:
@@ -149,7 +149,7 @@ def free_space_text(path: Path) -> str:
 
 
 def nearest_existing(path: Path) -> Path:
-    """The path itself, or the lowest folder above it that is there."""
+    """Return the path itself, or the lowest folder above it that is there."""
     return next((place for place in (path, *path.parents) if place.exists()), path)
 
 

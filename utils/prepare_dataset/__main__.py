@@ -13,6 +13,7 @@ from utils.known_datasets import KNOWN_DATASETS, known_by_folder
 from utils.paths import command, dataset_root, expanded
 from utils.prepare_dataset import find_or_make_dataset
 from utils.prepare_dataset.catalogue import GENERIC, MostSamples
+from utils.prepare_dataset.glyphs import preparation as glyphs
 from utils.prepare_dataset.preparation import Request, prepare
 from utils.words import is_whole_number, log_to_terminal, printable, say
 
@@ -26,7 +27,8 @@ def _parser() -> argparse.ArgumentParser:
         "run verifies.",
         epilog="what --from may be:\n"
         + "\n".join(forms)
-        + "\n\n`tasks` as the dataset writes fixed test tasks; see: tasks --help",
+        + "\n\n`tasks` as the dataset writes fixed test tasks, `glyphs` draws fonts and icons; `tasks --help` and "
+        "`glyphs --help` say more",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     prepared = [name for name, known in KNOWN_DATASETS.items() if known.forms]
@@ -67,8 +69,9 @@ def _parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     """Prepare one dataset, or write the test tasks of one with `tasks`; returns the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    if arguments[:1] == ["tasks"]:
-        return write_task_lists.main(arguments[1:])
+    own = {"tasks": write_task_lists.main, "glyphs": glyphs.main}
+    if arguments[:1] and arguments[0] in own:
+        return own[arguments[0]](arguments[1:])
     options = _parser().parse_args(arguments)
     log_to_terminal()
     try:

@@ -1,0 +1,142 @@
+"""Which drawings become images: none that is missing, a copy, or stands for two classes; counted and listed."""
+
+import contextlib
+import multiprocessing
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import tqdm
+
+from utils.prepare_dataset.glyphs.domains import Candidate, Proposal
+from utils.prepare_dataset.glyphs.drawing import Key, thumbnails
+
+FEWEST_IMAGES, MOST_IMAGES = 4, 20
+MOST_DRAWN = 60
+"""Candidates of a class that are looked at."""
+COPY = 0.02
+"""Squared distance of two thumbnails, in parts of their mean square, up to which one is a copy of the other."""
+COPIED_PART, FEWEST_SHARED = 0.5, 5
+"""A source is left out if so much of what it shares with one before it, and at least so many drawings, are copies."""
+
+
+@dataclass
+class LeftOut:
+    """What was left out, for the data card."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    """Reason -> drawings."""
+    sources: list[str] = field(default_factory=list)
+    """`a: a copy of b`."""
+    copies: Counter[tuple[int, int]] = field(default_factory=Counter)
+    """(source, the one it copies) -> drawings."""
+    classes: int = 0
+    """With fewer images than `FEWEST_IMAGES`."""
+
+
+def draw_all(paths: Sequence[Path], proposals: Sequence[Proposal], workers: int) -> list[dict[Key, np.ndarray]]:
+    """Return for each source key -> thumbnail, uint8 (28, 28), drawn by several processes."""
+    wanted: dict[int, dict[Key, None]] = defaultdict(dict)
+    for proposal in proposals:
+        for candidate in proposal.candidates[:MOST_DRAWN]:
+            wanted[candidate.source][candidate.key] = None
+    drawn: list[dict[Key, np.ndarray]] = [{} for _ in paths]
+    places = sorted(wanted)
+    jobs = [(paths[place], list(wanted[place])) for place in places]
+    bar = tqdm.tqdm(desc="looking at glyphs", total=sum(len(keys) for _, keys in jobs), unit="glyph", disable=None)
+    with bar, _mapping(workers) as mapping:
+        for place, (_, keys), images in zip(places, jobs, mapping(thumbnails, *zip(*jobs, strict=True)), strict=True):
+            drawn[place] = dict(zip(keys, images, strict=True))
+            bar.update(len(keys))
+    return drawn
+
+
+@contextlib.contextmanager
+def _mapping(workers: int) -> Iterator[Callable]:
+    """Give `map`, over processes where there are several."""
+    if workers == 1:
+        yield map
+        return
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        yield pool.map
+
+
+def select(
+    proposals: Sequence[Proposal], drawn: Sequence[dict[Key, np.ndarray]], names: Sequence[str]
+) -> tuple[dict[str, list[Candidate]], LeftOut]:
+    """Return class -> the drawings that are each a sample of its own, however few, and what was left out.
+
+    Args:
+        drawn: of each source, as `draw_all` gives it.
+        names: of the sources.
+    """
+    left_out = LeftOut()
+    usable = _without_look_alikes(proposals, drawn, left_out)
+    near, shared = Counter(), Counter()
+    distances = {}
+    for name, candidates in usable.items():
+        is_near = (
+            _near(np.stack([drawn[c.source][c.key] for c in candidates])) if candidates else np.zeros((0, 0), bool)
+        )
+        distances[name] = is_near
+        sources = [c.source for c in candidates]
+        for first, second in zip(*np.triu_indices(len(sources), 1), strict=True):
+            pair = tuple(sorted((sources[first], sources[second])))
+            shared[pair] += 1
+            near[pair] += bool(is_near[first, second])
+    copied: dict[int, int] = {}
+    for (first, second), count in sorted(near.items()):
+        if (
+            first not in copied
+            and second not in copied
+            and count >= max(FEWEST_SHARED, COPIED_PART * shared[first, second])
+        ):
+            copied[second] = first
+            left_out.sources.append(
+                f"{names[second]}: {count} of {shared[first, second]} drawings are those of {names[first]}"
+            )
+    kept = {}
+    for name, candidates in usable.items():
+        chosen: list[int] = []
+        for place, candidate in enumerate(candidates):
+            if candidate.source in copied:
+                left_out.counts["of a source that copies another"] += 1
+            elif same := [other for other in chosen if distances[name][place, other]]:
+                left_out.counts["a copy of another image of its class"] += 1
+                left_out.copies[candidate.source, candidates[same[0]].source] += 1
+            elif len(chosen) < MOST_IMAGES:
+                chosen.append(place)
+            else:
+                left_out.counts[f"beyond {MOST_IMAGES} images of a class"] += 1
+        kept[name] = [candidates[place] for place in chosen]
+    return kept, left_out
+
+
+def _without_look_alikes(
+    proposals: Sequence[Proposal], drawn: Sequence[dict[Key, np.ndarray]], left_out: LeftOut
+) -> dict[str, list[Candidate]]:
+    """Class -> candidates of which something is drawn that no class before it has from the same source."""
+    usable: dict[str, list[Candidate]] = {}
+    taken: dict[tuple[int, bytes], str] = {}
+    for proposal in proposals:
+        usable[proposal.name] = []
+        for candidate in proposal.candidates[:MOST_DRAWN]:
+            image = drawn[candidate.source][candidate.key]
+            if not image.any():
+                left_out.counts["missing: nothing, or the sign for it, is drawn"] += 1
+            elif taken.setdefault((candidate.source, image.tobytes()), proposal.name) != proposal.name:
+                left_out.counts["the same as a class before it in that source"] += 1
+            else:
+                usable[proposal.name].append(candidate)
+    return usable
+
+
+def _near(images: np.ndarray) -> np.ndarray:
+    """Which of some thumbnails (n, 28, 28) are copies of each other: bool (n, n)."""
+    flat = images.reshape(len(images), -1).astype(np.float32)
+    squares = (flat**2).sum(axis=1)
+    distances = squares[:, None] + squares - 2 * flat @ flat.T
+    return distances <= COPY * (squares[:, None] + squares) / 2
