@@ -54,14 +54,16 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    """Import a name of the face where it is first asked for: from where the block above says, which is not executed."""
-    if name not in __all__:
-        raise AttributeError(f"module {__name__} has no attribute {name}; it has {', '.join(__all__)}")
-    for node in ast.walk(ast.parse(Path(__file__).read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and name in (alias.name for alias in node.names):
-            globals()[name] = getattr(importlib.import_module(str(node.module)), name)
-    return globals()[name]
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        """Import a name of the face where it is first asked for, as the block above says, which is not executed."""
+        if name not in __all__:
+            raise AttributeError(f"module {__name__} has no attribute {name}; it has {', '.join(__all__)}")
+        for node in ast.walk(ast.parse(Path(__file__).read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and name in (alias.name for alias in node.names):
+                globals()[name] = getattr(importlib.import_module(str(node.module)), name)
+        return globals()[name]
 
 
 def __dir__() -> list[str]:

@@ -23,14 +23,15 @@ from utils.paths import COMMANDS, REPOSITORY_ROOT, __version__, command
 PACKAGE = "mamlkit"
 _TOOLS = tomllib.loads((REPOSITORY_ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]
 OURS = set(_TOOLS["ruff"]["lint"]["isort"]["known-first-party"]) - {"benchmarks", "tests", PACKAGE}
+ENDINGS = (".css", ".csv", ".html", ".jinja", ".js", ".sbatch", ".sh", ".toml")
+"""Of the files beside the modules, which they read."""
 ASSETS = [
     "py.typed",
     "requirements.txt",
     "requirements-extras.txt",
     "experiment_config/*.json",
     "experiment_template_config/*",
-    "script_generation_tools/*.s*",
-    *(f"experiment_tools/*/*.{ending}" for ending in ("css", "html", "jinja", "js", "toml")),
+    *(f"{room}/**/[!.]*{ending}" for room in sorted(OURS) for ending in ENDINGS),
 ]
 OF_THE_CHECKOUT = {"script_generation_tools.write_config_table"}
 """Modules that write pages of the checkout."""

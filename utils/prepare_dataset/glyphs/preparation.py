@@ -16,7 +16,7 @@ from utils.files.atomic_folders import is_filled
 from utils.images.folders import scan
 from utils.images.packed import available_cores
 from utils.metrics import summarise
-from utils.paths import dataset_root, expanded
+from utils.paths import command, dataset_root, expanded
 from utils.prepare_dataset.class_sources import SourceClass, check_classes, safe_name
 from utils.prepare_dataset.dataset_folders import verify_dataset, write_dataset
 from utils.prepare_dataset.glyphs.benchmark import SHAPES, TestImages, fixed_tasks, nearest_neighbour
@@ -67,7 +67,7 @@ class GlyphRequest:
 def main(arguments: list[str]) -> int:
     """Draw one domain; returns the exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m utils.prepare_dataset glyphs",
+        prog=f"{command('prepare_dataset')} glyphs",
         description="Draw a few-shot dataset from fonts or icon sets. A killed run is gone on with; a second verifies.",
         epilog="domains:\n" + "\n".join(f"  {name}: {text}" for name, text in DOMAINS.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
