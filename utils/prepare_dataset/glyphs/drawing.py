@@ -24,6 +24,8 @@ CANVAS, EM, LARGEST = 128, 112, 104
 THUMBNAIL, THUMBNAIL_INK = 28, 24
 LARGEST_TURN, LARGEST_STRETCH, LARGEST_SHEAR, LARGEST_SHIFT = 0.14, 0.12, 0.12, 6.0
 """Radians; parts; parts; pixels of the canvas."""
+COPY = 0.02
+"""Squared distance of two thumbnails, in parts of their mean square, up to which one is a copy of the other."""
 
 _WHITE = {"L": 255, "RGB": (255, 255, 255)}
 _AFFINE = 1
@@ -61,7 +63,7 @@ class FontFace:
     def ink(self, key: Key) -> Image.Image | None:
         """Return a character, mode L; None where nothing, or the sign for a missing one, is drawn."""
         drawn = self._drawn(chr(int(key)))
-        return None if drawn is None or (self._missing is not None and _equal(drawn, self._missing)) else drawn
+        return None if drawn is None or (self._missing is not None and _alike(drawn, self._missing)) else drawn
 
     def _drawn(self, text: str) -> Image.Image | None:
         try:
@@ -133,8 +135,18 @@ def renderers() -> dict[str, str]:
     return found
 
 
-def _equal(first: Image.Image, second: Image.Image) -> bool:
-    return first.size == second.size and ImageChops.difference(first, second).getbbox() is None
+def _alike(first: Image.Image, second: Image.Image) -> bool:
+    """Whether two drawings are one glyph; FreeType hints the same outline otherwise for another script."""
+    sizes = np.abs(np.subtract(first.size, second.size))
+    return sizes.max() <= 2 and bool(are_copies(np.stack([thumbnail(first), thumbnail(second)]))[0, 1])
+
+
+def are_copies(images: np.ndarray) -> np.ndarray:
+    """Which of some thumbnails (n, 28, 28) are copies of each other: bool (n, n)."""
+    flat = images.reshape(len(images), -1).astype(np.float32)
+    squares = (flat**2).sum(axis=1)
+    distances = squares[:, None] + squares - 2 * flat @ flat.T
+    return distances <= COPY * (squares[:, None] + squares) / 2
 
 
 def _cropped(image: Image.Image) -> Image.Image | None:
@@ -176,15 +188,15 @@ def picture(ink: Image.Image, changes: np.ndarray | None = None) -> np.ndarray:
         offset = CANVAS / 2 - matrix @ (np.array([CANVAS / 2, CANVAS / 2]) + shift)
         data = [*matrix[0], offset[0], *matrix[1], offset[1]]
         canvas = canvas.transform(
-            canvas.size, Image.Transform.AFFINE, data, Image.Resampling.BICUBIC, fillcolor=_WHITE[canvas.mode]
+            canvas.size, Image.Transform.AFFINE, data, Image.Resampling.BILINEAR, fillcolor=_WHITE[canvas.mode]
         )
     return np.asarray(canvas.reduce(CANVAS // SIDE))
 
 
-def affine_changes(seed: int, name: str) -> np.ndarray:
-    """Draw (6,) numbers in -1..1 for the image of this name: turn, two stretches, shear, two shifts."""
-    index = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") >> 2
-    return 2 * uniform(random_words(seed, "prepared_samples", [index], _AFFINE, 6))[0] - 1
+def affine_changes(seed: int, names: Sequence[str]) -> np.ndarray:
+    """Draw, for the image of each name, numbers in -1..1: turn, two stretches, shear, two shifts: (names, 6)."""
+    indices = [int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") >> 2 for name in names]
+    return 2 * uniform(random_words(seed, "prepared_samples", indices, _AFFINE, 6)) - 1
 
 
 @lru_cache(400)
