@@ -57,13 +57,14 @@ class FontFace:
         """What it has a glyph for; the first glyph, .notdef, is what it shows for all it lacks."""
 
     @cached_property
-    def _missing(self) -> Image.Image | None:
-        return self._drawn("\U0010ffff")
+    def _signs(self) -> list[Image.Image]:
+        """What it draws for what it lacks: the first glyph, or a dotted circle."""
+        return [drawn for sign in ("\U0010ffff", "\u25cc") if (drawn := self._drawn(sign)) is not None]
 
     def ink(self, key: Key) -> Image.Image | None:
         """Return a character, mode L; None where nothing, or the sign for a missing one, is drawn."""
         drawn = self._drawn(chr(int(key)))
-        return None if drawn is None or (self._missing is not None and _alike(drawn, self._missing)) else drawn
+        return None if drawn is None or any(_alike(drawn, sign) for sign in self._signs) else drawn
 
     def _drawn(self, text: str) -> Image.Image | None:
         try:
