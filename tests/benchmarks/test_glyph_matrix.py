@@ -67,8 +67,8 @@ def test_parts_share_the_runs_and_the_page_comes_from_all(world, capsys):
     ]
 
 
-def test_a_list_that_is_missing_and_a_part_that_is_none_are_named(world):
-    folder, _ = world
+def test_a_list_that_is_missing_and_a_part_that_is_none_are_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("DATASET_DIR", str(tmp_path))
     with pytest.raises(ConfigError, match=r"no task list. Run: python -m utils.prepare_dataset tasks --domain emoji"):
         glyph_matrix.task_list_of("glyphs_emoji", "5way_1shot")
     with pytest.raises(ConfigError, match=r"--part 4/4: must be such as 0/4 to 3/4"):

@@ -2,6 +2,8 @@
 
 import contextlib
 import multiprocessing
+import os
+import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -43,12 +45,15 @@ def draw_all(paths: Sequence[Path], proposals: Sequence[Proposal], workers: int)
             wanted[candidate.source][candidate.key] = None
     drawn: list[dict[Key, np.ndarray]] = [{} for _ in paths]
     places = sorted(wanted)
-    jobs = [(paths[place], list(wanted[place])) for place in places]
-    bar = tqdm.tqdm(desc="looking at glyphs", total=sum(len(keys) for _, keys in jobs), unit="glyph", disable=None)
-    with bar, _mapping(workers) as mapping:
-        for place, (_, keys), images in zip(places, jobs, mapping(thumbnails, *zip(*jobs, strict=True)), strict=True):
-            drawn[place] = dict(zip(keys, images, strict=True))
-            bar.update(len(keys))
+    keys = [list(wanted[place]) for place in places]
+    with (
+        tqdm.tqdm(desc="looking at glyphs", total=sum(map(len, keys)), unit="glyph", disable=None) as bar,
+        _mapping(workers) as mapping,
+    ):
+        answers = mapping(thumbnails, [paths[place] for place in places], keys)
+        for place, of_source, images in zip(places, keys, answers, strict=True):
+            drawn[place] = dict(zip(of_source, images, strict=True))
+            bar.update(len(of_source))
     return drawn
 
 
@@ -58,8 +63,14 @@ def _mapping(workers: int) -> Iterator[Callable]:
     if workers == 1:
         yield map
         return
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _end_with_parent) as pool:
         yield pool.map
+
+
+def _end_with_parent() -> None:
+    """A worker of a killed process would wait for ever."""
+    parent = multiprocessing.parent_process()
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 
 def select(
