@@ -108,11 +108,12 @@ class IconSet:
             f' viewBox="{left} {top} {width} {height}">{icon["body"]}</svg>'
         )
         try:
-            image = _render_svg()(svg, 2 * CANVAS)
+            image = _render_svg()(svg, CANVAS)
         except ValueError:
             return None
-        if not np.ptp(np.asarray(image), axis=2).any():
-            image = image.convert("L")
+        red, *others = image.split()
+        if not any(ImageChops.difference(red, other).getbbox() for other in others):
+            image = red
         cropped = _cropped(image)
         return None if cropped is None else _fitted(cropped, LARGEST)
 

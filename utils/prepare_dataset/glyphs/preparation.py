@@ -173,7 +173,9 @@ def _propose(request: GlyphRequest, sources: Sequence[Source], faces: Sequence[A
         "icons": lambda: icon_classes(faces, request.seed),
         "emoji": lambda: emoji_classes(faces, [source.characters for source in sources], request.seed),
     } | dict.fromkeys(TOGETHER, lambda: letter_classes(faces, digests, sides, request.seed))
-    return proposers.get(request.domain, lambda: script_classes(faces, digests))()
+    if request.domain not in proposers:
+        return script_classes(faces, digests)
+    return [one for one in proposers[request.domain]() if len(one.candidates) >= FEWEST_IMAGES]  # the rest is not drawn
 
 
 def _classes(
