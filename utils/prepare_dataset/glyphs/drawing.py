@@ -1,6 +1,5 @@
 """Fonts and icon sets as ink: a character or an icon by its key, black on white, cropped to what is drawn."""
 
-import contextlib
 import hashlib
 import importlib.metadata
 import io
@@ -129,12 +128,14 @@ def _render_svg() -> Callable[[str, int], Image.Image]:
     ).convert("RGB")
 
 
-def renderers() -> dict[str, str]:
-    """Return name -> version of what draws; other versions may draw other pixels."""
-    found = {"pillow": Image.__version__, "freetype": str(features.version("freetype2"))}
-    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-        found["resvg_py"] = importlib.metadata.version("resvg_py")
-    return found
+def renderers(*, svg: bool) -> dict[str, str]:
+    """Return name -> version of what draws icons, or fonts; other versions may draw other pixels."""
+    by = (
+        {"resvg_py": importlib.metadata.version("resvg_py")}
+        if svg
+        else {"freetype": str(features.version("freetype2"))}
+    )
+    return {"pillow": Image.__version__} | by
 
 
 def _alike(first: Image.Image, second: Image.Image) -> bool:
