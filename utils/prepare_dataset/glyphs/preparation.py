@@ -123,7 +123,8 @@ def prepare_glyphs(request: GlyphRequest) -> str:
     drawing = Drawing(request.folder_name, request.domain, request.seed, sources, names, classes, left_out)
     facts = {
         "dataset": "glyphs", "form": f"{request.domain} of {counted(len(sources), 'source')}", "seed": request.seed,
-        "domain": request.domain, "renderers": renderers(svg=request.domain not in OF_FONTS), "sources": [source.sha256 for source in sources],
+        "domain": request.domain, "renderers": renderers(svg=request.domain not in OF_FONTS),
+        "sources": [source.sha256 for source in sources],
     }  # fmt: skip
 
     def describe(folder: Path) -> dict[str, Any]:
