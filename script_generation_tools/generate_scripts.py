@@ -100,7 +100,10 @@ def main(arguments: list[str] | None = None) -> int:
     folder = working_folder()
     tools, scripts = folder / "script_generation_tools", folder / "experiment_scripts"
     templates = (tools / "local_run_template_script.sh", tools / JOB_TEMPLATE.name)
-    say(generate_scripts(folder / "experiment_config", scripts, *templates, prune=options.prune).report(scripts))
+    outcome = generate_scripts(folder / "experiment_config", scripts, *templates, prune=options.prune)
+    say(outcome.report(scripts))
+    if jobs := [name for name in outcome.written if name.endswith(".sbatch")]:
+        say(f"for SLURM, all seeds of a setting in one job: sbatch {scripts.name}/{jobs[0]}")
     return 0
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from utils.config import ExperimentConfig
+from utils.known_datasets import OMNIGLOT_SPLIT
 from utils.words import printable
 
 Config = Mapping[str, Any]
@@ -178,7 +179,9 @@ def _value(config: Config, key: str) -> Any:
     """Of a key; a config of an older release that lacks it has the default."""
     field = ExperimentConfig.model_fields.get(key)
     value = config.get(key, None if field is None else field.default)
-    return list(value) if isinstance(value, tuple) else value
+    value = list(value) if isinstance(value, tuple) else value
+    # Omniglot's own fractions are what configs had before there was `auto`, which stands for the same there.
+    return "auto" if key == "train_val_test_split" and value == list(OMNIGLOT_SPLIT) else value
 
 
 def _text(value: Any) -> str:
