@@ -304,6 +304,13 @@ def build_data(
 ) -> FewShotData | SinusoidData:
     """Build the episodes of a config: find, pack and check its dataset.
 
+        >>> from mamlkit import build_data, load_config
+        >>> keys = {"dataset_name": "sinusoid", "loss": "mean_squared_error", "backbone": "mlp"}
+        >>> keys |= {"image_height": 1, "image_width": 1, "image_channels": 1}
+        >>> data = build_data(load_config(None, {"experiment_name": "waves", **keys}), "cpu")
+        >>> data.episodes("train", range(4)).support_labels.shape[0]
+        4
+
     Args:
         keep_copies: for a run that has started with images that are in a class more than once.
     Raises:

@@ -8,15 +8,17 @@ norm layers and dropout, its `PassRecord` what they leave behind for later passe
 Letters: B tasks, N way, K shot, Q query images per class, S inner steps.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from meta_learning import baselines
 from meta_learning.adaptation import Adaptation, Adapted, PreparedEpisodes
-from meta_learning.execution.execution import Execution, build_execution
+from meta_learning.execution.execution import Execution, build_execution, task_chunks
 from meta_learning.execution.recomputation import recomputed_gradient
 from meta_learning.inner_loop_optimizers import InnerLoopOptimizer, adapted_shapes, build_inner_loop
 from meta_learning.meta_gradients import MetaGradients
@@ -43,6 +45,7 @@ class Evaluation:
     Attributes:
         query_logits: (B, N*Q, N) after the last step.
         support_loss, support_accuracy, query_loss, query_accuracy: (steps + 1, B).
+        support_features, query_features: (B, n, D) before adaptation, where they were asked for.
     """
 
     query_logits: Tensor
@@ -50,6 +53,8 @@ class Evaluation:
     support_accuracy: Tensor
     query_loss: Tensor
     query_accuracy: Tensor
+    support_features: Tensor | None = None
+    query_features: Tensor | None = None
 
 
 class FewShotLearner(nn.Module):
@@ -66,6 +71,7 @@ class FewShotLearner(nn.Module):
         batch_norm_statistics: a key of `meta_learning.networks.passes.STATISTICS`, or "mixed".
         gradient_checkpointing: recompute inner steps, for the memory of one of them.
         execution: how computations are carried out; None: all tasks at once.
+        untrained: makes the network as it was before any training, anywhere; None: nobody knows it.
     """
 
     def __init__(
@@ -81,6 +87,7 @@ class FewShotLearner(nn.Module):
         batch_norm_statistics: str = "transductive",
         gradient_checkpointing: bool = False,
         execution: Execution | None = None,
+        untrained: Callable[[], MetaNetwork] | None = None,
     ) -> None:
         super().__init__()
         self.network, self.inner_loop, self.outer_loop, self.loss = network, inner_loop, outer_loop, loss
@@ -92,6 +99,7 @@ class FewShotLearner(nn.Module):
         self.meta_optimizer = MetaOptimizer(self.meta_parameters(), outer_update)
         self.execution = execution or Execution.of(network)
         self.execution.measure_with(self.meta_parameters().values())
+        self._untrained = untrained
 
     # What it computes: meta-gradients.
 
@@ -305,13 +313,21 @@ class FewShotLearner(nn.Module):
         steps = self.n_evaluation_steps if n_steps is None else n_steps
         return prepared, self.adaptation.path(prepared, pass_, steps)
 
-    def evaluate(self, episodes: Episodes, n_steps: int | None = None, statistics: str | None = None) -> Evaluation:
+    def evaluate(
+        self,
+        episodes: Episodes,
+        n_steps: int | None = None,
+        statistics: str | None = None,
+        *,
+        keep_features: bool = False,
+    ) -> Evaluation:
         """Adapt to each task and classify its query images; the learner stays exactly as it was.
 
         Args:
             episodes: B of them, as for `meta_gradients`.
             n_steps: inner steps; those beyond S reuse the last step's rates and norm rows.
             statistics: a key of `meta_learning.networks.passes.STATISTICS`; None: as in training.
+            keep_features: return those before adaptation, too, which are computed on the way.
         Raises:
             ConfigError: "running", but no training has ever collected running statistics.
         """
@@ -319,11 +335,13 @@ class FewShotLearner(nn.Module):
         pass_ = Pass(statistics=statistics or self.batch_norm_statistics)
         self._check_running_statistics(pass_)
         results = self.execution.over_tasks(
-            lambda tasks: self._evaluate(tasks, n_steps, pass_), episodes, ("evaluation", n_steps, pass_.statistics)
+            lambda tasks: self._evaluate(tasks, n_steps, pass_, keep_features=keep_features),
+            episodes,
+            ("evaluation", n_steps, pass_.statistics, keep_features),
         )
-        return Evaluation(results.pop("query_logits"), **{name: rows.T for name, rows in results.items()})
+        return Evaluation(**{name: value.T if name in STEP_METRICS else value for name, value in results.items()})
 
-    def _evaluate(self, episodes: Episodes, n_steps: int, pass_: Pass) -> dict[str, Tensor]:
+    def _evaluate(self, episodes: Episodes, n_steps: int, pass_: Pass, *, keep_features: bool) -> dict[str, Tensor]:
         """Return the fields of `Evaluation` for some tasks, the task axis first."""
         pass_ = replace(pass_, record=PassRecord(affine_rows={}))
         prepared = self.adaptation.prepare(episodes, pass_)
@@ -338,7 +356,43 @@ class FewShotLearner(nn.Module):
                 rows["query_accuracy"].append(self.loss.per_task_score(logits, episodes.query_labels))
             rows["support_loss"].append(support_loss)
             rows["support_accuracy"].append(self.loss.per_task_score(support_logits, episodes.support_labels))
-        return {"query_logits": logits} | {name: torch.stack(values, dim=1) for name, values in rows.items()}
+        first = {f"{role}_features": value for role, value in prepared.first_features.items() if keep_features}
+        return {"query_logits": logits, **first} | {name: torch.stack(values, dim=1) for name, values in rows.items()}
+
+    # What stands beside a result, on the same tasks.
+
+    def baselines(
+        self,
+        episodes: Episodes,
+        evaluation: Evaluation,
+        statistics: str | None = None,
+        *,
+        n_untrained: int = 0,
+        n_reordered: int = 0,
+    ) -> dict[str, Tensor]:
+        """Score each task without an inner step, and with its labels in other orders; see `meta_learning.baselines`.
+
+        Args:
+            evaluation: of these episodes, with features.
+            statistics: as for `evaluate`.
+            n_untrained, n_reordered: of the first tasks, so many get the entries that need passes of their own.
+        Returns:
+            name -> accuracies (B,) or (B, orders).
+        """
+        pass_ = Pass(statistics=statistics or self.batch_norm_statistics)
+        untrained, reordered = (next(task_chunks(episodes, n)) if n else None for n in (n_untrained, n_reordered))
+        return baselines.of_tasks(self, episodes, evaluation, pass_, untrained, reordered)
+
+    def images_per_task(self, n_support: int, n_query: int, statistics: str | None = None) -> dict[str, int]:
+        """Return what an evaluation, and each entry of `baselines` with passes of its own, costs of a task."""
+        pass_ = Pass(statistics=statistics or self.batch_norm_statistics)
+        return baselines.images_per_task(self, n_support, n_query, pass_)
+
+    @cached_property
+    def untrained_network(self) -> MetaNetwork | None:
+        """The network as it was before any training; None: nobody knows it."""
+        own = next(self.network.parameters())
+        return None if self._untrained is None else self._untrained().to(device=own.device, dtype=own.dtype)
 
     def _check_running_statistics(self, pass_: Pass) -> None:
         for name, layer in self._batch_norm_layers().items():
@@ -459,11 +513,24 @@ def build_learner(
 ) -> FewShotLearner:
     """Build the learner of a config on `device`.
 
+        >>> import torch
+        >>> from mamlkit import build_learner, episodes_from_arrays, load_config
+        >>> keys = {"num_classes_per_set": 2, "image_height": 8, "image_width": 8, "image_channels": 1}
+        >>> config = load_config(None, {"experiment_name": "own_loop", "backbone": "mlp", **keys})
+        >>> learner = build_learner(config, "cpu")
+        >>> images, labels = torch.randn(4, 2, 1, 8, 8), torch.tensor([[0, 1]]).expand(4, 2)
+        >>> episodes = episodes_from_arrays(images, labels, images, labels)  # 4 tasks, 2-way 1-shot
+        >>> found = learner.meta_gradients(episodes, epoch=0)
+        >>> learner.meta_update(found, epoch=0).shape
+        torch.Size([])
+
     Args:
         network: a module, which is copied, or a function of (config, (C, H, W), N) that makes one; None: the config's.
         loss: of inner and outer loop; None: the config's.
     """
     device = torch.device(device)
+    # Without a file of weights, which need not be there any more when a finished run is tested.
+    untrained = partial(build_network, config.model_copy(update={"initial_weights": ""}), network)
     network = build_network(config, network)
     outer_loop = OuterLoop(
         displacement=config.outer_update == "displacement",
@@ -485,4 +552,28 @@ def build_learner(
         batch_norm_statistics=name_of_statistics(config.batch_norm_statistics),
         gradient_checkpointing=config.gradient_checkpointing,
         execution=build_execution(config, network),
+        untrained=untrained,
     )
+
+
+def meta_gradients(learner: FewShotLearner, episodes: Episodes, epoch: int = 0) -> MetaGradients:
+    """Compute the meta-gradient and put it into `.grad` of the meta-parameters, for an optimiser of one's own.
+
+        >>> import torch
+        >>> from mamlkit import build_learner, episodes_from_arrays, load_config, meta_gradients
+        >>> keys = {"num_classes_per_set": 2, "image_height": 8, "image_width": 8, "image_channels": 1}
+        >>> config = load_config(None, {"experiment_name": "own_loop", "backbone": "mlp", **keys})
+        >>> learner = build_learner(config, "cpu")
+        >>> optimizer = torch.optim.SGD(learner.meta_parameters().values(), lr=0.1)
+        >>> images, labels = torch.randn(4, 2, 1, 8, 8), torch.tensor([[0, 1]]).expand(4, 2)
+        >>> loss = meta_gradients(learner, episodes_from_arrays(images, labels, images, labels)).metrics["loss"]
+        >>> optimizer.step()
+
+    Args:
+        episodes: see `FewShotLearner.meta_gradients`.
+        epoch: from 0; decides derivative order and the weights of a multi-step loss.
+    """
+    found = learner.meta_gradients(episodes, epoch)
+    for name, parameter in learner.meta_parameters().items():
+        parameter.grad = found.gradients[name].clone()
+    return found

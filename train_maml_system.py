@@ -1,4 +1,5 @@
-"""Entry point: `python train_maml_system.py --name_of_args_json_file CONFIG.json [--key value ...]`.
+"""Train and test a run, or go on with it: `python train_maml_system.py --name_of_args_json_file CONFIG.json
+[--key value ...]`.
 
 Reads the config, opens the run folder, wires data, learner, builder and observers, and runs. Everything that can be
 found wrong without torch is found before the seconds of its import.
@@ -9,15 +10,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from utils.machine.packages import missing_to_train
-from utils.paths import REPOSITORY_ROOT, experiments_root
+from utils.machine.packages import missing_to_train, set_up_command
+from utils.paths import PACKAGE, REPOSITORY_ROOT, __version__, child_process, experiments_root
 
 if missing := missing_to_train():
-    sys.exit(
-        f"The package {missing[0]} is missing in {sys.executable}. Run once: bash {REPOSITORY_ROOT}/install.sh; then "
-        f"start with the Python that bash {REPOSITORY_ROOT}/install.sh --print-python names, in most cases "
-        f"{REPOSITORY_ROOT}/.venv/bin/python"
-    )
+    advice = f"Run once: bash {REPOSITORY_ROOT}/install.sh; then start with the Python that bash "
+    advice += f"{REPOSITORY_ROOT}/install.sh --print-python names, in most cases {REPOSITORY_ROOT}/.venv/bin/python"
+    advice = f"Run: {set_up_command()}" if PACKAGE else advice
+    sys.exit(f"The package {missing[0]} is missing in {sys.executable}. {advice}")
 
 from utils.machine import stop_signals
 from utils.ranks import rank as ranks
@@ -33,7 +33,7 @@ from experiment_parts.runs.opening import add_start, open_run_folder
 from experiment_parts.runs.run_folder import RunFolder
 from experiment_parts.runs.same_data import has_started_with_copies
 from utils.config import ExperimentConfig, load_config
-from utils.config.command_line import parse_command_line
+from utils.config.command_line import options_of, parse_command_line
 from utils.config.help import USAGE, help_text
 from utils.errors import ConfigError, Interrupted, UserError
 from utils.machine.failures import report_failure
@@ -63,6 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if {"-h", "--help"}.intersection(arguments):
         with guarded_output():
             print(help_text())
+        return 0
+    if "--version" in arguments:
+        print(__version__)
         return 0
     rank = ranks.this_rank()
     quiet, asked_to_stop = (
@@ -94,7 +97,7 @@ def run(arguments: list[str], console: Console, stop: stop_signals.StopSignals, 
         ConfigError: no config, or one that cannot work. Other UserError of `utils.errors`: bad data, no space, ...
         Interrupted: a signal came; everything is saved.
     """
-    launch_options, arguments = split_arguments(arguments)
+    launch_options, arguments = split_arguments(options_of(arguments))
     json_path, overrides = parse_command_line(arguments)
     overrides = load_plugins(overrides)
     if json_path is None and "experiment_name" not in overrides:
@@ -109,7 +112,7 @@ def run(arguments: list[str], console: Console, stop: stop_signals.StopSignals, 
         ranks.check_task_count(config.tasks_per_meta_batch, launch.n_ranks)
         if launch.on_one_machine and not config.dry_run:
             RunFolder(experiments_root() / config.experiment_name).check_not_in_use(within_s=2.0)
-        return run_ranks(Path(__file__).resolve(), arguments, launch, config.experiment_name, stop)
+        return run_ranks(child_process("train"), arguments, launch, config.experiment_name, stop)
     if config.dry_run:
         with dry_run(config) as (limited, folder):
             run_experiment(limited, folder, console, stop, rank=rank)

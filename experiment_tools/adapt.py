@@ -24,6 +24,7 @@ from utils.files.tables import as_csv
 from utils.images.decoding import DECODING_ERRORS, PixelFormat, decode_image
 from utils.images.duplicates import are_of_one_colour, one_colour_text
 from utils.images.folders import ImageFolder, scan, some_of
+from utils.paths import command
 from utils.words import counted, printable
 
 log = logging.getLogger(__name__)
@@ -209,7 +210,7 @@ def write_results(targets: Sequence[Path], result: Mapping[str, Any], title: str
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m experiment_tools.adapt",
+        prog=command("adapt"),
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

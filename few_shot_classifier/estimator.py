@@ -7,7 +7,7 @@ initialisation and forgets what was fitted; pickling is refused.
 import copy
 import difflib
 import inspect
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 try:
     from sklearn.exceptions import NotFittedError
@@ -52,6 +52,10 @@ class Estimator:
     parameter_defaults: dict[str, Any]
     initialisation_: Any = None
     meta_config_: Any = None
+
+    if TYPE_CHECKING:  # what `with_parameters` makes
+
+        def __init__(self, **parameters: Any) -> None: ...
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """Return every parameter by name."""

@@ -66,6 +66,8 @@ class PreparedEpisodes:
         self._network = network
         self._images: dict[str, Any] = {}
         self._features: dict[str, Tensor] = {}
+        self.first_features: dict[str, Tensor] = {}
+        """Role -> (B, n, D) of its first pass, without a graph; along a path those at theta[0]."""
 
     def images(self, role: str) -> Any:
         """Return the "support" or "query" images, or "both" after one another, as the network takes them fastest."""
@@ -91,6 +93,7 @@ class PreparedEpisodes:
         if self.features_stay:
             # With their graph: through it the outer gradient reaches a body that no step adapts (ANIL, ProtoNet).
             self._features[role] = features
+        self.first_features.setdefault(role, features.detach())
         return features
 
     def with_query(self, images: Tensor) -> "PreparedEpisodes":
@@ -115,9 +118,12 @@ class Adaptation:
 
     def prepare(self, episodes: Tasks, pass_: Pass) -> PreparedEpisodes:
         """Return the episodes as the passes of one computation share them."""
-        body_stays = all(name.startswith("head.") for name in self.optimizer.names)  # ANIL, ProtoNet
-        features_stay = body_stays and self.network.is_alike_at_every_step(pass_)
-        return PreparedEpisodes(episodes, self.network, features_stay=features_stay)
+        return PreparedEpisodes(episodes, self.network, features_stay=self.features_stay(pass_))
+
+    def features_stay(self, pass_: Pass) -> bool:
+        """Return whether no inner step changes the features (ANIL, ProtoNet)."""
+        body_stays = all(name.startswith("head.") for name in self.optimizer.names)
+        return body_stays and self.network.is_alike_at_every_step(pass_)
 
     def start(self, prepared: PreparedEpisodes, pass_: Pass) -> Adapted:
         """Start every task from the meta-parameters, with the head that its episode brings where none is learned.

@@ -64,6 +64,14 @@ class AdaptedLearner:
 def adapt(learner: "FewShotLearner", images: Tensor, labels: Tensor, n_way: int) -> AdaptedLearner:
     """Take a learner's inner steps of evaluation on one support set; the learner stays as it was.
 
+        >>> import torch
+        >>> from mamlkit import adapt, build_learner, load_config
+        >>> keys = {"num_classes_per_set": 2, "image_height": 8, "image_width": 8, "image_channels": 1}
+        >>> learner = build_learner(load_config(None, {"experiment_name": "mine", "backbone": "mlp", **keys}), "cpu")
+        >>> adapted = adapt(learner, torch.randn(2, 1, 8, 8), torch.tensor([0, 1]), n_way=2)
+        >>> adapted.logits(torch.randn(5, 1, 8, 8), step=1).shape
+        torch.Size([5, 2])
+
     Args:
         images: float (n, C, H, W), normalised.
         labels: int64 (n,), 0..N-1.

@@ -17,9 +17,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+if not __package__:  # started as a file
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from utils.paths import REPOSITORY_ROOT
+from utils.paths import PACKAGE, REPOSITORY_ROOT, working_folder
 from utils.words import say
 
 
@@ -27,7 +28,10 @@ def _continue_in_project_environment(error: ModuleNotFoundError) -> None:
     """Start again with the Python of .venv, so that `python generate_configs.py` works without activating it."""
     python = REPOSITORY_ROOT / ".venv" / "bin" / "python"
     if not python.exists() or Path(sys.prefix) == python.parent.parent:
-        sys.exit(f'{sys.executable} lacks "{error.name}". Run: bash {REPOSITORY_ROOT / "install.sh"}')
+        advice = (
+            f"{sys.executable} -m pip install {PACKAGE[:-1]}" if PACKAGE else f"bash {REPOSITORY_ROOT / 'install.sh'}"
+        )
+        sys.exit(f'{sys.executable} lacks "{error.name}". Run: {advice}')
     os.execv(python, [str(python), *sys.argv])
 
 
@@ -399,8 +403,9 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--prune", action="store_true", help="remove outdated generated configs that nobody edited")
     options = parser.parse_args(arguments)
-    config_folder = REPOSITORY_ROOT / "experiment_config"
-    outcome = generate_configs(REPOSITORY_ROOT / "experiment_template_config", config_folder, prune=options.prune)
+    folder = working_folder()
+    config_folder = folder / "experiment_config"
+    outcome = generate_configs(folder / "experiment_template_config", config_folder, prune=options.prune)
     say(outcome.report(config_folder))
     return 0
 

@@ -15,15 +15,16 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+if not __package__:  # started as a file
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from script_generation_tools.generated_files import Outcome, update_folder
 from utils.errors import ConfigError, prints_user_errors
 from utils.files.reading import read_text, why_unreadable
-from utils.paths import REPOSITORY_ROOT
+from utils.paths import COMMANDS, REPOSITORY_ROOT, working_folder
 from utils.words import say
 
-EXECUTION_SCRIPT = "train_maml_system.py"
+EXECUTION_SCRIPT = COMMANDS["train"]
 CONFIG_PLACEHOLDER = "$experiment_config$"
 PROGRAM_PLACEHOLDER = "$execution_script$"
 SCRIPT_PLACEHOLDER = "$experiment_script$"
@@ -96,12 +97,13 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--prune", action="store_true", help="remove outdated generated scripts that nobody edited")
     options = parser.parse_args(arguments)
-    script_folder = REPOSITORY_ROOT / "experiment_scripts"
-    template = REPOSITORY_ROOT / "script_generation_tools" / "local_run_template_script.sh"
-    outcome = generate_scripts(REPOSITORY_ROOT / "experiment_config", script_folder, template, prune=options.prune)
-    say(outcome.report(script_folder))
+    folder = working_folder()
+    tools, scripts = folder / "script_generation_tools", folder / "experiment_scripts"
+    templates = (tools / "local_run_template_script.sh", tools / JOB_TEMPLATE.name)
+    outcome = generate_scripts(folder / "experiment_config", scripts, *templates, prune=options.prune)
+    say(outcome.report(scripts))
     if jobs := [name for name in outcome.written if name.endswith(".sbatch")]:
-        say(f"for SLURM, all seeds of a setting in one job: sbatch {script_folder.name}/{jobs[0]}")
+        say(f"for SLURM, all seeds of a setting in one job: sbatch {scripts.name}/{jobs[0]}")
     return 0
 
 

@@ -5,18 +5,22 @@ No torch.
 
 import difflib
 import hashlib
+import importlib
 import importlib.util
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from utils.errors import ConfigError, UserError
 from utils.machine.host import tune_host
-from utils.paths import expanded
+from utils.paths import PACKAGE, REPOSITORY_ROOT, expanded
 
 VGG_KEYS = frozenset({"num_stages", "cnn_blocks_per_stage", "cnn_num_filters", "conv_padding", "max_pooling"})
 
@@ -43,6 +47,11 @@ _NAME = re.compile(r"[A-Za-z0-9_+=,.\-]{1,80}")
 def register_backbone(name: str, build: Callable[..., Any]) -> None:
     """Make a network known as a value of the key `backbone`; for plugin files (docs/backbones.md).
 
+        >>> from mamlkit import register_backbone
+        >>> from torch import nn
+        >>> register_backbone("one_layer", lambda config, image_shape, n_way: nn.Sequential(
+        ...     nn.Flatten(), nn.Linear(image_shape[0] * image_shape[1] * image_shape[2], n_way)))
+
     Args:
         build: called as build(config, image_shape, n_way), with image_shape = (C, H, W); returns any
             `torch.nn.Module` that turns images (n, C, H, W) into logits (n, n_way), its last operation being a
@@ -55,6 +64,12 @@ def register_backbone(name: str, build: Callable[..., Any]) -> None:
 
 def register_dataset(name: str, build: Callable[..., Any]) -> None:
     """Make a dataset known as a value of the key `dataset_name`; for plugin files (docs/backbones.md).
+
+        >>> import numpy as np
+        >>> from mamlkit import register_dataset
+        >>> register_dataset("grey", lambda config: {split: {
+        ...     f"{split}_{shade}": np.full((20, 14, 14), shade, np.uint8) for shade in range(5)
+        ... } for split in ("train", "val", "test")})
 
     Args:
         build: called as build(config); returns {"train": {class name: images}, "val": ..., "test": ...}, the images
@@ -140,21 +155,70 @@ def _load(given: Any) -> str:
     if digest in loaded_plugins():
         return digest
     before = len(_backbones) + len(_datasets)
-    spec = importlib.util.spec_from_file_location(f"plugin_{path.stem}", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses and the like look their module up
-    _files.add(str(spec.origin))
-    with user_code(f"--plugin {path}"):
-        spec.loader.exec_module(module)
+    face = REPOSITORY_ROOT / "mamlkit.py"
+    if not PACKAGE and getattr(sys.modules.get(face.stem), "__file__", None) != str(face):
+        _execute(face, face.stem)  # that of a copy installed beside this checkout would have another registry
+    _files.add(str(path.absolute()))
+    with user_code(f"--plugin {path}"), names_of_a_checkout():
+        try:
+            _execute(path, f"plugin_{path.stem}")
+        except ModuleNotFoundError as error:
+            if not PACKAGE or not str(error.name).startswith("utils."):
+                raise
+            raise ConfigError(
+                f"--plugin {path} imports {error.name}, but `utils` is a module of your own here. Write: from mamlkit "
+                "import register_backbone, register_dataset"
+            ) from error
     if len(_backbones) + len(_datasets) == before:
         raise ConfigError(
             f"--plugin {path} registers nothing; it must call register_backbone(name, build) or "
-            "register_dataset(name, build) "
-            "of utils.registry"
+            "register_dataset(name, build) of mamlkit"
         )
     _plugins[digest] = str(path)
     return digest
+
+
+def _execute(path: Path, name: str) -> None:
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses and the like look their module up
+    spec.loader.exec_module(module)
+
+
+class ServedModules(MetaPathFinder, Loader):
+    """Gives our modules for the names that they have in a checkout, where nothing else has these names."""
+
+    def __init__(self) -> None:
+        self.served: list[str] = []
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Return where to find a module of ours; None: it is none, or somebody else has one of this name."""
+        room = fullname.partition(".")[0]
+        is_ours = f"{room}." != PACKAGE and importlib.util.find_spec(PACKAGE + room) is not None
+        return ModuleSpec(fullname, self) if is_ours and PathFinder.find_spec(room) is None else None
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Put the module in the place of an empty one, as `utils.MovedModules` does."""
+        self.served.append(module.__name__)
+        sys.modules[module.__name__] = importlib.import_module(PACKAGE + module.__name__)
+
+
+@contextmanager
+def names_of_a_checkout() -> Iterator[None]:
+    """Serve, inside, `from utils.registry import ...` and the like in an installed copy, as in a checkout."""
+    finder = ServedModules()
+    if PACKAGE:
+        sys.meta_path.insert(0, finder)
+    try:
+        yield
+    finally:
+        if PACKAGE:
+            sys.meta_path.remove(finder)
+        for name in finder.served:
+            sys.modules.pop(name, None)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from experiment_parts.evaluation.baselines import lines_beside
 from experiment_parts.records.epoch_records import early_stop
 from experiment_parts.runs.run_folder import RunFolder
 from utils.errors import ConfigError, NonFiniteError
@@ -227,6 +228,7 @@ def result_text(summary: dict[str, Any], run_folder: Path | None) -> str:
             val = model["val_accuracy"]
             val = "" if val is None else f" (validation {score.text(Summary(val, 0.0, None, 1))})"
             lines.append(f"  epoch {model['epoch']} alone: {_text(score, model)}{val}")
+        lines += lines_beside(result)
     for line in summary.get(OTHER_DATA, ()):
         lines.append(f"  not the data of the training: {line}")
     if same := same_classes_text(results):

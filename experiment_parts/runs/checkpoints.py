@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from utils.errors import DamagedCheckpointError, NonFiniteError, StorageError
 from utils.files.atomic_files import free_path, read_regular, write_bytes_atomically
 from utils.files.reading import parse_json
+from utils.paths import command
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -138,7 +139,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         if data[:2] in (b"PK", b"\x80\x02"):
             raise DamagedCheckpointError(
                 f"{path}: a file of torch.save, which may run code and is not read. A checkpoint of the original is "
-                "converted by: python -m experiment_tools.convert_checkpoint --help"
+                f"converted by: {command('convert_checkpoint')} --help"
             )
         raise DamagedCheckpointError(f"{path}: damaged, {len(data)} bytes are not a whole safetensors file.")
     position = data.find(DIGEST_MARKER, 8, 8 + header_length) + len(DIGEST_MARKER)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.config import ExperimentConfig, check_config, load_config
-from utils.config.command_line import parse_command_line
+from utils.config.command_line import options_of, parse_command_line
 from utils.errors import ConfigError, prints_user_errors
 from utils.registry import load_plugins
 from utils.words import say
@@ -103,7 +103,7 @@ def main(arguments: list[str] | None = None) -> int:
         say(__doc__)
         return 0 if arguments else 1
     full_size = "--full_size" in arguments
-    json_path, overrides = parse_command_line([argument for argument in arguments if argument != "--full_size"])
+    json_path, overrides = parse_command_line(options_of([word for word in arguments if word != "--full_size"]))
     if json_path is None:
         raise ConfigError("command line: --name_of_args_json_file is missing, the path of a config")
     checks = check_config_gradients(json_path, load_plugins(overrides), full_size=full_size)

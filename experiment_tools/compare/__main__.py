@@ -14,6 +14,7 @@ from experiment_tools.compare.tables import csv_text, latex, markdown
 from experiment_tools.parts.run_reading import Run, find_run, read_run
 from utils.errors import ConfigError, prints_user_errors
 from utils.files.atomic_files import free_path, storage_errors, write_bytes_atomically
+from utils.paths import command
 from utils.words import say
 
 
@@ -21,7 +22,7 @@ from utils.words import say
 def main(arguments: Sequence[str] | None = None) -> int:
     """Compare the runs of a command line; return the exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m experiment_tools.compare", description="Compare runs: table, tests of differences, curves."
+        prog=command("compare"), description="Compare runs: table, tests of differences, curves."
     )
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run folder, or its name below EXPERIMENTS_DIR")
     parser.add_argument(

@@ -45,12 +45,13 @@ PROTOCOL = frozenset({
 """Keys of how it is tested. What a result says of its own test is compared, column by column and pair by pair."""
 
 NEITHER = frozenset({
-    "experiment_name", "run_id", "train_seed", "val_seed", "seed", "total_epochs_before_pause", "continue_from_epoch",
-    "dry_run", "test_after_training", "evaluate_on_test_set_only", "test_curve", "tag", "log_every_iterations",
-    "diagnostics_every_epochs", "report_every_s", "checkpoint_every_s", "replay_iteration", "dataset_path",
-    "num_dataprovider_workers", "load_into_memory", "reset_stored_filepaths", "trackers", "track_grad_norm",
-    "wandb_project", "wandb_mode", "gpu_to_use", "precision_error_limit", "use_cuda_graphs", "task_batching",
-    "task_chunk_size", "gradient_checkpointing", "deterministic",
+    "experiment_name", "run_id", "train_seed", "val_seed", "seed", "total_epochs_before_pause",
+    "continue_from_epoch", "dry_run", "test_after_training", "evaluate_on_test_set_only", "test_curve",
+    "test_baselines", "tag", "log_every_iterations", "diagnostics_every_epochs", "report_every_s",
+    "checkpoint_every_s", "replay_iteration", "dataset_path", "num_dataprovider_workers", "load_into_memory",
+    "reset_stored_filepaths", "trackers", "track_grad_norm", "wandb_project", "wandb_mode", "gpu_to_use",
+    "precision_error_limit", "use_cuda_graphs", "task_batching", "task_chunk_size", "gradient_checkpointing",
+    "deterministic",
 })  # fmt: skip
 """Keys in which two runs of one method may differ: seeds, names, what is logged and kept, the machine."""
 

@@ -19,7 +19,7 @@ from utils.errors import ConfigError, StorageError
 from utils.files.atomic_files import read_regular
 from utils.files.reading import parse_json, read_object
 from utils.metrics import ACCURACY, Score, score_named
-from utils.paths import expanded, experiments_root
+from utils.paths import command, expanded, experiments_root
 
 Arrays = dict[str, np.ndarray]
 PREDICTIONS = Path("logs") / "test_predictions.safetensors"
@@ -112,8 +112,7 @@ def find_run(text: str) -> Path:
             return path
     raise ConfigError(
         f"{text}: no such run folder, neither as a path nor below {experiments_root()} (set EXPERIMENTS_DIR to look "
-        "elsewhere). "
-        "List the runs: python -m experiment_tools.runs"
+        f"elsewhere). List the runs: {command('runs')}"
     )
 
 
@@ -285,6 +284,8 @@ class Result:
     problem: str = ""
     """Why scores and loss are missing."""
     score: Score = ACCURACY
+    baselines: Mapping[str, Any] = field(default_factory=dict)
+    """What stands beside it, `experiment_parts.evaluation.baselines`; nothing in a test without."""
 
 
 def results_of(run: Run, statistics: str | None = None) -> list[Result]:
@@ -319,7 +320,7 @@ def results_of(run: Run, statistics: str | None = None) -> list[Result]:
             Result(
                 protocol, result["test_accuracy_mean"], result["test_accuracy_ci95"], result["ensemble"]["models"],
                 result.get("task_list_digest") or run.test.get("task_list_digest"), scores, loss, problem,
-                score_named(result.get("score")),
+                score_named(result.get("score")), result.get("baselines") or {},
             )
         )  # fmt: skip
     return found

@@ -67,7 +67,7 @@ def report_html(run: Run) -> str:
         ConfigError: jinja2 is not installed.
     """
     head = _attempt(partial(report_results.headline, run), partial(_no_head, run))
-    verdict = _attempt(partial(findings, run.rows, run.epochs, run.config), lambda _: [])
+    verdict = _attempt(partial(findings, run.rows, run.epochs, run.config, run.test), lambda _: [])
     command = _attempt(partial(command_of, run), lambda _: "")
     sections = build_sections(run)
     problems = [f"Tested on other data than trained on: {line}" for line in run.other_data] + run.problems

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from experiment_parts.evaluation.baselines import does_adapting_help
 from experiment_parts.records.epoch_records import ranked_epochs
 
 GOOD, NOTE, WARNING = "good", "note", "warning"
@@ -32,12 +33,15 @@ class Finding:
     text: str
 
 
-def findings(rows: Entries, curves: Entries, config: Mapping[str, Any]) -> list[Finding]:
-    """Judge a run by its epochs; warnings first.
+def findings(
+    rows: Entries, curves: Entries, config: Mapping[str, Any], test: Mapping[str, Any] | None = None
+) -> list[Finding]:
+    """Judge a run by its epochs and its test; warnings first.
 
     Args:
         rows: of summary_statistics.json.
         curves: entries of curves.json.
+        test: test_summary.json.
     """
     validated = [row for row in rows if row.get("val_accuracy_mean") is not None]
     if not validated:
@@ -55,6 +59,8 @@ def findings(rows: Entries, curves: Entries, config: Mapping[str, Any]) -> list[
             *_gradients(rows, curves),
             *_adaptation(curves),
         ]
+    helps = does_adapting_help(test["results"][0]) if test else None
+    found += [Finding(*helps)] if helps else []
     order = (WARNING, NOTE, GOOD)
     return sorted(found, key=lambda finding: order.index(finding.kind))
 

@@ -32,6 +32,7 @@ from utils.config import ExperimentConfig, check_config, current_name
 from utils.config.messages import unknown_key
 from utils.errors import ConfigError
 from utils.files.reading import parse_toml, read_text, why_unreadable
+from utils.paths import command
 
 METHODS = ("grid", "random", "tpe")
 KEYS = ("template", "method", "trials", "seed", "prune_after_epochs", "fixed", "parameters")
@@ -247,13 +248,14 @@ def wandb_yaml(sweep: Sweep, path: Path) -> str:
         else:
             kind = "log_uniform_values" if parameter.log else "uniform"
             parameters[name] = {"distribution": kind, "min": parameter.low, "max": parameter.high}
+    starts = ["${interpreter}" if word == "python" else word for word in command("sweep").split()]
     content: dict[str, Any] = {
         "name": sweep.name,
         "method": WANDB_METHODS[sweep.method],
         "metric": {"name": "val/accuracy", "goal": "maximize"},
         "run_cap": sweep.trials,
         "parameters": parameters,
-        "command": ["${env}", "${interpreter}", "-m", "experiment_tools.sweep", str(path), "--trial", "${args}"],
+        "command": ["${env}", *starts, str(path), "--trial", "${args}"],
     }
     if sweep.prune_after_epochs:
         content["early_terminate"] = {"type": "hyperband", "min_iter": sweep.prune_after_epochs}

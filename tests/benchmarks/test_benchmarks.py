@@ -38,6 +38,7 @@ def test_a_benchmark_says_how_it_is_started_or_of_which_it_is_a_part(name):
     [
         ("inner_loop_memory", ["--backbone", "--image_size", "--steps"]),
         ("observation_cost", ["CONFIG.json", "--key value"]),
+        ("baseline_cost", ["CONFIG.json", "--key value"]),
     ],
 )
 def test_help_says_what_a_benchmark_does_and_its_options(name, options, tmp_path):

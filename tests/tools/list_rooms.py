@@ -17,6 +17,7 @@ from utils.paths import REPOSITORY_ROOT as ROOT
 LAYOUT = ROOT / "docs" / "layout.md"
 BEGIN, END = "<!-- rooms: begin (generated) -->", "<!-- rooms: end -->"
 ON_TOP = (
+    "mamlkit.py",
     "train_maml_system.py",
     "experiment_builder.py",
     "few_shot_learning_system.py",

@@ -1,5 +1,7 @@
 """Command-line arguments: the path of a config file, and overrides of any of its keys."""
 
+import difflib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -7,6 +9,36 @@ from utils.config import ExperimentConfig, current_name
 from utils.config.messages import json_or_text
 from utils.config.schema import DatasetName, choices
 from utils.errors import ConfigError
+from utils.paths import command, configs
+
+
+def options_of(words: Sequence[str]) -> list[str]:
+    """Return a command line whose first words, a config's path or name and then GPU ids, are written as options.
+
+    Raises:
+        ConfigError: no config of this name, or a word that is no id.
+    """
+    n_words = next((place for place, word in enumerate(words) if word.startswith("--")), len(words))
+    rest = list(words[n_words:])
+    if not n_words:
+        return rest
+    named, path = configs(), Path(words[0])
+    if not path.exists() and path.suffix != ".json" and len(path.parts) == 1 and path.name not in named:
+        near = difflib.get_close_matches(path.name, named, n=3) or ["quickstart"]
+        raise ConfigError(
+            f'command line: there is no config "{path}", neither as a file nor as a name; did you mean '
+            f"{' or '.join(near)}? Options are written --key value"
+        )
+    ids = [one for word in words[1:n_words] for one in word.split(",") if one]
+    if wrong := [one for one in ids if one != "all" and not one.isdecimal()]:
+        raise ConfigError(
+            f'command line: "{wrong[0]}" is neither a GPU id nor an override; as in: {command("train")} '
+            f"{words[0]} 0 --total_epochs 10. For the CPU: --gpu_to_use cpu"
+        )
+    config = path if path.exists() else named.get(path.name.removesuffix(".json"), path)
+    options = ["--name_of_args_json_file", str(config), *(["--gpu_to_use", ",".join(ids)] if ids else [])]
+    launch = rest.index("--") + 1 if "--" in rest else 0  # what stands before it is for the launcher
+    return [*rest[:launch], *options, *rest[launch:]]
 
 
 def parse_command_line(arguments: list[str]) -> tuple[Path | None, dict[str, Any]]:

@@ -11,9 +11,11 @@ from pydantic_core import PydanticUndefined
 
 from utils.config import meaning
 from utils.config.schema import SECTIONS
+from utils.paths import command
 
-USAGE = """usage: bash experiment_scripts/NAME.sh [GPU ids, or all] [--option value ... --] [--key value ...]
-       python train_maml_system.py [--option value ... --] --name_of_args_json_file CONFIG.json [--key value ...]
+USAGE = f"""usage: bash experiment_scripts/NAME.sh [GPU ids, or all] [--option value ... --] [--key value ...]
+       {command("train")} CONFIG_OR_NAME [GPU ids, or all] [--option value ... --] [--key value ...]
+       {command("train")} [--option value ... --] --name_of_args_json_file CONFIG.json [--key value ...]
 GPU ids are numbers separated by spaces or commas; without them: the first GPU, else the CPU; --gpu_to_use cpu: the CPU.
 Several GPUs get a process each; options before a -- are torchrun's, for several machines (docs/many_gpus.md).
 --plugin FILE.py executes a file of yours first, which registers backbones or datasets (docs/backbones.md)."""

@@ -19,7 +19,7 @@ from utils.config.schema import LIST_KEYS, ExperimentConfig, as_list
 from utils.errors import ConfigError
 from utils.files.reading import parse_json, read_text
 from utils.known_datasets import folder_named, known_by_folder
-from utils.paths import REPOSITORY_ROOT
+from utils.paths import working_folder
 from utils.registry import GIVEN_NETWORK
 from utils.words import printable
 
@@ -68,6 +68,10 @@ keys are in the schema and work.
 def load_config(json_path: Path | str | None, overrides: Mapping[str, Any] | None = None) -> ExperimentConfig:
     """Read, check and resolve a config: defaults < JSON file < `overrides` (the command line's).
 
+        >>> from mamlkit import load_config
+        >>> load_config(None, {"experiment_name": "mine", "num_classes_per_set": 3}).num_classes_per_set
+        3
+
     Raises:
         ConfigError: everything that is wrong, in one message that names the file, the keys, the values and the fixes.
     """
@@ -104,10 +108,10 @@ def load_config(json_path: Path | str | None, overrides: Mapping[str, Any] | Non
 
 
 def _unreadable(path: Path, error: OSError) -> str:
-    elsewhere = REPOSITORY_ROOT / path
+    elsewhere = working_folder() / path
     if isinstance(error, FileNotFoundError) and not path.is_absolute() and elsewhere.is_file():
         return (
-            f"{path}: not found in the current folder {Path.cwd()}, but in {REPOSITORY_ROOT}; "
+            f"{path}: not found in the current folder {Path.cwd()}, but in {working_folder()}; "
             f"give --name_of_args_json_file {elsewhere}, or start from that folder"
         )
     place = "" if path.is_absolute() else f" in {Path.cwd()}"

@@ -355,6 +355,10 @@ class EvaluationSection(_Section):
     test_curve: bool = False
     """After training, also test every kept epoch into `logs/test_curve.csv`, which the report draws; never used to
     select. With `max_models_to_save` all: every epoch."""
+    test_baselines: bool = True
+    """Beside each result of a test, on the same tasks: chance, nearest neighbour on pixels, class centroids of the
+    untrained body and of the best model's, ridge regression on the latter, the model after each inner step, and other
+    orders of the labels."""
 
 
 class TrackingSection(_Section):

@@ -30,7 +30,7 @@ from utils.images.folders import (
 )
 from utils.images.packed import PackedImages, load_or_pack
 from utils.known_datasets import KNOWN_DATASETS, OMNIGLOT_SPLIT, folder_named, known_by_folder
-from utils.paths import dataset_root
+from utils.paths import command, dataset_root
 from utils.prepare_dataset import find_or_make_dataset
 from utils.prepare_dataset.dataset_folders import preparation_facts
 from utils.words import printable
@@ -242,9 +242,7 @@ def _count_problems(config: ExperimentConfig, folder: Path, sets: Mapping[str, S
     )
     if odd:
         facts.append(f"{len(odd)} classes have not the {n_images} images expected: {some_of(odd, MOST_NAMED)}")
-    advice = (
-        f"Run: python -m utils.prepare_dataset {known.name}; or give data of your own another dataset_name; or take"
-    )
+    advice = f"Run: {command('prepare_dataset')} {known.name}; or give data of your own another dataset_name; or take"
     return _unless_wanted(config, folder, facts, f"{advice} it as it is")
 
 

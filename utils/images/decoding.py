@@ -1,4 +1,4 @@
-"""Decode image files to uint8 arrays of one size, here or in a process of its own (`python -m utils.images.decoding`).
+"""Decode image files to uint8 arrays of one size, here or in a process of its own.
 
 The process reads one JSON job per line, writes the pixels straight into the packed file and answers with one JSON line.
 It imports neither torch nor the program that started it, so it is up in a tenth of a second.

@@ -16,7 +16,6 @@ import math
 import os
 import queue
 import subprocess
-import sys
 import time
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
@@ -37,7 +36,7 @@ from utils.images import decoding as image_decoding
 from utils.images.decoding import DECODER_VERSION, PixelFormat
 from utils.images.duplicates import identical_files, read_content
 from utils.images.folders import ImageFolder, scan
-from utils.paths import REPOSITORY_ROOT
+from utils.paths import child_process
 from utils.words import printable
 
 logger = logging.getLogger(__name__)
@@ -393,12 +392,16 @@ def _write_index(index_file: Path, fingerprint: str, packed: PackedImages) -> No
             data_file.unlink(missing_ok=True)
 
 
+def available_cores() -> int:
+    """Return how many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _decode_all(
     dataset_folder: Path, files: list[str], pixel_format: PixelFormat, num_workers: int, packed_file: Path
 ) -> list[tuple[str, str]]:
     """Decode files into the packed file with a progress bar; returns (file, reason) of the broken ones, in order."""
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    n_processes = min(num_workers, available, len(files) // FEWEST_IMAGES_PER_PROCESS)
+    n_processes = min(num_workers, available_cores(), len(files) // FEWEST_IMAGES_PER_PROCESS)
     chunk = max(16, min(256, len(files) // (8 * max(n_processes, 1)) + 1))
     starts = range(0, len(files), chunk)
     broken: dict[int, list[tuple[str, str]]] = {}
@@ -440,8 +443,7 @@ def _decode_in_processes(
     answers: queue.SimpleQueue[tuple[int, list] | None] = queue.SimpleQueue()
     processes = [
         subprocess.Popen(
-            [sys.executable, "-m", "utils.images.decoding"],
-            cwd=REPOSITORY_ROOT,
+            child_process("decoding"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

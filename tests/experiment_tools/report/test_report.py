@@ -29,8 +29,6 @@ from experiment_tools.report.__main__ import main
 from experiment_tools.report.answers import (
     Answers,
     answers_of_test,
-    calibration,
-    calibration_error,
     confused_pairs,
     confusion,
     hardest_classes,
@@ -43,6 +41,7 @@ from experiment_tools.report.verdict import findings
 from tests.tools.runs import PLUS_PLUS, run_tiny
 from utils.config import load_config
 from utils.files.tables import write_csv
+from utils.metrics import calibration_bins, calibration_error
 from utils.paths import REPOSITORY_ROOT
 
 
@@ -97,6 +96,7 @@ def test_a_finished_run_has_every_section_and_nothing_is_missing(folder):
         "Before and after, over epochs",
         "Task 1",
         "All results",
+        "The same tasks, otherwise",
         "Accuracy over tasks",
         "Calibration",
         "Hardest classes",
@@ -296,7 +296,7 @@ def test_accuracy_confusion_and_the_hardest():
 
 def test_calibration_by_hand():
     """Five predictions at 0.95, all right; three at 0.6, two of them right: error (5 * 0.05 + 3 * |2/3 - 0.6|) / 8."""
-    bins = calibration(answers())
+    bins = calibration_bins(answers().probabilities, answers().labels)
     assert [(round(b.confidence, 9), b.accuracy, b.count) for b in bins] == [
         (0.6, pytest.approx(2 / 3), 3),
         (0.95, 1.0, 5),
@@ -370,6 +370,31 @@ def history(*epochs):
 
 def texts(rows, curves=(), **config):
     return " ".join(finding.text for finding in findings(rows, curves, {"num_classes_per_set": 5} | config))
+
+
+def test_the_same_tasks_otherwise_are_a_forest_plot_and_a_verdict(folder):
+    run = read_whole_run(folder)
+    (figure,) = [f for f in report_results.test_answers(run).figures if f.title == "The same tasks, otherwise"]
+    rows = run.test["baselines"]["rows"]
+    assert [row["mean"] for row in figure.content] == [row["mean"] for row in rows.values()]
+    assert [row["name"] for row in figure.content][:2] == ["chance", "nearest neighbour on pixels"]
+    assert [row["name"] for row in figure.content if row["strong"]] == [
+        f"epoch {run.test['models'][0]['epoch']} alone, 3 inner steps", "ensemble",
+    ]  # fmt: skip
+    low, high = (min(r["at"] for r in figure.content), max(r["from"] + r["width"] for r in figure.content))
+    assert low >= 0 and high <= 100.2
+    assert "worst tenth" in figure.note and "on the first 2 tasks" in figure.note  # all that a fifth of the time allows
+    with_test = {finding.text for finding in findings(run.rows, run.epochs, run.config, run.test)}
+    (verdict,) = with_test - {finding.text for finding in findings(run.rows, run.epochs, run.config)}
+    assert "adapting" in verdict.lower() and "on the same 3 tasks" in verdict
+
+
+def test_a_test_of_a_release_without_them_is_shown_without(folder):
+    summary = json.loads((folder / "logs" / "test_summary.json").read_text())
+    for result in (summary, *summary["results"]):
+        result.pop("baselines", None)
+    (folder / "logs" / "test_summary.json").write_text(json.dumps(summary))
+    assert "The same tasks, otherwise" not in page_of(folder)
 
 
 def test_the_verdict_sees_overfitting_only_where_validation_falls_by_more_than_its_interval():
