@@ -222,7 +222,7 @@ def a_new_folder_has_the_three_habits_from_anywhere_and_overwrites_nothing(insta
     elsewhere = installed.folder.parent
     folder = elsewhere / "its own"
     assert "quickstart.sh" in installed.run(["mamlkit", "new", str(folder)])
-    scripts = sorted(path.name for path in (REPOSITORY_ROOT / "experiment_scripts").glob("*.*"))
+    scripts = sorted(path.name for path in (REPOSITORY_ROOT / "experiment_scripts").glob("[!.]*.*"))
     assert sorted(path.name for path in (folder / "experiment_scripts").glob("[!.]*.*")) == scripts
     assert not (folder / ".venv").exists()
     keys = f"{SHORT} --total_epochs 1"
