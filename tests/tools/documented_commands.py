@@ -189,7 +189,8 @@ def problem_of_command(command: Command) -> str | None:
     if command.text.lstrip().startswith(("for ", "while ")):
         return None  # its lines are run together or not at all
     folder = REPOSITORY_ROOT
-    for part in re.split(r"&&|\|\||;|\|", command.text.replace("\\\n", " ")):
+    text = command.text.replace("\\\n", " ").replace("my_experiments/", "")  # `mamlkit new` makes one like the checkout
+    for part in re.split(r"&&|\|\||;|\|", text):
         words = shlex.split(part, comments=True)
         while words and re.fullmatch(r"[A-Z_]+=\S*", words[0]):
             words.pop(0)
@@ -220,6 +221,8 @@ def _problem_of_program(words: Sequence[str], folder: Path) -> str | None:
     sources = [path, *path.parent.glob("*.py")] if words[1] == "-m" else [path]
     if arguments[:1] == ["tasks"]:
         sources = [folder / "utils" / "data_sources" / "write_task_lists.py"]
+    if arguments[:1] == ["glyphs"]:
+        sources = (folder / "utils" / "prepare_dataset" / "glyphs").glob("*.py")
     known = "".join(source.read_text(encoding="utf-8") for source in sources)
     unknown = [
         option
