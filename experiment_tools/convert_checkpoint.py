@@ -32,7 +32,7 @@ from utils.errors import ConfigError, StorageError
 from utils.files.atomic_files import read_regular
 
 if TYPE_CHECKING:
-    from meta_learning.inner_loop_optimizers import InnerLoopOptimizer
+    from meta_learning.inner_loop.base import InnerLoopOptimizer
 
 log = logging.getLogger(__name__)
 

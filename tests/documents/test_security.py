@@ -10,6 +10,8 @@ import pytest
 
 from tests.documents.test_architecture import MODULES
 from utils.paths import REPOSITORY_ROOT
+from utils.registry.choices import KINDS
+from utils.registry.choices import choices as built_in
 
 FORBIDDEN_IMPORTS = {
     "pickle",
@@ -40,14 +42,17 @@ FORBIDDEN_CALLS = {
     "np.save",
     "yaml.load",
 }
-RUNS_PLUGINS = REPOSITORY_ROOT / "utils" / "registry.py"
+RUNS_PLUGINS = REPOSITORY_ROOT / "utils" / "registry" / "__init__.py"
 """The one file that may execute Python: what --plugin names on the command line.
 
 A config cannot (tests/utils/test_plugins.py).
 """
 KNOWS_OLD_NAMES = REPOSITORY_ROOT / "utils" / "__init__.py"
 """The one file that imports by name: the names of its own table (tests/documents/test_moved_modules.py)."""
+IMPORTS_CHOICES = REPOSITORY_ROOT / "utils" / "registry" / "choices.py"
+"""Imports files of our own by the names under which it has found them in their folders."""
 ALLOWED = {
+    IMPORTS_CHOICES: ["importlib"],
     RUNS_PLUGINS: ["importlib.util"],
     KNOWS_OLD_NAMES: [
         "importlib",
@@ -194,6 +199,14 @@ def test_what_is_imported_by_name_is_a_name_of_the_table_of_moved_modules():
     tree = ast.parse(KNOWS_OLD_NAMES.read_text(encoding="utf-8"))
     (call,) = [n for n in ast.walk(tree) if isinstance(n, ast.Call) and dotted(n.func).startswith("importlib")]
     assert ast.unparse(call) == "importlib.import_module(MOVED[module.__name__])"
+
+
+def test_what_is_imported_for_a_choice_is_a_file_of_ours():
+    choices = [choice for kind in KINDS for choice in built_in(kind).values()]
+    assert len(choices) > 15
+    for choice in choices:
+        assert (REPOSITORY_ROOT / f"{choice.module.replace('.', '/')}.py").is_file()
+        assert choice.module.startswith("meta_learning.")
 
 
 def test_the_restricted_reader_and_its_error_are_allowed():
