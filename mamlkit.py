@@ -31,7 +31,17 @@ if TYPE_CHECKING:
     from utils.episodes.batches import EpisodeBatch, episodes_from_arrays
     from utils.errors import UserError
     from utils.paths import __version__
-    from utils.registry import register_backbone, register_dataset
+    from utils.registry import (
+        Key,
+        register_backbone,
+        register_batch_norm_statistics,
+        register_dataset,
+        register_head,
+        register_inner_loop_optimizer,
+        register_loss,
+        register_norm_layer,
+        register_outer_loss,
+    )
 
 __all__ = [
     "Adaptation",
@@ -40,6 +50,7 @@ __all__ = [
     "ExperimentConfig",
     "FewShotClassifier",
     "FewShotLearner",
+    "Key",
     "MetaGradients",
     "UserError",
     "__version__",
@@ -50,7 +61,13 @@ __all__ = [
     "load_config",
     "meta_gradients",
     "register_backbone",
+    "register_batch_norm_statistics",
     "register_dataset",
+    "register_head",
+    "register_inner_loop_optimizer",
+    "register_loss",
+    "register_norm_layer",
+    "register_outer_loss",
 ]
 
 

@@ -23,7 +23,7 @@ from utils.paths import COMMANDS, REPOSITORY_ROOT, __version__, command
 PACKAGE = "mamlkit"
 _TOOLS = tomllib.loads((REPOSITORY_ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]
 OURS = set(_TOOLS["ruff"]["lint"]["isort"]["known-first-party"]) - {"benchmarks", "tests", PACKAGE}
-ENDINGS = (".css", ".csv", ".html", ".jinja", ".js", ".sbatch", ".sh", ".toml")
+ENDINGS = (".css", ".csv", ".html", ".jinja", ".js", ".sbatch", ".sh", ".toml", ".txt")
 """Of the files beside the modules, which they read."""
 ASSETS = [
     "py.typed",
@@ -35,7 +35,7 @@ ASSETS = [
 ]
 OF_THE_CHECKOUT = {"script_generation_tools.write_config_table"}
 """Modules that write pages of the checkout."""
-TABLES = ("utils/__init__.py", "utils/paths.py")
+TABLES = ("utils/__init__.py", "utils/paths.py", "utils/registry/choices.py")
 """Where names of modules stand as text, and the code that reads them puts the package's name in front."""
 _PLACES = re.compile(rf"(?<![\w./])(?:{'|'.join(sorted(OURS))})(?:[./]\w+)*")
 _STARTED = re.compile(rf"-m\s+(?:{'|'.join(sorted(OURS))})\b")

@@ -18,8 +18,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from utils.config import ExperimentConfig, load_config
+from utils.config import load_config
 from utils.config.command_line import parse_command_line
+from utils.config.schema import fields
 from utils.errors import ConfigError
 from utils.paths import REPOSITORY_ROOT
 from utils.ranks.launch import split_arguments
@@ -225,9 +226,7 @@ def _problem_of_program(words: Sequence[str], folder: Path) -> str | None:
         sources = (folder / "utils" / "prepare_dataset" / "glyphs").glob("*.py")
     known = "".join(source.read_text(encoding="utf-8") for source in sources)
     unknown = [
-        option
-        for option in options
-        if option not in known and option[2:] not in ExperimentConfig.model_fields and option != "--help"
+        option for option in options if option not in known and option[2:] not in fields() and option != "--help"
     ]
     return f"{name} has no option {', '.join(unknown)}" if unknown else None
 
