@@ -73,8 +73,9 @@ def test_the_examples_run(name, monkeypatch, tmp_path):
 
 
 def test_functions_and_classes_to_begin_with_have_an_example():
-    functions = [name for name in mamlkit.__all__ if name[0].islower()]
-    assert [name for name in functions if ">>> " not in (getattr(mamlkit, name).__doc__ or "")] == []
+    texts = {name: getattr(mamlkit, name).__doc__ or "" for name in mamlkit.__all__ if name[0].islower()}
+    # The example of the parts of a method is a whole page, whose code the tests of the documents run.
+    assert [name for name, text in texts.items() if ">>> " not in text and "docs/own_method.md" not in text] == []
 
 
 def test_importing_it_imports_nothing_heavy():

@@ -94,7 +94,7 @@ def register_dataset(name: str, build: Callable[..., Any]) -> None:
 def register_inner_loop_optimizer(
     name: str, make: Make, *, keys: Keys = None, reads: Reads = None, meaning: str = ""
 ) -> None:
-    """Make an update rule of the inner loop known as a value of the key `inner_loop_optimizer`.
+    """Make an update rule known as a value of the key `inner_loop_optimizer` (docs/own_method.md).
 
     Args:
         make: called as make(shapes, learning_rate, n_steps, **own, **shared); returns a
@@ -110,7 +110,7 @@ def register_inner_loop_optimizer(
 
 
 def register_head(name: str, make: Make, *, keys: Keys = None, reads: Reads = None, meaning: str = "") -> None:
-    """Make a head known as a value of the key `head`: what the last layer's weights are at the start of an episode.
+    """Make a head known as a value of the key `head`: how the last layer starts in an episode (docs/own_method.md).
 
     Args:
         make: called as make(n_features, **own); returns a `meta_learning.heads.base.Head`.
@@ -120,7 +120,7 @@ def register_head(name: str, make: Make, *, keys: Keys = None, reads: Reads = No
 
 
 def register_loss(name: str, make: Make, *, keys: Keys = None, reads: Reads = None, meaning: str = "") -> None:
-    """Make a task's loss known as a value of the key `loss`.
+    """Make a task's loss known as a value of the key `loss` (docs/own_method.md).
 
     Args:
         make: called as make(**own); returns a `meta_learning.losses.base.TaskLoss`.
@@ -130,7 +130,7 @@ def register_loss(name: str, make: Make, *, keys: Keys = None, reads: Reads = No
 
 
 def register_outer_loss(name: str, make: Make, *, keys: Keys = None, reads: Reads = None, meaning: str = "") -> None:
-    """Make an outer loss known as a value of the key `outer_loss`: of query losses over tasks and inner steps.
+    """Make a loss over tasks and inner steps known as a value of the key `outer_loss` (docs/own_method.md).
 
     Args:
         make: called as make(**own); returns a `meta_learning.outer_losses.base.OuterLoss`.
@@ -143,7 +143,7 @@ def register_norm_layer(
     name: str, make: Make, *, keys: Keys = None, reads: Reads = None, meaning: str = "",
     statistics: tuple[str, ...] | None = None,
 ) -> None:  # fmt: skip
-    """Make a norm layer known as a value of the key `norm_layer`.
+    """Make a norm layer known as a value of the key `norm_layer` (docs/own_method.md).
 
     Args:
         make: called as make((F, H, W), norm, **own), norm being a `meta_learning.networks.norms.NormChoice`; returns a
@@ -155,7 +155,7 @@ def register_norm_layer(
 
 
 def register_batch_norm_statistics(name: str, make: Make, *, meaning: str = "") -> None:
-    """Make a value of the key `batch_norm_statistics` known.
+    """Make a value of the key `batch_norm_statistics` known (docs/own_method.md).
 
     Args:
         make: called without arguments; returns a `meta_learning.networks.passes.StatisticsChoice`.
