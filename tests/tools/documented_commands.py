@@ -24,6 +24,7 @@ from utils.config.schema import fields
 from utils.errors import ConfigError
 from utils.paths import REPOSITORY_ROOT
 from utils.ranks.launch import split_arguments
+from utils.registry.choices import KINDS
 
 REASONS = ("a GPU", "a cluster", "hours", "the network")
 MARK = re.compile(r"<!-- (not run, needs|run with|write to|append to) (.+?)(?: \| (.+?))? -->")
@@ -237,7 +238,9 @@ def _problem_of_overrides(config: Path, arguments: Sequence[str]) -> str | None:
         _, keys = split_arguments([word for word in arguments[ids:] if word != "--help"])
         _, overrides = parse_command_line(keys)
         if overrides.pop("plugin", None) is not None:
-            overrides.pop("backbone", None)  # which the plugin brings
+            # What the plugin brings: names, and keys of its own.
+            brought = {"backbone", *KINDS, *(overrides.keys() - fields().keys())}
+            overrides = {key: value for key, value in overrides.items() if key not in brought}
         load_config(config, overrides)
     except ConfigError as error:
         return str(error)

@@ -64,19 +64,18 @@ def test_a_rule_of_ones_own_trains_is_resumed_to_the_bit_and_stands_in_the_repor
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
     path = plugin()
 
-    def main(name, *arguments):
+    def main(name, *arguments, epoch=2):
         fresh_process()
         words = ["--name_of_args_json_file", str(tmp_path / "config.json"), "--plugin", path, "--mine_floor", "0.01"]
         code = train_maml_system.main([*words, "--experiment_name", name, "--report_every_s", "1000", *arguments])
         printed = capsys.readouterr()
         assert code == 0, printed.err
-        return load_checkpoint(tmp_path / "experiments" / name / "saved_models" / "train_model_2.safetensors")[0]
+        return load_checkpoint(tmp_path / "experiments" / name / "saved_models" / f"train_model_{epoch}.safetensors")[0]
 
     at_once = main("at_once")
     shutil.copytree(tmp_path / "experiments" / "at_once", tmp_path / "seen")
     main_after_a_stop = partial(main, "stopped")
-    with pytest.raises((OSError, ConfigError, KeyError, Exception)):  # there is no second epoch yet
-        main_after_a_stop("--total_epochs_before_pause", "1")
+    main_after_a_stop("--total_epochs_before_pause", "1", epoch=1)
     resumed = main_after_a_stop()
     assert at_once.keys() == resumed.keys() and "inner_loop.power" in at_once and at_once["inner_loop.power"] != 0.5
     assert all(torch.equal(value, resumed[name]) for name, value in at_once.items() if not name.startswith("rng."))
@@ -100,7 +99,7 @@ def test_own_keys_are_typed_documented_and_named_when_they_are_misspelled(plugin
     path = plugin()
     _, overrides = read_command_line(["--plugin", path, "--inner_loop_optimizer", "mine", "--mine_floor", "0.25"])
     config = load_config(None, {"experiment_name": "x"} | overrides)
-    assert config.mine_floor == 0.25 and check_config(config.to_json_dict(), "again") == config
+    assert config.mine_floor == 0.25 and check_config(config.to_json_dict(), "again").mine_floor == 0.25
     assert "--mine_floor  number > 0; default 0.001" in help_text() and "`mine`: gradient descent whose" in help_text()
     mine = {"experiment_name": "x", "inner_loop_optimizer": "mine"}
     for values, text in (
@@ -199,16 +198,15 @@ def test_a_name_of_ours_cannot_be_taken_by_a_class_of_ours():
         registry.register_inner_loop_optimizer("adam", Adam)
 
 
-def test_the_same_classes_go_into_python_without_a_name(plugin, tiny_dataset, monkeypatch):
+def test_the_same_classes_go_into_python_without_a_name(plugin):
     load_plugins({"plugin": plugin()})
     rule = choices.choice("inner_loop_optimizer", "mine").make
     config = small_config(inner_loop_optimizer="mine", mine_floor=0.1)
     episodes = random_episodes(config)
     named = build_learner(config, "cpu")
     given = build_learner(small_config(), "cpu", inner_loop_optimizer=partial(rule, floor=0.1, power=0.5))
-    for one, other in zip(named.meta_gradients(episodes, 0).tensors(), given.meta_gradients(episodes, 0).tensors(),
-                          strict=True):  # fmt: skip
-        assert torch.equal(one, other)
+    one, other = (learner.meta_gradients(episodes, 0).gradients for learner in (named, given))
+    assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
     with pytest.raises(ConfigError, match='"head" given stands for an object that a Python program hands over'):
         load_config(None, {"experiment_name": "x", "head": "given"})
 
