@@ -149,7 +149,7 @@ class RankGroup:
 
     def together(self, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Join tensors with a leading axis of this rank's tasks, on the host, to those of all tasks; a rank without any
-        gives none.
+        gives none, and what is known of the first tasks alone comes from the first ranks.
         """
         if self.is_alone:
             return dict(own)
@@ -157,7 +157,7 @@ class RankGroup:
             _unpacked(self._bytes_of(index, _packed(own, None) if index == self.index else b""))[0]
             for index in range(self.size)
         ]
-        return {name: torch.cat([part[name] for part in parts if part]) for name in parts[0]}
+        return {name: torch.cat([part[name] for part in parts if name in part]) for name in parts[0]}
 
     def _bytes_of(self, index: int, content: bytes) -> bytes:
         with _contact():
