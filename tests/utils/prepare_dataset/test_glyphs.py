@@ -359,6 +359,21 @@ def test_emoji_are_matched_by_code_point_and_by_name(tmp_path):
     }
 
 
+def test_two_sets_with_the_same_chars_json_keep_their_packages(tmp_path, monkeypatch):
+    rows = []
+    for name in ("first", "second"):
+        folder = icon_set(tmp_path / "sets", name, ["home", "tree"])
+        (folder / "chars.json").write_text("{}")
+        for file in ("chars.json", "icons.json"):
+            digest = hashlib.sha256((folder / file).read_bytes()).hexdigest()[:32]
+            rows.append({"sha256": digest, "package": name, "file": file})
+    package = {"version": "1", "registry": "npm", "bytes": "1", "sha256": "0" * 64, "domains": "emoji"}
+    packages = [package | {"name": name, "licence": f"of {name}"} for name in ("first", "second")]
+    monkeypatch.setattr(sources, "_table", {"packages.csv": packages, "files.csv": rows}.__getitem__)
+    found = sources.find_sources([str(tmp_path / "sets")], ["emoji"], tmp_path, any_version=False)
+    assert [(one.name, one.package.licence) for one in found] == [("first", "of first"), ("second", "of second")]
+
+
 def test_an_icon_set_without_a_free_licence_is_refused_even_so(tmp_path, known):
     for place in range(10):
         icon_set(

@@ -111,11 +111,11 @@ def find_sources(locations: Sequence[str], domains: Sequence[str], folder: Path,
         main = next((one for one in group if one.name != "chars.json" and one.name != "info.json"), None)
         if main is None:
             continue
-        rows = [files.get(one.digest) for one in group if one.name != "info.json"]
-        if None not in rows:
+        if all(one.digest in files for one in group if one.name != "info.json"):
             seen |= {one.digest for one in group}
-            if rows[0]["package"] in uses:
-                sources.setdefault(main.digest, _placed(group, main, packages[rows[0]["package"]], folder))
+            package = packages[files[main.digest]["package"]]  # two sets may have the same chars.json
+            if package.name in uses:
+                sources.setdefault(main.digest, _placed(group, main, package, folder))
         elif any_version and not (reason := _forbidden(group)):
             sources.setdefault(main.digest, _placed(group, main, None, folder))
         elif locations:
