@@ -29,6 +29,7 @@ ASSETS = [
     "requirements-extras.txt",
     "experiment_config/*.json",
     "experiment_template_config/*",
+    "pretrained/*",
     "script_generation_tools/*.s*",
     *(f"experiment_tools/*/*.{ending}" for ending in ("css", "html", "jinja", "js", "toml")),
 ]

@@ -28,6 +28,7 @@ COMMANDS = {
     "adapt": "experiment_tools.adapt",
     "demo": "experiment_tools.demo",
     "export": "experiment_tools.export",
+    "verify_pretrained": "experiment_tools.verify_pretrained",
     "check_gradients": "experiment_tools.check_gradients",
     "new": "script_generation_tools.new",
     "generate_configs": "script_generation_tools/generate_configs.py",

@@ -188,8 +188,8 @@ class BackboneSection(_Section):
     where it can be.
     """
     initial_weights: str = ""
-    """Path of a safetensors file whose weights the body starts from, e.g. a pretrained ResNet of torchvision; the
-    head starts as ever."""
+    """Path of a safetensors file whose weights the body starts from, e.g. a pretrained ResNet of torchvision, or a name
+    of pretrained/index.json; the head starts as ever."""
     head: Literal["learned", "zero", "prototypes"] = "learned"
     """Where the last layer starts in each episode: `learned` weights for one number of ways; `zero`; or the class
     means of the support features (`prototypes`: ProtoMAML; with zero inner steps ProtoNet). The last two work for
