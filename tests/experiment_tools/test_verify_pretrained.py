@@ -215,10 +215,10 @@ def test_what_cannot_be_published_or_tested_is_one_error(published, capsys, argu
 
 
 def test_weights_that_are_too_large_are_refused(published, capsys, monkeypatch):
-    monkeypatch.setattr(pretrained, "MOST_BYTES", 10_000)
+    monkeypatch.setattr(pretrained, "MOST_BYTES", 1_000)
     assert main(["--add", "tiny", "--name", "large", "--tasks", "1"]) == 1
     assert re.search(
-        r"train_model_\d\.safetensors: [\d,]+ bytes of weights, but .* at most 10,000", capsys.readouterr().err
+        r"train_model_\d\.safetensors: [\d,]+ bytes of weights, but .* at most 1,000", capsys.readouterr().err
     )
     assert len(list(published.iterdir())) == 3
 

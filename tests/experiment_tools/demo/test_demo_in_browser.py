@@ -127,17 +127,14 @@ def teach(browser, kind="mouse"):
 
 
 def answer(browser):
-    """The class that wins once the page has answered the newest drawing."""
-    wait_for(
+    """The class that wins once the page has answered the newest drawing; read at once, before the next answer."""
+    return wait_for(
         browser,
-        lambda: (
-            find(browser, "#verdict b")
-            and browser.execute_script(
-                "return document.getElementById('query').querySelector('.seen').hidden === false"
-            )
+        lambda: browser.execute_script(
+            "const winner = document.querySelector('#verdict b');"
+            "return document.querySelector('#query .seen').hidden === false && winner && winner.textContent"
         ),
     )
-    return find(browser, "#verdict b")[0].text
 
 
 @pytest.fixture(scope="module")
