@@ -24,7 +24,7 @@ from utils.data_sources.dataset_classes import (
 )
 from utils.data_sources.image_memory import place_images
 from utils.data_sources.lakes_runs import all_runs_tasks
-from utils.data_sources.registered_datasets import RegisteredDataset, make_registered_dataset
+from utils.data_sources.registered_datasets import make_registered_dataset
 from utils.data_sources.sinusoid import SinusoidData, build_sinusoid_data
 from utils.data_sources.task_lists import indexed_tasks, read_task_lists, tasks_digest
 from utils.episodes.augmentation import Augmentation
@@ -332,7 +332,7 @@ def build_data(
 
 def _data_of(
     config: ExperimentConfig,
-    dataset: DatasetClasses | RegisteredDataset,
+    dataset: DatasetClasses,
     classes: Mapping[str, Mapping[str, Sequence[int]]],
     device: torch.device | str,
     dtype: torch.dtype,

@@ -8,27 +8,40 @@ norm layers and dropout, its `PassRecord` what they leave behind for later passe
 Letters: B tasks, N way, K shot, Q query images per class, S inner steps.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from meta_learning import baselines
 from meta_learning.adaptation import Adaptation, Adapted, PreparedEpisodes
-from meta_learning.execution.execution import Execution, build_execution
+from meta_learning.execution.execution import Execution, build_execution, task_chunks
 from meta_learning.execution.recomputation import recomputed_gradient
-from meta_learning.inner_loop_optimizers import InnerLoopOptimizer, adapted_shapes, build_inner_loop
-from meta_learning.meta_gradients import MetaGradients
+from meta_learning.heads.base import Head
+from meta_learning.heads.learned import LearnedHead
+from meta_learning.inner_loop.base import InnerLoopOptimizer
+from meta_learning.inner_loop.building import adapted_shapes, build_inner_loop
+from meta_learning.losses.base import TaskLoss
+from meta_learning.losses.cross_entropy import CrossEntropy
+from meta_learning.meta_gradients import MetaGradients, norm_of
 from meta_learning.meta_optimizer import MetaOptimizer, OuterUpdate, build_outer_update
 from meta_learning.networks.base import MetaNetwork
-from meta_learning.networks.batch_norm import MetaBatchNorm2d
+from meta_learning.networks.norms.base import MetaNorm
+from meta_learning.networks.norms.batch_norm import MetaBatchNorm2d
 from meta_learning.networks.passes import Pass, PassRecord, name_of_statistics
-from meta_learning.outer_losses import CROSS_ENTROPY, OuterLoop, TaskLoss, last_step_weights, multi_step_loss_weights
+from meta_learning.outer_losses.base import OuterLoss
+from meta_learning.outer_losses.mean import MeanOverTasks
+from meta_learning.outer_losses.step_weights import OuterLoop, last_step_weights, multi_step_loss_weights
+from meta_learning.outer_losses.task_weights import WeightedEpisodes, weighted
 from meta_neural_network_architectures import NetworkFunction, build_network
 from utils.config import ExperimentConfig
 from utils.episodes.source import Episodes, Tasks
 from utils.errors import ConfigError
+from utils.registry import make_chosen
+from utils.registry.choices import fact
 
 OPTIMIZER_PREFIX = "optimizer."
 """What the names of the outer optimiser's tensors begin with in a checkpoint."""
@@ -43,6 +56,7 @@ class Evaluation:
     Attributes:
         query_logits: (B, N*Q, N) after the last step.
         support_loss, support_accuracy, query_loss, query_accuracy: (steps + 1, B).
+        support_features, query_features: (B, n, D) before adaptation, where they were asked for.
     """
 
     query_logits: Tensor
@@ -50,6 +64,8 @@ class Evaluation:
     support_accuracy: Tensor
     query_loss: Tensor
     query_accuracy: Tensor
+    support_features: Tensor | None = None
+    query_features: Tensor | None = None
 
 
 class FewShotLearner(nn.Module):
@@ -57,15 +73,17 @@ class FewShotLearner(nn.Module):
 
     Args:
         network: body and head, see `meta_learning.networks`.
-        inner_loop: an optimiser of `meta_learning.inner_loop_optimizers`; its `names` are the adapted parameters.
+        inner_loop: an optimiser of `meta_learning.inner_loop`; its `names` are the adapted parameters.
         outer_loop: derivative order and weights of the outer loss, or Reptile's displacement in its place.
+        head: where the last layer's weights come from; None: the network's own.
         outer_update: optimiser and schedule of the meta-update.
-        head: a key of `meta_learning.heads.HEADS`.
-        loss: of inner and outer loop.
+        loss: of a task, in inner and outer loop; None: cross-entropy.
+        outer_loss: of the losses of all tasks; None: their mean.
         n_evaluation_steps: inner steps of `evaluate`, unless it is given others.
-        batch_norm_statistics: a key of `meta_learning.networks.passes.STATISTICS`, or "mixed".
+        batch_norm_statistics: a value of the key of this name, or "mixed".
         gradient_checkpointing: recompute inner steps, for the memory of one of them.
         execution: how computations are carried out; None: all tasks at once.
+        untrained: makes the network as it was before any training, anywhere; None: nobody knows it.
     """
 
     def __init__(
@@ -74,17 +92,21 @@ class FewShotLearner(nn.Module):
         inner_loop: InnerLoopOptimizer,
         outer_loop: OuterLoop,
         *,
-        head: str = "learned",
+        head: Head | None = None,
         outer_update: OuterUpdate = DEFAULT_UPDATE,
-        loss: TaskLoss = CROSS_ENTROPY,
+        loss: TaskLoss | None = None,
+        outer_loss: OuterLoss | None = None,
         n_evaluation_steps: int | None = None,
         batch_norm_statistics: str = "transductive",
         gradient_checkpointing: bool = False,
         execution: Execution | None = None,
+        untrained: Callable[[], MetaNetwork] | None = None,
     ) -> None:
         super().__init__()
-        self.network, self.inner_loop, self.outer_loop, self.loss = network, inner_loop, outer_loop, loss
-        self.adaptation = Adaptation(network, inner_loop, head, loss)
+        self.network, self.inner_loop, self.outer_loop = network, inner_loop, outer_loop
+        self.head = head or LearnedHead(0)
+        self.loss, self.outer_loss = loss or CrossEntropy(), outer_loss or MeanOverTasks()
+        self.adaptation = Adaptation(network, inner_loop, self.head, self.loss)
         self.n_steps = inner_loop.n_steps
         self.n_evaluation_steps = self.n_steps if n_evaluation_steps is None else n_evaluation_steps
         self.batch_norm_statistics = batch_norm_statistics
@@ -92,11 +114,14 @@ class FewShotLearner(nn.Module):
         self.meta_optimizer = MetaOptimizer(self.meta_parameters(), outer_update)
         self.execution = execution or Execution.of(network)
         self.execution.measure_with(self.meta_parameters().values())
+        self._untrained = untrained
 
     # What it computes: meta-gradients.
 
     def meta_parameters(self) -> dict[str, nn.Parameter]:
-        """Return what the outer loop learns, by name: network weights and, where learned, inner learning rates."""
+        """Return what the outer loop learns, by name: network weights and, where learned, inner learning rates and what
+        head, losses and update rule learn of their own.
+        """
         return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
 
     def meta_gradients(self, episodes: Episodes, epoch: int) -> MetaGradients:
@@ -104,35 +129,66 @@ class FewShotLearner(nn.Module):
 
             outer loss = mean over tasks of sum over s of v[s] * L(theta[s+1], query)
 
-        or, where the outer update is the displacement (Reptile), theta[0] - mean over tasks of theta[S].
+        with another outer loss in the place of the mean, or, where the outer update is the displacement (Reptile),
+        theta[0] - mean over tasks of theta[S].
 
         Args:
             episodes: support_images (B, N*K, C, H, W), support_labels (B, N*K), query_images, query_labels, seeds
                 (B,), n_way.
             epoch: from 0; decides derivative order and the weights v.
         """
+        weights = self.multi_step_loss_weights(epoch)
+        own: dict[str, Tensor] = {}
+        if not self.outer_loss.is_mean:
+            episodes, outer_loss, own = weighted(episodes, self._query_losses(episodes, weights), self.outer_loss)
         means = self.execution.mean_over_tasks(
             self._meta_gradients,
             episodes,
-            self.multi_step_loss_weights(epoch),
+            weights,
             epoch,
             second_order=self.is_second_order(epoch),
             # Memory is measured by the heaviest epoch of the run, which may be a later one.
             ever_second_order=self.outer_loop.second_order,
         )
+        gradients, metrics = means["gradients"], means["metrics"]
+        if not self.outer_loss.is_mean:
+            gradients = gradients | {f"outer_loss.{name}": gradient for name, gradient in own.items()}
+            metrics = metrics | {"loss": outer_loss, "gradient_norm": norm_of(gradients)}
         # A replayed recording hands back tensors alone, so a network without batch norm has no group of statistics.
-        return MetaGradients(means["gradients"], means.get("statistics", {}), means["metrics"])
+        return MetaGradients(gradients, means.get("statistics", {}), metrics)
 
-    def _meta_gradients(
-        self, episodes: Episodes, weights: Sequence[Tensor | None], second_order: bool
-    ) -> dict[str, dict[str, Tensor]]:
-        """Return the means over some tasks of meta-gradient, batch statistics and metrics."""
-        pass_ = Pass(
+    def _query_losses(self, episodes: Episodes, weights: Sequence[float]) -> Tensor:
+        """Return the sum over s of v[s] * L(theta[s+1], query) of each task, (B,), of which nothing is learned."""
+        counted = [step for step, weight in enumerate(weights) if weight]
+
+        def of_tasks(tasks: Episodes) -> dict[str, Tensor]:
+            pass_ = self._training_pass(tasks)
+            prepared = self.adaptation.prepare(tasks, pass_)
+            losses = []
+            for place, (adapted, _, _) in enumerate(self.adaptation.path(prepared, pass_, self.n_steps)):
+                step = place - 1 if self.n_steps else place  # the one that has made these learners
+                if step in counted:
+                    with torch.no_grad():
+                        logits = self.adaptation.outputs("query", prepared, adapted, replace(pass_, step=step))
+                        losses.append(self.loss.per_task_loss(logits, tasks.query_labels))
+            return {"losses": torch.stack(losses, dim=1)}
+
+        losses = self.execution.over_tasks(of_tasks, episodes, ("query losses", tuple(counted)))["losses"]
+        return losses @ losses.new_tensor([weights[step] for step in counted])
+
+    def _training_pass(self, episodes: Episodes) -> Pass:
+        return Pass(
             statistics=self.batch_norm_statistics,
             is_training=True,
             dropout_seeds=episodes.seeds if self.network.uses_dropout else None,
             record=PassRecord(affine_rows={}),
         )
+
+    def _meta_gradients(
+        self, episodes: Episodes, weights: Sequence[Tensor | None], second_order: bool
+    ) -> dict[str, dict[str, Tensor]]:
+        """Return the means over some tasks of meta-gradient, batch statistics and metrics."""
+        pass_ = self._training_pass(episodes)
         prepared = self.adaptation.prepare(episodes, pass_)
         start = self.adaptation.start(prepared, pass_)
         if self.outer_loop.displacement:
@@ -204,9 +260,12 @@ class FewShotLearner(nn.Module):
         with torch.set_grad_enabled(not self.outer_loop.displacement):
             # The query pass after step s uses the norm rows of step s, as in the reference, not those of s + 1.
             logits = self.adaptation.outputs("query", prepared, adapted, pass_)
-            query_loss = self.loss.per_task_loss(logits, episodes.query_labels).mean()
+            losses = self.loss.per_task_loss(logits, episodes.query_labels)
+            query_loss = losses.mean()
         metrics["query_loss"] = query_loss.detach()
         metrics["query_accuracy"] = self.loss.per_task_score(logits, episodes.query_labels).mean()
+        if isinstance(episodes, WeightedEpisodes):
+            query_loss = (losses * episodes.task_weights).mean()
         return adapted, weight * query_loss, metrics
 
     def _gradient_of(self, outer_loss: Tensor) -> dict[str, Tensor]:
@@ -305,13 +364,21 @@ class FewShotLearner(nn.Module):
         steps = self.n_evaluation_steps if n_steps is None else n_steps
         return prepared, self.adaptation.path(prepared, pass_, steps)
 
-    def evaluate(self, episodes: Episodes, n_steps: int | None = None, statistics: str | None = None) -> Evaluation:
+    def evaluate(
+        self,
+        episodes: Episodes,
+        n_steps: int | None = None,
+        statistics: str | None = None,
+        *,
+        keep_features: bool = False,
+    ) -> Evaluation:
         """Adapt to each task and classify its query images; the learner stays exactly as it was.
 
         Args:
             episodes: B of them, as for `meta_gradients`.
             n_steps: inner steps; those beyond S reuse the last step's rates and norm rows.
-            statistics: a key of `meta_learning.networks.passes.STATISTICS`; None: as in training.
+            statistics: a value of the key `batch_norm_statistics`; None: as in training.
+            keep_features: return those before adaptation, too, which are computed on the way.
         Raises:
             ConfigError: "running", but no training has ever collected running statistics.
         """
@@ -319,11 +386,13 @@ class FewShotLearner(nn.Module):
         pass_ = Pass(statistics=statistics or self.batch_norm_statistics)
         self._check_running_statistics(pass_)
         results = self.execution.over_tasks(
-            lambda tasks: self._evaluate(tasks, n_steps, pass_), episodes, ("evaluation", n_steps, pass_.statistics)
+            lambda tasks: self._evaluate(tasks, n_steps, pass_, keep_features=keep_features),
+            episodes,
+            ("evaluation", n_steps, pass_.statistics, keep_features),
         )
-        return Evaluation(results.pop("query_logits"), **{name: rows.T for name, rows in results.items()})
+        return Evaluation(**{name: value.T if name in STEP_METRICS else value for name, value in results.items()})
 
-    def _evaluate(self, episodes: Episodes, n_steps: int, pass_: Pass) -> dict[str, Tensor]:
+    def _evaluate(self, episodes: Episodes, n_steps: int, pass_: Pass, *, keep_features: bool) -> dict[str, Tensor]:
         """Return the fields of `Evaluation` for some tasks, the task axis first."""
         pass_ = replace(pass_, record=PassRecord(affine_rows={}))
         prepared = self.adaptation.prepare(episodes, pass_)
@@ -338,7 +407,43 @@ class FewShotLearner(nn.Module):
                 rows["query_accuracy"].append(self.loss.per_task_score(logits, episodes.query_labels))
             rows["support_loss"].append(support_loss)
             rows["support_accuracy"].append(self.loss.per_task_score(support_logits, episodes.support_labels))
-        return {"query_logits": logits} | {name: torch.stack(values, dim=1) for name, values in rows.items()}
+        first = {f"{role}_features": value for role, value in prepared.first_features.items() if keep_features}
+        return {"query_logits": logits, **first} | {name: torch.stack(values, dim=1) for name, values in rows.items()}
+
+    # What stands beside a result, on the same tasks.
+
+    def baselines(
+        self,
+        episodes: Episodes,
+        evaluation: Evaluation,
+        statistics: str | None = None,
+        *,
+        n_untrained: int = 0,
+        n_reordered: int = 0,
+    ) -> dict[str, Tensor]:
+        """Score each task without an inner step, and with its labels in other orders; see `meta_learning.baselines`.
+
+        Args:
+            evaluation: of these episodes, with features.
+            statistics: as for `evaluate`.
+            n_untrained, n_reordered: of the first tasks, so many get the entries that need passes of their own.
+        Returns:
+            name -> accuracies (B,) or (B, orders).
+        """
+        pass_ = Pass(statistics=statistics or self.batch_norm_statistics)
+        untrained, reordered = (next(task_chunks(episodes, n)) if n else None for n in (n_untrained, n_reordered))
+        return baselines.of_tasks(self, episodes, evaluation, pass_, untrained, reordered)
+
+    def images_per_task(self, n_support: int, n_query: int, statistics: str | None = None) -> dict[str, int]:
+        """Return what an evaluation, and each entry of `baselines` with passes of its own, costs of a task."""
+        pass_ = Pass(statistics=statistics or self.batch_norm_statistics)
+        return baselines.images_per_task(self, n_support, n_query, pass_)
+
+    @cached_property
+    def untrained_network(self) -> MetaNetwork | None:
+        """The network as it was before any training; None: nobody knows it."""
+        own = next(self.network.parameters())
+        return None if self._untrained is None else self._untrained().to(device=own.device, dtype=own.dtype)
 
     def _check_running_statistics(self, pass_: Pass) -> None:
         for name, layer in self._batch_norm_layers().items():
@@ -364,7 +469,12 @@ class FewShotLearner(nn.Module):
         self.meta_optimizer.anneal_over(epochs)
 
     def multi_step_loss_weights(self, epoch: int) -> list[float]:
-        """Return the weights of the query losses after each of the S steps in `epoch`; they sum to one."""
+        """Return the weights of the query losses after each of the S steps in `epoch`; they sum to one, unless the
+        outer loss has its own.
+        """
+        own = self.outer_loss.step_weights(epoch, self.n_steps)
+        if own is not None:
+            return list(own)
         if not self.outer_loop.multi_step_loss:
             return last_step_weights(self.n_steps)
         return multi_step_loss_weights(epoch, self.n_steps, self.outer_loop.multi_step_loss_epochs)
@@ -436,14 +546,27 @@ class FewShotLearner(nn.Module):
 
     def snapshot(self) -> dict[str, Any]:
         """Return inner learning rates, name -> [S], of Meta-SGD also their quantiles; per layer and norm row the
-        mean of weights, biases and statistics.
+        mean of weights, biases and statistics; of what the method learns of its own, least value, mean and largest.
         """
         layers = {}
         for name, layer in self._batch_norm_layers().items():
             values = {key: getattr(layer, key).detach() for key in ("weight", "bias", "running_mean", "running_var")}
             summary = {key: torch.atleast_2d(value).mean(dim=1).cpu().tolist() for key, value in values.items()}
             layers[name] = summary | {"momentum": float(layer.momentum.detach())}
-        return self.inner_loop.snapshot() | {"batch_norm": layers}
+        learned = self._learned_by_the_method()
+        return self.inner_loop.snapshot() | {"batch_norm": layers} | ({"learned": learned} if learned else {})
+
+    def _learned_by_the_method(self) -> dict[str, list[float]]:
+        """Return name -> [least, mean, largest] of meta-parameters that are no weights, inner rates, or norms' usual
+        ones.
+        """
+        rates = ("inner_loop.learning_rates", "inner_loop.element_rates")
+        found = {n: value for n, value in self.meta_parameters().items() if not n.startswith(("network.", *rates))}
+        for layer, norm in self.network.norm_layers().items():
+            own = {key: value for key, value in norm.named_parameters() if key not in ("weight", "bias", "momentum")}
+            found |= {f"network.{layer}.{key}": value for key, value in own.items() if value.requires_grad}
+        return {name: [float(pick(value.detach())) for pick in (torch.min, torch.mean, torch.max)]
+                for name, value in found.items()}  # fmt: skip
 
     def memory_per_task(self) -> dict[str, float]:
         """Return the MiB that a task needs, where this process has measured it."""
@@ -455,7 +578,11 @@ def build_learner(
     device: torch.device | str,
     *,
     network: nn.Module | NetworkFunction | None = None,
-    loss: TaskLoss | None = None,
+    inner_loop_optimizer: Callable[..., InnerLoopOptimizer] | None = None,
+    head: Callable[..., Head] | None = None,
+    loss: TaskLoss | Callable[..., TaskLoss] | None = None,
+    outer_loss: OuterLoss | Callable[..., OuterLoss] | None = None,
+    norm_layer: Callable[..., MetaNorm] | None = None,
 ) -> FewShotLearner:
     """Build the learner of a config on `device`.
 
@@ -472,10 +599,20 @@ def build_learner(
 
     Args:
         network: a module, which is copied, or a function of (config, (C, H, W), N) that makes one; None: the config's.
-        loss: of inner and outer loop; None: the config's.
+        inner_loop_optimizer, head, loss, outer_loss, norm_layer: a class, or a function that makes one, in the place of
+            the config's, as the functions of `utils.registry` take them.
     """
-    device = torch.device(device)
-    network = build_network(config, network)
+    device, dtype = torch.device(device), getattr(torch, config.parameter_format)
+    made_per_episode = fact("head", config.head, "is_made_per_episode", getattr(head, "is_made_per_episode", True))
+    # Without a file of weights, which need not be there any more when a finished run is tested.
+    untrained = partial(
+        build_network,
+        config.model_copy(update={"initial_weights": ""}),
+        network,
+        norm_layer=norm_layer,
+        with_head=not made_per_episode,
+    )
+    network = build_network(config, network, norm_layer=norm_layer, with_head=not made_per_episode)
     outer_loop = OuterLoop(
         displacement=config.outer_update == "displacement",
         second_order=config.second_order,
@@ -484,18 +621,26 @@ def build_learner(
         multi_step_loss_epochs=config.multi_step_loss_num_epochs,
     )
     # To the device before anything is built around it: `build_execution` chooses by where the parameters are.
-    network = network.to(device=device, dtype=getattr(torch, config.parameter_format))
+    network = network.to(device=device, dtype=dtype)
+    with torch.random.fork_rng(devices=[]):  # what they draw, the config's seed decides, and nothing else draws others
+        torch.manual_seed(config.initialisation_seed)
+        inner_loop = build_inner_loop(config, adapted_shapes(network, config), inner_loop_optimizer)
+        parts = {
+            "head": make_chosen(config, "head", head, Head, network.head.in_features),
+            "loss": make_chosen(config, "loss", loss, TaskLoss),
+            "outer_loss": make_chosen(config, "outer_loss", outer_loss, OuterLoss),
+        }
     return FewShotLearner(
         network,
-        build_inner_loop(config, adapted_shapes(network, config)).to(device=device),
+        inner_loop.to(device=device, dtype=dtype),
         outer_loop,
         outer_update=build_outer_update(config),
-        head=config.head,
-        loss=loss or TaskLoss(config.loss, config.label_smoothing),
         n_evaluation_steps=config.number_of_evaluation_steps_per_iter,
         batch_norm_statistics=name_of_statistics(config.batch_norm_statistics),
         gradient_checkpointing=config.gradient_checkpointing,
         execution=build_execution(config, network),
+        untrained=untrained,
+        **{name: part.to(device=device, dtype=dtype) for name, part in parts.items()},
     )
 
 

@@ -31,7 +31,17 @@ if TYPE_CHECKING:
     from utils.episodes.batches import EpisodeBatch, episodes_from_arrays
     from utils.errors import UserError
     from utils.paths import __version__
-    from utils.registry import register_backbone, register_dataset
+    from utils.registry import (
+        Key,
+        register_backbone,
+        register_batch_norm_statistics,
+        register_dataset,
+        register_head,
+        register_inner_loop_optimizer,
+        register_loss,
+        register_norm_layer,
+        register_outer_loss,
+    )
 
 __all__ = [
     "Adaptation",
@@ -40,6 +50,7 @@ __all__ = [
     "ExperimentConfig",
     "FewShotClassifier",
     "FewShotLearner",
+    "Key",
     "MetaGradients",
     "UserError",
     "__version__",
@@ -50,18 +61,26 @@ __all__ = [
     "load_config",
     "meta_gradients",
     "register_backbone",
+    "register_batch_norm_statistics",
     "register_dataset",
+    "register_head",
+    "register_inner_loop_optimizer",
+    "register_loss",
+    "register_norm_layer",
+    "register_outer_loss",
 ]
 
 
-def __getattr__(name: str) -> Any:
-    """Import a name of the face where it is first asked for: from where the block above says, which is not executed."""
-    if name not in __all__:
-        raise AttributeError(f"module {__name__} has no attribute {name}; it has {', '.join(__all__)}")
-    for node in ast.walk(ast.parse(Path(__file__).read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and name in (alias.name for alias in node.names):
-            globals()[name] = getattr(importlib.import_module(str(node.module)), name)
-    return globals()[name]
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        """Import a name of the face where it is first asked for, as the block above says, which is not executed."""
+        if name not in __all__:
+            raise AttributeError(f"module {__name__} has no attribute {name}; it has {', '.join(__all__)}")
+        for node in ast.walk(ast.parse(Path(__file__).read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and name in (alias.name for alias in node.names):
+                globals()[name] = getattr(importlib.import_module(str(node.module)), name)
+        return globals()[name]
 
 
 def __dir__() -> list[str]:

@@ -23,6 +23,8 @@ from utils.paths import COMMANDS, REPOSITORY_ROOT, __version__, command
 PACKAGE = "mamlkit"
 _TOOLS = tomllib.loads((REPOSITORY_ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]
 OURS = set(_TOOLS["ruff"]["lint"]["isort"]["known-first-party"]) - {"benchmarks", "tests", PACKAGE}
+ENDINGS = (".css", ".csv", ".html", ".jinja", ".js", ".sbatch", ".sh", ".toml", ".txt")
+"""Of the files beside the modules, which they read."""
 ASSETS = [
     "py.typed",
     "requirements.txt",
@@ -30,12 +32,11 @@ ASSETS = [
     "experiment_config/*.json",
     "experiment_template_config/*",
     "pretrained/*",
-    "script_generation_tools/*.s*",
-    *(f"experiment_tools/*/*.{ending}" for ending in ("css", "html", "jinja", "js", "toml")),
+    *(f"{room}/**/[!.]*{ending}" for room in sorted(OURS) for ending in ENDINGS),
 ]
 OF_THE_CHECKOUT = {"script_generation_tools.write_config_table"}
 """Modules that write pages of the checkout."""
-TABLES = ("utils/__init__.py", "utils/paths.py")
+TABLES = ("utils/__init__.py", "utils/paths.py", "utils/registry/choices.py")
 """Where names of modules stand as text, and the code that reads them puts the package's name in front."""
 _PLACES = re.compile(rf"(?<![\w./])(?:{'|'.join(sorted(OURS))})(?:[./]\w+)*")
 _STARTED = re.compile(rf"-m\s+(?:{'|'.join(sorted(OURS))})\b")

@@ -33,15 +33,15 @@ from experiment_parts.runs.opening import add_start, open_run_folder
 from experiment_parts.runs.run_folder import RunFolder
 from experiment_parts.runs.same_data import has_started_with_copies
 from utils.config import ExperimentConfig, load_config
-from utils.config.command_line import options_of, parse_command_line
+from utils.config.command_line import options_of, read_command_line
 from utils.config.help import USAGE, help_text
-from utils.errors import ConfigError, Interrupted, UserError
+from utils.errors import ConfigError, Interrupted, UserError, prints_user_errors
 from utils.machine.failures import report_failure
 from utils.machine.host import tune_host
 from utils.ranks.command import notify_other_machines, remember_opened, was_opened
 from utils.ranks.launch import plan_launch, run_ranks, split_arguments
-from utils.registry import load_plugins
-from utils.words import guarded_output
+from utils.registry.choices import fact
+from utils.words import say
 
 log = logging.getLogger(__name__)
 NOT_TESTED = (
@@ -61,9 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if {"-h", "--help"}.intersection(arguments):
-        with guarded_output():
-            print(help_text())
-        return 0
+        return _help([argument for argument in arguments if argument not in ("-h", "--help")])
     if "--version" in arguments:
         print(__version__)
         return 0
@@ -87,6 +85,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return code if failure is None else report_failure(failure)
 
 
+@prints_user_errors
+def _help(arguments: list[str]) -> int:
+    """Print usage and every key, those of plugins among them."""
+    if "--plugin" in arguments:
+        read_command_line(split_arguments(arguments)[1])
+    say(help_text())
+    return 0
+
+
 def run(arguments: list[str], console: Console, stop: stop_signals.StopSignals, rank: ranks.Rank | None) -> int:
     """Train and test the experiment of these arguments, or show the result of one that is finished; returns the exit
     code.
@@ -98,8 +105,7 @@ def run(arguments: list[str], console: Console, stop: stop_signals.StopSignals, 
         Interrupted: a signal came; everything is saved.
     """
     launch_options, arguments = split_arguments(options_of(arguments))
-    json_path, overrides = parse_command_line(arguments)
-    overrides = load_plugins(overrides)
+    json_path, overrides = read_command_line(arguments)
     if json_path is None and "experiment_name" not in overrides:
         raise ConfigError(
             f"command line: --name_of_args_json_file is missing, the path of a config\n{USAGE}\n--help lists the keys"
@@ -109,7 +115,7 @@ def run(arguments: list[str], console: Console, stop: stop_signals.StopSignals, 
     if launch is not None:
         if json_path is not None and not json_path.is_file():
             raise ConfigError(f"{json_path}: can be read once, but each process of a run reads it; give a file")
-        ranks.check_task_count(config.tasks_per_meta_batch, launch.n_ranks)
+        _check_ranks(config, launch.n_ranks)
         if launch.on_one_machine and not config.dry_run:
             RunFolder(experiments_root() / config.experiment_name).check_not_in_use(within_s=2.0)
         return run_ranks(child_process("train"), arguments, launch, config.experiment_name, stop)
@@ -130,7 +136,7 @@ def run_experiment(
     does so.
     """
     if rank is not None:
-        ranks.check_task_count(config.tasks_per_meta_batch, rank.size)
+        _check_ranks(config, rank.size)
         if not rank.is_main:
             _train_and_test(config, RunFolder(folder / config.experiment_name), stop, rank)
             return
@@ -176,6 +182,20 @@ def run_experiment(
         raise
     finally:
         run_folder.unlock()
+
+
+def _check_ranks(config: ExperimentConfig, n_ranks: int) -> None:
+    """Refuse what so many processes cannot share.
+
+    Raises:
+        ConfigError: there are not as many tasks for each, or a task's share of the outer loss depends on the others.
+    """
+    ranks.check_task_count(config.tasks_per_meta_batch, n_ranks)
+    if n_ranks > 1 and not fact("outer_loss", config.outer_loss, "is_mean", False):
+        raise ConfigError(
+            f'"outer_loss" {config.outer_loss} looks at all tasks of a meta-batch together, which {n_ranks} processes '
+            'share; train on one GPU, or set "outer_loss" to "mean"'
+        )
 
 
 def _train_and_test(

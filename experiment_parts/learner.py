@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from few_shot_learning_system import Evaluation
     from meta_learning.execution.execution import Execution
     from meta_learning.meta_gradients import MetaGradients
-    from meta_learning.outer_losses import OuterLoop
+    from meta_learning.outer_losses.step_weights import OuterLoop
 
 
 class Learner(Protocol):
@@ -49,13 +49,41 @@ class Learner(Protocol):
 
     # Evaluation.
 
-    def evaluate(self, episodes: Episodes, n_steps: int | None = None, statistics: str | None = None) -> "Evaluation":
+    def evaluate(
+        self,
+        episodes: Episodes,
+        n_steps: int | None = None,
+        statistics: str | None = None,
+        *,
+        keep_features: bool = False,
+    ) -> "Evaluation":
         """Adapt to B tasks and classify their query images; changes nothing.
 
         Args:
             n_steps: inner steps; None: the learner's own.
             statistics: of batch norm; None: as in training.
+            keep_features: return those before adaptation, too, which `baselines` reads.
         """
+
+    def baselines(
+        self,
+        episodes: Episodes,
+        evaluation: "Evaluation",
+        statistics: str | None = None,
+        *,
+        n_untrained: int = 0,
+        n_reordered: int = 0,
+    ) -> "dict[str, Tensor]":
+        """Return accuracies (B, ...) of what needs no inner step, and with labels in other orders; what has no
+        meaning for the learner is left out, and nan stands for tasks that were not asked for.
+
+        Args:
+            evaluation: of these episodes, with features.
+            n_untrained, n_reordered: so many of the first tasks get the entries "untrained" and "label_orders".
+        """
+
+    def images_per_task(self, n_support: int, n_query: int, statistics: str | None = None) -> dict[str, int]:
+        """Return how many images pass through a network for a task, of an "evaluation" and of these two entries."""
 
     # State, as checkpoints hold it.
 

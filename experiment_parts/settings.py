@@ -21,6 +21,7 @@ class ExperimentSettings:
     total_epochs_before_pause: int = 0
     early_stopping_patience: int = 0
     is_regression: bool = False
+    loss: str = "cross_entropy"
     max_models_to_save: int | Literal["all"] = 5
     # As in the released code; its commit of 2018-11-25 took three.
     number_of_ensemble_models: int = 5
@@ -32,6 +33,7 @@ class ExperimentSettings:
     restart_schedule: bool = False
     evaluate_on_test_set_only: bool = False
     test_curve: bool = False
+    test_baselines: bool = False
     tested_elsewhere: str = ""
     tag: str = ""
     load_checkpoint: str = ""

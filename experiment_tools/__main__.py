@@ -1,6 +1,7 @@
 """python -m experiment_tools lists the commands of this project."""
 
 import ast
+import shutil
 
 from utils.paths import COMMANDS, PACKAGE, REPOSITORY_ROOT, command, module_of
 from utils.words import say
@@ -20,9 +21,9 @@ def tools() -> dict[str, str]:
 def main() -> None:
     """Print them."""
     found = tools()
-    width = max(map(len, found))
+    width, columns = max(map(len, found)), shutil.get_terminal_size((200, 24)).columns
     for typed, text in found.items():
-        say(f"{typed:<{width}}  {text}")
+        say(f"{typed:<{width}}  {text}"[:columns])
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ from utils.files.atomic_files import read_regular
 from utils.paths import command
 
 if TYPE_CHECKING:
-    from meta_learning.inner_loop_optimizers import InnerLoopOptimizer
+    from meta_learning.inner_loop.base import InnerLoopOptimizer
 
 log = logging.getLogger(__name__)
 

@@ -41,7 +41,7 @@ class AdaptedLearner:
 
     @property
     def statistics(self) -> str:
-        """Batch-norm statistics: a key of `meta_learning.networks.passes.STATISTICS`, or "mixed"."""
+        """Batch-norm statistics: a value of `batch_norm_statistics`, or "mixed"."""
         return self.learner.batch_norm_statistics
 
     @property
@@ -81,7 +81,7 @@ def adapt(learner: "FewShotLearner", images: Tensor, labels: Tensor, n_way: int)
     """
     own = next(learner.network.parameters())
     images = images.to(own.device, own.dtype)[None]
-    n_outputs = n_way if learner.adaptation.head.make else max(n_way, learner.network.head.out_features)
+    n_outputs = n_way if learner.adaptation.head.is_made_per_episode else max(n_way, learner.network.head.out_features)
     task = Task(images, labels.to(own.device)[None], images[:, :0], n_outputs)
     prepared, steps = learner.adaptation_path(task)
     return AdaptedLearner(learner, task, [adapted for adapted, _, _ in steps], prepared, n_way)

@@ -4,15 +4,20 @@ import ast
 import doctest
 import importlib.util
 import re
+import shlex
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 import mamlkit
+from script_generation_tools import new
 from tests.documents.test_architecture import MODULES, ROOMS
-from utils import registry
+from utils import paths, registry
+from utils.config.command_line import options_of
+from utils.errors import ConfigError
 from utils.paths import COMMANDS, PARTS, REPOSITORY_ROOT, module_of
 
 FILE = REPOSITORY_ROOT / "mamlkit.py"
@@ -68,8 +73,9 @@ def test_the_examples_run(name, monkeypatch, tmp_path):
 
 
 def test_functions_and_classes_to_begin_with_have_an_example():
-    functions = [name for name in mamlkit.__all__ if name[0].islower()]
-    assert [name for name in functions if ">>> " not in (getattr(mamlkit, name).__doc__ or "")] == []
+    texts = {name: getattr(mamlkit, name).__doc__ or "" for name in mamlkit.__all__ if name[0].islower()}
+    # The example of the parts of a method is a whole page, whose code the tests of the documents run.
+    assert [name for name, text in texts.items() if ">>> " not in text and "docs/own_method.md" not in text] == []
 
 
 def test_importing_it_imports_nothing_heavy():
@@ -171,3 +177,90 @@ def test_a_plugin_meets_this_checkout_also_where_another_copy_was_imported(tmp_p
     registry.load_plugins({"plugin": str(tmp_path / "plugin.py")})
     assert registry.registered_backbone("of_the_plugin")
     assert sys.modules["mamlkit"].__file__ == str(FILE)
+
+
+# --- what a user types, and where things are --------------------------------------------------------------------------
+
+QUICKSTART = str(REPOSITORY_ROOT / "experiment_config" / "quickstart.json")
+
+
+@pytest.mark.parametrize(
+    ("words", "options"),
+    [
+        ("quickstart", ["--name_of_args_json_file", QUICKSTART]),
+        ("quickstart.json", ["--name_of_args_json_file", QUICKSTART]),
+        ("mine.json 0", ["--name_of_args_json_file", "mine.json", "--gpu_to_use", "0"]),
+        ("not_there.json", ["--name_of_args_json_file", "not_there.json"]),
+        ("quickstart 0, 1 --seed 4", ["--name_of_args_json_file", QUICKSTART, "--gpu_to_use", "0,1", "--seed", "4"]),
+        ("quickstart all", ["--name_of_args_json_file", QUICKSTART, "--gpu_to_use", "all"]),
+        ("quickstart 1 --nnodes 2 -- --seed -1",
+         ["--nnodes", "2", "--", "--name_of_args_json_file", QUICKSTART, "--gpu_to_use", "1", "--seed", "-1"]),
+        ("--batch_size 4", ["--batch_size", "4"]),
+        ("", []),
+    ],
+)  # fmt: skip
+def test_a_config_and_gpu_ids_come_first_as_in_a_script(words, options, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.json").touch()
+    assert options_of(words.split()) == options
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        ("quikstart 0", 'there is no config "quikstart", neither as a file nor as a name; did you mean quickstart'),
+        ("quickstart first", '"first" is neither a GPU id nor an override; as in: python train_maml_system.py'),
+        ("quickstart -1", '"-1" is neither a GPU id nor an override'),
+    ],
+)  # fmt: skip
+def test_what_is_no_config_and_no_id_is_named(words, error):
+    with pytest.raises(ConfigError, match=re.escape(error)):
+        options_of(words.split())
+
+
+def test_installed_the_marked_folder_at_or_above_is_worked_in_else_the_current_one(tmp_path, monkeypatch):
+    for name in ("DATASET_DIR", "EXPERIMENTS_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "work" / "within").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "work" / "within")
+    assert paths.experiments_root() == REPOSITORY_ROOT / "experiments"
+    monkeypatch.setattr(paths, "PACKAGE", "mamlkit.")
+    assert paths.dataset_root() == tmp_path / "work" / "within" / "datasets"
+    (tmp_path / "work" / paths.MARK).touch()
+    assert paths.dataset_root() == tmp_path / "work" / "datasets"
+    assert paths.experiments_root() == tmp_path / "work" / "experiments"
+    monkeypatch.setenv("EXPERIMENTS_DIR", "/elsewhere")
+    assert paths.experiments_root() == Path("/elsewhere")
+    assert paths.configs()["quickstart"] == Path(QUICKSTART)
+    (tmp_path / "work" / "experiment_config").mkdir()
+    (tmp_path / "work" / "experiment_config" / "quickstart.json").touch()
+    assert paths.configs()["quickstart"] == tmp_path / "work" / "experiment_config" / "quickstart.json"
+
+
+def test_installed_a_text_names_the_command(monkeypatch):
+    assert paths.command("adapt") == "python -m experiment_tools.adapt"
+    monkeypatch.setattr(paths, "PACKAGE", "mamlkit.")
+    assert paths.command("adapt") == "mamlkit adapt" and paths.command("train") == "mamlkit train"
+    assert paths.module_of("train") == "mamlkit.train_maml_system"
+    assert paths.child_process("decoding") == [sys.executable, "-P", "-m", "mamlkit", "decoding"]
+
+
+def test_a_new_folder_is_filled_once_and_what_is_there_stays(tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "of mine"
+    (folder / "experiment_template_config").mkdir(parents=True)
+    (folder / "experiment_template_config" / "values.toml").write_text("# mine\n")
+    (folder / "experiment_config").mkdir()  # else everything is generated: tests/test_installed.py
+    assert new.main([str(folder)]) == 1 and not (folder / paths.MARK).exists()
+    assert "new is for an installed mamlkit" in capsys.readouterr().err
+    monkeypatch.setattr(new, "PACKAGE", "mamlkit.")
+    assert new.main([str(folder)]) == 0
+    assert "1 were there and stay" in capsys.readouterr().out
+    assert (folder / "experiment_template_config" / "values.toml").read_text() == "# mine\n"
+    for name in ("generate_configs", "generate_scripts"):
+        text = (folder / "script_generation_tools" / f"{name}.py").read_text()
+        assert f'"{name}"' in text and text.count("\n") <= 10
+    launcher = (folder / "script_generation_tools" / "launch.sh").read_text()
+    assert f"\npython={shlex.quote(sys.executable)}\n" in launcher
+    assert new.main([str(folder)]) == 0 and capsys.readouterr().out.startswith(f"{folder}: 0 files written, 41 were")
+    assert new.main([str(folder / paths.MARK)]) == 1
+    assert "is a file; give the folder another name" in capsys.readouterr().err

@@ -11,6 +11,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 
 MOVED = {
+    "meta_learning.inner_loop_optimizers": "meta_learning.inner_loop.base",
     "meta_learning.norm_layers": "meta_learning.networks.norms",
     "utils.config_schema": "utils.config.schema",
     "utils.observers": "experiment_parts.records.observers",

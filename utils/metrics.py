@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
 import math
@@ -158,3 +159,31 @@ def task_scores(outputs: "Tensor", labels: "Tensor") -> "Tensor":
 def is_regression(labels: "Tensor") -> bool:
     """Return whether labels are real numbers and not classes."""
     return labels.is_floating_point()
+
+
+@dataclass(frozen=True)
+class CalibrationBin:
+    """Predictions whose confidence lies in one of equally wide bins."""
+
+    confidence: float
+    accuracy: float
+    count: int
+
+
+def calibration_bins(probabilities: "np.ndarray", labels: "np.ndarray", n_bins: int = 10) -> list[CalibrationBin]:
+    """Sort predictions by their confidence, the largest of the probabilities (..., N), into bins; empty ones are left
+    out.
+    """
+    confidence, right = probabilities.max(axis=-1).ravel(), (probabilities.argmax(axis=-1) == labels).ravel()
+    place = (confidence * n_bins).astype(int).clip(max=n_bins - 1)
+    return [
+        CalibrationBin(float(confidence[place == b].mean()), float(right[place == b].mean()), int((place == b).sum()))
+        for b in range(n_bins)
+        if (place == b).any()
+    ]
+
+
+def calibration_error(bins: Sequence[CalibrationBin]) -> float:
+    """Return sum over bins of count / total * |accuracy - confidence| (Guo et al. 2017, expected calibration error)."""
+    total = sum(b.count for b in bins)
+    return sum(b.count * abs(b.accuracy - b.confidence) for b in bins) / total

@@ -30,6 +30,7 @@ COMMANDS = {
     "export": "experiment_tools.export",
     "verify_pretrained": "experiment_tools.verify_pretrained",
     "check_gradients": "experiment_tools.check_gradients",
+    "new_method": "experiment_tools.new_method",
     "new": "script_generation_tools.new",
     "generate_configs": "script_generation_tools/generate_configs.py",
     "generate_scripts": "script_generation_tools/generate_scripts.py",

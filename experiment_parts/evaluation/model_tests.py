@@ -8,8 +8,16 @@ from torch import Tensor
 
 from experiment_parts.evaluation import model_selection
 from experiment_parts.evaluation import test_results as final_test
-from experiment_parts.evaluation.split_evaluation import SplitEvaluation
-from experiment_parts.evaluation.task_sets import TaskSet, collect_results, curve_rows, evaluate_task_sets, protocols
+from experiment_parts.evaluation.baselines import tasks_of_baselines
+from experiment_parts.evaluation.split_evaluation import BaselineTasks, SplitEvaluation
+from experiment_parts.evaluation.task_sets import (
+    BaselinesOf,
+    TaskSet,
+    collect_results,
+    curve_rows,
+    evaluate_task_sets,
+    protocols,
+)
 from experiment_parts.learner import Learner
 from experiment_parts.runs.checkpoints import checkpoint_bytes, list_epochs
 from experiment_parts.runs.random_state import without_random_state
@@ -68,11 +76,13 @@ class ModelTests:
                 logs / f"test_summary{self._suffix}.json", protocols(self._task_sets, kinds), known, len(rows)
             )
         models, evaluations = [], []
+        self._n_models = self._group.of_main(lambda: len(to_test))
         for model, tensors in self._group.items_of_main(to_test):
             n_tasks = sum(tasks.n_tasks for tasks in self._task_sets)
             log.info("Testing %s on %s", model["file"], counted(n_tasks, "task"))
+            with_baselines = self._settings.test_baselines and not models
             models.append(model)
-            evaluations.append(self._test(tensors))
+            evaluations.append(self._test(tensors, self._baselines_of if with_baselines else None))
         done = {model["epoch"]: evaluation for model, evaluation in zip(models, evaluations, strict=True)}
         summary = (
             self._write_results(rows, stopped_early, data_changes, models, evaluations) if self._group.is_main else {}
@@ -89,10 +99,14 @@ class ModelTests:
             return model_selection.load_chosen(model_selection.chosen_checkpoint(self._run_folder.saved_models, wanted))
         return model_selection.load_best(self._run_folder, rows, self._settings.number_of_ensemble_models)
 
-    def _test(self, tensors: dict[str, Tensor]) -> list[SplitEvaluation]:
+    def _test(self, tensors: dict[str, Tensor], beside: BaselinesOf | None = None) -> list[SplitEvaluation]:
         self._learner.load_state_tensors(without_random_state(tensors), optimizer=False)
         kinds, n_tasks = self._settings.test_batch_norm_statistics, self._settings.tasks_per_meta_batch
-        return evaluate_task_sets(self._learner, self._task_sets, kinds, n_tasks, self._check, self._group)
+        return evaluate_task_sets(self._learner, self._task_sets, kinds, n_tasks, self._check, self._group, beside)
+
+    def _baselines_of(self, protocol: Mapping[str, Any]) -> BaselineTasks:
+        counts = tasks_of_baselines(self._learner, protocol, self._n_models, is_regression=self._settings.is_regression)
+        return BaselineTasks(*counts)
 
     def _write_results(
         self,
@@ -105,8 +119,9 @@ class ModelTests:
         for tasks in self._task_sets:
             tasks.data.check_content()
         results, arrays = collect_results(
-            self._task_sets, self._settings.test_batch_norm_statistics, models, evaluations
-        )
+            self._task_sets, self._settings.test_batch_norm_statistics, models, evaluations,
+            are_logits=self._settings.loss == "cross_entropy",
+        )  # fmt: skip
         summary = results[0] | {
             "results": results,
             "selection": "load_checkpoint" if self._chosen else final_test.BEST_MODELS,

@@ -14,6 +14,21 @@ from utils.episodes.source import Episodes, EpisodeSource
 from utils.metrics import is_regression
 from utils.ranks.group import ALONE, RankGroup
 
+BASELINE = "baselines."
+
+
+@dataclass(frozen=True)
+class BaselineTasks:
+    """Of how many of the first tasks the baselines that need passes of their own are computed."""
+
+    n_untrained: int
+    n_reordered: int
+
+    def of_batch(self, tasks: range) -> "BaselineTasks":
+        """Return how many these are of a batch."""
+        counts = (min(max(n - tasks.start, 0), len(tasks)) for n in (self.n_untrained, self.n_reordered))
+        return BaselineTasks(*counts)
+
 
 @dataclass(frozen=True)
 class SplitEvaluation:
@@ -22,12 +37,14 @@ class SplitEvaluation:
     metrics: dict[str, list[list[float]]]
     scores: Tensor | None  # (T, N*Q, N), on the host; outputs (T, Q, D) in a regression
     labels: Tensor | None  # (T, N*Q), on the host; (T, Q, D) in a regression
+    baselines: dict[str, list] | None = None  # name -> T accuracies, or T lists of some; nan where not computed
 
 
 def evaluate_tasks(
     learner: Learner, data: EpisodeSource, split: str, *, n_tasks: int, tasks_per_batch: int,
     statistics: str | None = None, with_scores: bool = False, shape: EpisodeShape | None = None,
     before_each_batch: Callable[[], None] = lambda: None, group: RankGroup = ALONE,
+    baselines: BaselineTasks | None = None,
 ) -> SplitEvaluation:  # fmt: skip
     """Evaluate on tasks 0..T-1 of a split; the last batch is as small as it must be. Changes nothing.
 
@@ -36,12 +53,14 @@ def evaluate_tasks(
         shape: of the tasks; None: the one that the data has of itself.
         before_each_batch: may raise to stop; called equally often on all ranks.
         group: each of its ranks evaluates its part and gets the result of all.
+        baselines: what is computed beside; None: nothing.
     """
     part, per_batch = group.part(n_tasks), len(group.part(tasks_per_batch, 0))
     batches = [range(first, min(first + per_batch, part.stop)) for first in range(part.start, part.stop, per_batch)]
     found: dict[str, list[Tensor]] = {}
-    for episodes in episodes_in_turn(data, split, batches, shape, before_each_batch):
-        for name, tensor in _evaluate_batch(learner, episodes, statistics, with_scores).items():
+    for tasks, episodes in zip(batches, episodes_in_turn(data, split, batches, shape, before_each_batch), strict=True):
+        beside = None if baselines is None else baselines.of_batch(tasks)
+        for name, tensor in _evaluate_batch(learner, episodes, statistics, with_scores, beside).items():
             found.setdefault(name, []).append(tensor)
     for _ in range(-(-len(group.part(n_tasks, 0)) // per_batch) - len(batches)):  # rank 0 has the most
         before_each_batch()
@@ -50,16 +69,18 @@ def evaluate_tasks(
     metrics = dict(zip(STEP_METRICS, together, strict=True))
     if "hits" in of_all:  # from whole numbers, so that models with equally many hits tie exactly
         metrics["query_accuracy"][-1] = [hits / n_query for hits, n_query in of_all["hits"].tolist()]
-    return SplitEvaluation(metrics, of_all.get("scores"), of_all.get("labels"))
+    beside = {name.removeprefix(BASELINE): value.tolist() for name, value in of_all.items() if BASELINE in name}
+    return SplitEvaluation(metrics, of_all.get("scores"), of_all.get("labels"), None if baselines is None else beside)
 
 
 def _evaluate_batch(
-    learner: Learner, episodes: Episodes, statistics: str | None, with_scores: bool
+    learner: Learner, episodes: Episodes, statistics: str | None, with_scores: bool, beside: BaselineTasks | None
 ) -> dict[str, Tensor]:
     """Return metrics (B, 4, S+1) and, where tasks have classes, hits (B, 2): right answers and questions; scores and
-    labels on the host.
+    labels on the host; baselines.
     """
-    evaluation = learner.evaluate(episodes, statistics=statistics)
+    keep = {} if beside is None else {"keep_features": True}
+    evaluation = learner.evaluate(episodes, statistics=statistics, **keep)
     metrics = torch.stack([getattr(evaluation, name).detach() for name in STEP_METRICS])  # (4, S+1, B)
     result = {"metrics": metrics.permute(2, 0, 1)}
     if not is_regression(episodes.query_labels):
@@ -67,4 +88,9 @@ def _evaluate_batch(
         result["hits"] = torch.stack([hits, torch.full_like(hits, episodes.query_labels.shape[1])], dim=1)
     if with_scores:
         result |= {"scores": evaluation.query_logits.detach().cpu(), "labels": episodes.query_labels.cpu()}
+    if beside is not None:
+        found = learner.baselines(
+            episodes, evaluation, statistics, n_untrained=beside.n_untrained, n_reordered=beside.n_reordered
+        )
+        result |= {BASELINE + name: values for name, values in found.items()}
     return result

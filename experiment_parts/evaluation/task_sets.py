@@ -7,15 +7,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from experiment_parts.evaluation import test_results as final_test
+from experiment_parts.evaluation.baselines import summarise_baselines
 from experiment_parts.learner import Learner
 from utils.config import ExperimentConfig
 from utils.episodes.drawing import EpisodeShape
 from utils.episodes.source import FixedEpisodeSource
+from utils.metrics import calibration_bins, calibration_error, task_scores
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from experiment_parts.evaluation.split_evaluation import SplitEvaluation
+    from experiment_parts.evaluation.split_evaluation import BaselineTasks, SplitEvaluation
     from utils.ranks.group import RankGroup
 
 
@@ -102,17 +104,19 @@ def protocols_of(config: ExperimentConfig) -> list[dict[str, Any]]:
 
 Evaluations = Sequence["SplitEvaluation"]
 """Of one model: in the order of `protocols`."""
+BaselinesOf = Callable[[Mapping[str, Any]], "BaselineTasks"]
 
 
 def evaluate_task_sets(
     learner: Learner, task_sets: Sequence[TaskSet], statistics: Sequence[str], tasks_per_batch: int,
-    before_each_batch: Callable[[], None], group: "RankGroup",
+    before_each_batch: Callable[[], None], group: "RankGroup", beside: "BaselinesOf | None" = None,
 ) -> list["SplitEvaluation"]:  # fmt: skip
     """Evaluate one model on every set with every kind of statistics, in the order of `protocols`.
 
     Args:
         before_each_batch: may raise to stop.
         group: its ranks share the tasks.
+        beside: of a protocol, which baselines are computed; None: none.
     """
     from experiment_parts.evaluation.split_evaluation import evaluate_tasks
 
@@ -120,6 +124,7 @@ def evaluate_task_sets(
         evaluate_tasks(
             learner, tasks.data, "test", n_tasks=tasks.n_tasks, tasks_per_batch=tasks_per_batch, statistics=kind,
             with_scores=True, shape=tasks.shape, before_each_batch=before_each_batch, group=group,
+            baselines=beside and beside(dict(tasks.protocol) | {"statistics": kind}),
         )
         for tasks in task_sets
         for kind in statistics
@@ -131,9 +136,14 @@ def collect_results(
     statistics: Sequence[str],
     models: Sequence[dict[str, Any]],
     evaluations: Sequence[Evaluations],
+    *,
+    are_logits: bool = True,
 ) -> tuple[list[dict[str, Any]], "dict[str, Tensor]"]:
     """Score the models together and alone on every set with every kind of statistics.
 
+    Args:
+        evaluations: of each model; the first one's may have baselines.
+        are_logits: whether the softmax of the scores is meant as probabilities.
     Returns:
         (results in the order of `protocols`; name -> scores (models, tasks, queries, classes), labels (tasks,
         queries) and classes (tasks, N): `scores.<statistics>`, `query_labels` and `class_ids` for one set, with the
@@ -151,7 +161,18 @@ def collect_results(
         arrays |= {f"query_labels{suffix}": labels, f"scores.{kind}{suffix}": scores}
         arrays[f"class_ids{suffix}"] = torch.from_numpy(tasks.class_ids.copy())
         result = {"protocol": protocol, "task_list_digest": digests[place // len(statistics)]}
-        results.append(result | final_test.score_models(scores, labels, models))
+        if len(tasks.class_names) == protocol["ways"] > 1:  # of a regression 1
+            result |= {final_test.SAME_CLASSES: True}
+        result |= final_test.score_models(scores, labels, models)
+        best, mean = evaluations[0][place], scores.mean(dim=0).double()
+        if best.baselines is not None:
+            of_ensemble = task_scores(mean, labels).tolist() if len(models) > 1 else None
+            steps = best.metrics["query_accuracy"]
+            result["baselines"] = summarise_baselines(best.baselines, steps, models[0], protocol["ways"], of_ensemble)
+            if are_logits and best.baselines:
+                bins = calibration_bins(mean.softmax(-1).numpy(), labels.numpy())
+                result["baselines"]["calibration_error"] = calibration_error(bins)
+        results.append(result)
     return results, arrays
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.errors import DamagedCheckpointError, NonFiniteError, StorageError
-from utils.files.atomic_files import read_regular, write_bytes_atomically
+from utils.files.atomic_files import free_path, read_regular, write_bytes_atomically
 from utils.files.reading import parse_json
 from utils.paths import command
 
@@ -188,11 +188,7 @@ def list_epochs(folder: Path) -> dict[int, Path]:
 
 def set_aside(path: Path, suffix: str = ".corrupt") -> Path:
     """Rename a checkpoint that is not used to `<name><suffix>` (numbered when taken) and return the new path."""
-    target = path.with_name(path.name + suffix)
-    number = 1
-    while target.exists():
-        number += 1
-        target = path.with_name(f"{path.name}{suffix}{number}")
+    target = free_path(path.with_name(path.name + suffix), separator="")
     try:
         path.rename(target)
     except OSError as error:

@@ -16,7 +16,13 @@ from experiment_parts.runs.folder_lock import LOCK_NAME, holder_of
 from experiment_parts.runs.run_folder import FOLDERS, IS_BRANCH, RUN_ID, RunFolder, stored_config
 from utils.config.changes import check_config_changes
 from utils.errors import ConfigError, StorageError
-from utils.files.atomic_files import read_regular, remove_temporary_files, storage_error, write_bytes_atomically
+from utils.files.atomic_files import (
+    free_path,
+    read_regular,
+    remove_temporary_files,
+    storage_error,
+    write_bytes_atomically,
+)
 from utils.files.reading import read_object
 from utils.files.tables import write_json
 from utils.words import printable
@@ -133,12 +139,7 @@ def _start_over(run_folder: RunFolder) -> RunFolder:
     started = any(run_folder.saved_models.iterdir()) or (run_folder.logs / "summary_statistics.csv").exists()
     if not started:  # a start that failed before it trained leaves no more than its log
         return run_folder
-    stamp = time.strftime("%Y%m%d-%H%M%S")
-    target = run_folder.path.with_name(f"{run_folder.path.name}.{stamp}")
-    number = 1
-    while target.exists():
-        number += 1
-        target = run_folder.path.with_name(f"{run_folder.path.name}.{stamp}-{number}")
+    target = free_path(run_folder.path.with_name(f"{run_folder.path.name}.{time.strftime('%Y%m%d-%H%M%S')}"))
     try:
         run_folder.path.rename(target)
     except OSError as error:

@@ -5,8 +5,10 @@ from collections.abc import Sequence
 from experiment_tools.compare.comparison import Comparison, Difference
 from experiment_tools.compare.figures import Picture
 from experiment_tools.compare.tables import (
+    BASELINE_CAPTION,
     DIFFERENCE_CAPTION,
     accuracy_table,
+    baseline_table,
     caption,
     difference_table,
     notes,
@@ -39,6 +41,11 @@ def html_page(comparison: Comparison, pictures: Sequence[Picture]) -> str:
             f"{len(rows)} pairs" if len(rows) > 1 else "", Table(rows, head, numbers=True), kind=kind, size="wide"
         )
         sections.append(differences)
+    if beside := baseline_table(comparison):
+        baselines = Section("baselines", "The same tasks, otherwise", BASELINE_CAPTION)
+        head, *rows = beside
+        baselines.add("", Table(rows, head, numbers=True), kind="table", size="wide")
+        sections.append(baselines)
     curves = Section("curves", "Curves", "")
     for picture in pictures:
         for panel in picture.panels:

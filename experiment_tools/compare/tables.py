@@ -1,9 +1,11 @@
 """A comparison as Markdown, LaTeX and CSV. Pure functions from a `Comparison` to text."""
 
 import math
+from collections.abc import Mapping
 from itertools import chain
 from typing import Any
 
+from experiment_parts.evaluation.baselines import WORDS
 from experiment_tools.compare.comparison import Cell, Comparison, Difference
 from utils.files.tables import as_csv
 from utils.metrics import ACCURACY, Score
@@ -77,6 +79,50 @@ def _difference_row(d: Difference, with_seeds: bool, score: Score) -> list[str]:
     return [str(d.column), f"{d.first} - {d.second}", *numbers, *seeds, d.test + (f": {d.note}" if d.note else "")]
 
 
+def baseline_table(comparison: Comparison) -> Rows:
+    """Return what stands beside the results on the same tasks, means over the runs of a cell, in percent (errors as
+    they are); a row per cell that has it.
+    """
+    found = {
+        (row, column): (cell.score, [_beside(result.baselines) for result in cell.results if result.baselines])
+        for (row, column), cell in comparison.cells.items()
+    }
+    found = {place: (score, columns) for place, (score, columns) in found.items() if columns}
+    names = dict.fromkeys(name for _, columns in found.values() for of_run in columns for name in of_run)
+    rows = []
+    for (row, column), (score, columns) in found.items():
+        means = []
+        for name in names:
+            values = [of_run[name] for of_run in columns if name in of_run]
+            mean = math.fsum(values) / len(values) if values else None
+            scale, digits = (100, 2) if score is ACCURACY else (-1, 4)
+            means.append("" if mean is None else f"{scale * mean:.{digits}f}")
+        rows.append([str(column), row, *means])
+    return [["tasks", "method", *names], *rows] if rows else []
+
+
+def _beside(baselines: Mapping[str, Any]) -> dict[str, float]:
+    """Return heading -> value of a run."""
+    rows, steps = baselines["rows"], baselines["steps"]
+    last = rows[f"after_{steps}_steps"]
+    means = {name: rows[name]["mean"] for name in WORDS if name in rows}
+    means |= {"0 steps": rows["after_0_steps"]["mean"], "all steps": last["mean"]}
+    means["worst tenth"] = rows.get("ensemble", last)["worst_tenth_mean"]
+    if baselines.get("calibration_error") is not None:
+        means["calibration error"] = baselines["calibration_error"]
+    if "label_orders" in baselines:
+        means["label orders"] = baselines["label_orders"]["std"]
+    return means
+
+
+BASELINE_CAPTION = (
+    "On the same tasks, of the best model by validation: chance; nearest neighbour on pixels; class centroids of the "
+    "untrained body and of its own, and ridge regression on these features, without an inner step; after no and all "
+    "inner steps. Of what was tested: the mean of the worst tenth of the tasks, the expected calibration error. Label "
+    "orders: standard deviation of a task's accuracy over orders of its labels."
+)
+
+
 def p_text(p: float | None) -> str:
     """Return '0.013', '< 0.0001'."""
     if p is None:
@@ -134,6 +180,8 @@ def markdown(comparison: Comparison, most_pairs: float = math.inf) -> str:
         parts += [_markdown_table(difference_table(comparison)), DIFFERENCE_CAPTION]
     elif comparison.differences:
         parts.append(f"{len(comparison.differences)} differences are in comparison.md and comparison.html.")
+    if beside := baseline_table(comparison):
+        parts += [_markdown_table(beside), BASELINE_CAPTION]
     lines = "\n".join(f"- {line}" for line in (*numbered_rows(comparison), *notes(comparison)))
     return "\n\n".join([*parts, lines]).rstrip() + "\n"
 
@@ -152,6 +200,8 @@ def latex(comparison: Comparison) -> str:
     parts = [f"% {_one_line(caption(comparison))}", _latex_table(accuracy_table(comparison))]
     if comparison.differences:
         parts += [f"% {_one_line(DIFFERENCE_CAPTION)}", _latex_table(difference_table(comparison))]
+    if beside := baseline_table(comparison):
+        parts += [f"% {_one_line(BASELINE_CAPTION)}", _latex_table(beside)]
     parts += [f"% {_one_line(line)}" for line in (*numbered_rows(comparison), *notes(comparison))]
     return "\n".join(parts) + "\n"
 

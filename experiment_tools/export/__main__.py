@@ -33,11 +33,12 @@ from experiment_tools.export.formats import (
 from experiment_tools.export.model_card import CardFacts, model_card
 from experiment_tools.export.plain import PlainNetwork, plain_network
 from experiment_tools.parts import learned
-from experiment_tools.parts.command import free_folder, on_console
+from experiment_tools.parts.command import on_console
 from experiment_tools.parts.run_reading import Run, find_run, read_whole_run
 from experiment_tools.parts.settings import command_of
 from few_shot_classifier import FewShotClassifier, run_checkpoint
 from utils.errors import ConfigError
+from utils.files.atomic_files import free_path
 from utils.files.atomic_folders import is_filled, make_folder
 from utils.paths import command
 from utils.registry import load_plugins
@@ -53,7 +54,7 @@ def export(options: argparse.Namespace) -> dict[str, float]:
     Raises:
         ConfigError, DataError, StorageError: what cannot be exported or written.
     """
-    output: Path = options.output or free_folder(f"exported_{learned.name_of(options)}")
+    output: Path = options.output or free_path(Path(f"exported_{learned.name_of(options)}"))
     if is_filled(output) or (output.exists() and not output.is_dir()):
         raise ConfigError(f"{output}: exists already and stays as it is; give another --output")
     check_formats(options.formats)

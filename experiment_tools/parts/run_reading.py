@@ -286,6 +286,8 @@ class Result:
     problem: str = ""
     """Why scores and loss are missing."""
     score: Score = ACCURACY
+    baselines: Mapping[str, Any] = field(default_factory=dict)
+    """What stands beside it, `experiment_parts.evaluation.baselines`; nothing in a test without."""
 
 
 def results_of(run: Run, statistics: str | None = None) -> list[Result]:
@@ -320,7 +322,7 @@ def results_of(run: Run, statistics: str | None = None) -> list[Result]:
             Result(
                 protocol, result["test_accuracy_mean"], result["test_accuracy_ci95"], result["ensemble"]["models"],
                 result.get("task_list_digest") or run.test.get("task_list_digest"), scores, loss, problem,
-                score_named(result.get("score")),
+                score_named(result.get("score")), result.get("baselines") or {},
             )
         )  # fmt: skip
     return found

@@ -40,15 +40,6 @@ class Answers:
         return (self.predictions == self.labels).mean(axis=-1)
 
 
-@dataclass(frozen=True)
-class CalibrationBin:
-    """Predictions whose confidence lies in one of equally wide bins."""
-
-    confidence: float
-    accuracy: float
-    count: int
-
-
 def answers_of_test(arrays: Arrays, state: dict[str, Any]) -> Answers | None:
     """Take the first set of tasks with the first kind of statistics; None where the file has none."""
     prefix = f"scores.{state['protocol']['statistics']}"
@@ -79,24 +70,6 @@ def task_errors_of_test(arrays: Arrays, state: dict[str, Any]) -> np.ndarray:
     labels = arrays["query_labels" + name.removeprefix(prefix)]
     outputs = arrays[name].astype(np.float64).mean(axis=0)  # (T, n, D)
     return np.square(outputs - labels).reshape(len(outputs), -1).mean(axis=1)
-
-
-def calibration(answers: Answers, n_bins: int = 10) -> list[CalibrationBin]:
-    """Sort predictions by their confidence into bins; empty bins are left out."""
-    confidence = answers.probabilities.max(axis=-1).ravel()
-    right = (answers.predictions == answers.labels).ravel()
-    place = np.minimum((confidence * n_bins).astype(int), n_bins - 1)
-    return [
-        CalibrationBin(float(confidence[place == b].mean()), float(right[place == b].mean()), int((place == b).sum()))
-        for b in range(n_bins)
-        if (place == b).any()
-    ]
-
-
-def calibration_error(bins: Sequence[CalibrationBin]) -> float:
-    """Return sum over bins of count / total * |accuracy - confidence| (Guo et al. 2017, expected calibration error)."""
-    total = sum(b.count for b in bins)
-    return sum(b.count * abs(b.accuracy - b.confidence) for b in bins) / total
 
 
 def hardest_classes(answers: Answers, most: int = 10) -> list[tuple[str, float, int]]:

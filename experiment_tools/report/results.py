@@ -5,14 +5,13 @@ from typing import Any
 
 import numpy as np
 
+from experiment_parts.evaluation.baselines import row_name
 from experiment_tools.parts.pages import Legend, Section, as_image, data_address
 from experiment_tools.parts.run_reading import Run
 from experiment_tools.parts.svg import Axes, Markup, Series, bar_chart, line_chart, ramp
 from experiment_tools.report.answers import (
     Answers,
     answers_of_test,
-    calibration,
-    calibration_error,
     confused_pairs,
     confusion,
     hardest_classes,
@@ -21,7 +20,7 @@ from experiment_tools.report.answers import (
 )
 from experiment_tools.report.sections import TEST, VAL, percent, percent_tick, queries_per_class, short
 from experiment_tools.report.verdict import best_row
-from utils.metrics import score_named, score_of
+from utils.metrics import calibration_bins, calibration_error, score_named, score_of
 from utils.words import counted
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -206,6 +205,7 @@ def test_answers(run: Run) -> Section:
             note="The ensemble takes the mean scores of the best models by validation accuracy. Whiskers: 95 % "
             "intervals over tasks.",
         )
+        _add_baselines(section, run.test["results"][0])
     _add_test_curve(section, run)
     if run.is_regression and run.scores[0]:
         _add_errors(section, task_errors_of_test(*run.scores))
@@ -346,7 +346,7 @@ def _histogram(counts: Sequence[int], colour: str, mean: float | None = None) ->
 
 
 def _add_calibration(section: Section, answers: Answers) -> None:
-    bins = calibration(answers)
+    bins = calibration_bins(answers.probabilities, answers.labels)
     chart = line_chart(
         [Series("accuracy", [(b.confidence, b.accuracy) for b in bins], TEST, dots=True)],
         Axes("confidence of the prediction", percent_tick, "confidence", (0.0, 1.0), whole_x=False, diagonal=True),
@@ -414,6 +414,35 @@ def _result_rows(test: Mapping[str, Any]) -> list[dict[str, Any]]:
                 {"name": f"epoch {m['epoch']} alone", "strong": False, "val": m.get("val_accuracy"), **_whisker(m)}
                 for m in result["models"]
             ]
+    return _on_one_axis(rows)
+
+
+def _add_baselines(section: Section, result: Mapping[str, Any]) -> None:
+    """Show what simple methods and each inner step reach on the test tasks, as a forest plot."""
+    baselines = result.get("baselines")
+    if not baselines:
+        return
+    last, score = baselines["steps"], score_named(result.get("score"))
+    own = (f"after_{last}_steps", "ensemble")
+    rows = [
+        {"name": row_name(name, baselines), "strong": name in own, "val": None, "mean": row["mean"],
+         "ci": row["ci95"] or 0.0}
+        for name, row in baselines["rows"].items()
+    ]  # fmt: skip
+    worst = baselines["rows"].get(own[1], baselines["rows"][own[0]])["worst_tenth_mean"]
+    notes = [f"In the worst tenth of the tasks: {score.short_text(worst)}."]
+    if fewer := {row["tasks"] for row in baselines["rows"].values()} - {baselines["rows"][own[0]]["tasks"]}:
+        notes.append(f"The untrained body was tested on the first {min(fewer)} tasks.")
+    if orders := baselines.get("label_orders"):
+        notes.append(
+            f"With the labels of a task in {orders['orders']} orders its accuracy has a standard deviation of "
+            f"{percent(orders['std'])}, from {percent(orders['lowest'])} to {percent(orders['highest'])} on average "
+            f"({counted(orders['tasks'], 'task')})."
+        )
+    section.add("The same tasks, otherwise", _on_one_axis(rows), kind="models", size="half", note=" ".join(notes))
+
+
+def _on_one_axis(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     low = min(row["mean"] - row["ci"] for row in rows)
     high = max(row["mean"] + row["ci"] for row in rows)
     width = (high - low) or 1.0

@@ -10,6 +10,8 @@ import pytest
 
 from tests.documents.test_architecture import MODULES
 from utils.paths import REPOSITORY_ROOT
+from utils.registry.choices import KINDS
+from utils.registry.choices import choices as built_in
 
 FORBIDDEN_IMPORTS = {
     "pickle",
@@ -40,7 +42,7 @@ FORBIDDEN_CALLS = {
     "np.save",
     "yaml.load",
 }
-RUNS_PLUGINS = REPOSITORY_ROOT / "utils" / "registry.py"
+RUNS_PLUGINS = REPOSITORY_ROOT / "utils" / "registry" / "__init__.py"
 """The one file that may execute Python: what --plugin names on the command line.
 
 A config cannot (tests/utils/test_plugins.py).
@@ -49,7 +51,10 @@ KNOWS_OLD_NAMES = REPOSITORY_ROOT / "utils" / "__init__.py"
 """The one file that imports by name: the names of its own table (tests/documents/test_moved_modules.py)."""
 STARTS_COMMANDS = REPOSITORY_ROOT / "mamlkit.py"
 """The one file that runs modules by name: those of `utils.paths.COMMANDS` and `PARTS`."""
+IMPORTS_CHOICES = REPOSITORY_ROOT / "utils" / "registry" / "choices.py"
+"""Imports files of our own by the names under which it has found them in their folders."""
 ALLOWED = {
+    IMPORTS_CHOICES: ["importlib"],
     STARTS_COMMANDS: ["importlib", "runpy"],
     RUNS_PLUGINS: [
         "importlib",
@@ -214,6 +219,14 @@ def test_what_is_imported_by_name_is_a_name_of_the_table_of_moved_modules():
         "importlib.import_module(PACKAGE + MOVED[module.__name__.removeprefix(PACKAGE)])",
         "importlib.import_module(PACKAGE + module.__name__)",  # of a spec that stands for a module of ours alone
     ]
+
+
+def test_what_is_imported_for_a_choice_is_a_file_of_ours():
+    choices = [choice for kind in KINDS for choice in built_in(kind).values()]
+    assert len(choices) > 15
+    for choice in choices:
+        assert (REPOSITORY_ROOT / f"{choice.module.replace('.', '/')}.py").is_file()
+        assert choice.module.startswith("meta_learning.")
 
 
 def test_the_restricted_reader_and_its_error_are_allowed():

@@ -20,7 +20,14 @@ from experiment_tools.compare.comparison import compare_runs
 from experiment_tools.compare.figures import figure_of, four_panel_pictures, mean_curve, validation_pictures
 from experiment_tools.compare.page import html_page
 from experiment_tools.compare.published_results import published_result, published_results
-from experiment_tools.compare.tables import accuracy_table, csv_text, difference_table, latex, markdown
+from experiment_tools.compare.tables import (
+    accuracy_table,
+    baseline_table,
+    csv_text,
+    difference_table,
+    latex,
+    markdown,
+)
 from experiment_tools.parts.methods import (
     DATA,
     LONGEST_LABEL,
@@ -35,6 +42,7 @@ from experiment_tools.parts.methods import (
 from experiment_tools.parts.run_reading import read_run, results_of
 from tests.tools.finished_runs import MAML_PLUS_PLUS, change_json, finished_run
 from utils.config import ExperimentConfig
+from utils.known_datasets import OMNIGLOT_SPLIT
 
 
 def answers(seed, probability, n_tasks=40, n_queries=10):
@@ -247,6 +255,19 @@ def test_a_test_on_other_data_than_the_training_s_says_so(root):
     assert accuracy_table(comparison)[1][1].endswith("(40 tasks)")
     assert comparison.differences[0].note == "b tested on other data than trained on"
     assert f"b: tested on other data than trained on: {line}" in comparison.notes
+
+
+def test_omniglot_s_fractions_are_auto_and_a_test_of_few_classes_says_what_its_interval_is(root):
+    split = list(OMNIGLOT_SPLIT)
+    paths = [
+        finished_run(root, name, A, train_seed=seed, train_val_test_split=fractions)
+        for seed, (name, fractions) in enumerate((("a", split), ("b", "auto"), ("c", [0.5, 0.2])))
+    ]
+    assert list(compare_runs([read_run(path) for path in paths[:2]]).rows) == ["MAML"]
+    assert len(compare_runs([read_run(path) for path in paths]).rows) == 2
+    change_json(paths[0] / "logs" / "test_summary.json", every_task_has_the_same_classes=True)
+    notes = compare_runs([read_run(path) for path in paths[:2]]).notes
+    assert any(note.startswith("every 2-way task has the same classes, all that there are: the") for note in notes)
 
 
 def test_long_settings_stand_below_the_table_and_no_row_is_long(root):
@@ -540,3 +561,25 @@ def test_a_kind_of_statistics_that_was_not_tested_is_said(root):
     comparison = compare_runs([read_run(finished_run(root, "a", A))], "running")
     assert comparison.notes == ("a: was not tested with running batch-norm statistics; only its curves are shown",)
     assert difference_table(comparison) == []
+
+
+def test_what_stands_beside_results_is_a_table_of_means_over_seeds(root):
+    """Two seeds with ridge at 0.5 and 0.7; the second was tested by a release without it."""
+    paths = [finished_run(root, f"run{seed}", A, train_seed=seed) for seed in (0, 1, 2)]
+    assert baseline_table(compare_runs([read_run(path) for path in paths])) == []
+    for path, ridge in zip(paths[:2], (0.5, 0.7), strict=True):
+        row = {"mean": ridge, "worst_tenth_mean": 0.1}
+        beside = {
+            "steps": 5, "rows": {"ridge": row, "after_0_steps": row, "after_5_steps": row}, "calibration_error": 0.25,
+        }  # fmt: skip
+        summary = json.loads((path / "logs" / "test_summary.json").read_text())
+        change_json(
+            path / "logs" / "test_summary.json",
+            results=[result | {"baselines": beside} for result in summary["results"]],
+        )
+    comparison = compare_runs([read_run(path) for path in paths])
+    head, row = baseline_table(comparison)
+    assert head[2:] == ["ridge", "0 steps", "all steps", "worst tenth", "calibration error"]
+    assert row[2:] == ["60.00", "60.00", "60.00", "10.00", "25.00"]
+    assert "of the best model by validation" in markdown(comparison) and "worst tenth" in latex(comparison)
+    assert "The same tasks, otherwise" in html_page(comparison, [])

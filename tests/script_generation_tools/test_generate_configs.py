@@ -591,7 +591,8 @@ def test_two_configs_sharing_a_run_folder_are_a_note(folders):
 
 
 def test_the_command_works_from_its_folder_and_with_prune(tmp_path):
-    for folder in ("experiment_template_config", "script_generation_tools", "experiment_config", "utils"):
+    folders = ("experiment_template_config", "script_generation_tools", "experiment_config", "utils", "meta_learning")
+    for folder in folders:
         shutil.copytree(REPOSITORY_ROOT / folder, tmp_path / "check out" / folder)
     tools = tmp_path / "check out" / "script_generation_tools"
     (tools.parent / "experiment_template_config" / "quickstart.json").unlink()

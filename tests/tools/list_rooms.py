@@ -24,6 +24,7 @@ ON_TOP = (
     "meta_neural_network_architectures.py",
     "data.py",
     "python_datasets.py",
+    "setup.py",
 )
 HOUSES = (
     "meta_learning", "experiment_parts", "utils", "few_shot_classifier", "experiment_tools", "script_generation_tools",

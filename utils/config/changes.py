@@ -44,6 +44,7 @@ FREE_KEYS = frozenset(
         "test_after_training",
         "evaluate_on_test_set_only",
         "test_curve",
+        "test_baselines",
         "tag",
         "load_checkpoint",
         "task_chunk_size",

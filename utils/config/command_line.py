@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from utils.config import ExperimentConfig, current_name
+from utils.config import current_name
 from utils.config.messages import json_or_text
-from utils.config.schema import DatasetName, choices
+from utils.config.schema import DatasetName, choices, fields
 from utils.errors import ConfigError
 from utils.paths import command, configs
+from utils.registry import load_plugins
 
 
 def options_of(words: Sequence[str]) -> list[str]:
@@ -82,9 +83,22 @@ def parse_command_line(arguments: list[str]) -> tuple[Path | None, dict[str, Any
     return (Path(path[0]) if path else None), overrides
 
 
+def read_command_line(arguments: list[str]) -> tuple[Path | None, dict[str, Any]]:
+    """Return the config file's path and the overrides, after the files that `--plugin` names are executed.
+
+    Raises:
+        ConfigError: as `parse_command_line`; a plugin file cannot be read, fails or registers nothing.
+    """
+    given = load_plugins(parse_command_line(arguments)[1]).get("plugin_sha256")
+    path, overrides = parse_command_line(arguments)  # once more: plugins bring keys, whose types decide how to read
+    if overrides.pop("plugin", None) is not None:
+        overrides["plugin_sha256"] = given
+    return path, overrides
+
+
 def _value(key: str, text: str, *, alone: bool) -> Any:
     """Read one value; it stays text where the key is one of text, and `none` where that is a value of the key."""
-    field = ExperimentConfig.model_fields.get(current_name(key))
+    field = fields().get(current_name(key))
     annotation = None if field is None else field.annotation
     if text.lower() == "none" and "none" in choices(annotation):
         return "none"
@@ -95,5 +109,5 @@ def _value(key: str, text: str, *, alone: bool) -> Any:
 
 def _may_be_true(key: str) -> bool:
     """Return whether a key can stand alone; unknown keys and dead ones can, so that it is they that are reported."""
-    field = ExperimentConfig.model_fields.get(current_name(key))
+    field = fields().get(current_name(key))
     return field is None or bool in (field.annotation, *get_args(field.annotation))

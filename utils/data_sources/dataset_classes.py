@@ -44,11 +44,12 @@ MOST_OF_ONE_COLOUR = 0.1
 
 @dataclass(frozen=True)
 class DatasetClasses:
-    """A dataset as it is on disk: its images, and which of them belong to which class of which split."""
+    """A dataset: its images, and which of them belong to which class of which split."""
 
     name: str
-    folder: Path
-    packed: PackedImages
+    folder: Path | None
+    """Where it is on disk; None: a plugin's."""
+    packed: PackedImages | ArrayImages
     sets: Mapping[str, Sequence[ImageClass]]
     """split -> its classes."""
     keeps_copies: bool = False

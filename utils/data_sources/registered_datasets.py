@@ -5,14 +5,18 @@ images.
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from utils.config import ExperimentConfig
-from utils.data_sources.dataset_classes import STARTED_WITH_COPIES, settle_repeats, warn_of_shared_classes
+from utils.data_sources.dataset_classes import (
+    STARTED_WITH_COPIES,
+    DatasetClasses,
+    settle_repeats,
+    warn_of_shared_classes,
+)
 from utils.episodes.drawing import SPLITS, EpisodeShape
 from utils.errors import DataError
 from utils.images.arrays import ArrayImages
@@ -21,21 +25,10 @@ from utils.registry import registered_dataset, user_code
 from utils.words import printable
 
 
-@dataclass(frozen=True)
-class RegisteredDataset:
-    """A plugin's dataset: its images, and which of them belong to which class of which split."""
+class RegisteredDataset(DatasetClasses):
+    """A plugin's dataset, which has no folder."""
 
-    name: str
     packed: ArrayImages
-    sets: Mapping[str, Sequence[ImageClass]]
-    """split -> its classes."""
-    keeps_copies: bool = False
-    """Images stay that are in their class more than once, as the run has started with them."""
-
-    @property
-    def classes(self) -> dict[str, dict[str, Sequence[int]]]:
-        """split -> class name -> ranks of its images."""
-        return {split: {c.name: c.images for c in members} for split, members in self.sets.items()}
 
     @property
     def source(self) -> dict[str, Any]:
@@ -81,7 +74,7 @@ def make_registered_dataset(
     problems += _shortages(sets, shapes)
     if problems:
         raise _refused(name, problems)
-    return RegisteredDataset(name, packed, sets, keep_copies)
+    return RegisteredDataset(name, None, packed, sets, keep_copies)
 
 
 def _refused(name: str, problems: Sequence[str]) -> DataError:

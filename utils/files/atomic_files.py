@@ -3,6 +3,7 @@ that are added to where they are, never through a link.
 """
 
 import errno
+import itertools
 import logging
 import os
 import secrets
@@ -151,6 +152,12 @@ def free_space_text(path: Path) -> str:
 def nearest_existing(path: Path) -> Path:
     """Return the path itself, or the lowest folder above it that is there."""
     return next((place for place in (path, *path.parents) if place.exists()), path)
+
+
+def free_path(path: Path, separator: str = "-") -> Path:
+    """Return the path, or the first of <path>-2, <path>-3, ... at which there is nothing yet."""
+    numbered = (path.with_name(f"{path.name}{separator}{number}") for number in itertools.count(2))
+    return next(place for place in itertools.chain([path], numbered) if not place.exists())
 
 
 def remove_or_warn(path: Path) -> None:

@@ -100,7 +100,10 @@ def _read(source: Path | BinaryIO, read: Callable[[Image.Image], Result]) -> Res
         with Image.open(source, formats=DECODERS) as opened:
             return read(opened)
     except DECODING_ERRORS as error:
-        if isinstance(error, Image.DecompressionBombError) or (picture := _png_picture(source)) is None:
+        is_of_the_system = isinstance(error, OSError) and error.errno is not None  # no permission, a broken disk
+        if is_of_the_system or isinstance(error, Image.DecompressionBombError):
+            raise
+        if (picture := _png_picture(source)) is None:
             raise
     with Image.open(picture, formats=DECODERS) as opened:
         return read(opened)

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from data import Drawing, FewShotData, ImageClasses, Preprocessing
-from experiment_parts.evaluation.test_results import OTHER_DATA
+from experiment_parts.evaluation.test_results import OTHER_DATA, SAME_CLASSES
 from experiment_tools.parts import svg
 from experiment_tools.parts.run_reading import Run, read_whole_run
 from experiment_tools.parts.settings import command_of
@@ -29,8 +29,6 @@ from experiment_tools.report.__main__ import main
 from experiment_tools.report.answers import (
     Answers,
     answers_of_test,
-    calibration,
-    calibration_error,
     confused_pairs,
     confusion,
     hardest_classes,
@@ -43,6 +41,7 @@ from experiment_tools.report.verdict import findings
 from tests.tools.runs import PLUS_PLUS, run_tiny
 from utils.config import load_config
 from utils.files.tables import write_csv
+from utils.metrics import calibration_bins, calibration_error
 from utils.paths import REPOSITORY_ROOT
 
 
@@ -97,6 +96,7 @@ def test_a_finished_run_has_every_section_and_nothing_is_missing(folder):
         "Before and after, over epochs",
         "Task 1",
         "All results",
+        "The same tasks, otherwise",
         "Accuracy over tasks",
         "Calibration",
         "Hardest classes",
@@ -296,7 +296,7 @@ def test_accuracy_confusion_and_the_hardest():
 
 def test_calibration_by_hand():
     """Five predictions at 0.95, all right; three at 0.6, two of them right: error (5 * 0.05 + 3 * |2/3 - 0.6|) / 8."""
-    bins = calibration(answers())
+    bins = calibration_bins(answers().probabilities, answers().labels)
     assert [(round(b.confidence, 9), b.accuracy, b.count) for b in bins] == [
         (0.6, pytest.approx(2 / 3), 3),
         (0.95, 1.0, 5),
@@ -348,9 +348,15 @@ def test_a_test_on_other_data_than_the_training_s_is_said_at_the_top(folder):
     assert "Tested on other data" not in page_of(folder)
     summary = folder / "logs" / "test_summary.json"
     line = "the class <b> is gone from train"
-    summary.write_text(json.dumps(json.loads(summary.read_text()) | {OTHER_DATA: [line]}))
+    before = json.loads(summary.read_text())
+    summary.write_text(json.dumps(before | {OTHER_DATA: [line]}))
     page = page_of(folder)
     assert "Tested on other data than trained on: the class &lt;b&gt; is gone from train" in page.partition("<nav")[0]
+    same = "In the test every 3-way task has the same classes, all that there are: the interval is over their images"
+    assert same in page.partition("<nav")[0]  # those of three classes
+    del before[SAME_CLASSES]
+    summary.write_text(json.dumps(before))
+    assert "have the same classes" not in page_of(folder)
 
 
 def history(*epochs):
@@ -366,6 +372,31 @@ def texts(rows, curves=(), **config):
     return " ".join(finding.text for finding in findings(rows, curves, {"num_classes_per_set": 5} | config))
 
 
+def test_the_same_tasks_otherwise_are_a_forest_plot_and_a_verdict(folder):
+    run = read_whole_run(folder)
+    (figure,) = [f for f in report_results.test_answers(run).figures if f.title == "The same tasks, otherwise"]
+    rows = run.test["baselines"]["rows"]
+    assert [row["mean"] for row in figure.content] == [row["mean"] for row in rows.values()]
+    assert [row["name"] for row in figure.content][:2] == ["chance", "nearest neighbour on pixels"]
+    assert [row["name"] for row in figure.content if row["strong"]] == [
+        f"epoch {run.test['models'][0]['epoch']} alone, 3 inner steps", "ensemble",
+    ]  # fmt: skip
+    low, high = (min(r["at"] for r in figure.content), max(r["from"] + r["width"] for r in figure.content))
+    assert low >= 0 and high <= 100.2
+    assert "worst tenth" in figure.note and "on the first 2 tasks" in figure.note  # all that a fifth of the time allows
+    with_test = {finding.text for finding in findings(run.rows, run.epochs, run.config, run.test)}
+    (verdict,) = with_test - {finding.text for finding in findings(run.rows, run.epochs, run.config)}
+    assert "adapting" in verdict.lower() and "on the same 3 tasks" in verdict
+
+
+def test_a_test_of_a_release_without_them_is_shown_without(folder):
+    summary = json.loads((folder / "logs" / "test_summary.json").read_text())
+    for result in (summary, *summary["results"]):
+        result.pop("baselines", None)
+    (folder / "logs" / "test_summary.json").write_text(json.dumps(summary))
+    assert "The same tasks, otherwise" not in page_of(folder)
+
+
 def test_the_verdict_sees_overfitting_only_where_validation_falls_by_more_than_its_interval():
     falling = history((1.0, 0.6, 1.0, 0.60), (0.5, 0.8, 0.9, 0.65), (0.1, 0.99, 1.5, 0.55))
     assert "Overfitting: since epoch 2 validation accuracy fell by 10.0 points" in texts(falling)
@@ -374,10 +405,12 @@ def test_the_verdict_sees_overfitting_only_where_validation_falls_by_more_than_i
 
 
 def test_the_verdict_sees_chance_improvement_and_a_gap():
-    assert "Not above chance" in texts(history((1.6, 0.2, 1.6, 0.205)))
+    first = (1.6, 0.2, 1.6, 0.2)
+    assert texts(history((1.6, 0.2, 1.6, 0.205))).startswith("Too short to tell: one epoch has been validated")
+    assert "Not above chance" in texts(history(first, (1.6, 0.2, 1.6, 0.205)))
     assert "Still improving" in texts(history((1.0, 0.6, 1.0, 0.6), (0.9, 0.7, 0.9, 0.7)))
-    assert "A gap of 15.0 points" in texts(history((0.1, 0.9, 1.0, 0.75)))
-    assert "No overfitting seen" in texts(history((0.1, 0.8, 1.0, 0.71)))
+    assert "A gap of 15.0 points" in texts(history(first, (0.1, 0.9, 1.0, 0.75)))
+    assert "No overfitting seen" in texts(history(first, (0.1, 0.8, 1.0, 0.71)))
     overfitted = (
         "Overfitting: a gap of 28.5 points between training and validation accuracy in epoch 2 (100.0 % and 71.5"
     )
@@ -441,7 +474,7 @@ def test_the_verdict_on_runs_made_to_overfit_and_vanish_and_on_one_that_does_nei
     ],
 )
 def test_the_verdict_on_adaptation(accuracies, text):
-    assert text in texts(history((1.0, 0.6, 1.0, 0.6)), [{"epoch": 1, "val": {"query_accuracy": accuracies}}])
+    assert text in texts(history(*[(1.0, 0.6, 1.0, 0.6)] * 2), [{"epoch": 1, "val": {"query_accuracy": accuracies}}])
 
 
 def test_a_regression_is_judged_by_its_error(folder):
@@ -451,7 +484,7 @@ def test_a_regression_is_judged_by_its_error(folder):
     parting = history((1.0, -1.0, 1.0, -1.0), (0.5, -0.5, 0.6, -0.6), (0.1, -0.1, 2.0, -2.0))
     assert "Overfitting: since epoch 2 the validation error rose from 0.6 to 2 while" in texts(parting)
     assert "A gap between training and validation error at the best epoch: 0.1 against 0.6." in texts(
-        history((0.1, -0.1, 0.6, -0.6))
+        history((1.0, -1.0, 1.0, -1.0), (0.1, -0.1, 0.6, -0.6))
     )
     for scores, text in (
         ([-4.0, -1.0, -0.5], "2 inner steps lower the error of new tasks from 4 to 0.5"),

@@ -19,7 +19,7 @@ from utils.episodes.drawing import EpisodeShape, draw_episodes
 from utils.errors import DataError
 from utils.prepare_dataset.__main__ import main
 from utils.prepare_dataset.glyphs import domains, preparation, sources
-from utils.prepare_dataset.glyphs.benchmark import SHAPES, TestImages, nearest_neighbour
+from utils.prepare_dataset.glyphs.benchmark import SHAPES, TestImages, nearest_neighbour, small_pixels
 from utils.prepare_dataset.glyphs.drawing import FontFace, IconSet, affine_changes, picture, thumbnail
 from utils.prepare_dataset.glyphs.preparation import GlyphRequest, prepare_glyphs
 
@@ -404,7 +404,7 @@ def test_ink_is_centred_and_small_changes_keep_it_inside(fonts):
     rows, columns = np.nonzero(plain < 128)
     assert abs(rows.min() + rows.max() - 63) <= 2 and abs(columns.min() + columns.max() - 63) <= 2
     for number in range(20):
-        changed = picture(ink, affine_changes(0, str(number)))
+        changed = picture(ink, affine_changes(0, [str(number)])[0])
         assert changed[[0, -1]].min() > 200 and changed[:, [0, -1]].min() > 200 and not np.array_equal(changed, plain)
     assert thumbnail(None).max() == 0 and thumbnail(ink).max() > 200
 
@@ -415,9 +415,9 @@ def test_nearest_neighbour_is_what_it_says(tmp_path, fonts, known):
     tasks = draw_episodes(
         seed=0, split="test", indices=range(5), class_sizes=images.table(shape).sizes, shape=shape, rotate=False
     )
-    found = nearest_neighbour(folder, images, shape, tasks)
+    found = nearest_neighbour(small_pixels(folder, images), images.table(shape), shape, tasks)
     for task, ranks in enumerate(images.table(shape).ranks(tasks)):
-        small = [[small_pixels(folder / images.paths[rank]) for rank in row] for row in ranks]
+        small = [[box_of(folder / images.paths[rank]) for rank in row] for row in ranks]
         right = [
             min(range(3), key=lambda other: ((small[other][0] - small[label][query]) ** 2).sum()) == label
             for label in range(3)
@@ -426,7 +426,7 @@ def test_nearest_neighbour_is_what_it_says(tmp_path, fonts, known):
         assert found[task] == pytest.approx(np.mean(right))
 
 
-def small_pixels(path):
+def box_of(path):
     with Image.open(path) as image:
         return np.asarray(image.resize((28, 28), Image.Resampling.BOX), float)
 

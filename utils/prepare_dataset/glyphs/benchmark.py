@@ -75,22 +75,28 @@ def _draw(images: TestImages, shape: EpisodeShape, indices: Sequence[int]) -> tu
     )
 
 
-def nearest_neighbour(
-    dataset_folder: Path, images: TestImages, shape: EpisodeShape, tasks: EpisodeIndices
-) -> np.ndarray:
-    """Return the accuracy in each task of taking the class of the nearest support image: float (B,).
-
-    Distances are Euclidean, between grey images of 28 x 28 pixels.
-    """
-    pixels = np.stack([_small(dataset_folder / path) for path in images.paths])
-    drawn = pixels[images.table(shape).ranks(tasks)]  # (B, N, K+Q, 784)
-    support, query = drawn[:, :, : shape.n_shot], drawn[:, :, shape.n_shot :]
-    flat = [part.reshape(len(drawn), -1, part.shape[-1]) for part in (support, query)]
-    distances = (flat[0] ** 2).sum(-1)[:, None] - 2 * flat[1] @ flat[0].transpose(0, 2, 1)  # (B, N*Q, N*K)
-    labels = np.repeat(np.arange(shape.n_way), shape.n_query)
-    return (distances.argmin(-1) // shape.n_shot == labels).mean(axis=1)
+def small_pixels(dataset_folder: Path, images: TestImages) -> np.ndarray:
+    """Return all test images grey and 28 x 28: float32 (images, 784), 0..1."""
+    return np.stack([_small(dataset_folder / path) for path in images.paths])
 
 
 def _small(path: Path) -> np.ndarray:
     with Image.open(path) as image:
         return np.asarray(image.convert("L").resize((28, 28), Image.Resampling.BOX), np.float32).ravel() / 255
+
+
+def nearest_neighbour(pixels: np.ndarray, table: ClassTable, shape: EpisodeShape, tasks: EpisodeIndices) -> np.ndarray:
+    """Return the accuracy in each task of taking the class of the nearest support image, by Euclid: float (B,).
+
+    Args:
+        pixels: (images, features).
+        table: of the classes that the tasks are of.
+    """
+    drawn = pixels[table.ranks(tasks)]  # (B, N, K+Q, features)
+    support, query = (
+        part.reshape(len(drawn), -1, part.shape[-1])
+        for part in (drawn[:, :, : shape.n_shot], drawn[:, :, shape.n_shot :])
+    )
+    distances = (support**2).sum(-1)[:, None] - 2 * query @ support.transpose(0, 2, 1)  # (B, N*Q, N*K)
+    labels = np.repeat(np.arange(shape.n_way), shape.n_query)
+    return (distances.argmin(-1) // shape.n_shot == labels).mean(axis=1)

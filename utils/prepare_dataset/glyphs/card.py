@@ -9,7 +9,7 @@ from typing import Any
 from utils.files.reading import parse_toml, read_text
 from utils.prepare_dataset.class_sources import SourceClass
 from utils.prepare_dataset.glyphs.benchmark import TOO_EASY
-from utils.prepare_dataset.glyphs.domains import DOMAINS
+from utils.prepare_dataset.glyphs.domains import DOMAINS, OF_FONTS
 from utils.prepare_dataset.glyphs.drawing import renderers
 from utils.prepare_dataset.glyphs.selection import FEWEST_IMAGES, LeftOut
 from utils.prepare_dataset.glyphs.sources import Source
@@ -73,7 +73,9 @@ class Drawing:
     def card(self, measures: Mapping[str, Any]) -> str:
         """Return the data card, as Markdown."""
         packages = {source.package.name: source.package for source in self.sources if source.package}
-        drawn_by = ", ".join(f"{name} {version}" for name, version in renderers().items())
+        drawn_by = ", ".join(
+            f"{name} {version}" for name, version in renderers(svg=self.domain not in OF_FONTS).items()
+        )
         pairs = self.left_out.copies.most_common()
         lines = [
             f"# {self.folder_name}", "", f"{DOMAINS[self.domain]}. {counts_text(self.images_per_class)}.", "",

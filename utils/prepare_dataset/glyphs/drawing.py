@@ -1,6 +1,5 @@
 """Fonts and icon sets as ink: a character or an icon by its key, black on white, cropped to what is drawn."""
 
-import contextlib
 import hashlib
 import importlib.metadata
 import io
@@ -24,6 +23,8 @@ CANVAS, EM, LARGEST = 128, 112, 104
 THUMBNAIL, THUMBNAIL_INK = 28, 24
 LARGEST_TURN, LARGEST_STRETCH, LARGEST_SHEAR, LARGEST_SHIFT = 0.14, 0.12, 0.12, 6.0
 """Radians; parts; parts; pixels of the canvas."""
+COPY = 0.02
+"""Squared distance of two thumbnails, in parts of their mean square, up to which one is a copy of the other."""
 
 _WHITE = {"L": 255, "RGB": (255, 255, 255)}
 _AFFINE = 1
@@ -55,13 +56,14 @@ class FontFace:
         """What it has a glyph for; the first glyph, .notdef, is what it shows for all it lacks."""
 
     @cached_property
-    def _missing(self) -> Image.Image | None:
-        return self._drawn("\U0010ffff")
+    def _signs(self) -> list[Image.Image]:
+        """What it draws for what it lacks: the first glyph, or a dotted circle."""
+        return [drawn for sign in ("\U0010ffff", "\u25cc") if (drawn := self._drawn(sign)) is not None]
 
     def ink(self, key: Key) -> Image.Image | None:
         """Return a character, mode L; None where nothing, or the sign for a missing one, is drawn."""
         drawn = self._drawn(chr(int(key)))
-        return None if drawn is None or (self._missing is not None and _equal(drawn, self._missing)) else drawn
+        return None if drawn is None or any(_alike(drawn, sign) for sign in self._signs) else drawn
 
     def _drawn(self, text: str) -> Image.Image | None:
         try:
@@ -105,11 +107,12 @@ class IconSet:
             f' viewBox="{left} {top} {width} {height}">{icon["body"]}</svg>'
         )
         try:
-            image = _render_svg()(svg, 2 * CANVAS)
+            image = _render_svg()(svg, CANVAS)
         except ValueError:
             return None
-        if not np.ptp(np.asarray(image), axis=2).any():
-            image = image.convert("L")
+        red, *others = image.split()
+        if not any(ImageChops.difference(red, other).getbbox() for other in others):
+            image = red
         cropped = _cropped(image)
         return None if cropped is None else _fitted(cropped, LARGEST)
 
@@ -125,16 +128,28 @@ def _render_svg() -> Callable[[str, int], Image.Image]:
     ).convert("RGB")
 
 
-def renderers() -> dict[str, str]:
-    """Return name -> version of what draws; other versions may draw other pixels."""
-    found = {"pillow": Image.__version__, "freetype": str(features.version("freetype2"))}
-    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-        found["resvg_py"] = importlib.metadata.version("resvg_py")
-    return found
+def renderers(*, svg: bool) -> dict[str, str]:
+    """Return name -> version of what draws icons, or fonts; other versions may draw other pixels."""
+    by = (
+        {"resvg_py": importlib.metadata.version("resvg_py")}
+        if svg
+        else {"freetype": str(features.version("freetype2"))}
+    )
+    return {"pillow": Image.__version__} | by
 
 
-def _equal(first: Image.Image, second: Image.Image) -> bool:
-    return first.size == second.size and ImageChops.difference(first, second).getbbox() is None
+def _alike(first: Image.Image, second: Image.Image) -> bool:
+    """Whether two drawings are one glyph; FreeType hints the same outline otherwise for another script."""
+    sizes = np.abs(np.subtract(first.size, second.size))
+    return sizes.max() <= 2 and bool(are_copies(np.stack([thumbnail(first), thumbnail(second)]))[0, 1])
+
+
+def are_copies(images: np.ndarray) -> np.ndarray:
+    """Which of some thumbnails (n, 28, 28) are copies of each other: bool (n, n)."""
+    flat = images.reshape(len(images), -1).astype(np.float32)
+    squares = (flat**2).sum(axis=1)
+    distances = squares[:, None] + squares - 2 * flat @ flat.T
+    return distances <= COPY * (squares[:, None] + squares) / 2
 
 
 def _cropped(image: Image.Image) -> Image.Image | None:
@@ -176,15 +191,15 @@ def picture(ink: Image.Image, changes: np.ndarray | None = None) -> np.ndarray:
         offset = CANVAS / 2 - matrix @ (np.array([CANVAS / 2, CANVAS / 2]) + shift)
         data = [*matrix[0], offset[0], *matrix[1], offset[1]]
         canvas = canvas.transform(
-            canvas.size, Image.Transform.AFFINE, data, Image.Resampling.BICUBIC, fillcolor=_WHITE[canvas.mode]
+            canvas.size, Image.Transform.AFFINE, data, Image.Resampling.BILINEAR, fillcolor=_WHITE[canvas.mode]
         )
     return np.asarray(canvas.reduce(CANVAS // SIDE))
 
 
-def affine_changes(seed: int, name: str) -> np.ndarray:
-    """Draw (6,) numbers in -1..1 for the image of this name: turn, two stretches, shear, two shifts."""
-    index = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") >> 2
-    return 2 * uniform(random_words(seed, "prepared_samples", [index], _AFFINE, 6))[0] - 1
+def affine_changes(seed: int, names: Sequence[str]) -> np.ndarray:
+    """Draw, for the image of each name, numbers in -1..1: turn, two stretches, shear, two shifts: (names, 6)."""
+    indices = [int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") >> 2 for name in names]
+    return 2 * uniform(random_words(seed, "prepared_samples", indices, _AFFINE, 6)) - 1
 
 
 @lru_cache(400)

@@ -16,10 +16,10 @@ from utils.files.atomic_folders import is_filled
 from utils.images.folders import scan
 from utils.images.packed import available_cores
 from utils.metrics import summarise
-from utils.paths import dataset_root, expanded
+from utils.paths import command, dataset_root, expanded
 from utils.prepare_dataset.class_sources import SourceClass, check_classes, safe_name
 from utils.prepare_dataset.dataset_folders import verify_dataset, write_dataset
-from utils.prepare_dataset.glyphs.benchmark import SHAPES, TestImages, fixed_tasks, nearest_neighbour
+from utils.prepare_dataset.glyphs.benchmark import SHAPES, TestImages, fixed_tasks, nearest_neighbour, small_pixels
 from utils.prepare_dataset.glyphs.card import Drawing, counts_text
 from utils.prepare_dataset.glyphs.domains import (
     DOMAINS,
@@ -67,7 +67,7 @@ class GlyphRequest:
 def main(arguments: list[str]) -> int:
     """Draw one domain; returns the exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m utils.prepare_dataset glyphs",
+        prog=f"{command('prepare_dataset')} glyphs",
         description="Draw a few-shot dataset from fonts or icon sets. A killed run is gone on with; a second verifies.",
         epilog="domains:\n" + "\n".join(f"  {name}: {text}" for name, text in DOMAINS.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -123,7 +123,8 @@ def prepare_glyphs(request: GlyphRequest) -> str:
     drawing = Drawing(request.folder_name, request.domain, request.seed, sources, names, classes, left_out)
     facts = {
         "dataset": "glyphs", "form": f"{request.domain} of {counted(len(sources), 'source')}", "seed": request.seed,
-        "domain": request.domain, "renderers": renderers(), "sources": [source.sha256 for source in sources],
+        "domain": request.domain, "renderers": renderers(svg=request.domain not in OF_FONTS),
+        "sources": [source.sha256 for source in sources],
     }  # fmt: skip
 
     def describe(folder: Path) -> dict[str, Any]:
@@ -173,7 +174,9 @@ def _propose(request: GlyphRequest, sources: Sequence[Source], faces: Sequence[A
         "icons": lambda: icon_classes(faces, request.seed),
         "emoji": lambda: emoji_classes(faces, [source.characters for source in sources], request.seed),
     } | dict.fromkeys(TOGETHER, lambda: letter_classes(faces, digests, sides, request.seed))
-    return proposers.get(request.domain, lambda: script_classes(faces, digests))()
+    if request.domain not in proposers:
+        return script_classes(faces, digests)
+    return [one for one in proposers[request.domain]() if len(one.candidates) >= FEWEST_IMAGES]  # the rest is not drawn
 
 
 def _classes(
@@ -195,16 +198,20 @@ def _classes(
             if request.domain == "scripts_affine":
                 shown = [shown[place % len(shown)] for place in range(MOST_IMAGES)]
             files = [f"{i:02}_{safe_name(Path(sources[c.source].name).stem)}.png" for i, c in enumerate(shown)]
-            readers = [
-                _reader(sources[c.source].path, c.key, request.domain in OF_FONTS, request.seed, f"{name}/{file}")
-                for c, file in zip(shown, files, strict=True)
-            ]
-            classes.append(SourceClass(proposal.split, name, files, lambda place, own=readers: own[place]()))
+            changes = affine_changes(request.seed, [f"{name}/{file}" for file in files])
+            read = _reader(
+                [(sources[c.source].path, c.key) for c in shown], changes if request.domain in OF_FONTS else None
+            )
+            classes.append(SourceClass(proposal.split, name, files, read))
     return classes
 
 
-def _reader(path: Path, key: Key, changed: bool, seed: int, name: str) -> Callable[[], np.ndarray]:
-    return lambda: picture(opened(path).ink(key), affine_changes(seed, name) if changed else None)
+def _reader(shown: Sequence[tuple[Path, Key]], changes: np.ndarray | None) -> Callable[[int], np.ndarray]:
+    def read(place: int) -> np.ndarray:
+        path, key = shown[place]
+        return picture(opened(path).ink(key), None if changes is None else changes[place])
+
+    return read
 
 
 def _measure(folder: Path) -> dict[str, Any]:
@@ -217,9 +224,10 @@ def _measure(folder: Path) -> dict[str, Any]:
     if not (folder / "test").is_dir():
         return measures
     images = TestImages(folder)
+    pixels = small_pixels(folder, images)
     lists = fixed_tasks(images)
     for name in (name for name in SHAPES if name in lists):
         ((shape, (_, tasks)),) = lists[name].items()
-        summary = summarise(nearest_neighbour(folder, images, shape, tasks).tolist())
+        summary = summarise(nearest_neighbour(pixels, images.table(shape), shape, tasks).tolist())
         measures["nearest_neighbour"][name] = [summary.mean, summary.ci95 or 0.0]
     return measures

@@ -2,6 +2,8 @@
 
 import contextlib
 import multiprocessing
+import os
+import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -12,14 +14,12 @@ import numpy as np
 import tqdm
 
 from utils.prepare_dataset.glyphs.domains import Candidate, Proposal
-from utils.prepare_dataset.glyphs.drawing import Key, thumbnails
+from utils.prepare_dataset.glyphs.drawing import Key, are_copies, thumbnails
 
 FEWEST_IMAGES, MOST_IMAGES = 4, 20
 MOST_DRAWN = 60
 """Candidates of a class that are looked at."""
-COPY = 0.02
-"""Squared distance of two thumbnails, in parts of their mean square, up to which one is a copy of the other."""
-COPIED_PART, FEWEST_SHARED = 0.5, 5
+COPIED_PART, FEWEST_SHARED = 0.7, 5
 """A source is left out if so much of what it shares with one before it, and at least so many drawings, are copies."""
 
 
@@ -45,12 +45,15 @@ def draw_all(paths: Sequence[Path], proposals: Sequence[Proposal], workers: int)
             wanted[candidate.source][candidate.key] = None
     drawn: list[dict[Key, np.ndarray]] = [{} for _ in paths]
     places = sorted(wanted)
-    jobs = [(paths[place], list(wanted[place])) for place in places]
-    bar = tqdm.tqdm(desc="looking at glyphs", total=sum(len(keys) for _, keys in jobs), unit="glyph", disable=None)
-    with bar, _mapping(workers) as mapping:
-        for place, (_, keys), images in zip(places, jobs, mapping(thumbnails, *zip(*jobs, strict=True)), strict=True):
-            drawn[place] = dict(zip(keys, images, strict=True))
-            bar.update(len(keys))
+    keys = [list(wanted[place]) for place in places]
+    with (
+        tqdm.tqdm(desc="looking at glyphs", total=sum(map(len, keys)), unit="glyph", disable=None) as bar,
+        _mapping(workers) as mapping,
+    ):
+        answers = mapping(thumbnails, [paths[place] for place in places], keys)
+        for place, of_source, images in zip(places, keys, answers, strict=True):
+            drawn[place] = dict(zip(of_source, images, strict=True))
+            bar.update(len(of_source))
     return drawn
 
 
@@ -60,8 +63,14 @@ def _mapping(workers: int) -> Iterator[Callable]:
     if workers == 1:
         yield map
         return
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _end_with_parent) as pool:
         yield pool.map
+
+
+def _end_with_parent() -> None:
+    """A worker of a killed process would wait for ever."""
+    parent = multiprocessing.parent_process()
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 
 def select(
@@ -75,36 +84,27 @@ def select(
     """
     left_out = LeftOut()
     usable = _without_look_alikes(proposals, drawn, left_out)
-    near, shared = Counter(), Counter()
-    distances = {}
+    near, shared = np.zeros((2, len(names), len(names)), np.int64)
+    copies = {}
     for name, candidates in usable.items():
-        is_near = (
-            _near(np.stack([drawn[c.source][c.key] for c in candidates])) if candidates else np.zeros((0, 0), bool)
-        )
-        distances[name] = is_near
-        sources = [c.source for c in candidates]
-        for first, second in zip(*np.triu_indices(len(sources), 1), strict=True):
-            pair = tuple(sorted((sources[first], sources[second])))
-            shared[pair] += 1
-            near[pair] += bool(is_near[first, second])
-    copied: dict[int, int] = {}
-    for (first, second), count in sorted(near.items()):
-        if (
-            first not in copied
-            and second not in copied
-            and count >= max(FEWEST_SHARED, COPIED_PART * shared[first, second])
-        ):
-            copied[second] = first
-            left_out.sources.append(
-                f"{names[second]}: {count} of {shared[first, second]} drawings are those of {names[first]}"
-            )
+        if candidates:
+            copies[name] = are_copies(np.stack([drawn[c.source][c.key] for c in candidates]))
+            pairs = np.ix_(*2 * [[c.source for c in candidates]])  # a source is in a class once
+            near[pairs] += copies[name]
+            shared[pairs] += 1
+    copied: set[int] = set()
+    for first, second in np.argwhere(np.triu(near >= np.maximum(FEWEST_SHARED, COPIED_PART * shared), 1)).tolist():
+        if not {first, second} & copied:
+            copied.add(second)
+            numbers = f"{near[first, second]} of {shared[first, second]} drawings"
+            left_out.sources.append(f"{names[second]}: {numbers} are those of {names[first]}")
     kept = {}
     for name, candidates in usable.items():
         chosen: list[int] = []
         for place, candidate in enumerate(candidates):
             if candidate.source in copied:
                 left_out.counts["of a source that copies another"] += 1
-            elif same := [other for other in chosen if distances[name][place, other]]:
+            elif same := [other for other in chosen if copies[name][place, other]]:
                 left_out.counts["a copy of another image of its class"] += 1
                 left_out.copies[candidate.source, candidates[same[0]].source] += 1
             elif len(chosen) < MOST_IMAGES:
@@ -132,11 +132,3 @@ def _without_look_alikes(
             else:
                 usable[proposal.name].append(candidate)
     return usable
-
-
-def _near(images: np.ndarray) -> np.ndarray:
-    """Which of some thumbnails (n, 28, 28) are copies of each other: bool (n, n)."""
-    flat = images.reshape(len(images), -1).astype(np.float32)
-    squares = (flat**2).sum(axis=1)
-    distances = squares[:, None] + squares - 2 * flat @ flat.T
-    return distances <= COPY * (squares[:, None] + squares) / 2

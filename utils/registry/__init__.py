@@ -1,4 +1,5 @@
-"""What a config may name: the project's own backbones, and the backbones and datasets that a plugin file registers.
+"""What a config may name: networks, datasets, and the pieces of a method. One function registers each kind, for our own
+files (those of `meta_learning`, read by `utils.registry.choices`) and for plugin files alike (docs/own_method.md).
 
 No torch.
 """
@@ -16,11 +17,16 @@ from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from utils.errors import ConfigError, UserError
 from utils.machine.host import tune_host
 from utils.paths import PACKAGE, REPOSITORY_ROOT, expanded
+from utils.registry import choices
+from utils.registry.choices import Key
+
+if TYPE_CHECKING:
+    from utils.config import ExperimentConfig
 
 VGG_KEYS = frozenset({"num_stages", "cnn_blocks_per_stage", "cnn_num_filters", "conv_padding", "max_pooling"})
 
@@ -36,6 +42,11 @@ BUILT_IN_BACKBONES: dict[str, frozenset[str]] = {
 
 GIVEN_NETWORK = "given_network"
 """What the key `backbone` says where a Python program hands over the network itself, as FewShotClassifier does."""
+
+Made = TypeVar("Made")
+Make = Callable[..., Any]
+Keys = Mapping[str, Key] | None
+Reads = Mapping[str, str] | None
 
 _backbones: dict[str, Callable[..., Any]] = {}
 _datasets: dict[str, Callable[..., Any]] = {}
@@ -80,6 +91,113 @@ def register_dataset(name: str, build: Callable[..., Any]) -> None:
     _register(_datasets, "dataset", name, build)
 
 
+def register_inner_loop_optimizer(
+    name: str, make: Make, *, keys: Keys = None, reads: Reads = None, meaning: str = ""
+) -> None:
+    """Make an update rule known as a value of the key `inner_loop_optimizer` (docs/own_method.md).
+
+    Args:
+        make: called as make(shapes, learning_rate, n_steps, **own, **shared); returns a
+            `meta_learning.inner_loop.base.InnerLoopOptimizer`, as a subclass of it does. Its `nn.Parameter`s are
+            meta-learned.
+        keys: argument -> `Key`, a config key of its own, which is called <name>_<argument>.
+        reads: argument -> another config key that gives its value.
+        meaning: one line for --help.
+    Raises:
+        ConfigError: the name is taken, or an argument is not what it must be. So do the functions below.
+    """
+    choices.register("inner_loop_optimizer", name, make, keys=keys, reads=reads, meaning=meaning)
+
+
+def register_head(name: str, make: Make, *, keys: Keys = None, reads: Reads = None, meaning: str = "") -> None:
+    """Make a head known as a value of the key `head`: how the last layer starts in an episode (docs/own_method.md).
+
+    Args:
+        make: called as make(n_features, **own); returns a `meta_learning.heads.base.Head`.
+        keys, reads, meaning: as of `register_inner_loop_optimizer`.
+    """
+    choices.register("head", name, make, keys=keys, reads=reads, meaning=meaning)
+
+
+def register_loss(name: str, make: Make, *, keys: Keys = None, reads: Reads = None, meaning: str = "") -> None:
+    """Make a task's loss known as a value of the key `loss` (docs/own_method.md).
+
+    Args:
+        make: called as make(**own); returns a `meta_learning.losses.base.TaskLoss`.
+        keys, reads, meaning: as of `register_inner_loop_optimizer`.
+    """
+    choices.register("loss", name, make, keys=keys, reads=reads, meaning=meaning)
+
+
+def register_outer_loss(name: str, make: Make, *, keys: Keys = None, reads: Reads = None, meaning: str = "") -> None:
+    """Make a loss over tasks and inner steps known as a value of the key `outer_loss` (docs/own_method.md).
+
+    Args:
+        make: called as make(**own); returns a `meta_learning.outer_losses.base.OuterLoss`.
+        keys, reads, meaning: as of `register_inner_loop_optimizer`.
+    """
+    choices.register("outer_loss", name, make, keys=keys, reads=reads, meaning=meaning)
+
+
+def register_norm_layer(
+    name: str, make: Make, *, keys: Keys = None, reads: Reads = None, meaning: str = "",
+    statistics: tuple[str, ...] | None = None,
+) -> None:  # fmt: skip
+    """Make a norm layer known as a value of the key `norm_layer` (docs/own_method.md).
+
+    Args:
+        make: called as make((F, H, W), norm, **own), norm being a `meta_learning.networks.norms.NormChoice`; returns a
+            `meta_learning.networks.norms.base.MetaNorm`.
+        keys, reads, meaning: as of `register_inner_loop_optimizer`.
+        statistics: values of `batch_norm_statistics` that mean something for it; None: all.
+    """
+    choices.register("norm_layer", name, make, keys=keys, reads=reads, meaning=meaning, statistics=statistics)
+
+
+def register_batch_norm_statistics(name: str, make: Make, *, meaning: str = "") -> None:
+    """Make a value of the key `batch_norm_statistics` known (docs/own_method.md).
+
+    Args:
+        make: called without arguments; returns a `meta_learning.networks.passes.StatisticsChoice`.
+        meaning: one line for --help.
+    """
+    choices.register("batch_norm_statistics", name, make, meaning=meaning)
+
+
+def make_chosen(
+    config: "ExperimentConfig", kind: str, given: Make | Any, wanted: type[Made], *args: Any, **shared: Any
+) -> Made:
+    """Make the value of the config key `kind` with its own arguments, or let `given` make one.
+
+    Args:
+        wanted: what it must be.
+        args, shared: what all of its kind are given.
+    Raises:
+        ConfigError: it fails, or makes something else.
+    """
+    if isinstance(given, wanted):
+        return given
+    if given is not None:
+        return made(kind, choices.GIVEN, wanted, given, *args, **shared)
+    chosen = choices.choice(kind, getattr(config, kind))
+    return made(kind, chosen.name, wanted, chosen.make, *args, **shared, **chosen.arguments(config))
+
+
+def made(kind: str, name: str, wanted: type[Made], make: Make, *args: Any, **shared: Any) -> Made:
+    """Return what `make` makes.
+
+    Raises:
+        ConfigError: it fails, or makes something else than `wanted`.
+    """
+    with user_code(f'{kind} "{name}"'):
+        result = make(*args, **shared)
+    if not isinstance(result, wanted):
+        raise ConfigError(
+            f'{kind} "{name}" makes a {type(result).__name__}, but must make a {wanted.__name__} of {wanted.__module__}'
+        )
+    return result
+
+
 def _register(
     table: dict[str, Callable[..., Any]], kind: str, name: str, build: Callable[..., Any], taken: Any = ()
 ) -> None:
@@ -97,6 +215,11 @@ def _register(
 def registered_backbone(name: str) -> Callable[..., Any] | None:
     """Return the `build` of a plugin's backbone."""
     return _backbones.get(name)
+
+
+def plugin_backbones() -> tuple[str, ...]:
+    """Return the names of the backbones that plugins have registered."""
+    return tuple(_backbones)
 
 
 def registered_dataset(name: str) -> Callable[..., Any] | None:
@@ -154,7 +277,7 @@ def _load(given: Any) -> str:
         ) from error
     if digest in loaded_plugins():
         return digest
-    before = len(_backbones) + len(_datasets)
+    before = _n_registered()
     face = REPOSITORY_ROOT / "mamlkit.py"
     if not PACKAGE and getattr(sys.modules.get(face.stem), "__file__", None) != str(face):
         _execute(face, face.stem)  # that of a copy installed beside this checkout would have another registry
@@ -167,12 +290,12 @@ def _load(given: Any) -> str:
                 raise
             raise ConfigError(
                 f"--plugin {path} imports {error.name}, but `utils` is a module of your own here. Write: from mamlkit "
-                "import register_backbone, register_dataset"
+                "import register_backbone, Key, ..."
             ) from error
-    if len(_backbones) + len(_datasets) == before:
+    if _n_registered() == before:
         raise ConfigError(
-            f"--plugin {path} registers nothing; it must call register_backbone(name, build) or "
-            "register_dataset(name, build) of mamlkit"
+            f"--plugin {path} registers nothing; it must call register_backbone(name, build), "
+            "register_inner_loop_optimizer(name, make) or another such function of mamlkit"
         )
     _plugins[digest] = str(path)
     return digest
@@ -219,6 +342,10 @@ def names_of_a_checkout() -> Iterator[None]:
             sys.meta_path.remove(finder)
         for name in finder.served:
             sys.modules.pop(name, None)
+
+
+def _n_registered() -> int:
+    return len(_backbones) + len(_datasets) + len(choices.of_plugins())
 
 
 @contextmanager

@@ -1,0 +1,117 @@
+"""What the rows beside the result of a test cost: the final test of a config with and without them, in turns.
+
+    python benchmarks/baseline_cost.py [CONFIG.json] [--key value ...]
+
+CONFIG.json: any config (default: the quickstart's); --key value: changes to it, any key of a config, such as
+num_evaluation_tasks for a shorter measurement and number_of_ensemble_models.
+
+Evaluates the network as it is initialised, as many times as models would be tested, on the test tasks of the config,
+and scores all of them, five times with test_baselines and five times without. Run it when nothing else runs.
+"""
+
+import statistics
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from utils.config import ExperimentConfig, load_config
+from utils.config.command_line import parse_command_line
+from utils.errors import prints_user_errors
+from utils.machine.devices import choose_device, clock
+from utils.machine.host import tune_host
+from utils.paths import REPOSITORY_ROOT
+from utils.ranks.group import ALONE
+
+if TYPE_CHECKING:
+    from experiment_parts.evaluation.task_sets import TaskSet
+    from few_shot_learning_system import FewShotLearner
+
+TURNS = 5
+MOST_SHARE = 0.2
+"""Of a test's time, which everything beside its result may add."""
+
+
+def measure(config: ExperimentConfig) -> tuple[list[float], list[float]]:
+    """Return the seconds of each test without the rows, and with them."""
+    import torch
+
+    from data import build_data
+    from experiment_parts.evaluation.task_sets import build_task_sets
+    from few_shot_learning_system import build_learner
+
+    device = choose_device(config.gpu_to_use)
+    data = build_data(config, device, getattr(torch, config.parameter_format))
+    learner, task_sets = build_learner(config, device), build_task_sets(config, data)
+
+    def seconds(*, with_rows: bool) -> float:
+        start = clock(device)
+        test(config, learner, task_sets, with_rows=with_rows)
+        return clock(device) - start
+
+    for with_rows in (False, True):  # what a first time alone costs, such as recording kernels
+        seconds(with_rows=with_rows)
+    turns = [(seconds(with_rows=False), seconds(with_rows=True)) for _ in range(TURNS)]
+    return [without for without, _ in turns], [with_rows for _, with_rows in turns]
+
+
+def test(config: ExperimentConfig, learner: "FewShotLearner", task_sets: "list[TaskSet]", *, with_rows: bool) -> None:
+    """Do what a final test does between reading the models and writing the results."""
+    from experiment_parts.evaluation.baselines import tasks_of_baselines
+    from experiment_parts.evaluation.split_evaluation import BaselineTasks
+    from experiment_parts.evaluation.task_sets import collect_results, evaluate_task_sets
+
+    n_models, kinds = config.number_of_ensemble_models, config.test_batch_norm_statistics
+
+    def beside(protocol: dict) -> BaselineTasks:
+        counts = tasks_of_baselines(learner, protocol, n_models, is_regression=config.is_regression)
+        return BaselineTasks(*counts)
+
+    evaluations = [
+        evaluate_task_sets(
+            learner, task_sets, kinds, config.tasks_per_meta_batch, lambda: None, ALONE,
+            beside if with_rows and number == 0 else None,
+        )
+        for number in range(n_models)
+    ]  # fmt: skip
+    models = [{"epoch": epoch, "file": "", "val_accuracy": None} for epoch in range(1, n_models + 1)]
+    collect_results(task_sets, kinds, models, evaluations)
+
+
+def table(config: ExperimentConfig, without: Sequence[float], with_rows: Sequence[float]) -> str:
+    """Return the measurements and what follows from them."""
+    lines = [f"{'':<14}{'median':>10}{'shortest':>10}{'longest':>10}"]
+    for name, row in (("without", without), ("with the rows", with_rows)):
+        lines.append(f"{name:<14}" + "".join(f"{x:>8.3f} s" for x in (statistics.median(row), min(row), max(row))))
+    share = statistics.median(with_rows) / statistics.median(without) - 1
+    return "\n".join(
+        [
+            *lines,
+            f"{config.experiment_name}, {config.number_of_ensemble_models} models: the test takes {100 * share:.1f} % "
+            f"longer ({'not more' if share <= MOST_SHARE else 'more'} than {100 * MOST_SHARE:g} %).",
+        ]
+    )
+
+
+@prints_user_errors
+def main(arguments: Sequence[str]) -> int:
+    """Run the command line; return the exit code."""
+    if {"-h", "--help"}.intersection(arguments):
+        print(__doc__)
+        return 0
+    words = list(arguments)
+    path = (
+        Path(words.pop(0))
+        if words and not words[0].startswith("-")
+        else REPOSITORY_ROOT / "experiment_config" / "quickstart.json"
+    )
+    config = load_config(path, parse_command_line(words)[1])
+    tune_host()
+    print(table(config, *measure(config)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
