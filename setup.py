@@ -31,6 +31,7 @@ ASSETS = [
     "requirements-extras.txt",
     "experiment_config/*.json",
     "experiment_template_config/*",
+    "pretrained/*",
     *(f"{room}/**/[!.]*{ending}" for room in sorted(OURS) for ending in ENDINGS),
 ]
 OF_THE_CHECKOUT = {"script_generation_tools.write_config_table"}

@@ -207,9 +207,9 @@ def _train_and_test(
 
         from data import build_data, build_other_data
         from experiment_builder import build_experiment
+        from experiment_parts.trackers import build_trackers
         from experiment_tools.parts.terminal_texts import next_command, start_banner
         from experiment_tools.report.observer import build_report_observer
-        from experiment_tools.trackers import build_trackers
         from few_shot_learning_system import build_learner
         from utils.machine.devices import choose_device, describe_device, make_deterministic
         from utils.machine.environment import describe_environment

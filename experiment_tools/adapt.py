@@ -1,6 +1,7 @@
-"""Adapt a trained run to a few images of new classes, and classify others.
+"""Adapt a trained network to a few images of new classes, and classify others.
 
     python -m experiment_tools.adapt --experiment NAME --support FOLDER --query FOLDER
+    python -m experiment_tools.adapt --pretrained omniglot_5way_1shot --support FOLDER --query FOLDER
 
 --support holds a folder of images per class, two or more, and no more than a learned head has outputs for; --query
 images, anywhere below it, or is one image. Writes predictions.csv and contact_sheet.html.
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from experiment_tools.parts import learned
 from experiment_tools.parts.command import on_console
 from experiment_tools.parts.pages import Section, as_image, data_address, page_html
 from few_shot_classifier import FewShotClassifier
@@ -214,15 +216,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--experiment", required=True, help="name of the run, or the path of its folder")
+    learned.add_options(parser)
     parser.add_argument("--support", required=True, type=Path, help="a folder per class, with a few images each")
     parser.add_argument("--query", required=True, type=Path, help="images to classify: a folder, or one file")
     parser.add_argument(
         "--output",
         type=Path,
-        help="folder for the results; default adapted_<experiment>, adapted_<experiment>-2, ... Files that exist stay",
+        help="folder for the results; default adapted_<name>, adapted_<name>-2, ... Files that exist stay",
     )
-    parser.add_argument("--checkpoint", default="best", help="epoch or file; default: the best by validation")
     parser.add_argument("--steps", type=int, help="inner steps; default: the run's")
     parser.add_argument(
         "--statistics",
@@ -230,18 +231,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     changes = {"number_of_evaluation_steps_per_iter": options.steps, "batch_norm_statistics": options.statistics}
-    output = options.output or free_path(Path(f"adapted_{Path(options.experiment).name}"))
+    name = learned.name_of(options)
+    output = options.output or free_path(Path(f"adapted_{name}"))
     targets = [output / "predictions.csv", output / "contact_sheet.html"]
     for path in targets:
         if path.exists():
             raise ConfigError(f"{path}: exists already and stays as it is; give another --output")
-    classifier = FewShotClassifier.from_experiment(
-        options.experiment,
-        options.checkpoint,
-        **{name: value for name, value in changes.items() if value is not None},
-    )
+    classifier = learned.classifier_of(options, **{key: value for key, value in changes.items() if value is not None})
     result = adapt(classifier, options.support, options.query)
-    write_results(targets, result, f"{options.experiment} adapted to {options.support}")
+    write_results(targets, result, f"{name} adapted to {options.support}")
     n_images = ", ".join(f"{name}: {result['support_labels'].count(name)}" for name in result["classes"])
     log.info("adapted to %d classes (%s images)", len(result["classes"]), n_images)
     accuracy = accuracy_text(result)

@@ -38,6 +38,7 @@ from utils.config import ExperimentConfig, check_config
 from utils.config.schema import ONE_START_ONLY, fields
 from utils.episodes.source import EpisodeSource
 from utils.errors import ConfigError, StorageError
+from utils.files.pretrained import pretrained_file
 from utils.machine.devices import choose_device
 from utils.metrics import percent, summarise
 from utils.paths import experiments_root
@@ -434,6 +435,19 @@ class FewShotClassifier(Estimator):
             ConfigError: no such run or epoch. StorageError: it cannot be read.
         """
         path = run_checkpoint(name, checkpoint)
+        return cls._from_checkpoint(path, *load_checkpoint(path), None, params)
+
+    @classmethod
+    def from_pretrained(cls, name: str, **params: Any) -> "FewShotClassifier":
+        """Take over weights that come with this project: nothing is trained or fetched.
+
+        Args:
+            name: as in pretrained/index.json, beside which each has its card.
+            params: parameters that are to be other than those of its training.
+        Raises:
+            ConfigError: no such name. StorageError: the file is not the one that was published.
+        """
+        path = pretrained_file(name)
         return cls._from_checkpoint(path, *load_checkpoint(path), None, params)
 
     @classmethod

@@ -28,6 +28,7 @@ COMMANDS = {
     "adapt": "experiment_tools.adapt",
     "demo": "experiment_tools.demo",
     "export": "experiment_tools.export",
+    "verify_pretrained": "experiment_tools.verify_pretrained",
     "check_gradients": "experiment_tools.check_gradients",
     "new_method": "experiment_tools.new_method",
     "new": "script_generation_tools.new",

@@ -1,5 +1,6 @@
 """A page on which one draws examples of a few classes and watches the network learn them.
 
+    python -m experiment_tools.demo --pretrained omniglot_5way_1shot
     python -m experiment_tools.demo --experiment NAME
 
 It is served on this computer's loopback interface alone, loads nothing from anywhere and keeps nothing: drawings and
@@ -36,9 +37,9 @@ from experiment_tools.demo.sessions import (
     drawing,
     photograph,
 )
+from experiment_tools.parts import learned
 from experiment_tools.parts.command import on_console
 from experiment_tools.parts.pages import as_image, data_address
-from experiment_tools.parts.run_reading import find_run
 from utils.errors import ConfigError
 from utils.files.reading import parse_json
 from utils.paths import command
@@ -306,12 +307,12 @@ def build_demo(options: argparse.Namespace) -> Demo:
     """Load the network and open the port.
 
     Raises:
-        ConfigError: no such run, or the port is taken.
+        ConfigError: no such run or weights, or the port is taken.
     """
-    folder = find_run(options.experiment)
-    network = DemoNetwork(str(folder), options.checkpoint, options.statistics, options.steps)
+    name = learned.name_of(options)
+    network = DemoNetwork(learned.classifier_of(options, gpu_to_use="cpu"), options.statistics, options.steps)
     try:
-        return Demo(options.port, network, description(network, folder))
+        return Demo(options.port, network, description(network, name))
     except (OSError, OverflowError) as error:
         reason = error.strerror if isinstance(error, OSError) else "no such port"
         raise ConfigError(
@@ -327,9 +328,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--experiment", required=True, help="name of the run, or the path of its folder")
+    learned.add_options(parser)
     parser.add_argument("--port", type=int, default=8000, help="on 127.0.0.1; 0: any that is free. Default 8000")
-    parser.add_argument("--checkpoint", default="best", help="epoch or file; default: the best by validation")
     parser.add_argument("--steps", type=int, help="inner steps; default: the run's")
     parser.add_argument(
         "--statistics",

@@ -6,7 +6,6 @@ Letters: n images of C x H x W pixels, N classes, S inner steps.
 
 import threading
 from collections.abc import Hashable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,20 +27,17 @@ class DemoNetwork:
     for something else.
 
     Args:
-        name: of the experiment, or the path of its folder.
+        classifier: what was learned.
         statistics: of batch norm; "support" gives one query image an answer of its own.
     Raises:
-        ConfigError: no such run, or one that classifies no images.
+        ConfigError: it classifies no images.
     """
 
-    def __init__(
-        self, name: str, checkpoint: str = "best", statistics: str = "support", steps: int | None = None
-    ) -> None:
+    def __init__(self, classifier: FewShotClassifier, statistics: str = "support", steps: int | None = None) -> None:
         changes: dict[str, Any] = {} if steps is None else {"number_of_evaluation_steps_per_iter": steps}
-        classifier = FewShotClassifier.from_experiment(name, checkpoint, gpu_to_use="cpu")
         self.config: dict[str, Any] = classifier.meta_config_
         if fact("loss", self.config["loss"], "is_regression", False):
-            raise ConfigError(f"{name}: is a regression; the demo is for classifiers")
+            raise ConfigError(f"{self.config['experiment_name']}: is a regression; the demo is for classifiers")
         works_with = fact("norm_layer", self.config["norm_layer"], "statistics", None)
         if works_with is None or statistics in works_with:
             changes |= {"batch_norm_statistics": statistics, "test_batch_norm_statistics": None}
@@ -83,11 +79,11 @@ class DemoNetwork:
         )
 
 
-def description(network: DemoNetwork, run_folder: Path) -> dict[str, Any]:
+def description(network: DemoNetwork, name: str) -> dict[str, Any]:
     """Return what the page says of a network."""
     config = network.config
     return {
-        "run": run_folder.name,
+        "run": name,
         "dataset": config["dataset_name"],
         "steps": network.n_steps,
         "mostClasses": network.most_classes,

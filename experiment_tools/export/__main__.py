@@ -1,6 +1,7 @@
-"""Export what a run has learned: weights under plain names, a torch.export program, ONNX, and a model card.
+"""Export what was learned: weights under plain names, a torch.export program, ONNX, and a model card.
 
     python -m experiment_tools.export --experiment NAME [--support FOLDER] [--formats safetensors torch_export onnx]
+    python -m experiment_tools.export --pretrained omniglot_5way_1shot --support FOLDER
 
 --support holds a folder of images per class: the network adapted to them is exported, a classifier. Without it, the
 initialisation.
@@ -31,6 +32,7 @@ from experiment_tools.export.formats import (
 )
 from experiment_tools.export.model_card import CardFacts, model_card
 from experiment_tools.export.plain import PlainNetwork, plain_network
+from experiment_tools.parts import learned
 from experiment_tools.parts.command import on_console
 from experiment_tools.parts.run_reading import Run, find_run, read_whole_run
 from experiment_tools.parts.settings import command_of
@@ -52,19 +54,20 @@ def export(options: argparse.Namespace) -> dict[str, float]:
     Raises:
         ConfigError, DataError, StorageError: what cannot be exported or written.
     """
-    output: Path = options.output or free_path(Path(f"exported_{Path(options.experiment).name}"))
+    output: Path = options.output or free_path(Path(f"exported_{learned.name_of(options)}"))
     if is_filled(output) or (output.exists() and not output.is_dir()):
         raise ConfigError(f"{output}: exists already and stays as it is; give another --output")
     check_formats(options.formats)
     load_plugins({} if options.plugin is None else {"plugin": options.plugin})
-    run = read_whole_run(find_run(options.experiment))
+    is_run = options.pretrained is None
+    run = read_whole_run(find_run(options.experiment)) if is_run else learned.pretrained_run(options.pretrained)
     if options.checkpoint == "best" and not run.test:
         done = f"{len(run.rows)} of {run.config.get('total_epochs')} epochs, no test"
         raise ConfigError(
             f"{run.path}: this run has not finished ({done}). Run its script again, or export what there is with "
             "--checkpoint EPOCH"
         )
-    checkpoint = run_checkpoint(run.path, options.checkpoint)
+    checkpoint = run_checkpoint(run.path, options.checkpoint) if is_run else run.path
     classifier, statistics = _classifier(run, checkpoint, options)
     adapted, classes, counts = None, None, []
     if options.support is not None:
@@ -111,7 +114,7 @@ def _classifier(run: Run, checkpoint: Path, options: argparse.Namespace) -> tupl
         changes["precision"] = "float32"
     if options.steps is not None:
         changes["number_of_evaluation_steps_per_iter"] = options.steps
-    return FewShotClassifier.from_experiment(run.path, checkpoint, gpu_to_use="cpu", **changes), statistics
+    return learned.classifier_of(options, gpu_to_use="cpu", **changes), statistics
 
 
 def _write_files(
@@ -165,8 +168,9 @@ def _facts(
 ) -> CardFacts:
     import torch
 
-    words = [*command("export").split(), "--experiment", run.experiment_name]
+    words = [*command("export").split()]
     for name, value in (
+        ("experiment" if options.pretrained is None else "pretrained", run.experiment_name),
         ("support", options.support and options.support.name),
         ("checkpoint", Path(options.checkpoint).name),
         ("statistics", options.statistics),
@@ -206,7 +210,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--experiment", required=True, help="name of the run, or the path of its folder")
+    learned.add_options(parser)
     parser.add_argument(
         "--support",
         type=Path,
@@ -222,9 +226,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--output",
         type=Path,
-        help="new folder; default exported_<experiment>, exported_<experiment>-2, ... One with something in it stays",
+        help="new folder; default exported_<name>, exported_<name>-2, ... One with something in it stays",
     )
-    parser.add_argument("--checkpoint", default="best", help="epoch or file; default: the best by validation")
     parser.add_argument("--steps", type=int, help="inner steps; default: the run's")
     parser.add_argument(
         "--statistics", choices=STATISTICS, help="batch-norm statistics; default: those that the run was tested with"

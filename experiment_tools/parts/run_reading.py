@@ -56,6 +56,8 @@ class Run:
     examples: tuple[Arrays, dict[str, Any]] = field(default_factory=lambda: ({}, {}))
     problems: list[str] = field(default_factory=list)
     """A sentence per damaged file."""
+    command: str = ""
+    """That makes it, where its config alone is left; empty: `settings.command_of` finds it."""
     modified: float = 0.0
     """Time of the newest file that was read, in seconds since 1970."""
 

@@ -45,13 +45,19 @@ def _n_differences(path: Path, config: Mapping[str, Any]) -> int:
         return len(config) + 1
 
 
+def script_command(name: str, changed: Mapping[str, tuple[Any, Any]]) -> str:
+    """Return the command that starts a generated script with other values, as `nearest_config` has them."""
+    words = [*command("train").split(), name] if PACKAGE else ["bash", f"experiment_scripts/{name}.sh"]
+    arguments = [f"--{key} {as_argument(here)}" for key, (_, here) in changed.items()]
+    return " ".join([*(shlex.quote(word) for word in words), *arguments])
+
+
 def command_of(run: Run) -> str:
     """Return a command that makes this run again."""
+    if run.command:
+        return run.command
     nearest = nearest_config(run.config) if run.config else None
     if nearest is not None and nearest[0] == run.config.get("experiment_name"):
-        words = [*command("train").split(), nearest[0]] if PACKAGE else ["bash", f"experiment_scripts/{nearest[0]}.sh"]
-        changed = nearest[1]
-        arguments = [f"--{key} {as_argument(here)}" for key, (_, here) in changed.items()]
-        return " ".join([*(shlex.quote(word) for word in words), *arguments])
+        return script_command(*nearest)
     config = Path(*run.path.resolve().parts[-2:]) / "config.json"  # no user's name from higher up
     return f"{command('train')} --name_of_args_json_file {shlex.quote(str(config))}"

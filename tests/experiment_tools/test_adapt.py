@@ -3,14 +3,16 @@
 import csv
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from experiment_tools.adapt import main, support_files_of
+from experiment_tools.adapt import main, read_images, support_files_of
 from few_shot_classifier import FewShotClassifier
 from tests.tools.runs import run_tiny
+from utils.images.decoding import PixelFormat
 
 
 @pytest.fixture
@@ -61,6 +63,24 @@ def test_predictions_are_those_of_the_classifier(folders, capsys):
     )
     assert main(arguments(folders, statistics="support", output=folders / "alone")) == 0
     assert "normalised together" not in capsys.readouterr().out
+
+
+def test_weights_that_come_with_the_project_adapt_without_any_run(folders, capsys):
+    shutil.rmtree(folders / "experiments")
+    weights = ["--pretrained", "omniglot_5way_1shot", *arguments(folders)[2:], "--statistics", "support"]
+    assert main(weights) == 0, capsys.readouterr().err
+    rows = list(csv.DictReader((folders / "adapted_omniglot_5way_1shot" / "predictions.csv").open()))
+    pixels = read_images(folders / "query", [Path(row["file"]) for row in rows], PixelFormat(28, 28, 1, "nearest"))
+    files, labels = support_files_of(folders / "support")
+    fitted = FewShotClassifier.from_pretrained("omniglot_5way_1shot", batch_norm_statistics="support")
+    fitted.fit(read_images(folders / "support", files, PixelFormat(28, 28, 1, "nearest")), labels)
+    assert [row["prediction"] for row in rows] == fitted.predict(pixels).tolist()
+    for more, message in (
+        (["--checkpoint", "3"], "--checkpoint 3 chooses among the epochs of a run, but --pretrained"),
+        (["--pretrained", "omniglot"], 'no pretrained weights "omniglot"; '),
+    ):
+        assert main([*weights, *more]) == 1
+        assert message in capsys.readouterr().err
 
 
 def test_the_contact_sheet_is_one_file_that_loads_nothing_and_escapes_names(folders):
@@ -118,7 +138,7 @@ def test_one_image_is_classified_by_fewer_classes_than_the_head_has_outputs_agai
             '("num_classes_per_set"). Give 2 to 3',
         ),
         ("one class", 1, "holds 1 class folder; to tell classes apart takes two or more"),
-        ("no such run", 1, "nowhere is no run; experiments in"),
+        ("no such run", 1, "nowhere: no such run folder, neither as a path nor below"),
         ("no such folder", 2, "no such folder"),
         ("loose support", 2, "lies in no class folder; --support is one folder per class"),
         ("damaged image", 2, "1 image cannot be decoded"),

@@ -37,7 +37,7 @@ def run_folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def network(run_folder):
-    return DemoNetwork(str(run_folder))
+    return DemoNetwork(FewShotClassifier.from_experiment(run_folder, gpu_to_use="cpu"))
 
 
 @pytest.fixture
@@ -475,6 +475,8 @@ def test_a_regression_is_refused(tmp_path):
     from tests.tools.runs import SINUSOID
 
     folder = run_tiny(tmp_path, **SINUSOID, total_epochs=1, total_iter_per_epoch=1)
-    options = argparse.Namespace(experiment=str(folder), checkpoint="best", statistics="support", steps=None, port=0)
+    options = argparse.Namespace(
+        experiment=str(folder), pretrained=None, checkpoint="best", statistics="support", steps=None, port=0
+    )
     with pytest.raises(demo_module.ConfigError, match="regression"):
         build_demo(options)

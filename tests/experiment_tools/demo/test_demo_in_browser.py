@@ -2,14 +2,14 @@
 right class.
 """
 
+import argparse
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from experiment_tools.demo.__main__ import Demo
+from experiment_tools.demo.__main__ import Demo, build_demo
 from experiment_tools.demo.drawn_images import draw_strokes
 from experiment_tools.demo.network import DemoNetwork, description
 from few_shot_classifier import FewShotClassifier
@@ -66,13 +66,13 @@ def network(tmp_path_factory):
         meta_learning_rate=0.005,
     )
     classifier.meta_fit((np.stack(images), np.array(labels)))
-    yield DemoNetwork(str(root / "characters"))
+    yield DemoNetwork(classifier)
     monkeypatch.undo()
 
 
 @pytest.fixture(scope="module")
 def demo(network):
-    server = Demo(0, network, description(network, Path("characters")))
+    server = Demo(0, network, description(network, "characters"))
     with served(server):
         yield server
 
@@ -127,20 +127,29 @@ def teach(browser, kind="mouse"):
 
 
 def answer(browser):
-    """The class that wins once the page has answered the newest drawing."""
-    wait_for(
+    """The class that wins once the page has answered the newest drawing; read at once, before the next answer."""
+    return wait_for(
         browser,
-        lambda: (
-            find(browser, "#verdict b")
-            and browser.execute_script(
-                "return document.getElementById('query').querySelector('.seen').hidden === false"
-            )
+        lambda: browser.execute_script(
+            "const winner = document.querySelector('#verdict b');"
+            "return document.querySelector('#query .seen').hidden === false && winner && winner.textContent"
         ),
     )
-    return find(browser, "#verdict b")[0].text
 
 
-def test_drawn_examples_are_learned_and_the_right_class_wins_on_every_query(browser, demo):
+@pytest.fixture(scope="module")
+def ready_made():
+    """The demo of weights that come with the project, as its command builds it."""
+    options = argparse.Namespace(
+        experiment=None, pretrained="omniglot_5way_1shot", checkpoint="best", statistics="support", steps=None, port=0
+    )
+    with build_demo(options) as server, served(server):
+        yield server
+
+
+@pytest.mark.parametrize(("which", "steps"), [("demo", 3), ("ready_made", 5)])
+def test_drawn_examples_are_learned_and_the_right_class_wins_on_every_query(browser, request, which, steps):
+    demo = request.getfixturevalue(which)
     for kind in ("browser", "performance"):
         browser.get_log(kind)
     show(browser, demo)
@@ -155,7 +164,7 @@ def test_drawn_examples_are_learned_and_the_right_class_wins_on_every_query(brow
             "return [...document.querySelectorAll('.track')].map((track) => [...track.children].map((bar) => "
             "parseFloat(bar.style.getPropertyValue('--p'))))"
         )
-        assert len(rows) == 4 and all(len(row) == 3 + 1 for row in rows)
+        assert len(rows) == 4 and all(len(row) == steps + 1 for row in rows)
         assert max(rows, key=lambda row: row[-1]) == rows[list(SHAPES).index(name)]
     assert browser.get_log("browser") == []
     events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]

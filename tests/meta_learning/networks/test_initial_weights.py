@@ -7,10 +7,12 @@ import torch
 from safetensors.torch import save_file
 
 import train_maml_system
+from few_shot_classifier import FewShotClassifier
 from meta_neural_network_architectures import build_network
 from tests.test_train_maml_system import CONFIG
 from tests.tools.learners import small_config
 from tests.tools.runs import run_tiny
+from utils.config import check_config
 from utils.errors import ConfigError
 
 
@@ -32,6 +34,15 @@ def test_a_torchvision_network_starts_from_its_state_dict_and_keeps_its_own_head
         if not name.endswith("num_batches_tracked") and not name.startswith("fc."):
             assert torch.equal(ours[name], value), name
     assert torch.equal(ours["fc.weight"], fresh["fc.weight"]) and ours["fc.weight"].shape == (3, 512)
+
+
+def test_weights_that_come_with_the_project_have_a_name():
+    learned = FewShotClassifier.from_pretrained("omniglot_5way_1shot")
+    changes = {"initial_weights": "omniglot_5way_1shot", "num_classes_per_set": 20, "seed": 5}
+    network = build_network(check_config(learned.meta_config_ | changes, "test")).state_dict()
+    assert network["head.weight"].shape == (20, 64)
+    body = {name: value for name, value in network.items() if not name.startswith("head.")}
+    assert len(body) > 20 and all(torch.equal(learned.initialisation_[f"network.{n}"], v) for n, v in body.items())
 
 
 def test_one_row_in_the_file_serves_all_rows_of_the_norms(tmp_path):

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiment_parts.records.observers import Observer
-from experiment_tools.trackers.episode_image import episode_image
-from experiment_tools.trackers.scalars import (
+from experiment_parts.trackers.episode_image import episode_image
+from experiment_parts.trackers.scalars import (
     epoch_scalars,
     iteration_scalars,
     summary_scalars,

@@ -34,9 +34,9 @@ def _is_installed(package: str) -> bool:
 
 def _tracker(name: str, config: ExperimentConfig) -> Observer:
     if name == "tensorboard":
-        from experiment_tools.trackers.tensorboard_tracker import TensorBoardTracker
+        from experiment_parts.trackers.tensorboard_tracker import TensorBoardTracker
 
         return TensorBoardTracker(track_gradients=config.track_grad_norm)
-    from experiment_tools.trackers.wandb_tracker import WandbTracker
+    from experiment_parts.trackers.wandb_tracker import WandbTracker
 
     return WandbTracker(project=config.wandb_project, mode=config.wandb_mode, track_gradients=config.track_grad_norm)

@@ -14,8 +14,8 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from experiment_parts.records.observers import Observer
-from experiment_tools.trackers.episode_image import episode_image
-from experiment_tools.trackers.scalars import (
+from experiment_parts.trackers.episode_image import episode_image
+from experiment_parts.trackers.scalars import (
     Scalars,
     epoch_scalars,
     iteration_scalars,

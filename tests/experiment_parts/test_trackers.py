@@ -17,14 +17,14 @@ import numpy as np
 import pytest
 import torch
 
+from experiment_parts import trackers
 from experiment_parts.records.observers import Observer, Observers
 from experiment_parts.runs.checkpoints import save_checkpoint
 from experiment_parts.runs.comparison import differences
-from experiment_tools import trackers
-from experiment_tools.trackers.episode_image import GAP, NEUTRAL, RIGHT, WRONG, episode_image
-from experiment_tools.trackers.scalars import epoch_scalars, iteration_scalars, summary_scalars
-from experiment_tools.trackers.tensorboard_tracker import TensorBoardTracker
-from experiment_tools.trackers.wandb_tracker import WandbTracker
+from experiment_parts.trackers.episode_image import GAP, NEUTRAL, RIGHT, WRONG, episode_image
+from experiment_parts.trackers.scalars import epoch_scalars, iteration_scalars, summary_scalars
+from experiment_parts.trackers.tensorboard_tracker import TensorBoardTracker
+from experiment_parts.trackers.wandb_tracker import WandbTracker
 from tests.tools.runs import PLUS_PLUS, TINY, run_tiny
 from tests.tools.tracker_files import (
     tensorboard_curves,

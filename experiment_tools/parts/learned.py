@@ -1,0 +1,55 @@
+"""What a tool adapts: what a run has learned, or weights that come with this project."""
+
+import argparse
+from typing import Any
+
+from experiment_parts.runs.checkpoints import read_checkpoint_state
+from experiment_tools.parts.run_reading import Run, find_run
+from few_shot_classifier import FewShotClassifier
+from utils.errors import ConfigError
+from utils.files.pretrained import pretrained_file
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Let a command line say which: a run and its epoch, or a name."""
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--experiment", help="name of a run, or the path of its folder")
+    source.add_argument(
+        "--pretrained", metavar="NAME", help="weights that come with this project, such as omniglot_5way_1shot"
+    )
+    parser.add_argument("--checkpoint", default="best", help="epoch or file; default: the best by validation")
+
+
+def name_of(options: argparse.Namespace) -> str:
+    """Return what it is called."""
+    return options.pretrained or find_run(options.experiment).name
+
+
+def classifier_of(options: argparse.Namespace, **params: Any) -> FewShotClassifier:
+    """Load it.
+
+    Args:
+        params: parameters that are to be other than those of the training.
+    Raises:
+        ConfigError: no such run, epoch or name. StorageError: it cannot be read, or is damaged.
+    """
+    if options.pretrained is None:
+        return FewShotClassifier.from_experiment(find_run(options.experiment), options.checkpoint, **params)
+    if options.checkpoint != "best":
+        raise ConfigError(
+            f"--checkpoint {options.checkpoint} chooses among the epochs of a run, but --pretrained "
+            f"{options.pretrained} is one model; leave it out"
+        )
+    return FewShotClassifier.from_pretrained(options.pretrained, **params)
+
+
+def pretrained_run(name: str) -> Run:
+    """Return what is known of the run that made these weights, as far as their file says it.
+
+    Raises:
+        ConfigError, StorageError: as `utils.files.pretrained.pretrained_file`.
+    """
+    path = pretrained_file(name)
+    state = read_checkpoint_state(path)
+    config = state["config"] | {"experiment_name": name}
+    return Run(path, config=config, test=state["test"], starts=[state["start"]], command=state["command"])

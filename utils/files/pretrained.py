@@ -1,0 +1,57 @@
+"""Weights that come with this project: which there are, and the file of one, once its bytes are those of the index.
+
+Needs no torch.
+"""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from utils.errors import ConfigError, DamagedCheckpointError, StorageError
+from utils.files.atomic_files import read_regular
+from utils.files.reading import read_object, why_unreadable
+from utils.paths import PACKAGE, REPOSITORY_ROOT
+
+FOLDER = REPOSITORY_ROOT / "pretrained"
+MOST_BYTES = 600_000
+"""Of one file: they are part of every clone and of the installed package."""
+_REMEDY = "install this version again" if PACKAGE else "git checkout -- pretrained brings back what was published"
+
+
+def index_path() -> Path:
+    """Return the file that says which weights there are."""
+    return FOLDER / "index.json"
+
+
+def pretrained_index() -> dict[str, Any]:
+    """Return name -> sha256 of its file.
+
+    Raises:
+        StorageError: it cannot be read.
+    """
+    try:
+        return read_object(index_path())
+    except (OSError, ValueError) as error:
+        raise StorageError(f"{index_path()}: {why_unreadable(error)}; {_REMEDY}") from error
+
+
+def pretrained_file(name: str) -> Path:
+    """Return the safetensors file of these weights, all of whose bytes have been compared with the index.
+
+    Raises:
+        ConfigError: no such name. StorageError: the file is missing, or not the one that was published.
+    """
+    index = pretrained_index()
+    if name not in index:
+        raise ConfigError(f'there are no pretrained weights "{name}"; {index_path()} has: {", ".join(index) or "none"}')
+    path = FOLDER / f"{name}.safetensors"
+    try:
+        digest = hashlib.sha256(read_regular(path, MOST_BYTES)).hexdigest()
+    except OSError as error:
+        raise StorageError(f"{path}: {why_unreadable(error)}; {_REMEDY}") from error
+    if digest != index[name]:
+        raise DamagedCheckpointError(
+            f"{path}: not the weights that were published, and not used: its sha256 is {digest}, that of "
+            f"{index_path().name} {index[name]}; {_REMEDY}"
+        )
+    return path
