@@ -24,7 +24,7 @@ from utils.data_sources.dataset_classes import (
 )
 from utils.data_sources.image_memory import place_images
 from utils.data_sources.lakes_runs import all_runs_tasks
-from utils.data_sources.registered_datasets import RegisteredDataset, make_registered_dataset
+from utils.data_sources.registered_datasets import make_registered_dataset
 from utils.data_sources.sinusoid import SinusoidData, build_sinusoid_data
 from utils.data_sources.task_lists import indexed_tasks, read_task_lists, tasks_digest
 from utils.episodes.augmentation import Augmentation
@@ -317,6 +317,13 @@ def build_data(
 ) -> FewShotData | SinusoidData:
     """Build the episodes of a config: find, pack and check its dataset.
 
+        >>> from mamlkit import build_data, load_config
+        >>> keys = {"dataset_name": "sinusoid", "loss": "mean_squared_error", "backbone": "mlp"}
+        >>> keys |= {"image_height": 1, "image_width": 1, "image_channels": 1}
+        >>> data = build_data(load_config(None, {"experiment_name": "waves", **keys}), "cpu")
+        >>> data.episodes("train", range(4)).support_labels.shape[0]
+        4
+
     Args:
         keep_copies: for a run that has started with images that are in a class more than once.
     Raises:
@@ -338,7 +345,7 @@ def build_data(
 
 def _data_of(
     config: ExperimentConfig,
-    dataset: DatasetClasses | RegisteredDataset,
+    dataset: DatasetClasses,
     classes: Mapping[str, Mapping[str, Sequence[int]]],
     device: torch.device | str,
     dtype: torch.dtype,

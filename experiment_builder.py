@@ -8,9 +8,8 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -30,10 +29,10 @@ from experiment_parts.runs.console import EpochProgress
 from experiment_parts.runs.random_state import random_state_tensors, restore_random_state, without_random_state
 from experiment_parts.runs.run_folder import IS_BRANCH, RUN_ID, RunFolder
 from experiment_parts.runs.same_data import data_changes, data_of, refuse_other_data
+from experiment_parts.settings import ExperimentSettings
 from utils.config import ExperimentConfig
 from utils.config.changes import DATA
 from utils.episodes.batches import EpisodeBatch
-from utils.episodes.drawing import EpisodeShape
 from utils.episodes.prefetching import TrainingEpisodes
 from utils.episodes.source import EpisodeSource
 from utils.errors import ConfigError, Interrupted, NonFiniteError
@@ -48,43 +47,6 @@ if TYPE_CHECKING:
     from meta_learning.meta_gradients import MetaGradients
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class ExperimentSettings:
-    """Plain values that say how long and how a run goes. Names as in the config."""
-
-    total_epochs: int
-    total_iter_per_epoch: int
-    tasks_per_meta_batch: int
-    num_evaluation_tasks: int
-    training_shapes: tuple[EpisodeShape, ...] = ()
-    """Of which each meta-batch draws one; none: the shape that the data has of itself."""
-    train_seed: int = 0
-    pretraining_epochs: int = 0
-    validate_every_epochs: int = 1
-    total_epochs_before_pause: int = 0
-    early_stopping_patience: int = 0
-    is_regression: bool = False
-    loss: str = "cross_entropy"
-    max_models_to_save: int | Literal["all"] = 5
-    # As in the released code; its commit of 2018-11-25 took three.
-    number_of_ensemble_models: int = 5
-    test_batch_norm_statistics: tuple[str, ...] = ("transductive",)
-    log_every_iterations: int = 10
-    checkpoint_every_s: float = 60.0
-    skip_iterations: tuple[int, ...] = ()
-    replay_iteration: int = 0
-    restart_schedule: bool = False
-    evaluate_on_test_set_only: bool = False
-    test_curve: bool = False
-    test_baselines: bool = False
-    tested_elsewhere: str = ""
-    tag: str = ""
-    load_checkpoint: str = ""
-    allow_config_change: tuple[str, ...] = ()
-    dry_run: bool = False
-    """The run folder is removed at the end, so that nobody is sent there."""
 
 
 class ExperimentBuilder:
@@ -584,7 +546,7 @@ def build_experiment(
     run_folder: RunFolder, device: torch.device | str = "cpu", stop: StopSignals | None = None,
     task_sets: Sequence[TaskSet] | None = None, group: RankGroup = ALONE,
 ) -> ExperimentBuilder:  # fmt: skip
-    """Unpack the config; `run_folder` comes from `experiment_parts.runs.run_folder.open_run_folder`; task_sets None:
+    """Unpack the config; `run_folder` comes from `experiment_parts.runs.opening.open_run_folder`; task_sets None:
     the test tasks of `data`, which is then a `FixedEpisodeSource`.
     """
     task_sets = build_task_sets(config, data) if task_sets is None else task_sets

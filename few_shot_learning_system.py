@@ -20,18 +20,29 @@ from meta_learning import baselines, pretraining
 from meta_learning.adaptation import Adaptation, Adapted, PreparedEpisodes
 from meta_learning.execution.execution import Execution, build_execution, task_chunks
 from meta_learning.execution.recomputation import recomputed_gradient
-from meta_learning.inner_loop_optimizers import InnerLoopOptimizer, adapted_shapes, build_inner_loop
-from meta_learning.meta_gradients import MetaGradients
+from meta_learning.heads.base import Head
+from meta_learning.heads.learned import LearnedHead
+from meta_learning.inner_loop.base import InnerLoopOptimizer
+from meta_learning.inner_loop.building import adapted_shapes, build_inner_loop
+from meta_learning.losses.base import TaskLoss
+from meta_learning.losses.cross_entropy import CrossEntropy
+from meta_learning.meta_gradients import MetaGradients, norm_of
 from meta_learning.meta_optimizer import MetaOptimizer, OuterUpdate, build_outer_update
 from meta_learning.networks.base import MetaNetwork
-from meta_learning.networks.batch_norm import MetaBatchNorm2d
+from meta_learning.networks.norms.base import MetaNorm
+from meta_learning.networks.norms.batch_norm import MetaBatchNorm2d
 from meta_learning.networks.passes import Pass, PassRecord, name_of_statistics
-from meta_learning.outer_losses import CROSS_ENTROPY, OuterLoop, TaskLoss, last_step_weights, multi_step_loss_weights
+from meta_learning.outer_losses.base import OuterLoss
+from meta_learning.outer_losses.mean import MeanOverTasks
+from meta_learning.outer_losses.step_weights import OuterLoop, last_step_weights, multi_step_loss_weights
+from meta_learning.outer_losses.task_weights import WeightedEpisodes, weighted
 from meta_learning.pretraining import Pretraining
 from meta_neural_network_architectures import NetworkFunction, build_network
 from utils.config import ExperimentConfig
 from utils.episodes.source import Episodes, Tasks
 from utils.errors import ConfigError
+from utils.registry import make_chosen
+from utils.registry.choices import fact
 
 OPTIMIZER_PREFIX = "optimizer."
 """What the names of the outer optimiser's tensors begin with in a checkpoint."""
@@ -63,13 +74,14 @@ class FewShotLearner(nn.Module):
 
     Args:
         network: body and head, see `meta_learning.networks`.
-        inner_loop: an optimiser of `meta_learning.inner_loop_optimizers`; its `names` are the adapted parameters.
+        inner_loop: an optimiser of `meta_learning.inner_loop`; its `names` are the adapted parameters.
         outer_loop: derivative order and weights of the outer loss, or Reptile's displacement in its place.
+        head: where the last layer's weights come from; None: the network's own.
         outer_update: optimiser and schedule of the meta-update.
-        head: a key of `meta_learning.heads.HEADS`.
-        loss: of inner and outer loop.
+        loss: of a task, in inner and outer loop; None: cross-entropy.
+        outer_loss: of the losses of all tasks; None: their mean.
         n_evaluation_steps: inner steps of `evaluate`, unless it is given others.
-        batch_norm_statistics: a key of `meta_learning.networks.passes.STATISTICS`, or "mixed".
+        batch_norm_statistics: a value of the key of this name, or "mixed".
         gradient_checkpointing: recompute inner steps, for the memory of one of them.
         execution: how computations are carried out; None: all tasks at once.
         untrained: makes the network as it was before any training, anywhere; None: nobody knows it.
@@ -82,9 +94,10 @@ class FewShotLearner(nn.Module):
         inner_loop: InnerLoopOptimizer,
         outer_loop: OuterLoop,
         *,
-        head: str = "learned",
+        head: Head | None = None,
         outer_update: OuterUpdate = DEFAULT_UPDATE,
-        loss: TaskLoss = CROSS_ENTROPY,
+        loss: TaskLoss | None = None,
+        outer_loss: OuterLoss | None = None,
         n_evaluation_steps: int | None = None,
         batch_norm_statistics: str = "transductive",
         gradient_checkpointing: bool = False,
@@ -93,8 +106,10 @@ class FewShotLearner(nn.Module):
         pretraining_epochs: int = 0,
     ) -> None:
         super().__init__()
-        self.network, self.inner_loop, self.outer_loop, self.loss = network, inner_loop, outer_loop, loss
-        self.adaptation = Adaptation(network, inner_loop, head, loss)
+        self.network, self.inner_loop, self.outer_loop = network, inner_loop, outer_loop
+        self.head = head or LearnedHead(0)
+        self.loss, self.outer_loss = loss or CrossEntropy(), outer_loss or MeanOverTasks()
+        self.adaptation = Adaptation(network, inner_loop, self.head, self.loss)
         self.n_steps = inner_loop.n_steps
         self.n_evaluation_steps = self.n_steps if n_evaluation_steps is None else n_evaluation_steps
         self.batch_norm_statistics = batch_norm_statistics
@@ -110,13 +125,15 @@ class FewShotLearner(nn.Module):
         """Let the first `pretraining_epochs` be plain classification over all training classes."""
         self.pretraining = Pretraining(
             self.network, self.meta_parameters(), self.meta_optimizer.choices, epochs=self.pretraining_epochs,
-            n_classes=n_classes, seed=seed, label_smoothing=self.loss.label_smoothing,
+            n_classes=n_classes, seed=seed, loss=self.loss if isinstance(self.loss, CrossEntropy) else CrossEntropy(),
         )  # fmt: skip
 
     # What it computes: meta-gradients.
 
     def meta_parameters(self) -> dict[str, nn.Parameter]:
-        """Return what the outer loop learns, by name: network weights and, where learned, inner learning rates."""
+        """Return what the outer loop learns, by name: network weights and, where learned, inner learning rates and what
+        head, losses and update rule learn of their own.
+        """
         return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
 
     def meta_gradients(self, episodes: Episodes, epoch: int) -> MetaGradients:
@@ -124,7 +141,8 @@ class FewShotLearner(nn.Module):
 
             outer loss = mean over tasks of sum over s of v[s] * L(theta[s+1], query)
 
-        or, where the outer update is the displacement (Reptile), theta[0] - mean over tasks of theta[S].
+        with another outer loss in the place of the mean, or, where the outer update is the displacement (Reptile),
+        theta[0] - mean over tasks of theta[S].
 
         Args:
             episodes: support_images (B, N*K, C, H, W), support_labels (B, N*K), query_images, query_labels, seeds
@@ -133,17 +151,25 @@ class FewShotLearner(nn.Module):
         """
         if self._pretrains(epoch):
             return self._pretraining_gradients(episodes, epoch)
+        weights = self.multi_step_loss_weights(epoch)
+        own: dict[str, Tensor] = {}
+        if not self.outer_loss.is_mean:
+            episodes, outer_loss, own = weighted(episodes, self._query_losses(episodes, weights), self.outer_loss)
         means = self.execution.mean_over_tasks(
             self._meta_gradients,
             episodes,
-            self.multi_step_loss_weights(epoch),
+            weights,
             epoch,
             second_order=self.is_second_order(epoch),
             # Memory is measured by the heaviest epoch of the run, which may be a later one.
             ever_second_order=self.outer_loop.second_order,
         )
+        gradients, metrics = means["gradients"], means["metrics"]
+        if not self.outer_loss.is_mean:
+            gradients = gradients | {f"outer_loss.{name}": gradient for name, gradient in own.items()}
+            metrics = metrics | {"loss": outer_loss, "gradient_norm": norm_of(gradients)}
         # A replayed recording hands back tensors alone, so a network without batch norm has no group of statistics.
-        return MetaGradients(means["gradients"], means.get("statistics", {}), means["metrics"])
+        return MetaGradients(gradients, means.get("statistics", {}), metrics)
 
     def _pretrains(self, epoch: int) -> bool:
         return self.pretraining is not None and epoch < self.pretraining.epochs
@@ -164,6 +190,25 @@ class FewShotLearner(nn.Module):
             compute, episodes, [], epoch, second_order=False, ever_second_order=False
         )
         return MetaGradients(means["gradients"], means.get("statistics", {}), means["metrics"])
+
+    def _query_losses(self, episodes: Episodes, weights: Sequence[float]) -> Tensor:
+        """Return the sum over s of v[s] * L(theta[s+1], query) of each task, (B,), of which nothing is learned."""
+        counted = [step for step, weight in enumerate(weights) if weight]
+
+        def of_tasks(tasks: Episodes) -> dict[str, Tensor]:
+            pass_ = self._training_pass(tasks)
+            prepared = self.adaptation.prepare(tasks, pass_)
+            losses = []
+            for place, (adapted, _, _) in enumerate(self.adaptation.path(prepared, pass_, self.n_steps)):
+                step = place - 1 if self.n_steps else place  # the one that has made these learners
+                if step in counted:
+                    with torch.no_grad():
+                        logits = self.adaptation.outputs("query", prepared, adapted, replace(pass_, step=step))
+                        losses.append(self.loss.per_task_loss(logits, tasks.query_labels))
+            return {"losses": torch.stack(losses, dim=1)}
+
+        losses = self.execution.over_tasks(of_tasks, episodes, ("query losses", tuple(counted)))["losses"]
+        return losses @ losses.new_tensor([weights[step] for step in counted])
 
     def _training_pass(self, episodes: Episodes) -> Pass:
         return Pass(
@@ -249,9 +294,12 @@ class FewShotLearner(nn.Module):
         with torch.set_grad_enabled(not self.outer_loop.displacement):
             # The query pass after step s uses the norm rows of step s, as in the reference, not those of s + 1.
             logits = self.adaptation.outputs("query", prepared, adapted, pass_)
-            query_loss = self.loss.per_task_loss(logits, episodes.query_labels).mean()
+            losses = self.loss.per_task_loss(logits, episodes.query_labels)
+            query_loss = losses.mean()
         metrics["query_loss"] = query_loss.detach()
         metrics["query_accuracy"] = self.loss.per_task_score(logits, episodes.query_labels).mean()
+        if isinstance(episodes, WeightedEpisodes):
+            query_loss = (losses * episodes.task_weights).mean()
         return adapted, weight * query_loss, metrics
 
     def _gradient_of(self, outer_loss: Tensor) -> dict[str, Tensor]:
@@ -367,7 +415,7 @@ class FewShotLearner(nn.Module):
         Args:
             episodes: B of them, as for `meta_gradients`.
             n_steps: inner steps; those beyond S reuse the last step's rates and norm rows.
-            statistics: a key of `meta_learning.networks.passes.STATISTICS`; None: as in training.
+            statistics: a value of the key `batch_norm_statistics`; None: as in training.
             keep_features: return those before adaptation, too, which are computed on the way.
         Raises:
             ConfigError: "running", but no training has ever collected running statistics.
@@ -464,10 +512,15 @@ class FewShotLearner(nn.Module):
         self.meta_optimizer.anneal_over(epochs)
 
     def multi_step_loss_weights(self, epoch: int) -> list[float]:
-        """Return the weights of the query losses after each of the S steps in `epoch`; they sum to one."""
+        """Return the weights of the query losses after each of the S steps in `epoch`; they sum to one, unless the
+        outer loss has its own.
+        """
+        epoch = max(epoch - self.pretraining_epochs, 0)
+        own = self.outer_loss.step_weights(epoch, self.n_steps)
+        if own is not None:
+            return list(own)
         if not self.outer_loop.multi_step_loss:
             return last_step_weights(self.n_steps)
-        epoch = max(epoch - self.pretraining_epochs, 0)
         return multi_step_loss_weights(epoch, self.n_steps, self.outer_loop.multi_step_loss_epochs)
 
     def is_second_order(self, epoch: int) -> bool:
@@ -545,14 +598,27 @@ class FewShotLearner(nn.Module):
 
     def snapshot(self) -> dict[str, Any]:
         """Return inner learning rates, name -> [S], of Meta-SGD also their quantiles; per layer and norm row the
-        mean of weights, biases and statistics.
+        mean of weights, biases and statistics; of what the method learns of its own, least value, mean and largest.
         """
         layers = {}
         for name, layer in self._batch_norm_layers().items():
             values = {key: getattr(layer, key).detach() for key in ("weight", "bias", "running_mean", "running_var")}
             summary = {key: torch.atleast_2d(value).mean(dim=1).cpu().tolist() for key, value in values.items()}
             layers[name] = summary | {"momentum": float(layer.momentum.detach())}
-        return self.inner_loop.snapshot() | {"batch_norm": layers}
+        learned = self._learned_by_the_method()
+        return self.inner_loop.snapshot() | {"batch_norm": layers} | ({"learned": learned} if learned else {})
+
+    def _learned_by_the_method(self) -> dict[str, list[float]]:
+        """Return name -> [least, mean, largest] of meta-parameters that are no weights, inner rates, or norms' usual
+        ones.
+        """
+        rates = ("inner_loop.learning_rates", "inner_loop.element_rates")
+        found = {n: value for n, value in self.meta_parameters().items() if not n.startswith(("network.", *rates))}
+        for layer, norm in self.network.norm_layers().items():
+            own = {key: value for key, value in norm.named_parameters() if key not in ("weight", "bias", "momentum")}
+            found |= {f"network.{layer}.{key}": value for key, value in own.items() if value.requires_grad}
+        return {name: [float(pick(value.detach())) for pick in (torch.min, torch.mean, torch.max)]
+                for name, value in found.items()}  # fmt: skip
 
     def memory_per_task(self) -> dict[str, float]:
         """Return the MiB that a task needs, where this process has measured it."""
@@ -564,18 +630,41 @@ def build_learner(
     device: torch.device | str,
     *,
     network: nn.Module | NetworkFunction | None = None,
-    loss: TaskLoss | None = None,
+    inner_loop_optimizer: Callable[..., InnerLoopOptimizer] | None = None,
+    head: Callable[..., Head] | None = None,
+    loss: TaskLoss | Callable[..., TaskLoss] | None = None,
+    outer_loss: OuterLoss | Callable[..., OuterLoss] | None = None,
+    norm_layer: Callable[..., MetaNorm] | None = None,
 ) -> FewShotLearner:
     """Build the learner of a config on `device`.
 
+        >>> import torch
+        >>> from mamlkit import build_learner, episodes_from_arrays, load_config
+        >>> keys = {"num_classes_per_set": 2, "image_height": 8, "image_width": 8, "image_channels": 1}
+        >>> config = load_config(None, {"experiment_name": "own_loop", "backbone": "mlp", **keys})
+        >>> learner = build_learner(config, "cpu")
+        >>> images, labels = torch.randn(4, 2, 1, 8, 8), torch.tensor([[0, 1]]).expand(4, 2)
+        >>> episodes = episodes_from_arrays(images, labels, images, labels)  # 4 tasks, 2-way 1-shot
+        >>> found = learner.meta_gradients(episodes, epoch=0)
+        >>> learner.meta_update(found, epoch=0).shape
+        torch.Size([])
+
     Args:
         network: a module, which is copied, or a function of (config, (C, H, W), N) that makes one; None: the config's.
-        loss: of inner and outer loop; None: the config's.
+        inner_loop_optimizer, head, loss, outer_loss, norm_layer: a class, or a function that makes one, in the place of
+            the config's, as the functions of `utils.registry` take them.
     """
-    device = torch.device(device)
+    device, dtype = torch.device(device), getattr(torch, config.parameter_format)
+    made_per_episode = fact("head", config.head, "is_made_per_episode", getattr(head, "is_made_per_episode", True))
     # Without a file of weights, which need not be there any more when a finished run is tested.
-    untrained = partial(build_network, config.model_copy(update={"initial_weights": ""}), network)
-    network = build_network(config, network)
+    untrained = partial(
+        build_network,
+        config.model_copy(update={"initial_weights": ""}),
+        network,
+        norm_layer=norm_layer,
+        with_head=not made_per_episode,
+    )
+    network = build_network(config, network, norm_layer=norm_layer, with_head=not made_per_episode)
     outer_loop = OuterLoop(
         displacement=config.outer_update == "displacement",
         second_order=config.second_order,
@@ -584,18 +673,48 @@ def build_learner(
         multi_step_loss_epochs=config.multi_step_loss_num_epochs,
     )
     # To the device before anything is built around it: `build_execution` chooses by where the parameters are.
-    network = network.to(device=device, dtype=getattr(torch, config.parameter_format))
+    network = network.to(device=device, dtype=dtype)
+    with torch.random.fork_rng(devices=[]):  # what they draw, the config's seed decides, and nothing else draws others
+        torch.manual_seed(config.initialisation_seed)
+        inner_loop = build_inner_loop(config, adapted_shapes(network, config), inner_loop_optimizer)
+        parts = {
+            "head": make_chosen(config, "head", head, Head, network.head.in_features),
+            "loss": make_chosen(config, "loss", loss, TaskLoss),
+            "outer_loss": make_chosen(config, "outer_loss", outer_loss, OuterLoss),
+        }
     return FewShotLearner(
         network,
-        build_inner_loop(config, adapted_shapes(network, config)).to(device=device),
+        inner_loop.to(device=device, dtype=dtype),
         outer_loop,
         outer_update=build_outer_update(config),
-        head=config.head,
-        loss=loss or TaskLoss(config.loss, config.label_smoothing),
         n_evaluation_steps=config.number_of_evaluation_steps_per_iter,
         batch_norm_statistics=name_of_statistics(config.batch_norm_statistics),
         gradient_checkpointing=config.gradient_checkpointing,
         execution=build_execution(config, network),
         untrained=untrained,
         pretraining_epochs=config.pretraining_epochs,
+        **{name: part.to(device=device, dtype=dtype) for name, part in parts.items()},
     )
+
+
+def meta_gradients(learner: FewShotLearner, episodes: Episodes, epoch: int = 0) -> MetaGradients:
+    """Compute the meta-gradient and put it into `.grad` of the meta-parameters, for an optimiser of one's own.
+
+        >>> import torch
+        >>> from mamlkit import build_learner, episodes_from_arrays, load_config, meta_gradients
+        >>> keys = {"num_classes_per_set": 2, "image_height": 8, "image_width": 8, "image_channels": 1}
+        >>> config = load_config(None, {"experiment_name": "own_loop", "backbone": "mlp", **keys})
+        >>> learner = build_learner(config, "cpu")
+        >>> optimizer = torch.optim.SGD(learner.meta_parameters().values(), lr=0.1)
+        >>> images, labels = torch.randn(4, 2, 1, 8, 8), torch.tensor([[0, 1]]).expand(4, 2)
+        >>> loss = meta_gradients(learner, episodes_from_arrays(images, labels, images, labels)).metrics["loss"]
+        >>> optimizer.step()
+
+    Args:
+        episodes: see `FewShotLearner.meta_gradients`.
+        epoch: from 0; decides derivative order and the weights of a multi-step loss.
+    """
+    found = learner.meta_gradients(episodes, epoch)
+    for name, parameter in learner.meta_parameters().items():
+        parameter.grad = found.gradients[name].clone()
+    return found

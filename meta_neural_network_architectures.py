@@ -23,7 +23,8 @@ from meta_learning.networks.layers import (
     Parameters,
     below,
 )
-from meta_learning.networks.norms import NormChoice
+from meta_learning.networks.norms.base import MetaNorm
+from meta_learning.networks.norms.choice import NormChoice
 from meta_learning.networks.passes import Pass
 from meta_learning.networks.residual import RESIDUAL_NETWORKS, ResidualNetwork
 from utils.config import ExperimentConfig
@@ -31,6 +32,7 @@ from utils.config.rules import feature_size
 from utils.errors import ConfigError
 from utils.paths import expanded
 from utils.registry import GIVEN_NETWORK, registered_backbone, user_code
+from utils.registry.choices import choice, fact
 
 # The paper's text says ReLU; the released code has had leaky ReLU again since January 2019.
 LEAKY_RELU_SLOPE = 0.01
@@ -213,8 +215,19 @@ def build_foreign(
         )  # fmt: skip
 
 
-def build_network(config: ExperimentConfig, given: nn.Module | NetworkFunction | None = None) -> MetaNetwork:
-    """Build and initialise the backbone of a config, or `given` in its place, on the CPU in float32."""
+def build_network(
+    config: ExperimentConfig,
+    given: nn.Module | NetworkFunction | None = None,
+    *,
+    norm_layer: Callable[..., MetaNorm] | None = None,
+    with_head: bool | None = None,
+) -> MetaNetwork:
+    """Build and initialise the backbone of a config, or `given` in its place, on the CPU in float32.
+
+    Args:
+        norm_layer: what makes the norm layers; None: the config's.
+        with_head: whether the head is the network's own, not each episode's; None: as the config says.
+    """
     n_rows = max(config.number_of_training_steps_per_iter, 1) if config.per_step_bn_statistics else 1
     norm = NormChoice(
         config.norm_layer,
@@ -226,10 +239,14 @@ def build_network(config: ExperimentConfig, given: nn.Module | NetworkFunction |
         config.batch_norm_momentum,
         config.learnable_batch_norm_momentum,
         config.norm_groups,
+        {} if norm_layer else choice("norm_layer", config.norm_layer).arguments(config),
+        norm_layer,
     )
     image_shape = (config.image_channels, config.image_height, config.image_width)
     n_outputs = config.num_regression_outputs if config.is_regression else config.validation_shape.n_way
-    n_way = n_outputs if config.head == "learned" else None
+    if with_head is None:
+        with_head = not fact("head", config.head, "is_made_per_episode", True)
+    n_way = n_outputs if with_head else None
     if given is None and config.backbone in BACKBONES:
         network = BACKBONES[config.backbone](config, image_shape, n_way, norm)
     else:

@@ -1,4 +1,5 @@
-"""Entry point: `python train_maml_system.py --name_of_args_json_file CONFIG.json [--key value ...]`.
+"""Train and test a run, or go on with it: `python train_maml_system.py --name_of_args_json_file CONFIG.json
+[--key value ...]`.
 
 Reads the config, opens the run folder, wires data, learner, builder and observers, and runs. Everything that can be
 found wrong without torch is found before the seconds of its import.
@@ -9,15 +10,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from utils.machine.packages import missing_to_train
-from utils.paths import REPOSITORY_ROOT, experiments_root
+from utils.machine.packages import missing_to_train, set_up_command
+from utils.paths import PACKAGE, REPOSITORY_ROOT, __version__, child_process, experiments_root
 
 if missing := missing_to_train():
-    sys.exit(
-        f"The package {missing[0]} is missing in {sys.executable}. Run once: bash {REPOSITORY_ROOT}/install.sh; then "
-        f"start with the Python that bash {REPOSITORY_ROOT}/install.sh --print-python names, in most cases "
-        f"{REPOSITORY_ROOT}/.venv/bin/python"
-    )
+    advice = f"Run once: bash {REPOSITORY_ROOT}/install.sh; then start with the Python that bash "
+    advice += f"{REPOSITORY_ROOT}/install.sh --print-python names, in most cases {REPOSITORY_ROOT}/.venv/bin/python"
+    advice = f"Run: {set_up_command()}" if PACKAGE else advice
+    sys.exit(f"The package {missing[0]} is missing in {sys.executable}. {advice}")
 
 from utils.machine import stop_signals
 from utils.ranks import rank as ranks
@@ -29,18 +29,19 @@ from experiment_parts.evaluation.task_sets import build_other_task_sets, build_t
 from experiment_parts.evaluation.test_results import stored_result
 from experiment_parts.runs.console import Console
 from experiment_parts.runs.dry_run import dry_run
-from experiment_parts.runs.run_folder import RunFolder, add_start, open_run_folder
+from experiment_parts.runs.opening import add_start, open_run_folder
+from experiment_parts.runs.run_folder import RunFolder
 from experiment_parts.runs.same_data import has_started_with_copies
 from utils.config import ExperimentConfig, load_config
-from utils.config.command_line import parse_command_line
+from utils.config.command_line import options_of, read_command_line
 from utils.config.help import USAGE, help_text
-from utils.errors import ConfigError, Interrupted, UserError
+from utils.errors import ConfigError, Interrupted, UserError, prints_user_errors
 from utils.machine.failures import report_failure
 from utils.machine.host import tune_host
 from utils.ranks.command import notify_other_machines, remember_opened, was_opened
 from utils.ranks.launch import plan_launch, run_ranks, split_arguments
-from utils.registry import load_plugins
-from utils.words import guarded_output
+from utils.registry.choices import fact
+from utils.words import say
 
 log = logging.getLogger(__name__)
 NOT_TESTED = (
@@ -60,8 +61,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if {"-h", "--help"}.intersection(arguments):
-        with guarded_output():
-            print(help_text())
+        return _help([argument for argument in arguments if argument not in ("-h", "--help")])
+    if "--version" in arguments:
+        print(__version__)
         return 0
     rank = ranks.this_rank()
     quiet, asked_to_stop = (
@@ -83,6 +85,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return code if failure is None else report_failure(failure)
 
 
+@prints_user_errors
+def _help(arguments: list[str]) -> int:
+    """Print usage and every key, those of plugins among them."""
+    if "--plugin" in arguments:
+        read_command_line(split_arguments(arguments)[1])
+    say(help_text())
+    return 0
+
+
 def run(arguments: list[str], console: Console, stop: stop_signals.StopSignals, rank: ranks.Rank | None) -> int:
     """Train and test the experiment of these arguments, or show the result of one that is finished; returns the exit
     code.
@@ -93,9 +104,8 @@ def run(arguments: list[str], console: Console, stop: stop_signals.StopSignals, 
         ConfigError: no config, or one that cannot work. Other UserError of `utils.errors`: bad data, no space, ...
         Interrupted: a signal came; everything is saved.
     """
-    launch_options, arguments = split_arguments(arguments)
-    json_path, overrides = parse_command_line(arguments)
-    overrides = load_plugins(overrides)
+    launch_options, arguments = split_arguments(options_of(arguments))
+    json_path, overrides = read_command_line(arguments)
     if json_path is None and "experiment_name" not in overrides:
         raise ConfigError(
             f"command line: --name_of_args_json_file is missing, the path of a config\n{USAGE}\n--help lists the keys"
@@ -105,10 +115,10 @@ def run(arguments: list[str], console: Console, stop: stop_signals.StopSignals, 
     if launch is not None:
         if json_path is not None and not json_path.is_file():
             raise ConfigError(f"{json_path}: can be read once, but each process of a run reads it; give a file")
-        ranks.check_task_count(config.tasks_per_meta_batch, launch.n_ranks)
+        _check_ranks(config, launch.n_ranks)
         if launch.on_one_machine and not config.dry_run:
             RunFolder(experiments_root() / config.experiment_name).check_not_in_use(within_s=2.0)
-        return run_ranks(Path(__file__).resolve(), arguments, launch, config.experiment_name, stop)
+        return run_ranks(child_process("train"), arguments, launch, config.experiment_name, stop)
     if config.dry_run:
         with dry_run(config) as (limited, folder):
             run_experiment(limited, folder, console, stop, rank=rank)
@@ -126,7 +136,7 @@ def run_experiment(
     does so.
     """
     if rank is not None:
-        ranks.check_task_count(config.tasks_per_meta_batch, rank.size)
+        _check_ranks(config, rank.size)
         if not rank.is_main:
             _train_and_test(config, RunFolder(folder / config.experiment_name), stop, rank)
             return
@@ -172,6 +182,20 @@ def run_experiment(
         raise
     finally:
         run_folder.unlock()
+
+
+def _check_ranks(config: ExperimentConfig, n_ranks: int) -> None:
+    """Refuse what so many processes cannot share.
+
+    Raises:
+        ConfigError: there are not as many tasks for each, or a task's share of the outer loss depends on the others.
+    """
+    ranks.check_task_count(config.tasks_per_meta_batch, n_ranks)
+    if n_ranks > 1 and not fact("outer_loss", config.outer_loss, "is_mean", False):
+        raise ConfigError(
+            f'"outer_loss" {config.outer_loss} looks at all tasks of a meta-batch together, which {n_ranks} processes '
+            'share; train on one GPU, or set "outer_loss" to "mean"'
+        )
 
 
 def _train_and_test(

@@ -1,15 +1,17 @@
-"""Part of `reliability.py`: real scripts that are interrupted at random moments of every phase of their life, and
-run again to their end.
+"""Part of `reliability.py`: real scripts that are interrupted at random moments of every phase of their life, or whose
+terminal or disk goes away, and that are run again to their end.
 
 A history is a run of experiment_scripts/quickstart.sh, shortened by flags, with everything below a folder of its
 own: its dataset is ready, or still has to be drawn, or to be unpacked from an archive. Its whole folder, and what it
 made of its dataset, is compared with that of a run that was never interrupted.
 """
 
+import contextlib
 import hashlib
 import json
 import logging
 import os
+import pty
 import random
 import re
 import shutil
@@ -19,7 +21,7 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,14 +95,15 @@ class ScriptRun:
             "OMP_NUM_THREADS": "1",
         }
 
-    def start(self) -> subprocess.Popen:
-        """Start a new process; its output goes to a file."""
+    def start(self, terminal: int | None = None, redirection: str = "") -> subprocess.Popen:
+        """Start a new process; its output goes to a file, to this descriptor, or where bash redirects it to."""
         self._started_at = time.time()
         self._resumes = any(self.run_folder.glob("saved_models/*.safetensors"))
+        command = ["bash", str(REPOSITORY_ROOT / "experiment_scripts" / "quickstart.sh"), *self._arguments]
         with open(self.folder / "output.txt", "wb") as output:
             return subprocess.Popen(
-                ["bash", REPOSITORY_ROOT / "experiment_scripts" / "quickstart.sh", *self._arguments],
-                env=self._environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
+                ["bash", "-c", f'exec "$@" {redirection}', "bash", *command] if redirection else command,
+                env=self._environment, stdin=subprocess.DEVNULL, stdout=terminal or output, stderr=subprocess.STDOUT,
                 start_new_session=True, preexec_fn=with_default_signals,  # noqa: PLW1509 -- no threads here
             )  # fmt: skip
 
@@ -200,9 +203,9 @@ class Histories:
         self.seconds |= {"unpacking": unpacked.finish().get("unpacking", 0.5)}
         shutil.rmtree(unpacked.folder)
 
-    def make(self, start: str) -> ScriptRun:
-        """Make a run whose dataset is ready, or an archive, or still to be drawn."""
-        run = ScriptRun(Path(tempfile.mkdtemp(dir=self.folder)), **self.flags)
+    def make(self, start: str, folder: Path | None = None) -> ScriptRun:
+        """Make a run whose dataset is ready, or an archive, or still to be drawn; None: in a folder of its own."""
+        run = ScriptRun(folder or Path(tempfile.mkdtemp(dir=self.folder)), **self.flags)
         if start == "unpacked":
             shutil.copy(self.archive, run.datasets)
         elif start == "ready":
@@ -234,6 +237,58 @@ class Histories:
         else:
             shutil.rmtree(run.folder)
         return answers, not found
+
+
+def measure_lost_terminals(histories: Histories) -> list[str]:
+    """Run scripts whose output goes nowhere: full, closed, a reader that has gone, a terminal that has."""
+    equal, kinds = 0, ("> /dev/full 2>&1", ">&- 2>&-", "2>&1 | head -c 1", "a terminal")
+    for kind in kinds:
+        run = histories.make("ready")
+        if kind == "a terminal":
+            ours, theirs = pty.openpty()
+            process = run.start(terminal=theirs)
+            os.close(theirs)
+            os.read(ours, 1)
+            os.close(ours)
+        else:
+            process = run.start(redirection=f"{kind}; exit ${{PIPESTATUS[0]}}" if "|" in kind else kind)
+        code, found = process.wait(), differences(run.run_folder, histories.whole.run_folder)
+        equal += code == 0 and not found
+        if code or found:
+            logging.error("output to %s: exit code %d, %s", kind, code, found)
+    what = "output that is lost: /dev/full, closed, a pipe nobody reads, a terminal that goes"
+    return [f"| {what} | {len(kinds)} | {equal} runs ended with exit code 0 and every bit equal |"]
+
+
+def measure_full_disks(histories: Histories, count: int) -> list[str]:
+    """Fill the disk of a run to the last byte, before its start or at a random moment, then free it and run again."""
+    what, generator = "no byte left on the disk of a run", random.Random(histories.seed)
+    equal, codes, seconds = 0, Counter(), sum(histories.seconds.values())
+    for number in range(count):
+        disk = Path(tempfile.mkdtemp(dir=histories.folder))
+        mount = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(disk)]
+        if not shutil.which("mount") or subprocess.run(mount, capture_output=True, check=False).returncode:
+            return [f"| {what} | 0 | not tried: mounting a small disk needs root |"]
+        try:
+            run = histories.make("ready", disk)
+            process = run.start() if number else None
+            time.sleep(generator.uniform(0, seconds) if number else 0)
+            with open(disk / "filler", "wb", buffering=0) as filler:
+                for n_bytes in (2**20, 2**12, 1):  # what is left is less than each
+                    with contextlib.suppress(OSError):
+                        while filler.write(bytes(n_bytes)):
+                            pass
+            codes[(process or run.start()).wait()] += 1
+            (disk / "filler").unlink()
+            run.finish()
+            found = differences(run.run_folder, histories.whole.run_folder)
+            equal += not found
+            if found:
+                logging.error("full disk %d: %s", number, found)
+        finally:
+            subprocess.run(["umount", str(disk)], check=True)
+    ended = f"exit code 4 in {codes[4]} runs, 0 of a finished run in {codes[0]}"
+    return [f"| {what} | {count} | {ended}; with space again {equal} of {count} runs ended with every bit equal |"]
 
 
 def dataset_differences(datasets: Path, whole: Path) -> list[str]:

@@ -17,9 +17,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.measuring import time_iterations, whole_number
 from benchmarks.standard_settings import SETTINGS, print_table
 from utils.config import load_config
-from utils.config.command_line import parse_command_line
+from utils.config.command_line import read_command_line
 from utils.errors import ConfigError, prints_user_errors
-from utils.registry import load_plugins
 
 
 def chosen_settings(overrides: dict) -> list[str]:
@@ -45,8 +44,7 @@ def main(arguments: list[str]) -> int:
     if {"-h", "--help"}.intersection(arguments):
         print(__doc__)
         return 0
-    path, overrides = parse_command_line(arguments)
-    overrides = load_plugins(overrides)
+    path, overrides = read_command_line(arguments)
     if path is None and "experiment_name" not in overrides:
         iterations = whole_number(overrides, "iterations", 0, 1) if "iterations" in overrides else None
         names = chosen_settings(overrides)

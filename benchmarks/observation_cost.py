@@ -42,7 +42,7 @@ def measure(config: ExperimentConfig) -> dict[str, list[float]]:
     from data import build_data
     from experiment_builder import build_experiment
     from experiment_parts.records.diagnostics import Diagnostics
-    from experiment_parts.runs.run_folder import open_run_folder
+    from experiment_parts.runs.opening import open_run_folder
     from few_shot_learning_system import build_learner
 
     device, n_tasks = choose_device(config.gpu_to_use), config.tasks_per_meta_batch

@@ -3,15 +3,20 @@
     python benchmarks/reliability.py                a few minutes on two cores
     python benchmarks/reliability.py --soak         an hour or more: 200 kills, each signal 25 times
     python benchmarks/reliability.py --only-costs   measure times alone, on a quiet machine, for the report
+    python benchmarks/reliability.py --only-altered  alter data, checkpoints, terminals and disks alone, for the report
 
 How scripts are interrupted is in `interrupted_scripts.py`. With --progress FILE every history is written down as it
 ends, and the same command goes on after the last one.
 """
 
 import argparse
+import contextlib
+import io
 import json
 import logging
+import os
 import random
+import shutil
 import signal
 import statistics
 import sys
@@ -25,7 +30,17 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.interrupted_scripts import EXIT_CODES, PHASES, Histories, Interruption
+import numpy as np
+from PIL import Image
+
+from benchmarks.interrupted_scripts import (
+    EXIT_CODES,
+    PHASES,
+    Histories,
+    Interruption,
+    measure_full_disks,
+    measure_lost_terminals,
+)
 from experiment_parts.runs.checkpoints import read_checkpoint_state
 from utils.config import check_config
 from utils.errors import StorageError, UserError
@@ -176,8 +191,6 @@ def hostile_archives(canary: Path) -> dict[str, list[tuple[tarfile.TarInfo, byte
 
 def measure_hostile_files(folder: Path) -> list[str]:
     """Archives and checkpoints that want to write elsewhere, fill the disk or run code."""
-    import io
-
     from experiment_parts.runs.checkpoints import load_checkpoint
     from utils.files.archives import unpack_archive
 
@@ -214,6 +227,150 @@ def measure_hostile_files(folder: Path) -> list[str]:
     tried = len(archives) + len(checkpoints)
     return [
         f"| hostile archives and checkpoints | {tried} | {refused} refused, nothing written elsewhere, nothing run |"
+    ]
+
+
+def draw_images(folder: Path, seed: int, n_images: int = 4) -> None:
+    """Draw four classes of noise in each split, 14 x 14 and grey."""
+    generator = np.random.default_rng(seed)
+    for split in ("train", "val", "test"):
+        for name in (f"{split}/{split}_{rank}" for rank in range(4)):
+            (folder / name).mkdir(parents=True)
+            for image in range(n_images):
+                pixels = generator.integers(0, 256, (14, 14), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / name / f"{image}.bmp")  # of one size, whatever it shows
+
+
+def measure_altered_images(folder: Path, repetitions: int) -> list[str]:
+    """Alter the packed images of a dataset and their index, a byte each time, and open them."""
+    from utils.images.decoding import PixelFormat
+    from utils.images.packed import load_or_pack
+
+    draw_images(folder / "images", 0)
+    generator, found, shape = random.Random(0), Counter(), PixelFormat(14, 14, 1, "nearest")
+    packed, _, _ = load_or_pack(folder / "images", shape)
+    right = packed.read(into_memory=True).tobytes(), [*packed.image_paths()]
+    for kind in ("byte of the packed images", "byte of their index"):
+        for _ in range(repetitions):
+            packed, _, _ = load_or_pack(folder / "images", shape)
+            (index,) = (folder / ".packed").glob("*.json")
+            path = index if "index" in kind else packed.data_file
+            data = bytearray(path.read_bytes())
+            data[generator.randrange(len(data))] ^= generator.randrange(1, 256)
+            path.write_bytes(data)
+            try:
+                packed, _, _ = load_or_pack(folder / "images", shape)
+                packed.verify()
+                found[kind] += (packed.read(into_memory=True).tobytes(), [*packed.image_paths()]) == right
+            except UserError:
+                found[kind] += 1
+    return [
+        f"| an altered {kind} | {repetitions} | {n} times the right images, read anew |" for kind, n in found.items()
+    ]
+
+
+def measure_swapped_checkpoints(folder: Path) -> list[str]:
+    """Put every epoch's checkpoint of a run, and of another one, in the place of each other epoch's."""
+    import torch
+
+    from experiment_parts.runs.checkpoints import epoch_path, save_checkpoint
+    from experiment_parts.runs.run_folder import RUN_ID, RunFolder
+
+    runs = []
+    for run_id in "ab":
+        config = check_config({"experiment_name": run_id}, "a run").to_json_dict()
+        runs.append(RunFolder(folder / run_id))
+        runs[-1].create()
+        for epoch in range(1, 6):
+            state = {"epoch": epoch, "iteration": epoch, "config": config, "rows": [], "curves": [], RUN_ID: run_id}
+            path = epoch_path(runs[-1].saved_models, epoch)
+            save_checkpoint(path, {"w": torch.ones(1)}, state | {"metrics_jsonl_bytes": 0})
+        (folder / run_id / "config.json").write_text(json.dumps(config | {RUN_ID: run_id}))
+    tried = caught = 0
+    mine, other = (run.saved_models for run in runs)
+    for place in range(1, 6):
+        path, newest = epoch_path(mine, place), 5 - (place == 5)
+        own = path.read_bytes()
+        for source in (*(epoch_path(mine, n) for n in range(1, 6) if n != place), epoch_path(other, place)):
+            shutil.copyfile(source, path)
+            run = RunFolder(folder / "a")
+            tried += 1
+            caught += run.newest_good_checkpoint()[1]["epoch"] == newest and run.load_usable(path) is None
+            path.write_bytes(own)
+    return [f"| a checkpoint of another epoch or run under an epoch's name | {tried} | {caught} times not used |"]
+
+
+def changed_data(dataset: Path, split: str) -> dict[str, Callable[[], object]]:
+    """Return how the data of a started run may change, in one split."""
+    picked, other = dataset / split / f"{split}_1", dataset / split / f"{split}_2"
+
+    def replace_alike() -> None:
+        """As rsync does: another picture of the same name, size and time."""
+        path, new = picked / "1.bmp", picked / "new"
+        shutil.copyfile(other / "1.bmp", new)
+        shutil.copystat(path, new)
+        new.rename(path)
+
+    return {
+        "a class is gone": lambda: shutil.rmtree(picked),
+        "a class is new": lambda: shutil.copytree(other, picked.with_name("new")),
+        "a class has another name": lambda: picked.rename(picked.with_name("new")),
+        "an image is gone": (picked / "1.bmp").unlink,
+        "an image is new": lambda: Image.new("L", (14, 14), 99).save(picked / "new.bmp"),
+        "an image is another": replace_alike,
+    }
+
+
+def measure_changed_data(folder: Path) -> list[str]:
+    """Change the data of a run after its first epoch and start it again, in every way and split."""
+    from train_maml_system import main as train
+
+    draw_images(folder / "before" / "noise", 1)
+    config = {
+        "experiment_name": "changed", "dataset_name": "noise", "sets_are_pre_split": True, "image_height": 14,
+        "image_width": 14, "indexes_of_folders_indicating_class": [-2], "num_classes_per_set": 2,
+        "num_target_samples": 1, "total_epochs": 2, "total_epochs_before_pause": 1, "total_iter_per_epoch": 2,
+        "num_evaluation_tasks": 2, "cnn_num_filters": 4, "num_stages": 2, "gpu_to_use": "cpu", "report_every_s": 0,
+    }  # fmt: skip
+    (folder / "changed.json").write_text(json.dumps(config))
+    places = {"DATASET_DIR": str(folder / "datasets"), "EXPERIMENTS_DIR": str(folder / "experiments")}
+    before = {name: os.environ.get(name) for name in places}
+    os.environ |= places
+
+    def start() -> int:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            return train(["--name_of_args_json_file", str(folder / "changed.json")])
+
+    def put_back() -> None:
+        shutil.rmtree(folder / "datasets", ignore_errors=True)
+        shutil.copytree(folder / "before", folder / "datasets", copy_function=shutil.copy2)
+
+    put_back()
+    codes, kinds = [start()], [*changed_data(folder, "train")]
+    for split in ("train", "val", "test"):
+        for kind in kinds:
+            changed_data(folder / "datasets" / "noise", split)[kind]()
+            codes.append(start())
+            put_back()
+    codes.append(start())
+    for name, value in before.items():
+        os.environ.pop(name) if value is None else os.environ.update({name: value})
+    refused = codes[1:-1].count(2)
+    ended = "and went on when they were back" if codes[0] == codes[-1] == 0 else f"but ended with {codes[-1]}"
+    what = f"data that change while a run pauses ({len(kinds)} kinds in 3 splits)"
+    return [f"| {what} | {len(codes) - 2} | {refused} refused with exit code 2, {ended} |"]
+
+
+def measure_altered(histories: Histories) -> list[str]:
+    """Measure the rows about what is altered between two starts, or goes away during one."""
+    folder = histories.folder
+    logging.disable(logging.WARNING)  # hundreds of what is expected
+    return [
+        *measure_altered_images(folder / "altered_images", 200),
+        *measure_swapped_checkpoints(folder / "swapped"),
+        *measure_changed_data(folder / "changed"),
+        *measure_lost_terminals(histories),
+        *measure_full_disks(histories, 6),
     ]
 
 
@@ -263,15 +420,17 @@ def measure_costs(histories: Histories, count: int) -> list[str]:
 
 
 def replace_rows(report: str, rows: Sequence[str]) -> str:
-    """Return the report with these rows in the place of those that begin with the same words.
+    """Return the report with these rows in the place of those that begin with the same words; new ones before the last.
 
     Raises:
-        ValueError: a row is not in the report yet.
+        ValueError: no report.
     """
     lines = report.splitlines()
     for row in rows:
         label = ROW_OF_SAVING if ROW_OF_SAVING in row else row.split("|")[1].strip()
-        lines[[line.startswith(f"| {label}") for line in lines].index(True)] = row
+        is_it = [line.startswith(f"| {label}") for line in lines]
+        place = is_it.index(True) if True in is_it else [f"| {ROW_OF_SAVING}" in line for line in lines].index(True)
+        lines[place : place + any(is_it)] = [row]
     return "\n".join(lines) + "\n"
 
 
@@ -310,6 +469,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--progress", type=Path, help="a file to write every history to, and to go on from")
     parser.add_argument("--only-costs", action="store_true", help="measure times again and replace their rows")
+    parser.add_argument("--only-altered", action="store_true", help="alter things alone and replace their rows")
     parser.add_argument("--gpu", metavar="ID", help="run on this GPU, in deterministic mode, instead of the CPU")
     parser.add_argument("--output", type=Path, default=REPOSITORY_ROOT / "RELIABILITY.md")
     options = parser.parse_args()
@@ -318,8 +478,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         flags = {} if options.gpu is None else {"gpu_to_use": options.gpu, "deterministic": True}
         histories = Histories(Path(name), options.seed, **flags)
-        if options.only_costs:
-            rows = measure_costs(histories, options.signals or 6)
+        if options.only_costs or options.only_altered:
+            rows = measure_costs(histories, options.signals or 6) if options.only_costs else measure_altered(histories)
             options.output.write_text(replace_rows(options.output.read_text(), rows))
         else:
             tallies = {
@@ -330,7 +490,7 @@ def main() -> None:
             rows += [latency_row(number, tallies[number]) for number in EXIT_CODES]
             checkpoint = histories.whole.run_folder / "saved_models" / "train_model_2.safetensors"
             rows += measure_damage(checkpoint, 1000, 200) + measure_hostile_files(histories.folder / "hostile")
-            rows.append(measure_save(histories.folder, 50))
+            rows += [*measure_altered(histories), measure_save(histories.folder, 50)]
             minutes = sum(tally.seconds for tally in tallies.values()) / 60
             arguments = f"--kills {kills} --signals {signals} --seed {options.seed}"
             where = "a CPU" if options.gpu is None else f"GPU {options.gpu} in deterministic mode"

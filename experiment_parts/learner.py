@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from few_shot_learning_system import Evaluation
     from meta_learning.execution.execution import Execution
     from meta_learning.meta_gradients import MetaGradients
-    from meta_learning.outer_losses import OuterLoop
+    from meta_learning.outer_losses.step_weights import OuterLoop
 
 
 class Learner(Protocol):

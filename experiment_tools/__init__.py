@@ -1,4 +1,4 @@
-"""What one does around a run: each tool is started as `python -m experiment_tools.<name>`."""
+"""What one does around a run: a module is a command, or what several of them share."""
 
 import atexit
 import os

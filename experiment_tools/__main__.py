@@ -1,31 +1,29 @@
-"""python -m experiment_tools lists the tools, each a `python -m experiment_tools.<name>`."""
+"""python -m experiment_tools lists the commands of this project."""
 
 import ast
-from pathlib import Path
+import shutil
 
+from utils.paths import COMMANDS, PACKAGE, REPOSITORY_ROOT, command, module_of
 from utils.words import say
 
 
 def tools() -> dict[str, str]:
-    """Return name -> what it does, the first sentence of its docstring; a tool is a module of this folder whose
-    docstring says how to start it.
-    """
+    """Return what a user types -> what it does: the first paragraph of its docstring, without the former."""
     found = {}
-    folder = Path(__file__).parent
-    for path in [*folder.glob("[a-z]*.py"), *folder.glob("*/__main__.py")]:
-        name = path.parent.name if path.stem == "__main__" else path.stem
-        text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-        if f"python -m experiment_tools.{name}" in text:
-            found[name] = text.splitlines()[0].partition(": python -m")[0].rstrip(".")
-    return dict(sorted(found.items()))
+    for name in COMMANDS:
+        path = REPOSITORY_ROOT / module_of(name).removeprefix(PACKAGE).replace(".", "/")
+        path = path / "__main__.py" if path.is_dir() else path.with_suffix(".py")
+        text = (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").partition("\n\n")[0]
+        found[command(name)] = " ".join(text.split()).partition(command(name))[0].rstrip(".: `")
+    return found
 
 
 def main() -> None:
     """Print them."""
-    names = tools()
-    width = max(map(len, names))
-    for name, text in names.items():
-        say(f"python -m experiment_tools.{name:<{width}}  {text}")
+    found = tools()
+    width, columns = max(map(len, found)), shutil.get_terminal_size((200, 24)).columns
+    for typed, text in found.items():
+        say(f"{typed:<{width}}  {text}"[:columns])
 
 
 if __name__ == "__main__":

@@ -15,15 +15,16 @@ from typing import Any
 
 import numpy as np
 
-from experiment_tools.parts.command import free_folder, on_console
+from experiment_tools.parts.command import on_console
 from experiment_tools.parts.pages import Section, as_image, data_address, page_html
 from few_shot_classifier import FewShotClassifier
 from utils.errors import ConfigError, DataError
-from utils.files.atomic_files import storage_errors, write_bytes_atomically
+from utils.files.atomic_files import free_path, storage_errors, write_bytes_atomically
 from utils.files.tables import as_csv
 from utils.images.decoding import DECODING_ERRORS, PixelFormat, decode_image
 from utils.images.duplicates import are_of_one_colour, one_colour_text
 from utils.images.folders import ImageFolder, scan, some_of
+from utils.paths import command
 from utils.words import counted, printable
 
 log = logging.getLogger(__name__)
@@ -209,7 +210,7 @@ def write_results(targets: Sequence[Path], result: Mapping[str, Any], title: str
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m experiment_tools.adapt",
+        prog=command("adapt"),
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -229,7 +230,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     changes = {"number_of_evaluation_steps_per_iter": options.steps, "batch_norm_statistics": options.statistics}
-    output = options.output or free_folder(f"adapted_{Path(options.experiment).name}")
+    output = options.output or free_path(Path(f"adapted_{Path(options.experiment).name}"))
     targets = [output / "predictions.csv", output / "contact_sheet.html"]
     for path in targets:
         if path.exists():

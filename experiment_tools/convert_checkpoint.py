@@ -30,9 +30,10 @@ from experiment_tools.parts.command import on_console
 from utils.config import ExperimentConfig, load_config
 from utils.errors import ConfigError, StorageError
 from utils.files.atomic_files import read_regular
+from utils.paths import command
 
 if TYPE_CHECKING:
-    from meta_learning.inner_loop_optimizers import InnerLoopOptimizer
+    from meta_learning.inner_loop.base import InnerLoopOptimizer
 
 log = logging.getLogger(__name__)
 
@@ -175,7 +176,7 @@ def _reference_name(name: str) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Convert one checkpoint; returns the exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m experiment_tools.convert_checkpoint",
+        prog=command("convert_checkpoint"),
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -24,14 +24,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from experiment_parts.learner import Learner
 from utils.config import ExperimentConfig, load_config
-from utils.config.command_line import parse_command_line
+from utils.config.command_line import options_of, parse_command_line
 from utils.episodes.source import EpisodeSource
 from utils.errors import ConfigError, UserError
 from utils.files.atomic_files import nearest_existing
 from utils.machine.devices import choose_device, clock, describe_device, threads_text
 from utils.machine.failures import KEYS_TO_LOWER, is_out_of_memory, out_of_memory_reason
-from utils.machine.packages import installed_version, requirements, set_up_command
-from utils.paths import REPOSITORY_ROOT, dataset_root, experiments_root
+from utils.machine.packages import extras_command, installed_version, requirements, set_up_command
+from utils.paths import command, dataset_root, experiments_root
 from utils.words import guarded_output, say, size_text
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def examine(arguments: Sequence[str]) -> Iterator[Finding]:
     yield from check_devices()
     yield from check_folders()
     if not arguments:
-        yield Finding(OK, "give a config to look at it and its data too: python -m experiment_tools.doctor quickstart")
+        yield Finding(OK, f"give a config to look at it and its data too: {command('doctor')} quickstart")
         return
     try:
         config = _config_of(arguments)
@@ -92,13 +92,7 @@ def examine(arguments: Sequence[str]) -> Iterator[Finding]:
 
 
 def _config_of(arguments: Sequence[str]) -> ExperimentConfig:
-    arguments = list(arguments)
-    if not arguments[0].startswith("--"):
-        given = Path(arguments[0])
-        named = REPOSITORY_ROOT / "experiment_config" / f"{given.name.removesuffix('.json')}.json"
-        path = given if given.is_file() or not named.is_file() else named
-        arguments[:1] = ["--name_of_args_json_file", str(path)]
-    path, overrides = parse_command_line(arguments)
+    path, overrides = parse_command_line(options_of(arguments))
     return load_config(path, overrides)
 
 
@@ -121,9 +115,7 @@ def check_packages() -> Iterator[Finding]:
     yield Finding(OK, ", ".join(found))
     missing = [extra.name for extra in requirements("requirements-extras.txt") if installed_version(extra.name) is None]
     if missing:
-        yield Finding(
-            OK, f"optional, not installed: {', '.join(missing)} (python -m pip install -r requirements-extras.txt)"
-        )
+        yield Finding(OK, f"optional, not installed: {', '.join(missing)} ({extras_command('trackers,sweep,onnx')})")
 
 
 def _numbers(text: str) -> list[int]:
@@ -232,7 +224,7 @@ def _short_run(config: ExperimentConfig, data: EpisodeSource, device: "torch.dev
 
     from experiment_builder import build_experiment
     from experiment_parts.runs.checkpoints import list_epochs
-    from experiment_parts.runs.run_folder import open_run_folder
+    from experiment_parts.runs.opening import open_run_folder
     from few_shot_learning_system import build_learner
 
     heaviest = {"first_order_to_second_order_epoch": -1} if config.second_order else {}

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from experiment_tools.parts.run_reading import Run, list_runs, read_run
 from utils.metrics import ACCURACY, Summary, score_of
-from utils.paths import expanded, experiments_root
+from utils.paths import command, expanded, experiments_root
 from utils.words import guarded_output, say, size_text
 
 HEADING = ("run", "state", "epochs", "best val", "test", "disk", "changed")
@@ -21,9 +21,7 @@ HEADING = ("run", "state", "epochs", "best val", "test", "disk", "changed")
 @guarded_output()
 def main(arguments: Sequence[str] | None = None) -> int:
     """List the runs of a command line; return the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m experiment_tools.runs", description="List runs and what they have reached."
-    )
+    parser = argparse.ArgumentParser(prog=command("runs"), description="List runs and what they have reached.")
     parser.add_argument(
         "folder", nargs="?", type=Path, help="folder of run folders (default: EXPERIMENTS_DIR, else experiments/)"
     )

@@ -18,13 +18,13 @@ from PIL import Image, ImageDraw
 
 from experiment_tools.parts.command import on_console
 from utils.config import ExperimentConfig, load_config
-from utils.config.command_line import parse_command_line
+from utils.config.command_line import options_of, read_command_line
 from utils.episodes.drawing import SPLITS, EpisodeShape
 from utils.errors import ConfigError
 from utils.files.atomic_files import storage_errors
 from utils.files.tables import write_csv
 from utils.known_datasets import SINUSOID
-from utils.registry import load_plugins
+from utils.paths import command
 from utils.words import printable
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ SMALLEST_SIDE = 48
 MOST_QUERY_IMAGES = 10
 GAP, MARGIN, TEXT_WIDTH, HEADING = 4, 10, 220, 22
 INK, PAPER, FRAME = (30, 30, 30), (255, 255, 255), (190, 190, 190)
-USAGE = "python -m experiment_tools.show_data CONFIG.json [--to FOLDER] [--episodes 2] [--key value ...]"
+USAGE = f"{command('show_data')} CONFIG.json [--to FOLDER] [--episodes 2] [--key value ...]"
 
 
 def episode_picture(
@@ -176,10 +176,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not arguments or {"-h", "--help"}.intersection(arguments):
         print(__doc__)
         return 0 if arguments else 1
-    if not arguments[0].startswith("--"):
-        arguments[:1] = ["--name_of_args_json_file", arguments[0]]
-    path, overrides = parse_command_line(arguments)
-    overrides = load_plugins(overrides)
+    path, overrides = read_command_line(options_of(arguments))
     folder, n_episodes = overrides.pop("to", None), overrides.pop("episodes", 2)
     if not isinstance(n_episodes, int) or not 1 <= n_episodes <= 100:
         raise ConfigError(f"command line: --episodes is {n_episodes}, but must be 1 to 100; {USAGE}")

@@ -26,24 +26,26 @@ from experiment_parts.evaluation import model_selection
 from experiment_parts.evaluation.model_selection import chosen_checkpoint
 from experiment_parts.evaluation.split_evaluation import evaluate_tasks
 from experiment_parts.runs.checkpoints import load_checkpoint, save_checkpoint
-from experiment_parts.runs.run_folder import RunFolder, open_run_folder
+from experiment_parts.runs.opening import open_run_folder
+from experiment_parts.runs.run_folder import RunFolder
 from few_shot_classifier.arrays import InputError, as_input, class_labels, image_arrays, resized
 from few_shot_classifier.datasets import evaluation_data, first_image_shape, training_data
 from few_shot_classifier.estimator import Estimator, NotFittedError, with_parameters
 from few_shot_learning_system import OPTIMIZER_PREFIX, FewShotLearner, build_learner
 from meta_learning.adapted_task import AdaptedLearner, adapt
-from meta_learning.outer_losses import TaskLoss
+from meta_learning.losses.base import TaskLoss
 from utils.config import ExperimentConfig, check_config
-from utils.config import schema as config_schema
+from utils.config.schema import ONE_START_ONLY, fields
 from utils.episodes.source import EpisodeSource
 from utils.errors import ConfigError, StorageError
 from utils.machine.devices import choose_device
 from utils.metrics import percent, summarise
 from utils.paths import experiments_root
 from utils.registry import GIVEN_NETWORK
+from utils.registry.choices import GIVEN
 
 OF_SCRIPTS_ALONE = {
-    *config_schema.ONE_START_ONLY,
+    *ONE_START_ONLY,
     "test_after_training",
     "evaluate_on_test_set_only",
     "load_checkpoint",
@@ -56,19 +58,26 @@ OF_SCRIPTS_ALONE = {
 }
 """Config keys that are no parameters: `meta_fit` is given the dataset, `accuracy` tests, `load` loads."""
 IMAGE_SIDES = ("image_channels", "image_height", "image_width")
-PARAMETERS: dict[str, Any] = {
-    "network": None, "image_shape": None,
-    **{
+
+
+def parameters() -> dict[str, Any]:
+    """Return parameter -> default: the config keys of today, those of plugins among them, and two more.
+
+    `network`: a `torch.nn.Module`, a function of (config, (C, H, W), N) that makes one, the name of a backbone, or None
+    for the key `backbone`. `image_shape`: C, H, W of flat images. None for the size of images: that of the first ones.
+    The keys of OBJECTS may also be a class, or a function that makes one, as the functions of `utils.registry` take
+    them; `loss` also a function of (logits (n, N), labels (n,)).
+    """
+    keys = {
         name: None if name in ("experiment_name", *IMAGE_SIDES) else field.default
-        for name, field in config_schema.ExperimentConfig.model_fields.items()
+        for name, field in fields().items()
         if name not in OF_SCRIPTS_ALONE
-    },
-    "diagnostics_every_epochs": 0,
-}  # fmt: skip
-"""Parameter -> default. `network`: a `torch.nn.Module`, a function of (config, (C, H, W), N) that makes one, the
-name of a backbone, or None for the key `backbone`. `image_shape`: C, H, W of flat images. None for the size of
-images: that of the first ones. `loss` may also be a function of (logits (n, N), labels (n,)).
-"""
+    }
+    return {"network": None, "image_shape": None, **keys, "diagnostics_every_epochs": 0}
+
+
+OBJECTS = ("inner_loop_optimizer", "head", "loss", "outer_loss", "norm_layer")
+"""Parameters that may be a name or an object."""
 IMAGES_AT_ONCE = 256
 """Where an image's prediction does not depend on the other images."""
 FIT_PREFIX = "fit."
@@ -99,16 +108,15 @@ class _FunctionLoss(TaskLoss):
 
     def __init__(self, function: Callable[[Tensor, Tensor], Tensor]) -> None:
         super().__init__()
-        object.__setattr__(self, "function", function)
+        self.function = function
 
-    def per_task_loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
+    def losses(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """Return each task's loss (B,)."""
-        # type: ignore[attr-defined]
         losses = [self.function(logits, of_task) for logits, of_task in zip(outputs, labels, strict=True)]
         return torch.stack([loss.mean() for loss in losses])
 
 
-@with_parameters(PARAMETERS)
+@with_parameters(parameters)
 class FewShotClassifier(Estimator):
     """A classifier that learns from a few examples, from an initialisation that was meta-learned on many classes.
 
@@ -172,7 +180,7 @@ class FewShotClassifier(Estimator):
         values |= {
             "experiment_name": values["experiment_name"] or "few_shot_classifier",
             "dataset_name": "images",
-            "loss": "cross_entropy" if callable(self.loss) else self.loss,
+            **{name: GIVEN for name in OBJECTS if name in self._objects()},
         }
         if self.network is not None:
             values["backbone"] = self.network if isinstance(self.network, str) else GIVEN_NETWORK
@@ -190,33 +198,31 @@ class FewShotClassifier(Estimator):
         if n_way is not None and not meta_learned:
             values["num_classes_per_set"] = n_way
         config = check_config(values | changes, "FewShotClassifier")
-        if config.loss == "mean_squared_error":
+        if config.is_regression:
             raise ConfigError(
-                'FewShotClassifier: "loss" mean_squared_error is for regression; use cross_entropy or '
-                "binary_cross_entropy"
+                f'FewShotClassifier: "loss" {config.loss} is for regression; use cross_entropy or binary_cross_entropy'
             )
         return config
 
     def _build(self, config: ExperimentConfig, initialisation: dict[str, Tensor] | None) -> FewShotLearner:
         """Build the learner of a config, with an initialisation that was meta-learned."""
-        learner = build_learner(
-            config,
-            choose_device(config.gpu_to_use),
-            network=None if isinstance(self.network, str) else self.network,
-            loss=_FunctionLoss(self.loss) if callable(self.loss) else None,
-        )
+        objects = self._objects()
+        loss = objects.get("loss")
+        if loss is not None and not isinstance(getattr(loss, "func", loss), TaskLoss | type):
+            objects["loss"] = _FunctionLoss(loss)
+        learner = build_learner(config, choose_device(config.gpu_to_use), **objects)
         if initialisation is not None:
-            own = learner.state_tensors()
-            learned = (
-                config.learnable_per_layer_per_step_inner_loop_learning_rate
-                or config.learnable_inner_loop_learning_rates != "none"
-            )
-            kept = {
-                name: value for name, value in initialisation.items() if learned or not name.startswith("inner_loop.")
-            }
-            rates = {name: value for name, value in own.items() if name.startswith("inner_loop.") and not learned}
-            learner.load_state_tensors(rates | kept, optimizer=False)
+            # Rates that are not learned are those of the config.
+            learned = learner.meta_parameters()
+            rates = {name: value for name, value in learner.state_tensors().items()
+                     if name.startswith("inner_loop.") and name not in learned}  # fmt: skip
+            learner.load_state_tensors(initialisation | rates, optimizer=False)
         return learner
+
+    def _objects(self) -> dict[str, Any]:
+        """Return the parameters that are no names: a network, a loss, ..."""
+        given = {name: getattr(self, name) for name in ("network", *OBJECTS)}
+        return {name: value for name, value in given.items() if not isinstance(value, str | None)}
 
     # Adapting and classifying.
 
@@ -354,7 +360,7 @@ class FewShotClassifier(Estimator):
     def _classify(self, query: Tensor, step: int) -> np.ndarray:
         """Return probabilities (n, N) after `step` inner steps."""
         logits = self._adapted.logits(query, step).double()
-        if self._config_of_fit.loss == "binary_cross_entropy" and not callable(self.loss):
+        if self._config_of_fit.loss == "binary_cross_entropy":
             independent = torch.sigmoid(logits)
             return (independent / independent.sum(-1, keepdim=True).clamp(min=1e-300)).cpu().numpy()
         return torch.softmax(logits, -1).cpu().numpy()
@@ -442,9 +448,7 @@ class FewShotClassifier(Estimator):
         if "config" not in state:
             raise StorageError(f"{path}: holds no config, so it is no checkpoint of a run")
         config = check_config(state["config"], str(path))
-        stored = {
-            name: getattr(config, name) for name in PARAMETERS if name in config_schema.ExperimentConfig.model_fields
-        }
+        stored = {name: getattr(config, name) for name in parameters() if name in fields()}
         stored |= {"gpu_to_use": "auto", "experiment_name": None, "network": network}
         classifier = cls(**(stored | params))
         classifier._keep_initialisation(tensors, config)
@@ -468,18 +472,12 @@ class FewShotClassifier(Estimator):
                 if not name.startswith(OPTIMIZER_PREFIX)
             }
         config = self._config_of_fit if fitted else self._config(None, meta_learned=True)
-        params = {
-            name: _plain(value)
-            for name, value in self.get_params().items()
-            if name not in ("network", "loss") or isinstance(value, str)
-        }
+        params = {name: _plain(value) for name, value in self.get_params().items() if name not in self._objects()}
         state: dict[str, Any] = {
             "config": config.to_json_dict(),
             "classifier": json.loads(json.dumps(params)),
             "meta_config": self.meta_config_,
-            "given_as_objects": [
-                name for name in ("network", "loss") if not isinstance(getattr(self, name), (str, type(None)))
-            ],
+            "given_as_objects": list(self._objects()),
         }
         tensors = dict(initialisation)
         if fitted:
@@ -492,26 +490,27 @@ class FewShotClassifier(Estimator):
         save_checkpoint(Path(path), tensors, state)
 
     @classmethod
-    def load(cls, path: str | Path, *, network: nn.Module | None = None, loss: Any = None) -> "FewShotClassifier":
+    def load(cls, path: str | Path, *, network: nn.Module | None = None, **objects: Any) -> "FewShotClassifier":
         """Read what `save` wrote, or any checkpoint of a run.
 
         Args:
             path: of the file.
-            network, loss: the same as when it was saved, where they were objects: files hold numbers, not code.
+            network, objects: the same as when it was saved, such as `loss`, where they were objects: files hold
+                numbers, not code.
         Raises:
             ConfigError: an object is asked for and not given. StorageError: the file is damaged, or cannot be read.
         """
         tensors, state = load_checkpoint(Path(path))
         if "classifier" not in state:
-            return cls._from_checkpoint(Path(path), tensors, state, network, {} if loss is None else {"loss": loss})
-        objects = {"network": network, "loss": loss}
+            return cls._from_checkpoint(Path(path), tensors, state, network, objects)
+        objects |= {} if network is None else {"network": network}
         for name in state["given_as_objects"]:
-            if objects[name] is None:
+            if objects.get(name) is None:
                 raise ConfigError(f"{path}: was saved with a {name} of its own; give it: load(path, {name}=...)")
         params = {
             name: tuple(value) if isinstance(value, list) else value for name, value in state["classifier"].items()
         }
-        classifier = cls(**(params | {name: value for name, value in objects.items() if value is not None}))
+        classifier = cls(**(params | objects))
         if state["meta_config"] is not None:
             classifier._keep_initialisation(tensors, check_config(state["meta_config"], str(path)))
         if "fit" in state:

@@ -7,7 +7,8 @@ initialisation and forgets what was fitted; pickling is refused.
 import copy
 import difflib
 import inspect
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 try:
     from sklearn.exceptions import NotFittedError
@@ -21,11 +22,12 @@ KEPT_BY_CLONE = ("initialisation_", "meta_config_")
 """What meta-learning leaves in an estimator; never changed in place, so clones share it."""
 
 
-def with_parameters(defaults: dict[str, Any]) -> Any:
-    """Decorate a class: `__init__` takes these keywords and stores them; the signature shows them."""
+def with_parameters(defaults_of_today: Callable[[], dict[str, Any]]) -> Any:
+    """Decorate a class: `__init__` takes these keywords and stores them; the signature shows those of the beginning."""
 
     def decorate(cls: type) -> type:
         def __init__(self: Any, **given: Any) -> None:
+            defaults = defaults_of_today()
             unknown = [name for name in given if name not in defaults]
             if unknown:
                 nearest = difflib.get_close_matches(unknown[0], defaults, 1)
@@ -36,11 +38,13 @@ def with_parameters(defaults: dict[str, Any]) -> Any:
 
         keyword = inspect.Parameter.KEYWORD_ONLY
         own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
-        parameters = [inspect.Parameter(name, keyword, default=default) for name, default in defaults.items()]
+        parameters = [
+            inspect.Parameter(name, keyword, default=default) for name, default in defaults_of_today().items()
+        ]
         __init__.__signature__ = inspect.Signature([own, *parameters])  # type: ignore[attr-defined]
         __init__.__doc__ = "Store the parameters; nothing is checked or built before it is needed."
         cls.__init__ = __init__  # type: ignore[misc]
-        cls.parameter_defaults = defaults  # type: ignore[attr-defined]
+        cls.parameter_defaults = staticmethod(defaults_of_today)  # type: ignore[attr-defined]
         return cls
 
     return decorate
@@ -49,13 +53,17 @@ def with_parameters(defaults: dict[str, Any]) -> Any:
 class Estimator:
     """The conventions; `with_parameters` gives a subclass its parameters."""
 
-    parameter_defaults: dict[str, Any]
+    parameter_defaults: Callable[[], dict[str, Any]]
     initialisation_: Any = None
     meta_config_: Any = None
 
+    if TYPE_CHECKING:  # what `with_parameters` makes
+
+        def __init__(self, **parameters: Any) -> None: ...
+
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """Return every parameter by name."""
-        return {name: getattr(self, name) for name in self.parameter_defaults}
+        return {name: getattr(self, name, default) for name, default in self.parameter_defaults().items()}
 
     def set_params(self, **params: Any) -> Any:
         """Set parameters by name; they count from the next `fit` or `meta_fit` on.
@@ -64,8 +72,8 @@ class Estimator:
             ValueError: a name that is no parameter.
         """
         for name in params:
-            if name not in self.parameter_defaults:
-                nearest = difflib.get_close_matches(name, self.parameter_defaults, 1)
+            if name not in self.parameter_defaults():
+                nearest = difflib.get_close_matches(name, self.parameter_defaults(), 1)
                 hint = f', did you mean "{nearest[0]}"' if nearest else ""
                 raise ValueError(
                     f"Invalid parameter {name!r} for estimator {type(self).__name__}{hint}; get_params() lists them"
@@ -126,9 +134,8 @@ class Estimator:
         )
 
     def __repr__(self) -> str:
-        changed = {
-            name: value for name, value in self.get_params().items() if not _same(value, self.parameter_defaults[name])
-        }
+        defaults = self.parameter_defaults()
+        changed = {name: value for name, value in self.get_params().items() if not _same(value, defaults[name])}
         return f"{type(self).__name__}({', '.join(f'{name}={_short(value)}' for name, value in changed.items())})"
 
 

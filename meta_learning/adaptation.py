@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from meta_learning.heads import HEADS
-from meta_learning.inner_loop_optimizers import InnerLoopOptimizer
+from meta_learning.heads.base import Head
+from meta_learning.inner_loop.base import InnerLoopOptimizer
+from meta_learning.losses.base import TaskLoss
 from meta_learning.networks.base import MetaNetwork
 from meta_learning.networks.passes import Pass
-from meta_learning.outer_losses import TaskLoss
 from utils.episodes.source import Tasks
 from utils.errors import ConfigError
 
@@ -109,12 +109,12 @@ class Adaptation:
     Args:
         network: body and head.
         optimizer: rates and update rule; its `names` are the adapted parameters.
-        head: a key of `meta_learning.heads.HEADS`.
+        head: where the last layer's weights come from.
         loss: of the support images.
     """
 
-    def __init__(self, network: MetaNetwork, optimizer: InnerLoopOptimizer, head: str, loss: TaskLoss) -> None:
-        self.network, self.optimizer, self.head, self.loss = network, optimizer, HEADS[head], loss
+    def __init__(self, network: MetaNetwork, optimizer: InnerLoopOptimizer, head: Head, loss: TaskLoss) -> None:
+        self.network, self.optimizer, self.head, self.loss = network, optimizer, head, loss
 
     def prepare(self, episodes: Tasks, pass_: Pass) -> PreparedEpisodes:
         """Return the episodes as the passes of one computation share them."""
@@ -137,7 +137,7 @@ class Adaptation:
         # expand, not repeat: B learners share the memory of one until the first step gives each its own.
         values = {name: own[name].expand(n_tasks, *own[name].shape) for name in names if name in own}
         moving: dict[str, tuple[Tensor, Tensor]] = {}
-        if self.head.make is None:
+        if not self.head.is_made_per_episode:
             self._check_ways(episodes)
         else:
             features = episodes.support_images.new_empty(n_tasks, 0, self.network.head.in_features)
@@ -146,7 +146,9 @@ class Adaptation:
                 # parameter, not a function of the body; the meta-gradient does see it as one.
                 features = prepared.features("support", {}, pass_.recording(moving=moving))
             values |= self.head.make(features, episodes.support_labels, episodes.n_way)
-        params = {name: values.pop(name) for name in names}
+        # A head that nothing has a gradient through, such as one of zeros, is a beginning all the same.
+        taken = {name: values.pop(name) for name in names}
+        params = {name: value if value.requires_grad else value.requires_grad_() for name, value in taken.items()}
         return Adapted(params, fixed=values, state=self.optimizer.init(params), moving=moving)
 
     def step(
@@ -209,7 +211,8 @@ class Adaptation:
 
     def _logits(self, role: str, prepared: PreparedEpisodes, adapted: Adapted, pass_: Pass) -> Tensor:
         features = prepared.features(role, adapted.params, pass_)
-        return self.network.classify(features, adapted.params | adapted.fixed)
+        logits = self.network.classify(features, adapted.params | adapted.fixed)
+        return logits if role == "support" or self.head.temperature == 1 else logits / self.head.temperature
 
     def _check_ways(self, episodes: Tasks) -> None:
         n_outputs = self.network.head.out_features

@@ -41,7 +41,7 @@ class AdaptedLearner:
 
     @property
     def statistics(self) -> str:
-        """Batch-norm statistics: a key of `meta_learning.networks.passes.STATISTICS`, or "mixed"."""
+        """Batch-norm statistics: a value of `batch_norm_statistics`, or "mixed"."""
         return self.learner.batch_norm_statistics
 
     @property
@@ -64,6 +64,14 @@ class AdaptedLearner:
 def adapt(learner: "FewShotLearner", images: Tensor, labels: Tensor, n_way: int) -> AdaptedLearner:
     """Take a learner's inner steps of evaluation on one support set; the learner stays as it was.
 
+        >>> import torch
+        >>> from mamlkit import adapt, build_learner, load_config
+        >>> keys = {"num_classes_per_set": 2, "image_height": 8, "image_width": 8, "image_channels": 1}
+        >>> learner = build_learner(load_config(None, {"experiment_name": "mine", "backbone": "mlp", **keys}), "cpu")
+        >>> adapted = adapt(learner, torch.randn(2, 1, 8, 8), torch.tensor([0, 1]), n_way=2)
+        >>> adapted.logits(torch.randn(5, 1, 8, 8), step=1).shape
+        torch.Size([5, 2])
+
     Args:
         images: float (n, C, H, W), normalised.
         labels: int64 (n,), 0..N-1.
@@ -73,7 +81,7 @@ def adapt(learner: "FewShotLearner", images: Tensor, labels: Tensor, n_way: int)
     """
     own = next(learner.network.parameters())
     images = images.to(own.device, own.dtype)[None]
-    n_outputs = n_way if learner.adaptation.head.make else max(n_way, learner.network.head.out_features)
+    n_outputs = n_way if learner.adaptation.head.is_made_per_episode else max(n_way, learner.network.head.out_features)
     task = Task(images, labels.to(own.device)[None], images[:, :0], n_outputs)
     prepared, steps = learner.adaptation_path(task)
     return AdaptedLearner(learner, task, [adapted for adapted, _, _ in steps], prepared, n_way)

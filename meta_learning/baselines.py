@@ -13,7 +13,7 @@ from torch import Tensor
 
 from meta_learning.adaptation import PreparedEpisodes
 from meta_learning.feature_classifiers import nearest_neighbours, predictions, ridge_head
-from meta_learning.heads import prototype_head
+from meta_learning.heads.prototypes import PrototypeHead
 from meta_learning.networks.base import MetaNetwork
 from meta_learning.networks.passes import Pass, PassRecord
 from utils.episodes.source import Episodes
@@ -21,6 +21,7 @@ from utils.episodes.source import Episodes
 if TYPE_CHECKING:
     from few_shot_learning_system import Evaluation, FewShotLearner
 
+class_means = PrototypeHead(0).make
 LABEL_ORDERS = 5
 """In how many orders a task's labels are tried, its own among them."""
 HeadOfFeatures = Callable[[Tensor, Tensor, int], dict[str, Tensor]]
@@ -57,7 +58,7 @@ def of_tasks(
     # Before any inner step a moving average of the episode stands at its start, which describes no images.
     if not any(choice.moves_within_episode for choice in choices):
         features = evaluation.support_features, evaluation.query_features
-        found["centroids"] = _accuracies(prototype_head, episodes, *features)
+        found["centroids"] = _accuracies(class_means, episodes, *features)
         found["ridge"] = _accuracies(ridge_head, episodes, *features)
         # Nor do the running averages of a network that was never trained.
         is_known = untrained is not None and learner.untrained_network is not None
@@ -66,7 +67,7 @@ def of_tasks(
                 of_centroids(learner, learner.untrained_network, untrained, pass_, "untrained"), n_tasks
             )
     n_orders = min(LABEL_ORDERS, n_way)
-    if reordered is not None and learner.adaptation.head.make is None and n_orders > 1:
+    if reordered is not None and not learner.head.is_made_per_episode and n_orders > 1:
         shifts = [order * n_way // n_orders for order in range(1, n_orders)]
         found["label_orders"] = _filled(_in_other_orders(learner, reordered, pass_, shifts), n_tasks)
     return found
@@ -109,7 +110,7 @@ def of_centroids(learner: "FewShotLearner", network: MetaNetwork, episodes: Epis
         return {role: prepared.features(role, {}, own) for role in ("support", "query")}
 
     found = learner.execution.over_tasks(features, episodes, (name, pass_.statistics))
-    return _accuracies(prototype_head, episodes, found["support"], found["query"])
+    return _accuracies(class_means, episodes, found["support"], found["query"])
 
 
 def _in_other_orders(learner: "FewShotLearner", episodes: Episodes, pass_: Pass, shifts: list[int]) -> Tensor:

@@ -11,9 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from meta_learning.losses.base import TaskLoss
 from meta_learning.meta_optimizer import MetaOptimizer, OuterUpdate
 from meta_learning.networks.base import MetaNetwork
-from meta_learning.networks.batch_norm import MetaBatchNorm2d
+from meta_learning.networks.norms.batch_norm import MetaBatchNorm2d
 from meta_learning.networks.passes import Pass, PassRecord
 from utils.episodes.source import Episodes
 from utils.errors import ConfigError
@@ -41,7 +42,7 @@ class Pretraining:
         epochs: the run's first so many.
         n_classes: C.
         seed: of the head's initial weights.
-        label_smoothing: of the loss.
+        loss: cross-entropy, with the label smoothing of the config.
     """
 
     def __init__(
@@ -53,9 +54,9 @@ class Pretraining:
         epochs: int,
         n_classes: int,
         seed: int,
-        label_smoothing: float = 0.0,
+        loss: TaskLoss,
     ) -> None:
-        self.network, self.epochs, self._label_smoothing = network, epochs, label_smoothing
+        self.network, self.epochs, self._loss = network, epochs, loss
         own = next(network.parameters())
         weight = torch.empty(n_classes, network.head.in_features)
         nn.init.xavier_uniform_(weight, generator=torch.Generator().manual_seed(seed))
@@ -85,7 +86,7 @@ class Pretraining:
         labels = classes.gather(1, torch.cat([episodes.support_labels, episodes.query_labels], dim=1))  # (B, n)
         features = self.network.features(self.network.prepare(images), {}, pass_)
         logits = F.linear(features, *self._head.values())  # (B, n, C)
-        loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), label_smoothing=self._label_smoothing)
+        loss = self._loss.per_task_loss(logits, labels).mean()
         values = torch.autograd.grad(loss, list(self._parameters.values()), allow_unused=True, materialize_grads=True)
         gradients = dict(zip(self._parameters, values, strict=True))
         self._share_rows(gradients, pass_.record)

@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+if not __package__:  # started as a file
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from script_generation_tools.fmu2_configs import convert_fmu2_config
 from script_generation_tools.reference_configs import Conversion, convert_reference_config
@@ -22,7 +23,7 @@ from utils.config import check_config
 from utils.errors import ConfigError, prints_user_errors
 from utils.files.atomic_files import write_bytes_atomically
 from utils.files.reading import parse_json, read_text, why_unreadable
-from utils.paths import REPOSITORY_ROOT
+from utils.paths import working_folder
 from utils.words import say
 
 YAML_SUFFIXES = (".yaml", ".yml")
@@ -85,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, help="where the new config goes; never over a file that exists")
     options = parser.parse_args(arguments)
     conversion = convert_files(options.files)
-    output = options.output or REPOSITORY_ROOT / "experiment_config" / f"{options.files[0].stem}.json"
+    output = options.output or working_folder() / "experiment_config" / f"{options.files[0].stem}.json"
     if output.exists():
         raise ConfigError(f"{output}: exists already and stays as it is; give another --output")
     write_bytes_atomically(output, (json.dumps(conversion.values, indent=2) + "\n").encode())

@@ -17,9 +17,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+if not __package__:  # started as a file
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from utils.paths import REPOSITORY_ROOT
+from utils.paths import PACKAGE, REPOSITORY_ROOT, working_folder
 from utils.words import say
 
 
@@ -27,7 +28,10 @@ def _continue_in_project_environment(error: ModuleNotFoundError) -> None:
     """Start again with the Python of .venv, so that `python generate_configs.py` works without activating it."""
     python = REPOSITORY_ROOT / ".venv" / "bin" / "python"
     if not python.exists() or Path(sys.prefix) == python.parent.parent:
-        sys.exit(f'{sys.executable} lacks "{error.name}". Run: bash {REPOSITORY_ROOT / "install.sh"}')
+        advice = (
+            f"{sys.executable} -m pip install {PACKAGE[:-1]}" if PACKAGE else f"bash {REPOSITORY_ROOT / 'install.sh'}"
+        )
+        sys.exit(f'{sys.executable} lacks "{error.name}". Run: {advice}')
     os.execv(python, [str(python), *sys.argv])
 
 
@@ -36,6 +40,7 @@ try:
     from utils.config import ExperimentConfig, check_config
     from utils.errors import ConfigError, prints_user_errors
     from utils.files.reading import parse_json, parse_toml, read_text, why_unreadable
+    from utils.registry import load_plugins
 except ModuleNotFoundError as missing:
     if __name__ != "__main__":
         raise
@@ -49,6 +54,7 @@ DEFAULTS = "defaults"
 NAME = "experiment_name"
 SETTINGS = "settings"
 LIKE = "like"
+PLUGIN = "plugin"
 
 
 class Candidate(NamedTuple):
@@ -61,6 +67,8 @@ class Candidate(NamedTuple):
     combination: dict[str, Any]
     name_values: dict[str, Any]
     section_pattern: str
+    plugins: tuple[Path, ...] = ()
+    """Files that register what the config names; its script gives them with --plugin."""
 
 
 def generate_configs(template_folder: Path, config_folder: Path, *, prune: bool = False) -> Outcome:
@@ -83,6 +91,16 @@ def expand_templates(template_folder: Path) -> tuple[dict[str, str], list[str]]:
     Raises:
         ConfigError: a variable without values, a template that is no valid config, two configs with one name, ...
     """
+    candidates, notes = _expand(template_folder)
+    return {candidate.stem: candidate.text for candidate in candidates}, notes
+
+
+def plugins_of_configs(template_folder: Path) -> dict[str, tuple[Path, ...]]:
+    """Return name of a config -> the files that `plugin` names in its section of the values file."""
+    return {candidate.stem: candidate.plugins for candidate in _expand(template_folder)[0] if candidate.plugins}
+
+
+def _expand(template_folder: Path) -> tuple[list[Candidate], list[str]]:
     all_values = _read_values(template_folder / VALUES_FILE)
     templates = sorted(template_folder.glob("[!.]*.json"))
     problems: list[str] = []
@@ -96,7 +114,8 @@ def expand_templates(template_folder: Path) -> tuple[dict[str, str], list[str]]:
     for path in templates:
         try:
             values = _with_inherited(all_values, path.stem)
-            candidates += expand_template(path, values, defaults)
+            plugins = _load_plugins(values.get(PLUGIN, []), template_folder)
+            candidates += [each._replace(plugins=plugins) for each in expand_template(path, values, defaults)]
         except ConfigError as error:
             problems.append(str(error))
             continue
@@ -112,7 +131,18 @@ def expand_templates(template_folder: Path) -> tuple[dict[str, str], list[str]]:
     problems += _name_problems(candidates)
     if problems:
         raise ConfigError("\n".join(dict.fromkeys(problems)))
-    return {candidate.stem: candidate.text for candidate in candidates}, notes
+    return candidates, notes
+
+
+def _load_plugins(given: Any, template_folder: Path) -> tuple[Path, ...]:
+    """Execute the files that a section names, relative to the values file: a config that needs them can be checked."""
+    names = given if isinstance(given, list) else [given]
+    if not all(isinstance(name, str) for name in names):
+        raise ConfigError(f"{VALUES_FILE}: {PLUGIN} is {given!r}, but must be the path of a Python file, or a list")
+    paths = tuple(template_folder / name for name in names)
+    if paths:
+        load_plugins({"plugin": [str(path) for path in paths]})
+    return paths
 
 
 def expand_template(path: Path, own_values: Mapping[str, Any], default_values: Mapping[str, Any]) -> list[Candidate]:
@@ -260,7 +290,8 @@ def _checked(path: Path, text: str) -> tuple[dict[str, Any], ExperimentConfig]:
 
 
 def _declared(own_values: Mapping[str, Any]) -> set[str]:
-    return {*own_values, *(variable for row in own_values.get(SETTINGS, []) for variable in row)} - {SETTINGS, LIKE}
+    of_rows = {variable for row in own_values.get(SETTINGS, []) for variable in row}
+    return {*own_values, *of_rows} - {SETTINGS, LIKE, PLUGIN}
 
 
 def _with_inherited(
@@ -399,8 +430,9 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--prune", action="store_true", help="remove outdated generated configs that nobody edited")
     options = parser.parse_args(arguments)
-    config_folder = REPOSITORY_ROOT / "experiment_config"
-    outcome = generate_configs(REPOSITORY_ROOT / "experiment_template_config", config_folder, prune=options.prune)
+    folder = working_folder()
+    config_folder = folder / "experiment_config"
+    outcome = generate_configs(folder / "experiment_template_config", config_folder, prune=options.prune)
     say(outcome.report(config_folder))
     return 0
 

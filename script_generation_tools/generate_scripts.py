@@ -9,21 +9,23 @@ that differ in the seed at the end of their name alone share a job, slurm_templa
 """
 
 import argparse
+import os
 import re
 import shlex
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+if not __package__:  # started as a file
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from script_generation_tools.generated_files import Outcome, update_folder
 from utils.errors import ConfigError, prints_user_errors
-from utils.files.reading import read_text, why_unreadable
-from utils.paths import REPOSITORY_ROOT
+from utils.files.reading import parse_toml, read_text, why_unreadable
+from utils.paths import COMMANDS, REPOSITORY_ROOT, working_folder
 from utils.words import say
 
-EXECUTION_SCRIPT = "train_maml_system.py"
+EXECUTION_SCRIPT = COMMANDS["train"]
 CONFIG_PLACEHOLDER = "$experiment_config$"
 PROGRAM_PLACEHOLDER = "$execution_script$"
 SCRIPT_PLACEHOLDER = "$experiment_script$"
@@ -31,21 +33,26 @@ JOB_TEMPLATE = REPOSITORY_ROOT / "script_generation_tools" / "slurm_template_scr
 
 
 def generate_scripts(
-    config_folder: Path, script_folder: Path, template: Path, job_template: Path | None = None, *, prune: bool = False
-) -> Outcome:
+    config_folder: Path, script_folder: Path, template: Path, job_template: Path | None = None, *, prune: bool = False,
+    plugins: Mapping[str, Sequence[Path]] | None = None,
+) -> Outcome:  # fmt: skip
     """Write a script for each config of a folder, and a job for SLURM for each setting.
 
     Args:
         config_folder: its name and the file's are the path that a script passes on; both folders lie in the checkout.
         template: the bash template.
         job_template: that of the jobs; None: this checkout's.
+        plugins: name of a config -> the files that its script gives with --plugin.
     Raises:
         ConfigError: a template cannot be read or lacks the place of the config.
     """
     text = _read_template(template, CONFIG_PLACEHOLDER)
     job_text = _read_template(job_template or JOB_TEMPLATE, SCRIPT_PLACEHOLDER)
     configs = sorted(config_folder.glob("[!.]*.json"))
-    scripts = {f"{config.stem}.sh": fill_script(text, f"{config_folder.name}/{config.name}") for config in configs}
+    scripts = {}
+    for config in configs:
+        script = fill_script(text, f"{config_folder.name}/{config.name}")
+        scripts[f"{config.stem}.sh"] = with_plugins(script, (plugins or {}).get(config.stem, ()), script_folder)
     for name, seeds in seeds_of_settings(config.stem for config in configs).items():
         scripts[f"{name}.sbatch"] = fill_job(job_text, name, f"{script_folder.name}/{name}", seeds)
     return update_folder(script_folder, scripts, prune=prune)
@@ -87,6 +94,26 @@ def fill_script(template: str, config: str) -> str:
     return template.replace(PROGRAM_PLACEHOLDER, EXECUTION_SCRIPT).replace(CONFIG_PLACEHOLDER, shlex.quote(config))
 
 
+def with_plugins(script: str, plugins: Sequence[Path], script_folder: Path) -> str:
+    """Let a script give plugin files, named relative to itself."""
+    here = '"$(dirname -- "$(readlink -f -- "$0")")"'
+    paths = [f"{here}/{shlex.quote(os.path.relpath(path, script_folder))}" for path in plugins]
+    return script.replace('"$@"', " ".join(['"$@" --plugin', *paths])) if paths else script
+
+
+def plugins_of_templates(template_folder: Path) -> Mapping[str, Sequence[Path]]:
+    """Return name of a config -> its plugin files; without any nothing is expanded, and no package is needed."""
+    try:
+        sections = parse_toml(read_text(template_folder / "values.toml")).values()
+    except (OSError, ValueError):
+        return {}  # generate_configs says what is wrong with it
+    if not any(isinstance(section, dict) and "plugin" in section for section in sections):
+        return {}
+    from script_generation_tools.generate_configs import plugins_of_configs
+
+    return plugins_of_configs(template_folder)
+
+
 @prints_user_errors
 def main(arguments: list[str] | None = None) -> int:
     """Generate the scripts of this checkout; return the exit code."""
@@ -96,10 +123,19 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--prune", action="store_true", help="remove outdated generated scripts that nobody edited")
     options = parser.parse_args(arguments)
-    script_folder = REPOSITORY_ROOT / "experiment_scripts"
-    template = REPOSITORY_ROOT / "script_generation_tools" / "local_run_template_script.sh"
-    outcome = generate_scripts(REPOSITORY_ROOT / "experiment_config", script_folder, template, prune=options.prune)
-    say(outcome.report(script_folder))
+    folder = working_folder()
+    tools, scripts = folder / "script_generation_tools", folder / "experiment_scripts"
+    templates = (tools / "local_run_template_script.sh", tools / JOB_TEMPLATE.name)
+    outcome = generate_scripts(
+        folder / "experiment_config",
+        scripts,
+        *templates,
+        prune=options.prune,
+        plugins=plugins_of_templates(folder / "experiment_template_config"),
+    )
+    say(outcome.report(scripts))
+    if jobs := [name for name in outcome.written if name.endswith(".sbatch")]:
+        say(f"for SLURM, all seeds of a setting in one job: sbatch {scripts.name}/{jobs[0]}")
     return 0
 
 

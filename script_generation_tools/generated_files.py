@@ -10,6 +10,7 @@ from utils.errors import ConfigError
 from utils.files.atomic_files import write_bytes_atomically
 from utils.files.reading import read_object, why_unreadable
 
+MOST_NAMED = 6
 MANIFEST_NAME = ".generated.json"
 
 
@@ -35,7 +36,9 @@ class Outcome(NamedTuple):
             lines.append("outdated, nothing generates them any more (--prune removes them):")
             lines += [f"  {folder.name}/{name}" for name in self.outdated]
         lines += [f"removed {folder.name}/{name}" for name in self.removed]
-        return "\n".join([*lines, f"{folder.name}: {len(self.written)} written, {len(self.unchanged)} unchanged"])
+        named = f" ({', '.join(self.written)})" if 0 < len(self.written) <= MOST_NAMED else ""
+        written = f"{len(self.written)} written{named}"
+        return "\n".join([*lines, f"{folder.name}: {written}, {len(self.unchanged)} unchanged"])
 
 
 def update_folder(

@@ -9,11 +9,12 @@ import json
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+if not __package__:  # started as a file
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from utils.config import OLD_KEYS, meaning
 from utils.config.help import default_text, values_text
-from utils.config.schema import SECTIONS
+from utils.config.schema import sections
 from utils.paths import REPOSITORY_ROOT
 
 PAGE = REPOSITORY_ROOT / "docs" / "config_keys.md"
@@ -23,7 +24,7 @@ BEGIN, END = "<!-- config keys: begin (generated) -->", "<!-- config keys: end -
 def config_table() -> str:
     """Return the Markdown tables of all keys, a table per section, and that of the original's other keys."""
     parts = []
-    for section in SECTIONS:
+    for section in sections():
         parts += [
             f"\n**{(section.__doc__ or '').strip()}**\n",
             "| key | values | default | meaning |",

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from few_shot_learning_system import FewShotLearner, OuterLoop
-from meta_learning.inner_loop_optimizers import GradientDescent
+from meta_learning.inner_loop.gradient_descent import GradientDescent
 from meta_learning.networks.base import MetaNetwork
 from tests.tools.learners import (
     PLUS_PLUS,

@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from meta_learning.networks.batch_norm import MetaBatchNorm2d
 from meta_learning.networks.layers import MetaConv2d, MetaLinear
-from meta_learning.networks.norms import MetaLayerNorm
+from meta_learning.networks.norms.batch_norm import MetaBatchNorm2d
+from meta_learning.networks.norms.layer_norm import MetaLayerNorm
 from meta_learning.networks.passes import Pass
 from meta_learning.operations.hashed_noise import hashed_uniform
 from meta_neural_network_architectures import VGGReLUNormNetwork

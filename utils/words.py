@@ -29,7 +29,7 @@ def mib_text(n_bytes: float) -> str:
 
 
 def counted(number: int, noun: str, plural: str = "") -> str:
-    """'1 epoch', '2 epochs'."""
+    """Return '1 epoch', '2 epochs'."""
     return f"{number} {noun if number == 1 else plural or noun + 's'}"
 
 
@@ -71,7 +71,9 @@ def log_to_terminal() -> None:
 class _GuardedStream:
     """A standard stream that loses a line rather than the program: its terminal or reader may be gone, its disk full.
 
-    Letters that its encoding lacks, and control characters of names, are escaped.
+    Letters that its encoding lacks, and control characters of names, are escaped, whoever prints: Python's warnings,
+    argparse, libraries. At the begin of a text it lets those through that a progress bar moves by, which is why our own
+    lines go through `say` and `PrintableFormatter`.
     """
 
     def __init__(self, stream: TextIO):

@@ -3,7 +3,7 @@
 import numpy as np
 from torch import nn
 
-from utils.registry import register_backbone, register_dataset
+from mamlkit import register_backbone, register_dataset
 
 
 def build_small_network(config, image_shape, n_way):

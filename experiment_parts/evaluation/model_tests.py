@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
@@ -22,13 +22,11 @@ from experiment_parts.learner import Learner
 from experiment_parts.runs.checkpoints import checkpoint_bytes, list_epochs
 from experiment_parts.runs.random_state import without_random_state
 from experiment_parts.runs.run_folder import RunFolder
+from experiment_parts.settings import ExperimentSettings
 from utils.files.atomic_files import write_bytes_atomically
 from utils.files.tables import write_csv, write_json
 from utils.ranks.group import RankGroup
 from utils.words import counted
-
-if TYPE_CHECKING:
-    from experiment_builder import ExperimentSettings
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +39,7 @@ class ModelTests:
         learner: Learner,
         task_sets: Sequence[TaskSet],
         run_folder: RunFolder,
-        settings: "ExperimentSettings",
+        settings: ExperimentSettings,
         group: RankGroup,
         check: Callable[[], None],
     ):

@@ -161,6 +161,8 @@ def collect_results(
         arrays |= {f"query_labels{suffix}": labels, f"scores.{kind}{suffix}": scores}
         arrays[f"class_ids{suffix}"] = torch.from_numpy(tasks.class_ids.copy())
         result = {"protocol": protocol, "task_list_digest": digests[place // len(statistics)]}
+        if len(tasks.class_names) == protocol["ways"] > 1:  # of a regression 1
+            result |= {final_test.SAME_CLASSES: True}
         result |= final_test.score_models(scores, labels, models)
         best, mean = evaluations[0][place], scores.mean(dim=0).double()
         if best.baselines is not None:

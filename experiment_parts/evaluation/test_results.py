@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 BEST_MODELS = "best validation accuracy"
 OTHER_DATA = "other_data_than_trained_on"
 """Key of a summary: what differs from the data of the training, a line each; absent: nothing."""
+SAME_CLASSES = "every_task_has_the_same_classes"
+"""Key of a result whose split has no more classes than a task has ways; absent: tasks differ in classes."""
 
 
 def score_models(outputs: "Tensor", labels: "Tensor", models: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -229,6 +231,8 @@ def result_text(summary: dict[str, Any], run_folder: Path | None) -> str:
         lines += lines_beside(result)
     for line in summary.get(OTHER_DATA, ()):
         lines.append(f"  not the data of the training: {line}")
+    if same := same_classes_text(results):
+        lines.append(f"  {same}")
     if summary.get("stopped_early"):
         lines.append(summary["stopped_early"])
     if run_folder is not None:
@@ -239,6 +243,17 @@ def result_text(summary: dict[str, Any], run_folder: Path | None) -> str:
         )
         lines.append("  epochs: logs/summary_statistics.csv, .json, curves.json; models: saved_models/")
     return "\n".join(lines)
+
+
+def same_classes_text(results: Sequence[Mapping[str, Any]]) -> str:
+    """Return what the interval of a test leaves out whose tasks all have the same classes; "" where none is so."""
+    ways = sorted({result["protocol"]["ways"] for result in results if result.get(SAME_CLASSES)})
+    if not ways:
+        return ""
+    return (
+        f"every {' or '.join(map(str, ways))}-way task has the same classes, all that there are: the interval is over "
+        "their images and says nothing about other classes"
+    )
 
 
 TASK_COLUMNS = ("dataset", "ways", "shots", "queries")

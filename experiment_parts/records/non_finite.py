@@ -10,6 +10,7 @@ import torch
 
 from experiment_parts.learner import Learner
 from utils.episodes.batches import EpisodeBatch
+from utils.paths import command
 
 if TYPE_CHECKING:
     from meta_learning.meta_gradients import MetaGradients
@@ -65,7 +66,7 @@ def report_path(logs: Path, iteration: int) -> Path:
 def replay_command(run_folder: Path, iteration: int) -> str:
     """Return what the user types to compute an iteration again."""
     config = shlex.quote(str(run_folder / "config.json"))
-    return f"python train_maml_system.py --name_of_args_json_file {config} --replay_iteration {iteration}"
+    return f"{command('train')} --name_of_args_json_file {config} --replay_iteration {iteration}"
 
 
 def _norms(tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:

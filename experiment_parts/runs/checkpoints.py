@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.errors import DamagedCheckpointError, NonFiniteError, StorageError
-from utils.files.atomic_files import read_regular, write_bytes_atomically
+from utils.files.atomic_files import free_path, read_regular, write_bytes_atomically
 from utils.files.reading import parse_json
+from utils.paths import command
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,7 +44,7 @@ def save_checkpoint(path: Path, tensors: "dict[str, Tensor]", state: dict[str, A
 
 
 def checkpoint_bytes(tensors: "dict[str, Tensor]", state: dict[str, Any]) -> bytes:
-    """The bytes of a checkpoint file, digest filled in; the same input gives the same bytes.
+    """Return the bytes of a checkpoint file, digest filled in; the same input gives the same bytes.
 
     Raises:
         NonFiniteError: a float of the state is not finite.
@@ -78,7 +79,7 @@ def _with_digest(data: bytes) -> bytes:
 
 
 def load_checkpoint(path: Path, device: object = "cpu") -> "tuple[dict[str, Tensor], dict[str, Any]]":
-    """Tensors (on `device`) and state of a checkpoint, after verifying every byte.
+    """Return tensors (on `device`) and state of a checkpoint, after verifying every byte.
 
     Raises:
         DamagedCheckpointError: damaged, or not a checkpoint of this project; says which.
@@ -89,7 +90,7 @@ def load_checkpoint(path: Path, device: object = "cpu") -> "tuple[dict[str, Tens
 
 
 def read_checkpoint_state(path: Path) -> dict[str, Any]:
-    """The verified JSON state of a checkpoint alone. Needs no torch.
+    """Return the verified JSON state of a checkpoint alone. Needs no torch.
 
     Raises:
         StorageError: as `load_checkpoint`.
@@ -138,7 +139,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         if data[:2] in (b"PK", b"\x80\x02"):
             raise DamagedCheckpointError(
                 f"{path}: a file of torch.save, which may run code and is not read. A checkpoint of the original is "
-                "converted by: python -m experiment_tools.convert_checkpoint --help"
+                f"converted by: {command('convert_checkpoint')} --help"
             )
         raise DamagedCheckpointError(f"{path}: damaged, {len(data)} bytes are not a whole safetensors file.")
     position = data.find(DIGEST_MARKER, 8, 8 + header_length) + len(DIGEST_MARKER)
@@ -164,12 +165,12 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def epoch_path(folder: Path, epoch: int) -> Path:
-    """Where the checkpoint of an epoch (counted from 1) lies."""
+    """Return where the checkpoint of an epoch (counted from 1) lies."""
     return folder / f"train_model_{epoch}.safetensors"
 
 
 def unfinished_path(folder: Path) -> Path:
-    """Where the checkpoint inside an epoch lies, until the epoch's own file is written."""
+    """Return where the checkpoint inside an epoch lies, until the epoch's own file is written."""
     return folder / "unfinished.safetensors"
 
 
@@ -180,18 +181,14 @@ def epoch_of(path: Path) -> int | None:
 
 
 def list_epochs(folder: Path) -> dict[int, Path]:
-    """Epoch -> checkpoint file for all epoch files in a folder, oldest first; nothing is opened."""
+    """Return epoch -> checkpoint file for all epoch files in a folder, oldest first; nothing is opened."""
     epochs = ((epoch_of(path), path) for path in folder.glob("train_model_*.safetensors"))
     return dict(sorted((epoch, path) for epoch, path in epochs if epoch is not None))
 
 
 def set_aside(path: Path, suffix: str = ".corrupt") -> Path:
     """Rename a checkpoint that is not used to `<name><suffix>` (numbered when taken) and return the new path."""
-    target = path.with_name(path.name + suffix)
-    number = 1
-    while target.exists():
-        number += 1
-        target = path.with_name(f"{path.name}{suffix}{number}")
+    target = free_path(path.with_name(path.name + suffix), separator="")
     try:
         path.rename(target)
     except OSError as error:

@@ -58,9 +58,7 @@ class Console:
         """`quiet`: errors alone, for a process of a run in which another one speaks."""
         self._level = logging.ERROR if quiet else logging.INFO
         self._early = MemoryHandler(capacity=sys.maxsize, flushLevel=sys.maxsize)
-        terminal = _TerminalHandler()
-        terminal.setFormatter(PrintableFormatter())
-        self._handlers: list[logging.Handler] = [terminal, self._early]
+        self._handlers: list[logging.Handler] = [_TerminalHandler(), self._early]
         self._root = logging.getLogger()
         self._previous_level = self._root.level
         self._output = guarded_output()

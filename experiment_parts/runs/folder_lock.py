@@ -14,7 +14,7 @@ FLOCK, LOCK_TYPE = (struct.Struct("qqihh"), 3) if sys.platform == "darwin" else 
 
 
 def is_in_use(run_folder: Path) -> bool:
-    """Whether another process holds the folder's lock. Not for the process that holds it: that would let it go."""
+    """Return whether another process holds the folder's lock. Not for the one that holds it: that would let it go."""
     try:
         descriptor = os.open(run_folder / LOCK_NAME, os.O_RDONLY | os.O_NONBLOCK)
     except OSError:
@@ -38,7 +38,7 @@ def holder_of(run_folder: Path) -> str:
 
 
 def is_at(path: Path, descriptor: int) -> bool:
-    """Whether an open file is still the one at `path`."""
+    """Return whether an open file is still the one at `path`."""
     try:
         return os.path.samestat(path.stat(), os.fstat(descriptor))
     except FileNotFoundError:

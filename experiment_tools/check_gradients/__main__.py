@@ -1,8 +1,9 @@
 """Check the meta-gradient of a config: python -m experiment_tools.check_gradients --name_of_args_json_file
-CONFIG.json [--full_size] [--key value ...]
+CONFIG.json [--full_size] [--key value ...], or of a plugin: python -m experiment_tools.check_gradients --plugin FILE.py
 
 Against finite differences and `torch.optim`, in float64 on the CPU, on random images.
 Sizes shrink (2 tasks, 2 inner steps, few filters, small images) unless --full_size is given. Needs no dataset.
+Without a config everything that the plugins register is checked in turn, in a small config that is MAML otherwise.
 Exit code 0: every law holds; 1: one does not, or the config is wrong.
 """
 
@@ -11,9 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.config import ExperimentConfig, check_config, load_config
-from utils.config.command_line import parse_command_line
+from utils.config.command_line import options_of, read_command_line
 from utils.errors import ConfigError, prints_user_errors
-from utils.registry import load_plugins
+from utils.registry import plugin_backbones
+from utils.registry.choices import fact, of_plugins
 from utils.words import say
 
 if TYPE_CHECKING:
@@ -95,6 +97,19 @@ def check_config_gradients(
     return checks
 
 
+def settings_of_plugins() -> list[dict[str, Any]]:
+    """Return for everything that plugins have registered a config that has it."""
+    named = [(choice.kind, choice.name) for choice in of_plugins()] + [
+        ("backbone", name) for name in plugin_backbones()
+    ]
+    return [
+        {"experiment_name": "check", kind: name}
+        | ({"image_height": 14, "image_width": 14, "num_stages": 2} if kind != "backbone" else {})
+        | ({"backbone": "mlp"} if fact(kind, name, "is_regression", False) else {})
+        for kind, name in named
+    ]
+
+
 @prints_user_errors
 def main(arguments: list[str] | None = None) -> int:
     """Print a line per check and return the exit code."""
@@ -103,16 +118,25 @@ def main(arguments: list[str] | None = None) -> int:
         say(__doc__)
         return 0 if arguments else 1
     full_size = "--full_size" in arguments
-    json_path, overrides = parse_command_line([argument for argument in arguments if argument != "--full_size"])
-    if json_path is None:
-        raise ConfigError("command line: --name_of_args_json_file is missing, the path of a config")
-    checks = check_config_gradients(json_path, load_plugins(overrides), full_size=full_size)
-    for check in checks:
-        relation = "above" if check.at_least else "at most"
-        say(
-            f"{'ok    ' if check.passed else 'FAILED'}  {check.name:<15} {check.error:9.2e} ({relation} "
-            f"{check.allowed:.0e})  against {check.against}"
+    json_path, overrides = read_command_line(options_of([word for word in arguments if word != "--full_size"]))
+    settings = [{}] if json_path is not None or "experiment_name" in overrides else settings_of_plugins()
+    if not settings:
+        raise ConfigError(
+            "command line: --name_of_args_json_file is missing, the path of a config; or give --plugin FILE.py, a "
+            "file that registers something"
         )
+    checks = []
+    for setting in settings:
+        if setting:
+            say(", ".join(f"{key} {value}" for key, value in setting.items() if key != "experiment_name"))
+        found = check_config_gradients(json_path, {**setting, **overrides}, full_size=full_size)
+        for check in found:
+            relation = "above" if check.at_least else "at most"
+            say(
+                f"{'ok    ' if check.passed else 'FAILED'}  {check.name:<15} {check.error:9.2e} ({relation} "
+                f"{check.allowed:.0e})  against {check.against}"
+            )
+        checks += found
     failed = sum(not check.passed for check in checks)
     say(f"{len(checks)} checks, {failed} failed" if failed else f"{len(checks)} checks, all passed")
     return 1 if failed else 0

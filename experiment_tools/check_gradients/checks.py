@@ -1,7 +1,7 @@
 """Whether a learner computes what it says: each check compares it with something that shares no derivative code with
 it.
 
-adaptation      the inner loop against `torch.optim`, task by task
+adaptation      the inner loop against `torch.optim`, or against its own rule, task by task
 meta-gradient   against central differences of the outer loss, in first order with the inner gradients held constant;
                 Reptile against the displacement by `torch.optim`; ProtoNet against autograd on its formula
 tasks together  the gradient of a meta-batch against the mean over its tasks alone
@@ -21,8 +21,15 @@ from torch import Tensor
 
 from data import EpisodeBatch
 from few_shot_learning_system import FewShotLearner
-from meta_learning.inner_loop_optimizers import Adam, RMSprop
-from meta_learning.networks.batch_norm import MetaBatchNorm2d
+from meta_learning.heads.prototypes import PrototypeHead
+from meta_learning.inner_loop.adam import Adam
+from meta_learning.inner_loop.base import InnerLoopOptimizer
+from meta_learning.inner_loop.gradient_descent import GradientDescent
+from meta_learning.inner_loop.rmsprop import RMSprop
+from meta_learning.losses.binary_cross_entropy import BinaryCrossEntropy
+from meta_learning.losses.cross_entropy import CrossEntropy
+from meta_learning.losses.mean_squared_error import MeanSquaredError
+from meta_learning.networks.norms.batch_norm import MetaBatchNorm2d
 from meta_learning.networks.passes import Pass
 
 Passing = Callable[[Any], Any]
@@ -114,9 +121,9 @@ def check_learner(learner: FewShotLearner, episodes: EpisodeBatch, epoch: int = 
     if learner.outer_loop.displacement:
         return [*checks, check_displacement(learner, episodes, epoch)]
     checks.append(check_meta_gradient(learner, episodes, epoch))
-    if not learner.n_steps:
+    if not learner.n_steps and isinstance(learner.head, PrototypeHead):
         checks.append(check_proto_net(learner, episodes, epoch))
-    elif learner.is_second_order(epoch):
+    elif learner.n_steps and learner.is_second_order(epoch):
         checks.append(check_order(learner, episodes, epoch))
     return checks
 
@@ -136,14 +143,19 @@ def check_evaluation(learner: FewShotLearner, episodes: EpisodeBatch) -> Check:
 
 
 def check_tasks_together(learner: FewShotLearner, episodes: EpisodeBatch, epoch: int) -> Check:
-    """Compare the gradient over all tasks with the mean over tasks, each computed alone."""
+    """Compare the gradient over all tasks with the mean over tasks, each computed alone; with an outer loss that is no
+    mean, with chunks of one task.
+    """
     together = learner.meta_gradients(episodes, epoch).gradients
-    n_tasks = len(episodes.support_labels)
-    alone = [learner.meta_gradients(one_task(episodes, index), epoch).gradients for index in range(n_tasks)]
-    mean = {name: torch.stack([gradients[name] for gradients in alone]).mean(0) for name in together}
-    return Check(
-        "tasks together", "mean over tasks, one by one", relative_difference(together, mean, _share(learner)), TOLERANCE
-    )
+    if learner.outer_loss.is_mean:
+        n_tasks = len(episodes.support_labels)
+        alone = [learner.meta_gradients(one_task(episodes, index), epoch).gradients for index in range(n_tasks)]
+        one_by_one = {name: torch.stack([gradients[name] for gradients in alone]).mean(0) for name in together}
+    else:
+        with patch.object(learner.execution.chunks, "size", 1):
+            one_by_one = learner.meta_gradients(episodes, epoch).gradients
+    difference = relative_difference(together, one_by_one, _share(learner))
+    return Check("tasks together", "mean over tasks, one by one", difference, TOLERANCE)
 
 
 # The inner loop.
@@ -153,16 +165,12 @@ def check_adaptation(learner: FewShotLearner, episodes: EpisodeBatch) -> Check:
     """Compare the adapted parameters of each task with those that `torch.optim` reaches."""
     ours = learner.adapt(episodes, learner.n_steps).params
     theirs = adapted_by_torch(learner, episodes, training=False)
-    return Check(
-        "adaptation", "torch.optim, task by task", relative_difference(ours, theirs, _share(learner)), TOLERANCE
-    )
+    other = "torch.optim" if type(learner.inner_loop) in TORCH_OPTIMIZERS else "its rule"
+    return Check("adaptation", f"{other}, task by task", relative_difference(ours, theirs, _share(learner)), TOLERANCE)
 
 
 def adapted_by_torch(learner: FewShotLearner, episodes: EpisodeBatch, *, training: bool) -> dict[str, Tensor]:
-    """Adapt with `torch.optim` and `torch.nn.utils`: name -> (B, ...).
-
-    The optimiser steps with rate 1, which gives its direction; the learned or fixed rates then multiply that.
-    """
+    """Adapt with `torch.optim` and `torch.nn.utils`, or with the rule itself where torch has none: name -> (B, ...)."""
     tasks = []
     for index in range(len(episodes.support_labels)):
         task = one_task(episodes, index)
@@ -174,47 +182,77 @@ def adapted_by_torch(learner: FewShotLearner, episodes: EpisodeBatch, *, trainin
             learner.adaptation.prepare(task, pass_), pass_
         )  # with the head that the episode brings
         values = {name: value[0].detach().clone().requires_grad_() for name, value in started.params.items()}
-        inner, optimizer = learner.inner_loop, _torch_optimizer(learner.inner_loop, values)
+        has_torch = type(learner.inner_loop) in TORCH_OPTIMIZERS
+        take_step = (_TorchRule if has_torch else _OwnRule)(learner.inner_loop, values)
         for step in range(learner.n_steps):
             stacked = {name: value[None] for name, value in values.items()}
             support_pass = replace(pass_, step=step).recording(moving=dict(started.moving))
             outputs = learner.network(task.support_images, stacked | started.fixed, support_pass)[0]
             loss = _mean_loss(learner, outputs, task.support_labels[0])
-            for value, gradient in zip(values.values(), torch.autograd.grad(loss, list(values.values())), strict=True):
-                value.grad = gradient
-            if inner.clamp:
-                torch.nn.utils.clip_grad_value_(values.values(), inner.clamp)
-            if inner.clip_norm:
-                torch.nn.utils.clip_grad_norm_(values.values(), inner.clip_norm)
-            before = {name: value.detach().clone() for name, value in values.items()}
-            optimizer.step()
-            with torch.no_grad():
-                for rate, (name, value) in zip(inner.rates(step), values.items(), strict=True):
-                    value.copy_(before[name] - rate.detach() * (before[name] - value))
+            take_step(torch.autograd.grad(loss, list(values.values())), step)
         tasks.append({name: value.detach() for name, value in values.items()})
     return {name: torch.stack([task[name] for task in tasks]) for name in tasks[0]}
 
 
-def _torch_optimizer(inner_loop: Any, values: Mapping[str, Tensor]) -> torch.optim.Optimizer:
-    kind, decay = type(inner_loop).__name__, inner_loop.weight_decay
-    if kind == "Adam":
-        return torch.optim.Adam(
-            values.values(), lr=1.0, betas=inner_loop.betas, eps=inner_loop.epsilon, weight_decay=decay
-        )
-    if kind == "RMSprop":
-        return torch.optim.RMSprop(
-            values.values(), lr=1.0, alpha=inner_loop.smoothing, eps=inner_loop.epsilon, weight_decay=decay
-        )
-    return torch.optim.SGD(values.values(), lr=1.0, momentum=inner_loop.momentum, weight_decay=decay)
+class _OwnRule:
+    """Lets a rule take a step of one task alone, and keeps its state."""
+
+    def __init__(self, rule: InnerLoopOptimizer, values: Mapping[str, Tensor]) -> None:
+        self.rule, self.values = rule, values
+        self.state = rule.init({name: value[None] for name, value in values.items()})
+
+    @torch.no_grad()
+    def __call__(self, gradients: Sequence[Tensor], step: int) -> None:
+        before = {name: value.detach().clone()[None] for name, value in self.values.items()}
+        after, self.state = self.rule.update(before, [gradient[None] for gradient in gradients], self.state, step)
+        for name, value in self.values.items():
+            value.copy_(after[name][0])
+
+
+class _TorchRule:
+    """The step of `torch.optim`, with rate 1, which gives its direction; learned or fixed rates then multiply that."""
+
+    def __init__(self, rule: InnerLoopOptimizer, values: Mapping[str, Tensor]) -> None:
+        self.rule, self.values = rule, values
+        self.optimizer = TORCH_OPTIMIZERS[type(rule)](values.values(), rule)
+
+    def __call__(self, gradients: Sequence[Tensor], step: int) -> None:
+        for value, gradient in zip(self.values.values(), gradients, strict=True):
+            value.grad = gradient
+        if self.rule.clamp:
+            torch.nn.utils.clip_grad_value_(self.values.values(), self.rule.clamp)
+        if self.rule.clip_norm:
+            torch.nn.utils.clip_grad_norm_(self.values.values(), self.rule.clip_norm)
+        before = {name: value.detach().clone() for name, value in self.values.items()}
+        self.optimizer.step()
+        with torch.no_grad():
+            for rate, (name, value) in zip(self.rule.rates(step), self.values.items(), strict=True):
+                value.copy_(before[name] - rate.detach() * (before[name] - value))
+
+
+TORCH_OPTIMIZERS: Mapping[type[InnerLoopOptimizer], Callable[..., torch.optim.Optimizer]] = {
+    GradientDescent: lambda values, rule: torch.optim.SGD(
+        values, lr=1.0, momentum=rule.momentum, weight_decay=rule.weight_decay
+    ),
+    Adam: lambda values, rule: torch.optim.Adam(
+        values, lr=1.0, betas=rule.betas, eps=rule.epsilon, weight_decay=rule.weight_decay
+    ),
+    RMSprop: lambda values, rule: torch.optim.RMSprop(
+        values, lr=1.0, alpha=rule.smoothing, eps=rule.epsilon, weight_decay=rule.weight_decay
+    ),
+}
+"""Update rule -> the same of torch."""
 
 
 def _mean_loss(learner: FewShotLearner, outputs: Tensor, labels: Tensor) -> Tensor:
-    """Return torch's own loss of outputs (n, N), averaged over everything."""
-    if learner.loss.name == "mean_squared_error":
+    """Return torch's own loss of outputs (n, N), averaged over everything; of a loss that torch has not, the task's."""
+    if isinstance(learner.loss, MeanSquaredError):
         return F.mse_loss(outputs, labels)
-    if learner.loss.name == "binary_cross_entropy":
+    if isinstance(learner.loss, BinaryCrossEntropy):
         return F.binary_cross_entropy_with_logits(outputs, F.one_hot(labels, outputs.shape[-1]).to(outputs.dtype))
-    return F.cross_entropy(outputs, labels, label_smoothing=learner.loss.label_smoothing)
+    if isinstance(learner.loss, CrossEntropy):
+        return F.cross_entropy(outputs, labels, label_smoothing=learner.loss.label_smoothing)
+    return learner.loss.per_task_loss(outputs[None], labels[None]).sum()
 
 
 # The meta-gradient.

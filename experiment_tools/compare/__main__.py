@@ -11,10 +11,10 @@ from pathlib import Path
 
 from experiment_tools.compare.comparison import Comparison, compare_runs
 from experiment_tools.compare.tables import csv_text, latex, markdown
-from experiment_tools.parts.command import free_folder
 from experiment_tools.parts.run_reading import Run, find_run, read_run
 from utils.errors import ConfigError, prints_user_errors
-from utils.files.atomic_files import storage_errors, write_bytes_atomically
+from utils.files.atomic_files import free_path, storage_errors, write_bytes_atomically
+from utils.paths import command
 from utils.words import say
 
 
@@ -22,7 +22,7 @@ from utils.words import say
 def main(arguments: Sequence[str] | None = None) -> int:
     """Compare the runs of a command line; return the exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m experiment_tools.compare", description="Compare runs: table, tests of differences, curves."
+        prog=command("compare"), description="Compare runs: table, tests of differences, curves."
     )
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run folder, or its name below EXPERIMENTS_DIR")
     parser.add_argument(
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     comparison, runs = read_and_compare(options.runs, options.statistics)
-    folder = options.output or free_folder("comparison")
+    folder = options.output or free_path(Path("comparison"))
     say(write_comparison(comparison, runs, folder, with_panels=options.four_panels))
     say(f"Written to {folder}: comparison.html, .md, .tex, .csv and the curves as PNG")
     return 0

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from experiment_parts.evaluation.test_results import same_classes_text
 from experiment_tools.compare.published_results import PublishedResult, published_result
 from experiment_tools.parts.methods import DATA, Row, labels_of, rows_of
 from experiment_tools.parts.run_reading import Result, Run, read_starts, results_of
@@ -154,6 +155,7 @@ def _run_notes(
     notes = [_missing_note(run, statistics) for run, of_run in found if not of_run]
     notes += [f"{run.name}: {result.problem}" for run, of_run in found for result in of_run if result.problem]
     notes += [f"{run.name}: tested on other data than trained on: {line}" for run in runs for line in run.other_data]
+    notes += sorted({same_classes_text([run.test]) for run, of_run in found if of_run} - {""})
     if any(key == "run" for row in rows for key, _ in row.settings):
         notes.append("runs of one method with the same train_seed are no repetition: each has a row of its own")
     return [printable(note) for note in notes]

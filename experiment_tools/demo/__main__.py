@@ -41,6 +41,7 @@ from experiment_tools.parts.pages import as_image, data_address
 from experiment_tools.parts.run_reading import find_run
 from utils.errors import ConfigError
 from utils.files.reading import parse_json
+from utils.paths import command
 
 log = logging.getLogger(__name__)
 
@@ -322,7 +323,7 @@ def build_demo(options: argparse.Namespace) -> Demo:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until Ctrl-C; returns the exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m experiment_tools.demo",
+        prog=command("demo"),
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -17,6 +17,7 @@ from few_shot_classifier import FewShotClassifier
 from few_shot_classifier.arrays import as_input
 from meta_learning.adapted_task import AdaptedLearner, adapt
 from utils.errors import ConfigError
+from utils.registry.choices import fact
 
 MOST_CLASSES = 20
 """Where the head allows any number; a page with more is hard to read."""
@@ -39,9 +40,10 @@ class DemoNetwork:
         changes: dict[str, Any] = {} if steps is None else {"number_of_evaluation_steps_per_iter": steps}
         classifier = FewShotClassifier.from_experiment(name, checkpoint, gpu_to_use="cpu")
         self.config: dict[str, Any] = classifier.meta_config_
-        if self.config["loss"] == "mean_squared_error":
+        if fact("loss", self.config["loss"], "is_regression", False):
             raise ConfigError(f"{name}: is a regression; the demo is for classifiers")
-        if self.config["norm_layer"] in ("batch_norm", "task_norm"):
+        works_with = fact("norm_layer", self.config["norm_layer"], "statistics", None)
+        if works_with is None or statistics in works_with:
             changes |= {"batch_norm_statistics": statistics, "test_batch_norm_statistics": None}
         self.learner = classifier.set_params(**changes).initial_learner()
         self.n_outputs = self.config["num_classes_per_set"] if self.config["head"] == "learned" else None

@@ -31,12 +31,14 @@ from experiment_tools.export.formats import (
 )
 from experiment_tools.export.model_card import CardFacts, model_card
 from experiment_tools.export.plain import PlainNetwork, plain_network
-from experiment_tools.parts.command import free_folder, on_console
+from experiment_tools.parts.command import on_console
 from experiment_tools.parts.run_reading import Run, find_run, read_whole_run
 from experiment_tools.parts.settings import command_of
 from few_shot_classifier import FewShotClassifier, run_checkpoint
 from utils.errors import ConfigError
+from utils.files.atomic_files import free_path
 from utils.files.atomic_folders import is_filled, make_folder
+from utils.paths import command
 from utils.registry import load_plugins
 
 log = logging.getLogger(__name__)
@@ -50,7 +52,7 @@ def export(options: argparse.Namespace) -> dict[str, float]:
     Raises:
         ConfigError, DataError, StorageError: what cannot be exported or written.
     """
-    output: Path = options.output or free_folder(f"exported_{Path(options.experiment).name}")
+    output: Path = options.output or free_path(Path(f"exported_{Path(options.experiment).name}"))
     if is_filled(output) or (output.exists() and not output.is_dir()):
         raise ConfigError(f"{output}: exists already and stays as it is; give another --output")
     check_formats(options.formats)
@@ -163,14 +165,14 @@ def _facts(
 ) -> CardFacts:
     import torch
 
-    command = ["python", "-m", "experiment_tools.export", "--experiment", run.experiment_name]
+    words = [*command("export").split(), "--experiment", run.experiment_name]
     for name, value in (
         ("support", options.support and options.support.name),
         ("checkpoint", Path(options.checkpoint).name),
         ("statistics", options.statistics),
         ("steps", options.steps),
     ):
-        command += [f"--{name}", str(value)] if value not in (None, "best") else []
+        words += [f"--{name}", str(value)] if value not in (None, "best") else []
     start = run.starts[-1] if run.starts else {}
     versions = {
         "torch": torch.__version__,
@@ -190,7 +192,7 @@ def _facts(
         steps=steps,
         epoch=read_checkpoint_state(checkpoint).get("epoch"),
         test=run.test,
-        command=shlex.join([*command, "--formats", *options.formats]),
+        command=shlex.join([*words, "--formats", *options.formats]),
         training_command=command_of(run),
         versions={name: value for name, value in versions.items() if value},
     )
@@ -200,7 +202,7 @@ def _facts(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m experiment_tools.export",
+        prog=command("export"),
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

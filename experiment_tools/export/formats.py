@@ -17,6 +17,8 @@ from torch import Tensor
 from experiment_tools.export.network import load_network
 from experiment_tools.export.plain import PlainNetwork
 from utils.errors import ConfigError
+from utils.machine.packages import extras_command
+from utils.paths import PACKAGE
 
 FILES = {"safetensors": "model.safetensors", "torch_export": "network.pt2", "onnx": "network.onnx"}
 """Format -> file in the exported folder."""
@@ -36,7 +38,7 @@ def check_formats(formats: list[str]) -> None:
     if missing:
         raise ConfigError(
             f"--formats onnx needs {' and '.join(missing)}: pip install {' '.join(missing)} onnxruntime "
-            "(requirements-extras.txt)"
+            f"({extras_command('onnx') if PACKAGE else 'requirements-extras.txt'})"
         )
 
 

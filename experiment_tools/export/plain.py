@@ -22,9 +22,12 @@ from experiment_tools.export.network import Architecture, build_network
 from few_shot_learning_system import FewShotLearner
 from meta_learning.adapted_task import AdaptedLearner
 from meta_learning.networks.base import MetaNetwork, plain_names
-from meta_learning.networks.batch_norm import MetaBatchNorm2d, MetaNorm
 from meta_learning.networks.foreign import BATCH_NORMS, ForeignNetwork
-from meta_learning.networks.norms import MetaGroupNorm, MetaLayerNorm, MetaTaskNorm2d
+from meta_learning.networks.norms.base import MetaNorm
+from meta_learning.networks.norms.batch_norm import MetaBatchNorm2d
+from meta_learning.networks.norms.group_norm import MetaGroupNorm
+from meta_learning.networks.norms.layer_norm import MetaLayerNorm
+from meta_learning.networks.norms.task_norm import MetaTaskNorm2d
 from meta_learning.networks.passes import Pass
 from utils.config import ExperimentConfig
 from utils.errors import ConfigError
@@ -68,7 +71,9 @@ def plain_network(learner: FewShotLearner, adapted: AdaptedLearner | None, confi
         values |= {f"{name}.{buffer}": value for buffer, value in stored.get(name, {}).items()}
     if adapted is not None:  # without outputs of no class
         values |= {name: values[name][: adapted.n_classes] for name in ("head.weight", "head.bias") if name in values}
-    has_head = adapted is not None or config.head == "learned"
+    has_head = adapted is not None or not learner.head.is_made_per_episode
+    if has_head and learner.head.temperature != 1:
+        values |= {name: values[name] / learner.head.temperature for name in ("head.weight", "head.bias")}
     n_outputs = values["head.weight"].shape[0] if has_head else None
     if isinstance(network, ForeignNetwork):
         architecture, module = None, _module_of_plugin(network, config, set(stored), n_outputs)
@@ -270,4 +275,6 @@ def _norm_architecture(layer: MetaNorm, stored: bool) -> dict[str, Any]:
     if isinstance(layer, MetaGroupNorm):
         return {"kind": "group_norm", "n_groups": layer.n_groups, "n_filters": layer.weight.shape[-1], "eps": layer.eps}
     kind = "batch_norm" if isinstance(layer, MetaBatchNorm2d) else "task_norm"
+    if not isinstance(layer, MetaBatchNorm2d | MetaTaskNorm2d):
+        raise ConfigError(f"the norm layer {type(layer).__name__} of a plugin has no plain form to export")
     return {"kind": kind, "n_filters": layer.weight.shape[-1], "stored": stored, "eps": layer.eps}

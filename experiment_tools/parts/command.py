@@ -1,10 +1,7 @@
-"""How a tool speaks and ends, and where it writes by itself: its messages go where a run's go, and what it raises
-becomes an exit code.
-"""
+"""How a tool speaks and ends: its messages go where a run's go, and what it raises becomes an exit code."""
 
 import functools
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from experiment_parts.runs.console import Console
 from utils.machine.failures import report_failure
@@ -22,12 +19,3 @@ def on_console(main: Callable[[Sequence[str] | None], int]) -> Callable[..., int
                 return report_failure(error)
 
     return command
-
-
-def free_folder(name: str) -> Path:
-    """Return a folder that is not there yet, `name`, `name-2`, ...: no result takes the place of another by itself."""
-    folder, number = Path(name), 1
-    while folder.exists():
-        number += 1
-        folder = Path(f"{name}-{number}")
-    return folder

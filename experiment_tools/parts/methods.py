@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from utils.config import ExperimentConfig
+from utils.config.schema import fields
+from utils.known_datasets import OMNIGLOT_SPLIT
 from utils.words import printable
 
 Config = Mapping[str, Any]
@@ -22,7 +23,7 @@ METHOD = (
     "inner_loop_betas", "inner_loop_smoothing", "inner_loop_epsilon", "inner_loop_gradient_clip_norm",
     "inner_loop_gradient_clamp", "enable_inner_loop_optimizable_bn_params", "second_order",
     "first_order_to_second_order_epoch",
-    "outer_update", "loss", "label_smoothing", "meta_optimizer", "meta_momentum", "meta_weight_decay",
+    "outer_update", "loss", "outer_loss", "label_smoothing", "meta_optimizer", "meta_momentum", "meta_weight_decay",
     "meta_learning_rate", "meta_learning_rate_schedule", "min_learning_rate", "meta_learning_rate_milestones",
     "meta_learning_rate_gamma", "restart_schedule", "gradient_clamp", "gradient_clip_norm",
     "use_multi_step_loss_optimization", "multi_step_loss_num_epochs",
@@ -54,6 +55,8 @@ NEITHER = frozenset({
 })  # fmt: skip
 """Keys in which two runs of one method may differ: seeds, names, what is logged and kept, the machine."""
 
+KNOWN = frozenset({*METHOD, *PROTOCOL, *NEITHER})
+"""Other keys, such as those that choices bring, are of the method, too."""
 DATA = "data"
 """Beside the keys: the first digits of the digest of a run's images, where it is known."""
 OF_IMAGES = ("dataset_name", "image_height", "image_width", "image_channels", "resize_filter", "reverse_channels")
@@ -155,7 +158,7 @@ def labels_of(rows: Iterable[Row]) -> dict[Row, str]:
 
 def unnamed_differences(one: Config, other: Config) -> list[str]:
     """Return what differs between two configs, is part of the method, and is not told by the names of both."""
-    extra = [key for key in {**one, **other} if key not in ExperimentConfig.model_fields and key not in NEITHER]
+    extra = [key for key in {**one, **other} if key not in KNOWN]
     differing = [key for key in (*METHOD, *extra) if _differ(one, other, key)]
     if any(key in OF_IMAGES for key in differing):
         differing = [key for key in differing if key != DATA]
@@ -164,7 +167,7 @@ def unnamed_differences(one: Config, other: Config) -> list[str]:
 
 def _differ(one: Config, other: Config, key: str) -> bool:
     """Whether two configs have two values; one that lacks the key may have any where its default is worked out."""
-    field = ExperimentConfig.model_fields.get(key)
+    field = fields().get(key)
     may_be_any = key == DATA or (field is not None and field.default in (None, "auto"))
     if may_be_any and not (key in one and key in other):
         return False
@@ -178,9 +181,11 @@ def _names_tell(config: Config, other: Config, key: str) -> bool:
 
 def _value(config: Config, key: str) -> Any:
     """Of a key; a config of an older release that lacks it has the default."""
-    field = ExperimentConfig.model_fields.get(key)
+    field = fields().get(key)
     value = config.get(key, None if field is None else field.default)
-    return list(value) if isinstance(value, tuple) else value
+    value = list(value) if isinstance(value, tuple) else value
+    # Omniglot's own fractions are what configs had before there was `auto`, which stands for the same there.
+    return "auto" if key == "train_val_test_split" and value == list(OMNIGLOT_SPLIT) else value
 
 
 def _text(value: Any) -> str:

@@ -16,6 +16,7 @@ from PIL import Image
 from experiment_tools.parts.svg import Markup, escaped
 from utils.errors import ConfigError
 from utils.files.atomic_files import write_bytes_atomically
+from utils.machine.packages import set_up_command
 from utils.words import printable_text
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ def page_html(title: str, sections: Sequence[Section], **parts: Any) -> str:
     try:
         import jinja2
     except ImportError as error:
-        raise ConfigError(f"pages need jinja2, which {sys.executable} lacks. Run: bash install.sh") from error
+        raise ConfigError(f"pages need jinja2, which {sys.executable} lacks. Run: {set_up_command()}") from error
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(FOLDER), autoescape=True, trim_blocks=True, lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,

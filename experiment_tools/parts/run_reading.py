@@ -19,7 +19,7 @@ from utils.errors import ConfigError, StorageError
 from utils.files.atomic_files import read_regular
 from utils.files.reading import parse_json, read_object
 from utils.metrics import ACCURACY, Score, score_named
-from utils.paths import expanded, experiments_root
+from utils.paths import command, expanded, experiments_root
 
 Arrays = dict[str, np.ndarray]
 PREDICTIONS = Path("logs") / "test_predictions.safetensors"
@@ -112,8 +112,7 @@ def find_run(text: str) -> Path:
             return path
     raise ConfigError(
         f"{text}: no such run folder, neither as a path nor below {experiments_root()} (set EXPERIMENTS_DIR to look "
-        "elsewhere). "
-        "List the runs: python -m experiment_tools.runs"
+        f"elsewhere). List the runs: {command('runs')}"
     )
 
 

@@ -10,7 +10,7 @@ from utils.config import load_config
 from utils.config.changes import as_argument
 from utils.errors import ConfigError
 from utils.files.reading import read_object
-from utils.paths import REPOSITORY_ROOT
+from utils.paths import PACKAGE, command, configs
 
 
 def nearest_config(config: Mapping[str, Any]) -> tuple[str, dict[str, tuple[Any, Any]]] | None:
@@ -20,12 +20,9 @@ def nearest_config(config: Mapping[str, Any]) -> tuple[str, dict[str, tuple[Any,
     The one of the experiment's own name if there is one, else the one with the fewest differences; None where there
     is none.
     """
-    folder = REPOSITORY_ROOT / "experiment_config"
-    own = folder / f"{config.get('experiment_name')}.json"
-    nearest = (
-        own
-        if own.is_file()
-        else min(sorted(folder.glob("*.json")), key=lambda path: _n_differences(path, config), default=None)
+    files = configs()
+    nearest = files.get(str(config.get("experiment_name"))) or min(
+        files.values(), key=lambda path: _n_differences(path, config), default=None
     )
     try:
         values = load_config(nearest).to_json_dict() if nearest else None
@@ -52,9 +49,9 @@ def command_of(run: Run) -> str:
     """Return a command that makes this run again."""
     nearest = nearest_config(run.config) if run.config else None
     if nearest is not None and nearest[0] == run.config.get("experiment_name"):
-        words = ["bash", f"experiment_scripts/{nearest[0]}.sh"]
+        words = [*command("train").split(), nearest[0]] if PACKAGE else ["bash", f"experiment_scripts/{nearest[0]}.sh"]
         changed = nearest[1]
         arguments = [f"--{key} {as_argument(here)}" for key, (_, here) in changed.items()]
         return " ".join([*(shlex.quote(word) for word in words), *arguments])
     config = Path(*run.path.resolve().parts[-2:]) / "config.json"  # no user's name from higher up
-    return f"python train_maml_system.py --name_of_args_json_file {shlex.quote(str(config))}"
+    return f"{command('train')} --name_of_args_json_file {shlex.quote(str(config))}"

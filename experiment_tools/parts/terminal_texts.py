@@ -14,6 +14,7 @@ from experiment_tools.parts.settings import nearest_config
 from utils.config import ExperimentConfig
 from utils.config.changes import FREE_KEYS
 from utils.files.reading import read_object
+from utils.paths import command
 from utils.words import counted
 
 MOST_LAYERS, MOST_DIFFERENCES = 8, 8
@@ -114,8 +115,8 @@ def next_command(run_folder: Path) -> str:
               if path.parent.parent.name != name and _tested_tasks(path) == tasks]  # fmt: skip
     if others and tasks is not None:
         other = max(others, key=lambda path: path.stat().st_mtime).parent.parent.name
-        return f"Next: python -m experiment_tools.compare {shlex.quote(name)} {shlex.quote(other)}"
-    return f"Next: python -m experiment_tools.adapt --experiment {shlex.quote(name)} --support FOLDER --query FOLDER"
+        return f"Next: {command('compare')} {shlex.quote(name)} {shlex.quote(other)}"
+    return f"Next: {command('adapt')} --experiment {shlex.quote(name)} --support FOLDER --query FOLDER"
 
 
 def _tested_tasks(summary: Path) -> list[Any] | None:

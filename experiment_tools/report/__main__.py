@@ -12,6 +12,7 @@ from experiment_tools.parts.run_reading import find_run
 from experiment_tools.report.page import write_report
 from utils.errors import ConfigError, StorageError, prints_user_errors
 from utils.machine.host import die_with_parent
+from utils.paths import command
 from utils.words import say
 
 
@@ -38,7 +39,7 @@ def watch(run_folder: Path, *, orders: int, answers: int) -> None:
 @prints_user_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m experiment_tools.report", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog=command("report"), description=__doc__.splitlines()[0])
     parser.add_argument("run_folder", help="experiments/<experiment_name>, or the name alone")
     parser.add_argument("--watch", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument(

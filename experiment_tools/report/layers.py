@@ -8,7 +8,7 @@ from typing import Any
 from PIL import Image
 
 from experiment_parts.records.epoch_records import BINS_PER_POWER, HIGHEST_POWER, LOWEST_POWER
-from experiment_tools.parts.pages import Legend, Section, data_address
+from experiment_tools.parts.pages import Legend, Section, Table, data_address
 from experiment_tools.parts.run_reading import Run
 from experiment_tools.parts.svg import Axes, Mark, Markup, Series, line_chart, picture_chart, ramp, sparkline, strip
 from experiment_tools.report.sections import series_of, short, thinned, trace
@@ -32,6 +32,7 @@ def inner_rates(run: Run) -> Section:
     lead = "One learning rate per parameter and inner step. Colour compares with where they started; the line in a "
     section = Section("inner-rates", "Inner learning rates", f"{lead}cell is its way over epochs.", "Inner rates")
     history = [rates for entry in run.epochs if (rates := rates_of(entry))]
+    _add_learned(section, [entry for entry in run.epochs if entry.get("learned")])
     if not history:
         return section.lacking(
             "No epoch in logs/curves.json holds inner learning rates (one number per parameter and step)."
@@ -70,6 +71,24 @@ def inner_rates(run: Run) -> Section:
     for name, chart in element_rates(run.epochs, starts):
         section.add(f"Rates in {name}", chart, legend=legend, note=note)
     return section
+
+
+def _add_learned(section: Section, entries: Sequence[Entry]) -> None:
+    """Add what the run's method learns of its own, such as the parameters of an update rule or of a head, by name."""
+    if not entries:
+        return
+    first, newest = entries[0]["learned"], entries[-1]["learned"]
+    rows = [
+        [name, short(first[name][1]) if name in first else "–", short(mean), f"{short(least)} … {short(largest)}"]
+        for name, (least, mean, largest) in newest.items()
+    ]
+    heads = ["parameter", f"mean, epoch {entries[0]['epoch']}", "mean now", "least … largest"]
+    section.add("Learned by the method", Table(rows, heads, code=True), kind="table", size="wide")
+    means = {name: [(entry["epoch"], entry["learned"][name][1]) for entry in entries if name in entry["learned"]]
+             for name in newest}  # fmt: skip
+    lines = [Series(name, points, ramp(i, len(means))) for i, (name, points) in enumerate(means.items())]
+    chart = line_chart(lines, Axes("epoch", short, "epoch"), "Mean of what the method learns of its own, over epochs")
+    section.add("Over epochs", chart, legend=_ends([Legend(line.name, line.colour) for line in lines]))
 
 
 def _are_learned(history: Sequence[Rates], starts: Mapping[str, float]) -> bool:

@@ -9,7 +9,7 @@ from experiment_tools.parts.run_reading import Run
 from experiment_tools.parts.settings import nearest_config
 from experiment_tools.parts.svg import Axes, Series, line_chart
 from experiment_tools.report.sections import TEST, TRAIN, VAL, duration, duration_tick, percent, series_of, short
-from utils.config.schema import SECTIONS
+from utils.config.schema import sections
 
 PARTS = (
     ("waiting for data", "var(--muted)"),
@@ -113,8 +113,11 @@ def settings(run: Run) -> Section:
             "name": (model.__doc__ or "").strip(),
             "rows": [[key, _json(run.config[key])] for key in model.model_fields if key in run.config],
         }
-        for model in SECTIONS
+        for model in sections()
     ]
+    named = {key for group in groups for key, _ in group["rows"]}
+    others = [[key, _json(value)] for key, value in run.config.items() if key not in named and key != "run_id"]
+    groups.append({"name": "Of plugins, and of other releases.", "rows": others})
     section.add("The whole config", [group for group in groups if group["rows"]], kind="config", size="wide")
     return section
 

@@ -9,7 +9,6 @@ import contextlib
 import logging
 import os
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from typing import Any
 from experiment_parts.records.observers import Observer
 from experiment_tools.report.page import REPORT
 from utils.config import ExperimentConfig
-from utils.paths import REPOSITORY_ROOT
+from utils.paths import child_process
 
 log = logging.getLogger(__name__)
 LAST_REPORT_S = 30.0
@@ -37,7 +36,7 @@ class ReportObserver(Observer):
     def __init__(
         self,
         every_s: float,
-        command: tuple[str, ...] = (sys.executable, "-m", "experiment_tools.report", "--watch"),
+        command: tuple[str, ...] = (*child_process("report"), "--watch"),
         *,
         says_where: bool = True,
     ):
@@ -58,7 +57,6 @@ class ReportObserver(Observer):
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 bufsize=0,
-                cwd=REPOSITORY_ROOT,
                 start_new_session=True,
             )
             os.set_blocking(self._process.stdin.fileno(), False)

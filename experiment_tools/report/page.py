@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from experiment_parts.evaluation.test_results import same_classes_text
 from experiment_tools.parts.pages import Section, page_html
 from experiment_tools.parts.run_reading import Run, read_whole_run
 from experiment_tools.parts.settings import command_of
@@ -70,6 +71,8 @@ def report_html(run: Run) -> str:
     command = _attempt(partial(command_of, run), lambda _: "")
     sections = build_sections(run)
     problems = [f"Tested on other data than trained on: {line}" for line in run.other_data] + run.problems
+    if same := _attempt(partial(same_classes_text, [run.test] if run.test else []), lambda _: ""):
+        problems.append(f"In the test {same}.")
     return page_html(
         run.experiment_name, sections, head=head, verdict=verdict, command=command, problems=problems,
         footer=FOOTER, as_of=time.strftime("%Y-%m-%d %H:%M", time.localtime(run.modified)) if run.modified else "",

@@ -46,6 +46,8 @@ def findings(
     validated = [row for row in rows if row.get("val_accuracy_mean") is not None]
     if not validated:
         return [Finding(NOTE, "No epoch has been validated yet: there is nothing to judge.")]
+    if len(validated) == 1:
+        return [Finding(NOTE, "Too short to tell: one epoch has been validated, and a curve begins with two.")]
     if any(
         row["val_accuracy_mean"] < 0 for row in validated
     ):  # a regression: the score is minus the mean squared error
@@ -85,7 +87,7 @@ def _learning(validated: Entries, config: Mapping[str, Any]) -> list[Finding]:
                 "Look at the inner learning rate and at the validation episodes below.",
             )
         ]
-    if best is validated[-1] and len(validated) > 1:
+    if best is validated[-1]:
         return [Finding(GOOD, "Still improving: the newest validation is the best one. More epochs may help.")]
     return [Finding(GOOD, f"Learning: the best validation accuracy came in epoch {best['epoch']}.")]
 
@@ -205,7 +207,7 @@ def _regression(validated: Entries) -> list[Finding]:
     best, last = best_row(validated), validated[-1]
     error, interval = -best["val_accuracy_mean"], best.get("val_accuracy_ci95") or 0.0
     found = []
-    if best is last and len(validated) > 1:
+    if best is last:
         found.append(
             Finding(
                 GOOD,

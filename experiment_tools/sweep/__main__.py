@@ -31,18 +31,18 @@ from utils.errors import ConfigError, ExperimentInUseError, Interrupted, prints_
 from utils.files.atomic_files import storage_errors, write_bytes_atomically
 from utils.files.tables import write_json
 from utils.machine.stop_signals import StopSignals
-from utils.paths import REPOSITORY_ROOT, experiments_root
+from utils.paths import child_process, command, experiments_root
 from utils.words import say
 
 SECONDS_BETWEEN_CHECKS = 0.5
-PROGRAM = REPOSITORY_ROOT / "train_maml_system.py"
+PROGRAM = child_process("train")
 
 
 @prints_user_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a sweep; return the exit code: 0, or 1 when every trial failed or the sweep file is wrong."""
     parser = argparse.ArgumentParser(
-        prog="python -m experiment_tools.sweep",
+        prog=command("sweep"),
         description=__doc__.partition("\n\n")[2],
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -198,8 +198,7 @@ def _start(sweep: Sweep, folder: Path, trial: Trial, slot: str) -> _Running:
 
 def _run_of(folder: Path, trial: Trial, slot: str, *overrides: str, **streams: Any) -> subprocess.Popen:
     command = [
-        sys.executable,
-        str(PROGRAM),
+        *PROGRAM,
         "--name_of_args_json_file",
         str(_config_path(folder, trial)),
         "--gpu_to_use",
@@ -278,7 +277,7 @@ def run_one(sweep: Sweep, point: dict[str, Any]) -> int:
     config = folder / "configs" / f"{name}.json"
     config.parent.mkdir(parents=True, exist_ok=True)
     write_json(config, trial_config(sweep, name, point) | {"trackers": ["wandb"], "wandb_mode": "online"})
-    command = [sys.executable, str(PROGRAM), "--name_of_args_json_file", str(config), "--gpu_to_use", "auto"]
+    command = [*PROGRAM, "--name_of_args_json_file", str(config), "--gpu_to_use", "auto"]
     return subprocess.run(command, env=os.environ | {"EXPERIMENTS_DIR": str(folder)}, check=False).returncode
 
 

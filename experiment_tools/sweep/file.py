@@ -28,10 +28,12 @@ from typing import Any
 import numpy as np
 
 from script_generation_tools.generate_configs import first_config, variables_of
-from utils.config import ExperimentConfig, check_config, current_name
+from utils.config import check_config, current_name
 from utils.config.messages import unknown_key
+from utils.config.schema import fields
 from utils.errors import ConfigError
 from utils.files.reading import parse_toml, read_text, why_unreadable
+from utils.paths import command
 
 METHODS = ("grid", "random", "tpe")
 KEYS = ("template", "method", "trials", "seed", "prune_after_epochs", "fixed", "parameters")
@@ -164,8 +166,8 @@ def _problems(content: Mapping[str, Any]) -> list[str]:
         problems.append('"parameters" is missing: a table [parameters] of config keys and the values to try')
         return problems
     for name, value in parameters.items():
-        if current_name(name) not in ExperimentConfig.model_fields:
-            problems.append(f"[parameters]: {unknown_key(name, list(ExperimentConfig.model_fields))}")
+        if current_name(name) not in fields():
+            problems.append(f"[parameters]: {unknown_key(name, list(fields()))}")
         elif name in OWN_KEYS:
             problems.append(f'[parameters]: "{name}" is set by the sweep itself; leave it out')
         elif problem := _parameter_problem(value, content.get("method")):
@@ -199,9 +201,7 @@ def _common_config(path: Path, content: Mapping[str, Any], parameters: Mapping[s
     fixed = dict(content.get("fixed", {}))
     config = first_config(template, {})
     variables = variables_of(template.read_text(encoding="utf-8"))
-    if chosen := {
-        name: fixed.pop(name) for name in list(fixed) if name in variables and name not in ExperimentConfig.model_fields
-    }:
+    if chosen := {name: fixed.pop(name) for name in list(fixed) if name in variables and name not in fields()}:
         config = first_config(template, chosen)
     config = _displaced(config, fixed) | {"experiment_name": "trial", "test_after_training": False}
     check_config(config, f"{path}, [fixed]", overridden=())
@@ -247,13 +247,14 @@ def wandb_yaml(sweep: Sweep, path: Path) -> str:
         else:
             kind = "log_uniform_values" if parameter.log else "uniform"
             parameters[name] = {"distribution": kind, "min": parameter.low, "max": parameter.high}
+    starts = ["${interpreter}" if word == "python" else word for word in command("sweep").split()]
     content: dict[str, Any] = {
         "name": sweep.name,
         "method": WANDB_METHODS[sweep.method],
         "metric": {"name": "val/accuracy", "goal": "maximize"},
         "run_cap": sweep.trials,
         "parameters": parameters,
-        "command": ["${env}", "${interpreter}", "-m", "experiment_tools.sweep", str(path), "--trial", "${args}"],
+        "command": ["${env}", *starts, str(path), "--trial", "${args}"],
     }
     if sweep.prune_after_epochs:
         content["early_terminate"] = {"type": "hyperband", "min_iter": sweep.prune_after_epochs}

@@ -12,6 +12,7 @@ from utils.errors import ConfigError, StorageError
 from utils.files.atomic_files import write_bytes_atomically
 from utils.files.reading import parse_toml, read_object, read_text
 from utils.files.tables import write_json
+from utils.machine.packages import extras_command
 
 LEAST_RIVALS = 3
 """Trials that must have come as far before one is pruned against them."""
@@ -91,7 +92,7 @@ def _suggested(sweep: Sweep, trials: Sequence[Trial]) -> dict[str, Any]:
         import optuna
     except ImportError as error:
         raise ConfigError(
-            'method "tpe" needs Optuna: python -m pip install -r requirements-extras.txt; or use the method "random"'
+            f'method "tpe" needs Optuna: {extras_command("sweep")}; or use the method "random"'
         ) from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     distributions = {name: _distribution(parameter) for name, parameter in sweep.parameters.items()}

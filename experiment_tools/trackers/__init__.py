@@ -8,6 +8,7 @@ from importlib.util import find_spec
 
 from experiment_parts.records.observers import Observer
 from utils.config import ExperimentConfig
+from utils.machine.packages import extras_command
 
 log = logging.getLogger(__name__)
 
@@ -24,9 +25,9 @@ def _is_installed(package: str) -> bool:
     if find_spec(package) is not None:
         return True
     log.warning(
-        "trackers: the package %s is not installed, so nothing is sent to it; the run goes on. Install it: "
-        "python -m pip install -r requirements-extras.txt",
+        "trackers: the package %s is not installed, so nothing is sent to it; the run goes on. Install it: %s",
         package,
+        extras_command("trackers"),
     )
     return False
 

@@ -48,6 +48,7 @@ def epoch_scalars(row: Mapping[str, Any], curves: Mapping[str, Any]) -> Scalars:
         scalars |= {f"inner_steps/val_{metric}/after_{steps}_steps": value for steps, value in enumerate(values)}
     for name, rates in (curves.get("learned_rates") or {}).items():
         scalars |= {f"learned_rates/{name}/step_{index + 1}": rate for index, rate in enumerate(rates)}
+    scalars |= {f"learned/{name}": values[1] for name, values in (curves.get("learned") or {}).items()}
     return _numbers(scalars)
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from meta_learning.networks.batch_norm import MetaNorm
 from meta_learning.networks.layers import EpisodeHead, MetaConv2d, MetaLinear, Parameters, below
+from meta_learning.networks.norms.base import MetaNorm
 from meta_learning.networks.passes import Pass
 
 

@@ -8,11 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from meta_learning.networks.base import MetaNetwork, initialise_kaiming, make_head
-from meta_learning.networks.batch_norm import MetaNorm
 from meta_learning.networks.dropout import drop
 from meta_learning.networks.first_block import ImagePatches, can_use_patches, convolve_patches, cut_patches, fold_images
 from meta_learning.networks.layers import MetaConv2d, Parameters, below, unfold_features
-from meta_learning.networks.norms import NormChoice
+from meta_learning.networks.norms.base import MetaNorm
+from meta_learning.networks.norms.choice import NormChoice
 from meta_learning.networks.passes import Pass
 from meta_learning.operations.max_pooling import pool_and_activate
 

@@ -25,8 +25,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from meta_learning.networks.batch_norm import MetaBatchNorm2d, Moments
 from meta_learning.networks.layers import MetaConv2d, Parameters, fold_tasks, given_or_own, in_best_format
+from meta_learning.networks.norms.batch_norm import MetaBatchNorm2d, Moments
 from meta_learning.networks.passes import Pass
 from meta_learning.operations.patch_norm import normalised_map
 from meta_learning.operations.window_maxima import window_maxima

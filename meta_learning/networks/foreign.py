@@ -19,10 +19,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from meta_learning.networks.base import MetaNetwork
-from meta_learning.networks.batch_norm import MetaBatchNorm2d, MetaNorm
 from meta_learning.networks.dropout import drop
 from meta_learning.networks.layers import EpisodeHead, MetaLinear, Parameters
-from meta_learning.networks.norms import NormChoice
+from meta_learning.networks.norms.base import MetaNorm
+from meta_learning.networks.norms.batch_norm import MetaBatchNorm2d
+from meta_learning.networks.norms.choice import NormChoice
 from meta_learning.networks.passes import Pass, PassRecord
 from utils.errors import ConfigError
 

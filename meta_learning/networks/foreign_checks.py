@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from meta_learning.networks.foreign import CurrentPass, ForeignNetwork, as_map, replace_layers
 from meta_learning.networks.layers import EpisodeHead, MetaLinear
-from meta_learning.networks.norms import NormChoice
+from meta_learning.networks.norms.choice import NormChoice
 from meta_learning.networks.passes import Pass
 from utils.errors import ConfigError
 from utils.registry import user_code

@@ -84,7 +84,7 @@ class EpisodeHead(nn.Module):
 
     def forward(self, x: Tensor, params: Parameters | None = None, n_tasks: int = 1) -> Tensor:
         """Return x w^T + b for x (B, n, D), "weight" (B, N, D) and "bias" (B, N): (B, n, N)."""
-        assert params, "the weights of this head are made for each episode (meta_learning.heads) and passed in"
+        assert params, "the weights of this head are made for each episode and passed in"
         return torch.baddbmm(params["bias"].unsqueeze(1), x, params["weight"].transpose(1, 2))
 
 

@@ -3,13 +3,15 @@
 Letters: B tasks, F filters, R rows (one per inner step).
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from utils.registry import made
+from utils.registry.choices import Choice, choice
 
 
 @dataclass
@@ -55,7 +57,7 @@ class Pass:
     step: int = 0
     """Inner step; norm layers with fewer rows use their last one."""
     statistics: str = "transductive"
-    """Where batch-norm statistics come from: a key of `STATISTICS`, or "mixed", each layer's own."""
+    """Where batch-norm statistics come from: a value of `batch_norm_statistics`, or "mixed", each layer's own."""
     is_training: bool = False
     """Whether meta-training passes through: batch norms record what they see, and take no running statistics."""
     is_query: bool = False
@@ -74,9 +76,11 @@ class Pass:
         return replace(self, record=replace(self.record, **changes))
 
 
-@dataclass(frozen=True)
 class StatisticsChoice:
-    """Which images the batch-norm statistics of a pass come from: what is asked of each value, in one place."""
+    """Which images the batch-norm statistics of a pass come from: what is asked of each value, in one place.
+
+    A value is a subclass (`meta_learning.networks.norms.statistics`).
+    """
 
     query_needs_support: bool = False
     """Query images go through one forward with the support images and are normalised with their moments."""
@@ -91,15 +95,6 @@ class StatisticsChoice:
         return not (self.query_needs_support or self.evaluates_with_running or self.moves_within_episode)
 
 
-STATISTICS: Mapping[str, StatisticsChoice] = MappingProxyType(
-    {
-        "transductive": StatisticsChoice(),
-        "running": StatisticsChoice(evaluates_with_running=True),
-        "support": StatisticsChoice(query_needs_support=True),
-        "episodic": StatisticsChoice(moves_within_episode=True),
-    }
-)
-"""Value of `batch_norm_statistics` -> its meaning; DESIGN's table in words is at the head of `norms`."""
 MIXED = "mixed"
 """The name of the statistics where each layer has a choice of its own."""
 
@@ -111,4 +106,14 @@ def name_of_statistics(choice: str | Any) -> str:
 
 def depends_on_other_queries(statistics: str) -> bool:
     """Return whether queries that are classified together may change each other's answers."""
-    return statistics == MIXED or STATISTICS[statistics].depends_on_other_queries
+    return statistics == MIXED or statistics_named(statistics).depends_on_other_queries
+
+
+def statistics_named(name: str) -> StatisticsChoice:
+    """Return the meaning of a value of `batch_norm_statistics`."""
+    return _made(choice("batch_norm_statistics", name))
+
+
+@cache
+def _made(chosen: Choice) -> StatisticsChoice:
+    return made(chosen.kind, chosen.name, StatisticsChoice, chosen.make)

@@ -19,7 +19,7 @@ from meta_learning.networks.base import MetaNetwork, initialise_kaiming, make_he
 from meta_learning.networks.convolutional import pool, pooled
 from meta_learning.networks.dropout import drop
 from meta_learning.networks.layers import MetaConv2d, Parameters, below, fold_tasks, unfold_features
-from meta_learning.networks.norms import NormChoice
+from meta_learning.networks.norms.choice import NormChoice
 from meta_learning.networks.passes import Pass
 
 Shape = tuple[int, int, int]  # channels, height, width

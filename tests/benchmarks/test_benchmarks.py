@@ -12,6 +12,7 @@ import pytest
 from benchmarks import claims
 from benchmarks.claims import verdict
 from benchmarks.methods_on_omniglot import METHODS, run_of
+from benchmarks.reliability import ROW_OF_SAVING, measure_altered_images, measure_swapped_checkpoints, replace_rows
 from utils.config import load_config
 from utils.config.command_line import parse_command_line
 from utils.paths import REPOSITORY_ROOT
@@ -84,3 +85,20 @@ def test_a_claim_whose_runs_are_missing_is_not_decided(monkeypatch, tmp_path):
     monkeypatch.setenv("EXPERIMENTS_DIR", str(tmp_path))
     rows = [claim.row() for claim in claims.claims()]
     assert {row[-1] for row in rows} == {"not decidable here: budget"} and claims.accuracy_rows() == []
+
+
+def test_rows_of_the_report_take_their_place_and_new_ones_come_before_the_last():
+    save = f"| {ROW_OF_SAVING} (2 MiB) | 1 | 9 ms |"
+    report = f"# Title\n\n| what | tried | came of it |\n| a | 1 | 1 |\n{save}\n\nEnd\n"
+    expected = report.replace("| a | 1 | 1 |", "| a | 2 | 2 |\n| b | 3 | 3 |")
+    assert replace_rows(report, ["| a | 2 | 2 |", "| b | 3 | 3 |"]) == expected
+    assert replace_rows(expected, ["| b | 3 | 3 |", save]) == expected
+    with pytest.raises(ValueError):
+        replace_rows("# no report\n", ["| b | 3 | 3 |"])
+
+
+def test_what_alters_a_run_s_files_is_found_every_time(tmp_path):
+    assert [row.split("|")[3].strip() for row in measure_altered_images(tmp_path / "images", 5)] == [
+        "5 times the right images, read anew"
+    ] * 2
+    assert measure_swapped_checkpoints(tmp_path / "swapped")[0].endswith("| 25 | 25 times not used |")

@@ -84,7 +84,8 @@ def test_concepts_are_what_the_inner_loop_belongs_to_names_and_calls(tmp_path):
     step = call("few_shot_learning_system.py", "Learner.step", 5)
     update = call("meta_learning/rules.py", "Momentum.update", 5)
     norm = call("meta_learning/rules.py", "norm", 8)
-    found = measure_tree.concepts({(None, step), (step, update), (step, norm)}, measure_tree.sources_of(tmp_path))
+    calls = {(None, step), (step, update), (step, norm)}
+    found = measure_tree.concepts(calls, measure_tree.sources_of(tmp_path), measure_tree.INNER_LOOP)
     assert found == {
         ("few_shot_learning_system.py", "Learner"),
         ("meta_learning/rules.py", "Rule"),

@@ -10,6 +10,8 @@ import pytest
 
 from tests.documents.test_architecture import MODULES
 from utils.paths import REPOSITORY_ROOT
+from utils.registry.choices import KINDS
+from utils.registry.choices import choices as built_in
 
 FORBIDDEN_IMPORTS = {
     "pickle",
@@ -40,15 +42,28 @@ FORBIDDEN_CALLS = {
     "np.save",
     "yaml.load",
 }
-RUNS_PLUGINS = REPOSITORY_ROOT / "utils" / "registry.py"
+RUNS_PLUGINS = REPOSITORY_ROOT / "utils" / "registry" / "__init__.py"
 """The one file that may execute Python: what --plugin names on the command line.
 
 A config cannot (tests/utils/test_plugins.py).
 """
 KNOWS_OLD_NAMES = REPOSITORY_ROOT / "utils" / "__init__.py"
 """The one file that imports by name: the names of its own table (tests/documents/test_moved_modules.py)."""
+STARTS_COMMANDS = REPOSITORY_ROOT / "mamlkit.py"
+"""The one file that runs modules by name: those of `utils.paths.COMMANDS` and `PARTS`."""
+IMPORTS_CHOICES = REPOSITORY_ROOT / "utils" / "registry" / "choices.py"
+"""Imports files of our own by the names under which it has found them in their folders."""
 ALLOWED = {
-    RUNS_PLUGINS: ["importlib.util"],
+    IMPORTS_CHOICES: ["importlib"],
+    STARTS_COMMANDS: ["importlib", "runpy"],
+    RUNS_PLUGINS: [
+        "importlib",
+        "importlib.util",
+        "importlib.abc.Loader",
+        "importlib.abc.MetaPathFinder",
+        "importlib.machinery.ModuleSpec",
+        "importlib.machinery.PathFinder",
+    ],
     KNOWS_OLD_NAMES: [
         "importlib",
         "importlib.abc.Loader",
@@ -117,6 +132,7 @@ GUARDED = ("prints_user_errors", "on_console", "guarded_output()")
 (tests/utils/test_words.py).
 """
 UNGUARDED = {
+    "mamlkit.py",  # becomes another program
     "experiment_tools/__main__.py",  # prints names of our own files
     "script_generation_tools/write_config_table.py",
     "utils/images/decoding.py",  # speaks through pipes to the program that started it
@@ -190,10 +206,27 @@ def test_the_check_finds_what_it_looks_for(text):
     assert problems(text)
 
 
+def test_what_is_started_by_name_is_a_name_of_the_table_of_commands():
+    tree = ast.parse(STARTS_COMMANDS.read_text(encoding="utf-8"))
+    (call,) = [n for n in ast.walk(tree) if isinstance(n, ast.Call) and dotted(n.func).startswith("runpy")]
+    assert ast.unparse(call.args[0]) == "module_of(name)"
+
+
 def test_what_is_imported_by_name_is_a_name_of_the_table_of_moved_modules():
-    tree = ast.parse(KNOWS_OLD_NAMES.read_text(encoding="utf-8"))
-    (call,) = [n for n in ast.walk(tree) if isinstance(n, ast.Call) and dotted(n.func).startswith("importlib")]
-    assert ast.unparse(call) == "importlib.import_module(MOVED[module.__name__])"
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in (KNOWS_OLD_NAMES, RUNS_PLUGINS)]
+    calls = [n for tree in trees for n in ast.walk(tree) if isinstance(n, ast.Call)]
+    assert [ast.unparse(call) for call in calls if dotted(call.func) == "importlib.import_module"] == [
+        "importlib.import_module(PACKAGE + MOVED[module.__name__.removeprefix(PACKAGE)])",
+        "importlib.import_module(PACKAGE + module.__name__)",  # of a spec that stands for a module of ours alone
+    ]
+
+
+def test_what_is_imported_for_a_choice_is_a_file_of_ours():
+    choices = [choice for kind in KINDS for choice in built_in(kind).values()]
+    assert len(choices) > 15
+    for choice in choices:
+        assert (REPOSITORY_ROOT / f"{choice.module.replace('.', '/')}.py").is_file()
+        assert choice.module.startswith("meta_learning.")
 
 
 def test_the_restricted_reader_and_its_error_are_allowed():

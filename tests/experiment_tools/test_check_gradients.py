@@ -177,7 +177,7 @@ def test_a_cut_graph_and_a_wrong_gradient_are_found():
     assert failed == {"meta-gradient", "second order"}
     wrong = small_learner()
     rates = wrong.inner_loop.rates
-    wrong.inner_loop.direction = lambda gradients, state, step: ([1.001 * g for g in gradients], state)
+    wrong.inner_loop.direction = lambda params, gradients, state, step: ([1.001 * g for g in gradients], state)
     assert rates(0)[0] == 0.2
     assert {check.name for check in check_learner(wrong, episodes) if not check.passed} == {"adaptation"}
 

@@ -42,6 +42,7 @@ from experiment_tools.parts.methods import (
 from experiment_tools.parts.run_reading import read_run, results_of
 from tests.tools.finished_runs import MAML_PLUS_PLUS, change_json, finished_run
 from utils.config import ExperimentConfig
+from utils.known_datasets import OMNIGLOT_SPLIT
 
 
 def answers(seed, probability, n_tasks=40, n_queries=10):
@@ -254,6 +255,19 @@ def test_a_test_on_other_data_than_the_training_s_says_so(root):
     assert accuracy_table(comparison)[1][1].endswith("(40 tasks)")
     assert comparison.differences[0].note == "b tested on other data than trained on"
     assert f"b: tested on other data than trained on: {line}" in comparison.notes
+
+
+def test_omniglot_s_fractions_are_auto_and_a_test_of_few_classes_says_what_its_interval_is(root):
+    split = list(OMNIGLOT_SPLIT)
+    paths = [
+        finished_run(root, name, A, train_seed=seed, train_val_test_split=fractions)
+        for seed, (name, fractions) in enumerate((("a", split), ("b", "auto"), ("c", [0.5, 0.2])))
+    ]
+    assert list(compare_runs([read_run(path) for path in paths[:2]]).rows) == ["MAML"]
+    assert len(compare_runs([read_run(path) for path in paths]).rows) == 2
+    change_json(paths[0] / "logs" / "test_summary.json", every_task_has_the_same_classes=True)
+    notes = compare_runs([read_run(path) for path in paths[:2]]).notes
+    assert any(note.startswith("every 2-way task has the same classes, all that there are: the") for note in notes)
 
 
 def test_long_settings_stand_below_the_table_and_no_row_is_long(root):

@@ -1,6 +1,7 @@
 """The list of runs: state, progress, best score and disk use."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -128,8 +129,11 @@ def test_the_reader_reads_what_json_says(tmp_path):
 def test_the_tools_are_listed_with_what_they_do():
     command = [sys.executable, "-m", "experiment_tools"]
     shown = subprocess.run(command, cwd=REPOSITORY_ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
-    names = [line.split()[2].removeprefix("experiment_tools.") for line in shown]
-    assert {"adapt", "check_gradients", "compare", "doctor", "report", "runs", "show_data", "sweep"} <= set(names)
+    typed, meant = zip(*(re.split(r"  +", line, maxsplit=1) for line in shown), strict=True)
     folder = REPOSITORY_ROOT / "experiment_tools"
-    assert all((folder / f"{name}.py").is_file() or (folder / name / "__main__.py").is_file() for name in names)
-    assert all(len(line.split(maxsplit=3)[3]) > 8 and "python" not in line.split(maxsplit=3)[3] for line in shown)
+    programs = {path.stem for path in folder.glob("[a-z]*.py")} | {
+        path.parent.name for path in folder.glob("*/__main__.py")
+    }
+    assert {f"python -m experiment_tools.{name}" for name in programs} < set(typed)
+    assert {"python train_maml_system.py", "python -m utils.prepare_dataset"} < set(typed)
+    assert all(len(text) > 8 and "python" not in text for text in meant)

@@ -243,7 +243,7 @@ def program(tmp_path, monkeypatch):
     monkeypatch.setenv("EXPERIMENTS_DIR", str(tmp_path / "experiments"))
     monkeypatch.setattr(sweep_command, "SECONDS_BETWEEN_CHECKS", 0.02)
     path = tmp_path / "program.py"
-    monkeypatch.setattr(sweep_command, "PROGRAM", path)
+    monkeypatch.setattr(sweep_command, "PROGRAM", [sys.executable, str(path)])
 
     def pace(sleep_s):
         path.write_text(textwrap.dedent(PROGRAM).replace("SLEEP", str(sleep_s)))

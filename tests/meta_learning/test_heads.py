@@ -6,7 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from meta_learning.heads import prototype_head, zero_head
+from meta_learning.heads.prototypes import PrototypeHead
+from meta_learning.heads.zero import ZeroHead
 from tests.tools.learners import random_episodes, small_config, small_learner
 from utils.errors import ConfigError
 
@@ -15,7 +16,7 @@ def test_prototypes_classify_by_squared_distance_to_the_class_means():
     generator = torch.Generator().manual_seed(0)
     features, queries = (torch.randn(2, n, 4, generator=generator, dtype=torch.float64) for n in (6, 5))
     labels = torch.tensor([[0, 0, 1, 1, 2, 2], [2, 1, 0, 0, 1, 2]])
-    head = prototype_head(features, labels, 3)
+    head = PrototypeHead(4).make(features, labels, 3)
     logits = torch.einsum("bqd,bnd->bqn", queries, head["head.weight"]) + head["head.bias"][:, None]
     means = torch.stack([torch.stack([features[b][labels[b] == n].mean(0) for n in range(3)]) for b in range(2)])
     distances = -torch.cdist(queries, means).square()
@@ -23,7 +24,7 @@ def test_prototypes_classify_by_squared_distance_to_the_class_means():
 
 
 def test_a_zero_head_gives_every_class_the_same_chance_before_adaptation():
-    assert not any(value.any() for value in zero_head(torch.ones(2, 3, 4), torch.zeros(2, 3), 5).values())
+    assert not any(value.any() for value in ZeroHead(4).make(torch.ones(2, 3, 4), torch.zeros(2, 3), 5).values())
     learner, config = small_learner(head="zero"), small_config()
     evaluation = learner.evaluate(random_episodes(config))
     assert torch.allclose(evaluation.query_loss[0], torch.log(torch.tensor(3.0, dtype=torch.float64)).expand(4))

@@ -7,7 +7,10 @@ import math
 import pytest
 import torch
 
-from meta_learning.inner_loop_optimizers import RATE_QUANTILES, Adam, GradientDescent, RMSprop
+from meta_learning.inner_loop.adam import Adam
+from meta_learning.inner_loop.base import RATE_QUANTILES
+from meta_learning.inner_loop.gradient_descent import GradientDescent
+from meta_learning.inner_loop.rmsprop import RMSprop
 from tests.tools.learners import random_episodes, small_config, small_learner
 from utils.errors import ConfigError
 

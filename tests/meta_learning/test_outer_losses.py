@@ -3,11 +3,10 @@
 import pytest
 import torch
 
-from meta_learning.outer_losses import (
-    CROSS_ENTROPY,
-    TaskLoss,
-    multi_step_loss_weights,
-)
+from meta_learning.losses.binary_cross_entropy import BinaryCrossEntropy
+from meta_learning.losses.cross_entropy import CrossEntropy
+from meta_learning.losses.mean_squared_error import MeanSquaredError
+from meta_learning.outer_losses.step_weights import multi_step_loss_weights
 from utils.errors import ConfigError
 
 
@@ -41,7 +40,7 @@ def outputs_and_labels():
 @pytest.mark.parametrize("smoothing", [0.0, 0.3])
 def test_cross_entropy_and_accuracy_are_those_of_each_task_alone(smoothing):
     outputs, labels = outputs_and_labels()
-    loss = TaskLoss("cross_entropy", smoothing)
+    loss = CrossEntropy(smoothing)
     losses, scores = loss.per_task_loss(outputs, labels), loss.per_task_score(outputs, labels)
     for task in range(3):
         targets = (1 - smoothing) * torch.eye(4, dtype=torch.float64)[labels[task]] + smoothing / 4
@@ -51,36 +50,36 @@ def test_cross_entropy_and_accuracy_are_those_of_each_task_alone(smoothing):
 
 def test_binary_cross_entropy_asks_a_question_per_class():
     outputs, labels = outputs_and_labels()
-    losses = TaskLoss("binary_cross_entropy").per_task_loss(outputs, labels)
+    losses = BinaryCrossEntropy().per_task_loss(outputs, labels)
     for task in range(3):
         yes = outputs[task].sigmoid()
         wanted = torch.eye(4, dtype=torch.float64)[labels[task]]
         expected = -(wanted * yes.log() + (1 - wanted) * (1 - yes).log()).mean()
         assert losses[task] == pytest.approx(float(expected), rel=1e-12)
     assert torch.equal(
-        TaskLoss("binary_cross_entropy").per_task_score(outputs, labels), CROSS_ENTROPY.per_task_score(outputs, labels)
+        BinaryCrossEntropy().per_task_score(outputs, labels), CrossEntropy().per_task_score(outputs, labels)
     )
 
 
 def test_the_score_of_a_regression_is_minus_its_error():
     outputs, labels = torch.tensor([[[1.0], [3.0]], [[0.0], [0.5]]]), torch.tensor([[[0.0], [1.0]], [[0.0], [0.0]]])
-    loss = TaskLoss("mean_squared_error")
+    loss = MeanSquaredError()
     assert loss.per_task_loss(outputs, labels).tolist() == [2.5, 0.125]
     assert loss.per_task_score(outputs.requires_grad_(), labels).tolist() == [-2.5, -0.125]
 
 
-@pytest.mark.parametrize("name", ["cross_entropy", "binary_cross_entropy", "mean_squared_error"])
-def test_every_loss_can_be_differentiated_twice(name):
+@pytest.mark.parametrize("loss", [CrossEntropy(), BinaryCrossEntropy(), MeanSquaredError()])
+def test_every_loss_can_be_differentiated_twice(loss):
     outputs, labels = outputs_and_labels()
-    labels = outputs.flip(1) if name == "mean_squared_error" else labels
-    torch.autograd.gradgradcheck(lambda x: TaskLoss(name).per_task_loss(x, labels), outputs.requires_grad_())
+    labels = outputs.flip(1) if loss.is_regression else labels
+    torch.autograd.gradgradcheck(lambda x: loss.per_task_loss(x, labels), outputs.requires_grad_())
 
 
 def test_labels_of_the_wrong_kind_are_refused():
     outputs, labels = outputs_and_labels()
     with pytest.raises(
-        ConfigError, match='"loss" is "mean_squared_error", but the labels of this dataset are classes; set it to cross'
+        ConfigError, match='"loss" is one of real numbers, but the labels of this dataset are classes; set it to cross'
     ):
-        TaskLoss("mean_squared_error").per_task_loss(outputs, labels)
+        MeanSquaredError().per_task_loss(outputs, labels)
     with pytest.raises(ConfigError, match="the labels of this dataset are real numbers; set it to mean_squared_error"):
-        CROSS_ENTROPY.per_task_loss(outputs, outputs)
+        CrossEntropy().per_task_loss(outputs, outputs)

@@ -247,3 +247,10 @@ def test_a_missing_pyyaml_is_named_with_the_command_that_installs_it(tmp_path, m
     (tmp_path / "a.yaml").write_text("epoch: 3")
     with pytest.raises(ConfigError, match=r"needs the package pyyaml. Run: .* -m pip install pyyaml"):
         convert_files([tmp_path / "a.yaml"])
+
+
+def test_an_old_config_that_is_not_utf_8_is_one_line(tmp_path, capsys):
+    (tmp_path / "old.json").write_bytes('{"experiment_name": "café"}'.encode("latin-1"))
+    assert main([str(tmp_path / "old.json"), "--output", str(tmp_path / "new.json")]) == 1
+    assert "old.json: not UTF-8 text ('utf-8' codec can't decode byte 0xe9 in position 24" in capsys.readouterr().err
+    assert not (tmp_path / "new.json").exists()

@@ -519,6 +519,8 @@ def test_broken_values_are_refused(folders):
     assert "values.toml: not valid TOML (" in refusal(folders)
     write_values(folders[0], small='settings = "x"')
     assert 'values.toml: "small" must be a section' in refusal(folders)
+    write_values(folders[0], small="train_seed = 2026-01-01")
+    assert "values.toml: a date or time, which nothing here has; write it in quotes" in refusal(folders)
 
 
 def test_values_without_a_template_are_a_note(folders):
@@ -589,7 +591,8 @@ def test_two_configs_sharing_a_run_folder_are_a_note(folders):
 
 
 def test_the_command_works_from_its_folder_and_with_prune(tmp_path):
-    for folder in ("experiment_template_config", "script_generation_tools", "experiment_config", "utils"):
+    folders = ("experiment_template_config", "script_generation_tools", "experiment_config", "utils", "meta_learning")
+    for folder in folders:
         shutil.copytree(REPOSITORY_ROOT / folder, tmp_path / "check out" / folder)
     tools = tmp_path / "check out" / "script_generation_tools"
     (tools.parent / "experiment_template_config" / "quickstart.json").unlink()

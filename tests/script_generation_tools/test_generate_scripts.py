@@ -97,6 +97,18 @@ def test_hand_written_and_edited_scripts_are_left_alone(folders):
     assert (folders[1] / "small.sh").read_text() == "echo edited\n"
 
 
+def test_what_was_written_is_named_where_it_is_little(folders):
+    for names, line in (("", "(small.sbatch, small.sh), 0 "), ("ab", "(a.sbatch, a.sh, b.sbatch, b.sh), 2 ")):
+        for name in names:
+            (folders[0] / f"{name}.json").write_text("{}")
+        outcome = generate_scripts(*folders, TEMPLATE)
+        assert outcome.report(folders[1]).endswith(f"written {line}unchanged")
+    assert generate_scripts(*folders, TEMPLATE).report(folders[1]).endswith(": 0 written, 6 unchanged")
+    for name in "cdef":
+        (folders[0] / f"{name}.json").write_text("{}")
+    assert generate_scripts(*folders, TEMPLATE).report(folders[1]).endswith(": 8 written, 6 unchanged")
+
+
 def test_scripts_without_a_config_are_listed_and_pruned(folders):
     generate_scripts(*folders, TEMPLATE)
     (folders[0] / "small.json").unlink()

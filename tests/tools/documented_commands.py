@@ -18,11 +18,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from utils.config import ExperimentConfig, load_config
+from utils.config import load_config
 from utils.config.command_line import parse_command_line
+from utils.config.schema import fields
 from utils.errors import ConfigError
 from utils.paths import REPOSITORY_ROOT
 from utils.ranks.launch import split_arguments
+from utils.registry.choices import KINDS
 
 REASONS = ("a GPU", "a cluster", "hours", "the network")
 MARK = re.compile(r"<!-- (not run, needs|run with|write to|append to) (.+?)(?: \| (.+?))? -->")
@@ -189,7 +191,8 @@ def problem_of_command(command: Command) -> str | None:
     if command.text.lstrip().startswith(("for ", "while ")):
         return None  # its lines are run together or not at all
     folder = REPOSITORY_ROOT
-    for part in re.split(r"&&|\|\||;|\|", command.text.replace("\\\n", " ")):
+    text = command.text.replace("\\\n", " ").replace("my_experiments/", "")  # `mamlkit new` makes one like the checkout
+    for part in re.split(r"&&|\|\||;|\|", text):
         words = shlex.split(part, comments=True)
         while words and re.fullmatch(r"[A-Z_]+=\S*", words[0]):
             words.pop(0)
@@ -220,11 +223,11 @@ def _problem_of_program(words: Sequence[str], folder: Path) -> str | None:
     sources = [path, *path.parent.glob("*.py")] if words[1] == "-m" else [path]
     if arguments[:1] == ["tasks"]:
         sources = [folder / "utils" / "data_sources" / "write_task_lists.py"]
+    if arguments[:1] == ["glyphs"]:
+        sources = (folder / "utils" / "prepare_dataset" / "glyphs").glob("*.py")
     known = "".join(source.read_text(encoding="utf-8") for source in sources)
     unknown = [
-        option
-        for option in options
-        if option not in known and option[2:] not in ExperimentConfig.model_fields and option != "--help"
+        option for option in options if option not in known and option[2:] not in fields() and option != "--help"
     ]
     return f"{name} has no option {', '.join(unknown)}" if unknown else None
 
@@ -235,7 +238,9 @@ def _problem_of_overrides(config: Path, arguments: Sequence[str]) -> str | None:
         _, keys = split_arguments([word for word in arguments[ids:] if word != "--help"])
         _, overrides = parse_command_line(keys)
         if overrides.pop("plugin", None) is not None:
-            overrides.pop("backbone", None)  # which the plugin brings
+            # What the plugin brings: names, and keys of its own.
+            brought = {"backbone", *KINDS, *(overrides.keys() - fields().keys())}
+            overrides = {key: value for key, value in overrides.items() if key not in brought}
         load_config(config, overrides)
     except ConfigError as error:
         return str(error)

@@ -26,7 +26,7 @@ class _Tasks(TaskSet):
     """Without data: what is read of them is made up."""
 
     digest = "a list of tasks"
-    class_names = ("one", "other")
+    class_names = ("one", "other", "never drawn")
 
     @property
     def class_ids(self) -> np.ndarray:

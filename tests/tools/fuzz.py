@@ -42,7 +42,8 @@ from PIL import Image, PngImagePlugin
 from experiment_parts.evaluation.test_results import stored_result
 from experiment_parts.runs import checkpoints
 from experiment_parts.runs.checkpoints import read_checkpoint
-from experiment_parts.runs.run_folder import RunFolder, add_start, check_is_run_folder, open_run_folder
+from experiment_parts.runs.opening import add_start, check_is_run_folder, open_run_folder
+from experiment_parts.runs.run_folder import RunFolder
 from utils.config import check_config, load_config
 from utils.config.command_line import parse_command_line
 from utils.config.schema import ExperimentConfig

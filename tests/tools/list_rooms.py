@@ -17,12 +17,14 @@ from utils.paths import REPOSITORY_ROOT as ROOT
 LAYOUT = ROOT / "docs" / "layout.md"
 BEGIN, END = "<!-- rooms: begin (generated) -->", "<!-- rooms: end -->"
 ON_TOP = (
+    "mamlkit.py",
     "train_maml_system.py",
     "experiment_builder.py",
     "few_shot_learning_system.py",
     "meta_neural_network_architectures.py",
     "data.py",
     "python_datasets.py",
+    "setup.py",
 )
 HOUSES = (
     "meta_learning", "experiment_parts", "utils", "few_shot_classifier", "experiment_tools", "script_generation_tools",

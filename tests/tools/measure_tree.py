@@ -15,7 +15,7 @@ import re
 import statistics
 import sys
 import tokenize
-from collections.abc import Mapping, Set
+from collections.abc import Collection, Mapping, Set
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,12 +132,18 @@ def _way_to_the_meta_gradient(root: Path, sources: list[Source]) -> dict[str, st
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         calls = pool.submit(calls_of_a_meta_gradient, root, {source.path for source in sources}).result()
     passed = {called.path for _, called in calls}
-    known = concepts(calls, sources)
-    files = {path for path, _ in known}
-    size = _files_and_lines([source for source in sources if source.path in files])
+
+    def size(paths: Collection[str]) -> str:
+        known = concepts(calls, sources, paths)
+        files = {path for path, _ in known}
+        return f"{len(known)} ({_files_and_lines([source for source in sources if source.path in files])})"
+
+    # Before the house was built, the inner loop stood in the learner's own file.
+    inner_loop = [path for path in INNER_LOOP if (root / path).exists()][-1:]
     return {
         "from the device to the meta-gradient: files in which something runs": str(len(passed)),
-        "concepts that the learner and its inner loop name or call; their files, lines": f"{len(known)} ({size})",
+        "concepts that the learner and its inner loop name or call; their files, lines": size(INNER_LOOP),
+        "concepts that the inner loop's file alone names or calls; their files, lines": size(inner_loop),
     }
 
 
@@ -189,8 +195,10 @@ class _Episodes:
     n_query: int = 1
 
 
-def concepts(calls: set[tuple[Function | None, Function]], sources: list[Source]) -> set[tuple[str, str]]:
-    """(file, name) of the project's classes and functions that the learner and its inner loop belong to, name or call.
+def concepts(
+    calls: set[tuple[Function | None, Function]], sources: list[Source], paths: Collection[str]
+) -> set[tuple[str, str]]:
+    """(file, name) of the project's classes and functions that what runs in some files belongs to, names or calls.
 
     A kind of a class that counts does not count itself; neither do errors and private names.
     """
@@ -200,7 +208,7 @@ def concepts(calls: set[tuple[Function | None, Function]], sources: list[Source]
         for node in source.tree.body
         if isinstance(node, ast.ClassDef | ast.FunctionDef)
     }
-    running = {called for _, called in calls if called.path in INNER_LOOP}
+    running = {called for _, called in calls if called.path in paths}
     found = {called.top for caller, called in calls if called in running or caller in running}
     for source in sources:
         named = _classes_in_sight(source, tops)

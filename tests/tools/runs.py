@@ -9,7 +9,8 @@ import torch
 from data import Drawing, FewShotData, ImageClasses, Preprocessing, build_data, build_other_data
 from experiment_builder import build_experiment
 from experiment_parts.evaluation.task_sets import TaskSet, build_other_task_sets
-from experiment_parts.runs.run_folder import RunFolder, open_run_folder
+from experiment_parts.runs.opening import open_run_folder
+from experiment_parts.runs.run_folder import RunFolder
 from few_shot_learning_system import build_learner
 from utils.config import check_config
 from utils.data_sources.sinusoid import SinusoidData

@@ -60,6 +60,7 @@ def fresh_process(monkeypatch):
     def forget():
         for table in ("_backbones", "_datasets", "_plugins"):
             monkeypatch.setattr(registry, table, {})
+        monkeypatch.setattr(registry.choices, "_chosen", {})
 
     forget()
     return forget
@@ -162,8 +163,7 @@ def test_the_example_of_the_docs_runs_and_learns(tmp_path):
         (None, r"--plugin .*own.py cannot be read in .* \(No such file or directory\); give the path of a file"),
         (
             "x = 1",
-            r"own.py registers nothing; it must call register_backbone\(name, build\) or register_dataset\(name, "
-            r"build\)",
+            r"own.py registers nothing; it must call register_backbone\(name, build\), register_inner_loop_optimizer\(",
         ),
         ("1 / 0", r"own.py fails: ZeroDivisionError: division by zero \(.*own.py, line 1\)"),
         ("def f(:", r"own.py fails: SyntaxError"),

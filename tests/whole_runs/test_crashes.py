@@ -24,12 +24,13 @@ from experiment_parts.runs.run_folder import RunFolder
 from utils.errors import ExperimentInUseError, StorageError
 from utils.files.atomic_files import remove_temporary_files
 
+NAMED = {"experiment_name": "run"}
 IO_CALLS = ("open", "fsync", "replace", "close", "rename", "unlink")
 
 
 def checkpoint(iteration, size=3000):
     """(tensors, state) that belong to an iteration of the first epoch."""
-    state = {"epoch": 1, "iteration": iteration, "rows": [], "curves": [], "metrics_jsonl_bytes": 0, "config": {}}
+    state = {"epoch": 1, "iteration": iteration, "rows": [], "curves": [], "metrics_jsonl_bytes": 0, "config": NAMED}
     return {"w": torch.full((size,), float(iteration))}, state
 
 

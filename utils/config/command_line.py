@@ -1,12 +1,45 @@
 """Command-line arguments: the path of a config file, and overrides of any of its keys."""
 
+import difflib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from utils.config import ExperimentConfig, current_name
+from utils.config import current_name
 from utils.config.messages import json_or_text
-from utils.config.schema import DatasetName, choices
+from utils.config.schema import DatasetName, choices, fields
 from utils.errors import ConfigError
+from utils.paths import command, configs
+from utils.registry import load_plugins
+
+
+def options_of(words: Sequence[str]) -> list[str]:
+    """Return a command line whose first words, a config's path or name and then GPU ids, are written as options.
+
+    Raises:
+        ConfigError: no config of this name, or a word that is no id.
+    """
+    n_words = next((place for place, word in enumerate(words) if word.startswith("--")), len(words))
+    rest = list(words[n_words:])
+    if not n_words:
+        return rest
+    named, path = configs(), Path(words[0])
+    if not path.exists() and path.suffix != ".json" and len(path.parts) == 1 and path.name not in named:
+        near = difflib.get_close_matches(path.name, named, n=3) or ["quickstart"]
+        raise ConfigError(
+            f'command line: there is no config "{path}", neither as a file nor as a name; did you mean '
+            f"{' or '.join(near)}? Options are written --key value"
+        )
+    ids = [one for word in words[1:n_words] for one in word.split(",") if one]
+    if wrong := [one for one in ids if one != "all" and not one.isdecimal()]:
+        raise ConfigError(
+            f'command line: "{wrong[0]}" is neither a GPU id nor an override; as in: {command("train")} '
+            f"{words[0]} 0 --total_epochs 10. For the CPU: --gpu_to_use cpu"
+        )
+    config = path if path.exists() else named.get(path.name.removesuffix(".json"), path)
+    options = ["--name_of_args_json_file", str(config), *(["--gpu_to_use", ",".join(ids)] if ids else [])]
+    launch = rest.index("--") + 1 if "--" in rest else 0  # what stands before it is for the launcher
+    return [*rest[:launch], *options, *rest[launch:]]
 
 
 def parse_command_line(arguments: list[str]) -> tuple[Path | None, dict[str, Any]]:
@@ -50,9 +83,22 @@ def parse_command_line(arguments: list[str]) -> tuple[Path | None, dict[str, Any
     return (Path(path[0]) if path else None), overrides
 
 
+def read_command_line(arguments: list[str]) -> tuple[Path | None, dict[str, Any]]:
+    """Return the config file's path and the overrides, after the files that `--plugin` names are executed.
+
+    Raises:
+        ConfigError: as `parse_command_line`; a plugin file cannot be read, fails or registers nothing.
+    """
+    given = load_plugins(parse_command_line(arguments)[1]).get("plugin_sha256")
+    path, overrides = parse_command_line(arguments)  # once more: plugins bring keys, whose types decide how to read
+    if overrides.pop("plugin", None) is not None:
+        overrides["plugin_sha256"] = given
+    return path, overrides
+
+
 def _value(key: str, text: str, *, alone: bool) -> Any:
     """Read one value; it stays text where the key is one of text, and `none` where that is a value of the key."""
-    field = ExperimentConfig.model_fields.get(current_name(key))
+    field = fields().get(current_name(key))
     annotation = None if field is None else field.annotation
     if text.lower() == "none" and "none" in choices(annotation):
         return "none"
@@ -63,5 +109,5 @@ def _value(key: str, text: str, *, alone: bool) -> Any:
 
 def _may_be_true(key: str) -> bool:
     """Return whether a key can stand alone; unknown keys and dead ones can, so that it is they that are reported."""
-    field = ExperimentConfig.model_fields.get(current_name(key))
+    field = fields().get(current_name(key))
     return field is None or bool in (field.annotation, *get_args(field.annotation))

@@ -10,13 +10,16 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from utils.config import meaning
-from utils.config.schema import SECTIONS
+from utils.config.schema import NameOf, sections
+from utils.paths import command
 
-USAGE = """usage: bash experiment_scripts/NAME.sh [GPU ids, or all] [--option value ... --] [--key value ...]
-       python train_maml_system.py [--option value ... --] --name_of_args_json_file CONFIG.json [--key value ...]
+USAGE = f"""usage: bash experiment_scripts/NAME.sh [GPU ids, or all] [--option value ... --] [--key value ...]
+       {command("train")} CONFIG_OR_NAME [GPU ids, or all] [--option value ... --] [--key value ...]
+       {command("train")} [--option value ... --] --name_of_args_json_file CONFIG.json [--key value ...]
 GPU ids are numbers separated by spaces or commas; without them: the first GPU, else the CPU; --gpu_to_use cpu: the CPU.
 Several GPUs get a process each; options before a -- are torchrun's, for several machines (docs/many_gpus.md).
---plugin FILE.py executes a file of yours first, which registers backbones or datasets (docs/backbones.md)."""
+--plugin FILE.py executes a file of yours first, which registers networks, datasets or parts of a method
+(docs/own_method.md)."""
 
 
 def type_text(annotation: Any) -> str:
@@ -24,6 +27,8 @@ def type_text(annotation: Any) -> str:
     names = {int: "integer", float: "number", bool: "true, false", str: "text", type(None): "null"}
     if annotation in names:
         return names[annotation]
+    if isinstance(annotation, type) and issubclass(annotation, NameOf):
+        return ", ".join(f"`{json.dumps(name)}`" for name in annotation.names())
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Annotated:
         return type_text(arguments[0]) + range_text(arguments[1])
@@ -66,7 +71,7 @@ def help_text() -> str:
         "",
         "A true/false key without a value means true; several values, separated by spaces, make a list. Keys:",
     ]
-    for section in SECTIONS:
+    for section in sections():
         lines += ["", (section.__doc__ or "").strip()]
         for name, field in section.model_fields.items():
             default = default_text(field)

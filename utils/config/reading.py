@@ -14,13 +14,14 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from utils.config.messages import expected, place_of, unknown_key
-from utils.config.rules import CONTRADICTIONS, keys_without_effect
-from utils.config.schema import LIST_KEYS, ExperimentConfig, as_list
+from utils.config.rules import contradictions, keys_without_effect
+from utils.config.schema import ExperimentConfig, as_list, fields, is_list_key, schema
 from utils.errors import ConfigError
 from utils.files.reading import parse_json, read_text
 from utils.known_datasets import folder_named, known_by_folder
-from utils.paths import REPOSITORY_ROOT
+from utils.paths import working_folder
 from utils.registry import GIVEN_NETWORK
+from utils.registry.choices import GIVEN, KINDS, choices
 from utils.words import printable
 
 Problems = list[tuple[tuple[str, ...], str]]  # the keys it is about, and what is wrong
@@ -68,6 +69,10 @@ keys are in the schema and work.
 def load_config(json_path: Path | str | None, overrides: Mapping[str, Any] | None = None) -> ExperimentConfig:
     """Read, check and resolve a config: defaults < JSON file < `overrides` (the command line's).
 
+        >>> from mamlkit import load_config
+        >>> load_config(None, {"experiment_name": "mine", "num_classes_per_set": 3}).num_classes_per_set
+        3
+
     Raises:
         ConfigError: everything that is wrong, in one message that names the file, the keys, the values and the fixes.
     """
@@ -91,6 +96,13 @@ def load_config(json_path: Path | str | None, overrides: Mapping[str, Any] | Non
                 f'{json_path}: "plugin" is for the command line alone (--plugin FILE.py): a config executes no file'
             )
     merged, source = _without_overridden(values, overrides or {}), str(json_path or "command line")
+    for key in (key for key in KINDS if merged.get(key) == GIVEN):
+        place = place_of([key], merged, overrides or (), source)
+        raise ConfigError(
+            f'{place}: "{key}" {GIVEN} stands for an object that a Python program hands over, as in '
+            f"FewShotClassifier({key}=...); give a name, or that of one of your own, with --plugin FILE.py on the "
+            "command line (docs/own_method.md)"
+        )
     if merged.get("backbone") == GIVEN_NETWORK:
         place = place_of(["backbone"], merged, overrides or (), source)
         raise ConfigError(
@@ -104,10 +116,10 @@ def load_config(json_path: Path | str | None, overrides: Mapping[str, Any] | Non
 
 
 def _unreadable(path: Path, error: OSError) -> str:
-    elsewhere = REPOSITORY_ROOT / path
+    elsewhere = working_folder() / path
     if isinstance(error, FileNotFoundError) and not path.is_absolute() and elsewhere.is_file():
         return (
-            f"{path}: not found in the current folder {Path.cwd()}, but in {REPOSITORY_ROOT}; "
+            f"{path}: not found in the current folder {Path.cwd()}, but in {working_folder()}; "
             f"give --name_of_args_json_file {elsewhere}, or start from that folder"
         )
     place = "" if path.is_absolute() else f" in {Path.cwd()}"
@@ -125,7 +137,7 @@ def _without_overridden(values: dict[str, Any], overrides: Mapping[str, Any]) ->
     one's folder.
     """
     overridden = {current_name(key) for key in overrides}
-    name = values.get("dataset_name", ExperimentConfig.model_fields["dataset_name"].default)
+    name = values.get("dataset_name", fields()["dataset_name"].default)
     if "dataset_name" in overridden and values.get("dataset_path") in (name, _normalise_spelling("dataset_name", name)):
         overridden.add(
             "dataset_path"
@@ -144,8 +156,8 @@ def check_config(values: Mapping[str, Any], source: str, overridden: Collection[
     known = _translate_old_keys(dict(values), problems, notes)
     given = {*values, *known}
     overridden = {*overridden, *map(current_name, overridden)}
-    for key in [key for key in known if key not in ExperimentConfig.model_fields]:
-        problems.append(((key,), unknown_key(key, [*ExperimentConfig.model_fields, *OLD_KEYS])))
+    for key in [key for key in known if key not in fields()]:
+        problems.append(((key,), unknown_key(key, [*fields(), *OLD_KEYS])))
         del known[key]
     known = {key: _normalise_spelling(key, value) for key, value in known.items()}
     for key in [key for key, value in known.items() if not _is_text(value)]:
@@ -155,7 +167,7 @@ def check_config(values: Mapping[str, Any], source: str, overridden: Collection[
     sound = {key: value for key, value in known.items() if key not in invalid}
     config = _validated({"experiment_name": "unnamed"} | sound)
     config = _resolve(config, notes)
-    for contradiction in CONTRADICTIONS:
+    for contradiction in contradictions():
         if not invalid.intersection(contradiction.keys) and (problem := contradiction.problem(config)):
             problems.append((contradiction.keys, problem))
     if problems:
@@ -181,7 +193,7 @@ def _is_text(value: Any) -> bool:
 
 def _validated(values: Mapping[str, Any]) -> ExperimentConfig:
     # Through JSON text: strict mode then takes a JSON array for a tuple, but no "5" for 5 and no true for 1.
-    return ExperimentConfig.model_validate_json(json.dumps(values), strict=True)
+    return schema().model_validate_json(json.dumps(values), strict=True)
 
 
 def _schema_problems(values: Mapping[str, Any], problems: Problems) -> set[str]:
@@ -214,12 +226,15 @@ def _works(key: str, value: Any) -> bool:
         config = _validated({"experiment_name": "unnamed"} | {key: value})
     except ValidationError:
         return False
-    return not any(rule.problem(config) for rule in CONTRADICTIONS if rule.keys == (key,))
+    return not any(rule.problem(config) for rule in contradictions() if rule.keys == (key,))
 
 
 def meaning(key: str) -> str:
-    """Return what a key is for, in one line."""
-    return " ".join((ExperimentConfig.model_fields[key].description or "").split())
+    """Return what a key is for, in one line, and what each of its values means where they are registered."""
+    text = " ".join((fields()[key].description or "").split())
+    known = choices(key) if key in KINDS else {}
+    of_values = [f"`{name}`: {one.meaning}" for name, one in known.items() if one.meaning]
+    return f"{text} {'; '.join(of_values)}." if of_values else text
 
 
 def _translate_old_keys(values: dict[str, Any], problems: Problems, notes: list[str]) -> dict[str, Any]:
@@ -258,7 +273,7 @@ def _normalise_spelling(key: str, value: Any) -> Any:
         return [folder_named(name) if isinstance(name, str) else name for name in names]
     if key in ("support_augmentation", "query_augmentation") and value in (None, "null"):
         return []
-    if key in LIST_KEYS and isinstance(value, str | int | float) and "," not in str(value):
+    if is_list_key(key) and isinstance(value, str | int | float) and "," not in str(value):
         return [value]
     if key == "continue_from_epoch" and isinstance(value, int) and not isinstance(value, bool) and value < 0:
         return "latest"

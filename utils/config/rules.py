@@ -2,10 +2,12 @@
 
 import json
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from utils.config.schema import ExperimentConfig
 from utils.registry import BUILT_IN_BACKBONES, VGG_KEYS, loaded_plugins, unknown_backbone
+from utils.registry.choices import Choice, fact, with_own_keys
 
 
 class Contradiction(NamedTuple):
@@ -92,7 +94,10 @@ MLP_HAS_NONE = {
 
 def _others(c: ExperimentConfig, wanted: Mapping[str, Any]) -> dict[str, Any]:
     """Return key -> its value, where that is not the wanted one."""
-    return {key: getattr(c, key) for key, value in wanted.items() if getattr(c, key) != value}
+    return {
+        key: getattr(c, key) for key, value in wanted.items()
+        if getattr(c, key) != value and not (key == "loss" and c.is_regression)
+    }  # fmt: skip
 
 
 def _as_json(value: Any) -> str:
@@ -111,12 +116,11 @@ def _needs_of_an_mlp(c: ExperimentConfig) -> str:
 
 # --- of the network and the inner loop --------------------------------------------------------------------------------
 
-STATISTICS_OF = {
-    "layer_norm": {"transductive"},
-    "group_norm": {"transductive"},
-    "task_norm": {"transductive", "support"},
-}
-"""Norm layer -> kinds of `batch_norm_statistics` that mean something for it; batch_norm: all."""
+
+def _statistics_of(norm_layer: str) -> set[str] | None:
+    """Return the kinds of `batch_norm_statistics` that mean something for a norm layer; None: all."""
+    kinds = fact("norm_layer", norm_layer, "statistics", None)
+    return None if kinds is None else set(kinds)
 
 
 def _statistics_of_batch_norm_alone(c: ExperimentConfig) -> list[str]:
@@ -124,7 +128,7 @@ def _statistics_of_batch_norm_alone(c: ExperimentConfig) -> list[str]:
     used: set[str] = set()
     for kinds in (c.batch_norm_statistics, c.test_batch_norm_statistics or ()):
         used |= {kinds} if isinstance(kinds, str) else set(kinds)
-    return sorted(used - {"mixed"} - STATISTICS_OF.get(c.norm_layer, used))
+    return sorted(used - {"mixed"} - (_statistics_of(c.norm_layer) or used))
 
 
 def _has_uneven_groups(c: ExperimentConfig) -> bool:
@@ -140,7 +144,7 @@ def _learns_rates(c: ExperimentConfig) -> bool:
 def _asks_for_inner_steps(c: ExperimentConfig) -> list[str]:
     """Return the keys whose values mean nothing without inner steps."""
     asks = {
-        "head": c.head != "prototypes",
+        "head": not fact("head", c.head, "uses_features", False),
         "outer_update": c.outer_update == "displacement",
         "use_multi_step_loss_optimization": c.use_multi_step_loss_optimization,
         "learnable_per_layer_per_step_inner_loop_learning_rate": (
@@ -325,7 +329,7 @@ CONTRADICTIONS = (
         when=_statistics_of_batch_norm_alone,
         text=lambda c: (
             f'"batch_norm_statistics" {", ".join(_statistics_of_batch_norm_alone(c))} needs "norm_layer" batch_norm; '
-            f"{c.norm_layer} works with {' and '.join(sorted(STATISTICS_OF[c.norm_layer]))}"
+            f"{c.norm_layer} works with {' and '.join(sorted(_statistics_of(c.norm_layer) or ()))}"
         ),
     ),
     clash(
@@ -347,7 +351,7 @@ CONTRADICTIONS = (
     ),
     clash(
         "head", "loss",
-        when=lambda c: c.head != "learned" and c.loss == "mean_squared_error",
+        when=lambda c: c.head != "learned" and c.is_regression,
         text='"head" {c.head} is made of classes, which regression does not have; set "head" to "learned"',
     ),
     clash(
@@ -356,7 +360,8 @@ CONTRADICTIONS = (
         text=lambda c: (
             '"number_of_training_steps_per_iter" 0 (ProtoNet) does not go with '
             f"{', '.join(_asks_for_inner_steps(c))}; it needs "
-            '"head" prototypes, the gradient of the query loss and nothing that is learned about inner steps'
+            '"head" prototypes, or another that is made of the support features, the gradient of the query loss and '
+            "nothing that is learned about inner steps"
         ),
     ),
     clash(
@@ -389,6 +394,11 @@ CONTRADICTIONS = (
         when=lambda c: c.outer_update == "displacement" and (c.second_order or c.use_multi_step_loss_optimization),
         text='"outer_update" displacement (Reptile) has no second order and no outer loss; set "second_order" and '
         '"use_multi_step_loss_optimization" to false',
+    ),
+    clash(
+        "outer_update", "outer_loss",
+        when=lambda c: c.outer_update == "displacement" and c.outer_loss != "mean",
+        text='"outer_update" displacement (Reptile) has no outer loss; set "outer_loss" to "mean"',
     ),
     clash(
         "outer_update", "learnable_inner_loop_learning_rates", "learnable_per_layer_per_step_inner_loop_learning_rate",
@@ -431,3 +441,29 @@ CONTRADICTIONS = (
     ),
 )  # fmt: skip
 """The table of combinations that cannot work. Each is evaluated when its keys are valid by themselves."""
+
+
+def contradictions() -> tuple[Contradiction, ...]:
+    """Return the table, and that a choice's own keys want the choice."""
+    return (*CONTRADICTIONS, *_of_own_keys(with_own_keys()))
+
+
+@lru_cache(maxsize=8)
+def _of_own_keys(with_keys: tuple[Choice, ...]) -> tuple[Contradiction, ...]:
+    return tuple(
+        clash(
+            name,
+            choice.kind,
+            when=lambda c, choice=choice, name=name, key=key: (
+                getattr(c, choice.kind) != choice.name and getattr(c, name) != _plain(key.default)
+            ),
+            text=f'"{name}" {{c.{name}}} is of "{choice.kind}" {choice.name}, not of {{c.{choice.kind}}}; leave it '
+            f'out, or set "{choice.kind}" to "{choice.name}"',
+        )
+        for choice in with_keys
+        for key, name in zip(choice.keys.values(), choice.own_keys().values(), strict=True)
+    )
+
+
+def _plain(default: Any) -> Any:
+    return tuple(default) if isinstance(default, list) else default

@@ -5,13 +5,18 @@
 
 import json
 import math
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, create_model
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError, core_schema
 
 from utils.episodes.drawing import EpisodeShape, combinations
 from utils.episodes.randomness import LARGEST_SEED
+from utils.errors import ConfigError
+from utils.registry import choices as registered
 
 AugmentationName = Literal[
     "random_resized_crop", "pad_and_crop", "color_jitter", "flip", "enlarge", "resize", "crop", "color"
@@ -19,8 +24,74 @@ AugmentationName = Literal[
 DatasetName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_+=,.\- ]{1,200}$")]
 AtLeastOne = Annotated[int, Field(ge=1)]
 AtLeastTwo = Annotated[int, Field(ge=2)]
-BatchNormStatistics = Literal["transductive", "running", "support", "episodic"]
-TestBatchNormStatistics = Literal["transductive", "running", "support", "episodic", "mixed"]
+
+
+class NameOf(str):
+    """The type of a key whose values are the names that are registered, and `more`; a plain str all the same."""
+
+    kind: str
+    more: tuple[str, ...] = ()
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """Return the names of today: a plugin adds to them."""
+        return (*registered.choices(cls.kind), *cls.more)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, annotation: Any, handler: Any) -> core_schema.CoreSchema:
+        return core_schema.no_info_after_validator_function(cls._known, core_schema.str_schema(strict=True))
+
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name in cls.names() or name == registered.GIVEN:
+            return name
+        *others, last = map(repr, cls.names())
+        raise PydanticCustomError(
+            "unknown_name", "Input should be {allowed}", {"allowed": f"{', '.join(others)} or {last}"}
+        )
+
+
+class InnerLoopOptimizerName(NameOf):
+    """Of update rules."""
+
+    kind = "inner_loop_optimizer"
+
+
+class HeadName(NameOf):
+    """Of heads."""
+
+    kind = "head"
+
+
+class LossName(NameOf):
+    """Of losses of a task."""
+
+    kind = "loss"
+
+
+class OuterLossName(NameOf):
+    """Of outer losses."""
+
+    kind = "outer_loss"
+
+
+class NormLayerName(NameOf):
+    """Of norm layers."""
+
+    kind = "norm_layer"
+
+
+class BatchNormStatistics(NameOf):
+    """Of batch-norm statistics."""
+
+    kind = "batch_norm_statistics"
+
+
+class TestBatchNormStatistics(NameOf):
+    """Of those of a test."""
+
+    kind = "batch_norm_statistics"
+    more = ("mixed",)
 
 
 def as_list(value: Any) -> tuple[Any, ...]:
@@ -30,6 +101,8 @@ def as_list(value: Any) -> tuple[Any, ...]:
 
 def choices(annotation: Any) -> tuple[Any, ...]:
     """The values that are written out in a type, wherever in it, such as "auto" in `float | Literal["auto"]`."""
+    if isinstance(annotation, type) and issubclass(annotation, NameOf):
+        return annotation.names()
     parts = get_args(annotation)
     return parts if get_origin(annotation) is Literal else tuple(value for part in parts for value in choices(part))
 
@@ -194,11 +267,8 @@ class BackboneSection(_Section):
     initial_weights: str = ""
     """Path of a safetensors file whose weights the body starts from, e.g. a pretrained ResNet of torchvision; the
     head starts as ever."""
-    head: Literal["learned", "zero", "prototypes"] = "learned"
-    """Where the last layer starts in each episode: `learned` weights for one number of ways; `zero`; or the class
-    means of the support features (`prototypes`: ProtoMAML; with zero inner steps ProtoNet). The last two work for
-    any number of ways.
-    """
+    head: HeadName = "learned"
+    """Where the last layer starts in each episode."""
     mlp_hidden_sizes: tuple[AtLeastOne, ...] = (40, 40)
     """Units of each hidden layer of the `backbone` mlp."""
     num_regression_outputs: int = Field(1, ge=1)
@@ -213,8 +283,8 @@ class BackboneSection(_Section):
     """Pad the 3x3 convolutions by one pixel."""
     max_pooling: bool = True
     """true: max-pooling, then flatten; false: strided convolutions, then global average pooling."""
-    norm_layer: Literal["batch_norm", "layer_norm", "group_norm", "task_norm"] = "batch_norm"
-    """Norm after each convolution; `task_norm` is TaskNorm-I."""
+    norm_layer: NormLayerName = "batch_norm"
+    """Norm after each convolution."""
     norm_groups: int = Field(8, ge=1)
     """Groups of `group_norm`; must divide the filters."""
     dropout_rate_value: float = Field(0.0, ge=0.0, lt=1.0)
@@ -226,10 +296,7 @@ class BackboneSection(_Section):
     learnable_bn_beta: bool = True
     """Meta-learn the norm biases."""
     batch_norm_statistics: BatchNormStatistics | tuple[BatchNormStatistics, ...] = "transductive"
-    """Statistics that normalise: `transductive`, those of the set that is classified; `running`, per-step running
-    statistics at evaluation; `support`, those of the support set for both sets; `episodic`, for query images a
-    moving average over the support passes of the episode. A list gives one value per block (stage) of the
-    network."""
+    """Statistics that normalise; a list gives one value per block (stage) of the network."""
     batch_norm_momentum: float = Field(0.1, gt=0.0, le=1.0)
     """Share of the newest iteration in the running statistics."""
     learnable_batch_norm_momentum: bool = False
@@ -259,7 +326,7 @@ class InnerLoopSection(_Section):
     frozen_layers: tuple[str, ...] = ()
     """Layers that the inner loop leaves as they are, e.g. ["block0", "conv.bias", "*.weight"]: a part of a
     parameter's name between dots, or a pattern with * and ?."""
-    inner_loop_optimizer: Literal["sgd", "adam", "rmsprop"] = "sgd"
+    inner_loop_optimizer: InnerLoopOptimizerName = "sgd"
     """Update rule of the inner loop; its state starts anew in each episode and is differentiated through."""
     inner_loop_momentum: float = Field(0.0, ge=0.0, lt=1.0)
     """Momentum of the inner `sgd`."""
@@ -290,9 +357,10 @@ class OuterLoopSection(_Section):
     """What the meta-update follows: the gradient of the outer loss, or the way that the adapted parameters went
     (Reptile).
     """
-    loss: Literal["cross_entropy", "binary_cross_entropy", "mean_squared_error"] = "cross_entropy"
-    """Loss of both loops: cross-entropy over the classes, binary cross-entropy on one-hot labels, or, for
-    regression, mean squared error."""
+    loss: LossName = "cross_entropy"
+    """Loss of a task, in both loops."""
+    outer_loss: OuterLossName = "mean"
+    """Outer loss: how the query losses of a meta-batch's tasks become one number."""
     label_smoothing: float = Field(0.0, ge=0.0, lt=1.0)
     """Share of the target probability that `loss` cross_entropy spreads evenly over the classes."""
     meta_optimizer: Literal["adam", "adamw", "sgd", "rmsprop"] = "adam"
@@ -443,7 +511,7 @@ class ExperimentConfig(
     @property
     def is_regression(self) -> bool:
         """Whether labels are real numbers; there are no classes then, and images are counted as those of one class."""
-        return self.loss == "mean_squared_error"
+        return registered.fact("loss", self.loss, "is_regression", False)
 
     @property
     def training_shapes(self) -> tuple[EpisodeShape, ...]:
@@ -481,9 +549,15 @@ class ExperimentConfig(
         return self.train_seed if self.seed is None else self.seed
 
     def to_json_dict(self) -> dict[str, Any]:
-        """Return every key with its resolved value; valid input again, without what is meant for one start only."""
+        """Return every key with its resolved value; valid input again, without what is meant for one start only.
+
+        Of the keys that choices bring, those of the config's own choices.
+        """
         values = json.loads(self.model_dump_json()) | ONE_START_ONLY
-        return {key: values[key] for section in SECTIONS for key in section.model_fields}
+        keys = [key for section in SECTIONS for key in section.model_fields]
+        for choice in registered.with_own_keys():
+            keys += choice.own_keys().values() if getattr(self, choice.kind) == choice.name else ()
+        return {key: values[key] for key in keys}
 
 
 SECTIONS: tuple[type[_Section], ...] = (
@@ -491,13 +565,64 @@ SECTIONS: tuple[type[_Section], ...] = (
     EvaluationSection, TrackingSection, MachineSection,
 )  # fmt: skip
 
-LIST_KEYS = frozenset(
-    name for name, field in ExperimentConfig.model_fields.items() if get_args(field.annotation)[1:] == (...,)
-)
-"""Keys that take a list of any length; a single value given is a list of one."""
-
 ONE_START_ONLY: dict[str, Any] = {
     "continue_from_epoch": "latest", "replay_iteration": 0, "allow_config_change": [], "restart_schedule": False,
     "test_dataset_name": [], "task_list": "", "dry_run": False,
 }  # fmt: skip
 """Values, in what is stored, of keys that say what one start is to do."""
+
+
+class _OwnKeys(_Section):
+    """Own keys of methods. Each counts with the value that it is named after."""
+
+    model_config = ConfigDict(use_attribute_docstrings=False)
+
+
+def schema() -> type[ExperimentConfig]:
+    """Return the config with the keys of all choices that are registered by now."""
+    choices_with_keys = registered.with_own_keys()
+    return _schema_with(choices_with_keys)[0] if choices_with_keys else ExperimentConfig
+
+
+def fields() -> dict[str, FieldInfo]:
+    """Return every key of today with its type, range, default and meaning."""
+    return schema().model_fields
+
+
+def sections() -> tuple[type[_Section], ...]:
+    """Return the sections with all keys of today."""
+    choices_with_keys = registered.with_own_keys()
+    return (*SECTIONS, _schema_with(choices_with_keys)[1]) if choices_with_keys else SECTIONS
+
+
+@lru_cache(maxsize=8)
+def _schema_with(with_keys: tuple[registered.Choice, ...]) -> tuple[type[ExperimentConfig], type[_Section]]:
+    own: dict[str, Any] = {}
+    for choice in with_keys:
+        for argument, name in choice.own_keys().items():
+            if name in ExperimentConfig.model_fields:
+                raise ConfigError(
+                    f'register_{choice.kind}("{choice.name}", ...): "{name}" is a key of every config already; give '
+                    f'the argument "{argument}" another name'
+                )
+            own[name] = _field(choice, choice.keys[argument])
+    section = create_model("OwnKeys", __base__=_OwnKeys, __doc__=_OwnKeys.__doc__, **own)
+    return create_model("ExperimentConfig", __base__=(ExperimentConfig, section)), section
+
+
+def _field(choice: registered.Choice, key: registered.Key) -> tuple[Any, Any]:
+    meaning = f"With `{choice.kind}` {choice.name}: {key.meaning}"
+    is_list = isinstance(key.default, list | tuple)
+    entry: Any = type(key.default[0]) if is_list else type(key.default)
+    if key.one_of and not is_list:
+        entry = Literal[key.one_of]
+    if is_list:
+        bounded = Annotated[entry, Field(**key.bounds)] if key.bounds else entry
+        return tuple[bounded, ...], Field(tuple(key.default), description=meaning)
+    return entry, Field(key.default, description=meaning, **key.bounds)
+
+
+def is_list_key(key: str) -> bool:
+    """Return whether a key takes a list of any length; a single value given is a list of one."""
+    field = fields().get(key)
+    return field is not None and get_args(field.annotation)[1:] == (...,)

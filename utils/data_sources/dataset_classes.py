@@ -9,10 +9,11 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from utils.config import ExperimentConfig
 from utils.episodes.drawing import SPLITS, EpisodeShape, fitting_fractions, split_classes
+from utils.images.arrays import ArrayImages
 from utils.images.decoding import PixelFormat, original_form
 from utils.images.duplicates import find_repeats, leak_text, leaked, one_colour_text, without_images
 from utils.images.folders import (
@@ -29,13 +30,10 @@ from utils.images.folders import (
 )
 from utils.images.packed import PackedImages, load_or_pack
 from utils.known_datasets import KNOWN_DATASETS, OMNIGLOT_SPLIT, folder_named, known_by_folder
-from utils.paths import dataset_root
+from utils.paths import command, dataset_root
 from utils.prepare_dataset import find_or_make_dataset
 from utils.prepare_dataset.dataset_folders import preparation_facts
 from utils.words import printable
-
-if TYPE_CHECKING:
-    from utils.data_sources.registered_datasets import ArrayImages
 
 logger = logging.getLogger(__name__)
 
@@ -46,11 +44,12 @@ MOST_OF_ONE_COLOUR = 0.1
 
 @dataclass(frozen=True)
 class DatasetClasses:
-    """A dataset as it is on disk: its images, and which of them belong to which class of which split."""
+    """A dataset: its images, and which of them belong to which class of which split."""
 
     name: str
-    folder: Path
-    packed: PackedImages
+    folder: Path | None
+    """Where it is on disk; None: a plugin's."""
+    packed: PackedImages | ArrayImages
     sets: Mapping[str, Sequence[ImageClass]]
     """split -> its classes."""
     keeps_copies: bool = False
@@ -157,7 +156,7 @@ def _is_of_the_field(config: ExperimentConfig, folder: Path) -> bool:
 def settle_repeats(
     config: ExperimentConfig,
     folder: Path,
-    packed: "PackedImages | ArrayImages",
+    packed: PackedImages | ArrayImages,
     sets: Mapping[str, Sequence[ImageClass]],
     stays: str,
 ) -> tuple[Mapping[str, Sequence[ImageClass]], list[str]]:
@@ -194,7 +193,7 @@ def settle_repeats(
     return sets, [leak_text(folder, [packed.image_path(rank) for _, rank in places], places) for places in leaks]
 
 
-def _named(packed: "PackedImages | ArrayImages", groups: Sequence[Sequence[int]], between: str) -> str:
+def _named(packed: PackedImages | ArrayImages, groups: Sequence[Sequence[int]], between: str) -> str:
     """Return the paths of a few groups of images."""
     return some_of([between.join(packed.image_path(rank) for rank in ranks) for ranks in groups], MOST_NAMED)
 
@@ -243,9 +242,7 @@ def _count_problems(config: ExperimentConfig, folder: Path, sets: Mapping[str, S
     )
     if odd:
         facts.append(f"{len(odd)} classes have not the {n_images} images expected: {some_of(odd, MOST_NAMED)}")
-    advice = (
-        f"Run: python -m utils.prepare_dataset {known.name}; or give data of your own another dataset_name; or take"
-    )
+    advice = f"Run: {command('prepare_dataset')} {known.name}; or give data of your own another dataset_name; or take"
     return _unless_wanted(config, folder, facts, f"{advice} it as it is")
 
 

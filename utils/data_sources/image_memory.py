@@ -7,7 +7,7 @@ import logging
 import torch
 from torch import Tensor
 
-from utils.data_sources.registered_datasets import ArrayImages
+from utils.images.arrays import ArrayImages
 from utils.images.packed import PackedImages
 
 logger = logging.getLogger(__name__)

@@ -3,73 +3,32 @@ images.
 """
 
 import hashlib
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from utils.config import ExperimentConfig
-from utils.data_sources.dataset_classes import STARTED_WITH_COPIES, settle_repeats, warn_of_shared_classes
+from utils.data_sources.dataset_classes import (
+    STARTED_WITH_COPIES,
+    DatasetClasses,
+    settle_repeats,
+    warn_of_shared_classes,
+)
 from utils.episodes.drawing import SPLITS, EpisodeShape
 from utils.errors import DataError
+from utils.images.arrays import ArrayImages
 from utils.images.folders import ImageClass, report_problems
 from utils.registry import registered_dataset, user_code
 from utils.words import printable
 
 
-@dataclass(frozen=True)
-class ArrayImages:
-    """Images in memory, with the face of `utils.images.packed.PackedImages`."""
+class RegisteredDataset(DatasetClasses):
+    """A plugin's dataset, which has no folder."""
 
-    images: np.ndarray
-    """uint8 (images, C, H, W)."""
-    names: Sequence[str]
-    """Of each image, split/class/number."""
-
-    @cached_property
-    def identical(self) -> list[list[int]]:
-        """Ranks of images with equal pixels, a list per picture that is there more than once."""
-        ranks_of: dict[bytes, list[int]] = defaultdict(list)
-        for rank, image in enumerate(self.images):
-            ranks_of[hashlib.blake2b(image, digest_size=16).digest()].append(rank)
-        return [ranks for ranks in ranks_of.values() if len(ranks) > 1]
-
-    @property
-    def n_bytes(self) -> int:
-        """Size of all images."""
-        return self.images.nbytes
-
-    def verify(self) -> None:
-        """Nothing has been packed that could have changed since."""
-
-    def read(self, into_memory: bool) -> np.ndarray:
-        """Return the images, which are in memory in any case."""
-        return self.images
-
-    def image_path(self, rank: int) -> str:
-        """Return what stands for the path of an image."""
-        return self.names[rank]
-
-
-@dataclass(frozen=True)
-class RegisteredDataset:
-    """A plugin's dataset: its images, and which of them belong to which class of which split."""
-
-    name: str
     packed: ArrayImages
-    sets: Mapping[str, Sequence[ImageClass]]
-    """split -> its classes."""
-    keeps_copies: bool = False
-    """Images stay that are in their class more than once, as the run has started with them."""
-
-    @property
-    def classes(self) -> dict[str, dict[str, Sequence[int]]]:
-        """split -> class name -> ranks of its images."""
-        return {split: {c.name: c.images for c in members} for split, members in self.sets.items()}
 
     @property
     def source(self) -> dict[str, Any]:
@@ -115,7 +74,7 @@ def make_registered_dataset(
     problems += _shortages(sets, shapes)
     if problems:
         raise _refused(name, problems)
-    return RegisteredDataset(name, packed, sets, keep_copies)
+    return RegisteredDataset(name, None, packed, sets, keep_copies)
 
 
 def _refused(name: str, problems: Sequence[str]) -> DataError:

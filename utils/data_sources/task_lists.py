@@ -26,6 +26,7 @@ from utils.episodes.drawing import EpisodeIndices, EpisodeShape
 from utils.errors import DataError
 from utils.files.atomic_files import write_bytes_atomically
 from utils.files.reading import read_object
+from utils.paths import command
 from utils.words import printable
 
 FORMAT, VERSION = "few-shot task list", 1
@@ -178,7 +179,7 @@ def read_task_lists(path: Path) -> TaskLists:
     except (ValueError, KeyError, TypeError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else error
         raise DataError(
-            f"{printable(path)}: not a task list: {reason}. Make one with: python -m utils.prepare_dataset tasks "
+            f"{printable(path)}: not a task list: {reason}. Make one with: {command('prepare_dataset')} tasks "
             "--config CONFIG.json"
         ) from error
     return TaskLists(dataset, lists)

@@ -1,13 +1,15 @@
 """`python -m utils.prepare_dataset tasks`: write the exact test tasks of a config, or Lake's within-alphabet runs,
-to a file.
+to a file; or the fixed lists of a domain of glyphs.
 
     python -m utils.prepare_dataset tasks --config experiment_config/X.json [--to FILE]
     python -m utils.prepare_dataset tasks --from all_runs.zip [--to FILE]
+    python -m utils.prepare_dataset tasks --domain scripts [--to FOLDER]
 
 A run is tested on the file with `--task_list FILE`. Needs no torch.
 """
 
 import argparse
+import hashlib
 from pathlib import Path
 
 from utils.config import ExperimentConfig, load_config
@@ -17,6 +19,10 @@ from utils.data_sources.task_lists import TaskList, TaskLists, named_tasks, task
 from utils.episodes.class_table import ClassTable
 from utils.episodes.drawing import draw_episodes
 from utils.errors import ConfigError, prints_user_errors
+from utils.paths import command, dataset_root
+from utils.prepare_dataset.glyphs.benchmark import SEED, TestImages, fixed_tasks
+from utils.prepare_dataset.glyphs.card import expected_digests
+from utils.prepare_dataset.glyphs.domains import DOMAINS
 from utils.words import log_to_terminal, printable, say
 
 
@@ -43,28 +49,69 @@ def test_tasks(config: ExperimentConfig) -> TaskLists:
     return TaskLists(dataset.folder.name, tuple(lists))
 
 
+def domain_tasks(dataset_folder: Path) -> dict[str, TaskLists]:
+    """Return the fixed lists of a dataset of glyphs, by name.
+
+    Raises:
+        DataError: the dataset is not there.
+    """
+    images = TestImages(dataset_folder)
+    found = {}
+    for name, by_shape in fixed_tasks(images).items():
+        lists = []
+        for shape, (indices, drawn) in by_shape.items():
+            table = images.table(shape)
+            digest = tasks_digest("test", shape, indices, drawn, table, images.paths.__getitem__)
+            lists.append(TaskList(shape, named_tasks(drawn, table, images.paths.__getitem__), SEED, digest))
+        found[name] = TaskLists(dataset_folder.name, tuple(lists))
+    return found
+
+
+def lists_digest(task_lists: TaskLists) -> str:
+    """Return one digest for all lists of a file: that of the list, where there is one."""
+    digests = [one.digest for one in task_lists.lists]
+    return digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
+
+
 @prints_user_errors
 def main(arguments: list[str]) -> int:
     """Write a task list; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m utils.prepare_dataset tasks", description=main.__doc__)
+    parser = argparse.ArgumentParser(prog=f"{command('prepare_dataset')} tasks", description=main.__doc__)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--config", type=Path, help="config whose test tasks are written")
     what.add_argument("--from", dest="location", type=Path, help="all_runs.zip, or the folder that it unpacks to")
+    what.add_argument("--domain", choices=tuple(DOMAINS), help="domain of glyphs whose fixed lists are written")
     parser.add_argument(
-        "--to", type=Path, help="file to write (default: <experiment or archive name>.tasks.json, here)"
+        "--to",
+        type=Path,
+        help="file to write (default: <experiment or archive name>.tasks.json, here); of --domain, the folder for its "
+        "files (default: <dataset folder>_tasks)",
     )
     options = parser.parse_args(arguments)
     log_to_terminal()
+    if options.domain is not None:
+        dataset_folder = dataset_root() / f"glyphs_{options.domain}"
+        expected = expected_digests(dataset_folder.name).get("tasks", {})
+        folder = options.to or dataset_folder.with_name(f"{dataset_folder.name}_tasks")
+        for name, lists in domain_tasks(dataset_folder).items():
+            folder.mkdir(parents=True, exist_ok=True)
+            _write(folder / f"{name}.tasks.json", lists)
+            same = lists_digest(lists) == expected.get(name)
+            say(f"digest {lists_digest(lists)}: {'as published' if same else 'not the published one'}")
+        return 0
     if options.config is not None:
         config = load_config(options.config)
         task_lists, name = test_tasks(config), config.experiment_name
     else:
         task_lists, name = all_runs_tasks(options.location), options.location.name.partition(".")[0]
-    path = options.to or Path(f"{name}.tasks.json")
+    _write(options.to or Path(f"{name}.tasks.json"), task_lists)
+    return 0
+
+
+def _write(path: Path, task_lists: TaskLists) -> None:
     if path.exists():
         raise ConfigError(f"{printable(path)}: is there already; nothing is overwritten. Give another name with --to.")
     write_task_lists(path, task_lists)
     for one in task_lists.lists:
         text = f"{printable(path)}: {len(one.tasks)} tasks of {one.shape} from {task_lists.dataset} {one.digest[:12]}"
         say(text.rstrip())
-    return 0

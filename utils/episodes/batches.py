@@ -1,12 +1,14 @@
 """Episodes as tensors: a batch on the device, and what of it can be prepared without the device."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from utils.episodes.drawing import EpisodeIndices, EpisodeShape
+from utils.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,52 @@ class EpisodeBatch:
     """int64 (B, N), on the host: rank of each class in the split's list of classes."""
     training_classes: Tensor | None = None
     """int64 (B, N): which of all training classes each is, a class of its own in each turn; None: nobody asks."""
+
+
+def episodes_from_arrays(
+    support_images: Any,
+    support_labels: Any,
+    query_images: Any,
+    query_labels: Any,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> EpisodeBatch:
+    """Make a batch of B episodes of arrays or tensors of one's own; nothing is normalised.
+
+        >>> import numpy as np
+        >>> from mamlkit import episodes_from_arrays
+        >>> labels = np.tile([0, 1, 2], (4, 1))  # 4 tasks, 3-way 1-shot
+        >>> episodes = episodes_from_arrays(np.ones((4, 3, 1, 8, 8)), labels, np.ones((4, 3, 1, 8, 8)), labels)
+        >>> episodes.n_way, episodes.n_query
+        (3, 1)
+
+    Args:
+        support_images, query_images: (B, n, ...), the first ones in class order.
+        support_labels, query_labels: (B, n), integers 0..N-1; in a regression (B, n, D), floats.
+    Raises:
+        ConfigError: the numbers of tasks or of examples differ, or labels are not 0..N-1.
+    """
+    tensors = [torch.as_tensor(one).to(device) for one in (support_images, support_labels, query_images, query_labels)]
+    for role, images, labels in (("support", *tensors[:2]), ("query", *tensors[2:])):
+        if images.shape[:2] != labels.shape[:2] or len(images) != len(tensors[0]):
+            raise ConfigError(
+                f"episodes_from_arrays: {role} images are {tuple(images.shape)}, their labels {tuple(labels.shape)}, "
+                f"and there are {len(tensors[0])} tasks; both begin with (tasks, examples of a task)"
+            )
+    is_regression = tensors[1].is_floating_point()
+    n_way = 1 if is_regression else int(tensors[1].max()) + 1
+    known = tensors[1].unique().tolist()
+    if not is_regression and not (known == list(range(n_way)) and set(tensors[3].unique().tolist()) <= set(known)):
+        raise ConfigError(f"episodes_from_arrays: support labels are {known}; must be 0 to N-1, those of the query too")
+    support_images, query_images = tensors[0].to(dtype), tensors[2].to(dtype)
+    support_labels, query_labels = (labels.to(dtype if is_regression else torch.int64) for labels in tensors[1::2])
+    return EpisodeBatch(
+        support_images, support_labels, query_images, query_labels,
+        seeds=torch.arange(len(support_images), device=device), n_way=n_way,
+        n_shot=support_labels.shape[1] // n_way, n_query=query_labels.shape[1] // n_way, split="train",
+        indices=tuple(range(len(support_images))), class_ids=np.zeros((len(support_images), n_way), dtype=np.int64),
+    )  # fmt: skip
 
 
 def rotate_by_quarter_turns(images: Tensor, quarter_turns: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ import io
 import logging
 import lzma
 import os
+import re
 import shutil
 import stat
 import struct
@@ -31,6 +32,8 @@ from utils.words import printable, size_text
 logger = logging.getLogger(__name__)
 
 ARCHIVE_EXTENSIONS = (".tar.bz2", ".tbz2", ".pbzip2", ".pbzip", ".tar.gz", ".tgz", ".tar.xz", ".tar", ".zip")
+PACKAGE_EXTENSIONS = (*ARCHIVE_EXTENSIONS, ".deb", ".whl")
+"""What `read_members` reads."""
 
 MOST_MEMBERS = 20_000_000
 MOST_FOLDERS = 100_000
@@ -87,17 +90,37 @@ def unpack_archive(archive: Path, destination: Path) -> None:
     logger.info("unpacking %s", printable(archive))
 
     def fill(folder: Path) -> Path:
-        try:
+        with _damage_named(archive):
             _unpack_members(archive, folder)
-        except DAMAGE as error:
-            # Of the file system; those of bz2 and gzip about their data have no number, EINVAL is a place before 0.
-            if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
-                raise
-            reason = printable(error)[:300]
-            raise _error(archive, f"damaged or not an archive of this kind: {reason}. Fetch it again") from error
         return _without_wrapper(folder)
 
     make_folder(destination, fill)
+
+
+def read_members(archive: Path, wanted: re.Pattern[str]) -> Iterator[tuple[str, bytes]]:
+    """Yield name and content of those files of an archive or package whose names match; links are left out.
+
+    Raises:
+        DataError: damaged, encrypted, or larger inside than such an archive may be.
+    """
+    with _damage_named(archive), contextlib.closing(_members(archive, _Allowance(archive), links=False)) as members:
+        for member in members:
+            if member.content is not None and wanted.search(member.name):
+                content = io.BytesIO()
+                shutil.copyfileobj(member.content, content, _COPY_BYTES)
+                yield member.name, content.getvalue()
+
+
+@contextlib.contextmanager
+def _damage_named(archive: Path) -> Iterator[None]:
+    try:
+        yield
+    except DAMAGE as error:
+        # Of the file system; those of bz2 and gzip about their data have no number, EINVAL is a place before 0.
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise
+        reason = printable(error)[:300]
+        raise _error(archive, f"damaged or not an archive of this kind: {reason}. Fetch it again") from error
 
 
 def _error(archive: Path, text: str) -> DataError:
@@ -119,7 +142,7 @@ def _unpack_members(archive: Path, folder: Path) -> None:
     seen: set[str] = set()
     folders: set[str] = {""}
     allowance = _Allowance(archive)
-    members = (_zip_members if archive.suffix.lower() == ".zip" else _tar_members)(archive, allowance)
+    members = _members(archive, allowance)
     progress = tqdm.tqdm(desc=f"unpacking {printable(archive.name)}", unit="file", disable=None)
     with progress as bar, contextlib.closing(members):
         for member in members:
@@ -167,7 +190,7 @@ def _make_folders(archive: Path, folder: Path, parts: list[str], made: set[str])
 
 
 def _opened_again(archive: Path, folder: Path, member: _Member, seen: set[str], allowance: "_Allowance") -> BinaryIO:
-    """The file that a hard link is another name of: it becomes a copy."""
+    """Return the file that a hard link is another name of: it becomes a copy."""
     path = "/".join(_checked_parts(archive, member.same_as))
     if path not in seen:
         text = f'member "{printable(member.name)}" is a hard link to "{printable(member.same_as)}"'
@@ -197,7 +220,13 @@ class _StrictHeader(tarfile.TarInfo):
             raise tarfile.ReadError(f"{error} after {tar.offset} bytes") from error
 
 
-def _tar_members(archive: Path, allowance: "_Allowance") -> _Members:
+def _members(archive: Path, allowance: "_Allowance", *, links: bool = True) -> _Members:
+    if archive.suffix.lower() in (".zip", ".whl"):
+        return _zip_members(archive, allowance)
+    return _tar_members(archive, allowance, links=links)
+
+
+def _tar_members(archive: Path, allowance: "_Allowance", *, links: bool) -> _Members:
     with _decompressed(archive) as stream:
         limited = _LimitedReader(stream, allowance)
         with limited.in_header():
@@ -209,6 +238,8 @@ def _tar_members(archive: Path, allowance: "_Allowance") -> _Members:
                 if member is None:
                     break
                 tar.members.clear()  # which would hold them all
+                if not links and not (member.isdir() or member.isreg()):
+                    continue
                 if member.islnk():
                     yield _Member(member.name, same_as=member.linkname)
                     continue
@@ -299,10 +330,26 @@ def size_limited(archive: Path, stream: BinaryIO) -> BinaryIO:
 
 
 def _decompressed(archive: Path) -> BinaryIO:
-    """The tar inside, as a stream. bzip2 of many streams and gzip of many members are read to the end."""
-    if archive.name.lower().endswith((".tar.bz2", ".tbz2", ".pbzip2", ".pbzip")):
+    """Return the tar inside, as a stream. bzip2 of many streams and gzip of many members are read to the end."""
+    name = archive.name.lower()
+    if name.endswith((".tar.bz2", ".tbz2", ".pbzip2", ".pbzip")):
         return bz2.open(archive, "rb")
+    if name.endswith(".deb"):
+        return lzma.open(_data_of_deb(archive), "rb")
     return {".gz": gzip.open, ".tgz": gzip.open, ".xz": lzma.open}.get(archive.suffix.lower(), open)(archive, "rb")
+
+
+def _data_of_deb(archive: Path) -> BinaryIO:
+    """The last of the three members of a Debian package, which is an ar: a header of 60 bytes before each."""
+    file = open(archive, "rb")  # noqa: SIM115 -- handed on
+    if file.read(8) == b"!<arch>\n":
+        while len(header := file.read(60)) == 60:
+            if header.startswith(b"data.tar.xz"):
+                return file
+            size = int(header[48:58])
+            file.seek(size + size % 2, io.SEEK_CUR)
+    file.close()
+    raise tarfile.ReadError("no data.tar.xz in it")
 
 
 def _without_wrapper(folder: Path) -> Path:

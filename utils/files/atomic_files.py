@@ -3,6 +3,7 @@ that are added to where they are, never through a link.
 """
 
 import errno
+import itertools
 import logging
 import os
 import secrets
@@ -141,7 +142,7 @@ def storage_error(path: Path, error: OSError) -> StorageError:
 
 
 def free_space_text(path: Path) -> str:
-    """'N MiB free on that disk'."""
+    """Return 'N MiB free on that disk'."""
     try:
         return f"{shutil.disk_usage(nearest_existing(path)).free / 2**20:.0f} MiB free on that disk"
     except OSError:
@@ -149,8 +150,14 @@ def free_space_text(path: Path) -> str:
 
 
 def nearest_existing(path: Path) -> Path:
-    """The path itself, or the lowest folder above it that is there."""
+    """Return the path itself, or the lowest folder above it that is there."""
     return next((place for place in (path, *path.parents) if place.exists()), path)
+
+
+def free_path(path: Path, separator: str = "-") -> Path:
+    """Return the path, or the first of <path>-2, <path>-3, ... at which there is nothing yet."""
+    numbered = (path.with_name(f"{path.name}{separator}{number}") for number in itertools.count(2))
+    return next(place for place in itertools.chain([path], numbered) if not place.exists())
 
 
 def remove_or_warn(path: Path) -> None:

@@ -5,6 +5,7 @@ import fcntl
 import logging
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -35,6 +36,18 @@ def lock(path: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def folds_case(folder: Path) -> bool:
+    """Return whether names that differ in letter case alone are one in a folder, which is made if it is not there.
+
+    Raises:
+        StorageError: no permission or no space.
+    """
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".a") as file:
+            return Path(file.name).with_name(Path(file.name).name.upper()).exists()
 
 
 def is_filled(folder: Path) -> bool:

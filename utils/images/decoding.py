@@ -1,9 +1,10 @@
-"""Decode image files to uint8 arrays of one size, here or in a process of its own (`python -m utils.images.decoding`).
+"""Decode image files to uint8 arrays of one size, here or in a process of its own.
 
 The process reads one JSON job per line, writes the pixels straight into the packed file and answers with one JSON line.
 It imports neither torch nor the program that started it, so it is up in a tenth of a second.
 """
 
+import io
 import json
 import os
 import signal
@@ -12,14 +13,16 @@ import struct
 import sys
 import warnings
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 import PIL
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image
+
+Result = TypeVar("Result")
 
 DECODERS = ("PNG", "JPEG", "BMP", "WEBP")
 """The only decoders of Pillow that are used, whatever a file is called."""
@@ -51,6 +54,20 @@ DECODING_ERRORS = (
 )
 """What Pillow raises for a damaged file, depending on the format and on where the damage is."""
 
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF's orientation -> what sets an image upright (Exif 2.32, 4.6.4)."""
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PICTURE_CHUNKS = (b"tRNS", b"eXIf", b"acTL")
+"""Of a PNG, beside those with a capital, which every PNG needs: transparency, orientation, animation."""
+
 
 @dataclass(frozen=True)
 class PixelFormat:
@@ -77,10 +94,57 @@ def _to_eight_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray((values >> 8).astype(np.uint8))
 
 
+def _read(source: Path | BinaryIO, read: Callable[[Image.Image], Result]) -> Result:
+    """Return what `read` makes of an image; a PNG is read without what is no part of its picture, if need be."""
+    try:
+        with Image.open(source, formats=DECODERS) as opened:
+            return read(opened)
+    except DECODING_ERRORS as error:
+        is_of_the_system = isinstance(error, OSError) and error.errno is not None  # no permission, a broken disk
+        if is_of_the_system or isinstance(error, Image.DecompressionBombError):
+            raise
+        if (picture := _png_picture(source)) is None:
+            raise
+    with Image.open(picture, formats=DECODERS) as opened:
+        return read(opened)
+
+
+def _png_picture(source: Path | BinaryIO) -> BinaryIO | None:
+    """Return a PNG file without texts, profiles and the like: Pillow unpacks them, and stops at a bad one.
+
+    None for another file, and for one that was cut off.
+    """
+    if isinstance(source, Path):
+        data = source.read_bytes()
+    else:
+        source.seek(0)
+        data = source.read()
+    place = len(_PNG_SIGNATURE)
+    if data[:place] != _PNG_SIGNATURE:
+        return None
+    parts = [_PNG_SIGNATURE]
+    while place + 8 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, place)
+        end = place + 12 + length
+        if kind[:1].isupper() or kind in _PICTURE_CHUNKS:
+            parts.append(data[place:end])
+        place = end
+    return io.BytesIO(b"".join(parts)) if parts[-1][4:8] == b"IEND" else None
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return how an image is to be turned, as EXIF numbers it; 1, not at all, where that cannot be read."""
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation, 1)
+    except DECODING_ERRORS:
+        return 1
+
+
 def decode_image(path: Path | BinaryIO, pixel_format: PixelFormat) -> np.ndarray:
     """Decode one file completely and bring it to the wanted size.
 
     In this order: EXIF orientation; grey or RGB (transparent parts become white, 1-bit images 0 and 255); resize.
+    Nothing else of what a file tells beside its picture is read, so none of it can be wrong.
 
     Returns:
         uint8 (C, H, W).
@@ -89,22 +153,13 @@ def decode_image(path: Path | BinaryIO, pixel_format: PixelFormat) -> np.ndarray
     """
     if isinstance(path, Path) and not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for
         raise ValueError("no regular file")
-    too_large = ValueError(
-        f"more than {LARGEST_PIXELS / 1e6:.0f} million pixels, as of a decompression bomb. If it is a photograph, make "
-        f"it smaller: {pixel_format.width} x {pixel_format.height} pixels of it are used"
-    )
     try:
-        found = Image.open(path, formats=DECODERS)
+        image = _read(path, _upright)
     except Image.DecompressionBombError as error:
-        raise too_large from error
-    with found as opened:
-        if opened.width * opened.height > LARGEST_PIXELS:
-            raise too_large
-        if opened.format in ("PNG", "WEBP") and getattr(opened, "is_animated", False):
-            raise ValueError("animated image")
-        # All of it, so that a truncated file is an error; the reference accepted it silently.
-        opened.load()
-        image = ImageOps.exif_transpose(opened)
+        raise ValueError(
+            f"more than {LARGEST_PIXELS / 1e6:.0f} million pixels, as of a decompression bomb. If it is a photograph, "
+            f"make it smaller: {pixel_format.width} x {pixel_format.height} pixels of it are used"
+        ) from error
     if image.mode.startswith("I"):
         image = _to_eight_bits(image)
     elif image.mode == "F":
@@ -120,31 +175,48 @@ def decode_image(path: Path | BinaryIO, pixel_format: PixelFormat) -> np.ndarray
     return pixels[None] if pixel_format.channels == 1 else pixels.transpose(2, 0, 1)
 
 
+def _upright(opened: Image.Image) -> Image.Image:
+    if opened.width * opened.height > LARGEST_PIXELS:  # of which Pillow only warns
+        raise Image.DecompressionBombError
+    if opened.format in ("PNG", "WEBP") and getattr(opened, "is_animated", False):
+        raise ValueError("animated image")
+    # All of it, so that a truncated file is an error; the reference accepted it silently.
+    opened.load()
+    # Not Pillow's exif_transpose, which writes all EXIF anew and fails at what it cannot write.
+    method = _TURNS.get(_orientation(opened))
+    return opened.copy() if method is None else opened.transpose(method)
+
+
 def original_form(path: Path | BinaryIO) -> tuple[int, int, str]:
     """Return width, height, and grey or colour of an image by its file's head, turned by its EXIF orientation.
 
     Raises:
         One of DECODING_ERRORS.
     """
-    with Image.open(path, formats=DECODERS) as opened:
+
+    def form(opened: Image.Image) -> tuple[int, int, str]:
         grey = opened.mode in ("1", "L", "LA", "I", "I;16", "F")
-        turned = opened.getexif().get(ExifTags.Base.Orientation, 1) >= 5
-        width, height = reversed(opened.size) if turned else opened.size
-    return width, height, "grey" if grey else "colour"
+        width, height = reversed(opened.size) if _orientation(opened) in (5, 6, 7, 8) else opened.size
+        return width, height, "grey" if grey else "colour"
+
+    return _read(path, form)
 
 
 def one_colour_reason(path: Path) -> str:
-    """Why a file may have become an image of one colour."""
+    """Return why a file may have become an image of one colour."""
+
+    def reason(opened: Image.Image) -> str:
+        if opened.mode.startswith("I"):
+            return "16-bit grey below 256" if np.asarray(opened).max() < 256 else "16-bit grey"
+        if opened.has_transparency_data:
+            return "transparent"
+        ranges = opened.convert("RGB").getextrema()
+        return "so is the file" if all(low == high for low, high in ranges) else "lost at this size"
+
     try:
-        with Image.open(path, formats=DECODERS) as opened:
-            if opened.mode.startswith("I"):
-                return "16-bit grey below 256" if np.asarray(opened).max() < 256 else "16-bit grey"
-            if opened.has_transparency_data:
-                return "transparent"
-            ranges = opened.convert("RGB").getextrema()
+        return _read(path, reason)
     except DECODING_ERRORS:  # gone since it was packed
         return "cannot be read now"
-    return "so is the file" if all(low == high for low, high in ranges) else "lost at this size"
 
 
 def decode_into_file(

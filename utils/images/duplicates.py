@@ -46,12 +46,12 @@ def read_content(packed_file: Path, shape: Sequence[int]) -> Content:
 
 
 def are_of_one_colour(images: np.ndarray) -> np.ndarray:
-    """Ranks of those of some images (n, C, H, W) whose pixels are all equal."""
+    """Return the ranks of those of some images (n, C, H, W) whose pixels are all equal."""
     return np.flatnonzero((images.min(axis=(2, 3)) == images.max(axis=(2, 3))).all(axis=1))
 
 
 def one_colour_text(folder: Path, paths: Sequence[str], n_images: int) -> str:
-    """What is said of images of one colour, with what may have made a few of them so."""
+    """Return what is said of images of one colour, with what may have made a few of them so."""
     examples = [f"{path} ({one_colour_reason(folder / path)})" for path in paths[:MOST_ALIKE]]
     return f"{len(paths)} of {n_images} images are of one colour after decoding, such as {some_of(examples)}"
 
@@ -103,12 +103,12 @@ def find_repeats(
 
 
 def leaked(leaks: Sequence[Sequence[tuple[str, int]]]) -> set[int]:
-    """Ranks of the images in several splits that are not in the last of them, so that the test keeps its own."""
+    """Return the ranks of images in several splits that are not in the last of them, so that the test keeps its own."""
     return {rank for places in leaks for split, rank in places if split != places[-1][0]}
 
 
 def without_images(sets: Mapping[str, Sequence[ImageClass]], left_out: Collection[int]) -> dict[str, list[ImageClass]]:
-    """The sets without the images of these ranks."""
+    """Return the sets without the images of these ranks."""
     return {
         split: [replace(c, images=tuple(rank for rank in c.images if rank not in left_out)) for c in classes]
         for split, classes in sets.items()

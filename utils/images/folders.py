@@ -42,7 +42,7 @@ class ImageFolder:
     """File names, sorted."""
 
     def path_of(self, file: str) -> str:
-        """Path of one of its files, relative to the dataset folder."""
+        """Return the path of one of its files, relative to the dataset folder."""
         return f"{self.path}/{file}" if self.path else file
 
 
@@ -58,7 +58,7 @@ class ImageClass:
 
 
 def report_problems(dataset_folder: Path, problems: Sequence[str], advice: str = "") -> DataError:
-    """One error that lists every problem of a dataset, and ends with the advice."""
+    """Return one error that lists every problem of a dataset, and ends with the advice."""
     shown = list(problems[:MOST_PROBLEMS_SHOWN])
     if len(problems) > len(shown):
         shown.append(f"... and {len(problems) - len(shown)} more")
@@ -137,7 +137,7 @@ def scan(dataset_folder: Path) -> tuple[list[ImageFolder], str]:
 
 
 def _fingerprint_lines(path: str, status: os.stat_result, files: Sequence[os.DirEntry]) -> bytes:
-    """A folder and its images, a line each. Times alone would not do: archives, rsync and some file systems set them.
+    """Return a folder and its images, a line each; times alone would not do, as archives and rsync set them.
 
     The change time of a folder cannot be set, so a file that was replaced under its old name and times shows there.
     """
@@ -152,7 +152,7 @@ def _fingerprint_lines(path: str, status: os.stat_result, files: Sequence[os.Dir
 
 
 def folders_inside_classes(folders: Sequence[ImageFolder], name_of: Callable[[str], object]) -> list[str]:
-    """One problem per folder with images of its own and in folders below it that are other classes.
+    """Return a problem per folder with images of its own and in folders below it that are other classes.
 
     A subfolder of a class would be a class of its own, often in another split.
 
@@ -175,7 +175,7 @@ def folders_inside_classes(folders: Sequence[ImageFolder], name_of: Callable[[st
 
 
 def some_of(paths: Sequence[str], most: int = MOST_ALIKE) -> str:
-    """The first of many paths, and how many more there are."""
+    """Name the first of many paths, and how many more there are."""
     named = ", ".join(printable(path) for path in paths[:most])
     return named + (f" and {len(paths) - most} more" if len(paths) > most else "")
 
@@ -266,7 +266,7 @@ def group_into_classes(
 
 
 def _name_outsiders(dataset_folder: Path, folders: Sequence[str], *, any_split: bool) -> list[str]:
-    """One problem per folder that should have been a split, or holds none: the one named nearly so, else the uppermost.
+    """Return a problem per folder that should have been a split, or holds none: named nearly so, else the uppermost.
 
     Plain class folders, without any split among them, are one problem together.
     """
@@ -296,7 +296,7 @@ def _name_outsiders(dataset_folder: Path, folders: Sequence[str], *, any_split: 
 def split_into_sets(
     classes: Sequence[ImageClass], train_val_test_split: Sequence[float], class_split_seed: int
 ) -> dict[str, list[ImageClass]]:
-    """Split -> classes: as the folders say for a pre-split dataset, else by `split_classes`."""
+    """Return split -> classes: as the folders say for a pre-split dataset, else by `split_classes`."""
     if any(c.split is not None for c in classes):
         return {split: [c for c in classes if c.split == split] for split in SPLITS}
     by_name = {c.name: c for c in classes}
@@ -310,7 +310,7 @@ def find_shortages(
     shapes: Mapping[str, Sequence[EpisodeShape]],
     pre_split: bool,
 ) -> list[str]:
-    """Every reason why no episodes can be drawn: too few classes for N way, too few images for K shot + Q query.
+    """Return every reason why no episodes can be drawn: too few classes for N way, too few images for K shot + Q query.
 
     Args:
         shapes: split -> shapes of its episodes, of which the largest count; a test shape that is none of the training's
@@ -352,7 +352,7 @@ def find_shortages(
 def _small_classes(
     split: str, classes: Sequence[ImageClass], dataset_folder: Path, shape: EpisodeShape, of_the_test: str
 ) -> list[str]:
-    """One problem per class with too few images for K shot + Q query, or one for all where they are many."""
+    """Return a problem per class with too few images for K shot + Q query, or one for all where they are many."""
     needed = (
         f"{of_the_test}num_samples_per_class {shape.n_shot} + {of_the_test}num_target_samples {shape.n_query} needs"
     )
@@ -375,7 +375,7 @@ def _small_classes(
 
 
 def _split_folder(dataset_folder: Path, split: str, classes: Sequence[ImageClass]) -> Path:
-    """The folder of a split as it is spelled on disk."""
+    """Return the folder of a split as it is spelled on disk."""
     if classes:
         parts = classes[0].folders[0].split("/")
         at = next((i for i, part in enumerate(parts) if part.lower() == split), 0)

@@ -16,7 +16,6 @@ import math
 import os
 import queue
 import subprocess
-import sys
 import time
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
@@ -37,7 +36,7 @@ from utils.images import decoding as image_decoding
 from utils.images.decoding import DECODER_VERSION, PixelFormat
 from utils.images.duplicates import identical_files, read_content
 from utils.images.folders import ImageFolder, scan
-from utils.paths import REPOSITORY_ROOT
+from utils.paths import child_process
 from utils.words import printable
 
 logger = logging.getLogger(__name__)
@@ -95,20 +94,20 @@ class PackedImages:
             )
 
     def read(self, into_memory: bool) -> np.ndarray:
-        """uint8 (images, C, H, W): read into memory, or mapped, in which case the file is read where it is touched."""
+        """Return uint8 (images, C, H, W): read into memory, or mapped and then read where it is touched."""
         if into_memory:
             return np.fromfile(self.data_file, dtype=np.uint8).reshape(self.shape)
         # "c": pages are private, so that torch gets an array it may call writable; nothing is ever written.
         return np.memmap(self.data_file, dtype=np.uint8, mode="c", shape=self.shape)
 
     def image_path(self, rank: int) -> str:
-        """Path of the image with this rank, relative to the dataset folder."""
+        """Return the path of the image with this rank, relative to the dataset folder."""
         folder_rank = bisect_right(self._starts, rank) - 1
         folder = self.folders[folder_rank]
         return folder.path_of(folder.files[rank - self._starts[folder_rank]])
 
     def image_paths(self) -> Iterator[str]:
-        """Paths of all images, in their order."""
+        """Return the paths of all images, in their order."""
         return (folder.path_of(file) for folder in self.folders for file in folder.files)
 
     @functools.cached_property
@@ -134,7 +133,7 @@ def _checked_in_background(packed: PackedImages) -> PackedImages:
 
 
 def _fingerprint(files_digest: str, pixel_format: PixelFormat) -> str:
-    """sha256 of what the packed file depends on.
+    """Return the sha256 of what the packed file depends on.
 
     Args:
         files_digest: of the dataset's folders and files, as `scan` returns it.
@@ -156,7 +155,7 @@ def _read_index(
     skip_bad: bool,
     is_told: bool = True,
 ) -> PackedImages | None:
-    """The packed images, if there are any, which are still those of the dataset folder and as they were written.
+    """Return the packed images, if there are any, which are still those of the dataset folder and as they were written.
 
     Args:
         folders: those of the dataset, and the fingerprint of all that is in them.
@@ -194,7 +193,7 @@ def _read_index(
 
 
 def _is_whole(packed: PackedImages, pixel_format: PixelFormat) -> bool:
-    """Whether index and data file fit each other; of a large file the pixels are not looked at yet."""
+    """Return whether index and data file fit each other; of a large file the pixels are not looked at yet."""
     n_images = sum(len(folder.files) for folder in packed.folders)
     ranks = itertools.chain(packed.one_colour, *packed.identical)
     return (
@@ -210,7 +209,7 @@ def _data_file(index_file: Path, content_sha256: str) -> Path:
 
 
 def _possible_folders(dataset_folder: Path) -> list[Path]:
-    """Where packed files of a dataset may be: `.packed` beside it, or the user's cache folder, if there is one."""
+    """Return where packed files of a dataset may be: `.packed` beside it, or the user's cache folder, if any."""
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # as it is where nobody's home is known
     path_digest = hashlib.sha256(os.fsencode(dataset_folder.resolve())).hexdigest()[:12]
     folders = [dataset_folder.absolute().parent / ".packed"]
@@ -218,7 +217,7 @@ def _possible_folders(dataset_folder: Path) -> list[Path]:
 
 
 def _writable_folder(dataset_folder: Path) -> Path:
-    """The first of `_possible_folders` that can be written.
+    """Return the first of `_possible_folders` that can be written.
 
     Raises:
         StorageError: none.
@@ -305,7 +304,7 @@ def _tell_what_is_left_out(packed: PackedImages, dataset_folder: Path) -> Packed
 
 
 def _without(folders: list[ImageFolder], bad: set[str]) -> list[ImageFolder]:
-    """The folders with the good files alone; a folder of which none is left is left out."""
+    """Return the folders with the good files alone; a folder of which none is left is left out."""
     if not bad:
         return folders
     kept = [
@@ -393,12 +392,16 @@ def _write_index(index_file: Path, fingerprint: str, packed: PackedImages) -> No
             data_file.unlink(missing_ok=True)
 
 
+def available_cores() -> int:
+    """Return how many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _decode_all(
     dataset_folder: Path, files: list[str], pixel_format: PixelFormat, num_workers: int, packed_file: Path
 ) -> list[tuple[str, str]]:
     """Decode files into the packed file with a progress bar; returns (file, reason) of the broken ones, in order."""
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    n_processes = min(num_workers, available, len(files) // FEWEST_IMAGES_PER_PROCESS)
+    n_processes = min(num_workers, available_cores(), len(files) // FEWEST_IMAGES_PER_PROCESS)
     chunk = max(16, min(256, len(files) // (8 * max(n_processes, 1)) + 1))
     starts = range(0, len(files), chunk)
     broken: dict[int, list[tuple[str, str]]] = {}
@@ -433,15 +436,14 @@ def _decode_here(
 def _decode_in_processes(
     folder: Path, files: list[str], pixel_format: PixelFormat, packed_file: Path, starts: range, chunk: int, count: int
 ) -> _Answers:
-    """Each process gets a part whenever it is done with one; a thread per process waits for its answers."""
+    """Give each process a part whenever it is done with one; a thread per process waits for its answers."""
     waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
     for start in starts:
         waiting.put(start)
     answers: queue.SimpleQueue[tuple[int, list] | None] = queue.SimpleQueue()
     processes = [
         subprocess.Popen(
-            [sys.executable, "-m", "utils.images.decoding"],
-            cwd=REPOSITORY_ROOT,
+            child_process("decoding"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -37,9 +37,7 @@ def choose_device(gpu_to_use: str, place: tuple[int, int] | None = None) -> "tor
     ids = gpu_ids(gpu_to_use)
     if place is None and (len(ids) > 1 or (gpu_to_use == "all" and available > 1)):
         meant = f'"all" means {available} GPUs here' if gpu_to_use == "all" else f'"{gpu_to_use}" names several GPUs'
-        raise ConfigError(
-            f"gpu_to_use: {meant}, which train_maml_system.py and the scripts use; here it can be one. Give one id."
-        )
+        raise ConfigError(f"gpu_to_use: {meant}, which training and the scripts use; here it can be one. Give one id.")
     index, count = place or (0, 1)
     if ids and index >= len(ids):
         raise ConfigError(

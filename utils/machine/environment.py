@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from utils.machine.packages import installed_version, requirements
-from utils.paths import REPOSITORY_ROOT
+from utils.paths import PACKAGE, REPOSITORY_ROOT, __version__
 
 DATA_FACTS = ("dataset_name", "content_sha256", "image_shape", "splits", "prepared")
 
@@ -18,6 +18,7 @@ def describe_environment(device: torch.device, data_summary: Mapping[str, Any]) 
     """One entry of environment.json: time of the start, versions, device, threads, commit of the code, data."""
     return {
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "mamlkit": __version__,
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "packages": {package.name: installed_version(package.name) for package in requirements()},
@@ -32,6 +33,8 @@ def describe_environment(device: torch.device, data_summary: Mapping[str, Any]) 
 
 
 def _git(*arguments: str) -> str | None:
+    if PACKAGE:  # a repository around site-packages is somebody else's
+        return None
     try:
         done = subprocess.run(
             ["git", "-C", str(REPOSITORY_ROOT), *arguments], capture_output=True, text=True, timeout=10, check=True

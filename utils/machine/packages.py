@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
-from utils.paths import REPOSITORY_ROOT
+from utils.paths import PACKAGE, REPOSITORY_ROOT
 
 LINE = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)\s*(?:>=\s*([0-9.]+))?\s*(?:#\s*(.+))?")
 IMPORTED_AS = {"pillow": "PIL"}
@@ -50,8 +50,16 @@ def installed_version(package: str) -> str | None:
 
 
 def set_up_command() -> str:
-    """Return what brings a Python with the required packages: the environment of install.sh, or making it."""
+    """Return what brings a Python with the required packages: the environment of install.sh, or making it; or pip."""
+    if PACKAGE:
+        return f"{shlex.quote(sys.executable)} -m pip install {PACKAGE[:-1]}"
     made = REPOSITORY_ROOT / ".venv" / "bin" / "activate"
     if made.is_file() and Path(sys.prefix).resolve() != made.parent.parent:
         return f"source {shlex.quote(str(made))}"
     return f"bash {shlex.quote(str(REPOSITORY_ROOT / 'install.sh'))}"
+
+
+def extras_command(purposes: str) -> str:
+    """Return what installs optional packages: all of them, or those for `trackers`, `sweep` and `onnx`, with commas."""
+    what = f"'{PACKAGE[:-1]}[{purposes}]'" if PACKAGE else "-r requirements-extras.txt"
+    return f"python -m pip install {what}"

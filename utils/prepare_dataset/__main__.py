@@ -1,5 +1,5 @@
-"""`python -m utils.prepare_dataset <name>`: turn any usual form of a dataset, on disk or at an address, into a
-dataset folder.
+"""Turn any usual form of a dataset, on disk or at an address, into a dataset folder: `python -m utils.prepare_dataset
+<name>`.
 """
 
 import argparse
@@ -10,9 +10,10 @@ from utils.episodes.drawing import SPLITS
 from utils.errors import ConfigError, prints_user_errors
 from utils.images.folders import scan
 from utils.known_datasets import KNOWN_DATASETS, known_by_folder
-from utils.paths import dataset_root, expanded
+from utils.paths import command, dataset_root, expanded
 from utils.prepare_dataset import find_or_make_dataset
 from utils.prepare_dataset.catalogue import GENERIC, MostSamples
+from utils.prepare_dataset.glyphs import preparation as glyphs
 from utils.prepare_dataset.preparation import Request, prepare
 from utils.words import is_whole_number, log_to_terminal, printable, say
 
@@ -21,12 +22,13 @@ def _parser() -> argparse.ArgumentParser:
     forms = [f"  {name}: {known.forms}" for name, known in KNOWN_DATASETS.items() if known.forms]
     forms += [f"  {name}: {text}" for name, text in GENERIC.items()]
     parser = argparse.ArgumentParser(
-        prog="python -m utils.prepare_dataset",
+        prog=command("prepare_dataset"),
         description="Make a dataset folder. Nothing that is there is changed; a killed run is gone on with; a second "
         "run verifies.",
         epilog="what --from may be:\n"
         + "\n".join(forms)
-        + "\n\n`tasks` as the dataset writes fixed test tasks; see: tasks --help",
+        + "\n\n`tasks` as the dataset writes fixed test tasks, `glyphs` draws fonts and icons; `tasks --help` and "
+        "`glyphs --help` say more",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     prepared = [name for name, known in KNOWN_DATASETS.items() if known.forms]
@@ -67,8 +69,9 @@ def _parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     """Prepare one dataset, or write the test tasks of one with `tasks`; returns the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    if arguments[:1] == ["tasks"]:
-        return write_task_lists.main(arguments[1:])
+    own = {"tasks": write_task_lists.main, "glyphs": glyphs.main}
+    if arguments[:1] and arguments[0] in own:
+        return own[arguments[0]](arguments[1:])
     options = _parser().parse_args(arguments)
     log_to_terminal()
     try:

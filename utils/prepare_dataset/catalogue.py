@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Mapping
 
 from utils.known_datasets import known_by_folder
+from utils.paths import command
 
 GENERIC = {
     "csv": "a folder images with train.csv, val.csv and test.csv of rows file,label; --name names the dataset",
@@ -31,13 +32,13 @@ def command_for(dataset_name: str) -> str:
     match = re.fullmatch(r"(.+?)(?:_(\d+|(?:(?:train|val|test)\d+_?)+)_samples)?(?:_seed(\d+))?", dataset_name)
     base, counts, seed = match.groups() if match else (dataset_name, None, None)
     known = known_by_folder(base)
-    command = "python -m utils.prepare_dataset "
+    prepare = f"{command('prepare_dataset')} "
     if not known.forms:
-        return command + f"folder --from FOLDER_OR_ARCHIVE --name {shlex.quote(dataset_name)}"
-    command += known.name
+        return prepare + f"folder --from FOLDER_OR_ARCHIVE --name {shlex.quote(dataset_name)}"
+    prepare += known.name
     if known.fetched != "everything":
-        command += " --from PATH_OR_ADDRESS"
+        prepare += " --from PATH_OR_ADDRESS"
     if counts:
         given = re.sub(r"(train|val|test)(\d+)_?", r"\1=\2,", counts).rstrip(",")
-        command += f" --max_samples_per_class {given}"
-    return command + (f" --seed {seed}" if seed else "")
+        prepare += f" --max_samples_per_class {given}"
+    return prepare + (f" --seed {seed}" if seed else "")

@@ -1,6 +1,7 @@
 """What every form of a dataset is turned into before anything is written: classes, each with named images."""
 
 import hashlib
+import logging
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,9 +12,12 @@ import numpy as np
 from utils.episodes.drawing import SPLITS
 from utils.episodes.randomness import random_words, sample_without_replacement
 from utils.errors import DataError
-from utils.images.folders import report_problems
+from utils.files.atomic_folders import folds_case
+from utils.images.folders import report_problems, some_of
 from utils.known_datasets import Counts
 from utils.words import printable
+
+logger = logging.getLogger(__name__)
 
 ImageContent = Path | bytes | np.ndarray
 """An image file to copy, the bytes of one, or pixels: uint8 (H, W) or (H, W, 3) in red green blue."""
@@ -28,9 +32,16 @@ class SourceClass:
     name: str
     """Folder below the split; may have several parts, as in alphabet/character."""
     files: Sequence[str]
-    """Names that the images get, each once."""
+    """Names that the images get."""
     read: Callable[[int], ImageContent]
     """Place in `files` -> content."""
+    label: str | None = None
+    """What the source calls it, where the name is made from that and says less: C# is the folder C."""
+
+    @property
+    def called(self) -> str:
+        """What people know it by."""
+        return self.name if self.label is None else self.label
 
     @property
     def folder(self) -> str:
@@ -71,9 +82,9 @@ def classes_by_label(
     values, starts = np.unique(labels[order], return_index=True)
     classes = []
     for value, ranks in zip(values.tolist(), np.split(order, starts)[1:], strict=True):
-        name = f"{split}_{value:03}" if names is None else safe_name(names[value])
+        label = f"{split}_{value:03}" if names is None else str(names[value])
         files = [f"{rank:07}.png" for rank in ranks.tolist()]
-        classes.append(SourceClass(split, name, files, _reader(ranks, read)))
+        classes.append(SourceClass(split, safe_name(label), files, _reader(ranks, read), label))
     return classes
 
 
@@ -96,6 +107,42 @@ def limit_samples(classes: Iterable[SourceClass], most: Mapping[str | None, int]
     return limited
 
 
+def with_own_names(classes: Iterable[SourceClass], destination: Path) -> list[SourceClass]:
+    """Number folders and images whose names would be one: made from other symbols, or of other letter case alone.
+
+    Letter case counts where the file system of the destination tells it apart. Classes of one label keep their one
+    name, in whatever splits; that is for `check_classes` to find.
+    """
+    fold = str.casefold if folds_case(destination) else str
+    own, numbered = [], []
+    labels: dict[str, str] = {}
+    for c in classes:
+        name, number = c.name, 1
+        while labels.setdefault(fold(name), c.called) != c.called:
+            number += 1
+            name = f"{c.name}_{number}"
+        if number > 1:
+            numbered.append(f"{c.called} is {name}")
+        own.append(replace(c, name=name, files=_own_files(c.files, fold)))
+    if numbered:
+        logger.info("class folders are numbered where their names would be one: %s", some_of(numbered))
+    return own
+
+
+def _own_files(files: Sequence[str], fold: Callable[[str], str]) -> Sequence[str]:
+    if len({fold(file) for file in files}) == len(files):
+        return files
+    own: dict[str, str] = {}
+    for file in files:
+        stem, dot, ending = file.rpartition(".")
+        name, number = file, 1
+        while fold(name) in own:
+            number += 1
+            name = f"{stem}_{number}{dot}{ending}"
+        own[fold(name)] = name
+    return list(own.values())
+
+
 def check_classes(source: Path | str, classes: Sequence[SourceClass], *, accept_shared: bool = False) -> None:
     """Raise one DataError with every class that cannot be written: none at all, twice the same, without images.
 
@@ -105,16 +152,15 @@ def check_classes(source: Path | str, classes: Sequence[SourceClass], *, accept_
     problems = []
     if not classes:
         problems.append("no class found")
-    seen: dict[str, SourceClass] = {}
+    seen: set[str] = set()
     splits: dict[str, set[str | None]] = {}
     for c in classes:
-        if seen.setdefault(c.folder.casefold(), c) is not c:
-            problems.append(f'two classes would be the folder "{printable(c.folder)}"')
-        splits.setdefault(c.name, set()).add(c.split)
+        if c.folder in seen:
+            problems.append(f'two classes are called "{printable(c.folder)}"; give one of them another name')
+        seen.add(c.folder)
+        splits.setdefault(c.called, set()).add(c.split)
         if not c.files:
             problems.append(f'class "{printable(c.folder)}" has no image')
-        elif len({file.casefold() for file in c.files}) < len(c.files):
-            problems.append(f'class "{printable(c.folder)}" has two images of one name')
     shared = {name: [s for s in SPLITS if s in found] for name, found in splits.items() if len(found) > 1}
     if shared and not accept_shared:
         problems += [f'class "{printable(name)}" is in {" and ".join(found)}' for name, found in shared.items()]

@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,11 @@ _BEGUN = ".begun"
 
 
 def write_dataset(
-    destination: Path, classes: Sequence[SourceClass], facts: dict[str, Any], linkable: Path | None = None
+    destination: Path,
+    classes: Sequence[SourceClass],
+    facts: dict[str, Any],
+    linkable: Path | None = None,
+    then: Callable[[Path], dict[str, Any]] = lambda _: {},
 ) -> None:
     """Write all classes below `destination`, then the record; a killed run is gone on with, class by class.
 
@@ -45,6 +49,7 @@ def write_dataset(
         facts: JSON-able, what the dataset is made from; with the classes it says whether a killed run was making the
             same.
         linkable: image files in this folder are linked instead of copied; it is ours and will be removed.
+        then: called with the folder when all images are there; returns more facts for the record.
     Raises:
         DataError: an image that cannot be read.
         StorageError: no space or no permission.
@@ -64,7 +69,7 @@ def write_dataset(
                     break
         if problems:
             raise report_problems(destination, problems)
-        record = {"version": RECORD_VERSION, **facts, **_count(folder)}
+        record = {"version": RECORD_VERSION, **facts, **then(folder), **_count(folder)}
         write_bytes_atomically(folder / RECORD_FILE, json.dumps(record, indent=1).encode())
 
     make_folder(destination, fill, resume_key=listing.hexdigest())

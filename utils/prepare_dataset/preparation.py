@@ -14,7 +14,14 @@ from utils.files.atomic_folders import is_filled
 from utils.images.folders import scan
 from utils.known_datasets import KNOWN_DATASETS, KnownDataset
 from utils.prepare_dataset.catalogue import GENERIC, MostSamples, folder_name
-from utils.prepare_dataset.class_sources import FoundClasses, SourceClass, check_classes, check_counts, limit_samples
+from utils.prepare_dataset.class_sources import (
+    FoundClasses,
+    SourceClass,
+    check_classes,
+    check_counts,
+    limit_samples,
+    with_own_names,
+)
 from utils.prepare_dataset.dataset_folders import verify_dataset, write_dataset
 from utils.prepare_dataset.datasets.cifar import find_cifar
 from utils.prepare_dataset.datasets.cub import find_cub
@@ -84,7 +91,7 @@ def prepare(request: Request) -> str:
         workspace.facts["source"] = "fetched with torchvision"
     found = _find(request, source, most, seed, workspace)
     logger.info("%s: %s", printable(source or "fetched"), found.form)
-    classes = limit_samples(found.classes, most, seed)
+    classes = limit_samples(with_own_names(found.classes, request.dataset_root), most, seed)
     check_classes(source or request.dataset_root, classes, accept_shared=request.accept_counts)
     deviations = check_counts(shown, classes, known.counts, most, accept=request.accept_counts) if known.counts else []
     facts: dict[str, Any] = {
@@ -125,7 +132,7 @@ def _name_and_draw(request: Request) -> tuple[str, MostSamples, int]:
 def _source(request: Request, destination: Path, workspace: Workspace) -> Path | None:
     """Return the folder of the source; None where the dataset is to be fetched."""
     if request.location is not None:
-        return workspace.open(request.location, request.sha256)
+        return workspace.open(request.location, request.sha256, is_tree=request.dataset == "folder")
     archive = find_archive(request.known.folder or destination.name, request.dataset_root)
     if archive is not None:
         return workspace.open(str(archive), request.sha256)

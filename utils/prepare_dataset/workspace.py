@@ -22,6 +22,8 @@ from utils.words import printable
 DEEPEST_LOOK = 4
 _NOT_LOOKED_INTO = re.compile(r"\.|n\d{8}$|images$|__MACOSX")
 """Folders that may hold a million images and no list of them."""
+_ENDINGS_OF_PARTS = (".csv", ".pkl", ".pickle", ".npz", ".npy", ".txt", ".json", "")
+"""Of files that are named in place of the folder that they are in."""
 
 
 @dataclass
@@ -65,17 +67,27 @@ class Workspace:
         unpack_archive(archive, folder)
         return folder
 
-    def open(self, location: str, sha256: str | None) -> Path:
-        """Return the folder (or, for a file that is no archive, its folder) of what --from gives: a path or an address.
+    def open(self, location: str, sha256: str | None, *, is_tree: bool = False) -> Path:
+        """Return the folder of what --from gives, a path or an address; of a file that is no archive, the one it is in.
 
+        Args:
+            is_tree: any folder would do, so that of a file may be any: an archive of a kind that is not known, a
+                picture.
         Raises:
-            DataError: not there, not fetched, or not of that digest.
+            DataError: not there, not fetched, not of that digest, or no file that a dataset is made from.
         """
         self.facts["source"] = location
+        path = Path(urllib.parse.urlsplit(location).path) if is_url(location) else expanded(location)
+        is_archive = path.name.lower().endswith(ARCHIVE_EXTENSIONS)
+        is_part = not is_tree and path.suffix.lower() in _ENDINGS_OF_PARTS
+        if not is_archive and not is_part and (is_url(location) or path.is_file()):
+            raise DataError(
+                f"{printable(location)}: no archive that can be unpacked here ({', '.join(ARCHIVE_EXTENSIONS)}): "
+                "unpack it and give the folder."
+            )
         if is_url(location):
             path = self.download(location, sha256)
         else:
-            path = expanded(location)
             if not path.is_dir() and not path.is_file():
                 raise DataError(
                     f"{printable(path)}: not found. --from is a folder, an archive, a file in it, or an http address."
@@ -90,7 +102,7 @@ class Workspace:
             self.facts["source_sha256"] = sha256.lower()
         if path.is_dir():
             return path
-        return self.unpack(path) if path.name.lower().endswith(ARCHIVE_EXTENSIONS) else path.parent
+        return self.unpack(path) if is_archive else path.parent
 
     def clean(self) -> None:
         """Remove what was unpacked for this dataset; other processes may be at others."""

@@ -7,12 +7,9 @@ killed it), or one of those below, which say that machines did not come together
 
 import os
 import sys
-from pathlib import Path
 
-sys.path[0] = str(Path(__file__).resolve().parents[2])
-
-from utils.machine.host import die_with_parent  # noqa: E402
-from utils.ranks.rank import NO_ANSWER, NOT_ALL_CAME, PARENT, RUN_WAS_ENDED  # noqa: E402
+from utils.machine.host import die_with_parent
+from utils.ranks.rank import NO_ANSWER, NOT_ALL_CAME, PARENT, RUN_WAS_ENDED
 
 CPP_LEVEL = "TORCH_CPP_LOG_LEVEL"
 

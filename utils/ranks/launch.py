@@ -20,7 +20,7 @@ from pathlib import Path
 from utils.errors import ConfigError
 from utils.machine.devices import check_gpus, gpu_ids
 from utils.machine.stop_signals import HANDLED, StopSignals, leave_note
-from utils.paths import REPOSITORY_ROOT
+from utils.paths import child_process
 from utils.ranks.rank import (
     ENDPOINT,
     FOLDER,
@@ -223,10 +223,11 @@ def _gpu_names() -> list[str]:
     return done.stdout.splitlines()
 
 
-def run_ranks(program: Path, arguments: Sequence[str], launch: Launch, run_id: str, stop: StopSignals) -> int:
+def run_ranks(program: Sequence[str], arguments: Sequence[str], launch: Launch, run_id: str, stop: StopSignals) -> int:
     """Start the program on all ranks of this machine and stay with them to their end; returns the exit code of the run.
 
     Args:
+        program: the words that start it, a Python first.
         arguments: of each.
         run_id: see `Launch.torchrun_arguments`.
         stop: whose signals are passed on.
@@ -238,9 +239,10 @@ def run_ranks(program: Path, arguments: Sequence[str], launch: Launch, run_id: s
             "note: --node_rank does not order the machines: process 0, which writes, is on the one whose address "
             "sorts first."
         )
+    words = ["--no_python", program[0], "-u", *program[1:], *arguments]  # -u as torchrun has it for scripts
     with stop.deferred(), tempfile.TemporaryDirectory(prefix="few_shot_ranks_") as name:
         folder = Path(name)
-        agent = _start_agent([*launch.torchrun_arguments(run_id), str(program), *arguments], launch, folder)
+        agent = _start_agent([*launch.torchrun_arguments(run_id), *words], launch, folder)
         try:
             code = _stay(agent, launch, folder, stop)
         finally:
@@ -297,7 +299,7 @@ def _start_agent(arguments: Sequence[str], launch: Launch, folder: Path) -> subp
         environment.setdefault("GLOO_SOCKET_IFNAME", "lo")
     if not launch.on_one_machine:  # torch dumps its C++ stack for each connection that a machine closes as it leaves
         environment = {"TORCH_CPP_LOG_LEVEL": "ERROR", "LOGLEVEL": "ERROR"} | environment
-    command = [sys.executable, str(REPOSITORY_ROOT / "utils" / "ranks" / "agent.py"), *arguments]
+    command = [*child_process("torchrun"), *arguments]
     # A session of its own, so that a terminal's Ctrl-C comes once, from here; and to the end it hears no other signal
     # either.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)

@@ -122,7 +122,7 @@ def code_digest(root: Path) -> str:
     """Return the sha256 of the project's Python files that a run imports, with their paths."""
     digest = hashlib.sha256()
     rooms = (root.glob(f"{room}/**/*.py") for room in ("experiment_parts", "meta_learning", "utils"))
-    for path in sorted((*root.glob("*.py"), *(path for room in rooms for path in room))):
+    for path in sorted(filter(Path.is_file, (*root.glob("*.py"), *(path for room in rooms for path in room)))):
         content = path.read_bytes()
         digest.update(f"{path.relative_to(root)} {len(content)}\n".encode() + content)
     return digest.hexdigest()

@@ -47,7 +47,7 @@ def test_every_set_of_tasks_has_a_digest_of_its_own(tested):
     assert len({result["task_list_digest"] for result in results}) == 4
 
 
-def test_the_result_is_one_table(tested):
+def test_the_result_is_one_table_and_says_where_all_tasks_have_the_same_classes(tested, tmp_path):
     text = result_text(json.loads((tested / "logs" / "test_summary.json").read_text()), tested)
     lines = text.splitlines()
     assert lines[0] == (
@@ -58,7 +58,14 @@ def test_the_result_is_one_table(tested):
         ["omniglot_dataset", "3", shots, queries, kind]
         for shots in "13" for queries in "12" for kind in ("transductive", "running")
     ]  # fmt: skip
-    assert lines[10].startswith("Everything was written to")
+    assert lines[10] == (
+        "  every 3-way task has the same classes, all that there are: the interval is over their images and says "
+        "nothing about other classes"
+    )
+    assert lines[11].startswith("Everything was written to")
+    fewer = run_tiny(tmp_path, num_classes_per_set=2, total_epochs=1, number_of_ensemble_models=1)
+    assert "same classes" not in result_text(json.loads((fewer / "logs" / "test_summary.json").read_text()), fewer)
+    assert "every_task_has_the_same_classes" not in json.loads((fewer / "logs" / "test_summary.json").read_text())
 
 
 def test_a_finished_run_says_when_the_config_now_asks_for_another_test(tested):

@@ -19,7 +19,7 @@ from experiment_parts.runs.checkpoints import (
     save_checkpoint,
 )
 from experiment_parts.runs.console import Console
-from experiment_parts.runs.run_folder import add_start, open_run_folder
+from experiment_parts.runs.opening import add_start, open_run_folder
 from utils.config import ExperimentConfig, check_config
 from utils.config.changes import EVALUATION_KEYS, FREE_KEYS, TRAINING_KEYS, check_config_changes
 from utils.config.command_line import parse_command_line
@@ -459,9 +459,10 @@ def test_swapped_epochs_are_neither_resumed_nor_tested(root, opened, caplog):
     )
 
 
-def test_a_run_of_a_release_without_ids_gets_one_and_its_checkpoints_are_taken(root, opened):
+@pytest.mark.parametrize("run_id", ["", 7, ["forged"], None])
+def test_a_run_of_a_release_without_ids_gets_one_and_its_checkpoints_are_taken(root, opened, run_id):
     old = opened(root, "run")
-    train(old, [1], run_id="")
+    train(old, [1], run_id=run_id)
     stored = json.loads((old.path / "config.json").read_text())
     del stored["run_id"]
     (old.path / "config.json").write_text(json.dumps(stored))

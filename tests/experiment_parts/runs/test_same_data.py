@@ -6,7 +6,8 @@ from PIL import Image
 from data import build_data
 from experiment_builder import build_experiment
 from experiment_parts.runs.checkpoints import load_checkpoint, read_checkpoint, save_checkpoint
-from experiment_parts.runs.run_folder import RunFolder, open_run_folder
+from experiment_parts.runs.opening import open_run_folder
+from experiment_parts.runs.run_folder import RunFolder
 from experiment_parts.runs.same_data import data_changes, data_of, has_started_with_copies
 from few_shot_learning_system import build_learner
 from tests.tools.datasets import pixels, write_image

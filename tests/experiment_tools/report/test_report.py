@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from data import Drawing, FewShotData, ImageClasses, Preprocessing
-from experiment_parts.evaluation.test_results import OTHER_DATA
+from experiment_parts.evaluation.test_results import OTHER_DATA, SAME_CLASSES
 from experiment_tools.parts import svg
 from experiment_tools.parts.run_reading import Run, read_whole_run
 from experiment_tools.parts.settings import command_of
@@ -348,9 +348,15 @@ def test_a_test_on_other_data_than_the_training_s_is_said_at_the_top(folder):
     assert "Tested on other data" not in page_of(folder)
     summary = folder / "logs" / "test_summary.json"
     line = "the class <b> is gone from train"
-    summary.write_text(json.dumps(json.loads(summary.read_text()) | {OTHER_DATA: [line]}))
+    before = json.loads(summary.read_text())
+    summary.write_text(json.dumps(before | {OTHER_DATA: [line]}))
     page = page_of(folder)
     assert "Tested on other data than trained on: the class &lt;b&gt; is gone from train" in page.partition("<nav")[0]
+    same = "In the test every 3-way task has the same classes, all that there are: the interval is over their images"
+    assert same in page.partition("<nav")[0]  # those of three classes
+    del before[SAME_CLASSES]
+    summary.write_text(json.dumps(before))
+    assert "have the same classes" not in page_of(folder)
 
 
 def history(*epochs):
@@ -399,10 +405,12 @@ def test_the_verdict_sees_overfitting_only_where_validation_falls_by_more_than_i
 
 
 def test_the_verdict_sees_chance_improvement_and_a_gap():
-    assert "Not above chance" in texts(history((1.6, 0.2, 1.6, 0.205)))
+    first = (1.6, 0.2, 1.6, 0.2)
+    assert texts(history((1.6, 0.2, 1.6, 0.205))).startswith("Too short to tell: one epoch has been validated")
+    assert "Not above chance" in texts(history(first, (1.6, 0.2, 1.6, 0.205)))
     assert "Still improving" in texts(history((1.0, 0.6, 1.0, 0.6), (0.9, 0.7, 0.9, 0.7)))
-    assert "A gap of 15.0 points" in texts(history((0.1, 0.9, 1.0, 0.75)))
-    assert "No overfitting seen" in texts(history((0.1, 0.8, 1.0, 0.71)))
+    assert "A gap of 15.0 points" in texts(history(first, (0.1, 0.9, 1.0, 0.75)))
+    assert "No overfitting seen" in texts(history(first, (0.1, 0.8, 1.0, 0.71)))
     overfitted = (
         "Overfitting: a gap of 28.5 points between training and validation accuracy in epoch 2 (100.0 % and 71.5"
     )
@@ -466,7 +474,7 @@ def test_the_verdict_on_runs_made_to_overfit_and_vanish_and_on_one_that_does_nei
     ],
 )
 def test_the_verdict_on_adaptation(accuracies, text):
-    assert text in texts(history((1.0, 0.6, 1.0, 0.6)), [{"epoch": 1, "val": {"query_accuracy": accuracies}}])
+    assert text in texts(history(*[(1.0, 0.6, 1.0, 0.6)] * 2), [{"epoch": 1, "val": {"query_accuracy": accuracies}}])
 
 
 def test_a_regression_is_judged_by_its_error(folder):
@@ -476,7 +484,7 @@ def test_a_regression_is_judged_by_its_error(folder):
     parting = history((1.0, -1.0, 1.0, -1.0), (0.5, -0.5, 0.6, -0.6), (0.1, -0.1, 2.0, -2.0))
     assert "Overfitting: since epoch 2 the validation error rose from 0.6 to 2 while" in texts(parting)
     assert "A gap between training and validation error at the best epoch: 0.1 against 0.6." in texts(
-        history((0.1, -0.1, 0.6, -0.6))
+        history((1.0, -1.0, 1.0, -1.0), (0.1, -0.1, 0.6, -0.6))
     )
     for scores, text in (
         ([-4.0, -1.0, -0.5], "2 inner steps lower the error of new tasks from 4 to 0.5"),

@@ -18,7 +18,7 @@ from few_shot_learning_system import build_learner
 from meta_learning.execution.cuda_graphs import GraphedComputation
 from meta_learning.networks import first_block as image_patches
 from meta_learning.networks import layers
-from meta_learning.networks.batch_norm import MetaBatchNorm2d
+from meta_learning.networks.norms.batch_norm import MetaBatchNorm2d
 from meta_learning.operations import window_maxima
 from tests.tools.learners import PLUS_PLUS, small_config, small_learner, worst_difference
 from tests.tools.method_matrix import BY_CHANGE, METHODS, episodes_of, epochs_of, users_networks

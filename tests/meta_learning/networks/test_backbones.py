@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from meta_learning.networks.convolutional import Conv4
-from meta_learning.networks.norms import NormChoice
+from meta_learning.networks.norms.choice import NormChoice
 from meta_learning.networks.passes import Pass
 from meta_learning.networks.residual import RESIDUAL_NETWORKS, ResidualNetwork
 from meta_neural_network_architectures import BACKBONES, build_network

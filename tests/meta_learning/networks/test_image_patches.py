@@ -9,7 +9,7 @@ from torch import Tensor
 from meta_learning.networks.convolutional import Conv4
 from meta_learning.networks.first_block import ImagePatches, cut_patches
 from meta_learning.networks.layers import MetaConv2d
-from meta_learning.networks.norms import NormChoice
+from meta_learning.networks.norms.choice import NormChoice
 from meta_learning.networks.passes import Pass, PassRecord
 from meta_neural_network_architectures import VGGReLUNormNetwork
 

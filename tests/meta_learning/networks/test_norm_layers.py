@@ -5,8 +5,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from meta_learning.networks.batch_norm import MetaBatchNorm2d
-from meta_learning.networks.norms import MetaGroupNorm, MetaTaskNorm2d
+from meta_learning.networks.norms.batch_norm import MetaBatchNorm2d
+from meta_learning.networks.norms.group_norm import MetaGroupNorm
+from meta_learning.networks.norms.task_norm import MetaTaskNorm2d
 from meta_learning.networks.passes import Pass, PassRecord
 from tests.tools.learners import random_episodes, small_config, small_learner
 from utils.errors import ConfigError

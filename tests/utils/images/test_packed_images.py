@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import os
+import random
 import struct
 import zlib
 
@@ -12,9 +13,10 @@ import pytest
 from PIL import Image
 
 from tests.conftest import draw_dataset, draw_image
+from tests.tools.fuzz import exif
 from utils.errors import DataError, StorageError
 from utils.images import packed as packed_images
-from utils.images.decoding import PixelFormat, decode_image
+from utils.images.decoding import DECODING_ERRORS, PixelFormat, decode_image, original_form
 from utils.images.packed import load_or_pack
 
 GREY = PixelFormat(14, 14, 1, "nearest")
@@ -269,6 +271,71 @@ def test_height_and_width_are_not_mixed_up_and_exif_turns_images(tmp_path):
     assert plain.shape == (3, 4, 8) and plain[:, :, :4].min() == 255 and plain[:, :, 4:].max() == 0
     turned = decode_image(tmp_path / "turned.png", PixelFormat(16, 8, 1, "nearest"))
     assert turned.shape == (1, 16, 8) and turned[:, :8].min() == 255 and turned[:, 8:].max() == 0
+
+
+def decoded(data):
+    return decode_image(io.BytesIO(data), PixelFormat(8, 8, 3, "nearest"))
+
+
+def saved(image, kind, **options):
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+def test_no_exif_stops_a_good_image_or_does_more_than_turn_it(kind):
+    """Entries of any kind, count and content: values out of range, texts for numbers, places behind the end."""
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8))
+    plain = decoded(saved(image, kind))
+    turns = [np.rot90(side, k, axes=(1, 2)).tobytes() for side in (plain, plain[:, :, ::-1]) for k in range(4)]
+    draw = random.Random(0)
+    found = [decoded(saved(image, kind, exif=exif(draw))).tobytes() for _ in range(300)]
+    assert set(found) <= set(turns) and found.count(plain.tobytes()) > 250
+    assert decoded(saved(image, kind, exif=b"no EXIF at all")).tobytes() == plain.tobytes()
+
+
+def test_the_orientation_is_read_beside_entries_that_cannot_be_written_again():
+    entries = [(0x0112, 3, 1, struct.pack("<HH", 6, 0)), (0x011A, 2, 3, b"72\0\0")]  # XResolution as text
+    parts = b"".join(struct.pack("<HHL", tag, kind, count) + value for tag, kind, count, value in entries)
+    data = b"Exif\0\0II*\0" + struct.pack("<LH", 8, len(entries)) + parts + bytes(4)
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8))
+    for kind in ("PNG", "JPEG", "WEBP"):
+        found, plain = decoded(saved(image, kind, exif=data)), decoded(saved(image, kind))
+        assert np.array_equal(found, np.rot90(plain, -1, axes=(1, 2)))
+        assert original_form(io.BytesIO(saved(image.crop((0, 0, 8, 4)), kind, exif=data))) == (4, 8, "colour")
+
+
+def chunk(kind, content):
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(bytes(2_000_000))),
+        chunk(b"zTXt", b"a\0\7of no known compression"),
+        chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(2_000_000))),
+        chunk(b"pHYs", b"\0"),
+        chunk(b"cHRM", b"")[:-4] + b"\0\0\0\0",
+    ],
+    ids=["text that is a bomb", "unknown compression", "profile that is a bomb", "too short", "wrong checksum"],
+)
+def test_a_png_is_read_whatever_is_beside_its_picture_and_still_not_when_that_is_damaged(metadata):
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (4, 8, 4), dtype=np.uint8))
+    turned = Image.Exif()
+    turned[0x0112] = 8
+    data = saved(image, "PNG", exif=turned)
+    first, last = data.index(b"IDAT") - 4, data.index(b"IEND") - 4
+    for place in (first, last):
+        with_metadata = data[:place] + metadata + data[place:]
+        assert np.array_equal(decoded(with_metadata), decoded(data))
+        assert original_form(io.BytesIO(with_metadata)) == (4, 8, "colour")
+        inside = with_metadata.index(b"IDAT") + 20
+        for broken in (with_metadata[:inside], with_metadata[:inside] + bytes(9) + with_metadata[inside + 9 :]):
+            with pytest.raises(DECODING_ERRORS):
+                decoded(broken)
 
 
 @pytest.mark.parametrize(

@@ -20,11 +20,11 @@ from tests.conftest import draw_dataset
 from tests.tools.datasets import pixels
 from utils.config import load_config
 from utils.errors import ConfigError, DataError, StorageError
-from utils.files.atomic_folders import make_folder
+from utils.files.atomic_folders import folds_case, make_folder
 from utils.known_datasets import KNOWN_DATASETS, Counts
 from utils.machine.environment import describe_environment
 from utils.paths import REPOSITORY_ROOT
-from utils.prepare_dataset import find_or_make_dataset
+from utils.prepare_dataset import class_sources, find_or_make_dataset
 from utils.prepare_dataset.__main__ import parse_most_samples
 from utils.prepare_dataset.catalogue import command_for
 from utils.prepare_dataset.class_sources import SourceClass, limit_samples, safe_name
@@ -279,6 +279,64 @@ def test_what_cannot_work_is_told_with_the_fix(tmp_path, prepare, monkeypatch, a
     (tmp_path / "file.zip").write_bytes(b"PK no")
     found = prepare(*arguments)
     assert found[0] == code and reason in found[2]
+
+
+@pytest.mark.parametrize("form", ["folder", "csv", "mini_imagenet"])
+@pytest.mark.parametrize("name", ["birds.7z", "birds.rar", "birds.tar.zst", "birds.tar.lz4", "a bird.png", "birds.h5"])
+def test_a_file_that_cannot_be_unpacked_makes_no_dataset_of_the_folder_around_it(tmp_path, prepare, form, name):
+    draw_dataset(tmp_path / "downloads", ["holiday/a", "holiday/b"], 1)
+    (tmp_path / "downloads" / name).write_bytes(b"7z\274\257\047\034")
+    code, _, error = prepare(form, "--from", tmp_path / "downloads" / name, "--name", "birds")
+    assert code == 2 and not (tmp_path / "datasets" / "birds").exists()
+    assert f"{name}: no archive that can be unpacked here (.tar.bz2," in error
+    assert ".zip): unpack it and give the folder." in error
+    code, _, error = prepare(form, "--from", f"https://nowhere.invalid/{name}", "--name", "birds")
+    assert code == 2 and "unpack it and give the folder" in error  # before it is fetched
+
+
+def test_a_table_in_a_folder_of_images_does_not_make_class_folders_of_it(tmp_path, prepare):
+    draw_dataset(tmp_path / "downloads", ["holiday"], 1)
+    (tmp_path / "downloads" / "train.csv").write_text("a.png,0\n")
+    code, _, error = prepare("folder", "--from", tmp_path / "downloads" / "train.csv", "--name", "birds")
+    assert code == 2 and "train.csv: no archive that can be unpacked here" in error
+
+
+def test_classes_and_images_that_differ_in_letter_case_alone_stay_apart(tmp_path, prepare, monkeypatch, caplog):
+    source = draw_dataset(tmp_path / "letters", ["a", "A", "b"], images_per_class=2)
+    (source / "b" / "01.PNG").write_bytes((source / "b" / "00.png").read_bytes())
+    images = tree(source)
+    assert prepare("folder", "--from", source)[0] == 0
+    written = tmp_path / "datasets" / "letters"
+    assert {k: v for k, v in tree(written).items() if k != ".prepared.json"} == images
+    # a disk that does not tell letter case apart, as those of macOS and Windows
+    monkeypatch.setattr(class_sources, "folds_case", lambda folder: True)
+    caplog.set_level("INFO")
+    assert prepare("folder", "--from", source, "--name", "folded")[0] == 0
+    written = {k: v for k, v in tree(written.with_name("folded")).items() if k != ".prepared.json"}
+    assert sorted(written.values()) == sorted(images.values()) and len({path.lower() for path in written}) == 7
+    assert {path.split("/")[0] for path in written} == {"A", "a_2", "b"}  # sorted, capitals come first
+    assert written["b/01_2.png"] == images["b/01.png"] and written["b/01.PNG"] == images["b/01.PNG"]
+    assert "class folders are numbered where their names would be one: a is a_2" in caplog.text
+
+
+def test_a_disk_that_folds_letter_case_is_known_by_trying(tmp_path):
+    assert folds_case(tmp_path / "new") == (tmp_path / "NEW").exists()
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_classes_whose_labels_are_symbols_get_folders_of_their_own_across_splits(tmp_path):
+    def part(*labels):
+        dataset = Labelled([pixels(rank, 8) for rank in range(len(labels))], list(range(len(labels))))
+        dataset.classes = labels
+        return dataset
+
+    parts = {"train": part("+", "*", "/", "C", "C#"), "val": part("%"), "test": part("&")}
+    folder = prepare_from_dataset(parts, "symbols", to=tmp_path)
+    assert {path.name for path in folder.glob("*/*")} == {"+", "_", "__2", "C", "C_2", "__3", "__4"}
+    with pytest.raises(DataError, match=r'two classes are called "train/crane"; give one of them another name'):
+        prepare_from_dataset({"train": part("crane", "crane")}, "twice", to=tmp_path)
+    with pytest.raises(DataError, match='class "C" is in train and val'):
+        prepare_from_dataset({"train": part("C#", "C"), "val": part("C")}, "shared", to=tmp_path)
 
 
 @pytest.mark.parametrize("split", ["", "train/"])

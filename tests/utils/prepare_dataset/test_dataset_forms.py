@@ -289,6 +289,35 @@ def test_csv_splits_with_numbers_as_labels(source, prepare, tmp_path, header, in
     assert content_of(tmp_path / "datasets" / "birds") == expected_content(numbers)
 
 
+@pytest.mark.parametrize("folders", [["images"] * 3, ["train", "val", "test"]])
+def test_csv_splits_with_numbers_as_labels_of_images_that_lie_together(source, prepare, tmp_path, folders):
+    rows, numbers = {}, {}
+    for s, (split, folder) in enumerate(zip(("train", "val", "test"), folders, strict=True)):
+        images = [(k, 100 * s + 10 * k + i) for k in range(2) for i in range(3)]
+        rows[split] = [(f"{folder}/{n}.png", 10 * s + k) for k, n in images]
+        for file, (_, n) in zip(rows[split], images, strict=True):
+            write_image(source / file[0], pixels(n))
+        numbers |= {f"{split}/{split}_{10 * s + k:03}": [n for c, n in images if c == k] for k in range(2)}
+    write_csvs(source, rows)
+    (source / "train.csv").write_bytes(b"\xef\xbb\xbf" + (source / "train.csv").read_bytes())  # as of Excel
+    code, out, err = prepare("csv", "--from", source, "--name", "numbers")
+    assert (code, err) == (0, "") and "18 images in 6 classes (train 2, val 2, test 2)" in out
+    assert content_of(tmp_path / "datasets" / "numbers") == expected_content(numbers)
+
+
+def test_csv_labels_that_are_symbols_and_images_of_one_name_stay_apart(source, prepare, tmp_path):
+    rows = {"train": [], "val": [], "test": []}
+    for rank, (split, label) in enumerate([("train", "*"), ("train", "#"), ("val", "%"), ("test", "@")]):
+        for session in (1, 2):
+            rows[split].append((f"{rank}/session{session}/0001.png", label))
+            write_image(source / rows[split][-1][0], pixels(10 * rank + session))
+    write_csvs(source, rows)
+    assert prepare("csv", "--from", source, "--name", "symbols")[0] == 0
+    found = content_of(tmp_path / "datasets" / "symbols")
+    folders = ["train/_", "train/__2", "val/__3", "test/__4"]
+    assert found == expected_content({folder: [10 * rank + 1, 10 * rank + 2] for rank, folder in enumerate(folders)})
+
+
 def test_all_bad_rows_are_listed_together(source, prepare):
     mini_csv(source)
     with open(source / "val.csv", "a") as file:

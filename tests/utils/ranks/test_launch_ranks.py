@@ -73,7 +73,7 @@ options = json.loads(sys.argv[4])
 launch = Launch(int(options.pop("nproc_per_node")), options)
 with StopSignals() as stop:
     try:
-        code = run_ranks(Path(sys.argv[1]), sys.argv[2:4], launch, "test", stop)
+        code = run_ranks([sys.executable, sys.argv[1]], sys.argv[2:4], launch, "test", stop)
     except Interrupted as error:
         code = error.exit_code
 end_process(code)

@@ -1,5 +1,7 @@
 """The processes of a run refuse to begin with different configs, code or images, and all say the same."""
 
+import os
+
 import pytest
 
 from tests.tools.ranks import in_ranks
@@ -99,6 +101,8 @@ def test_other_code_has_another_digest(tmp_path, change):
     (tmp_path / "utils").mkdir()
     (tmp_path / "utils" / "room.py").write_text("a = 1\n")
     before = code_digest(tmp_path)
+    assert code_digest(tmp_path) == before
+    os.mkfifo(tmp_path / "utils" / "pipe.py")  # would be waited for
     assert code_digest(tmp_path) == before
     (tmp_path / change[0]).write_text(change[1])
     assert code_digest(tmp_path) != before

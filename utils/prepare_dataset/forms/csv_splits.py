@@ -57,7 +57,7 @@ def find_csv(root: Path, splits: Path | None = None) -> FoundClasses | None:
 
 def _read_rows(path: Path) -> list[tuple[str, str]]:
     try:
-        with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
+        with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
             rows = [[cell.strip() for cell in row] for row in csv.reader(file) if any(cell.strip() for cell in row)]
     except (OSError, csv.Error) as error:
         raise DataError(f"{printable(path)}: cannot be read ({getattr(error, 'strerror', None) or error}).") from error
@@ -105,29 +105,33 @@ def _classes(folder: Path, rows: Rows, locate: Locate) -> list[SourceClass]:
                 images.setdefault((split, label), []).append((file, path))
     if problems:
         raise report_problems(folder, problems)
-    names = _class_names(images)
-    return [_class(split, names[split, label], found) for (split, label), found in images.items()]
+    labels = _told_labels(images)
+    return [_class(split, labels[split, label], found) for (split, label), found in images.items()]
 
 
-def _class(split: str, name: str, found: list[tuple[str, Path]]) -> SourceClass:
+def _class(split: str, label: str, found: list[tuple[str, Path]]) -> SourceClass:
     files = []
     for file, path in found:
         stem = PurePosixPath(file)
         stem = stem.name if stem.suffix.lower() not in IMAGE_EXTENSIONS else stem.stem
         files.append(safe_name(stem) + path.suffix.lower())
-    return SourceClass(split, name, files, [path for _, path in found].__getitem__)
+    return SourceClass(split, safe_name(label), files, [path for _, path in found].__getitem__, label)
 
 
-def _class_names(images: dict[tuple[str, str], list[tuple[str, Path]]]) -> dict[tuple[str, str], str]:
-    """Return labels as names; numbers, which splits may give anew, become the images' folder or get the split."""
-    names = {}
-    for (split, label), found in images.items():
-        name = safe_name(label)
-        if is_whole_number(label):
-            parents = {PurePosixPath(file).parent.name for file, _ in found}
-            name = safe_name(parents.pop()) if len(parents) == 1 and parents != {""} else f"{split}_{int(label):03}"
-        names[split, label] = name
-    return names
+def _told_labels(images: dict[tuple[str, str], list[tuple[str, Path]]]) -> dict[tuple[str, str], str]:
+    """Return labels as they are, but for numbers, which splits may give anew.
+
+    These become the folder of the class's images, if each class has one of its own, else they get the split.
+    """
+    parents = {key: {PurePosixPath(file).parent.name for file, _ in found} for key, found in images.items()}
+    single = [(key[0], *names) for key, names in parents.items() if len(names) == 1]
+    each_its_own = len(set(single)) == len(single) and (len(images) == 1 or len({name for _, name in single}) > 1)
+    told = {}
+    for (split, label), names in parents.items():
+        from_folder = each_its_own and len(names) == 1 and names != {""}
+        number = next(iter(names)) if from_folder else f"{split}_{int(label):03}" if is_whole_number(label) else ""
+        told[split, label] = number if is_whole_number(label) else label
+    return told
 
 
 class ImageNetTree:

@@ -14,7 +14,13 @@ from utils.errors import DataError
 from utils.files.atomic_folders import is_filled
 from utils.paths import dataset_root
 from utils.prepare_dataset.catalogue import MostSamples, folder_name
-from utils.prepare_dataset.class_sources import SourceClass, check_classes, classes_by_label, limit_samples
+from utils.prepare_dataset.class_sources import (
+    SourceClass,
+    check_classes,
+    classes_by_label,
+    limit_samples,
+    with_own_names,
+)
 from utils.prepare_dataset.dataset_folders import verify_dataset, write_dataset
 from utils.words import printable
 
@@ -65,7 +71,7 @@ def prepare_from_dataset(
         return destination
     parts = dataset if isinstance(dataset, Mapping) else {None: dataset}
     classes = [c for split, part in parts.items() for c in _classes(part, split, class_names)]
-    classes = limit_samples(classes, most, seed)
+    classes = limit_samples(with_own_names(classes, destination.parent), most, seed)
     check_classes(name, classes)
     facts: dict[str, Any] = {
         "dataset": name,

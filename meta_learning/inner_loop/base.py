@@ -1,23 +1,16 @@
-"""Inner-loop optimisers: learned or fixed rates, and pure update rules over stacked parameters, B tasks at once.
+"""What every inner-loop optimiser is: rates, learned or fixed, and a pure update rule over stacked parameters.
 
     init(params) -> state,   update(params, gradients, state, step) -> (params, state)
 
-State that is passed around can be differentiated, and nothing is left behind between episodes.
+B tasks at once. State that is passed around can be differentiated, and nothing is left behind between episodes.
 """
 
 from collections.abc import Mapping, Sequence
-from fnmatch import fnmatchcase
-from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-
-from meta_learning.heads import HEADS
-from meta_learning.networks.base import MetaNetwork
-from utils.config import ExperimentConfig
-from utils.errors import ConfigError
 
 State = dict[str, Any]
 
@@ -128,7 +121,7 @@ class InnerLoopOptimizer(nn.Module):
                 gradient + self.weight_decay * params[name]
                 for name, gradient in zip(self.names, gradients, strict=True)
             ]
-        directions, state = self.direction(gradients, state, step)
+        directions, state = self.direction(params, gradients, state, step)
         values = [params[name] for name in self.names]
         if self.form == "per_element":
             updated = [
@@ -139,8 +132,15 @@ class InnerLoopOptimizer(nn.Module):
             updated = _Step.apply(self._row(step), *values, *directions)
         return dict(zip(self.names, updated, strict=True)), state
 
-    def direction(self, gradients: Sequence[Tensor], state: State, step: int) -> tuple[Sequence[Tensor], State]:
-        """Return what is subtracted, before the rate."""
+    def direction(
+        self, params: Mapping[str, Tensor], gradients: Sequence[Tensor], state: State, step: int
+    ) -> tuple[Sequence[Tensor], State]:
+        """Return what is subtracted, before the rate, and the state for the next step.
+
+        Args:
+            params: theta[s], name -> (B, ...), in the order of `names`.
+            gradients: of the support loss, clipped and with decay, each (B, ...) in the order of `names`.
+        """
         return gradients, state
 
     def _clipped(self, gradients: Sequence[Tensor]) -> Sequence[Tensor]:
@@ -148,108 +148,10 @@ class InnerLoopOptimizer(nn.Module):
             gradients = [gradient.clamp(-self.clamp, self.clamp) for gradient in gradients]
         if self.clip_norm:
             of_each = [gradient.reshape(len(gradient), -1).square().sum(1) for gradient in gradients]
-            norms = _square_root(torch.stack(of_each).sum(0))  # (B,)
+            norms = square_root(torch.stack(of_each).sum(0))  # (B,)
             scale = (self.clip_norm / (norms + 1e-6)).clamp(max=1.0)  # torch.nn.utils.clip_grad_norm_'s constant
             gradients = [gradient * scale.view(-1, *[1] * (gradient.dim() - 1)) for gradient in gradients]
         return gradients
-
-
-class GradientDescent(InnerLoopOptimizer):
-    """Gradient descent, with momentum where that is asked for: buffer = momentum * buffer + g, from zero in each
-    episode.
-    """
-
-    def __init__(
-        self,
-        shapes: Mapping[str, Sequence[int]],
-        learning_rate: float,
-        n_steps: int,
-        *,
-        momentum: float = 0.0,
-        **shared: Any,
-    ) -> None:
-        super().__init__(shapes, learning_rate, n_steps, **shared)
-        self.momentum = momentum
-
-    def direction(self, gradients: Sequence[Tensor], state: State, step: int) -> tuple[Sequence[Tensor], State]:
-        """Return the buffers of `torch.optim.SGD` (no dampening, no Nesterov); they stay in the graph."""
-        if not self.momentum:
-            return gradients, state
-        if state:
-            gradients = [
-                self.momentum * buffer + gradient for buffer, gradient in zip(state["momentum"], gradients, strict=True)
-            ]
-        return gradients, {"momentum": gradients}
-
-
-class Adam(InnerLoopOptimizer):
-    """Adam that can be differentiated: the numbers of `torch.optim.Adam`, with derivative 0 where a gradient has
-    always been 0.
-
-        m = b1 m + (1 - b1) g,  v = b2 v + (1 - b2) g^2,  direction = m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps)
-
-    Source: Kingma & Ba 2015, Algorithm 1.
-    """
-
-    def __init__(
-        self,
-        shapes: Mapping[str, Sequence[int]],
-        learning_rate: float,
-        n_steps: int,
-        *,
-        betas: tuple[float, float] = (0.9, 0.999),
-        epsilon: float = 1e-8,
-        **shared: Any,
-    ) -> None:
-        super().__init__(shapes, learning_rate, n_steps, **shared)
-        self.betas, self.epsilon = betas, epsilon
-
-    def init(self, params: Mapping[str, Tensor]) -> State:
-        """Return moments of zero."""
-        zeros = [torch.zeros_like(params[name]) for name in self.names]
-        return {"mean": zeros, "square": zeros}
-
-    def direction(self, gradients: Sequence[Tensor], state: State, step: int) -> tuple[Sequence[Tensor], State]:
-        """Return the bias-corrected mean over the root of the bias-corrected square."""
-        (b1, b2), t = self.betas, step + 1
-        means = [b1 * mean + (1 - b1) * g for mean, g in zip(state["mean"], gradients, strict=True)]
-        squares = [b2 * square + (1 - b2) * g.square() for square, g in zip(state["square"], gradients, strict=True)]
-        directions = [
-            mean / (1 - b1**t) / (_square_root(square / (1 - b2**t)) + self.epsilon)
-            for mean, square in zip(means, squares, strict=True)
-        ]
-        return directions, {"mean": means, "square": squares}
-
-
-class RMSprop(InnerLoopOptimizer):
-    """RMSprop that can be differentiated: the numbers of `torch.optim.RMSprop`.
-
-    v = a v + (1 - a) g^2,  direction = g / (sqrt(v) + eps)
-    """
-
-    def __init__(
-        self,
-        shapes: Mapping[str, Sequence[int]],
-        learning_rate: float,
-        n_steps: int,
-        *,
-        smoothing: float = 0.99,
-        epsilon: float = 1e-8,
-        **shared: Any,
-    ) -> None:
-        super().__init__(shapes, learning_rate, n_steps, **shared)
-        self.smoothing, self.epsilon = smoothing, epsilon
-
-    def init(self, params: Mapping[str, Tensor]) -> State:
-        """Return mean squares of zero."""
-        return {"square": [torch.zeros_like(params[name]) for name in self.names]}
-
-    def direction(self, gradients: Sequence[Tensor], state: State, step: int) -> tuple[Sequence[Tensor], State]:
-        """Return the gradient over the root of the moving mean of its square."""
-        a = self.smoothing
-        squares = [a * square + (1 - a) * g.square() for square, g in zip(state["square"], gradients, strict=True)]
-        directions = [g / (_square_root(square) + self.epsilon) for g, square in zip(gradients, squares, strict=True)]
-        return directions, {"square": squares}
 
 
 class _Step(torch.autograd.Function):
@@ -279,90 +181,10 @@ class _Step(torch.autograd.Function):
         return for_rates, *grads, *for_directions
 
 
-def _square_root(values: Tensor) -> Tensor:
+def square_root(values: Tensor) -> Tensor:
     """Return the square root, with derivative 0, not infinity, at 0."""
     positive = values > 0
     # Inside as well: where() multiplies the gradient of the branch that is not taken by 0, and 0 * infinity is nan.
     return torch.where(
         positive, torch.sqrt(torch.where(positive, values, torch.ones_like(values))), torch.zeros_like(values)
-    )
-
-
-UPDATE_RULES: Mapping[str, tuple[type[InnerLoopOptimizer], Mapping[str, str]]] = MappingProxyType(
-    {
-        "sgd": (GradientDescent, {"momentum": "inner_loop_momentum"}),
-        "adam": (Adam, {"betas": "inner_loop_betas", "epsilon": "inner_loop_epsilon"}),
-        "rmsprop": (RMSprop, {"smoothing": "inner_loop_smoothing", "epsilon": "inner_loop_epsilon"}),
-    }
-)
-"""Value of the key `inner_loop_optimizer` -> update rule, and its own arguments with the keys that give them."""
-
-
-def adapted_shapes(network: MetaNetwork, config: ExperimentConfig) -> dict[str, tuple[int, ...]]:
-    """Return name -> shape of what the inner loop adapts; the rates of a head made per episode are shared over classes.
-
-    Raises:
-        ConfigError: a pattern of `frozen_layers` matches nothing, or nothing is left to adapt.
-    """
-    norm_names = {
-        f"{name}.{key}" for name, layer in network.norm_layers().items() for key, _ in layer.named_parameters()
-    }
-    # As in the reference the outer loop alone learns norm layers, unless the key frees weight and bias. What else they
-    # learn (TaskNorm's mix, a momentum) is never adapted.
-    adapted_in_norms = ("weight", "bias") if config.enable_inner_loop_optimizable_bn_params else ()
-    shapes = {
-        name: tuple(parameter.shape)
-        for name, parameter in network.named_parameters()
-        if parameter.requires_grad and (name not in norm_names or name.rsplit(".", 1)[1] in adapted_in_norms)
-    }
-    if HEADS[config.head].make is not None:
-        shapes |= {"head.weight": (network.head.in_features,), "head.bias": ()}
-    every_name = [*dict(network.named_parameters()), *shapes]
-    for pattern in config.frozen_layers:
-        if not any(_matches(pattern, name) for name in every_name):
-            raise ConfigError(
-                f'"frozen_layers": "{pattern}" matches no parameter; layers and parameters are, for example, '
-                f"{', '.join(dict.fromkeys(part for name in every_name for part in (name.split('.')[0], name)))}"
-            )
-    kept = {
-        name: shape
-        for name, shape in shapes.items()
-        if config.adapted_parameters in ("all", "head" if name.startswith("head.") else "body")
-        and not any(_matches(pattern, name) for pattern in config.frozen_layers)
-    }
-    if config.number_of_training_steps_per_iter == 0:
-        return {}
-    if not kept:
-        raise ConfigError(
-            '"frozen_layers" and "adapted_parameters" leave nothing for the inner loop to adapt; free some layers'
-        )
-    return kept
-
-
-def _matches(pattern: str, name: str) -> bool:
-    """Return whether a pattern is the name, one or several whole parts of it, or matches it with * and ?."""
-    return f".{pattern}." in f".{name}." or fnmatchcase(name, pattern)
-
-
-def build_inner_loop(config: ExperimentConfig, shapes: Mapping[str, Sequence[int]]) -> InnerLoopOptimizer:
-    """Build the inner-loop optimiser of a config for parameters of these shapes."""
-    shared = {
-        "learning_rates": _form_of_rates(config),
-        "head_learning_rate": config.init_head_inner_loop_learning_rate,
-        "weight_decay": config.inner_loop_weight_decay,
-        "clip_norm": config.inner_loop_gradient_clip_norm,
-        "clamp": config.inner_loop_gradient_clamp,
-        "dtype": getattr(torch, config.parameter_format),
-    }
-    rule, keys = UPDATE_RULES[config.inner_loop_optimizer]
-    own = {argument: getattr(config, key) for argument, key in keys.items()}
-    n_steps = config.number_of_training_steps_per_iter
-    return rule(shapes, config.init_inner_loop_learning_rate, n_steps, **own, **shared)
-
-
-def _form_of_rates(config: ExperimentConfig) -> str:
-    if config.learnable_per_layer_per_step_inner_loop_learning_rate:
-        return "per_layer_per_step"
-    return (
-        "fixed" if config.learnable_inner_loop_learning_rates == "none" else config.learnable_inner_loop_learning_rates
     )

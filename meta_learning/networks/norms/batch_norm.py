@@ -8,8 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from meta_learning.networks.layers import Parameters
-from meta_learning.networks.passes import MIXED, STATISTICS, Pass, StatisticsChoice
+from meta_learning.networks.norms.base import AffineNorm, per_row
+from meta_learning.networks.norms.choice import NormChoice
+from meta_learning.networks.passes import Pass
 from meta_learning.operations.batch_norm import batch_norm
+from utils.registry import register_norm_layer
 
 
 @dataclass(frozen=True)
@@ -30,67 +33,7 @@ class Moments:
         return self.var * (self.count / max(self.count - 1, 1))
 
 
-class MetaNorm(nn.Module):
-    """What all norm layers are called with: forward(x, params, n_tasks, pass_, name), name being the layer's in the
-    network.
-    """
-
-    own_statistics: str = "transductive"
-    """The layer's choice where the pass says "mixed"."""
-    sees_other_images: bool = False
-    """Whether an image's result depends on the images beside it, so that the choice of statistics has a meaning."""
-
-    def statistics_of(self, pass_: Pass) -> str:
-        """Return where this layer's statistics come from in a pass, a key of `STATISTICS`."""
-        return self.own_statistics if pass_.statistics == MIXED else pass_.statistics
-
-    def choice(self, pass_: Pass) -> StatisticsChoice:
-        """Return what the layer's statistics ask of a pass."""
-        return STATISTICS[self.statistics_of(pass_)]
-
-    def needs_support(self, pass_: Pass) -> bool:
-        """Return whether query images must come together with the support images."""
-        return self.sees_other_images and self.choice(pass_).query_needs_support
-
-
-def _row(values: Tensor, step: int, dimensions: int = 1) -> Tensor:
-    return values if values.dim() == dimensions else values[min(step, values.shape[0] - 1)]
-
-
-def _per_row(n_filters: int, rows: int) -> tuple[int, ...]:
-    return (n_filters,) if rows == 1 else (rows, n_filters)
-
-
-class _AffineNorm(MetaNorm):
-    """A weight and a bias per filter, with one row or one per inner step."""
-
-    def __init__(
-        self, n_filters: int, *, n_parameter_rows: int = 1, learn_weight: bool = True, learn_bias: bool = True,
-        eps: float = 1e-5,
-    ) -> None:  # fmt: skip
-        super().__init__()
-        self.eps = eps
-        shape = _per_row(n_filters, n_parameter_rows)
-        self.weight = nn.Parameter(torch.ones(shape), requires_grad=learn_weight)
-        self.bias = nn.Parameter(torch.zeros(shape), requires_grad=learn_bias)
-
-    def affine(self, params: Parameters | None, n_tasks: int, pass_: Pass, name: str) -> tuple[Tensor, Tensor]:
-        """Return the weight and bias of this step, (B*F,) each: passed in or the layer's own."""
-        return self._affine("weight", params, n_tasks, pass_, name), self._affine("bias", params, n_tasks, pass_, name)
-
-    def _affine(self, key: str, params: Parameters | None, n_tasks: int, pass_: Pass, name: str) -> Tensor:
-        if params is not None and key in params:
-            return params[key].flatten()
-        # Rows gathered without a graph must not serve a pass that is differentiated.
-        place = f"{name}.{key}", torch.is_grad_enabled()
-        kept = {} if pass_.record.affine_rows is None else pass_.record.affine_rows
-        if place not in kept:
-            kept[place] = torch.atleast_2d(getattr(self, key)).repeat(1, n_tasks).unbind()
-        rows = kept[place]
-        return rows[min(pass_.step, len(rows) - 1)]
-
-
-class MetaBatchNorm2d(_AffineNorm):
+class MetaBatchNorm2d(AffineNorm):
     """Batch norm with one row of weight, bias and running statistics per inner step (BNWB and BNRS of MAML++).
 
         y = weight[r] * (x - mean) / sqrt(var + eps) + bias[r],   r = min(step, R - 1)
@@ -115,8 +58,8 @@ class MetaBatchNorm2d(_AffineNorm):
             learn_weight=learn_weight, learn_bias=learn_bias, eps=eps,
         )  # fmt: skip
         self.n_rows = n_rows
-        self.register_buffer("running_mean", torch.zeros(_per_row(n_filters, n_rows)))
-        self.register_buffer("running_var", torch.ones(_per_row(n_filters, n_rows)))
+        self.register_buffer("running_mean", torch.zeros(per_row(n_filters, n_rows)))
+        self.register_buffer("running_var", torch.ones(per_row(n_filters, n_rows)))
         self.learnable_momentum = learnable_momentum
         if learnable_momentum:
             self.momentum = nn.Parameter(torch.tensor(momentum))
@@ -268,6 +211,10 @@ class MetaBatchNorm2d(_AffineNorm):
         return bool((self.running_mean != 0).any() or (self.running_var != 1).any())
 
 
+def _row(values: Tensor, step: int, dimensions: int = 1) -> Tensor:
+    return values if values.dim() == dimensions else values[min(step, values.shape[0] - 1)]
+
+
 def _passes_of_parts(pass_: Pass) -> tuple[Pass, Pass]:
     """Return the passes of support and of query images for a layer that normalises each by its own statistics."""
     # The support images are here for another layer's sake: they must not move this layer's average a second time.
@@ -287,3 +234,13 @@ def _scale_and_shift(mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor, ep
 
 def _normalise(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     return x * scale[:, None, None] + shift[:, None, None]
+
+
+def build_batch_norm(shape: tuple[int, int, int], norm: NormChoice) -> MetaBatchNorm2d:
+    """Build the layer of a feature map (F, H, W)."""
+    return MetaBatchNorm2d(
+        shape[0], n_rows=norm.n_rows, momentum=norm.momentum, learnable_momentum=norm.learnable_momentum, **norm.affine
+    )
+
+
+register_norm_layer("batch_norm", build_batch_norm)

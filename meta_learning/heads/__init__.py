@@ -1,0 +1,1 @@
+"""Heads, one per file: where the last layer starts in each episode."""

@@ -1,0 +1,1 @@
+"""Outer losses, one per file: of the query losses over tasks and inner steps."""

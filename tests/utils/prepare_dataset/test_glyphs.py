@@ -1,0 +1,457 @@
+"""Datasets drawn from fonts and icon sets: what is known, what is left out, and that the same comes out every time."""
+
+import hashlib
+import io
+import itertools
+import json
+import logging
+import lzma
+import tarfile
+
+import numpy as np
+import pytest
+from fontTools.fontBuilder import FontBuilder
+from fontTools.pens.ttGlyphPen import TTGlyphPen
+from PIL import Image
+
+from utils.data_sources.task_lists import read_task_lists
+from utils.episodes.drawing import EpisodeShape, draw_episodes
+from utils.errors import DataError
+from utils.prepare_dataset.__main__ import main
+from utils.prepare_dataset.glyphs import domains, preparation, sources
+from utils.prepare_dataset.glyphs.benchmark import SHAPES, TestImages, nearest_neighbour, small_pixels
+from utils.prepare_dataset.glyphs.drawing import FontFace, IconSet, affine_changes, picture, thumbnail
+from utils.prepare_dataset.glyphs.preparation import GlyphRequest, prepare_glyphs
+
+LATIN, HEBREW, THAI = (tuple(range(ord(first), ord(first) + 6)) for first in "aאก")
+"""Train, val and test."""
+
+
+def tiny_font(path, family, shapes, *, weight=0, fs_type=0):
+    """A font of code point -> the places of bars in a comb; None: an empty glyph, "?": the one for missing ones."""
+    names = {code: f"u{code:04X}" for code in shapes}
+    builder = FontBuilder(1000, isTTF=True)
+    builder.setupGlyphOrder([".notdef", *names.values()])
+    builder.setupCharacterMap(names)
+    drawn = {".notdef": comb((0, 3), weight), **{names[code]: comb(shape, weight) for code, shape in shapes.items()}}
+    builder.setupGlyf(drawn)
+    builder.setupHorizontalMetrics(dict.fromkeys(drawn, (1000, 0)))
+    builder.setupHorizontalHeader(ascent=800, descent=-200)
+    builder.setupNameTable({"familyName": family, "styleName": "Regular"})
+    builder.setupOS2(fsType=fs_type)
+    builder.setupPost()
+    builder.font.recalcTimestamp = False
+    builder.font["head"].created = builder.font["head"].modified = 0
+    builder.save(path)
+
+
+def comb(bars, weight):
+    pen = TTGlyphPen(None)
+    for left, bottom, width, height in (
+        ()
+        if bars is None
+        else [
+            (0, 0, 600, 60 + weight),
+            *((100 * bar + 5, 0, 40 + weight, 300 + 10 * weight) for bar in ((0, 3) if bars == "?" else bars)),
+        ]
+    ):
+        pen.moveTo((left, bottom))
+        for x, y in ((left, bottom + height), (left + width, bottom + height), (left + width, bottom)):
+            pen.lineTo((x, y))
+        pen.closePath()
+    return pen.glyph()
+
+
+def shapes_of(codes):
+    """Three bars of six places, others for each character."""
+    return dict(zip(codes, itertools.combinations(range(6), 3), strict=False))
+
+
+@pytest.fixture
+def fonts(tmp_path):
+    """Five fonts of five weights, each with all of three scripts."""
+    folder = tmp_path / "fonts"
+    folder.mkdir()
+    for weight in range(5):
+        tiny_font(folder / f"f{weight}.ttf", f"F{weight}", shapes_of(LATIN + HEBREW + THAI), weight=14 * weight)
+    return folder
+
+
+@pytest.fixture
+def known(fonts, monkeypatch):
+    """Those fonts, as the one known package; returns the function that says it again after a change."""
+    monkeypatch.setattr(preparation, "available_cores", lambda: 1)
+
+    def know(paths=None):
+        files = [
+            {"sha256": hashlib.sha256(path.read_bytes()).hexdigest()[:32], "package": "fonts-tiny", "file": path.name}
+            for path in sorted(paths or fonts.iterdir())
+        ]
+        package = {
+            "name": "fonts-tiny", "version": "1.0-1", "registry": "debian", "licence": "OFL-1.1", "bytes": "1000000",
+            "sha256": "0" * 64, "domains": "scripts print",
+        }  # fmt: skip
+        tables = {"packages.csv": [package], "files.csv": files}
+        monkeypatch.setattr(sources, "_table", tables.__getitem__)
+
+    know()
+    return know
+
+
+def prepared(tmp_path, location, domain="scripts", name="to", **options):
+    request = GlyphRequest(domain, tmp_path / name, [str(location)], **options)
+    prepare_glyphs(request)
+    return request.dataset_root / request.folder_name
+
+
+def contents(folder):
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def debian_package(path, files):
+    """An ar of three members, the last one with the files, and a link as most packages have one."""
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w") as tar:
+        for name, content in files.items():
+            member = tarfile.TarInfo(f"./usr/share/fonts/{name}")
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+        link = tarfile.TarInfo("./usr/share/fonts/link.ttf")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        tar.addfile(link)
+    members = {"debian-binary": b"2.0\n", "control.tar.xz": b"odd", "data.tar.xz": lzma.compress(data.getvalue())}
+    ar = b"!<arch>\n"
+    for name, content in members.items():
+        ar += (
+            f"{name:16}{0:<12}{0:<6}{0:<6}{100644:<8}{len(content):<10}`\n".encode()
+            + content
+            + b"\n" * (len(content) % 2)
+        )
+    path.write_bytes(ar)
+    return path
+
+
+def test_each_image_of_a_class_is_from_a_font_of_its_own_and_scripts_are_split(tmp_path, fonts, known):
+    folder = prepared(tmp_path, fonts)
+    classes = {p.relative_to(folder).as_posix(): sorted(f.name for f in p.iterdir()) for p in folder.glob("*/*")}
+    assert set(classes) == {
+        f"{split}/{script}_{code:04X}"
+        for split, script, codes in (("train", "Latn", LATIN), ("val", "Hebr", HEBREW), ("test", "Thai", THAI))
+        for code in codes
+    }
+    for files in classes.values():
+        assert sorted(file.partition("_")[2] for file in files) == [f"f{weight}.png" for weight in range(5)]
+    with Image.open(next(folder.glob("test/*/00_*.png"))) as image:
+        assert image.size == (64, 64) and image.mode == "L" and np.asarray(image).min() < 60
+
+
+def test_two_preparations_are_the_same_to_the_byte_from_a_package_as_from_a_folder(tmp_path, fonts, known):
+    package = debian_package(tmp_path / "fonts-tiny_1.0-1_all.deb", {p.name: p.read_bytes() for p in fonts.iterdir()})
+    assert contents(prepared(tmp_path, fonts)) == contents(prepared(tmp_path, package, name="again"))
+    assert not (tmp_path / "again/.sources/unpacked").exists()
+
+
+def test_a_killed_preparation_goes_on_where_it_was(tmp_path, fonts, known, monkeypatch):
+    whole = contents(prepared(tmp_path, fonts))
+    drawn = []
+
+    def picture_or_kill(ink, changes):
+        drawn.append(1)
+        if len(drawn) == 42:
+            raise KeyboardInterrupt
+        return picture(ink, changes)
+
+    monkeypatch.setattr(preparation, "picture", picture_or_kill)
+    with pytest.raises(KeyboardInterrupt):
+        prepared(tmp_path, fonts, name="killed")
+    assert not (tmp_path / "killed/glyphs_scripts").exists()
+    drawn.clear()
+    monkeypatch.setattr(preparation, "picture", lambda ink, changes: drawn.append(1) or picture(ink, changes))
+    assert contents(prepared(tmp_path, fonts, name="killed")) == whole
+    assert len(drawn) == 90 - 40  # eight classes were whole
+
+
+def test_a_second_run_verifies_and_one_class_less_is_noticed(tmp_path, fonts, known):
+    folder = prepared(tmp_path, fonts)
+    line = prepare_glyphs(GlyphRequest("scripts", tmp_path / "to"))
+    assert line == f"{folder}: is there and verified, 90 images in 18 classes (train 6, val 6, test 6)"
+    next(folder.glob("test/*/*.png")).unlink()
+    with pytest.raises(DataError, match="has 4 images, 5 were written"):
+        prepare_glyphs(GlyphRequest("scripts", tmp_path / "to"))
+
+
+@pytest.mark.parametrize("shape", [None, "?"], ids=["empty", "sign for missing"])
+def test_missing_glyphs_are_no_images(tmp_path, fonts, known, caplog, shape):
+    tiny_font(fonts / "f0.ttf", "F0", shapes_of(LATIN + HEBREW + THAI) | {THAI[0]: shape})
+    known()
+    with caplog.at_level(logging.INFO):
+        folder = prepared(tmp_path, fonts)
+    files = [path.name for path in (folder / f"test/Thai_{THAI[0]:04X}").iterdir()]
+    assert len(files) == 4 and not any("f0" in file for file in files)
+    assert "left out: 1 drawings: missing: nothing, or the sign for it, is drawn" in caplog.messages
+    assert "distinct sources per class: 4 to 5, median 5" in caplog.messages
+
+
+def test_a_font_without_a_character_is_no_source_of_it_and_too_few_fonts_are_no_class(tmp_path, fonts, known, caplog):
+    for weight in (0, 1):
+        shapes = shapes_of(LATIN + HEBREW + THAI)
+        del shapes[THAI[0]]
+        tiny_font(fonts / f"f{weight}.ttf", f"F{weight}", shapes, weight=14 * weight)
+    known()
+    with caplog.at_level(logging.INFO):
+        folder = prepared(tmp_path, fonts)
+    assert len(list((folder / "test").iterdir())) == 5
+    assert "left out: 1 class with another number of sources" in caplog.messages
+    affine = prepared(tmp_path, fonts, "scripts_affine")
+    assert [p.name for p in affine.glob("*/*")] == [f"Thai_{THAI[0]:04X}"]
+    images = contents(affine / f"test/Thai_{THAI[0]:04X}")
+    assert len(images) == len(set(images.values())) == 20 and {name[3:5] for name in images} == {"f2", "f3", "f4"}
+
+
+def test_a_copied_glyph_is_left_out_and_listed_on_the_card(tmp_path, fonts, known):
+    shapes = shapes_of(LATIN + HEBREW + THAI)
+    others = {code: shapes[code] for code in THAI[:1]}
+    tiny_font(fonts / "copy.ttf", "Other", others, weight=14)  # as f1 draws it
+    known()
+    folder = prepared(tmp_path, fonts)
+    assert len(list((folder / f"test/Thai_{THAI[0]:04X}").iterdir())) == 5
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert "1 drawings: a copy of another image of its class" in card
+    assert "copies of fonts-tiny" in card and "| fonts-tiny | 1.0-1 | OFL-1.1 |" in card
+
+
+def test_a_font_that_copies_another_is_left_out_as_a_whole(tmp_path, fonts, known):
+    tiny_font(fonts / "twin.ttf", "Twin", shapes_of(LATIN + HEBREW + THAI), weight=28)
+    known()
+    folder = prepared(tmp_path, fonts)
+    assert not list(folder.glob("*/*/*twin.png"))
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert "- fonts-tiny twin.ttf: 18 of 18 drawings are those of fonts-tiny f2.ttf" in card
+
+
+def test_one_drawing_for_two_characters_stands_for_the_first(tmp_path, fonts, known, caplog):
+    shapes = shapes_of(LATIN + HEBREW + THAI)
+    tiny_font(fonts / "f0.ttf", "F0", shapes | {THAI[1]: shapes[THAI[0]]})
+    known()
+    with caplog.at_level(logging.INFO):
+        folder = prepared(tmp_path, fonts)
+    assert [len(list((folder / f"test/Thai_{code:04X}").iterdir())) for code in THAI[:2]] == [5, 4]
+    assert any("the same as a class before it in that source" in message for message in caplog.messages)
+
+
+def test_unknown_and_other_versions_are_refused_by_name(tmp_path, fonts, known):
+    tiny_font(fonts / "f0.ttf", "F0", shapes_of(LATIN + HEBREW + THAI), weight=3)
+    tiny_font(fonts / "new.ttf", "New", shapes_of(LATIN))
+    with pytest.raises(DataError) as refused:
+        prepared(tmp_path, fonts)
+    text = str(refused.value)
+    assert text.startswith("2 sources of glyphs refused:")
+    assert f"{fonts}/f0.ttf: another version than that of fonts-tiny=1.0-1 (sha256 " in text
+    assert f"{fonts}/new.ttf: sha256 " in text and "is in no package that is known here; --any-version takes it" in text
+    folder = prepared(tmp_path, fonts, any_version=True)
+    assert folder.name == "glyphs_scripts_any_version"  # never under the benchmark's name
+    assert "licence not known here:\n\n- f0.ttf" in (folder / "README.md").read_text(encoding="utf-8")
+
+
+def test_what_is_missing_is_named_with_the_command_that_fetches_it(tmp_path, fonts, known):
+    (fonts / "f3.ttf").unlink()
+    with pytest.raises(DataError) as missing:
+        prepared(tmp_path, fonts)
+    assert "scripts: 1 package (1 MB) not found among what was given. Fetch them into a folder:" in str(missing.value)
+    assert "\n  apt-get download fonts-tiny=1.0-1\n" in str(missing.value)
+    with pytest.raises(DataError, match=r"nowhere: not found\. --from takes packages, fonts and folders of these"):
+        prepared(tmp_path, tmp_path / "nowhere")
+
+
+def test_an_unknown_font_that_may_not_be_embedded_is_not_drawn(tmp_path, fonts, known, caplog):
+    tiny_font(fonts / "mine.ttf", "Mine", shapes_of(LATIN + THAI), weight=90, fs_type=2)
+    folder = prepared(tmp_path, fonts, any_version=True)
+    assert "left out: mine.ttf: its OS/2 fsType does not let it be embedded" in caplog.messages
+    assert not list(folder.glob("*/*/*mine.png"))
+
+
+def test_broken_files_are_named(tmp_path, fonts, known, caplog):
+    (fonts / "broken.ttf").write_bytes((fonts / "f0.ttf").read_bytes()[:300])
+    prepared(tmp_path, fonts, any_version=True)
+    assert any(
+        f"left out: broken.ttf: {fonts}/broken.ttf: a font that cannot be read" in message
+        for message in caplog.messages
+    )
+    package = debian_package(tmp_path / "cut.deb", {"f0.ttf": (fonts / "f0.ttf").read_bytes()})
+    package.write_bytes(package.read_bytes()[:-200])
+    with pytest.raises(DataError, match=r"cut.deb: damaged or not an archive of this kind: .*Fetch it again"):
+        prepared(tmp_path, package)
+    (tmp_path / "none.deb").write_bytes(b"!<arch>\n")
+    with pytest.raises(DataError, match=r"none.deb: damaged .*no data.tar.xz in it"):
+        prepared(tmp_path, tmp_path / "none.deb")
+
+
+def test_print_and_handwriting_have_the_same_classes_in_the_same_splits(tmp_path, fonts, known, monkeypatch):
+    hands = tmp_path / "hands"
+    hands.mkdir()
+    letters = tuple(map(ord, "abcdefghijäÄA7"))
+    for folder, shift in ((fonts, 0), (hands, 7)):
+        for weight in range(5):
+            shapes = {code: shapes_of(letters)[code] for code in letters[: 14 - (folder == hands)]}
+            tiny_font(folder / f"f{weight}.ttf", f"F{weight + shift}", shapes, weight=14 * weight + shift)
+    known([*fonts.iterdir(), *hands.iterdir()])
+    tables = {name: sources._table(name) for name in ("packages.csv", "files.csv")}
+    hand_digests = {hashlib.sha256(path.read_bytes()).hexdigest()[:32] for path in hands.iterdir()}
+    for row in tables["files.csv"]:
+        row["package"] = "fonts-hand" if row["sha256"] in hand_digests else "fonts-tiny"
+    tables["packages.csv"].append(tables["packages.csv"][0] | {"name": "fonts-hand", "domains": "handwriting"})
+    classes = {}
+    for domain in ("print", "handwriting"):
+        request = GlyphRequest(domain, tmp_path / "to", [str(fonts), str(hands)])
+        prepare_glyphs(request)
+        folder = tmp_path / "to" / request.folder_name
+        classes[domain] = {path.relative_to(folder).as_posix() for path in folder.glob("*/*")}
+    assert classes["print"] == classes["handwriting"] and len(classes["print"]) == 13  # without 7, which no hand has
+    split_of = {name.partition("/")[2]: name.partition("/")[0] for name in classes["print"]}
+    assert split_of["0061"] == split_of["0041"] == split_of["00E4"] == split_of["00C4"]  # a A ä Ä
+
+
+def icon_set(folder, prefix, names, licence="MIT", shift=0):
+    """Each icon a bar and a square at a place of its own; `shift` makes a set another one."""
+    folder = folder / prefix
+    folder.mkdir(parents=True)
+    icons = {
+        name: {"body": f'<path fill="currentColor" d="M0 0h{4 + shift}v2H0zM{2 * place} {6 + shift}h3v3h-3z"/>'}
+        for place, name in enumerate(names)
+    }
+    icons["gone"] = {"body": "", "hidden": True}
+    content = {"prefix": prefix, "icons": icons, "aliases": {"bin": {"parent": names[0]}}, "width": 16, "height": 16}
+    (folder / "icons.json").write_text(json.dumps(content))
+    (folder / "info.json").write_text(json.dumps({"license": {"spdx": licence}}))
+    return folder
+
+
+def test_an_icon_means_what_its_name_says_without_its_style():
+    names = {"home-outline": "home", "house": "home", "baseline-home": "home", "trash-can-filled": "trash", "o": "o"}
+    assert {name: domains.concept(name) for name in names} == names
+    assert domains.concept("arrow-left-bold-16") == "arrow-left" and domains.concept("zoom-in") == "zoom-in"
+
+
+def test_test_concepts_are_drawn_by_sets_of_their_own(tmp_path):
+    names = [f"thing{letter}-outline" for letter in "abcdefghijklmnop"] + ["twitter", "brand-x"]
+    sets = [IconSet(icon_set(tmp_path, f"set{i}", names) / "icons.json") for i in range(10)]
+    proposals = domains.icon_classes(sets, seed=0)
+    assert {p.name for p in proposals} == {f"thing{letter}" for letter in "abcdefghijklmnop"} | {"trash"}
+    used = {
+        split: {c.source for p in proposals if p.split == split for c in p.candidates}
+        for split in ("train", "val", "test")
+    }
+    assert len(used["train"]) == 6 and used["val"] == used["train"] and used["test"] == set(range(10)) - used["train"]
+    assert "gone" not in sets[0].keys and "bin" in sets[0].keys
+
+
+def test_emoji_are_matched_by_code_point_and_by_name(tmp_path):
+    first = icon_set(tmp_path, "first", ["grinning-face", "dog", "thumbs-up", "family"])
+    table = {"1f600": "grinning-face", "1f436": "dog", "1f44d-1f3fb": "thumbs-up", "1f468-200d-1f469": "family"}
+    (first / "chars.json").write_text(json.dumps(table))
+    second = icon_set(tmp_path, "second", ["dogface", "grinning-face-2"])
+    sets = [IconSet(first / "icons.json"), IconSet(second / "icons.json")]
+    proposals = domains.emoji_classes(sets, [first / "chars.json", None], seed=0)
+    found = {p.name: [(c.source, c.key) for c in p.candidates] for p in proposals}
+    assert found == {
+        "1f436_dog_face": [(0, "dog"), (1, "dogface")],
+        "1f600_grinning_face": [(0, "grinning-face"), (1, "grinning-face-2")],
+    }
+
+
+def test_an_icon_set_without_a_free_licence_is_refused_even_so(tmp_path, known):
+    for place in range(10):
+        icon_set(
+            tmp_path / "sets", f"set{place}", ["home", "tree"], licence="proprietary" if place == 3 else "CC-BY-4.0"
+        )
+    with pytest.raises(DataError) as refused:
+        prepared(tmp_path, tmp_path / "sets", "icons", any_version=True)
+    text = "set3: an icon set whose info.json states no free licence (it says proprietary)"
+    assert text in str(refused.value) and "set2" not in str(refused.value)
+
+
+def test_icons_of_unknown_sets_become_a_dataset(tmp_path, known):
+    pytest.importorskip("resvg_py")
+    names = [f"thing{letter}" for letter in "abcdefghijklmnopqrstuvwxyz"]
+    for place in range(14):
+        icon_set(tmp_path / "sets", f"set{place:02}", names, shift=place / 2)
+    icon_set(tmp_path / "sets", "twin", names, shift=3)
+    folder = prepared(tmp_path, tmp_path / "sets", "icons", any_version=True)
+    assert contents(folder) == contents(prepared(tmp_path, tmp_path / "sets", "icons", "again", any_version=True))
+    sets = {split: {f.name[3:] for f in folder.glob(f"{split}/*/*.png")} for split in ("train", "val", "test")}
+    assert sets["test"] and not sets["test"] & (sets["train"] | sets["val"])
+    assert (
+        ": 1"
+        not in (folder / "README.md").read_text(encoding="utf-8").partition("## Left out")[0].partition("source")[0]
+    )
+
+
+def test_a_broken_set_is_named_and_a_broken_drawing_is_none(tmp_path):
+    pytest.importorskip("resvg_py")
+    folder = icon_set(tmp_path, "one", ["home"])
+    content = json.loads((folder / "icons.json").read_text())
+    content["icons"]["home"]["body"] = "<path d='"
+    (folder / "icons.json").write_text(json.dumps(content))
+    assert IconSet(folder / "icons.json").ink("home") is None
+    (folder / "icons.json").write_text('{"icons": []}')
+    with pytest.raises(DataError, match=r"icons\.json: an icon set that cannot be read"):
+        IconSet(folder / "icons.json")
+
+
+def test_ink_is_centred_and_small_changes_keep_it_inside(fonts):
+    ink = FontFace(fonts / "f2.ttf").ink(THAI[2])
+    plain = picture(ink)
+    rows, columns = np.nonzero(plain < 128)
+    assert abs(rows.min() + rows.max() - 63) <= 2 and abs(columns.min() + columns.max() - 63) <= 2
+    for number in range(20):
+        changed = picture(ink, affine_changes(0, [str(number)])[0])
+        assert changed[[0, -1]].min() > 200 and changed[:, [0, -1]].min() > 200 and not np.array_equal(changed, plain)
+    assert thumbnail(None).max() == 0 and thumbnail(ink).max() > 200
+
+
+def test_nearest_neighbour_is_what_it_says(tmp_path, fonts, known):
+    folder = prepared(tmp_path, fonts)
+    images, shape = TestImages(folder), EpisodeShape(3, 1, 2)
+    tasks = draw_episodes(
+        seed=0, split="test", indices=range(5), class_sizes=images.table(shape).sizes, shape=shape, rotate=False
+    )
+    found = nearest_neighbour(small_pixels(folder, images), images.table(shape), shape, tasks)
+    for task, ranks in enumerate(images.table(shape).ranks(tasks)):
+        small = [[box_of(folder / images.paths[rank]) for rank in row] for row in ranks]
+        right = [
+            min(range(3), key=lambda other: ((small[other][0] - small[label][query]) ** 2).sum()) == label
+            for label in range(3)
+            for query in (1, 2)
+        ]
+        assert found[task] == pytest.approx(np.mean(right))
+
+
+def box_of(path):
+    with Image.open(path) as image:
+        return np.asarray(image.resize((28, 28), Image.Resampling.BOX), float)
+
+
+def test_fixed_tasks_are_written_from_the_seed_and_never_share_a_font(tmp_path, fonts, known, monkeypatch, capsys):
+    prepared(tmp_path, fonts)
+    monkeypatch.setenv("DATASET_DIR", str(tmp_path / "to"))
+    assert main(["tasks", "--domain", "scripts"]) == 0
+    folder = tmp_path / "to/glyphs_scripts_tasks"
+    assert sorted(path.name for path in folder.iterdir()) == ["5way_1shot.tasks.json", "varying.tasks.json"]
+    (lists,) = read_task_lists(folder / "5way_1shot.tasks.json").lists
+    assert lists.shape == SHAPES["5way_1shot"] and len(lists.tasks) == 1000
+    for _, paths in (entry for task in lists.tasks for entry in task):
+        assert len({path.partition("_f")[2] for path in paths}) == 4
+    assert "digest" in capsys.readouterr().out
+    assert main(["tasks", "--domain", "scripts", "--to", str(tmp_path / "again")]) == 0
+    assert contents(folder) == contents(tmp_path / "again")
+    varying = read_task_lists(folder / "varying.tasks.json").lists
+    assert {one.shape.n_way for one in varying} == {5, 6} and len({one.shape.n_shot for one in varying}) > 2
+
+
+def test_every_known_file_belongs_to_a_package_with_a_licence():
+    packages = sources.known_packages()
+    rows = sources._table("files.csv")
+    assert {row["package"] for row in rows} == set(packages) and len({row["sha256"] for row in rows}) > 1000
+    for package in packages.values():
+        assert package.licence and len(package.sha256) == 64 and set(package.domains) <= set(domains.DOMAINS)
+        assert package.registry in ("debian", "npm") and package.version and package.bytes > 0

@@ -1,0 +1,102 @@
+"""The fixed test tasks of a glyph domain, drawn from a seed, and what nearest neighbour on pixels makes of them."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from utils.episodes.class_table import ClassTable
+from utils.episodes.drawing import EpisodeIndices, EpisodeShape, draw_episodes
+from utils.episodes.randomness import below, random_words
+from utils.images.folders import scan
+
+SEED, N_TASKS = 0, 1000
+SHAPES = {
+    "5way_1shot": EpisodeShape(5, 1, 3),
+    "5way_5shot": EpisodeShape(5, 5, 1),
+    "20way_1shot": EpisodeShape(20, 1, 3),
+}
+"""Name of a list -> ways, shots and queries: a class of four images has one for support and three for queries."""
+VARYING = "varying"
+VARYING_WAYS, VARYING_SHOTS = range(5, 21), range(1, 6)
+TOO_EASY = 0.95
+"""Accuracy of nearest neighbour at 5 ways and 1 shot from which on a domain is none of the matrix."""
+_PURPOSE_OF_SHAPES = 7
+"""Of the random words; those below are in use by `utils.episodes.drawing`."""
+
+Lists = dict[str, dict[EpisodeShape, tuple[Sequence[int], EpisodeIndices]]]
+"""Name of a list -> shape -> numbers of the tasks that have it, and these tasks."""
+
+
+class TestImages:
+    """The classes and images of the folder `test` of a dataset, by name."""
+
+    __test__ = False
+
+    def __init__(self, dataset_folder: Path):
+        folders = [folder for folder in scan(dataset_folder)[0] if folder.path.startswith("test/")]
+        self.paths = [folder.path_of(file) for folder in folders for file in folder.files]
+        ends = np.cumsum([len(folder.files) for folder in folders]).tolist()
+        self.classes: Mapping[str, Sequence[int]] = {
+            folder.path: range(end - len(folder.files), end) for folder, end in zip(folders, ends, strict=True)
+        }
+
+    def table(self, shape: EpisodeShape) -> ClassTable:
+        """Those classes that have images enough for a shape."""
+        return ClassTable.of({name: ranks for name, ranks in self.classes.items() if len(ranks) >= shape.n_images})
+
+
+def fixed_tasks(images: TestImages) -> Lists:
+    """Draw the four lists; a list is left out where too few classes have images enough for it.
+
+    The varying one has 5 to 20 ways and 1 to 5 shots, a shape per task by the seed; classes stay unequal.
+    """
+    lists: Lists = {}
+    for name, shape in SHAPES.items():
+        if len(images.table(shape).names) >= shape.n_way:
+            lists[name] = {shape: _draw(images, shape, range(N_TASKS))}
+    words = random_words(SEED, "test", range(N_TASKS), _PURPOSE_OF_SHAPES, 2)
+    ways = VARYING_WAYS[0] + below(words[:, 0], len(VARYING_WAYS))
+    shots = VARYING_SHOTS[0] + below(words[:, 1], len(VARYING_SHOTS))
+    varying = {}
+    for way, shot in sorted(set(zip(ways.tolist(), shots.tolist(), strict=True))):
+        shape = EpisodeShape(way, shot, 1)
+        indices = np.flatnonzero((ways == way) & (shots == shot)).tolist()
+        if len(images.table(shape).names) >= way:
+            varying[shape] = _draw(images, shape, indices)
+    return lists | ({VARYING: varying} if varying else {})
+
+
+def _draw(images: TestImages, shape: EpisodeShape, indices: Sequence[int]) -> tuple[Sequence[int], EpisodeIndices]:
+    sizes = images.table(shape).sizes
+    return indices, draw_episodes(
+        seed=SEED, split="test", indices=indices, class_sizes=sizes, shape=shape, rotate=False
+    )
+
+
+def small_pixels(dataset_folder: Path, images: TestImages) -> np.ndarray:
+    """Return all test images grey and 28 x 28: float32 (images, 784), 0..1."""
+    return np.stack([_small(dataset_folder / path) for path in images.paths])
+
+
+def _small(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image.convert("L").resize((28, 28), Image.Resampling.BOX), np.float32).ravel() / 255
+
+
+def nearest_neighbour(pixels: np.ndarray, table: ClassTable, shape: EpisodeShape, tasks: EpisodeIndices) -> np.ndarray:
+    """Return the accuracy in each task of taking the class of the nearest support image, by Euclid: float (B,).
+
+    Args:
+        pixels: (images, features).
+        table: of the classes that the tasks are of.
+    """
+    drawn = pixels[table.ranks(tasks)]  # (B, N, K+Q, features)
+    support, query = (
+        part.reshape(len(drawn), -1, part.shape[-1])
+        for part in (drawn[:, :, : shape.n_shot], drawn[:, :, shape.n_shot :])
+    )
+    distances = (support**2).sum(-1)[:, None] - 2 * query @ support.transpose(0, 2, 1)  # (B, N*Q, N*K)
+    labels = np.repeat(np.arange(shape.n_way), shape.n_query)
+    return (distances.argmin(-1) // shape.n_shot == labels).mean(axis=1)

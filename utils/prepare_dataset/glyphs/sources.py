@@ -1,0 +1,207 @@
+"""The packages that glyphs are drawn from, known by version, licence and digests, and how their files are found.
+
+`packages.csv` has a row per package of Debian or npm, `files.csv` one per font and icon set in them, so that a file is
+known wherever it lies: in its package, in a folder, among the fonts of the machine.
+"""
+
+import csv
+import hashlib
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from utils.errors import DataError
+from utils.files.archives import PACKAGE_EXTENSIONS, read_members
+from utils.files.reading import parse_json
+from utils.paths import expanded
+from utils.words import counted, printable
+
+FONT_FILE = re.compile(r"\.(ttf|otf|woff)$", re.IGNORECASE)
+ICON_FILE = re.compile(r"(^|/)(icons|chars|info)\.json$")
+_READ = re.compile(f"{FONT_FILE.pattern}|{ICON_FILE.pattern}", re.IGNORECASE)
+INSTALLED = ("/usr/share/fonts", "/usr/local/share/fonts", "~/.local/share/fonts", "~/.fonts")
+FREE = re.compile(r"(MIT|ISC|0BSD|Unlicense|CC0-1\.0|(Apache|OFL|LGPL|GPL|MPL|BSD|CC-BY(-SA)?)-[\w.\-]+)$")
+"""SPDX names of licences under which a set that is not known here may be drawn."""
+MOST_LISTED = 20
+
+
+@dataclass(frozen=True)
+class Package:
+    """A package whose files are known."""
+
+    name: str
+    version: str
+    registry: str
+    """debian or npm."""
+    licence: str
+    bytes: int
+    sha256: str
+    domains: tuple[str, ...]
+
+    @property
+    def pinned(self) -> str:
+        """As the registry's own client takes it."""
+        return f"{self.name}{'=' if self.registry == 'debian' else '@'}{self.version}"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A font, or an icon set."""
+
+    name: str
+    """Of the font's file; of the icon set."""
+    package: Package | None
+    """None: not known here."""
+    sha256: str
+    path: Path
+    """Where the font, or icons.json, lies now."""
+    characters: Path | None = None
+    """Of an icon set: chars.json."""
+
+
+@dataclass(frozen=True)
+class _Found:
+    origin: str
+    name: str
+    content: bytes
+    path: Path | None
+    """None: it is in a package."""
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(self.content).hexdigest()[:32]
+
+
+def known_packages() -> dict[str, Package]:
+    """Return name -> package."""
+    rows = _table("packages.csv")
+    return {
+        row["name"]: Package(**row | {"bytes": int(row["bytes"]), "domains": tuple(row["domains"].split())})
+        for row in rows
+    }
+
+
+def _table(name: str) -> list[dict[str, str]]:
+    with open(Path(__file__).with_name(name), encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def find_sources(locations: Sequence[str], domains: Sequence[str], folder: Path, *, any_version: bool) -> list[Source]:
+    """Return the fonts or icon sets of some domains, sorted by package and name.
+
+    Args:
+        locations: packages, fonts, or folders of these; none: the fonts that are installed on the machine.
+        folder: of ours, where files go that are in packages.
+        any_version: take what is there, known or not.
+    Raises:
+        DataError: files that are not known here, known ones that are missing, damaged packages, no free licence.
+    """
+    packages, files = known_packages(), {row["sha256"]: row for row in _table("files.csv")}
+    uses = {name for name, package in packages.items() if set(domains) & set(package.domains)}
+    groups: dict[str, list[_Found]] = defaultdict(list)
+    for found in _read(locations or INSTALLED, must_exist=bool(locations)):
+        # Fonts stand for themselves; the files of an icon set belong together.
+        groups[f"{found.origin}/{found.name}" if FONT_FILE.search(found.name) else found.origin].append(found)
+    sources: dict[str, Source] = {}
+    problems, seen = [], set()
+    for origin, group in groups.items():
+        main = next((one for one in group if one.name != "chars.json" and one.name != "info.json"), None)
+        if main is None:
+            continue
+        rows = [files.get(one.digest) for one in group if one.name != "info.json"]
+        if None not in rows:
+            seen |= {one.digest for one in group}
+            if rows[0]["package"] in uses:
+                sources.setdefault(main.digest, _placed(group, main, packages[rows[0]["package"]], folder))
+        elif any_version and not (reason := _forbidden(group)):
+            sources.setdefault(main.digest, _placed(group, main, None, folder))
+        elif locations:
+            problems.append(
+                f"{printable(origin)}: {reason if any_version else _unknown(main, files.values(), packages)}"
+            )
+    missing = {row["package"] for digest, row in files.items() if row["package"] in uses and digest not in seen}
+    if problems:
+        raise DataError(_listed(f"{counted(len(problems), 'source')} of glyphs refused", problems))
+    if missing and not any_version:
+        raise DataError(_how_to_get(domains, [packages[name] for name in sorted(missing)]))
+    if not sources:
+        raise DataError(
+            f"no source of glyphs for {' and '.join(domains)} in {', '.join(map(printable, locations or INSTALLED))}."
+        )
+    return sorted(
+        sources.values(), key=lambda source: (source.package.name if source.package else "", source.name, source.sha256)
+    )
+
+
+def _read(locations: Iterable[str], *, must_exist: bool) -> Iterator[_Found]:
+    for location in locations:
+        path = expanded(location)
+        if not path.exists() and must_exist:
+            raise DataError(f"{printable(path)}: not found. --from takes packages, fonts and folders of these.")
+        paths = (
+            [path]
+            if not path.is_dir()
+            else sorted(Path(folder, file) for folder, _, files in os.walk(path, followlinks=False) for file in files)
+        )
+        for one in paths:
+            if not one.is_file():
+                continue
+            if one.name.lower().endswith(PACKAGE_EXTENSIONS):
+                for name, content in read_members(one, _READ):
+                    yield _Found(str(one), name.rpartition("/")[2], content, None)
+            elif _READ.search(one.name):
+                yield _Found(str(one.parent), one.name, one.read_bytes(), one)
+
+
+def _placed(group: Sequence[_Found], main: _Found, package: Package | None, folder: Path) -> Source:
+    paths = {}
+    for one in group:
+        paths[one.name] = one.path or folder / f"{one.digest}{Path(one.name).suffix}"
+        if one.path is None:
+            folder.mkdir(parents=True, exist_ok=True)
+            paths[one.name].write_bytes(one.content)
+    name = main.name if FONT_FILE.search(main.name) else str(parse_json(main.content).get("prefix"))
+    return Source(name, package, main.digest, paths[main.name], paths.get("chars.json"))
+
+
+def _forbidden(group: Sequence[_Found]) -> str:
+    """Why a set that is not known here may not be drawn: no free licence is stated in it. Fonts say so when opened."""
+    if FONT_FILE.search(group[0].name):
+        return ""
+    try:
+        info = next((parse_json(one.content) for one in group if one.name == "info.json"), {})
+        licence = str(info.get("license", {}).get("spdx"))
+    except (ValueError, AttributeError):
+        licence = "unreadable"
+    return (
+        ""
+        if FREE.match(licence)
+        else f"an icon set whose info.json states no free licence (it says {printable(licence)})"
+    )
+
+
+def _unknown(found: _Found, known: Iterable[dict[str, str]], packages: dict[str, Package]) -> str:
+    same = [packages[row["package"]].pinned for row in known if row["file"] == found.name]
+    if FONT_FILE.search(found.name) and same:
+        return (
+            f"another version than that of {same[0]} (sha256 {found.digest}...); fetch that one, or give --any-version"
+        )
+    return f"sha256 {found.digest}... is in no package that is known here; --any-version takes it"
+
+
+def _how_to_get(domains: Sequence[str], missing: Sequence[Package]) -> str:
+    debian, npm = ([p.pinned for p in missing if p.registry == registry] for registry in ("debian", "npm"))
+    size = sum(package.bytes for package in missing) / 1e6
+    what = f"{' and '.join(domains)}: {counted(len(missing), 'package')} ({size:.0f} MB)"
+    lines = [f"{what} not found among what was given. Fetch them into a folder:"]
+    lines += [f"  apt-get download {' '.join(debian)}"] if debian else []
+    lines += [f"  npm pack {' '.join(npm)}"] if npm else []
+    return "\n".join([*lines, "and give it with --from, or draw what is there with --any-version."])
+
+
+def _listed(heading: str, problems: Sequence[str]) -> str:
+    more = [f"... and {len(problems) - MOST_LISTED} more"] if len(problems) > MOST_LISTED else []
+    return "\n  ".join([f"{heading}:", *problems[:MOST_LISTED], *more])
