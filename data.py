@@ -83,6 +83,8 @@ class Drawing:
     """Turn all images of a class in a training episode by the same 0 to 3 quarter turns."""
     listed: Mapping[EpisodeShape, EpisodeIndices] | None = None
     """Shape -> its episodes, which are then not drawn."""
+    names_training_classes: bool = False
+    """Training episodes say which of all training classes they have."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,11 @@ class FewShotData(FixedEpisodeSource):
     def class_names(self) -> dict[str, list[str]]:
         """split -> names of its classes, in the order of their ranks."""
         return {split: list(table.names) for split, table in self.tables.items()}
+
+    @property
+    def n_training_classes(self) -> int:
+        """Classes that training can tell apart, each turn of one being a class where they are turned."""
+        return len(self.tables["train"].names) * (4 if self.drawing.class_rotation else 1)
 
     def class_sizes(self, split: str) -> dict[str, int]:
         """Return name -> number of images of the classes of a split, in the order of their ranks."""
@@ -231,6 +238,10 @@ class FewShotData(FixedEpisodeSource):
         if self.drawing.class_rotation and split == "train":
             quarter_turns = numbers[n_ranks:-n_episodes].reshape(n_episodes, shape.n_way, 1, 1, 1, 1)
             images = rotate_by_quarter_turns(images, quarter_turns)
+        training_classes = None
+        if self.drawing.names_training_classes and split == "train":
+            turned = prepared.drawn.classes + len(self.tables[split].names) * prepared.drawn.rotations
+            training_classes = copy_to(self.device, torch.from_numpy(turned))
         return EpisodeBatch(
             support_images=self._to_float(images[:, :, : shape.n_shot], "support", prepared),
             support_labels=self._episode_labels(n_episodes, shape.n_way, shape.n_shot),
@@ -243,6 +254,7 @@ class FewShotData(FixedEpisodeSource):
             split=split,
             indices=prepared.indices,
             class_ids=prepared.drawn.classes,
+            training_classes=training_classes,
         )
 
     def _to_float(self, images: Tensor, role: str, prepared: PreparedEpisodes) -> Tensor:
@@ -286,6 +298,7 @@ def build_drawing(config: ExperimentConfig, listed: Mapping[EpisodeShape, Episod
         config.number_of_train_tasks,
         config.class_rotation,
         listed,
+        config.pretraining_epochs > 0,
     )
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from experiment_parts.evaluation import model_selection
 from experiment_parts.evaluation.model_tests import ModelTests
-from experiment_parts.evaluation.split_evaluation import SplitEvaluation, evaluate_tasks
+from experiment_parts.evaluation.split_evaluation import SplitEvaluation, evaluate_centroids, evaluate_tasks
 from experiment_parts.evaluation.task_sets import TaskSet, build_task_sets
 from experiment_parts.learner import Learner
 from experiment_parts.records import epoch_records, non_finite
@@ -87,6 +87,8 @@ class ExperimentBuilder:
         self._data_changes: list[str] = []  # since the run began
         self._flags = RunFlags(self.stop, group, settings.checkpoint_every_s, self.device)
         self._under_way: EpochMetrics | None = None  # of the epoch that is being trained
+        if settings.pretraining_epochs and not (settings.tested_elsewhere or settings.evaluate_on_test_set_only):
+            learner.begin_pretraining(data.n_training_classes, settings.train_seed)
         n_tasks = settings.tasks_per_meta_batch
         self._training_source = TrainingEpisodes(
             data, n_tasks, settings.training_shapes, settings.train_seed, group.part(n_tasks)
@@ -161,19 +163,22 @@ class ExperimentBuilder:
             "multi_step_loss_weights": [float(weight) for weight in self.learner.multi_step_loss_weights(epoch)],
         }
         under_way = self._under_way = self._under_way or EpochMetrics(self.iteration)
-        is_last = epoch + 1 == settings.total_epochs
+        is_last, pretrains = epoch + 1 == settings.total_epochs, epoch < settings.pretraining_epochs
         with EpochProgress(
             epoch + 1, settings.total_epochs, settings.total_iter_per_epoch, settings.tasks_per_meta_batch,
             done=self.iteration - under_way.first_iteration, score=self.score,
         ) as progress:  # fmt: skip
             self._train_iterations(under_way, epoch, schedule, progress)
             train_time_s, start = under_way.time_s, time.perf_counter()
-            val = None
+            val, centroids = None, {}
             # The last epoch in any case: the test ranks models by their validation and could not choose it otherwise.
             if (epoch + 1) % settings.validate_every_epochs == 0 or is_last:
                 progress.phase(f"validation on {counted(settings.num_evaluation_tasks, 'task')}")
                 try:
-                    val = self.validate().metrics
+                    if pretrains:
+                        centroids = epoch_records.centroid_columns(self.validate_centroids())
+                    else:
+                        val = self.validate().metrics
                 except Interrupted:
                     self._stop_now(under_way)
         train = under_way.sums.result()
@@ -187,9 +192,10 @@ class ExperimentBuilder:
             tasks_trained=self._tasks_since(under_way.first_iteration),
             **schedule,
         )
+        row |= centroids
         if val and row["val_accuracy_mean"] is None:
             log.warning("epoch %d: the validation gave numbers that are not finite.", epoch + 1)
-        inspects = self.diagnostics is not None and self.group.is_main
+        inspects = self.diagnostics is not None and self.group.is_main and not pretrains
         inspected = self.diagnostics.inspect(self.learner, self.data, epoch, is_last=is_last) if inspects else {}
         entry = epoch_records.curves_entry(
             row,
@@ -278,6 +284,13 @@ class ExperimentBuilder:
             Interrupted: a signal has come.
         """
         return evaluate_tasks(
+            self.learner, self.data, "val", n_tasks=self.settings.num_evaluation_tasks,
+            tasks_per_batch=self.settings.tasks_per_meta_batch, before_each_batch=self._flags.check, group=self.group,
+        )  # fmt: skip
+
+    def validate_centroids(self) -> list[float]:
+        """Return the accuracy of class centroids on each validation task, while the body is only pre-trained."""
+        return evaluate_centroids(
             self.learner, self.data, "val", n_tasks=self.settings.num_evaluation_tasks,
             tasks_per_batch=self.settings.tasks_per_meta_batch, before_each_batch=self._flags.check, group=self.group,
         )  # fmt: skip

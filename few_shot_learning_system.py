@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from meta_learning import baselines
+from meta_learning import baselines, pretraining
 from meta_learning.adaptation import Adaptation, Adapted, PreparedEpisodes
 from meta_learning.execution.execution import Execution, build_execution, task_chunks
 from meta_learning.execution.recomputation import recomputed_gradient
@@ -36,6 +36,7 @@ from meta_learning.outer_losses.base import OuterLoss
 from meta_learning.outer_losses.mean import MeanOverTasks
 from meta_learning.outer_losses.step_weights import OuterLoop, last_step_weights, multi_step_loss_weights
 from meta_learning.outer_losses.task_weights import WeightedEpisodes, weighted
+from meta_learning.pretraining import Pretraining
 from meta_neural_network_architectures import NetworkFunction, build_network
 from utils.config import ExperimentConfig
 from utils.episodes.source import Episodes, Tasks
@@ -84,6 +85,7 @@ class FewShotLearner(nn.Module):
         gradient_checkpointing: recompute inner steps, for the memory of one of them.
         execution: how computations are carried out; None: all tasks at once.
         untrained: makes the network as it was before any training, anywhere; None: nobody knows it.
+        pretraining_epochs: what counts from the first epoch of the episodes counts from this one.
     """
 
     def __init__(
@@ -101,6 +103,7 @@ class FewShotLearner(nn.Module):
         gradient_checkpointing: bool = False,
         execution: Execution | None = None,
         untrained: Callable[[], MetaNetwork] | None = None,
+        pretraining_epochs: int = 0,
     ) -> None:
         super().__init__()
         self.network, self.inner_loop, self.outer_loop = network, inner_loop, outer_loop
@@ -115,6 +118,15 @@ class FewShotLearner(nn.Module):
         self.execution = execution or Execution.of(network)
         self.execution.measure_with(self.meta_parameters().values())
         self._untrained = untrained
+        self.pretraining_epochs = pretraining_epochs
+        self.pretraining: Pretraining | None = None
+
+    def begin_pretraining(self, n_classes: int, seed: int) -> None:
+        """Let the first `pretraining_epochs` be plain classification over all training classes."""
+        self.pretraining = Pretraining(
+            self.network, self.meta_parameters(), self.meta_optimizer.choices, epochs=self.pretraining_epochs,
+            n_classes=n_classes, seed=seed, loss=self.loss if isinstance(self.loss, CrossEntropy) else CrossEntropy(),
+        )  # fmt: skip
 
     # What it computes: meta-gradients.
 
@@ -135,8 +147,10 @@ class FewShotLearner(nn.Module):
         Args:
             episodes: support_images (B, N*K, C, H, W), support_labels (B, N*K), query_images, query_labels, seeds
                 (B,), n_way.
-            epoch: from 0; decides derivative order and the weights v.
+            epoch: from 0; decides derivative order and the weights v, and whether the body is only pre-trained.
         """
+        if self._pretrains(epoch):
+            return self._pretraining_gradients(episodes, epoch)
         weights = self.multi_step_loss_weights(epoch)
         own: dict[str, Tensor] = {}
         if not self.outer_loss.is_mean:
@@ -156,6 +170,26 @@ class FewShotLearner(nn.Module):
             metrics = metrics | {"loss": outer_loss, "gradient_norm": norm_of(gradients)}
         # A replayed recording hands back tensors alone, so a network without batch norm has no group of statistics.
         return MetaGradients(gradients, means.get("statistics", {}), metrics)
+
+    def _pretrains(self, epoch: int) -> bool:
+        return self.pretraining is not None and epoch < self.pretraining.epochs
+
+    def _pretraining_gradients(self, episodes: Episodes, epoch: int) -> MetaGradients:
+        def compute(tasks: Episodes, *_: Any) -> dict[str, dict[str, Tensor]]:
+            return self.pretraining.gradients(tasks, self._training_pass(tasks))
+
+        def of_one_task() -> dict[str, dict[str, Tensor]]:
+            numbers = self.multi_step_loss_weights(epoch)
+            weights = [episodes.support_images.new_tensor(number) if number else None for number in numbers]
+            return self._meta_gradients(next(task_chunks(episodes, 1)), weights, self.outer_loop.second_order)
+
+        # The number of tasks at once is chosen for the whole run, so by the episodes, which need more memory.
+        chunks, images = self.execution.chunks, episodes.support_images
+        chunks.choose(len(images), images.device, of_one_task)
+        means = self.execution.mean_over_tasks(
+            compute, episodes, [], epoch, second_order=False, ever_second_order=False
+        )
+        return MetaGradients(means["gradients"], means.get("statistics", {}), means["metrics"])
 
     def _query_losses(self, episodes: Episodes, weights: Sequence[float]) -> Tensor:
         """Return the sum over s of v[s] * L(theta[s+1], query) of each task, (B,), of which nothing is learned."""
@@ -319,12 +353,16 @@ class FewShotLearner(nn.Module):
             bool of shape (), on the device: false where loss, gradients or statistics are not finite; see
             `MetaOptimizer.update`.
         """
+        if not self._pretrains(epoch):
+            self.pretraining = None  # its head has served
+        optimizer = self.meta_optimizer if self.pretraining is None else self.pretraining.optimizer
+        optimizer.schedule = self.meta_optimizer.schedule  # one for the whole run, however it was continued
         metrics, statistics = meta_gradients.metrics, meta_gradients.statistics
         # One norm stands for all gradients: it is not finite where any of them is not.
         evidence = [metrics["loss"], metrics["gradient_norm"], *statistics.values()]
         layers = self._batch_norm_layers()
         buffers = [buffer for layer in layers.values() for buffer in layer.buffers()]
-        with self.meta_optimizer.update(meta_gradients.gradients, epoch, evidence, buffers) as applied:
+        with optimizer.update(meta_gradients.gradients, epoch, evidence, buffers) as applied:
             for name, layer in layers.items():
                 if f"{name}.running_mean" in statistics:
                     layer.update_running_statistics(
@@ -434,6 +472,11 @@ class FewShotLearner(nn.Module):
         untrained, reordered = (next(task_chunks(episodes, n)) if n else None for n in (n_untrained, n_reordered))
         return baselines.of_tasks(self, episodes, evaluation, pass_, untrained, reordered)
 
+    def centroid_accuracies(self, episodes: Episodes) -> Tensor:
+        """Return the accuracies (B,) in float64 of the nearest class centroid on features without adaptation."""
+        pass_ = Pass(statistics=self.batch_norm_statistics)
+        return baselines.of_centroids(self, self.network, episodes, pass_, "centroids")
+
     def images_per_task(self, n_support: int, n_query: int, statistics: str | None = None) -> dict[str, int]:
         """Return what an evaluation, and each entry of `baselines` with passes of its own, costs of a task."""
         pass_ = Pass(statistics=statistics or self.batch_norm_statistics)
@@ -472,6 +515,7 @@ class FewShotLearner(nn.Module):
         """Return the weights of the query losses after each of the S steps in `epoch`; they sum to one, unless the
         outer loss has its own.
         """
+        epoch = max(epoch - self.pretraining_epochs, 0)
         own = self.outer_loss.step_weights(epoch, self.n_steps)
         if own is not None:
             return list(own)
@@ -482,6 +526,7 @@ class FewShotLearner(nn.Module):
     def is_second_order(self, epoch: int) -> bool:
         """Return whether `epoch` differentiates through the inner gradients."""
         # Not >=: in the reference, too, k means k + 1 first-order epochs, and -1 none.
+        epoch -= self.pretraining_epochs
         return self.outer_loop.second_order and epoch > self.outer_loop.first_order_to_second_order_epoch
 
     # State.
@@ -491,7 +536,8 @@ class FewShotLearner(nn.Module):
         optimiser's moments and steps.
         """
         tensors = {name: value.detach() for name, value in self.state_dict().items()}
-        return tensors | {OPTIMIZER_PREFIX + name: value for name, value in self.meta_optimizer.state_tensors().items()}
+        tensors |= {OPTIMIZER_PREFIX + name: value for name, value in self.meta_optimizer.state_tensors().items()}
+        return tensors | ({} if self.pretraining is None else self.pretraining.state_tensors())
 
     @torch.no_grad()
     def load_state_tensors(self, tensors: dict[str, Tensor], *, optimizer: bool = True) -> None:
@@ -500,6 +546,8 @@ class FewShotLearner(nn.Module):
         Raises:
             ConfigError: a tensor is missing, unknown or of another shape: the checkpoint is of another network.
         """
+        of_pretraining = {name: value for name, value in tensors.items() if name.startswith(pretraining.PREFIX)}
+        tensors = {name: value for name, value in tensors.items() if name not in of_pretraining}
         given = {name: value for name, value in tensors.items() if not name.startswith(OPTIMIZER_PREFIX)}
         # All shapes before the first copy: torch's load_state_dict has changed what fits by the time it raises.
         own = self.state_dict()
@@ -513,6 +561,10 @@ class FewShotLearner(nn.Module):
                     "use the config that it was trained with"
                 )
         self.load_state_dict(given)
+        if optimizer and not of_pretraining:
+            self.pretraining = None
+        if optimizer and self.pretraining is not None:
+            self.pretraining.load_state_tensors(of_pretraining)
         if optimizer:
             self.meta_optimizer.load_state_tensors(
                 {
@@ -640,6 +692,7 @@ def build_learner(
         gradient_checkpointing=config.gradient_checkpointing,
         execution=build_execution(config, network),
         untrained=untrained,
+        pretraining_epochs=config.pretraining_epochs,
         **{name: part.to(device=device, dtype=dtype) for name, part in parts.items()},
     )
 

@@ -23,6 +23,12 @@ class Learner(Protocol):
 
     # Training: between two epochs only `meta_update` changes anything.
 
+    def begin_pretraining(self, n_classes: int, seed: int) -> None:
+        """Let the first epochs, as many as its config says, be plain classification over all training classes."""
+
+    def centroid_accuracies(self, episodes: Episodes) -> "Tensor":
+        """Return the accuracies (B,) of the nearest class centroid, without adaptation."""
+
     def meta_gradients(self, episodes: Episodes, epoch: int) -> "MetaGradients":
         """Return gradients, batch statistics and metrics of B tasks, on the device; changes nothing."""
 

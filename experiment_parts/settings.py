@@ -17,6 +17,7 @@ class ExperimentSettings:
     training_shapes: tuple[EpisodeShape, ...] = ()
     """Of which each meta-batch draws one; none: the shape that the data has of itself."""
     train_seed: int = 0
+    pretraining_epochs: int = 0
     validate_every_epochs: int = 1
     total_epochs_before_pause: int = 0
     early_stopping_patience: int = 0

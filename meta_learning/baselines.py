@@ -14,6 +14,7 @@ from torch import Tensor
 from meta_learning.adaptation import PreparedEpisodes
 from meta_learning.feature_classifiers import nearest_neighbours, predictions, ridge_head
 from meta_learning.heads.prototypes import PrototypeHead
+from meta_learning.networks.base import MetaNetwork
 from meta_learning.networks.passes import Pass, PassRecord
 from utils.episodes.source import Episodes
 
@@ -62,7 +63,9 @@ def of_tasks(
         # Nor do the running averages of a network that was never trained.
         is_known = untrained is not None and learner.untrained_network is not None
         if is_known and not any(choice.evaluates_with_running for choice in choices):
-            found["untrained"] = _filled(_of_untrained(learner, untrained, pass_), n_tasks)
+            found["untrained"] = _filled(
+                of_centroids(learner, learner.untrained_network, untrained, pass_, "untrained"), n_tasks
+            )
     n_orders = min(LABEL_ORDERS, n_way)
     if reordered is not None and not learner.head.is_made_per_episode and n_orders > 1:
         shifts = [order * n_way // n_orders for order in range(1, n_orders)]
@@ -98,12 +101,15 @@ def _filled(values: Tensor, n_tasks: int) -> Tensor:
 
 
 @torch.no_grad()
-def _of_untrained(learner: "FewShotLearner", episodes: Episodes, pass_: Pass) -> Tensor:
-    def features(tasks: Episodes) -> dict[str, Tensor]:
-        prepared = PreparedEpisodes(tasks, learner.untrained_network)
-        return {role: prepared.features(role, {}, pass_) for role in ("support", "query")}
+def of_centroids(learner: "FewShotLearner", network: MetaNetwork, episodes: Episodes, pass_: Pass, name: str) -> Tensor:
+    """Return accuracies (B,) of class centroids on the features of a network, one `name` for each."""
 
-    found = learner.execution.over_tasks(features, episodes, ("untrained", pass_.statistics))
+    def features(tasks: Episodes) -> dict[str, Tensor]:
+        prepared = PreparedEpisodes(tasks, network)
+        own = pass_.recording(moving={})
+        return {role: prepared.features(role, {}, own) for role in ("support", "query")}
+
+    found = learner.execution.over_tasks(features, episodes, (name, pass_.statistics))
     return _accuracies(class_means, episodes, found["support"], found["query"])
 
 

@@ -55,22 +55,47 @@ def evaluate_tasks(
         group: each of its ranks evaluates its part and gets the result of all.
         baselines: what is computed beside; None: nothing.
     """
-    part, per_batch = group.part(n_tasks), len(group.part(tasks_per_batch, 0))
-    batches = [range(first, min(first + per_batch, part.stop)) for first in range(part.start, part.stop, per_batch)]
-    found: dict[str, list[Tensor]] = {}
-    for tasks, episodes in zip(batches, episodes_in_turn(data, split, batches, shape, before_each_batch), strict=True):
+
+    def compute(episodes: Episodes, tasks: range) -> dict[str, Tensor]:
         beside = None if baselines is None else baselines.of_batch(tasks)
-        for name, tensor in _evaluate_batch(learner, episodes, statistics, with_scores, beside).items():
-            found.setdefault(name, []).append(tensor)
-    for _ in range(-(-len(group.part(n_tasks, 0)) // per_batch) - len(batches)):  # rank 0 has the most
-        before_each_batch()
-    of_all = group.together({name: torch.cat(tensors) for name, tensors in found.items()})
+        return _evaluate_batch(learner, episodes, statistics, with_scores, beside)
+
+    of_all = _of_all_tasks(compute, data, split, n_tasks, tasks_per_batch, shape, before_each_batch, group)
     together = of_all["metrics"].permute(1, 2, 0).tolist()  # (4, S+1, T)
     metrics = dict(zip(STEP_METRICS, together, strict=True))
     if "hits" in of_all:  # from whole numbers, so that models with equally many hits tie exactly
         metrics["query_accuracy"][-1] = [hits / n_query for hits, n_query in of_all["hits"].tolist()]
     beside = {name.removeprefix(BASELINE): value.tolist() for name, value in of_all.items() if BASELINE in name}
     return SplitEvaluation(metrics, of_all.get("scores"), of_all.get("labels"), None if baselines is None else beside)
+
+
+def evaluate_centroids(
+    learner: Learner, data: EpisodeSource, split: str, *, n_tasks: int, tasks_per_batch: int,
+    before_each_batch: Callable[[], None], group: RankGroup,
+) -> list[float]:  # fmt: skip
+    """Return the accuracy of class centroids, without adaptation, on tasks 0..T-1 of a split; arguments as above."""
+
+    def compute(episodes: Episodes, _: range) -> dict[str, Tensor]:
+        return {"accuracy": learner.centroid_accuracies(episodes)}
+
+    found = _of_all_tasks(compute, data, split, n_tasks, tasks_per_batch, None, before_each_batch, group)
+    return found["accuracy"].tolist()
+
+
+def _of_all_tasks(
+    compute: Callable[[Episodes, range], dict[str, Tensor]], data: EpisodeSource, split: str, n_tasks: int,
+    tasks_per_batch: int, shape: EpisodeShape | None, before_each_batch: Callable[[], None], group: RankGroup,
+) -> dict[str, Tensor]:  # fmt: skip
+    """Return what is computed of all batches on all ranks, in the order of the tasks."""
+    part, per_batch = group.part(n_tasks), len(group.part(tasks_per_batch, 0))
+    batches = [range(first, min(first + per_batch, part.stop)) for first in range(part.start, part.stop, per_batch)]
+    found: dict[str, list[Tensor]] = {}
+    for tasks, episodes in zip(batches, episodes_in_turn(data, split, batches, shape, before_each_batch), strict=True):
+        for name, tensor in compute(episodes, tasks).items():
+            found.setdefault(name, []).append(tensor)
+    for _ in range(-(-len(group.part(n_tasks, 0)) // per_batch) - len(batches)):  # rank 0 has the most
+        before_each_batch()
+    return group.together({name: torch.cat(tensors) for name, tensors in found.items()})
 
 
 def _evaluate_batch(

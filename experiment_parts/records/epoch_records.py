@@ -75,6 +75,17 @@ def epoch_row(
     return row
 
 
+def centroid_columns(accuracies: Sequence[float]) -> Row:
+    """Return the columns of an epoch of pre-training: accuracy of class centroids over the validation tasks."""
+    summary = summarise(accuracies)
+    return {
+        "pretraining_val_accuracy_mean": summary.mean,
+        "pretraining_val_accuracy_std": summary.std,
+        "pretraining_val_accuracy_ci95": summary.ci95,
+        "pretraining_val_tasks": summary.count,
+    }
+
+
 def curves_entry(
     row: Row,
     *,
@@ -184,6 +195,11 @@ def epoch_text(row: Row, total_epochs: int, score: Score = ACCURACY, peak_memory
         val = Summary(row["val_accuracy_mean"], row["val_accuracy_std"], row["val_accuracy_ci95"], row["val_tasks"])
         loss = "not finite" if row["val_loss_mean"] is None else f"{row['val_loss_mean']:.4f}"
         text += f"; val loss {loss}, {score.name} {score.text(val)} ({counted(row['val_tasks'], 'task')})"
+    if row.get("pretraining_val_accuracy_mean") is not None:
+        names = (f"pretraining_val_{name}" for name in ("accuracy_mean", "accuracy_std", "accuracy_ci95", "tasks"))
+        centroids = Summary(*(row[name] for name in names))
+        text += f"; pre-training, val accuracy of class centroids {score.text(centroids)} "
+        text += f"({counted(centroids.count, 'task')})"
     speed = f", {row['train_tasks_per_s']:.1f} tasks/s" if row["train_tasks_per_s"] else ""
     memory = f", peak memory {peak_memory_mib:.0f} MiB" if peak_memory_mib else ""
     return f"{text}; {row['epoch_run_time']:.1f} s{speed}{memory}"

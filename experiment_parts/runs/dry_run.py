@@ -12,7 +12,7 @@ from utils.config import ExperimentConfig
 from utils.words import is_whole_number
 
 log = logging.getLogger(__name__)
-LIMITS = {"total_epochs": 1, "total_iter_per_epoch": 1, "num_evaluation_tasks": 1}
+LIMITS = {"total_iter_per_epoch": 1, "num_evaluation_tasks": 1}
 
 
 @contextmanager
@@ -26,6 +26,8 @@ def dry_run(config: ExperimentConfig) -> Iterator[tuple[ExperimentConfig, Path]]
     """
     limits: dict[str, Any] = dict(LIMITS)
     limits |= {
+        "total_epochs": 1 + min(config.pretraining_epochs, 1),
+        "pretraining_epochs": min(config.pretraining_epochs, 1),
         "continue_from_epoch": "latest",
         "total_epochs_before_pause": 0,
         "wandb_mode": "offline",

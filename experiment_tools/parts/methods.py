@@ -27,9 +27,9 @@ METHOD = (
     "meta_learning_rate", "meta_learning_rate_schedule", "min_learning_rate", "meta_learning_rate_milestones",
     "meta_learning_rate_gamma", "restart_schedule", "gradient_clamp", "gradient_clip_norm",
     "use_multi_step_loss_optimization", "multi_step_loss_num_epochs",
-    "total_epochs", "total_iter_per_epoch", "early_stopping_patience", "validate_every_epochs", "batch_size",
-    "samples_per_iter", "number_of_train_tasks", "support_augmentation", "query_augmentation", "skip_iterations",
-    "allow_config_change", "plugin_sha256", "precision",
+    "total_epochs", "pretraining_epochs", "total_iter_per_epoch", "early_stopping_patience", "validate_every_epochs",
+    "batch_size", "samples_per_iter", "number_of_train_tasks", "support_augmentation", "query_augmentation",
+    "skip_iterations", "allow_config_change", "plugin_sha256", "precision",
     "dataset_name", "num_classes_per_set", "num_samples_per_class", "num_target_samples", "image_height",
     "image_width", "image_channels", "resize_filter", "normalisation", "class_rotation", "sets_are_pre_split",
     "train_val_test_split", "class_split_seed", "indexes_of_folders_indicating_class", "labels_as_int",
@@ -92,6 +92,8 @@ def method_name(config: Config) -> str:
         name, parts = "MAML++", []
     if head == "zero":
         parts.append("zero head")
+    if config.get("pretraining_epochs"):
+        parts.append("pre-trained")
     if name not in ("ProtoNet", "Reptile") and config.get("second_order") is False:
         name = "FOMAML" if name == "MAML" else f"first-order {name}"
     statistics = config.get("batch_norm_statistics", "transductive")

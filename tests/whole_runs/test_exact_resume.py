@@ -33,6 +33,8 @@ VARIANTS = {
         "meta_learning_rate_schedule": "one_cycle",
     },
     "regression": SINUSOID,
+    "pre-training": PLUS_PLUS
+    | {"pretraining_epochs": 2, "total_epochs": 3, "class_rotation": True, "batch_norm_statistics": "running"},
     "early stopping": {"total_epochs": 5, "total_iter_per_epoch": 2, "early_stopping_patience": 1},
     "chunks": PLUS_PLUS | {"task_chunk_size": 1, "log_every_iterations": 100},
 }

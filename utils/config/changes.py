@@ -71,7 +71,7 @@ TRAINING_KEYS = frozenset(
         "meta_learning_rate_milestones", "meta_learning_rate_gamma",
         "use_multi_step_loss_optimization", "multi_step_loss_num_epochs", "second_order",
         "first_order_to_second_order_epoch", "dropout_rate_value", "class_rotation",
-        "number_of_train_tasks", "support_augmentation", "query_augmentation",
+        "number_of_train_tasks", "pretraining_epochs", "support_augmentation", "query_augmentation",
     }
 )  # fmt: skip
 """Every other key changes the model, the episodes or the training, and is refused on a run that has started."""

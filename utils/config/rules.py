@@ -285,6 +285,18 @@ CONTRADICTIONS = (
         "{c.max_models_to_save}; raise the latter",
     ),
     clash(
+        "pretraining_epochs", "total_epochs",
+        when=lambda c: c.pretraining_epochs >= c.total_epochs,
+        text='"pretraining_epochs" {c.pretraining_epochs} are of "total_epochs" {c.total_epochs} and leave none for '
+        "the episodes; raise the latter",
+    ),
+    clash(
+        "pretraining_epochs", "loss",
+        when=lambda c: c.pretraining_epochs and c.is_regression,
+        text='"pretraining_epochs" {c.pretraining_epochs} classify, but "loss" mean_squared_error has no classes; set '
+        "it to 0",
+    ),
+    clash(
         "second_order", "first_order_to_second_order_epoch",
         when=lambda c: c.first_order_to_second_order_epoch >= 0 and not c.second_order,
         text='"first_order_to_second_order_epoch" {c.first_order_to_second_order_epoch} needs "second_order" true; '

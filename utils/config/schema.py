@@ -124,6 +124,10 @@ class ExperimentSection(_Section):
     """Seed of the initial weights alone; null: `train_seed`."""
     total_epochs: int = Field(100, ge=1)
     """Training epochs; at the first start also the period of the schedule of the meta learning rate."""
+    pretraining_epochs: int = Field(0, ge=0)
+    """The first so many of `total_epochs` are plain classification over all training classes, validated by nearest
+    class centroids; its head is dropped, and the episodes begin with the body that it leaves. What counts epochs of
+    the episodes, `multi_step_loss_num_epochs` and `first_order_to_second_order_epoch`, counts from there."""
     total_iter_per_epoch: int = Field(500, ge=1)
     """Meta-updates in an epoch."""
     total_epochs_before_pause: int = Field(0, ge=0)

@@ -36,6 +36,8 @@ class EpisodeBatch:
     """Episode numbers, on the host."""
     class_ids: np.ndarray
     """int64 (B, N), on the host: rank of each class in the split's list of classes."""
+    training_classes: Tensor | None = None
+    """int64 (B, N): which of all training classes each is, a class of its own in each turn; None: nobody asks."""
 
 
 def episodes_from_arrays(

@@ -65,6 +65,11 @@ class EpisodeSource(Protocol):
     def class_names(self) -> Mapping[str, Sequence[str]]:
         """split -> names of its classes, in the order of their ranks; none where tasks come without names."""
 
+    @property
+    def n_training_classes(self) -> int:
+        """C, which training episodes name where a run is pre-trained."""
+        return len(self.class_names.get("train", ()))
+
     def episodes(self, split: str, indices: Sequence[int], shape: EpisodeShape | None = None) -> "EpisodeBatch":
         """Return the episodes with these numbers, on the device.
 
