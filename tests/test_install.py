@@ -167,7 +167,7 @@ def test_an_activated_environment_gets_only_what_it_lacks_and_keeps_its_torch(ma
     assert machine.calls() == [
         "install --retries 1 --index-url https://download.pytorch.org/whl/cu130"
         " --constraint torch==2.11.0+cu130 torchvision",
-        "install --constraint torch==2.11.0+cu130 pydantic>=2.7 safetensors matplotlib jinja2",
+        "install --constraint torch==2.11.0+cu130 pydantic>=2.7 safetensors matplotlib fonttools jinja2",
     ]
     assert not (machine.root / ".venv").exists()
 

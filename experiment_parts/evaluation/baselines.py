@@ -8,6 +8,7 @@ from typing import Any
 
 from experiment_parts.learner import Learner
 from utils.metrics import ACCURACY, Score, Summary, score_named, summarise
+from utils.words import counted
 
 UNTRAINED_SHARE, REORDERED_SHARE = 0.06, 0.08
 """Of the images that pass through the networks of a test, so many may pass once more for the untrained body and for
@@ -121,7 +122,7 @@ def row_name(name: str, baselines: Mapping[str, Any]) -> str:
     if name in WORDS:
         return WORDS[name]
     steps = int(name.removeprefix("after_").removesuffix("_steps"))
-    return f"epoch {baselines['model']['epoch']} alone, {steps} inner step{'' if steps == 1 else 's'}"
+    return f"epoch {baselines['model']['epoch']} alone, {counted(steps, 'inner step')}"
 
 
 def does_adapting_help(result: Mapping[str, Any]) -> tuple[str, str] | None:
@@ -136,13 +137,13 @@ def does_adapting_help(result: Mapping[str, Any]) -> tuple[str, str] | None:
     own, score = rows[f"after_{last}_steps"], score_named(result.get("score"))
     name = max(rivals, key=lambda rival: rivals[rival]["mean"])
     rival = rivals[name]
-    steps = f"{last} inner step{'' if last == 1 else 's'}"
     what = {"after_0_steps": "the same network without them"}.get(name) or f"{WORDS[name]}, without them".replace(
         "its body", "the same body"
     )
     gain, interval = -rival["difference"], rival["difference_ci95"] or math.inf
-    reached = f"{steps} reach {_text(score, own['mean'])}, {what}, {_text(score, rival['mean'])}"
-    by = f"a difference of {_difference(score, gain, interval)} on the same {rival['tasks']} tasks"
+    steps = f"{counted(last, 'inner step')} {'reaches' if last == 1 else 'reach'}"
+    reached = f"{steps} {_text(score, own['mean'])}, {what}, {_text(score, rival['mean'])}"
+    by = f"a difference of {_difference(score, gain, interval)} on the same {counted(rival['tasks'], 'task')}"
     if gain > interval:
         return "good", f"Adapting helps: {reached}, {by}."
     if gain < -interval:
@@ -170,7 +171,7 @@ def lines_beside(result: Mapping[str, Any]) -> list[str]:
     lines = [f"  on the same tasks: {'; '.join(simple)}"] if simple else []
     last = baselines["steps"]
     after = [_short(score, rows[f"after_{step}_steps"]) for step in range(last + 1)]
-    line = f"  epoch {baselines['model']['epoch']} alone after 0 to {last} inner steps: {', '.join(after)}"
+    line = f"  epoch {baselines['model']['epoch']} alone, inner steps 0 to {last}: {', '.join(after)}"
     worst = rows.get("ensemble") or rows[f"after_{last}_steps"]
     line += f"; worst tenth of the tasks {_text(score, worst['worst_tenth_mean'])}"
     if (error := baselines.get("calibration_error")) is not None:

@@ -66,7 +66,7 @@ def headline(run: Run) -> dict[str, Any]:
         before, after = (
             f"{run.shown(score):.3g}" if run.is_regression else percent(score, 0) for score in (gain[0], gain[-1])
         )
-        tiles.append(("adaptation", f"{before} → {after}", f"in {len(gain) - 1} inner steps"))
+        tiles.append(("adaptation", f"{before} → {after}", f"in {counted(len(gain) - 1, 'inner step')}"))
     if run.rows and (speed := run.rows[-1].get("train_tasks_per_s")):
         tiles.append(("speed", f"{speed:.3g}" if speed < 100 else f"{speed:,.0f}", "training tasks per second"))
     return head | {"tiles": tiles}
@@ -83,17 +83,17 @@ def _protocol(protocol: Mapping[str, Any], *, is_regression: bool) -> list[str]:
         return [
             f"{protocol['shots']} points to adapt to",
             f"{protocol['queries']} points to predict",
-            f"{protocol['steps']} inner steps",
-            f"{protocol['tasks']} tasks of {protocol['dataset']}",
+            counted(protocol["steps"], "inner step"),
+            f"{counted(protocol['tasks'], 'task')} of {protocol['dataset']}",
             f"task seed {protocol['seed']}",
             "95 % interval over tasks",
         ]
     return [
         f"{protocol['ways']}-way {protocol['shots']}-shot",
         queries_per_class(protocol["queries"]),
-        f"{protocol['steps']} inner steps",
+        counted(protocol["steps"], "inner step"),
         f"{protocol['statistics']} batch norm",
-        f"{protocol['tasks']} tasks of {protocol['dataset']}",
+        f"{counted(protocol['tasks'], 'task')} of {protocol['dataset']}",
         f"task seed {protocol['seed']}",
         "95 % interval over tasks",
     ]

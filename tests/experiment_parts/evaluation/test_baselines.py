@@ -62,13 +62,13 @@ def test_a_regression_has_its_steps_alone():
     rows = summary([[-4.0, -2.0], [-1.0, -1.0]], {})
     assert list(rows["rows"]) == ["after_0_steps", "after_1_steps"] and "label_orders" not in rows
     kind, text = does_adapting_help({"baselines": rows, "score": "minus_mean_squared_error"})
-    assert kind == "note" and "1 inner step reach 1.0000, the same network without them, 3.0000" in text
+    assert kind == "note" and "1 inner step reaches 1.0000, the same network without them, 3.0000" in text
 
 
 @pytest.mark.parametrize(
     ("last", "kind", "begin"),
     [
-        ([0.9, 1.0, 0.9, 1.0], "good", "Adapting helps: 1 inner step reach 95.00 %"),
+        ([0.9, 1.0, 0.9, 1.0], "good", "Adapting helps: 1 inner step reaches 95.00 %"),
         ([0.6, 0.8, 0.8, 0.8], "note", "Not shown that adapting helps"),
         ([0.2, 0.2, 0.2, 0.4], "warning", "Adapting does not pay"),
     ],
@@ -90,7 +90,7 @@ def test_the_terminal_has_three_lines():
     lines = lines_beside({"baselines": summary(calibration_error=0.123)})
     assert len(lines) == 3
     assert lines[0].startswith("  on the same tasks: chance 20.0 %; nearest neighbour on pixels 30.0 %; untrained")
-    assert "epoch 7 alone after 0 to 1 inner steps: 20.0 %, 85.0 %" in lines[1]
+    assert "epoch 7 alone, inner steps 0 to 1: 20.0 %, 85.0 %" in lines[1]
     assert "calibration error 12.3 %" in lines[1] and "11.5 points of deviation over 3 orders" in lines[1]
     assert lines_beside({}) == []
 
