@@ -408,6 +408,10 @@ def test_a_broken_set_is_named_and_a_broken_drawing_is_none(tmp_path):
     content["icons"]["home"]["body"] = "<path d='"
     (folder / "icons.json").write_text(json.dumps(content))
     assert IconSet(folder / "icons.json").ink("home") is None
+    Image.new("L", (24, 24)).save(tmp_path / "photograph.png")
+    content["icons"]["home"]["body"] = f'<image width="24" height="24" xlink:href="{tmp_path}/photograph.png"/>'
+    (folder / "icons.json").write_text(json.dumps(content))
+    assert IconSet(folder / "icons.json").ink("home") is None
     (folder / "icons.json").write_text('{"icons": []}')
     with pytest.raises(DataError, match=r"icons\.json: an icon set that cannot be read"):
         IconSet(folder / "icons.json")

@@ -4,6 +4,7 @@ import hashlib
 import importlib.metadata
 import io
 import logging
+import re
 from collections.abc import Callable, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -78,6 +79,9 @@ class FontFace:
         return _cropped(image)
 
 
+_REFERS_ELSEWHERE = re.compile(r"href\s*=\s*[\"'](?!#)", re.IGNORECASE)
+
+
 class IconSet:
     """One icons.json of Iconify; its keys are the names of icons and of their aliases."""
 
@@ -100,6 +104,8 @@ class IconSet:
     def ink(self, key: Key) -> Image.Image | None:
         """Return an icon, mode L where it has no colours of its own, else RGB; None where nothing is drawn."""
         icon = self._icons[self._parents.get(key, key)]
+        if _REFERS_ELSEWHERE.search(icon["body"]):  # the renderer would read any file of this machine
+            return None
         left, top = icon.get("left", 0), icon.get("top", 0)
         width, height = icon.get("width", self._size[0]), icon.get("height", self._size[1])
         svg = (
