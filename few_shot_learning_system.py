@@ -196,7 +196,7 @@ class FewShotLearner(nn.Module):
         """Return the means over some tasks of meta-gradient, batch statistics and metrics."""
         pass_ = self._training_pass(episodes)
         prepared = self.adaptation.prepare(episodes, pass_)
-        start = self.adaptation.start(prepared, pass_)
+        start = self.adaptation.start(prepared, pass_, create_graph=second_order)
         if self.outer_loop.displacement:
             adapted, losses, metrics = self._inner_loop(prepared, start, pass_, weights, second_order=False)
             gradients = self._displacement(adapted)
