@@ -114,6 +114,12 @@ class FewShotLearner(nn.Module):
         self.n_evaluation_steps = self.n_steps if n_evaluation_steps is None else n_evaluation_steps
         self.batch_norm_statistics = batch_norm_statistics
         self.gradient_checkpointing = gradient_checkpointing
+        own = [name for name in self.meta_parameters() if not name.startswith("network.")]
+        if outer_loop.displacement and own:
+            raise ConfigError(
+                f'"outer_update" displacement (Reptile) has no gradient for {", ".join(own)}, which the method learns; '
+                'set it to "gradient"'
+            )
         self.meta_optimizer = MetaOptimizer(self.meta_parameters(), outer_update)
         self.execution = execution or Execution.of(network)
         self.execution.measure_with(self.meta_parameters().values())
@@ -224,7 +230,7 @@ class FewShotLearner(nn.Module):
         """Return the means over some tasks of meta-gradient, batch statistics and metrics."""
         pass_ = self._training_pass(episodes)
         prepared = self.adaptation.prepare(episodes, pass_)
-        start = self.adaptation.start(prepared, pass_)
+        start = self.adaptation.start(prepared, pass_, create_graph=second_order)
         if self.outer_loop.displacement:
             adapted, losses, metrics = self._inner_loop(prepared, start, pass_, weights, second_order=False)
             gradients = self._displacement(adapted)

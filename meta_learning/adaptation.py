@@ -125,9 +125,11 @@ class Adaptation:
         body_stays = all(name.startswith("head.") for name in self.optimizer.names)
         return body_stays and self.network.is_alike_at_every_step(pass_)
 
-    def start(self, prepared: PreparedEpisodes, pass_: Pass) -> Adapted:
+    def start(self, prepared: PreparedEpisodes, pass_: Pass, *, create_graph: bool = False) -> Adapted:
         """Start every task from the meta-parameters, with the head that its episode brings where none is learned.
 
+        Args:
+            create_graph: make gradients that the optimiser begins with differentiable, for second order.
         Raises:
             ConfigError: a learned head and episodes of another number of ways.
         """
@@ -149,7 +151,22 @@ class Adaptation:
         # A head that nothing has a gradient through, such as one of zeros, is a beginning all the same.
         taken = {name: values.pop(name) for name in names}
         params = {name: value if value.requires_grad else value.requires_grad_() for name, value in taken.items()}
-        return Adapted(params, fixed=values, state=self.optimizer.init(params), moving=moving)
+        adapted = Adapted(params, fixed=values, state=self.optimizer.init(params), moving=moving)
+        return self._begun(prepared, adapted, pass_, create_graph) if self.optimizer.begins else adapted
+
+    def _begun(self, prepared: PreparedEpisodes, adapted: Adapted, pass_: Pass, create_graph: bool) -> Adapted:
+        """Let the optimiser make the start, of the gradient of the support loss there."""
+        at = adapted if torch.is_grad_enabled() else adapted.detached()
+        with torch.enable_grad():
+            # What this pass sees goes into no statistics: it is none of the S steps, unless its features are theirs.
+            seen = pass_.record.seen if prepared.features_stay else {}
+            logits = self._logits("support", prepared, at, pass_.recording(seen=seen, moving=dict(adapted.moving)))
+            loss = self.loss.per_task_loss(logits, prepared.episodes.support_labels).sum()
+            # Kept, since theta[0] and, of a head per episode, its features go on into the first step.
+            gradients = torch.autograd.grad(
+                loss, list(at.params.values()), create_graph=create_graph, retain_graph=True
+            )
+        return replace(at, params=self.optimizer.begin(at.params, gradients))
 
     def step(
         self, prepared: PreparedEpisodes, adapted: Adapted, pass_: Pass, *, create_graph: bool

@@ -15,8 +15,10 @@ from torch import Tensor, nn
 from utils.config import ExperimentConfig
 from utils.errors import ConfigError
 
-NETWORK = "network."
-"""What the names of the network's parameters begin with; the others are learned inner learning rates and the like."""
+NETWORK = ("network.", "head.")
+"""What the names of the parameters of the network, and of a head of its own, begin with; the others are learned inner
+learning rates and the like.
+"""
 
 
 @dataclass(frozen=True)

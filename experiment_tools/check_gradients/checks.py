@@ -393,7 +393,12 @@ def _inner_gradients(learner: FewShotLearner, through: Passing) -> Iterator[None
     def update(params: Any, gradients: Any, state: Any, step: int) -> Any:
         return original(params, through(gradients), state, step)
 
-    with patch.object(learner.inner_loop, "update", update):
+    original_begin = learner.inner_loop.begin
+
+    def begin(params: Any, gradients: Any) -> Any:
+        return original_begin(params, through(gradients))
+
+    with patch.object(learner.inner_loop, "update", update), patch.object(learner.inner_loop, "begin", begin):
         yield
 
 

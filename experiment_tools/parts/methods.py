@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from utils.config.schema import fields
 from utils.known_datasets import OMNIGLOT_SPLIT
+from utils.registry.choices import KINDS, fact
 from utils.words import printable
 
 Config = Mapping[str, Any]
@@ -92,6 +93,10 @@ def method_name(config: Config) -> str:
         name, parts = "MAML++", []
     if head == "zero":
         parts.append("zero head")
+    titles = [title for kind in KINDS if (title := fact(kind, config.get(kind), "title", None))]
+    if name == "MAML" and titles:
+        name, titles = titles[0], titles[1:]
+    parts += titles
     if config.get("pretraining_epochs"):
         parts.append("pre-trained")
     if name not in ("ProtoNet", "Reptile") and config.get("second_order") is False:

@@ -40,6 +40,9 @@ class InnerLoopOptimizer(nn.Module):
     (Meta-SGD).
     """
 
+    begins = False
+    """Whether `begin` makes the start of each episode, which costs a pass like that of a step."""
+
     def __init__(
         self, shapes: Mapping[str, Sequence[int]], learning_rate: float, n_steps: int, *, learning_rates: str = "fixed",
         head_learning_rate: float | None = None, weight_decay: float = 0.0, clip_norm: float = 0.0, clamp: float = 0.0,
@@ -99,6 +102,15 @@ class InnerLoopOptimizer(nn.Module):
             return {name: [float(self.element_rates[name.replace(".", "/")].detach().mean())] for name in self.names}
         return dict(zip(self.names, self.learning_rates.detach().cpu().tolist(), strict=True))
 
+    def begin(self, params: Mapping[str, Tensor], gradients: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Return where the inner loop begins, name -> (B, ...), where `begins` is true.
+
+        Args:
+            params: what it would begin at otherwise.
+            gradients: of the support loss there, in the order of `names`.
+        """
+        return dict(params)
+
     def init(self, params: Mapping[str, Tensor]) -> State:
         """Return the state before the first step; gradient descent has none."""
         return {}
@@ -113,14 +125,7 @@ class InnerLoopOptimizer(nn.Module):
             gradients: of the support loss, the shapes of params.
             step: s, from 0.
         """
-        # Decay after clipping, the order of a training loop that calls clip_grad_norm_ before a torch optimiser with
-        # decay.
-        gradients = self._clipped(gradients)
-        if self.weight_decay:
-            gradients = [
-                gradient + self.weight_decay * params[name]
-                for name, gradient in zip(self.names, gradients, strict=True)
-            ]
+        gradients = self.prepared(params, gradients)
         directions, state = self.direction(params, gradients, state, step)
         values = [params[name] for name in self.names]
         if self.form == "per_element":
@@ -131,6 +136,18 @@ class InnerLoopOptimizer(nn.Module):
         else:
             updated = _Step.apply(self._row(step), *values, *directions)
         return dict(zip(self.names, updated, strict=True)), state
+
+    def prepared(self, params: Mapping[str, Tensor], gradients: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Return the gradients clipped, and with weight decay."""
+        # Decay after clipping, the order of a training loop that calls clip_grad_norm_ before a torch optimiser with
+        # decay.
+        gradients = self._clipped(gradients)
+        if self.weight_decay:
+            gradients = [
+                gradient + self.weight_decay * params[name]
+                for name, gradient in zip(self.names, gradients, strict=True)
+            ]
+        return gradients
 
     def direction(
         self, params: Mapping[str, Tensor], gradients: Sequence[Tensor], state: State, step: int
@@ -179,6 +196,11 @@ class _Step(torch.autograd.Function):
         if any(ctx.needs_input_grad[1 + len(grads) :]):
             for_directions = [grad * rate for grad, rate in zip(grads, (-rates).unbind(), strict=True)]
         return for_rates, *grads, *for_directions
+
+
+def per_task(numbers: Tensor, values: Tensor) -> Tensor:
+    """Return a number per task (B,) in a shape that goes with values (B, ...)."""
+    return numbers.view(-1, *[1] * (values.dim() - 1))
 
 
 def square_root(values: Tensor) -> Tensor:

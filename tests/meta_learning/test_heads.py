@@ -31,7 +31,7 @@ def test_a_zero_head_gives_every_class_the_same_chance_before_adaptation():
     assert "head.weight" not in dict(learner.network.named_parameters())
 
 
-@pytest.mark.parametrize("head", ["zero", "prototypes"])
+@pytest.mark.parametrize("head", ["zero", "prototypes", "shared", "ridge"])
 @pytest.mark.parametrize("rates", ["none", "per_element"])
 def test_other_ways_and_shots_than_in_training_work_with_heads_made_per_episode(head, rates):
     learner = small_learner(head=head, learnable_inner_loop_learning_rates=rates)
@@ -46,7 +46,7 @@ def test_a_permutation_of_the_classes_permutes_the_answers_of_heads_made_per_epi
     renamed = replace(
         episodes, support_labels=order[episodes.support_labels], query_labels=order[episodes.query_labels]
     )
-    for head in ("zero", "prototypes"):
+    for head in ("zero", "prototypes", "shared", "ridge"):
         learner = small_learner(head=head)
         before, after = learner.evaluate(episodes).query_logits, learner.evaluate(renamed).query_logits
         assert torch.allclose(before, after[..., order], rtol=1e-9, atol=1e-12)

@@ -84,6 +84,13 @@ _CHANGES: dict[str, dict[str, Any]] = {
     "regression": WITHOUT_CLASSES,
     "binary cross-entropy": {"loss": "binary_cross_entropy"},
     "label smoothing": {"label_smoothing": 0.1},
+    "UNICORN-MAML": {"head": "shared", "shared_temperature": 0.5},
+    "ridge head": {"head": "ridge"},
+    "R2D2": {"head": "ridge", "number_of_training_steps_per_iter": 0},
+    "Meta-Curvature": {"inner_loop_optimizer": "meta_curvature"},
+    "ALFA": {"inner_loop_optimizer": "alfa"},
+    "L2F": {"inner_loop_optimizer": "l2f"},
+    "worst tasks": {"outer_loss": "cvar"},
     "gradient checkpointing": THREE_EPOCHS | {"gradient_checkpointing": True},
     "gradient checkpointing, prototypes, inner Adam": {
         "gradient_checkpointing": True,

@@ -109,7 +109,7 @@ def test_own_keys_are_typed_documented_and_named_when_they_are_misspelled(plugin
             '"mine_floor" is 0.0, but must be: greater than 0. With `inner_loop_optimizer` mine: Least',
         ),
         ({"mine_floor": "a"}, '"mine_floor" is "a", but must be: a valid number'),
-        ({"inner_loop_optimizer": "min"}, "but must be: 'adam', 'sgd', 'rmsprop' or 'mine'"),
+        ({"inner_loop_optimizer": "min"}, "'rmsprop' or 'mine'. Update rule of the inner loop"),
         (
             {"inner_loop_optimizer": "sgd", "mine_floor": 0.5},
             '"mine_floor" 0.5 is of "inner_loop_optimizer" mine, not of sgd; leave it out',
@@ -244,3 +244,10 @@ def test_an_outer_loss_over_tasks_is_refused_where_processes_share_them(plugin):
     load_plugins({"plugin": plugin("outer_loss")})
     with pytest.raises(ConfigError, match='"outer_loss" mine looks at all tasks of a meta-batch together, which 2'):
         train_maml_system._check_ranks(small_config(outer_loss="mine"), 2)
+
+
+def test_reptile_is_refused_where_the_method_learns_something_of_its_own(plugin):
+    load_plugins({"plugin": plugin()})
+    config = small_config(inner_loop_optimizer="mine", outer_update="displacement", second_order=False)
+    with pytest.raises(ConfigError, match=r"has no gradient for inner_loop\.power, which the method learns"):
+        build_learner(config, "cpu")

@@ -130,9 +130,9 @@ def choice(kind: str, name: str) -> Choice:
     return found
 
 
-def fact(kind: str, name: str, what: str, otherwise: Any) -> Any:
+def fact(kind: str, name: Any, what: str, otherwise: Any) -> Any:
     """Return what a choice's class says of itself; `otherwise` where it says nothing, or is given as an object."""
-    found = choices(kind).get(name)
+    found = choices(kind).get(name) if isinstance(name, str) else None
     return otherwise if found is None else found.facts.get(what, otherwise)
 
 
