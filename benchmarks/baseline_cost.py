@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from utils.config import ExperimentConfig, load_config
-from utils.config.command_line import parse_command_line
+from utils.config.command_line import options_of, read_command_line
 from utils.errors import prints_user_errors
 from utils.machine.devices import choose_device, clock
 from utils.machine.host import tune_host
@@ -101,13 +101,8 @@ def main(arguments: Sequence[str]) -> int:
     if {"-h", "--help"}.intersection(arguments):
         print(__doc__)
         return 0
-    words = list(arguments)
-    path = (
-        Path(words.pop(0))
-        if words and not words[0].startswith("-")
-        else REPOSITORY_ROOT / "experiment_config" / "quickstart.json"
-    )
-    config = load_config(path, parse_command_line(words)[1])
+    path, overrides = read_command_line(options_of(arguments))
+    config = load_config(path or REPOSITORY_ROOT / "experiment_config" / "quickstart.json", overrides)
     tune_host()
     print(table(config, *measure(config)))
     return 0
