@@ -9,16 +9,18 @@ Letters: B tasks, N way, K shot, Q query images per class, S inner steps.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from meta_learning import baselines, pretraining
 from meta_learning.adaptation import Adaptation, Adapted, PreparedEpisodes
-from meta_learning.execution.execution import Execution, build_execution, task_chunks
+from meta_learning.evaluation.baselines import Baselines
+from meta_learning.evaluation.evaluation import STEP_METRICS, Evaluation
+from meta_learning.execution.execution import Computation, Execution, Groups, build_execution, first_tasks
 from meta_learning.execution.recomputation import recomputed_gradient
 from meta_learning.heads.base import Head
 from meta_learning.heads.learned import LearnedHead
@@ -30,13 +32,15 @@ from meta_learning.meta_gradients import MetaGradients, norm_of
 from meta_learning.meta_optimizer import MetaOptimizer, OuterUpdate, build_outer_update
 from meta_learning.networks.base import MetaNetwork
 from meta_learning.networks.norms.base import MetaNorm
-from meta_learning.networks.norms.batch_norm import MetaBatchNorm2d
+from meta_learning.networks.norms.batch_norm import batch_norm_layers
 from meta_learning.networks.passes import Pass, PassRecord, name_of_statistics
 from meta_learning.outer_losses.base import OuterLoss
 from meta_learning.outer_losses.mean import MeanOverTasks
 from meta_learning.outer_losses.step_weights import OuterLoop, last_step_weights, multi_step_loss_weights
 from meta_learning.outer_losses.task_weights import WeightedEpisodes, weighted
+from meta_learning.pretraining import PREFIX as PRETRAINING_PREFIX
 from meta_learning.pretraining import Pretraining
+from meta_learning.reporting import learned_state, learner_description
 from meta_neural_network_architectures import NetworkFunction, build_network
 from utils.config import ExperimentConfig
 from utils.episodes.source import Episodes, Tasks
@@ -47,26 +51,6 @@ from utils.registry.choices import fact
 OPTIMIZER_PREFIX = "optimizer."
 """What the names of the outer optimiser's tensors begin with in a checkpoint."""
 DEFAULT_UPDATE = OuterUpdate()
-STEP_METRICS = ("support_loss", "support_accuracy", "query_loss", "query_accuracy")
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Adaptation without learning. Row s of the metrics: after s inner steps, row 0 before adaptation.
-
-    Attributes:
-        query_logits: (B, N*Q, N) after the last step.
-        support_loss, support_accuracy, query_loss, query_accuracy: (steps + 1, B).
-        support_features, query_features: (B, n, D) before adaptation, where they were asked for.
-    """
-
-    query_logits: Tensor
-    support_loss: Tensor
-    support_accuracy: Tensor
-    query_loss: Tensor
-    query_accuracy: Tensor
-    support_features: Tensor | None = None
-    query_features: Tensor | None = None
 
 
 class FewShotLearner(nn.Module):
@@ -142,7 +126,7 @@ class FewShotLearner(nn.Module):
         """
         return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
 
-    def meta_gradients(self, episodes: Episodes, epoch: int) -> MetaGradients:
+    def meta_gradients(self, episodes: Episodes, epoch: int, *, second_order: bool | None = None) -> MetaGradients:
         """Compute the gradient of the outer loss with respect to the meta-parameters. Changes nothing.
 
             outer loss = mean over tasks of sum over s of v[s] * L(theta[s+1], query)
@@ -154,22 +138,17 @@ class FewShotLearner(nn.Module):
             episodes: support_images (B, N*K, C, H, W), support_labels (B, N*K), query_images, query_labels, seeds
                 (B,), n_way.
             epoch: from 0; decides derivative order and the weights v, and whether the body is only pre-trained.
+            second_order: whether to differentiate through the inner gradients; None: as the epoch does.
         """
-        if self._pretrains(epoch):
-            return self._pretraining_gradients(episodes, epoch)
         weights = self.multi_step_loss_weights(epoch)
+        if self._pretrains(epoch):
+            means = self._mean_over_tasks(self._pretraining_gradients, episodes, weights, epoch, second_order=False)
+            return MetaGradients(means["gradients"], means.get("statistics", {}), means["metrics"])
+        second_order = self.is_second_order(epoch) if second_order is None else second_order
         own: dict[str, Tensor] = {}
         if not self.outer_loss.is_mean:
             episodes, outer_loss, own = weighted(episodes, self._query_losses(episodes, weights), self.outer_loss)
-        means = self.execution.mean_over_tasks(
-            self._meta_gradients,
-            episodes,
-            weights,
-            epoch,
-            second_order=self.is_second_order(epoch),
-            # Memory is measured by the heaviest epoch of the run, which may be a later one.
-            ever_second_order=self.outer_loop.second_order,
-        )
+        means = self._mean_over_tasks(self._meta_gradients, episodes, weights, epoch, second_order=second_order)
         gradients, metrics = means["gradients"], means["metrics"]
         if not self.outer_loss.is_mean:
             gradients = gradients | {f"outer_loss.{name}": gradient for name, gradient in own.items()}
@@ -177,25 +156,20 @@ class FewShotLearner(nn.Module):
         # A replayed recording hands back tensors alone, so a network without batch norm has no group of statistics.
         return MetaGradients(gradients, means.get("statistics", {}), metrics)
 
+    def _mean_over_tasks(
+        self, compute: Computation, episodes: Episodes, weights: Sequence[float], epoch: int, *, second_order: bool
+    ) -> Groups:
+        # The number of tasks at once is chosen for the whole run, so by the heaviest epoch, which may be a later one.
+        heaviest = partial(self._meta_gradients, second_order=self.outer_loop.second_order)
+        return self.execution.mean_over_tasks(
+            compute, episodes, weights, epoch, second_order=second_order, heaviest=heaviest
+        )
+
     def _pretrains(self, epoch: int) -> bool:
         return self.pretraining is not None and epoch < self.pretraining.epochs
 
-    def _pretraining_gradients(self, episodes: Episodes, epoch: int) -> MetaGradients:
-        def compute(tasks: Episodes, *_: Any) -> dict[str, dict[str, Tensor]]:
-            return self.pretraining.gradients(tasks, self._training_pass(tasks))
-
-        def of_one_task() -> dict[str, dict[str, Tensor]]:
-            numbers = self.multi_step_loss_weights(epoch)
-            weights = [episodes.support_images.new_tensor(number) if number else None for number in numbers]
-            return self._meta_gradients(next(task_chunks(episodes, 1)), weights, self.outer_loop.second_order)
-
-        # The number of tasks at once is chosen for the whole run, so by the episodes, which need more memory.
-        chunks, images = self.execution.chunks, episodes.support_images
-        chunks.choose(len(images), images.device, of_one_task)
-        means = self.execution.mean_over_tasks(
-            compute, episodes, [], epoch, second_order=False, ever_second_order=False
-        )
-        return MetaGradients(means["gradients"], means.get("statistics", {}), means["metrics"])
+    def _pretraining_gradients(self, episodes: Episodes, *_: Any) -> Groups:
+        return self.pretraining.gradients(episodes, self._training_pass(episodes))
 
     def _query_losses(self, episodes: Episodes, weights: Sequence[float]) -> Tensor:
         """Return the sum over s of v[s] * L(theta[s+1], query) of each task, (B,), of which nothing is learned."""
@@ -224,9 +198,7 @@ class FewShotLearner(nn.Module):
             record=PassRecord(affine_rows={}),
         )
 
-    def _meta_gradients(
-        self, episodes: Episodes, weights: Sequence[Tensor | None], second_order: bool
-    ) -> dict[str, dict[str, Tensor]]:
+    def _meta_gradients(self, episodes: Episodes, weights: Sequence[Tensor | None], second_order: bool) -> Groups:
         """Return the means over some tasks of meta-gradient, batch statistics and metrics."""
         pass_ = self._training_pass(episodes)
         prepared = self.adaptation.prepare(episodes, pass_)
@@ -366,7 +338,7 @@ class FewShotLearner(nn.Module):
         metrics, statistics = meta_gradients.metrics, meta_gradients.statistics
         # One norm stands for all gradients: it is not finite where any of them is not.
         evidence = [metrics["loss"], metrics["gradient_norm"], *statistics.values()]
-        layers = self._batch_norm_layers()
+        layers = batch_norm_layers(self.network)
         buffers = [buffer for layer in layers.values() for buffer in layer.buffers()]
         with optimizer.update(meta_gradients.gradients, epoch, evidence, buffers) as applied:
             for name, layer in layers.items():
@@ -375,9 +347,6 @@ class FewShotLearner(nn.Module):
                         statistics[f"{name}.running_mean"], statistics[f"{name}.running_var"]
                     )
         return applied
-
-    def _batch_norm_layers(self) -> dict[str, MetaBatchNorm2d]:
-        return {name: module for name, module in self.network.named_modules() if isinstance(module, MetaBatchNorm2d)}
 
     # Adaptation without learning.
 
@@ -465,7 +434,7 @@ class FewShotLearner(nn.Module):
         n_untrained: int = 0,
         n_reordered: int = 0,
     ) -> dict[str, Tensor]:
-        """Score each task without an inner step, and with its labels in other orders; see `meta_learning.baselines`.
+        """Score each task without an inner step, and with its labels in other orders: `Baselines.of_tasks`.
 
         Args:
             evaluation: of these episodes, with features.
@@ -474,19 +443,21 @@ class FewShotLearner(nn.Module):
         Returns:
             name -> accuracies (B,) or (B, orders).
         """
-        pass_ = Pass(statistics=statistics or self.batch_norm_statistics)
-        untrained, reordered = (next(task_chunks(episodes, n)) if n else None for n in (n_untrained, n_reordered))
-        return baselines.of_tasks(self, episodes, evaluation, pass_, untrained, reordered)
+        untrained, reordered = (first_tasks(episodes, n) if n else None for n in (n_untrained, n_reordered))
+        network = self.untrained_network if n_untrained else None
+        return self._baselines(statistics, network).of_tasks(episodes, evaluation, untrained, reordered)
 
     def centroid_accuracies(self, episodes: Episodes) -> Tensor:
         """Return the accuracies (B,) in float64 of the nearest class centroid on features without adaptation."""
-        pass_ = Pass(statistics=self.batch_norm_statistics)
-        return baselines.of_centroids(self, self.network, episodes, pass_, "centroids")
+        return self._baselines().of_centroids(self.network, episodes, "centroids")
 
     def images_per_task(self, n_support: int, n_query: int, statistics: str | None = None) -> dict[str, int]:
         """Return what an evaluation, and each entry of `baselines` with passes of its own, costs of a task."""
+        return self._baselines(statistics).images_per_task(n_support, n_query)
+
+    def _baselines(self, statistics: str | None = None, untrained: MetaNetwork | None = None) -> Baselines:
         pass_ = Pass(statistics=statistics or self.batch_norm_statistics)
-        return baselines.images_per_task(self, n_support, n_query, pass_)
+        return Baselines(self.adaptation, self.execution, untrained, self.n_evaluation_steps, pass_)
 
     @cached_property
     def untrained_network(self) -> MetaNetwork | None:
@@ -495,7 +466,7 @@ class FewShotLearner(nn.Module):
         return None if self._untrained is None else self._untrained().to(device=own.device, dtype=own.dtype)
 
     def _check_running_statistics(self, pass_: Pass) -> None:
-        for name, layer in self._batch_norm_layers().items():
+        for name, layer in batch_norm_layers(self.network).items():
             if layer.choice(pass_).evaluates_with_running and not layer.has_running_statistics():
                 raise ConfigError(
                     f'batch-norm statistics "running" were never collected (layer "{name}" has mean 0 and variance 1 '
@@ -552,7 +523,7 @@ class FewShotLearner(nn.Module):
         Raises:
             ConfigError: a tensor is missing, unknown or of another shape: the checkpoint is of another network.
         """
-        of_pretraining = {name: value for name, value in tensors.items() if name.startswith(pretraining.PREFIX)}
+        of_pretraining = {name: value for name, value in tensors.items() if name.startswith(PRETRAINING_PREFIX)}
         tensors = {name: value for name, value in tensors.items() if name not in of_pretraining}
         given = {name: value for name, value in tensors.items() if not name.startswith(OPTIMIZER_PREFIX)}
         # All shapes before the first copy: torch's load_state_dict has changed what fits by the time it raises.
@@ -595,36 +566,20 @@ class FewShotLearner(nn.Module):
 
     def description(self) -> dict[str, Any]:
         """Return the parameter table and the choices, JSON-able."""
-        return {
-            "meta_parameters": {name: list(value.shape) for name, value in self.meta_parameters().items()},
-            "n_meta_parameters": sum(value.numel() for value in self.meta_parameters().values()),
-            "adapted_parameters": list(self.inner_loop.names),
-            **self.automatic_choices,
-        }
+        return learner_description(self.meta_parameters(), self.inner_loop) | self.automatic_choices
 
     def snapshot(self) -> dict[str, Any]:
-        """Return inner learning rates, name -> [S], of Meta-SGD also their quantiles; per layer and norm row the
-        mean of weights, biases and statistics; of what the method learns of its own, least value, mean and largest.
-        """
-        layers = {}
-        for name, layer in self._batch_norm_layers().items():
-            values = {key: getattr(layer, key).detach() for key in ("weight", "bias", "running_mean", "running_var")}
-            summary = {key: torch.atleast_2d(value).mean(dim=1).cpu().tolist() for key, value in values.items()}
-            layers[name] = summary | {"momentum": float(layer.momentum.detach())}
-        learned = self._learned_by_the_method()
-        return self.inner_loop.snapshot() | {"batch_norm": layers} | ({"learned": learned} if learned else {})
+        """Return inner learning rates and summaries of norm layers and of what the method learns: `learned_state`."""
+        return learned_state(self.meta_parameters(), self.inner_loop, self.network)
 
-    def _learned_by_the_method(self) -> dict[str, list[float]]:
-        """Return name -> [least, mean, largest] of meta-parameters that are no weights, inner rates, or norms' usual
-        ones.
-        """
-        rates = ("inner_loop.learning_rates", "inner_loop.element_rates")
-        found = {n: value for n, value in self.meta_parameters().items() if not n.startswith(("network.", *rates))}
-        for layer, norm in self.network.norm_layers().items():
-            own = {key: value for key, value in norm.named_parameters() if key not in ("weight", "bias", "momentum")}
-            found |= {f"network.{layer}.{key}": value for key, value in own.items() if value.requires_grad}
-        return {name: [float(pick(value.detach())) for pick in (torch.min, torch.mean, torch.max)]
-                for name, value in found.items()}  # fmt: skip
+    @property
+    def ever_second_order(self) -> bool:
+        """Whether any epoch differentiates through the inner gradients."""
+        return self.outer_loop.second_order
+
+    def step_by_step(self) -> AbstractContextManager[None]:
+        """Within it no recording is replayed: what watches single operations sees them."""
+        return self.execution.replayed.off()
 
     def memory_per_task(self) -> dict[str, float]:
         """Return the MiB that a task needs, where this process has measured it."""

@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from data import build_data
     from few_shot_classifier import FewShotClassifier
+    from few_shot_classifier.adapted_task import AdaptedLearner, adapt
     from few_shot_learning_system import FewShotLearner, build_learner, meta_gradients
     from meta_learning.adaptation import Adaptation
-    from meta_learning.adapted_task import AdaptedLearner, adapt
     from meta_learning.meta_gradients import MetaGradients
     from utils.config import ExperimentConfig, load_config
     from utils.episodes.batches import EpisodeBatch, episodes_from_arrays

@@ -5,6 +5,7 @@ Letters: B tasks, N way, Q query images per class, S inner steps. Epochs are cou
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol
 
 from utils.episodes.source import Episodes
@@ -12,10 +13,8 @@ from utils.episodes.source import Episodes
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from few_shot_learning_system import Evaluation
-    from meta_learning.execution.execution import Execution
+    from meta_learning.evaluation.evaluation import Evaluation
     from meta_learning.meta_gradients import MetaGradients
-    from meta_learning.outer_losses.step_weights import OuterLoop
 
 
 class Learner(Protocol):
@@ -29,8 +28,12 @@ class Learner(Protocol):
     def centroid_accuracies(self, episodes: Episodes) -> "Tensor":
         """Return the accuracies (B,) of the nearest class centroid, without adaptation."""
 
-    def meta_gradients(self, episodes: Episodes, epoch: int) -> "MetaGradients":
-        """Return gradients, batch statistics and metrics of B tasks, on the device; changes nothing."""
+    def meta_gradients(self, episodes: Episodes, epoch: int, *, second_order: bool | None = None) -> "MetaGradients":
+        """Return gradients, batch statistics and metrics of B tasks, on the device; changes nothing.
+
+        Args:
+            second_order: derivative order; None: that of the epoch.
+        """
 
     def meta_update(self, meta_gradients: "MetaGradients", epoch: int) -> "Tensor":
         """Apply a meta-batch. Returns bool of shape (), on the device: false from the first that was not finite on."""
@@ -115,11 +118,14 @@ class Learner(Protocol):
 
     # What people read: curves.json and diagnostics.
 
-    outer_loop: "OuterLoop"
-    execution: "Execution"
+    ever_second_order: bool
+    """Whether any epoch differentiates through the inner gradients."""
 
     def is_second_order(self, epoch: int) -> bool:
         """Return whether an epoch differentiates through the inner gradients."""
+
+    def step_by_step(self) -> AbstractContextManager[None]:
+        """Within it no recorded kernels are replayed: what watches single operations sees them."""
 
     def snapshot(self) -> dict[str, Any]:
         """Return inner learning rates and summaries of norm layers, JSON-able."""

@@ -28,11 +28,11 @@ from experiment_parts.evaluation.split_evaluation import evaluate_tasks
 from experiment_parts.runs.checkpoints import load_checkpoint, save_checkpoint
 from experiment_parts.runs.opening import open_run_folder
 from experiment_parts.runs.run_folder import RunFolder
+from few_shot_classifier.adapted_task import AdaptedLearner, adapt
 from few_shot_classifier.arrays import InputError, as_input, class_labels, image_arrays, resized
 from few_shot_classifier.datasets import evaluation_data, first_image_shape, training_data
 from few_shot_classifier.estimator import Estimator, NotFittedError, with_parameters
 from few_shot_learning_system import OPTIMIZER_PREFIX, FewShotLearner, build_learner
-from meta_learning.adapted_task import AdaptedLearner, adapt
 from meta_learning.losses.base import TaskLoss
 from utils.config import ExperimentConfig, check_config
 from utils.config.schema import ONE_START_ONLY, fields

@@ -5,8 +5,6 @@ Letters: B tasks, n images of a task (support and query), N way, D features, C t
 Source: Ye & Chao 2022, section 3 (MAML from a pre-trained body); Chen et al. 2021 (Meta-Baseline).
 """
 
-from typing import TYPE_CHECKING
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -18,9 +16,6 @@ from meta_learning.networks.norms.batch_norm import MetaBatchNorm2d
 from meta_learning.networks.passes import Pass, PassRecord
 from utils.episodes.source import Episodes
 from utils.errors import ConfigError
-
-if TYPE_CHECKING:
-    from torch.nn import Parameter
 
 HEAD, OPTIMIZER = "pretraining.head.", "pretraining.optimizer."
 PREFIX = "pretraining."
@@ -48,7 +43,7 @@ class Pretraining:
     def __init__(
         self,
         network: MetaNetwork,
-        meta_parameters: "dict[str, Parameter]",
+        meta_parameters: dict[str, nn.Parameter],
         choices: OuterUpdate,
         *,
         epochs: int,

@@ -6,12 +6,10 @@ aside): a run that was killed and resumed writes the same.
 Letters: E example episodes, N way, K support and Q query images shown of each class.
 """
 
-import copy
 import math
 import resource
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -104,16 +102,13 @@ def inspect_gradients(learner: Learner, episodes: Episodes, epoch: int) -> "tupl
     is_second_order = learner.is_second_order(epoch)
     angle = None
     # A replay runs no Python: the clock, which watches calls of autograd.grad, would see none.
-    with learner.execution.replayed.off():
+    with learner.step_by_step():
         with times:
             meta_gradients = learner.meta_gradients(episodes, epoch)
         gradients = meta_gradients.gradients
-        if learner.outer_loop.second_order:
-            other = copy.copy(learner)  # shares the parameters; the learner itself is left alone
-            other.outer_loop = replace(
-                learner.outer_loop, second_order=not is_second_order, first_order_to_second_order_epoch=-1
-            )
-            angle = angle_degrees(gradients, other.meta_gradients(episodes, epoch).gradients)
+        if learner.ever_second_order:
+            other = learner.meta_gradients(episodes, epoch, second_order=not is_second_order)
+            angle = angle_degrees(gradients, other.gradients)
     norms = torch.stack([torch.linalg.vector_norm(gradient) for gradient in gradients.values()]).tolist()
     return meta_gradients, {
         "norms": {
@@ -128,7 +123,7 @@ def inspect_gradients(learner: Learner, episodes: Episodes, epoch: int) -> "tupl
 
 def weight_magnitudes(learner: Learner, episodes: Episodes, epoch: int) -> dict[str, list[int]]:
     """Return name -> histogram of a weight's meta-gradient, see `magnitudes`; norm layers left out."""
-    with learner.execution.replayed.off():
+    with learner.step_by_step():
         gradients = learner.meta_gradients(episodes, epoch).gradients
     return {
         name.removeprefix("network."): magnitudes(gradient)

@@ -13,8 +13,8 @@ import numpy as np
 from data import NORMALISATIONS
 from experiment_tools.demo.drawn_images import pen_of
 from few_shot_classifier import FewShotClassifier
+from few_shot_classifier.adapted_task import AdaptedLearner, adapt
 from few_shot_classifier.arrays import as_input
-from meta_learning.adapted_task import AdaptedLearner, adapt
 from utils.errors import ConfigError
 from utils.registry.choices import fact
 

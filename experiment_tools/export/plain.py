@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from experiment_tools.export.network import Architecture, build_network
+from few_shot_classifier.adapted_task import AdaptedLearner
 from few_shot_learning_system import FewShotLearner
-from meta_learning.adapted_task import AdaptedLearner
 from meta_learning.networks.base import MetaNetwork, plain_names
 from meta_learning.networks.foreign import BATCH_NORMS, ForeignNetwork
 from meta_learning.networks.norms.base import MetaNorm

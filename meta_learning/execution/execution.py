@@ -35,6 +35,11 @@ def task_chunks(episodes: Episodes, chunk_size: int) -> Iterator[Episodes]:
         yield replace(episodes, **{name: value[start : start + chunk_size] for name, value in tensors.items()})
 
 
+def first_tasks(episodes: Episodes, n: int) -> Episodes:
+    """Return the first n of the tasks."""
+    return next(task_chunks(episodes, n))
+
+
 def mean_over_chunks(compute: Callable[[Episodes], Groups], episodes: Episodes, chunk_size: int) -> Groups:
     """Return the mean over tasks of nested dicts of tensors, of which `compute` gives each chunk's mean.
 
@@ -82,7 +87,7 @@ class Execution:
         epoch: int,
         *,
         second_order: bool,
-        ever_second_order: bool,
+        heaviest: Callable[[Episodes, Sequence[Tensor | None]], Any],
     ) -> Groups:
         """Return the mean over tasks of what `compute(tasks, weights, second_order)` gives for some of them.
 
@@ -90,7 +95,7 @@ class Execution:
             compute: one of its groups is "gradients", one "metrics", which gets their norm as "gradient_norm".
             weights: numbers of this epoch; a zero reaches `compute` as None, since it decides what is computed.
             second_order: of this epoch.
-            ever_second_order: whether any epoch of the run is, by which memory is measured.
+            heaviest: what needs the most memory of all that the run computes, by which memory is measured.
         """
         counts = tuple(weight != 0 for weight in weights)
         # An input of the recording, not a constant of it: the weights of an epoch change, its kernels do not.
@@ -108,12 +113,12 @@ class Execution:
             return results
 
         def of_one_task() -> Groups:
-            return compute(next(task_chunks(episodes, 1)), counted(on_device["weights"]), ever_second_order)
+            return heaviest(first_tasks(episodes, 1), counted(on_device["weights"]))
 
         def carry_out() -> Groups:
             self.chunks.choose(len(episodes.support_labels), episodes.support_images.device, of_one_task)
-            inputs = tensors_of(episodes) | on_device
-            return self._carry_out(of_chunks, inputs, episodes, (second_order, counts), of_one_task)
+            inputs, key = tensors_of(episodes) | on_device, (compute.__name__, second_order, counts)
+            return self._carry_out(of_chunks, inputs, episodes, key, of_one_task)
 
         self.precision.check(lambda: carry_out()["gradients"], epoch)
         return carry_out()
@@ -132,7 +137,7 @@ class Execution:
             return {"": {name: torch.cat([part[name] for part in parts]) for name in parts[0]}}
 
         def of_one_task() -> dict[str, Tensor]:
-            return compute(next(task_chunks(episodes, 1)))
+            return compute(first_tasks(episodes, 1))
 
         return self._carry_out(of_chunks, tensors_of(episodes), episodes, key, of_one_task)[""]
 

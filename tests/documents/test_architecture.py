@@ -103,11 +103,11 @@ MODULES = modules()
 
 
 def imports(module: str, *, at_start_only: bool = False) -> set[str]:
-    """Dotted names that a module imports: anywhere, or only what runs when the module itself is imported."""
+    """Dotted names that a module imports: anywhere and for types, too, or only what runs when it is imported itself."""
     found: set[str] = set()
 
     def visit(node: ast.AST) -> None:
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+        if at_start_only and isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
             return
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)

@@ -192,11 +192,11 @@ def dies_at(iteration, before=lambda: None):
     def change(learner):
         compute = learner.meta_gradients
 
-        def meta_gradients(episodes, epoch):
+        def meta_gradients(episodes, epoch, **order):
             if episodes.indices[0] // TINY["batch_size"] + 1 == iteration:
                 before()
                 raise SystemExit
-            return compute(episodes, epoch)
+            return compute(episodes, epoch, **order)
 
         learner.meta_gradients = meta_gradients
 

@@ -17,16 +17,13 @@ from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from utils.errors import ConfigError, UserError
 from utils.machine.host import tune_host
 from utils.paths import PACKAGE, REPOSITORY_ROOT, expanded
 from utils.registry import choices
 from utils.registry.choices import Key
-
-if TYPE_CHECKING:
-    from utils.config import ExperimentConfig
 
 VGG_KEYS = frozenset({"num_stages", "cnn_blocks_per_stage", "cnn_num_filters", "conv_padding", "max_pooling"})
 
@@ -164,9 +161,7 @@ def register_batch_norm_statistics(name: str, make: Make, *, meaning: str = "") 
     choices.register("batch_norm_statistics", name, make, meaning=meaning)
 
 
-def make_chosen(
-    config: "ExperimentConfig", kind: str, given: Make | Any, wanted: type[Made], *args: Any, **shared: Any
-) -> Made:
+def make_chosen(config: object, kind: str, given: Make | Any, wanted: type[Made], *args: Any, **shared: Any) -> Made:
     """Make the value of the config key `kind` with its own arguments, or let `given` make one.
 
     Args:

@@ -11,13 +11,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from utils.errors import ConfigError
 from utils.paths import REPOSITORY_ROOT
-
-if TYPE_CHECKING:
-    from utils.config import ExperimentConfig
 
 GIVEN = "given"
 """What a key says where a Python program hands over the object itself, as in FewShotClassifier(head=...)."""
@@ -84,7 +81,7 @@ class Choice:
         """Return argument -> config key of the keys that it brings."""
         return {argument: f"{self.name}_{argument}" for argument in self.keys}
 
-    def arguments(self, config: "ExperimentConfig") -> dict[str, Any]:
+    def arguments(self, config: object) -> dict[str, Any]:
         """Return what a config says for its arguments."""
         return {argument: getattr(config, key) for argument, key in {**self.reads, **self.own_keys()}.items()}
 

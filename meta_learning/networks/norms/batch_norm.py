@@ -211,6 +211,11 @@ class MetaBatchNorm2d(AffineNorm):
         return bool((self.running_mean != 0).any() or (self.running_var != 1).any())
 
 
+def batch_norm_layers(network: nn.Module) -> dict[str, MetaBatchNorm2d]:
+    """Return name -> layer."""
+    return {name: module for name, module in network.named_modules() if isinstance(module, MetaBatchNorm2d)}
+
+
 def _row(values: Tensor, step: int, dimensions: int = 1) -> Tensor:
     return values if values.dim() == dimensions else values[min(step, values.shape[0] - 1)]
 

@@ -101,8 +101,8 @@ def test_a_look_at_numbers_that_are_not_finite_leaves_the_learner_willing_to_lea
     )
     compute = learner.meta_gradients
 
-    def spoilt(episodes, epoch):
-        result = compute(episodes, epoch)
+    def spoilt(episodes, epoch, **order):
+        result = compute(episodes, epoch, **order)
         next(iter(result.statistics.values())).view(-1)[0] = float("inf")  # and all gradients are finite
         return result
 

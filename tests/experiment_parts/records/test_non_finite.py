@@ -161,8 +161,8 @@ def test_a_replay_begins_with_the_weights_that_the_run_began_with(tmp_path):
     def listens(learner):
         compute = learner.meta_gradients
 
-        def meta_gradients(episodes, epoch):
-            result = compute(episodes, epoch)
+        def meta_gradients(episodes, epoch, **order):
+            result = compute(episodes, epoch, **order)
             losses.append((episodes.indices, float(result.metrics["loss"])))
             return result
 

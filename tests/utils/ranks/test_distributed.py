@@ -182,8 +182,8 @@ def test_all_ranks_stop_at_an_update_that_is_not_finite_on_one(tmp_path):
     def spoil(learner):
         compute = learner.meta_gradients
 
-        def spoiled(episodes, epoch):
-            result = compute(episodes, epoch)
+        def spoiled(episodes, epoch, **order):
+            result = compute(episodes, epoch, **order)
             if 7 in episodes.indices:
                 result.metrics["loss"].fill_(float("nan"))
             return result

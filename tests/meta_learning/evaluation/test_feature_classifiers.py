@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from meta_learning.feature_classifiers import nearest_neighbours, predictions, ridge_head
+from meta_learning.evaluation.feature_classifiers import nearest_neighbours, predictions, ridge_head
 
 LABELS = torch.tensor([[0, 0, 1, 1, 2, 2], [2, 1, 0, 0, 1, 0]])  # the second task's classes differ in size
 

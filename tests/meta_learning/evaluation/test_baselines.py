@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from meta_learning import baselines
 from meta_learning.networks.passes import Pass
 from tests.tools.learners import PLUS_PLUS, random_episodes, small_config, small_learner
 
@@ -126,5 +125,5 @@ def test_the_images_that_are_counted_are_those_that_pass(config, statistics):
 
     learner.network.features = counting
     learner.evaluate(episodes, statistics=statistics)
-    counted = baselines.images_per_task(learner, 6, 6, Pass(statistics=statistics))
+    counted = learner.images_per_task(6, 6, statistics)
     assert counted["evaluation"] == sum(seen)

@@ -5,16 +5,13 @@ Letters: n images of C x H x W pixels, N classes, S inner steps, step s from 0.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from few_shot_learning_system import FewShotLearner
 from meta_learning.adaptation import Adapted, PreparedEpisodes
 from meta_learning.networks.passes import Pass, depends_on_other_queries
-
-if TYPE_CHECKING:
-    from few_shot_learning_system import FewShotLearner
 
 
 @dataclass(frozen=True)
@@ -31,7 +28,7 @@ class Task:
 class AdaptedLearner:
     """What `adapt` returns."""
 
-    learner: "FewShotLearner"
+    learner: FewShotLearner
     task: Task
     path: Sequence[Adapted]
     """The learners after 0, 1, ... S inner steps; a batch of one."""
@@ -61,7 +58,7 @@ class AdaptedLearner:
         return self.learner.adaptation.outputs("query", prepared, self.path[step], pass_)[0, :, : self.n_classes]
 
 
-def adapt(learner: "FewShotLearner", images: Tensor, labels: Tensor, n_way: int) -> AdaptedLearner:
+def adapt(learner: FewShotLearner, images: Tensor, labels: Tensor, n_way: int) -> AdaptedLearner:
     """Take a learner's inner steps of evaluation on one support set; the learner stays as it was.
 
         >>> import torch
