@@ -159,8 +159,10 @@ class FewShotLearner(nn.Module):
     def _mean_over_tasks(
         self, compute: Computation, episodes: Episodes, weights: Sequence[float], epoch: int, *, second_order: bool
     ) -> Groups:
+        def heaviest(tasks: Episodes, weights: Sequence[Tensor | None]) -> Groups:
+            return self._meta_gradients(tasks, weights, self.outer_loop.second_order)
+
         # The number of tasks at once is chosen for the whole run, so by the heaviest epoch, which may be a later one.
-        heaviest = partial(self._meta_gradients, second_order=self.outer_loop.second_order)
         return self.execution.mean_over_tasks(
             compute, episodes, weights, epoch, second_order=second_order, heaviest=heaviest
         )
