@@ -8,6 +8,7 @@ import json
 import logging
 import lzma
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,12 +16,15 @@ from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.ttGlyphPen import TTGlyphPen
 from PIL import Image
 
+from tests.tools.datasets import pixels, write_image
+from utils.config import check_config
+from utils.data_sources.dataset_classes import find_classes
 from utils.data_sources.task_lists import read_task_lists
 from utils.episodes.drawing import EpisodeShape, draw_episodes
 from utils.errors import DataError
 from utils.prepare_dataset.__main__ import main
 from utils.prepare_dataset.glyphs import domains, preparation, sources
-from utils.prepare_dataset.glyphs.benchmark import SHAPES, TestImages, nearest_neighbour, small_pixels
+from utils.prepare_dataset.glyphs.benchmark import OTHER_DOMAINS, SHAPES, TestImages, nearest_neighbour, small_pixels
 from utils.prepare_dataset.glyphs.drawing import FontFace, IconSet, affine_changes, picture, thumbnail
 from utils.prepare_dataset.glyphs.preparation import GlyphRequest, prepare_glyphs
 from utils.prepare_dataset.glyphs.selection import select
@@ -461,7 +465,7 @@ def test_ink_is_centred_and_small_changes_keep_it_inside(fonts):
 
 def test_nearest_neighbour_is_what_it_says(tmp_path, fonts, known):
     folder = prepared(tmp_path, fonts)
-    images, shape = TestImages(folder), EpisodeShape(3, 1, 2)
+    images, shape = TestImages.of_folder(folder), EpisodeShape(3, 1, 2)
     tasks = draw_episodes(
         seed=0, split="test", indices=range(5), class_sizes=images.table(shape).sizes, shape=shape, rotate=False
     )
@@ -496,6 +500,41 @@ def test_fixed_tasks_are_written_from_the_seed_and_never_share_a_font(tmp_path, 
     assert contents(folder) == contents(tmp_path / "again")
     varying = read_task_lists(folder / "varying.tasks.json").lists
     assert {one.shape.n_way for one in varying} == {5, 6} and len({one.shape.n_shot for one in varying}) > 2
+
+
+@pytest.fixture
+def characters(tmp_path, monkeypatch):
+    """Forty classes of four images in a folder that is not split."""
+    monkeypatch.setenv("DATASET_DIR", str(tmp_path))
+    for number in range(160):
+        write_image(tmp_path / f"own/alphabet{number % 2}/c{number % 40:02}/{number}.png", pixels(number, 28, 1))
+    return tmp_path / "own"
+
+
+def test_a_dataset_that_is_not_split_has_the_test_classes_of_a_run_on_it(characters, monkeypatch):
+    keys = {"sets_are_pre_split": False, "train_val_test_split": [0.6, 0.15, 0.25]}
+    monkeypatch.setitem(OTHER_DOMAINS, "own", keys)
+    assert main(["tasks", "--domain", "own"]) == 0
+    folder = characters.with_name("own_tasks")
+    assert sorted(path.name for path in folder.iterdir()) == ["5way_1shot.tasks.json", "varying.tasks.json"]
+    (lists,) = read_task_lists(folder / "5way_1shot.tasks.json").lists
+    names = {name for task in lists.tasks for name, _ in task}
+    config = check_config({"experiment_name": "x", "dataset_name": "own", "num_target_samples": 3} | keys, "test")
+    classes = find_classes(config, {"test": [EpisodeShape(5, 1, 3)]}).classes["test"]
+    assert names == set(classes) and len(names) == 10
+    for name, paths in (entry for task in lists.tasks for entry in task):
+        assert len(set(paths)) == 4 and all((characters / path).is_file() for path in paths)
+        assert {str(Path(path).parent) for path in paths} == {name.replace("|", "/")}
+
+
+def test_a_folder_of_ones_own_is_a_domain_once_it_is_split(characters, capsys):
+    assert main(["tasks", "--domain", "own"]) == 2
+    assert "own: no classes below a folder test; a domain is split already" in capsys.readouterr().err
+    (characters / "alphabet0").rename(characters / "test")
+    assert main(["tasks", "--domain", "own"]) == 0
+    (lists,) = read_task_lists(characters.with_name("own_tasks") / "5way_1shot.tasks.json").lists
+    assert all(path.startswith("test/") for task in lists.tasks for _, paths in task for path in paths)
+    assert "digest" in capsys.readouterr().out
 
 
 def test_every_known_file_belongs_to_a_package_with_a_licence():

@@ -236,7 +236,7 @@ def _measure(folder: Path) -> dict[str, Any]:
     measures: dict[str, Any] = {"files_sha256": digest.hexdigest(), "nearest_neighbour": {}}
     if not (folder / "test").is_dir():
         return measures
-    images = TestImages(folder)
+    images = TestImages.of_folder(folder)
     pixels = small_pixels(folder, images)
     lists = fixed_tasks(images)
     for name in (name for name in SHAPES if name in lists):
