@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from meta_learning.networks.base import MetaNetwork, make_head
 from meta_learning.networks.convolutional import Conv4, ConvolutionalBlock, ConvolutionalNetwork
-from meta_learning.networks.foreign_checks import foreign_network
+from meta_learning.networks.foreign_checks import N_EXAMPLES, foreign_network
 from meta_learning.networks.initial_weights import load_initial_weights
 from meta_learning.networks.layers import (
     EpisodeHead,
@@ -133,13 +133,13 @@ class MultilayerPerceptron(MetaNetwork):
     Parameter names: layer<i>.weight, layer<i>.bias, head.weight, head.bias.
 
     Args:
-        image_shape: C, H, W of an image.
+        image_shape: C, H, W of an image, or the sides of another array.
         n_outputs: of the head, classes or numbers to predict; None: each episode brings its head.
         hidden_sizes: units of each hidden layer.
     Source: Finn et al. 2017, section 5.1 (two layers of 40).
     """
 
-    def __init__(self, image_shape: tuple[int, int, int], n_outputs: int | None, hidden_sizes: Sequence[int]) -> None:
+    def __init__(self, image_shape: tuple[int, ...], n_outputs: int | None, hidden_sizes: Sequence[int]) -> None:
         super().__init__()
         size = math.prod(image_shape)
         self.stage_names = [f"layer{i}" for i in range(len(hidden_sizes))]
@@ -180,7 +180,7 @@ NetworkFunction = Callable[[ExperimentConfig, tuple[int, int, int], int], nn.Mod
 
 def build_foreign(
     config: ExperimentConfig,
-    image_shape: tuple[int, int, int],
+    image_shape: tuple[int, ...],
     n_way: int | None,
     norm: NormChoice,
     given: nn.Module | NetworkFunction | None,
@@ -193,7 +193,11 @@ def build_foreign(
         ConfigError: building it fails, it is nothing that the learner can use, or it is not there.
     """
     name, build = (config.backbone, registered_backbone(config.backbone)) if given is None else (GIVEN_NETWORK, given)
-    who = f'backbone "{name}"'
+    who, inputs, of_inputs = f'backbone "{name}"', config.inputs, {}
+    if inputs is not None:
+        image_shape = inputs.by_name([part.shape for part in inputs.parts])
+        examples = torch.from_numpy(inputs.made_up(N_EXAMPLES))
+        of_inputs = {"examples": examples, "take_apart": inputs.arguments}
     if build is None:
         raise ConfigError(
             f"{who} is a network that a Python program gave; give it again, as in FewShotClassifier(network=...)"
@@ -210,10 +214,12 @@ def build_foreign(
                 module = build(config, image_shape, n_way or config.training_shapes[0].n_way)
         if isinstance(module, MetaNetwork):
             return module
-        return foreign_network(  # which also draws the weights of lazy layers
-            module, image_shape, n_way, norm, head_name=config.head_name, task_batching=config.task_batching,
-            second_order=config.second_order, who=who,
+        network = foreign_network(  # which also draws the weights of lazy layers
+            module, config.example_shape, n_way, norm, head_name=config.head_name, task_batching=config.task_batching,
+            second_order=config.second_order, who=who, **of_inputs,
         )  # fmt: skip
+    network.compares_inputs = inputs is None or inputs.are_numbers
+    return network
 
 
 def build_network(
@@ -243,7 +249,7 @@ def build_network(
         {} if norm_layer else choice("norm_layer", config.norm_layer).arguments(config),
         norm_layer,
     )
-    image_shape = (config.image_channels, config.image_height, config.image_width)
+    image_shape = config.example_shape
     n_outputs = config.num_regression_outputs if config.is_regression else config.validation_shape.n_way
     if with_head is None:
         with_head = not fact("head", config.head, "is_made_per_episode", True)

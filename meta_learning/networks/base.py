@@ -21,6 +21,7 @@ class MetaNetwork(nn.Module):
         head: `MetaLinear`, or `EpisodeHead` where each episode brings its head.
         stage_names: submodules in the order of the forward pass, for choices that are made per block.
         uses_dropout: whether training passes need the seeds of the episodes.
+        compares_inputs: whether the distance of two inputs means something, which that of ids does not.
         plain_prefixes: what parameter names begin with here -> in the plain module of another library or a user,
             whose names the saved tensors then have.
     """
@@ -28,6 +29,7 @@ class MetaNetwork(nn.Module):
     head: MetaLinear | EpisodeHead
     stage_names: Sequence[str] = ()
     uses_dropout: bool = False
+    compares_inputs: bool = True
     plain_prefixes: Mapping[str, str] = MappingProxyType({})
 
     def __init__(self) -> None:

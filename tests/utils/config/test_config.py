@@ -263,6 +263,7 @@ SINGLE_VALUES = {
     "allow_config_change": "batch_size", "plugin_sha256": "net.py:00", "skip_iterations": 7, "trackers": "tensorboard",
     "indexes_of_folders_indicating_class": -2, "support_augmentation": "flip", "query_augmentation": "crop",
     "mlp_hidden_sizes": 16, "frozen_layers": "block0", "meta_learning_rate_milestones": 5, "test_dataset_name": "2024",
+    "input_shape": 16,
 }  # fmt: skip
 
 
@@ -274,7 +275,8 @@ def test_one_value_is_a_list_of_one(key, monkeypatch):
     _, overrides = parse_command_line([f"--{key}", str(value)])
     for given in (value, [value], overrides[key]):
         schedule = {"meta_learning_rate_schedule": "step"} if "milestones" in key else {}
-        assert getattr(check(**{key: given}, **schedule), key) == (value,)
+        network = {"backbone": "mlp", "dataset_name": "mine"} if key == "input_shape" else {}
+        assert getattr(check(**{key: given}, **schedule, **network), key) == (value,)
 
 
 WITH_NONE = {
