@@ -339,9 +339,9 @@ def _tasks_of(dataset: Any, n_shot: int, *, come_again: bool = False) -> Any:
     """
     if is_pair(dataset):
         return None
-    item = _first_item(dataset)
     if (stream := endless(dataset)) is not None:
         return _each_of(stream, n_shot)
+    item = _first_item(dataset)
     if hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__"):
         return None if tasks_in(item, 0) is None else _Tasks(dataset, range(len(dataset)), n_shot)
     if not hasattr(dataset, "__iter__"):
