@@ -214,12 +214,10 @@ def build_foreign(
                 module = build(config, image_shape, n_way or config.training_shapes[0].n_way)
         if isinstance(module, MetaNetwork):
             return module
-        network = foreign_network(  # which also draws the weights of lazy layers
+        return foreign_network(  # which also draws the weights of lazy layers
             module, config.example_shape, n_way, norm, head_name=config.head_name, task_batching=config.task_batching,
             second_order=config.second_order, who=who, **of_inputs,
         )  # fmt: skip
-    network.compares_inputs = inputs is None or inputs.are_numbers
-    return network
 
 
 def build_network(
@@ -258,6 +256,8 @@ def build_network(
         network = BACKBONES[config.backbone](config, image_shape, n_way, norm)
     else:
         network = build_foreign(config, image_shape, n_way, norm, given)
+    if config.inputs is not None:
+        network.compared_as = "inputs" if config.inputs.are_numbers else ""
     # A generator of its own, on the CPU: neither earlier draws nor the kind of device change the initial weights.
     network.initialise(torch.Generator().manual_seed(config.initialisation_seed))
     if config.initial_weights:

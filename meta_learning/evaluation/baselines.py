@@ -65,9 +65,8 @@ class Baselines:
         n_tasks, n_way = len(episodes.support_labels), episodes.n_way
         support, query = episodes.support_images.flatten(2), episodes.query_images.flatten(2)
         found = {}
-        if self.adaptation.network.compares_inputs:
-            nearest = nearest_neighbours(support, episodes.support_labels, query)
-            found["pixels" if episodes.support_images.dim() == 5 else "inputs"] = _shares(nearest, episodes)
+        if compared_as := self.adaptation.network.compared_as:
+            found[compared_as] = _shares(nearest_neighbours(support, episodes.support_labels, query), episodes)
         choices = [
             layer.choice(self.pass_)
             for layer in self.adaptation.network.norm_layers().values()

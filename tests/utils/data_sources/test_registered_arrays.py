@@ -152,7 +152,7 @@ def test_ids_and_mask_reach_a_network_by_name_and_its_meta_gradient_is_that_of_a
                           "number_of_evaluation_steps_per_iter": 1, "use_multi_step_loss_optimization": False,
                           "learnable_per_layer_per_step_inner_loop_learning_rate": False}, "test")  # fmt: skip
     learner, data = build_learner(config, "cpu"), build_data(config, "cpu", torch.float64)
-    assert learner.network.together and not learner.network.compares_inputs
+    assert learner.network.together
     batch = data.episodes("train", range(2))
     found = learner.meta_gradients(batch, 0).gradients
     names = {"network.body.embedding.weight": "embedding.weight", "network.head.weight": "head.weight",
