@@ -91,6 +91,10 @@ _CHANGES: dict[str, dict[str, Any]] = {
     "ALFA": {"inner_loop_optimizer": "alfa"},
     "L2F": {"inner_loop_optimizer": "l2f"},
     "worst tasks": {"outer_loss": "cvar"},
+    "CAVIA": {"adapter_kind": "context", "adapter_targets": ["block1.norm"], "adapted_parameters": "body"},
+    "FiLM": {"adapter_kind": "film", "adapter_targets": ["norm"]},
+    "LoRA in a module of a user": {"adapter_kind": "lora", "adapter_rank": 2, "backbone": "users"},
+    "residual adapters": {"adapter_kind": "residual", "adapter_base": "frozen", "head": "prototypes"},
     "gradient checkpointing": THREE_EPOCHS | {"gradient_checkpointing": True},
     "gradient checkpointing, prototypes, inner Adam": {
         "gradient_checkpointing": True,
