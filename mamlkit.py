@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from utils.paths import __version__
     from utils.registry import (
         Key,
+        register_adapter_kind,
         register_backbone,
         register_batch_norm_statistics,
         register_dataset,
@@ -60,6 +61,7 @@ __all__ = [
     "episodes_from_arrays",
     "load_config",
     "meta_gradients",
+    "register_adapter_kind",
     "register_backbone",
     "register_batch_norm_statistics",
     "register_dataset",

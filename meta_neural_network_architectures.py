@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from meta_learning.networks.adapters.base import add_adapters
 from meta_learning.networks.base import MetaNetwork, make_head
 from meta_learning.networks.convolutional import Conv4, ConvolutionalBlock, ConvolutionalNetwork
 from meta_learning.networks.foreign_checks import N_EXAMPLES, foreign_network
@@ -264,9 +265,26 @@ def build_network(
         # After they were drawn: the file replaces the body alone, the head keeps what it has.
         given = config.initial_weights
         load_initial_weights(network, pretrained_file(given) if given in pretrained_index() else expanded(given))
+    if config.adapter_kind != "none":
+        add_adapters_of(config, network, image_shape)
     if not isinstance(config.batch_norm_statistics, str):
         choose_statistics_per_stage(network, config.batch_norm_statistics)
     return network
+
+
+def add_adapters_of(config: ExperimentConfig, network: MetaNetwork, image_shape: tuple[int, int, int]) -> None:
+    """Put the adapters of a config beside the layers of a body that is initialised, and freeze it where that is asked.
+
+    Raises:
+        ConfigError: see `add_adapters`.
+    """
+    if config.adapter_base == "frozen":
+        for name, parameter in network.named_parameters():
+            parameter.requires_grad_(name.startswith("head."))
+    chosen = choice("adapter_kind", config.adapter_kind)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.initialisation_seed)
+        add_adapters(network, chosen.name, chosen.make, config.adapter_targets, image_shape, **chosen.arguments(config))
 
 
 def choose_statistics_per_stage(network: MetaNetwork, statistics: tuple[str, ...]) -> None:

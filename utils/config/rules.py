@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from utils.config.schema import ExperimentConfig
 from utils.registry import BUILT_IN_BACKBONES, VGG_KEYS, loaded_plugins, unknown_backbone
 from utils.registry.choices import Choice, fact, with_own_keys
+from utils.registry.choices import choices as registered_choices
 
 
 class Contradiction(NamedTuple):
@@ -171,8 +172,36 @@ def _asks_for_inner_steps(c: ExperimentConfig) -> list[str]:
             c.learnable_per_layer_per_step_inner_loop_learning_rate
         ),
         "learnable_inner_loop_learning_rates": c.learnable_inner_loop_learning_rates != "none",
+        "adapter_kind": c.adapter_kind != "none",
     }
     return [f'"{key}"' for key, does in asks.items() if does]
+
+
+ADAPTER_KEYS = ("adapter_targets", "adapter_rank", "adapter_base")
+
+
+def _idle_adapter_keys(c: ExperimentConfig) -> list[str]:
+    """Return the keys of adapters that are set and that the config's kind does not read."""
+    found = registered_choices("adapter_kind").get(c.adapter_kind)
+    read = () if found is None else (*found.reads.values(), "adapter_targets", "adapter_base")
+    fields = type(c).model_fields
+    return [f'"{key}"' for key in ADAPTER_KEYS if key not in read and getattr(c, key) != fields[key].default]
+
+
+def _idle_with_adapters(c: ExperimentConfig) -> list[str]:
+    """Return what leaves adapters, or the body beside them, with nothing to do."""
+    asks = {
+        '"adapted_parameters" head (ANIL), which leaves them alone; set it to "all" or "body"': (
+            c.adapted_parameters == "head"
+        ),
+        '"outer_update" displacement (Reptile), which moves what is adapted alone; set it to "gradient"': (
+            c.outer_update == "displacement"
+        ),
+        '"adapter_base" frozen and "pretraining_epochs", which learn the body; give one by "initial_weights"': (
+            c.adapter_base == "frozen" and c.pretraining_epochs > 0
+        ),
+    }
+    return [text for text, does in asks.items() if does] if c.adapter_kind != "none" else []
 
 
 def _is_out_of_order(milestones: tuple[int, ...]) -> bool:
@@ -418,6 +447,21 @@ CONTRADICTIONS = (
         when=lambda c: c.inner_loop_momentum > 0 and c.inner_loop_optimizer != "sgd",
         text='"inner_loop_momentum" {c.inner_loop_momentum} needs "inner_loop_optimizer" sgd, not '
         "{c.inner_loop_optimizer}",
+    ),
+    clash(
+        "adapter_kind", *ADAPTER_KEYS,
+        when=_idle_adapter_keys,
+        text=lambda c: (
+            f'{", ".join(_idle_adapter_keys(c))} mean{"s" if len(_idle_adapter_keys(c)) == 1 else ""} nothing with '
+            f'"adapter_kind" {c.adapter_kind}; leave it out, or choose another kind'
+        ),
+    ),
+    clash(
+        "adapter_kind", "adapted_parameters", "outer_update", "adapter_base", "pretraining_epochs",
+        when=_idle_with_adapters,
+        text=lambda c: (
+            f'"adapter_kind" {c.adapter_kind} does not go with {"; nor with ".join(_idle_with_adapters(c))}'
+        ),
     ),
     clash(
         "inner_loop_betas",

@@ -82,6 +82,13 @@ class NormLayerName(NameOf):
     kind = "norm_layer"
 
 
+class AdapterKindName(NameOf):
+    """Of adapters."""
+
+    kind = "adapter_kind"
+    more = ("none",)
+
+
 class BatchNormStatistics(NameOf):
     """Of batch-norm statistics."""
 
@@ -338,6 +345,16 @@ class InnerLoopSection(_Section):
     frozen_layers: tuple[str, ...] = ()
     """Layers that the inner loop leaves as they are, e.g. ["block0", "conv.bias", "*.weight"]: a part of a
     parameter's name between dots, or a pattern with * and ?."""
+    adapter_kind: AdapterKindName = "none"
+    """What the inner loop adapts beside the layers of the body, in the place of their weights; none: the weights."""
+    adapter_targets: tuple[str, ...] = Field(("*",), min_length=1)
+    """Layers of the body that get an adapter, in patterns as of `frozen_layers`, e.g. ["block2.norm", "linear1"]: of
+    those that match, the ones that `adapter_kind` fits."""
+    adapter_rank: int = Field(4, ge=1)
+    """Size of an adapter: the rank of `adapter_kind` lora, the context parameters of context."""
+    adapter_base: Literal["learned", "frozen"] = "learned"
+    """Whether the outer loop learns the body's own weights, or the adapters and the head alone, beside a body from
+    `initial_weights`, say."""
     inner_loop_optimizer: InnerLoopOptimizerName = "sgd"
     """Update rule of the inner loop; its state starts anew in each episode and is differentiated through."""
     inner_loop_momentum: float = Field(0.0, ge=0.0, lt=1.0)

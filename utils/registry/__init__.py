@@ -153,6 +153,17 @@ def register_norm_layer(
     choices.register("norm_layer", name, make, keys=keys, reads=reads, meaning=meaning, statistics=statistics)
 
 
+def register_adapter_kind(name: str, make: Make, *, keys: Keys = None, reads: Reads = None, meaning: str = "") -> None:
+    """Make an adapter known as a value of the key `adapter_kind`: what is adapted beside the layers of a body
+    (docs/own_method.md).
+
+    Args:
+        make: a subclass of `meta_learning.networks.adapters.base.Adapter`, called as make(layer, **own) for each layer.
+        keys, reads, meaning: as of `register_inner_loop_optimizer`.
+    """
+    choices.register("adapter_kind", name, make, keys=keys, reads=reads, meaning=meaning)
+
+
 def register_batch_norm_statistics(name: str, make: Make, *, meaning: str = "") -> None:
     """Make a value of the key `batch_norm_statistics` known (docs/own_method.md).
 
