@@ -188,6 +188,8 @@ class FewShotClassifier(Estimator):
             values["backbone"] = self.network if isinstance(self.network, str) else GIVEN_NETWORK
         if meta_learned:
             values["input_shape"] = values["input_shape"] or self.meta_config_["input_shape"]
+        elif shape is not None and len(shape) != 3:  # of a source of episodes that are no images
+            values["input_shape"] = values["input_shape"] or list(shape)
         for place, name in enumerate(IMAGE_SIDES):
             if values[name] is None:
                 if values["input_shape"]:  # there is no image

@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 
 import train_maml_system
+from experiment_tools.adapt import main as adapt
+from experiment_tools.check_gradients.__main__ import main as check_gradients
 from experiment_tools.compare.__main__ import main as compare
+from experiment_tools.show_data import main as show_data
 from few_shot_classifier import FewShotClassifier
 from utils import registry
 from utils.config import load_config
@@ -35,6 +38,7 @@ def test_an_example_trains_and_is_tested_beside_nearest_centroids(name, tmp_path
     assert rows["centroids"]["mean"] > rows["chance"]["mean"] == 0.2
     assert ("inputs" in rows) == (name != "sentences") and "pixels" not in rows
     report = (run / "visual_outputs" / "report.html").read_text()
+    assert "Examples are arrays, of which there are no pictures." in report
     assert "its body, class centroids" in report and ("nearest neighbour on the inputs" in report) == ("inputs" in rows)
     out = capsys.readouterr().out
     assert f"Next: FewShotClassifier.from_experiment('{name}_example').fit(examples, labels), in Python" in out
@@ -42,6 +46,9 @@ def test_an_example_trains_and_is_tested_beside_nearest_centroids(name, tmp_path
     shutil.copytree(run, tmp_path / "again")
     assert compare([run.name, "again"]) == 0
     assert "again" in capsys.readouterr().out
+    files = ["--support", str(tmp_path), "--query", str(tmp_path), "--output", str(tmp_path / "adapted")]
+    code = adapt(["--experiment", run.name, *files])
+    assert code == 1 and f"{run.name}: its examples are arrays (input_shape [" in capsys.readouterr().err
 
 
 def test_what_the_text_example_has_learned_classifies_sentences_in_python(tmp_path):
@@ -56,3 +63,12 @@ def test_what_the_text_example_has_learned_classifies_sentences_in_python(tmp_pa
     few = {part: np.concatenate([test[kind][part][:5] for kind in kinds]) for part in ("ids", "mask")}
     predicted = classifier.fit(few, np.repeat(kinds, 5)).predict({part: test[kinds[0]][part] for part in few})
     assert predicted.shape == (20,) and set(predicted) <= set(kinds)
+
+
+@pytest.mark.parametrize("name", ["table", "sentences"])
+def test_tools_that_look_into_a_config_take_it(name, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = [str(EXAMPLES / f"{name}.json"), "--plugin", str(EXAMPLES / f"{name}.py")]
+    assert show_data([*words, "--to", "shown"]) == 0
+    assert [path.name for path in (tmp_path / "shown").iterdir()] == ["classes.csv"]
+    assert check_gradients([*words, "--mlp_hidden_sizes", "6"]) == 0, capsys.readouterr().out

@@ -67,6 +67,14 @@ def test_the_numbers_of_a_table_reach_the_network_unchanged():
     assert data.identity()["content_sha256"] and data.as_pixels(batch.support_images) is None
 
 
+def test_a_source_of_episodes_says_itself_what_its_examples_are():
+    config = check_config(TINY | {"dataset_name": "images"} | TABLE, "test")
+    source = training_data((ROWS, LABELS), None, config, CPU)
+    classifier = FewShotClassifier(**KEYS, backbone="mlp").meta_fit(source)
+    assert classifier.meta_config_["input_shape"] == [4]
+    assert classifier.fit(ROWS[:12], LABELS[:12]).predict(ROWS[:12]).shape == (12,)
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
