@@ -88,6 +88,7 @@ _CHANGES: dict[str, dict[str, Any]] = {
     "ridge head": {"head": "ridge"},
     "R2D2": {"head": "ridge", "number_of_training_steps_per_iter": 0},
     "Meta-Curvature": {"inner_loop_optimizer": "meta_curvature"},
+    "GAP": {"inner_loop_optimizer": "gap"},
     "ALFA": {"inner_loop_optimizer": "alfa"},
     "L2F": {"inner_loop_optimizer": "l2f"},
     "worst tasks": {"outer_loss": "cvar"},
