@@ -93,6 +93,7 @@ _CHANGES: dict[str, dict[str, Any]] = {
     "ALFA": {"inner_loop_optimizer": "alfa"},
     "L2F": {"inner_loop_optimizer": "l2f"},
     "worst tasks": {"outer_loss": "cvar"},
+    "MeTAL": {"inner_loop_optimizer": "metal"},
     "CAVIA": {"adapter_kind": "context", "adapter_targets": ["block1.norm"], "adapted_parameters": "body"},
     "FiLM": {"adapter_kind": "film", "adapter_targets": ["norm"]},
     "LoRA in a module of a user": {"adapter_kind": "lora", "adapter_rank": 2, "backbone": "users"},
