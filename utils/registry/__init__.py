@@ -61,9 +61,9 @@ def register_backbone(name: str, build: Callable[..., Any]) -> None:
         ...     nn.Flatten(), nn.Linear(image_shape[0] * image_shape[1] * image_shape[2], n_way)))
 
     Args:
-        build: called as build(config, image_shape, n_way), with image_shape = (C, H, W); returns any
-            `torch.nn.Module` that turns images (n, C, H, W) into logits (n, n_way), its last operation being a
-            linear layer.
+        build: called as build(config, image_shape, n_way), with image_shape = (C, H, W), or what `input_shape` says;
+            returns any `torch.nn.Module` that turns images (n, C, H, W) into logits (n, n_way), its last operation
+            being a linear layer.
     Raises:
         ConfigError: the name is taken or has other characters, or `build` cannot be called.
     """
@@ -81,7 +81,9 @@ def register_dataset(name: str, build: Callable[..., Any]) -> None:
 
     Args:
         build: called as build(config); returns {"train": {class name: images}, "val": ..., "test": ...}, the images
-            of a class a uint8 array (n, H, W) or (n, H, W, C) of the size that the config says.
+            of a class a uint8 array (n, H, W) or (n, H, W, C) of the size that the config says. With the key
+            `input_shape` a class is what that says: an array (n, ...) of any numbers, or a dict or tuple of them; in a
+            regression a pair of it and the targets (n, D), and what is called a class is a task.
     Raises:
         ConfigError: the name is taken or has other characters, or `build` cannot be called.
     """
