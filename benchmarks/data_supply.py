@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
-from benchmarks.measuring import in_own_process, timed_iterations
+from benchmarks.parts.measuring import in_own_process, timed_iterations
 from data import NORMALISATIONS, build_data
 from few_shot_learning_system import build_learner
 from utils.config import ExperimentConfig, load_config

@@ -20,7 +20,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.measuring import in_own_process, random_episodes
+from benchmarks.parts.measuring import in_own_process, random_episodes
 from utils.machine.devices import choose_device, clock
 
 KINDS = ("kept", "recomputed")

@@ -16,7 +16,7 @@ from unittest import mock
 import pytest
 
 import train_maml_system
-from benchmarks.interrupted_scripts import FLAGS, with_default_signals
+from benchmarks.parts.interrupted_scripts import FLAGS, with_default_signals
 from experiment_parts.runs.comparison import differences
 from tests.tools.ranks import LIMIT_S, children_of, free_port, in_ranks, stat_of, wait_until
 from utils.errors import ConfigError
