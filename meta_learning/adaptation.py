@@ -106,6 +106,11 @@ class PreparedEpisodes:
 class Adaptation:
     """The inner loop: where each task starts, what a step does, and what the learners of the tasks answer.
 
+        >>> from mamlkit import build_learner, load_config
+        >>> config = load_config(None, {"experiment_name": "mine", "image_channels": 1, "adapted_parameters": "head"})
+        >>> build_learner(config, "cpu").adaptation.optimizer.names
+        ('head.weight', 'head.bias')
+
     Args:
         network: body and head.
         optimizer: rates and update rule; its `names` are the adapted parameters.

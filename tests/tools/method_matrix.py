@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.tools.gate import few_of
 from tests.tools.learners import PLUS_PLUS, Episodes, PlainBlock, random_episodes, small_config
 from utils import registry
 
@@ -123,7 +124,7 @@ CHANGING = (
     "chunks that do not fit",
 )
 """Those in which something of each kind changes from one iteration to the next."""
-BY_CHANGE = [name if name in CHANGING else pytest.param(name, marks=pytest.mark.full) for name in METHODS]
+BY_CHANGE = few_of(METHODS, *CHANGING)
 """All of them; at every change those."""
 
 

@@ -264,6 +264,7 @@ SINGLE_VALUES = {
     "indexes_of_folders_indicating_class": -2, "support_augmentation": "flip", "query_augmentation": "crop",
     "mlp_hidden_sizes": 16, "frozen_layers": "block0", "meta_learning_rate_milestones": 5, "test_dataset_name": "2024",
     "adapter_targets": "block0",
+    "input_shape": 16,
 }  # fmt: skip
 
 
@@ -276,6 +277,7 @@ def test_one_value_is_a_list_of_one(key, monkeypatch):
     for given in (value, [value], overrides[key]):
         beside = {"meta_learning_rate_schedule": "step"} if "milestones" in key else {}
         beside |= {"adapter_kind": "lora"} if "adapter" in key else {}
+        beside |= {"backbone": "mlp", "dataset_name": "mine"} if key == "input_shape" else {}
         assert getattr(check(**{key: given}, **beside), key) == (value,)
 
 
