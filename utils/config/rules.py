@@ -464,6 +464,14 @@ CONTRADICTIONS = (
         ),
     ),
     clash(
+        "inner_loop_optimizer", "second_order",
+        when=lambda c: (
+            not c.second_order and fact("inner_loop_optimizer", c.inner_loop_optimizer, "needs_second_order", False)
+        ),
+        text='"inner_loop_optimizer" {c.inner_loop_optimizer} learns what it descends on, which has no gradient in '
+        'first order; set "second_order" to true',
+    ),
+    clash(
         "inner_loop_betas",
         when=lambda c: any(beta < 0 or beta >= 1 for beta in c.inner_loop_betas),
         text='"inner_loop_betas" {c.inner_loop_betas} must both be at least 0 and below 1',

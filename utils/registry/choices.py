@@ -25,6 +25,10 @@ BOUNDS = ("ge", "gt", "le", "lt")
 class Key:
     """A config key that a choice brings: a number, true or false, text, or a list of one of these.
 
+        >>> from mamlkit import Key
+        >>> Key(1e-8, "Added to the length of a gradient.", gt=0.0).bounds
+        {'gt': 0.0}
+
     Args:
         default: also its type; a list's entries are of the type of the first one.
         meaning: one line for --help and the documentation.
