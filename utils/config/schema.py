@@ -302,6 +302,8 @@ class BackboneSection(_Section):
     """Pad the 3x3 convolutions by one pixel."""
     max_pooling: bool = True
     """true: max-pooling, then flatten; false: strided convolutions, then global average pooling."""
+    feature_scale: float = Field(0.0, ge=0.0)
+    """Above 0: bring the features of each image to mean 0 and this standard deviation, before the head (vgg, conv4)."""
     norm_layer: NormLayerName = "batch_norm"
     """Norm after each convolution."""
     norm_groups: int = Field(8, ge=1)
