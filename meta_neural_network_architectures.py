@@ -276,13 +276,13 @@ def build_network(
         given = config.initial_weights
         load_initial_weights(network, pretrained_file(given) if given in pretrained_index() else expanded(given))
     if config.adapter_kind != "none":
-        add_adapters_of(config, network, image_shape)
+        add_adapters_of(config, network)
     if not isinstance(config.batch_norm_statistics, str):
         choose_statistics_per_stage(network, config.batch_norm_statistics)
     return network
 
 
-def add_adapters_of(config: ExperimentConfig, network: MetaNetwork, image_shape: tuple[int, int, int]) -> None:
+def add_adapters_of(config: ExperimentConfig, network: MetaNetwork) -> None:
     """Put the adapters of a config beside the layers of a body that is initialised, and freeze it where that is asked.
 
     Raises:
@@ -291,10 +291,13 @@ def add_adapters_of(config: ExperimentConfig, network: MetaNetwork, image_shape:
     if config.adapter_base == "frozen":
         for name, parameter in network.named_parameters():
             parameter.requires_grad_(name.startswith("head."))
-    chosen = choice("adapter_kind", config.adapter_kind)
+    chosen, inputs = choice("adapter_kind", config.adapter_kind), config.inputs
+    examples = torch.zeros(N_EXAMPLES, *config.example_shape)
+    if inputs is not None:
+        examples = torch.from_numpy(inputs.made_up(N_EXAMPLES))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.initialisation_seed)
-        add_adapters(network, chosen.name, chosen.make, config.adapter_targets, image_shape, **chosen.arguments(config))
+        add_adapters(network, chosen.name, chosen.make, config.adapter_targets, examples, **chosen.arguments(config))
 
 
 def choose_statistics_per_stage(network: MetaNetwork, statistics: tuple[str, ...]) -> None:

@@ -21,7 +21,6 @@ from meta_learning.networks.norms.base import MetaNorm
 from utils.errors import ConfigError
 from utils.registry import made
 
-N_EXAMPLES = 3
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
@@ -72,7 +71,7 @@ def adapters_of(network: nn.Module) -> dict[str, Adapter]:
 
 def add_adapters(
     network: MetaNetwork, kind: str, make: Callable[..., Adapter], targets: tuple[str, ...],
-    image_shape: tuple[int, int, int], **own: Any,
+    examples: Tensor, **own: Any,
 ) -> None:  # fmt: skip
     """Put adapters beside the layers of a body that `targets` name.
 
@@ -80,6 +79,7 @@ def add_adapters(
         kind: the value of `adapter_kind`.
         make: a subclass of `Adapter`, called as make(layer, **own).
         targets: patterns, as of `frozen_layers`.
+        examples: (n, ...), on which to see whether the layers are called.
     Raises:
         ConfigError: a pattern matches no layer that the adapter fits, or the network computes one without calling it.
     """
@@ -107,7 +107,7 @@ def add_adapters(
         layer.adapter.register_forward_hook(lambda *_, name=name: idle.discard(name)) for name, layer in chosen.items()
     ]
     with torch.no_grad():
-        network.features(torch.zeros(1, N_EXAMPLES, *image_shape).to(own_parameter))
+        network.features(examples[None].to(own_parameter))
     for watch in watches:
         watch.remove()
     if idle:

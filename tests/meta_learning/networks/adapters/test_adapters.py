@@ -1,5 +1,7 @@
 """Adapters, against the plain network with other weights: what an adapter does beside a layer, a weight could do."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -142,6 +144,40 @@ def test_in_a_module_of_a_user_as_well(choice):
     for learner.network.together in (True, False):
         assert worst_difference(learner.meta_gradients(episodes, 0).gradients, expected) < 1e-9
     assert any(".adapter." in name for name in learner.network.body.state_dict())
+
+
+class Words(nn.Module):
+    """The mean of embedded ids, where a mask says that they count."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding, self.hidden, self.head = nn.Embedding(7, 4), nn.Linear(4, 6), nn.Linear(6, 3)
+
+    def forward(self, ids, mask):
+        """Return logits."""
+        words = self.hidden(self.embedding(ids)).tanh() * mask[..., None]
+        return self.head(words.sum(1) / mask.sum(1, keepdim=True))
+
+
+def test_in_a_module_of_other_inputs_than_images():
+    seen = []
+    module = Words().double()
+    module.embedding.register_forward_pre_hook(lambda _, given: seen.append(given[0].unique().tolist()))
+    keys = {"adapter_kind": "lora", "adapter_targets": ["hidden"], "input_shape": ["ids:int:5", "mask:bool:5"]}
+    learner = moved(build_learner(small_config(**keys, backbone="given_network"), "cpu", network=module))
+    assert learner.inner_loop.names[0] == "body.hidden.adapter.down.weight" and seen == [[0, 1]] * len(seen)
+    checks = check_learner(learner, _words(learner))
+    assert [check for check in checks if not check.passed] == []
+
+
+def _words(learner):
+    episodes = checked_episodes(learner, (10,), 2, 3, 2, 2)
+    ids_and_mask = {}
+    for name in ("support_images", "query_images"):
+        ids, mask = getattr(episodes, name).chunk(2, dim=2)
+        mask = torch.cat([torch.ones_like(mask[..., :1]), (mask[..., 1:] > 0).double()], dim=2)
+        ids_and_mask[name] = torch.cat([(3 * ids).long().abs().clamp(max=6).double(), mask], dim=2)
+    return replace(episodes, **ids_and_mask)
 
 
 def test_lora_of_full_rank_can_make_any_update():
