@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from utils.prepare_dataset.forms.from_dataset import prepare_from_dataset
     from utils.registry import (
         Key,
+        register_adapter_kind,
         register_backbone,
         register_batch_norm_statistics,
         register_dataset,
@@ -76,6 +77,7 @@ __all__ = [
     "load_config",
     "meta_gradients",
     "prepare_from_dataset",
+    "register_adapter_kind",
     "register_backbone",
     "register_batch_norm_statistics",
     "register_dataset",

@@ -180,6 +180,8 @@ class Adaptation:
 
             theta[s+1] = theta[s] - alpha[s] * direction of grad L(theta[s], support)
 
+        L is the optimiser's `objective`, in most cases the loss itself.
+
         Args:
             create_graph: make the inner gradients differentiable, for second order.
         """
@@ -187,13 +189,24 @@ class Adaptation:
         moving = dict(adapted.moving)
         logits = self._logits("support", prepared, adapted, pass_.recording(moving=moving))
         loss = self.loss.per_task_loss(logits, prepared.episodes.support_labels)
+        objective = self.objective(prepared, adapted, pass_.recording(moving=moving), logits, loss)
         # The sum over tasks, not the mean: no task's gradient depends on how many others are computed beside it.
         # Only nodes between the loss and the parameters are freed: features that stay keep theirs for the next step.
-        gradients = torch.autograd.grad(loss.sum(), list(adapted.params.values()), create_graph=create_graph)
+        gradients = torch.autograd.grad(objective.sum(), list(adapted.params.values()), create_graph=create_graph)
         # Learned rates get a gradient through the update even where, in first order, the inner gradients have none.
         with torch.set_grad_enabled(torch.is_grad_enabled() and pass_.is_training):
             params, state = self.optimizer.update(adapted.params, gradients, adapted.state, pass_.step)
         return replace(adapted, params=params, state=state, moving=moving), logits, loss
+
+    def objective(
+        self, prepared: PreparedEpisodes, adapted: Adapted, pass_: Pass, logits: Tensor, loss: Tensor
+    ) -> Tensor:
+        """Return what the optimiser descends on (B,), from logits and loss of the support images."""
+        # Where a task is adapted before its images to classify are known, it has none.
+        sees_queries = self.optimizer.sees_queries and prepared.episodes.query_images.shape[1]
+        queries = self.outputs("query", prepared, adapted, pass_) if sees_queries else None
+        labels = prepared.episodes.support_labels
+        return self.optimizer.objective(loss, logits, labels, queries, adapted.params, pass_.step)
 
     def path(
         self,

@@ -187,8 +187,11 @@ def adapted_by_torch(learner: FewShotLearner, episodes: EpisodeBatch, *, trainin
         for step in range(learner.n_steps):
             stacked = {name: value[None] for name, value in values.items()}
             support_pass = replace(pass_, step=step).recording(moving=dict(started.moving))
-            outputs = learner.network(task.support_images, stacked | started.fixed, support_pass)[0]
-            loss = _mean_loss(learner, outputs, task.support_labels[0])
+            outputs = learner.network(task.support_images, stacked | started.fixed, support_pass)
+            loss = _mean_loss(learner, outputs[0], task.support_labels[0])
+            if not has_torch:
+                at_step, prepared = replace(started, params=stacked), learner.adaptation.prepare(task, support_pass)
+                loss = learner.adaptation.objective(prepared, at_step, support_pass, outputs, loss[None])[0]
             take_step(torch.autograd.grad(loss, list(values.values())), step)
         tasks.append({name: value.detach() for name, value in values.items()})
     return {name: torch.stack([task[name] for task in tasks]) for name in tasks[0]}

@@ -25,11 +25,13 @@ from utils.paths import PACKAGE, REPOSITORY_ROOT, expanded
 from utils.registry import choices
 from utils.registry.choices import Key
 
-VGG_KEYS = frozenset({"num_stages", "cnn_blocks_per_stage", "cnn_num_filters", "conv_padding", "max_pooling"})
+VGG_KEYS = frozenset(
+    {"num_stages", "cnn_blocks_per_stage", "cnn_num_filters", "conv_padding", "max_pooling", "feature_scale"}
+)
 
 BUILT_IN_BACKBONES: dict[str, frozenset[str]] = {
     "vgg": VGG_KEYS,
-    "conv4": frozenset({"cnn_num_filters"}),
+    "conv4": frozenset({"cnn_num_filters", "feature_scale"}),
     "mlp": frozenset(),
     **dict.fromkeys(
         ("resnet10", "resnet10_wide", "resnet12", "resnet12_wide", "resnet18", "resnet34", "resnet50"), frozenset()
@@ -61,9 +63,9 @@ def register_backbone(name: str, build: Callable[..., Any]) -> None:
         ...     nn.Flatten(), nn.Linear(image_shape[0] * image_shape[1] * image_shape[2], n_way)))
 
     Args:
-        build: called as build(config, image_shape, n_way), with image_shape = (C, H, W); returns any
-            `torch.nn.Module` that turns images (n, C, H, W) into logits (n, n_way), its last operation being a
-            linear layer.
+        build: called as build(config, image_shape, n_way), with image_shape = (C, H, W), or what `input_shape` says;
+            returns any `torch.nn.Module` that turns images (n, C, H, W) into logits (n, n_way), its last operation
+            being a linear layer.
     Raises:
         ConfigError: the name is taken or has other characters, or `build` cannot be called.
     """
@@ -81,7 +83,9 @@ def register_dataset(name: str, build: Callable[..., Any]) -> None:
 
     Args:
         build: called as build(config); returns {"train": {class name: images}, "val": ..., "test": ...}, the images
-            of a class a uint8 array (n, H, W) or (n, H, W, C) of the size that the config says.
+            of a class a uint8 array (n, H, W) or (n, H, W, C) of the size that the config says. With the key
+            `input_shape` a class is what that says: an array (n, ...) of any numbers, or a dict or tuple of them; in a
+            regression a pair of it and the targets (n, D), and what is called a class is a task.
     Raises:
         ConfigError: the name is taken or has other characters, or `build` cannot be called.
     """
@@ -183,6 +187,17 @@ def register_norm_layer(
         statistics: values of `batch_norm_statistics` that mean something for it; None: all.
     """
     choices.register("norm_layer", name, make, keys=keys, reads=reads, meaning=meaning, statistics=statistics)
+
+
+def register_adapter_kind(name: str, make: Make, *, keys: Keys = None, reads: Reads = None, meaning: str = "") -> None:
+    """Make an adapter known as a value of the key `adapter_kind`: what is adapted beside the layers of a body
+    (docs/own_method.md).
+
+    Args:
+        make: a subclass of `meta_learning.networks.adapters.base.Adapter`, called as make(layer, **own) for each layer.
+        keys, reads, meaning: as of `register_inner_loop_optimizer`.
+    """
+    choices.register("adapter_kind", name, make, keys=keys, reads=reads, meaning=meaning)
 
 
 def register_batch_norm_statistics(name: str, make: Make, *, meaning: str = "") -> None:

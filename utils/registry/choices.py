@@ -106,6 +106,7 @@ KINDS = {
     "loss": "meta_learning/losses",
     "outer_loss": "meta_learning/outer_losses",
     "norm_layer": "meta_learning/networks/norms",
+    "adapter_kind": "meta_learning/networks/adapters",
     "batch_norm_statistics": "meta_learning/networks/norms",
 }
 """Config key -> folder whose files register our own values of it, by register_<key>."""
