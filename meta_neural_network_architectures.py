@@ -50,6 +50,7 @@ class VGGReLUNormNetwork(ConvolutionalNetwork):
     Args:
         image_shape: C, H, W of an image.
         n_way: N, outputs of the head; None: each episode brings its head.
+        warp: side of the kernels of warp layers; 0: none.
     Source: Antoniou et al. 2019; released code, VGGReLUNormNetwork.
     """
 
@@ -65,6 +66,7 @@ class VGGReLUNormNetwork(ConvolutionalNetwork):
         max_pooling: bool = True,
         norm: NormChoice | None = None,
         dropout: float = 0.0,
+        warp: int = 0,
     ) -> None:
         super().__init__()
         norm = norm or NormChoice()
@@ -86,7 +88,7 @@ class VGGReLUNormNetwork(ConvolutionalNetwork):
             if pools:
                 height, width = height // 2, width // 2
             block = ConvolutionalBlock(
-                conv, norm_layer, pool=pools, negative_slope=LEAKY_RELU_SLOPE, dropout=dropout, index=index
+                conv, norm_layer, pool=pools, negative_slope=LEAKY_RELU_SLOPE, dropout=dropout, index=index, warp=warp
             )
             self.add_module(name, block)
             channels = n_filters
@@ -108,6 +110,7 @@ def build_vgg(
         max_pooling=config.max_pooling,
         norm=norm,
         dropout=config.dropout_rate_value,
+        warp=config.warp_kernel_size,
     )
 
 
@@ -115,7 +118,14 @@ def build_conv4(
     config: ExperimentConfig, image_shape: tuple[int, int, int], n_way: int | None, norm: NormChoice
 ) -> MetaNetwork:
     """Build conv4 from the keys of a config."""
-    return Conv4(image_shape, n_way, n_filters=config.cnn_num_filters, norm=norm, dropout=config.dropout_rate_value)
+    return Conv4(
+        image_shape,
+        n_way,
+        n_filters=config.cnn_num_filters,
+        norm=norm,
+        dropout=config.dropout_rate_value,
+        warp=config.warp_kernel_size,
+    )
 
 
 def build_residual(

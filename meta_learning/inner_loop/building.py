@@ -23,13 +23,21 @@ def adapted_shapes(network: MetaNetwork, config: ExperimentConfig) -> dict[str, 
     norm_names = {
         f"{name}.{key}" for name, layer in network.norm_layers().items() for key, _ in layer.named_parameters()
     }
+    never = {
+        f"{name}.{key}"
+        for name, module in network.named_modules()
+        if getattr(module, "is_never_adapted", False)
+        for key, _ in module.named_parameters()
+    }
     # As in the reference the outer loop alone learns norm layers, unless the key frees weight and bias. What else they
     # learn (TaskNorm's mix, a momentum) is never adapted.
     adapted_in_norms = ("weight", "bias") if config.enable_inner_loop_optimizable_bn_params else ()
     shapes = {
         name: tuple(parameter.shape)
         for name, parameter in network.named_parameters()
-        if parameter.requires_grad and (name not in norm_names or name.rsplit(".", 1)[1] in adapted_in_norms)
+        if parameter.requires_grad
+        and name not in never
+        and (name not in norm_names or name.rsplit(".", 1)[1] in adapted_in_norms)
     }
     if isinstance(network.head, EpisodeHead):
         shapes |= {"head.weight": (network.head.in_features,), "head.bias": ()}

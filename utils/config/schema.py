@@ -283,6 +283,9 @@ class BackboneSection(_Section):
     """Pad the 3x3 convolutions by one pixel."""
     max_pooling: bool = True
     """true: max-pooling, then flatten; false: strided convolutions, then global average pooling."""
+    warp_kernel_size: Literal[0, 1, 3] = 0
+    """Side of a convolution after each of the others, before its norm, which starts at the identity and which only the
+    outer loop learns; 1: T-Net, 3: Warp-MAML, 0: none."""
     norm_layer: NormLayerName = "batch_norm"
     """Norm after each convolution."""
     norm_groups: int = Field(8, ge=1)
