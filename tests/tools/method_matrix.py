@@ -92,6 +92,11 @@ _CHANGES: dict[str, dict[str, Any]] = {
     "ALFA": {"inner_loop_optimizer": "alfa"},
     "L2F": {"inner_loop_optimizer": "l2f"},
     "worst tasks": {"outer_loss": "cvar"},
+    "T-Net": {"warp_kernel_size": 1},
+    "Warp-MAML without pooling": {"warp_kernel_size": 3, "max_pooling": False},
+    "Sharp-MAML": {"sharpness_radius": 0.05},
+    "Sharp-MAML, lower level": {"inner_loop_optimizer": "sharp"},
+    "iMAML": {"inner_loop_optimizer": "proximal", "outer_update": "implicit"},
     "gradient checkpointing": THREE_EPOCHS | {"gradient_checkpointing": True},
     "gradient checkpointing, prototypes, inner Adam": {
         "gradient_checkpointing": True,

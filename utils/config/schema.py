@@ -356,10 +356,16 @@ class InnerLoopSection(_Section):
 class OuterLoopSection(_Section):
     """The meta-update."""
 
-    outer_update: Literal["gradient", "displacement"] = "gradient"
-    """What the meta-update follows: the gradient of the outer loss, or the way that the adapted parameters went
-    (Reptile).
+    outer_update: Literal["gradient", "displacement", "implicit"] = "gradient"
+    """What the meta-update follows: the gradient of the outer loss through the inner steps; the way that the adapted
+    parameters went (Reptile); or the gradient as it is where the inner problem is solved, whatever the way there
+    (iMAML).
     """
+    implicit_gradient_iterations: int = Field(5, ge=1)
+    """Iterations of conjugate gradients, each a product with the Hessian, of `outer_update` implicit."""
+    sharpness_radius: float = Field(0.0, ge=0.0)
+    """Sharp-MAML: the outer gradient is taken this far uphill, along the gradient of the network's parameters; 0: where
+    they are."""
     loss: LossName = "cross_entropy"
     """Loss of a task, in both loops."""
     outer_loss: OuterLossName = "mean"
