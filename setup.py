@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
+from script_generation_tools.docs import build_site
 from utils.machine.packages import requirements
 from utils.paths import COMMANDS, REPOSITORY_ROOT, __version__, command
 
@@ -111,13 +112,14 @@ def _explained(text: str) -> str:
 
 
 class OnePackage(build_py):
-    """Copies modules with their imports renamed, and of the checkout's root only our modules."""
+    """Copies modules with their imports renamed, of the root only our modules, and builds the documentation."""
 
     def run(self) -> None:
         """Refuse `pip install --editable`: what it would install are the files of the checkout as they are."""
         if self.editable_mode:
             sys.exit(f"{PACKAGE} cannot be installed as editable; a checkout needs no installation: bash install.sh")
         super().run()
+        build_site(Path(self.build_lib, PACKAGE, "site").resolve())
 
     def find_package_modules(self, package: str, package_dir: str) -> list[tuple[str, str, str]]:
         """Return (package, module, file); `mamlkit.py` is what `import mamlkit` and `python -m mamlkit` find."""

@@ -53,6 +53,12 @@ NOT_TESTED = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one experiment, as the scripts do; call it from Python with the arguments that a script would be given.
 
+        >>> from mamlkit import train
+        >>> train(["quickstart", "--total_epochs", "2"])  # doctest: +SKIP
+        0
+        >>> train(["quickstart", "--total_epochs", "none"])  # what is wrong is printed
+        1
+
     Args:
         arguments: for example ["--name_of_args_json_file", "experiment_config/quickstart.json", "--total_epochs",
             "2"]; None: those of the command line.

@@ -18,7 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.trained_runs import TrainedRun, say, table, with_interval
+from benchmarks.parts.trained_runs import TrainedRun, say, table, with_interval
 
 BUDGET = {
     "total_epochs": 2,

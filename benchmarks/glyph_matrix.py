@@ -21,7 +21,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.trained_runs import TrainedRun, say, table, with_interval
+from benchmarks.parts.trained_runs import TrainedRun, say, table, with_interval
 from experiment_tools.parts.pages import Section, Table, page_html
 from experiment_tools.parts.svg import Markup, element, escaped, ramp
 from utils.config.command_line import parse_command_line

@@ -14,8 +14,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.measuring import time_iterations, whole_number
-from benchmarks.standard_settings import SETTINGS, print_table
+from benchmarks.parts.measuring import time_iterations, whole_number
+from benchmarks.parts.standard_settings import SETTINGS, print_table
 from utils.config import load_config
 from utils.config.command_line import read_command_line
 from utils.errors import ConfigError, prints_user_errors

@@ -16,8 +16,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.measuring import random_episodes
-from benchmarks.trained_runs import REPOSITORY_ROOT, TrainedRun, say, table, with_interval
+from benchmarks.parts.measuring import random_episodes
+from benchmarks.parts.trained_runs import REPOSITORY_ROOT, TrainedRun, say, table, with_interval
 from utils.config import load_config
 
 METHODS = {

@@ -22,7 +22,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.measuring import timed_iterations
+from benchmarks.parts.measuring import timed_iterations
 from utils.config import ExperimentConfig, load_config
 from utils.config.command_line import options_of, read_command_line
 from utils.errors import prints_user_errors

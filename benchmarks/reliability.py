@@ -5,8 +5,8 @@
     python benchmarks/reliability.py --only-costs   measure times alone, on a quiet machine, for the report
     python benchmarks/reliability.py --only-altered  alter data, checkpoints, terminals and disks alone, for the report
 
-How scripts are interrupted is in `interrupted_scripts.py`. With --progress FILE every history is written down as it
-ends, and the same command goes on after the last one.
+How scripts are interrupted is in `parts/interrupted_scripts.py`. With --progress FILE every history is written down as
+it ends, and the same command goes on after the last one.
 """
 
 import argparse
@@ -33,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 from PIL import Image
 
-from benchmarks.interrupted_scripts import (
+from benchmarks.parts.interrupted_scripts import (
     EXIT_CODES,
     PHASES,
     Histories,

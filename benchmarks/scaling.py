@@ -21,7 +21,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.measuring import random_episodes, whole_number
+from benchmarks.parts.measuring import random_episodes, whole_number
 from utils.config import ExperimentConfig, load_config
 from utils.config.command_line import parse_command_line
 from utils.errors import ConfigError, prints_user_errors

@@ -106,6 +106,11 @@ class PreparedEpisodes:
 class Adaptation:
     """The inner loop: where each task starts, what a step does, and what the learners of the tasks answer.
 
+        >>> from mamlkit import build_learner, load_config
+        >>> config = load_config(None, {"experiment_name": "mine", "image_channels": 1, "adapted_parameters": "head"})
+        >>> build_learner(config, "cpu").adaptation.optimizer.names
+        ('head.weight', 'head.bias')
+
     Args:
         network: body and head.
         optimizer: rates and update rule; its `names` are the adapted parameters.
@@ -175,6 +180,8 @@ class Adaptation:
 
             theta[s+1] = theta[s] - alpha[s] * direction of grad L(theta[s], support)
 
+        L is the optimiser's `objective`, in most cases the loss itself.
+
         Args:
             create_graph: make the inner gradients differentiable, for second order.
         """
@@ -194,18 +201,30 @@ class Adaptation:
     def _support(
         self, prepared: PreparedEpisodes, adapted: Adapted, pass_: Pass, create_graph: bool
     ) -> tuple[Tensor, Tensor, Sequence[Tensor]]:
-        """Return logits (B, n, N) and loss (B,) of the support images, and its gradients."""
+        """Return logits (B, n, N) and loss (B,) of the support images, and the gradients of the objective."""
         logits = self._logits("support", prepared, adapted, pass_)
         loss = self.loss.per_task_loss(logits, prepared.episodes.support_labels)
+        objective = self.objective(prepared, adapted, pass_, logits, loss)
         # The sum over tasks, not the mean: no task's gradient depends on how many others are computed beside it.
         # Only nodes between the loss and the parameters are freed: features that stay keep theirs for the next step.
-        return logits, loss, torch.autograd.grad(loss.sum(), list(adapted.params.values()), create_graph=create_graph)
+        gradients = torch.autograd.grad(objective.sum(), list(adapted.params.values()), create_graph=create_graph)
+        return logits, loss, gradients
 
     def direction(self, prepared: PreparedEpisodes, adapted: Adapted, pass_: Pass) -> Sequence[Tensor]:
         """Return what the update rule would subtract at some learners, before the rate, with its whole history."""
         _, _, gradients = self._support(prepared, adapted, pass_.recording(moving=dict(adapted.moving)), True)
         prepared_gradients = self.optimizer.prepared(adapted.params, gradients)
         return self.optimizer.direction(adapted.params, prepared_gradients, adapted.state, pass_.step)[0]
+
+    def objective(
+        self, prepared: PreparedEpisodes, adapted: Adapted, pass_: Pass, logits: Tensor, loss: Tensor
+    ) -> Tensor:
+        """Return what the optimiser descends on (B,), from logits and loss of the support images."""
+        # Where a task is adapted before its images to classify are known, it has none.
+        sees_queries = self.optimizer.sees_queries and prepared.episodes.query_images.shape[1]
+        queries = self.outputs("query", prepared, adapted, pass_) if sees_queries else None
+        labels = prepared.episodes.support_labels
+        return self.optimizer.objective(loss, logits, labels, queries, adapted.params, pass_.step)
 
     def path(
         self,

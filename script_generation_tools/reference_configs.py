@@ -100,6 +100,7 @@ READ_NOWHERE: dict[str, str] = {
 OF_FORKS: dict[str, str] = {
     "alfa": '"inner_loop_optimizer" alfa',
     "attenuate": '"inner_loop_optimizer" l2f',
+    "meta_loss": '"inner_loop_optimizer" metal',
     "init_inner_loop_weight_decay": '"alfa_weight_decay_start"',
 }
 """Keys of well-known forks (L2F, ALFA, MeTAL), and what does the same here."""

@@ -14,6 +14,7 @@ import tarfile
 import time
 import zipfile
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import pytest
 
@@ -156,6 +157,8 @@ def the_tools_answer_by_their_names(installed):
     assert "quickstart" in installed.run("mamlkit runs")
     assert "report.html" in installed.run("mamlkit report quickstart")
     assert "0 errors" in (text := installed.run("mamlkit doctor")) or "everything is in order" in text
+    address = installed.run("mamlkit docs api", BROWSER="true").strip()
+    assert "register_backbone" in Path(unquote(urlsplit(address).path)).read_text()
     assert "no such command" in installed.run("mamlkit reports", code=1)
     assert "did you mean quickstart" in installed.run("mamlkit train quickstrt", code=1)
 

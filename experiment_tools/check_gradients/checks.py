@@ -219,8 +219,12 @@ def _support_gradients(
     leaves = {name: value.detach().requires_grad_() for name, value in values.items()}
     stacked = {name: value[None] for name, value in leaves.items()}
     support_pass = pass_.recording(moving=dict(started.moving))
-    outputs = learner.network(task.support_images, stacked | started.fixed, support_pass)[0]
-    return torch.autograd.grad(_mean_loss(learner, outputs, task.support_labels[0]), list(leaves.values()))
+    outputs = learner.network(task.support_images, stacked | started.fixed, support_pass)
+    loss = _mean_loss(learner, outputs[0], task.support_labels[0])
+    if type(learner.inner_loop) not in TORCH_OPTIMIZERS:
+        at, prepared = replace(started, params=stacked), learner.adaptation.prepare(task, support_pass)
+        loss = learner.adaptation.objective(prepared, at, support_pass, outputs, loss[None])[0]
+    return torch.autograd.grad(loss, list(leaves.values()))
 
 
 class _OwnRule:

@@ -19,7 +19,8 @@ METHOD = (
     "warp_kernel_size",
     "norm_layer", "norm_groups", "dropout_rate_value", "per_step_bn_statistics", "learnable_bn_gamma",
     "learnable_bn_beta", "batch_norm_statistics", "batch_norm_momentum", "learnable_batch_norm_momentum",
-    "adapted_parameters", "frozen_layers", "number_of_training_steps_per_iter", "init_inner_loop_learning_rate",
+    "adapted_parameters", "frozen_layers", "adapter_kind", "adapter_targets", "adapter_rank", "adapter_base",
+    "number_of_training_steps_per_iter", "init_inner_loop_learning_rate",
     "init_head_inner_loop_learning_rate", "learnable_per_layer_per_step_inner_loop_learning_rate",
     "learnable_inner_loop_learning_rates", "inner_loop_optimizer", "inner_loop_momentum", "inner_loop_weight_decay",
     "inner_loop_betas", "inner_loop_smoothing", "inner_loop_epsilon", "inner_loop_gradient_clip_norm",
@@ -94,7 +95,7 @@ def method_name(config: Config) -> str:
         name = "ProtoMAML" if config.get("number_of_training_steps_per_iter", 5) else "ProtoNet"
     elif config.get("outer_update", "gradient") == "displacement":
         name = "Reptile"
-    elif adapted != "all":
+    elif adapted != "all" and config.get("adapter_kind", "none") == "none":
         name = {"head": "ANIL", "body": "BOIL"}.get(adapted, name)
     elif learned_rates != "none":
         name = "Meta-SGD" if learned_rates == "per_element" else "MAML, learned rates"

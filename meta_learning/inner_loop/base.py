@@ -48,6 +48,11 @@ class InnerLoopOptimizer(nn.Module):
     """Whether it solves an inner problem, at whose solution `direction` is zero, so that the outer gradient may be
     taken there (`outer_update` implicit)."""
 
+    sees_queries = False
+    """Whether `objective` is given the outputs of the query images, which costs a pass of them in every step."""
+    needs_second_order = False
+    """Whether what it learns has no gradient in first order."""
+
     def __init__(
         self, shapes: Mapping[str, Sequence[int]], learning_rate: float, n_steps: int, *, learning_rates: str = "fixed",
         head_learning_rate: float | None = None, weight_decay: float = 0.0, clip_norm: float = 0.0, clamp: float = 0.0,
@@ -124,6 +129,20 @@ class InnerLoopOptimizer(nn.Module):
             gradients: of the support loss there, in the order of `names`.
         """
         return dict(params)
+
+    def objective(
+        self, losses: Tensor, outputs: Tensor, labels: Tensor, queries: Tensor | None, params: Mapping[str, Tensor],
+        step: int,
+    ) -> Tensor:  # fmt: skip
+        """Return what a step descends on, (B,), instead of the loss of the support images.
+
+        Args:
+            losses: that loss, (B,).
+            outputs, labels: of the support images, (B, n, N) and (B, n).
+            queries: outputs of the query images (B, n', N), where `sees_queries` is true.
+            params: theta[s], name -> (B, ...).
+        """
+        return losses
 
     def init(self, params: Mapping[str, Tensor]) -> State:
         """Return the state before the first step; gradient descent has none."""

@@ -9,6 +9,7 @@ grouped convolution, and batch norm over a folded channel sees the images of one
 """
 
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,11 @@ def below(params: Parameters | None, name: str) -> Parameters | None:
         return None
     prefix = name + "."
     return {key[len(prefix) :]: value for key, value in params.items() if key.startswith(prefix)}
+
+
+def matches(pattern: str, name: str) -> bool:
+    """Return whether a pattern is the name, one or several whole parts of it, or matches it with * and ?."""
+    return f".{pattern}." in f".{name}." or fnmatchcase(name, pattern)
 
 
 def given_or_own(layer: nn.Module, params: Parameters | None, name: str, n_tasks: int) -> Tensor:

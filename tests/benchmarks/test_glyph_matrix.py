@@ -5,7 +5,7 @@ import json
 import pytest
 
 from benchmarks import glyph_matrix
-from benchmarks.trained_runs import TrainedRun
+from benchmarks.parts.trained_runs import TrainedRun
 from utils.errors import ConfigError
 
 DOMAINS = ("glyphs_icons", "glyphs_scripts")

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from benchmarks.standard_settings import SETTINGS, cells, flops_of, measure
+from benchmarks.parts.standard_settings import SETTINGS, cells, flops_of, measure
 from utils.paths import REPOSITORY_ROOT
 
 TINY = {

@@ -12,14 +12,15 @@ from tests.tools.learners import random_episodes, small_config, small_learner
 from utils.errors import ConfigError
 
 
-def test_prototypes_classify_by_squared_distance_to_the_class_means():
+@pytest.mark.parametrize("scale", [1.0, 0.1])
+def test_prototypes_classify_by_squared_distance_to_the_class_means(scale):
     generator = torch.Generator().manual_seed(0)
     features, queries = (torch.randn(2, n, 4, generator=generator, dtype=torch.float64) for n in (6, 5))
     labels = torch.tensor([[0, 0, 1, 1, 2, 2], [2, 1, 0, 0, 1, 2]])
-    head = PrototypeHead(4).make(features, labels, 3)
+    head = PrototypeHead(4, scale=scale).make(features, labels, 3)
     logits = torch.einsum("bqd,bnd->bqn", queries, head["head.weight"]) + head["head.bias"][:, None]
     means = torch.stack([torch.stack([features[b][labels[b] == n].mean(0) for n in range(3)]) for b in range(2)])
-    distances = -torch.cdist(queries, means).square()
+    distances = -scale * torch.cdist(queries, means).square()
     assert torch.allclose(F.softmax(logits, -1), F.softmax(distances, -1), rtol=1e-9)
 
 

@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from benchmarks.interrupted_scripts import FLAGS, with_default_signals
+from benchmarks.parts.interrupted_scripts import FLAGS, with_default_signals
 from script_generation_tools.generate_scripts import generate_scripts
 from utils.paths import REPOSITORY_ROOT
 

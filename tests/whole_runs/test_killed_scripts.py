@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from benchmarks.interrupted_scripts import ScriptRun
+from benchmarks.parts.interrupted_scripts import ScriptRun
 from experiment_parts.runs.comparison import differences
 
 

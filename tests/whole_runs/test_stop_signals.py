@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from benchmarks.interrupted_scripts import ScriptRun
+from benchmarks.parts.interrupted_scripts import ScriptRun
 from experiment_parts.runs.comparison import differences
 from tests.conftest import draw_dataset
 from utils.errors import Interrupted

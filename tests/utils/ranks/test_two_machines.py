@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from benchmarks.interrupted_scripts import FLAGS, with_default_signals
+from benchmarks.parts.interrupted_scripts import FLAGS, with_default_signals
 from experiment_parts.runs.comparison import differences
 from tests.tools.ranks import LIMIT_S, children_of, free_port, stat_of, wait_until
 from utils.paths import REPOSITORY_ROOT

@@ -14,9 +14,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks.measuring import peak_memory_bytes, timed_iterations
+from benchmarks.parts.measuring import peak_memory_bytes, timed_iterations
 from utils.config import ExperimentConfig, load_config
 from utils.episodes.source import Episodes
 from utils.machine.devices import choose_device, clock, describe_device, make_deterministic
