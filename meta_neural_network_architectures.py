@@ -65,6 +65,7 @@ class VGGReLUNormNetwork(ConvolutionalNetwork):
         blocks_per_stage: int = 1,
         padding: bool = True,
         max_pooling: bool = True,
+        feature_scale: float = 0.0,
         norm: NormChoice | None = None,
         dropout: float = 0.0,
         warp: int = 0,
@@ -74,6 +75,7 @@ class VGGReLUNormNetwork(ConvolutionalNetwork):
         channels, height, width = image_shape
         # As in the reference strides go with the mean over the last map, max-pooling with the flattened map.
         self.global_average, self.uses_dropout = not max_pooling, dropout > 0
+        self.feature_scale = feature_scale
         self.stage_names = [f"block{i}" for i in range(n_stages * blocks_per_stage)]
         for index, name in enumerate(self.stage_names):
             ends_stage = (index + 1) % blocks_per_stage == 0
@@ -109,6 +111,7 @@ def build_vgg(
         blocks_per_stage=config.cnn_blocks_per_stage,
         padding=config.conv_padding,
         max_pooling=config.max_pooling,
+        feature_scale=config.feature_scale,
         norm=norm,
         dropout=config.dropout_rate_value,
         warp=config.warp_kernel_size,
@@ -123,6 +126,7 @@ def build_conv4(
         image_shape,
         n_way,
         n_filters=config.cnn_num_filters,
+        feature_scale=config.feature_scale,
         norm=norm,
         dropout=config.dropout_rate_value,
         warp=config.warp_kernel_size,

@@ -40,11 +40,12 @@ OF_THE_CHECKOUT = {"script_generation_tools.write_config_table"}
 TABLES = ("utils/__init__.py", "utils/paths.py", "utils/registry/choices.py")
 """Where names of modules stand as text, and the code that reads them puts the package's name in front."""
 _PLACES = re.compile(rf"(?<![\w./])(?:{'|'.join(sorted(OURS))})(?:[./]\w+)*")
+_PAGES = re.compile(r"\bdocs/(\w+)\.md\b")
 _STARTED = re.compile(rf"-m\s+(?:{'|'.join(sorted(OURS))})\b")
 
 
 def renamed(path: str, source: str) -> str:
-    """Return a source file with the imports of our modules, and the commands in its docstrings, as they are installed.
+    """Return a source file as it is installed: imports of our modules, commands in its docstrings, pages that it names.
 
     Args:
         path: of the file, below the checkout.
@@ -87,7 +88,7 @@ def renamed(path: str, source: str) -> str:
     data = source.encode()
     for begin, end, text in sorted(changes, reverse=True):
         data = data[:begin] + text + data[end:]
-    return data.decode()
+    return _PAGES.sub(rf"{PACKAGE} docs \1", data.decode())
 
 
 def _top(module: str | None) -> str:

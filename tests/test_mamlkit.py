@@ -206,6 +206,7 @@ def test_an_installed_copy_imports_ours_under_the_packages_name_alone(build, mod
     assert [name for name in names if name.split(".")[0] in build.OURS] == []
     assert {name.removeprefix("mamlkit.") for name in names if name.startswith("mamlkit.")} <= set(MODULES)
     assert copy.count("\n") == source.count("\n")
+    assert all((REPOSITORY_ROOT / page).is_file() for page in re.findall(r"\bdocs/\w+\.md\b", source))
     started = re.search(rf"python (?:-m )?(?:{'|'.join(build.OURS)})[./]", " ".join(copy.split()))
     assert not started or module in ("utils.paths", *build.OF_THE_CHECKOUT)
 
@@ -228,6 +229,7 @@ def test_what_is_built_is_what_the_plan_has(build):
         ("from torch.utils import data", "from torch.utils import data"),
         ('"""See: python -m experiment_tools.runs."""', '"""See: mamlkit runs."""'),
         ('a: int\n"""By `python train_maml_system.py`."""', 'a: int\n"""By `mamlkit train`."""'),
+        ("f('see docs/train.md')", "f('see mamlkit docs train')"),
         ("from utils.paths import (\n    command,\n)", "from mamlkit.utils.paths import (\n    command,\n)"),
         ("f('torch.nn.utils.x', 'data.index', 'data')", "f('torch.nn.utils.x', 'data.index', 'data')"),
     ],

@@ -240,7 +240,10 @@ def _architecture(
         blocks = [_block_plan(network.get_submodule(name)) for name in names]
         slope, average = (0.01, network.global_average) if config.backbone == "vgg" else (0.0, False)
         return (
-            {"kind": "convolutional"} | common | {"blocks": blocks, "negative_slope": slope, "global_average": average}
+            {"kind": "convolutional"}
+            | common
+            | {"blocks": blocks, "negative_slope": slope}
+            | {"global_average": average, "feature_scale": network.feature_scale}
         )
     stem = (
         None

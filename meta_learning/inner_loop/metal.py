@@ -12,8 +12,8 @@ method is inductive. Without second order nothing of this is learned.
 The released code normalises support and query images together and learns from the cross-entropy of both in the outer
 loop; here the query images have a pass of their own, and the outer loss is theirs.
 
-Source: Baik et al. 2021, "Meta-learning with task-adaptive loss function for few-shot learning", section 3, equations 3
-to 5; released code (baiksung/MeTAL).
+Source: Baik et al. 2021, "Meta-learning with task-adaptive loss function for few-shot learning", section 3; released
+code (baiksung/MeTAL).
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from meta_learning.inner_loop.alfa import Alfa
 from meta_learning.inner_loop.base import InnerLoopOptimizer
 from utils.errors import ConfigError
 from utils.registry import Key, register_inner_loop_optimizer
@@ -115,6 +116,13 @@ class MeTAL(InnerLoopOptimizer):
         return losses
 
 
+class MeTALWithALFA(MeTAL, Alfa):
+    """Generated rates and decays on learned losses."""
+
+    needs_second_order = True
+    title = "MeTAL + ALFA"
+
+
 def _of_each(of_task: Tensor, outputs: Tensor) -> Tensor:
     return of_task[:, None].expand(-1, outputs.shape[1], -1)
 
@@ -132,4 +140,11 @@ register_inner_loop_optimizer(
     keys={"unlabelled_queries": Key(True, "Whether the query images, without labels, count in the inner loop.")},
     reads={"n_way": "num_classes_per_set"},
     meaning="gradient descent on the support loss plus learned losses of support and query images (MeTAL)",
+)
+register_inner_loop_optimizer(
+    "metal_alfa",
+    MeTALWithALFA,
+    keys={"unlabelled_queries": Key(True, "Whether the query images, without labels, count in the inner loop.")},
+    reads={"n_way": "num_classes_per_set"},
+    meaning="metal's losses with alfa's rates and decays",
 )

@@ -70,9 +70,11 @@ class ConvolutionalNetwork(MetaNetwork):
 
     Attributes:
         global_average: whether the features are the mean over the last map; else they are the map, flattened.
+        feature_scale: above 0, the standard deviation of each image's features, whose mean is 0.
     """
 
     global_average: bool = False
+    feature_scale: float = 0.0
 
     def prepare(self, images: Tensor) -> Tensor | ImagePatches:
         """Return the patches of the images, where the first block can take them."""
@@ -91,7 +93,10 @@ class ConvolutionalNetwork(MetaNetwork):
             x = getattr(self, name)(x, below(params, name), n_tasks, pass_, name)
         if self.global_average:
             x = x.mean(dim=(2, 3))
-        return unfold_features(x, n_tasks)
+        x = unfold_features(x, n_tasks)
+        # Of equal length, the nearest class mean is the one of the largest product: what a step from a head of zeros
+        # finds, so that a body trained by distances serves gradient steps at once.
+        return F.layer_norm(x, x.shape[-1:]) * self.feature_scale if self.feature_scale else x
 
 
 class Conv4(ConvolutionalNetwork):
@@ -106,6 +111,7 @@ class Conv4(ConvolutionalNetwork):
         n_filters: F; 32 in Ravi & Larochelle 2017 and in MAML on mini-ImageNet, 64 in Vinyals et al. 2016 and Snell
             et al. 2017.
         warp: side of the kernels of warp layers; 0: none.
+        feature_scale: see `ConvolutionalNetwork`.
     """
 
     def __init__(
@@ -114,12 +120,13 @@ class Conv4(ConvolutionalNetwork):
         n_way: int | None,
         *,
         n_filters: int = 64,
+        feature_scale: float = 0.0,
         norm: NormChoice | None = None,
         dropout: float = 0.0,
         warp: int = 0,
     ) -> None:
         super().__init__()
-        norm, self.uses_dropout = norm or NormChoice(), dropout > 0
+        norm, self.uses_dropout, self.feature_scale = norm or NormChoice(), dropout > 0, feature_scale
         self.stage_names = [f"block{i}" for i in range(N_BLOCKS)]
         channels, height, width = image_shape
         for index, name in enumerate(self.stage_names):

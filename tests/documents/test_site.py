@@ -27,6 +27,14 @@ def test_the_page_of_the_names_has_each():
     ]
 
 
+def test_the_docstrings_of_the_names_are_looked_for_where_they_are():
+    """The builder of the site reads the modules behind `import mamlkit`, and only those that it is told."""
+    (told,) = re.findall(r"preload_modules: \[(.+)\]", NAVIGATION)
+    face = (REPOSITORY_ROOT / "mamlkit.py").read_text(encoding="utf-8").partition("if TYPE_CHECKING:")[2]
+    imported = re.findall(r"^    from (\w+)[\w.]* import", face.partition("__all__")[0], re.MULTILINE)
+    assert sorted(set(imported)) == told.split(", ")
+
+
 @pytest.fixture
 def opened(tmp_path, monkeypatch):
     """The addresses that a browser was given; the site has the pages index, docs/index and docs/train."""

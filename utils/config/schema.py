@@ -305,6 +305,8 @@ class BackboneSection(_Section):
     warp_kernel_size: Literal[0, 1, 3] = 0
     """Side of a convolution after each of the others, before its norm, which starts at the identity and which only the
     outer loop learns; 1: T-Net, 3: Warp-MAML, 0: none."""
+    feature_scale: float = Field(0.0, ge=0.0)
+    """Above 0: bring the features of each image to mean 0 and this standard deviation, before the head (vgg, conv4)."""
     norm_layer: NormLayerName = "batch_norm"
     """Norm after each convolution."""
     norm_groups: int = Field(8, ge=1)

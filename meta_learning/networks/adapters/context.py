@@ -6,8 +6,7 @@ In the paper c is all that is adapted: `adapted_parameters` body. Each layer tha
 names one, the third block. Against the released code v begins at zero and the scale is added to one, so that a context
 of zero is the plain network at the start, and FiLM comes before the max-pooling, not after it.
 
-Source: Zintgraf et al. 2019, "Fast context adaptation via meta-learning", sections 3 and 5.2; released code
-(lmzintgraf/cavia).
+Source: Zintgraf et al. 2019, "Fast context adaptation via meta-learning", section 3; released code (lmzintgraf/cavia).
 """
 
 import torch

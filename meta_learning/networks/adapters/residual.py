@@ -6,7 +6,7 @@ A x is a 1x1 convolution at the pixels where the kernel of W is centred. A is me
 the paper the body is fixed, A begins at zero for every task, and the head is made of class centroids: here
 `adapter_base` frozen and `head` prototypes.
 
-Source: Li et al. 2022, "Cross-domain few-shot learning with task-specific adapters", equations 3 and 4 (parallel).
+Source: Li et al. 2022, "Cross-domain few-shot learning with task-specific adapters", section 3 (parallel).
 """
 
 from torch import Tensor, nn

@@ -85,7 +85,22 @@ def test_losses_of_zero_are_maml():
     assert torch.allclose(ours.support_loss, maml.support_loss, rtol=1e-12)
 
 
-@pytest.mark.parametrize("choice", [CHOICE, INDUCTIVE | {"batch_norm_statistics": "support"}], ids=str)
+def test_with_alfa_losses_of_zero_are_alfa():
+    episodes = random_episodes(small_config())
+    with_losses, alfa = (small_learner(inner_loop_optimizer=name) for name in ("metal_alfa", "alfa"))
+    with torch.no_grad():
+        for part in (with_losses.inner_loop.of_support, with_losses.inner_loop.of_query):
+            part.last_weight.zero_()
+    shared = {n: v for n, v in with_losses.state_dict().items() if "inner_loop.of_" not in n}
+    alfa.load_state_dict(shared)
+    ours, plain = (learner.meta_gradients(episodes, 0).gradients for learner in (with_losses, alfa))
+    assert worst_difference({name: ours[name] for name in plain}, plain) < 1e-9
+
+
+ALFA_TOO = {"inner_loop_optimizer": "metal_alfa"}
+
+
+@pytest.mark.parametrize("choice", [CHOICE, ALFA_TOO, INDUCTIVE | {"batch_norm_statistics": "support"}], ids=str)
 def test_every_check_of_gradients_passes(choice):
     learner = moved(small_learner(**choice))
     checks = check_learner(learner, checked_episodes(learner, (1, 12, 12), 2, 3, 2, 2))
