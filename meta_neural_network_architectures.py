@@ -51,6 +51,7 @@ class VGGReLUNormNetwork(ConvolutionalNetwork):
     Args:
         image_shape: C, H, W of an image.
         n_way: N, outputs of the head; None: each episode brings its head.
+        warp: side of the kernels of warp layers; 0: none.
     Source: Antoniou et al. 2019; released code, VGGReLUNormNetwork.
     """
 
@@ -67,6 +68,7 @@ class VGGReLUNormNetwork(ConvolutionalNetwork):
         feature_scale: float = 0.0,
         norm: NormChoice | None = None,
         dropout: float = 0.0,
+        warp: int = 0,
     ) -> None:
         super().__init__()
         norm = norm or NormChoice()
@@ -89,7 +91,7 @@ class VGGReLUNormNetwork(ConvolutionalNetwork):
             if pools:
                 height, width = height // 2, width // 2
             block = ConvolutionalBlock(
-                conv, norm_layer, pool=pools, negative_slope=LEAKY_RELU_SLOPE, dropout=dropout, index=index
+                conv, norm_layer, pool=pools, negative_slope=LEAKY_RELU_SLOPE, dropout=dropout, index=index, warp=warp
             )
             self.add_module(name, block)
             channels = n_filters
@@ -112,6 +114,7 @@ def build_vgg(
         feature_scale=config.feature_scale,
         norm=norm,
         dropout=config.dropout_rate_value,
+        warp=config.warp_kernel_size,
     )
 
 
@@ -126,6 +129,7 @@ def build_conv4(
         feature_scale=config.feature_scale,
         norm=norm,
         dropout=config.dropout_rate_value,
+        warp=config.warp_kernel_size,
     )
 
 

@@ -16,6 +16,7 @@ Config = Mapping[str, Any]
 METHOD = (
     "backbone", "head", "head_name", "initial_weights", "load_checkpoint", "mlp_hidden_sizes",
     "num_regression_outputs", "num_stages", "cnn_blocks_per_stage", "cnn_num_filters", "conv_padding", "max_pooling",
+    "warp_kernel_size",
     "feature_scale",
     "norm_layer", "norm_groups", "dropout_rate_value", "per_step_bn_statistics", "learnable_bn_gamma",
     "learnable_bn_beta", "batch_norm_statistics", "batch_norm_momentum", "learnable_batch_norm_momentum",
@@ -26,7 +27,8 @@ METHOD = (
     "inner_loop_betas", "inner_loop_smoothing", "inner_loop_epsilon", "inner_loop_gradient_clip_norm",
     "inner_loop_gradient_clamp", "enable_inner_loop_optimizable_bn_params", "second_order",
     "first_order_to_second_order_epoch",
-    "outer_update", "loss", "outer_loss", "label_smoothing", "meta_optimizer", "meta_momentum", "meta_weight_decay",
+    "outer_update", "implicit_gradient_iterations", "sharpness_radius",
+    "loss", "outer_loss", "label_smoothing", "meta_optimizer", "meta_momentum", "meta_weight_decay",
     "meta_learning_rate", "meta_learning_rate_schedule", "min_learning_rate", "meta_learning_rate_milestones",
     "meta_learning_rate_gamma", "restart_schedule", "gradient_clamp", "gradient_clip_norm",
     "use_multi_step_loss_optimization", "multi_step_loss_num_epochs",
@@ -74,6 +76,13 @@ MAML_PLUS_PLUS = {
 """The parts of MAML++ that make it that; each alone is a part on top of MAML."""
 
 
+TITLES: Mapping[str, Mapping[Any, str]] = {
+    "outer_update": {"implicit": "iMAML"},
+    "warp_kernel_size": {1: "T-Net", 3: "Warp-MAML"},
+}
+"""Key -> value -> what it makes of MAML."""
+
+
 def method_name(config: Config) -> str:
     """The name of the field for a config's choices, e.g. 'MAML++', 'ANIL', 'FOMAML, running statistics'.
 
@@ -95,7 +104,9 @@ def method_name(config: Config) -> str:
         name, parts = "MAML++", []
     if head == "zero":
         parts.append("zero head")
-    titles = [title for kind in KINDS if (title := fact(kind, config.get(kind), "title", None))]
+    titles = [titles[value] for key, titles in TITLES.items() if (value := config.get(key)) in titles]
+    titles += ["Sharp-MAML"] if config.get("sharpness_radius") else []
+    titles += [title for kind in KINDS if (title := fact(kind, config.get(kind), "title", None))]
     if name == "MAML" and titles:
         name, titles = titles[0], titles[1:]
     parts += titles

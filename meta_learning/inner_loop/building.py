@@ -24,6 +24,12 @@ def adapted_shapes(network: MetaNetwork, config: ExperimentConfig) -> dict[str, 
     norm_names = {
         f"{name}.{key}" for name, layer in network.norm_layers().items() for key, _ in layer.named_parameters()
     }
+    never = {
+        f"{name}.{key}"
+        for name, module in network.named_modules()
+        if getattr(module, "is_never_adapted", False)
+        for key, _ in module.named_parameters()
+    }
     # As in the reference the outer loop alone learns norm layers, unless the key frees weight and bias. What else they
     # learn (TaskNorm's mix, a momentum) is never adapted.
     adapted_in_norms = ("weight", "bias") if config.enable_inner_loop_optimizable_bn_params else ()
@@ -35,6 +41,8 @@ def adapted_shapes(network: MetaNetwork, config: ExperimentConfig) -> dict[str, 
     }
 
     def may_adapt(name: str, parameter: Tensor) -> bool:
+        if name in never:
+            return False
         if name in of_adapters:  # also one that is not learned: it begins alike in every episode
             return of_adapters[name]
         if name in norm_names:

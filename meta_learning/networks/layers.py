@@ -65,6 +65,29 @@ class MetaConv2d(nn.Conv2d):
         )
 
 
+class WarpLayer(nn.Conv2d):
+    """A convolution without bias that only the outer loop learns, the same for all tasks; it starts at the identity.
+
+    With a kernel of one pixel it is the T of T-Nets, which changes the geometry of the inner gradients: for y = T (W x)
+    a step on W moves y along T T^T times the gradient with respect to y.
+
+    Source: Lee & Choi 2018 (T-Net); Flennerhag et al. 2020 (warp layers).
+    """
+
+    is_never_adapted = True
+
+    def __init__(self, channels: int, kernel_size: int) -> None:
+        super().__init__(channels, channels, kernel_size, padding=kernel_size // 2, bias=False)
+
+    def reset_parameters(self) -> None:
+        """Set the identity."""
+        nn.init.dirac_(self.weight)
+
+    def forward(self, x: Tensor, n_tasks: int = 1) -> Tensor:
+        """Return the convolved x (n, B*C, H, W)."""
+        return super().forward(x.unflatten(1, (n_tasks, -1)).flatten(0, 1)).view_as(x)
+
+
 class MetaLinear(nn.Linear):
     """`nn.Linear` over B tasks at once, each with its own weights."""
 

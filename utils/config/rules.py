@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from utils.config.schema import ExperimentConfig
 from utils.registry import BUILT_IN_BACKBONES, VGG_KEYS, loaded_plugins, unknown_backbone
-from utils.registry.choices import Choice, fact, with_own_keys
+from utils.registry.choices import GIVEN, Choice, fact, with_own_keys
 from utils.registry.choices import choices as registered_choices
 
 
@@ -166,7 +166,7 @@ def _asks_for_inner_steps(c: ExperimentConfig) -> list[str]:
     """Return the keys whose values mean nothing without inner steps."""
     asks = {
         "head": not fact("head", c.head, "uses_features", False),
-        "outer_update": c.outer_update == "displacement",
+        "outer_update": c.outer_update != "gradient",
         "use_multi_step_loss_optimization": c.use_multi_step_loss_optimization,
         "learnable_per_layer_per_step_inner_loop_learning_rate": (
             c.learnable_per_layer_per_step_inner_loop_learning_rate
@@ -477,6 +477,41 @@ CONTRADICTIONS = (
         text='"inner_loop_betas" {c.inner_loop_betas} must both be at least 0 and below 1',
     ),
     clash(
+        "outer_update", "inner_loop_optimizer",
+        when=lambda c: (
+            c.outer_update == "implicit"
+            and c.inner_loop_optimizer != GIVEN
+            and not fact("inner_loop_optimizer", c.inner_loop_optimizer, "comes_to_rest", False)
+        ),
+        text='"outer_update" implicit (iMAML) needs an inner problem that is solved where its rule comes to rest; set '
+        '"inner_loop_optimizer" to "proximal", not {c.inner_loop_optimizer}',
+    ),
+    clash(
+        "outer_update", "second_order", "first_order_to_second_order_epoch", "use_multi_step_loss_optimization",
+        when=lambda c: (
+            c.outer_update == "implicit"
+            and (not c.second_order or c.first_order_to_second_order_epoch >= 0 or c.use_multi_step_loss_optimization)
+        ),
+        text='"outer_update" implicit (iMAML) has products with the Hessian in every epoch, after the last step alone; '
+        'set "second_order" to true, "first_order_to_second_order_epoch" to -1 and "use_multi_step_loss_optimization" '
+        "to false",
+    ),
+    clash(
+        "outer_update", "per_step_bn_statistics", "dropout_rate_value", "batch_norm_statistics",
+        when=lambda c: (
+            c.outer_update == "implicit"
+            and (c.per_step_bn_statistics or c.dropout_rate_value > 0 or "episodic" in c.batch_norm_statistics)
+        ),
+        text='"outer_update" implicit (iMAML) needs one inner problem, the same at every step; set '
+        '"per_step_bn_statistics" to false, "dropout_rate_value" to 0 and "batch_norm_statistics" to others than '
+        "episodic",
+    ),
+    clash(
+        "outer_update", "sharpness_radius",
+        when=lambda c: c.outer_update == "displacement" and c.sharpness_radius > 0,
+        text='"outer_update" displacement (Reptile) has no outer loss to be sharp; set "sharpness_radius" to 0',
+    ),
+    clash(
         "outer_update", "second_order", "use_multi_step_loss_optimization",
         when=lambda c: c.outer_update == "displacement" and (c.second_order or c.use_multi_step_loss_optimization),
         text='"outer_update" displacement (Reptile) has no second order and no outer loss; set "second_order" and '
@@ -489,8 +524,8 @@ CONTRADICTIONS = (
     ),
     clash(
         "outer_update", "learnable_inner_loop_learning_rates", "learnable_per_layer_per_step_inner_loop_learning_rate",
-        when=lambda c: c.outer_update == "displacement" and _learns_rates(c),
-        text='"outer_update" displacement (Reptile) has no gradient for inner learning rates; set '
+        when=lambda c: c.outer_update != "gradient" and _learns_rates(c),
+        text='"outer_update" {c.outer_update} has no gradient for inner learning rates; set '
         '"learnable_per_layer_per_step_inner_loop_learning_rate" to false and '
         '"learnable_inner_loop_learning_rates" to "none"',
     ),

@@ -302,6 +302,9 @@ class BackboneSection(_Section):
     """Pad the 3x3 convolutions by one pixel."""
     max_pooling: bool = True
     """true: max-pooling, then flatten; false: strided convolutions, then global average pooling."""
+    warp_kernel_size: Literal[0, 1, 3] = 0
+    """Side of a convolution after each of the others, before its norm, which starts at the identity and which only the
+    outer loop learns; 1: T-Net, 3: Warp-MAML, 0: none."""
     feature_scale: float = Field(0.0, ge=0.0)
     """Above 0: bring the features of each image to mean 0 and this standard deviation, before the head (vgg, conv4)."""
     norm_layer: NormLayerName = "batch_norm"
@@ -384,10 +387,16 @@ class InnerLoopSection(_Section):
 class OuterLoopSection(_Section):
     """The meta-update."""
 
-    outer_update: Literal["gradient", "displacement"] = "gradient"
-    """What the meta-update follows: the gradient of the outer loss, or the way that the adapted parameters went
-    (Reptile).
+    outer_update: Literal["gradient", "displacement", "implicit"] = "gradient"
+    """What the meta-update follows: the gradient of the outer loss through the inner steps; the way that the adapted
+    parameters went (Reptile); or the gradient as it is where the inner problem is solved, whatever the way there
+    (iMAML).
     """
+    implicit_gradient_iterations: int = Field(5, ge=1)
+    """Iterations of conjugate gradients, each a product with the Hessian, of `outer_update` implicit."""
+    sharpness_radius: float = Field(0.0, ge=0.0)
+    """Sharp-MAML: the outer gradient is taken this far uphill, along the gradient of the network's parameters; 0: where
+    they are."""
     loss: LossName = "cross_entropy"
     """Loss of a task, in both loops."""
     outer_loss: OuterLossName = "mean"

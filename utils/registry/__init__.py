@@ -26,12 +26,20 @@ from utils.registry import choices
 from utils.registry.choices import Key
 
 VGG_KEYS = frozenset(
-    {"num_stages", "cnn_blocks_per_stage", "cnn_num_filters", "conv_padding", "max_pooling", "feature_scale"}
+    {
+        "num_stages",
+        "cnn_blocks_per_stage",
+        "cnn_num_filters",
+        "conv_padding",
+        "max_pooling",
+        "warp_kernel_size",
+        "feature_scale",
+    }
 )
 
 BUILT_IN_BACKBONES: dict[str, frozenset[str]] = {
     "vgg": VGG_KEYS,
-    "conv4": frozenset({"cnn_num_filters", "feature_scale"}),
+    "conv4": frozenset({"cnn_num_filters", "warp_kernel_size", "feature_scale"}),
     "mlp": frozenset(),
     **dict.fromkeys(
         ("resnet10", "resnet10_wide", "resnet12", "resnet12_wide", "resnet18", "resnet34", "resnet50"), frozenset()
