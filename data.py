@@ -56,7 +56,7 @@ class ImageClasses:
     """Images as they lie somewhere, and which of them belong to which class of which split."""
 
     images: Tensor
-    """uint8 (images, C, H, W), on the device or on the host."""
+    """uint8 (images, C, H, W), on the device or on the host; of other examples (examples, ...) of any type."""
     classes: Mapping[str, Mapping[str, Sequence[int]]]
     """split -> class name -> ranks of its images."""
     image_path: Callable[[int], str] = str
@@ -67,6 +67,9 @@ class ImageClasses:
     """How many meta-batches are worth gathering before their time."""
     check_content: Callable[[], None] = lambda: None
     """Raises where the images are not what was packed."""
+    targets: Tensor | None = None
+    """float (examples, D), on the device: the labels of a regression, whose classes are tasks; None: the classes are.
+    """
 
 
 @dataclass(frozen=True)
@@ -99,17 +102,20 @@ class Preprocessing:
     """"support" and "query" -> names of `utils.episodes.augmentation`, applied to training episodes."""
     device: torch.device | str = "cpu"
     dtype: torch.dtype = torch.float32
+    of_images: bool = True
+    """Whether examples are images: bytes that become 0 to 1. Others stay the numbers that they are."""
 
 
 class FewShotData(FixedEpisodeSource):
-    """Episodes of a dataset whose images are one uint8 array; takes images and classes as they are, reading nothing.
+    """Episodes of a dataset whose examples are one array; takes them and their classes as they are, reading nothing.
 
     Raises:
         ConfigError: rotation of images that are not square, a normalisation that does not fit the channels.
     """
 
     def __init__(self, images: ImageClasses, drawing: Drawing, preprocessing: Preprocessing) -> None:
-        _, channels, height, width = images.images.shape
+        _, channels, *sides = images.images.shape
+        height, width = sides if preprocessing.of_images else (1, 1)
         if drawing.class_rotation and height != width:
             raise ConfigError(
                 f"class_rotation needs square images, but image_height is {height} and image_width {width}. Make them"
@@ -124,9 +130,10 @@ class FewShotData(FixedEpisodeSource):
         self.drawing, self.shape, self.preprocessing = drawing, drawing.shape, preprocessing
         self.image_path, self.meta_batches_ahead = images.image_path, images.meta_batches_ahead
         self._images, self._source, self._check_content = images.images, images.source, images.check_content
+        self._targets = images.targets
         self.tables = {split: ClassTable.of(by_class) for split, by_class in images.classes.items()}
         self._mean, self._std = (
-            torch.tensor(values, dtype=preprocessing.dtype, device=preprocessing.device).reshape(-1, 1, 1)
+            torch.tensor(values, dtype=preprocessing.dtype, device=preprocessing.device).reshape(-1, *[1] * len(sides))
             for values in (mean, std)
         )
         self.device = self._mean.device  # with its index, which "cuda" alone leaves open
@@ -150,8 +157,8 @@ class FewShotData(FixedEpisodeSource):
         table = self.tables[split]
         return dict(zip(table.names, table.sizes.tolist(), strict=True))
 
-    def example_shape(self) -> tuple[int, int, int]:
-        """Return (C, H, W)."""
+    def example_shape(self) -> tuple[int, ...]:
+        """Return (C, H, W) of an image, the sides of another example."""
         return tuple(self._images.shape[1:])
 
     def summary(self) -> dict:
@@ -238,15 +245,21 @@ class FewShotData(FixedEpisodeSource):
         if self.drawing.class_rotation and split == "train":
             quarter_turns = numbers[n_ranks:-n_episodes].reshape(n_episodes, shape.n_way, 1, 1, 1, 1)
             images = rotate_by_quarter_turns(images, quarter_turns)
+        if self._targets is None:
+            labels = (self._episode_labels(n_episodes, shape.n_way, n) for n in (shape.n_shot, shape.n_query))
+        else:  # one task at a time is a class of its own: N is 1
+            targets = self._targets.index_select(0, numbers[:n_ranks]).reshape(n_episodes, shape.n_images, -1)
+            labels = targets.split((shape.n_shot, shape.n_query), dim=1)
+        support_labels, query_labels = labels
         training_classes = None
         if self.drawing.names_training_classes and split == "train":
             turned = prepared.drawn.classes + len(self.tables[split].names) * prepared.drawn.rotations
             training_classes = copy_to(self.device, torch.from_numpy(turned))
         return EpisodeBatch(
             support_images=self._to_float(images[:, :, : shape.n_shot], "support", prepared),
-            support_labels=self._episode_labels(n_episodes, shape.n_way, shape.n_shot),
+            support_labels=support_labels,
             query_images=self._to_float(images[:, :, shape.n_shot :], "query", prepared),
-            query_labels=self._episode_labels(n_episodes, shape.n_way, shape.n_query),
+            query_labels=query_labels,
             seeds=numbers[-n_episodes:],
             n_way=shape.n_way,
             n_shot=shape.n_shot,
@@ -258,9 +271,12 @@ class FewShotData(FixedEpisodeSource):
         )
 
     def _to_float(self, images: Tensor, role: str, prepared: PreparedEpisodes) -> Tensor:
-        """Augment and normalise uint8 (B, N, n, C, H, W): float (B, N*n, C, H, W)."""
-        # Omniglot's 1-bit images, packed as 0 and 255, become 0 (ink) and 1: the values that the reference trains on.
-        images = images.flatten(1, 2).to(self.preprocessing.dtype).div_(255)
+        """Augment and normalise uint8 (B, N, n, C, H, W): float (B, N*n, C, H, W); others (B, N, n, ...) alike."""
+        # A copy, as what follows changes it in place.
+        images = images.flatten(1, 2).to(self.preprocessing.dtype, copy=True)
+        if self.preprocessing.of_images:
+            # Omniglot's 1-bit images, packed as 0 and 255, become 0 (ink) and 1: the reference trains on these values.
+            images = images.div_(255)
         if role in prepared.augmentation:
             parameters = copy_to(self.device, prepared.augmentation[role])
             images = self._augmentations[role].apply(images.flatten(0, 1), parameters).reshape(images.shape)
@@ -268,8 +284,12 @@ class FewShotData(FixedEpisodeSource):
             images = images.flip(-3)
         return images.sub_(self._mean).div_(self._std) if self.preprocessing.normalisation != "none" else images
 
-    def as_pixels(self, images: Tensor) -> Tensor:
-        """Return normalised images (..., C, H, W) of an episode as uint8 red green blue (or grey), to be shown."""
+    def as_pixels(self, images: Tensor) -> Tensor | None:
+        """Return normalised images (..., C, H, W) of an episode as uint8 red green blue (or grey), to be shown; None:
+        they are none.
+        """
+        if not self.preprocessing.of_images:
+            return None
         if self.preprocessing.normalisation != "none":
             images = images * self._std + self._mean
         pixels = (images * 255).round().clamp(0, 255).to(torch.uint8)
@@ -305,7 +325,8 @@ def build_drawing(config: ExperimentConfig, listed: Mapping[EpisodeShape, Episod
 def build_preprocessing(config: ExperimentConfig, device: torch.device | str, dtype: torch.dtype) -> Preprocessing:
     """Unpack what a config says of pixels."""
     augmentation = {"support": config.support_augmentation, "query": config.query_augmentation}
-    return Preprocessing(config.normalisation, config.reverse_channels, augmentation, device, dtype)
+    of_images = config.inputs is None
+    return Preprocessing(config.normalisation, config.reverse_channels, augmentation, device, dtype, of_images)
 
 
 def build_data(
@@ -352,8 +373,9 @@ def _data_of(
     listed: Mapping[EpisodeShape, EpisodeIndices] | None = None,
 ) -> FewShotData:
     images, ahead = place_images(dataset.packed, config.load_into_memory, torch.device(device))
+    targets = None if dataset.targets is None else torch.from_numpy(dataset.targets).to(device, dtype)
     return FewShotData(
-        ImageClasses(images, classes, dataset.packed.image_path, dataset.source, ahead, dataset.packed.verify),
+        ImageClasses(images, classes, dataset.packed.image_path, dataset.source, ahead, dataset.packed.verify, targets),
         build_drawing(config, listed),
         build_preprocessing(config, device, dtype),
     )

@@ -34,6 +34,8 @@ from meta_learning.networks.base import MetaNetwork
 from meta_learning.networks.norms.base import MetaNorm
 from meta_learning.networks.norms.batch_norm import batch_norm_layers
 from meta_learning.networks.passes import Pass, PassRecord, name_of_statistics
+from meta_learning.outer_gradients.implicit_gradient import implicit_gradient
+from meta_learning.outer_gradients.sharpness import uphill
 from meta_learning.outer_losses.base import OuterLoss
 from meta_learning.outer_losses.mean import MeanOverTasks
 from meta_learning.outer_losses.step_weights import OuterLoop, last_step_weights, multi_step_loss_weights
@@ -99,9 +101,12 @@ class FewShotLearner(nn.Module):
         self.batch_norm_statistics = batch_norm_statistics
         self.gradient_checkpointing = gradient_checkpointing
         own = [name for name in self.meta_parameters() if not name.startswith("network.")]
-        if outer_loop.displacement and own:
+        if outer_loop.implicit_iterations:
+            own = [name for name in own if name.startswith("inner_loop.")]
+        if own and (outer_loop.displacement or outer_loop.implicit_iterations):
+            value = "displacement (Reptile)" if outer_loop.displacement else "implicit (iMAML)"
             raise ConfigError(
-                f'"outer_update" displacement (Reptile) has no gradient for {", ".join(own)}, which the method learns; '
+                f'"outer_update" {value} has no gradient for {", ".join(own)}, which the method learns; '
                 'set it to "gradient"'
             )
         self.meta_optimizer = MetaOptimizer(self.meta_parameters(), outer_update)
@@ -140,6 +145,16 @@ class FewShotLearner(nn.Module):
             epoch: from 0; decides derivative order and the weights v, and whether the body is only pre-trained.
             second_order: whether to differentiate through the inner gradients; None: as the epoch does.
         """
+        found = self._gradients_here(episodes, epoch, second_order)
+        if not self.outer_loop.sharpness_radius or self._pretrains(epoch):
+            return found
+        with uphill(self.meta_parameters(), found.gradients, self.outer_loop.sharpness_radius):
+            above = self._gradients_here(episodes, epoch, second_order)
+        # Losses and statistics are those of the parameters that the learner has.
+        metrics = found.metrics | {"gradient_norm": above.metrics["gradient_norm"]}
+        return replace(found, gradients=above.gradients, metrics=metrics)
+
+    def _gradients_here(self, episodes: Episodes, epoch: int, second_order: bool | None) -> MetaGradients:
         weights = self.multi_step_loss_weights(epoch)
         if self._pretrains(epoch):
             means = self._mean_over_tasks(self._pretraining_gradients, episodes, weights, epoch, second_order=False)
@@ -208,6 +223,8 @@ class FewShotLearner(nn.Module):
         if self.outer_loop.displacement:
             adapted, losses, metrics = self._inner_loop(prepared, start, pass_, weights, second_order=False)
             gradients = self._displacement(adapted)
+        elif self.outer_loop.implicit_iterations:
+            gradients, losses, metrics = self._implicit(prepared, start, pass_, weights)
         # Features that stay (ANIL) have one graph for all steps: there is nothing to save, and the first step that is
         # differentiated on its own would free it.
         elif self.gradient_checkpointing and self.n_steps and not prepared.features_stay:
@@ -243,8 +260,9 @@ class FewShotLearner(nn.Module):
         """
         losses, metrics = [], []
         for step, weight in enumerate(weights):
-            # Reptile differentiates nothing outside a step, so that no step needs the history of the one before.
-            before = adapted.detached() if self.outer_loop.displacement else adapted
+            # Reptile and iMAML differentiate nothing outside a step, so no step needs the history of the one before.
+            apart = self.outer_loop.displacement or self.outer_loop.implicit_iterations
+            before = adapted.detached() if apart else adapted
             at_step = replace(pass_, step=step)
             adapted, loss, of_step = self._training_step(prepared, before, at_step, weight, create_graph=second_order)
             losses.append(loss)
@@ -308,6 +326,26 @@ class FewShotLearner(nn.Module):
             return self._training_step(prepared, before, at_step, weights[step], create_graph=second_order)
 
         return recomputed_gradient(training_step, path, start, self.meta_parameters())
+
+    def _implicit(
+        self, prepared: PreparedEpisodes, start: Adapted, pass_: Pass, weights: Sequence[Tensor | None]
+    ) -> tuple[dict[str, Tensor], list[Tensor], list[dict[str, Tensor]]]:
+        """Return meta-gradient, losses and metrics of learners that have come to rest."""
+        if any(weight is not None for weight in weights[:-1]):
+            raise ConfigError(
+                '"outer_update" implicit (iMAML) has a gradient after the last inner step alone, but the outer loss '
+                'counts others, too; set "outer_update" to "gradient"'
+            )
+        adapted, losses, metrics = self._inner_loop(prepared, start, pass_, weights, second_order=False)
+        parameters, last = self.meta_parameters(), replace(pass_, step=self.n_steps - 1).recording(seen={})
+
+        def direction(at: Adapted) -> Sequence[Tensor]:
+            return self.adaptation.direction(prepared, at, last)
+
+        gradients = implicit_gradient(
+            losses[-1], adapted, direction, start, list(parameters.values()), self.outer_loop.implicit_iterations
+        )
+        return dict(zip(parameters, gradients, strict=True)), losses, metrics
 
     def _displacement(self, adapted: Adapted) -> dict[str, Tensor]:
         """Return theta[0] - mean over tasks of theta[S], zero for what is not adapted.
@@ -630,6 +668,8 @@ def build_learner(
     network = build_network(config, network, norm_layer=norm_layer, with_head=not made_per_episode)
     outer_loop = OuterLoop(
         displacement=config.outer_update == "displacement",
+        implicit_iterations=config.implicit_gradient_iterations if config.outer_update == "implicit" else 0,
+        sharpness_radius=config.sharpness_radius,
         second_order=config.second_order,
         first_order_to_second_order_epoch=config.first_order_to_second_order_epoch,
         multi_step_loss=config.use_multi_step_loss_optimization,

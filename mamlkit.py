@@ -26,13 +26,22 @@ if TYPE_CHECKING:
     from few_shot_classifier.adapted_task import AdaptedLearner, adapt
     from few_shot_learning_system import FewShotLearner, build_learner, meta_gradients
     from meta_learning.adaptation import Adaptation
+    from meta_learning.heads.base import Head
+    from meta_learning.inner_loop.base import InnerLoopOptimizer
+    from meta_learning.losses.base import TaskLoss
     from meta_learning.meta_gradients import MetaGradients
+    from meta_learning.networks.norms.base import AffineNorm, MetaNorm
+    from meta_learning.networks.passes import StatisticsChoice
+    from meta_learning.outer_losses.base import OuterLoss
+    from train_maml_system import main as train
     from utils.config import ExperimentConfig, load_config
     from utils.episodes.batches import EpisodeBatch, episodes_from_arrays
     from utils.errors import UserError
     from utils.paths import __version__
+    from utils.prepare_dataset.forms.from_dataset import prepare_from_dataset
     from utils.registry import (
         Key,
+        register_adapter_kind,
         register_backbone,
         register_batch_norm_statistics,
         register_dataset,
@@ -46,12 +55,19 @@ if TYPE_CHECKING:
 __all__ = [
     "Adaptation",
     "AdaptedLearner",
+    "AffineNorm",
     "EpisodeBatch",
     "ExperimentConfig",
     "FewShotClassifier",
     "FewShotLearner",
+    "Head",
+    "InnerLoopOptimizer",
     "Key",
     "MetaGradients",
+    "MetaNorm",
+    "OuterLoss",
+    "StatisticsChoice",
+    "TaskLoss",
     "UserError",
     "__version__",
     "adapt",
@@ -60,6 +76,8 @@ __all__ = [
     "episodes_from_arrays",
     "load_config",
     "meta_gradients",
+    "prepare_from_dataset",
+    "register_adapter_kind",
     "register_backbone",
     "register_batch_norm_statistics",
     "register_dataset",
@@ -68,6 +86,7 @@ __all__ = [
     "register_loss",
     "register_norm_layer",
     "register_outer_loss",
+    "train",
 ]
 
 
@@ -78,8 +97,9 @@ if not TYPE_CHECKING:
         if name not in __all__:
             raise AttributeError(f"module {__name__} has no attribute {name}; it has {', '.join(__all__)}")
         for node in ast.walk(ast.parse(Path(__file__).read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom) and name in (alias.name for alias in node.names):
-                globals()[name] = getattr(importlib.import_module(str(node.module)), name)
+            for alias in node.names if isinstance(node, ast.ImportFrom) else ():
+                if name == (alias.asname or alias.name):
+                    globals()[name] = getattr(importlib.import_module(str(node.module)), alias.name)
         return globals()[name]
 
 

@@ -12,9 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from meta_learning.networks.adapters.base import add_adapters
 from meta_learning.networks.base import MetaNetwork, make_head
 from meta_learning.networks.convolutional import Conv4, ConvolutionalBlock, ConvolutionalNetwork
-from meta_learning.networks.foreign_checks import foreign_network
+from meta_learning.networks.foreign_checks import N_EXAMPLES, foreign_network
 from meta_learning.networks.initial_weights import load_initial_weights
 from meta_learning.networks.layers import (
     EpisodeHead,
@@ -50,6 +51,7 @@ class VGGReLUNormNetwork(ConvolutionalNetwork):
     Args:
         image_shape: C, H, W of an image.
         n_way: N, outputs of the head; None: each episode brings its head.
+        warp: side of the kernels of warp layers; 0: none.
     Source: Antoniou et al. 2019; released code, VGGReLUNormNetwork.
     """
 
@@ -63,14 +65,17 @@ class VGGReLUNormNetwork(ConvolutionalNetwork):
         blocks_per_stage: int = 1,
         padding: bool = True,
         max_pooling: bool = True,
+        feature_scale: float = 0.0,
         norm: NormChoice | None = None,
         dropout: float = 0.0,
+        warp: int = 0,
     ) -> None:
         super().__init__()
         norm = norm or NormChoice()
         channels, height, width = image_shape
         # As in the reference strides go with the mean over the last map, max-pooling with the flattened map.
         self.global_average, self.uses_dropout = not max_pooling, dropout > 0
+        self.feature_scale = feature_scale
         self.stage_names = [f"block{i}" for i in range(n_stages * blocks_per_stage)]
         for index, name in enumerate(self.stage_names):
             ends_stage = (index + 1) % blocks_per_stage == 0
@@ -86,7 +91,7 @@ class VGGReLUNormNetwork(ConvolutionalNetwork):
             if pools:
                 height, width = height // 2, width // 2
             block = ConvolutionalBlock(
-                conv, norm_layer, pool=pools, negative_slope=LEAKY_RELU_SLOPE, dropout=dropout, index=index
+                conv, norm_layer, pool=pools, negative_slope=LEAKY_RELU_SLOPE, dropout=dropout, index=index, warp=warp
             )
             self.add_module(name, block)
             channels = n_filters
@@ -106,8 +111,10 @@ def build_vgg(
         blocks_per_stage=config.cnn_blocks_per_stage,
         padding=config.conv_padding,
         max_pooling=config.max_pooling,
+        feature_scale=config.feature_scale,
         norm=norm,
         dropout=config.dropout_rate_value,
+        warp=config.warp_kernel_size,
     )
 
 
@@ -115,7 +122,15 @@ def build_conv4(
     config: ExperimentConfig, image_shape: tuple[int, int, int], n_way: int | None, norm: NormChoice
 ) -> MetaNetwork:
     """Build conv4 from the keys of a config."""
-    return Conv4(image_shape, n_way, n_filters=config.cnn_num_filters, norm=norm, dropout=config.dropout_rate_value)
+    return Conv4(
+        image_shape,
+        n_way,
+        n_filters=config.cnn_num_filters,
+        feature_scale=config.feature_scale,
+        norm=norm,
+        dropout=config.dropout_rate_value,
+        warp=config.warp_kernel_size,
+    )
 
 
 def build_residual(
@@ -133,13 +148,13 @@ class MultilayerPerceptron(MetaNetwork):
     Parameter names: layer<i>.weight, layer<i>.bias, head.weight, head.bias.
 
     Args:
-        image_shape: C, H, W of an image.
+        image_shape: C, H, W of an image, or the sides of another array.
         n_outputs: of the head, classes or numbers to predict; None: each episode brings its head.
         hidden_sizes: units of each hidden layer.
     Source: Finn et al. 2017, section 5.1 (two layers of 40).
     """
 
-    def __init__(self, image_shape: tuple[int, int, int], n_outputs: int | None, hidden_sizes: Sequence[int]) -> None:
+    def __init__(self, image_shape: tuple[int, ...], n_outputs: int | None, hidden_sizes: Sequence[int]) -> None:
         super().__init__()
         size = math.prod(image_shape)
         self.stage_names = [f"layer{i}" for i in range(len(hidden_sizes))]
@@ -180,7 +195,7 @@ NetworkFunction = Callable[[ExperimentConfig, tuple[int, int, int], int], nn.Mod
 
 def build_foreign(
     config: ExperimentConfig,
-    image_shape: tuple[int, int, int],
+    image_shape: tuple[int, ...],
     n_way: int | None,
     norm: NormChoice,
     given: nn.Module | NetworkFunction | None,
@@ -193,7 +208,11 @@ def build_foreign(
         ConfigError: building it fails, it is nothing that the learner can use, or it is not there.
     """
     name, build = (config.backbone, registered_backbone(config.backbone)) if given is None else (GIVEN_NETWORK, given)
-    who = f'backbone "{name}"'
+    who, inputs, of_inputs = f'backbone "{name}"', config.inputs, {}
+    if inputs is not None:
+        image_shape = inputs.by_name([part.shape for part in inputs.parts])
+        examples = torch.from_numpy(inputs.made_up(N_EXAMPLES))
+        of_inputs = {"examples": examples, "take_apart": inputs.arguments}
     if build is None:
         raise ConfigError(
             f"{who} is a network that a Python program gave; give it again, as in FewShotClassifier(network=...)"
@@ -211,8 +230,8 @@ def build_foreign(
         if isinstance(module, MetaNetwork):
             return module
         return foreign_network(  # which also draws the weights of lazy layers
-            module, image_shape, n_way, norm, head_name=config.head_name, task_batching=config.task_batching,
-            second_order=config.second_order, who=who,
+            module, config.example_shape, n_way, norm, head_name=config.head_name, task_batching=config.task_batching,
+            second_order=config.second_order, who=who, **of_inputs,
         )  # fmt: skip
 
 
@@ -243,7 +262,7 @@ def build_network(
         {} if norm_layer else choice("norm_layer", config.norm_layer).arguments(config),
         norm_layer,
     )
-    image_shape = (config.image_channels, config.image_height, config.image_width)
+    image_shape = config.example_shape
     n_outputs = config.num_regression_outputs if config.is_regression else config.validation_shape.n_way
     if with_head is None:
         with_head = not fact("head", config.head, "is_made_per_episode", True)
@@ -252,15 +271,37 @@ def build_network(
         network = BACKBONES[config.backbone](config, image_shape, n_way, norm)
     else:
         network = build_foreign(config, image_shape, n_way, norm, given)
+    if config.inputs is not None:
+        network.compared_as = "inputs" if config.inputs.are_numbers else ""
     # A generator of its own, on the CPU: neither earlier draws nor the kind of device change the initial weights.
     network.initialise(torch.Generator().manual_seed(config.initialisation_seed))
     if config.initial_weights:
         # After they were drawn: the file replaces the body alone, the head keeps what it has.
         given = config.initial_weights
         load_initial_weights(network, pretrained_file(given) if given in pretrained_index() else expanded(given))
+    if config.adapter_kind != "none":
+        add_adapters_of(config, network)
     if not isinstance(config.batch_norm_statistics, str):
         choose_statistics_per_stage(network, config.batch_norm_statistics)
     return network
+
+
+def add_adapters_of(config: ExperimentConfig, network: MetaNetwork) -> None:
+    """Put the adapters of a config beside the layers of a body that is initialised, and freeze it where that is asked.
+
+    Raises:
+        ConfigError: see `add_adapters`.
+    """
+    if config.adapter_base == "frozen":
+        for name, parameter in network.named_parameters():
+            parameter.requires_grad_(name.startswith("head."))
+    chosen, inputs = choice("adapter_kind", config.adapter_kind), config.inputs
+    examples = torch.zeros(N_EXAMPLES, *config.example_shape)
+    if inputs is not None:
+        examples = torch.from_numpy(inputs.made_up(N_EXAMPLES))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.initialisation_seed)
+        add_adapters(network, chosen.name, chosen.make, config.adapter_targets, examples, **chosen.arguments(config))
 
 
 def choose_statistics_per_stage(network: MetaNetwork, statistics: tuple[str, ...]) -> None:

@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
+from script_generation_tools.docs import build_site
 from utils.machine.packages import requirements
 from utils.paths import COMMANDS, REPOSITORY_ROOT, __version__, command
 
@@ -39,11 +40,12 @@ OF_THE_CHECKOUT = {"script_generation_tools.write_config_table"}
 TABLES = ("utils/__init__.py", "utils/paths.py", "utils/registry/choices.py")
 """Where names of modules stand as text, and the code that reads them puts the package's name in front."""
 _PLACES = re.compile(rf"(?<![\w./])(?:{'|'.join(sorted(OURS))})(?:[./]\w+)*")
+_PAGES = re.compile(r"\bdocs/(\w+)\.md\b")
 _STARTED = re.compile(rf"-m\s+(?:{'|'.join(sorted(OURS))})\b")
 
 
 def renamed(path: str, source: str) -> str:
-    """Return a source file with the imports of our modules, and the commands in its docstrings, as they are installed.
+    """Return a source file as it is installed: imports of our modules, commands in its docstrings, pages that it names.
 
     Args:
         path: of the file, below the checkout.
@@ -86,7 +88,7 @@ def renamed(path: str, source: str) -> str:
     data = source.encode()
     for begin, end, text in sorted(changes, reverse=True):
         data = data[:begin] + text + data[end:]
-    return data.decode()
+    return _PAGES.sub(rf"{PACKAGE} docs \1", data.decode())
 
 
 def _top(module: str | None) -> str:
@@ -111,13 +113,14 @@ def _explained(text: str) -> str:
 
 
 class OnePackage(build_py):
-    """Copies modules with their imports renamed, and of the checkout's root only our modules."""
+    """Copies modules with their imports renamed, of the root only our modules, and builds the documentation."""
 
     def run(self) -> None:
         """Refuse `pip install --editable`: what it would install are the files of the checkout as they are."""
         if self.editable_mode:
             sys.exit(f"{PACKAGE} cannot be installed as editable; a checkout needs no installation: bash install.sh")
         super().run()
+        build_site(Path(self.build_lib, PACKAGE, "site").resolve())
 
     def find_package_modules(self, package: str, package_dir: str) -> list[tuple[str, str, str]]:
         """Return (package, module, file); `mamlkit.py` is what `import mamlkit` and `python -m mamlkit` find."""

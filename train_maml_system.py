@@ -53,6 +53,12 @@ NOT_TESTED = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one experiment, as the scripts do; call it from Python with the arguments that a script would be given.
 
+        >>> from mamlkit import train
+        >>> train(["quickstart", "--total_epochs", "2"])  # doctest: +SKIP
+        0
+        >>> train(["quickstart", "--total_epochs", "none"])  # what is wrong is printed
+        1
+
     Args:
         arguments: for example ["--name_of_args_json_file", "experiment_config/quickstart.json", "--total_epochs",
             "2"]; None: those of the command line.
@@ -188,13 +194,18 @@ def _check_ranks(config: ExperimentConfig, n_ranks: int) -> None:
     """Refuse what so many processes cannot share.
 
     Raises:
-        ConfigError: there are not as many tasks for each, or a task's share of the outer loss depends on the others.
+        ConfigError: there are not as many tasks for each, or what a task contributes depends on the others.
     """
     ranks.check_task_count(config.tasks_per_meta_batch, n_ranks)
     if n_ranks > 1 and not fact("outer_loss", config.outer_loss, "is_mean", False):
         raise ConfigError(
             f'"outer_loss" {config.outer_loss} looks at all tasks of a meta-batch together, which {n_ranks} processes '
             'share; train on one GPU, or set "outer_loss" to "mean"'
+        )
+    if n_ranks > 1 and config.sharpness_radius:
+        raise ConfigError(
+            f'"sharpness_radius" {config.sharpness_radius} moves along the gradient of a whole meta-batch, which '
+            f'{n_ranks} processes share; train on one GPU, or set "sharpness_radius" to 0'
         )
 
 

@@ -29,11 +29,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import torch
-
 from benchmarks.parts.measuring import in_own_process, timed_iterations
-from data import NORMALISATIONS, build_data
-from few_shot_learning_system import build_learner
 from utils.config import ExperimentConfig, load_config
 from utils.machine.host import tune_host
 from utils.paths import REPOSITORY_ROOT
@@ -63,6 +59,8 @@ def config_of(problem: str, **changes: Any) -> ExperimentConfig:
 
 def measure_start(problem: str) -> dict[str, Any]:
     """Seconds from `build_data` to the first meta-batch."""
+    from data import build_data
+
     config = config_of(problem)
     start = time.perf_counter()
     data = build_data(config, "cpu")
@@ -75,6 +73,8 @@ def measure_start(problem: str) -> dict[str, Any]:
 
 def measure_supply(problem: str, kind: str, seconds: float) -> dict[str, Any]:
     """Episodes per second from packed images. Args: kind: memory, mapped or cold."""
+    from data import build_data
+
     config = config_of(problem, load_into_memory=kind == "memory")
     data = build_data(config, "cpu")
     n_tasks = config.tasks_per_meta_batch
@@ -95,8 +95,11 @@ def measure_supply(problem: str, kind: str, seconds: float) -> dict[str, Any]:
 
 def measure_baseline(problem: str, seconds: float, workers: int) -> dict[str, Any]:
     """Episodes per second from a DataLoader whose workers decode image files."""
+    import torch
     from PIL import Image
     from torchvision.transforms import v2
+
+    from data import NORMALISATIONS, build_data
 
     config = config_of(problem)
     data = build_data(config, "cpu")
@@ -140,6 +143,11 @@ def measure_baseline(problem: str, seconds: float, workers: int) -> dict[str, An
 
 def measure_step(problem: str, seconds: float) -> dict[str, Any]:
     """Milliseconds of a training step and of the episodes for it, one after the other."""
+    import torch
+
+    from data import build_data
+    from few_shot_learning_system import build_learner
+
     config = config_of(problem)
     data, learner = build_data(config, "cpu"), build_learner(config, torch.device("cpu"))
     timed = timed_iterations(learner, data, config.tasks_per_meta_batch, 0, torch.device("cpu"))

@@ -31,6 +31,17 @@ METHODS = {
     "proto_maml": "ProtoMAML",
     "zero_head_maml": "MAML, zero head",
     "reptile": "Reptile",
+    "r2d2": "R2D2",
+    "unicorn_maml": "UNICORN-MAML, from scratch",
+    "meta_curvature": "Meta-Curvature",
+    "gap": "GAP",
+    "t_net": "T-Net",
+    "warp_maml": "Warp-MAML",
+    "alfa": "ALFA",
+    "l2f": "L2F",
+    "worst_tasks": "worst tasks (CVaR)",
+    "sharp_maml": "Sharp-MAML",
+    "imaml": "iMAML",
 }
 """Template -> name; the quick ones first."""
 BUDGET = {

@@ -113,9 +113,11 @@ def check_packages() -> Iterator[Finding]:
         else:
             found.append(f"{name} {there}")
     yield Finding(OK, ", ".join(found))
-    missing = [extra.name for extra in requirements("requirements-extras.txt") if installed_version(extra.name) is None]
+    missing = {extra.name: str(extra.only_for) for extra in requirements("requirements-extras.txt")
+               if installed_version(extra.name) is None}  # fmt: skip
     if missing:
-        yield Finding(OK, f"optional, not installed: {', '.join(missing)} ({extras_command('trackers,sweep,onnx')})")
+        how = extras_command(",".join(dict.fromkeys(missing.values())))
+        yield Finding(OK, f"optional, not installed: {', '.join(missing)} ({how})")
 
 
 def _numbers(text: str) -> list[int]:

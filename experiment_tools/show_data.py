@@ -154,13 +154,14 @@ def show_data(config: ExperimentConfig, folder: Path, n_episodes: int) -> None:
     data = build_data(config, "cpu", getattr(torch, config.parameter_format))
     rows = class_rows(data)
     shapes = {"train": config.validation_shape, "val": config.validation_shape, "test": config.test_shapes[0]}
+    shown = SPLITS if config.inputs is None else ()  # other examples have no pictures
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         write_csv(folder / TABLE, rows)
-        for split in SPLITS:
+        for split in shown:
             split_picture(data, split, n_episodes, shapes[split]).save(folder / f"{split}.png")
     log.info(counts_table(rows))
-    log.info("%s: train.png, val.png, test.png, %s", printable(folder), TABLE)
+    log.info("%s: %s", printable(folder), ", ".join([*(f"{split}.png" for split in shown), TABLE]))
 
 
 def _refuse_what_is_not_ours(folder: Path) -> None:

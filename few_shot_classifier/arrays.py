@@ -4,7 +4,7 @@ Letters: n images of C x H x W pixels.
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from utils.episodes.inputs import Inputs
 from utils.errors import ConfigError
 
 CHANNELS = (1, 3)
@@ -25,7 +26,8 @@ class Images(NamedTuple):
     """Images in one form, and how they were given: numbers per image, and whether flat."""
 
     pixels: np.ndarray
-    """(n, C, H, W): uint8 from 0 to 255, or float32 as given, which is 0 to 1 for photographs."""
+    """(n, C, H, W): uint8 from 0 to 255, or float32 as given, which is 0 to 1 for photographs. Of other examples their
+    numbers, (n, ...)."""
     n_features: int
     flat: bool
 
@@ -34,17 +36,26 @@ LIKELY_BYTES = 32.0
 """Floats above this, none of them negative, are pixels from 0 to 255 rather than normalised ones."""
 
 
-def image_arrays(images: Any, *, channels: int | None = None, image_shape: Sequence[int] | None = None) -> Images:
+def image_arrays(
+    images: Any,
+    *,
+    channels: int | None = None,
+    image_shape: Sequence[int] | None = None,
+    inputs: Inputs | None = None,
+) -> Images:
     """Check images and bring them to (n, C, H, W).
 
     Args:
         images: array, tensor or list of images: (n, H, W), (n, H, W, C), (n, C, H, W), or flat (n, C*H*W).
         channels: C, where it is known; else 1 or 3 by the shape.
         image_shape: C, H, W of flat images; one of them may be -1.
+        inputs: what examples are that are no images.
     Raises:
         InputError: no images, a shape that cannot be read, values that are not finite.
         TypeError: not numbers.
     """
+    if inputs is not None:
+        return _examples(images, inputs)
     array = _numbers(images)
     flat = array.ndim == 2
     if flat:
@@ -74,6 +85,28 @@ def image_arrays(images: Any, *, channels: int | None = None, image_shape: Seque
     return Images(array, n_features, flat)
 
 
+def by_part(given: Any, change: Callable[[Any], Any]) -> Any:
+    """Change an array, or each of those in a dict or tuple of parts."""
+    if isinstance(given, Mapping):
+        return {name: change(part) for name, part in given.items()}
+    return tuple(map(change, given)) if isinstance(given, tuple) else change(given)
+
+
+def _examples(given: Any, inputs: Inputs) -> Images:
+    def array(part: Any) -> Any:
+        if isinstance(part, list):
+            return list(map(array, part))
+        return part.detach().cpu().numpy() if isinstance(part, Tensor) else part
+
+    try:
+        examples = inputs.joined(by_part(given, array))
+    except (ValueError, TypeError) as error:
+        raise InputError(f"what is given {error}") from error
+    if len(examples) == 0:
+        raise InputError(f"Found array with 0 sample(s) (shape={examples.shape}) while a minimum of 1 is required.")
+    return Images(examples, int(np.prod(inputs.shape)), flat=False)
+
+
 def _numbers(images: Any) -> np.ndarray:
     if hasattr(images, "toarray"):
         raise TypeError("images are a sparse matrix; give a dense array: images.toarray()")
@@ -94,8 +127,8 @@ def _numbers(images: Any) -> np.ndarray:
     if array.ndim not in (2, 3, 4):
         advice = "Reshape your data to (1, C, H, W) if it is one image." if array.ndim < 2 else ""
         raise InputError(
-            f"images have {array.ndim} axes; they must be (n, H, W), (n, H, W, C), (n, C, H, W) or flat (n, C*H*W). "
-            f"{advice}"
+            f"images have {array.ndim} axes; they must be (n, H, W), (n, H, W, C), (n, C, H, W) or flat (n, C*H*W); "
+            f"for what is no image set input_shape. {advice}"
         )
     return (
         array.astype(np.uint8)
@@ -111,7 +144,11 @@ def _unflattened(array: np.ndarray, image_shape: Sequence[int] | None) -> np.nda
     if n_features == 0:
         raise InputError(f"Found array with 0 feature(s) (shape={array.shape}) while a minimum of 1 is required.")
     if image_shape is None:
-        raise InputError(f"images are flat, {n_features} numbers each; say what they are: image_shape=(C, H, W)")
+        raise InputError(
+            f"images are flat, {n_features} numbers each; say what they are: image_shape=(C, H, W), or "
+            f"input_shape=({n_features},) if "
+            "they are none"
+        )
     known = int(np.prod([side for side in image_shape if side != -1]))
     open_sides = sum(side == -1 for side in image_shape)
     if len(image_shape) != 3 or open_sides > 1 or n_features % known or (not open_sides and n_features != known):
@@ -134,7 +171,7 @@ def _channels_first(array: np.ndarray, channels: int | None, *, channels_last: b
     if not (first or last):
         raise InputError(
             f"images have the shape {array.shape[1:]}, but neither the first nor the last of its axes is 1 or 3 "
-            "channels"
+            "channels; for what is no image set input_shape"
         )
     return array.transpose(0, 3, 1, 2) if last and (channels_last or not first) else array
 
@@ -194,15 +231,21 @@ def resized(pixels: np.ndarray, height: int, width: int, what: str = "images") -
 
 
 def as_input(
-    pixels: np.ndarray, normalise: tuple[Sequence[float], Sequence[float]], *, reverse_channels: bool = False
+    pixels: np.ndarray,
+    normalise: tuple[Sequence[float], Sequence[float]],
+    *,
+    reverse_channels: bool = False,
+    of_images: bool = True,
 ) -> Tensor:
     """Pixels (n, C, H, W) as a network takes them: 0 to 1, minus the mean, over the deviation of each channel;
-    float32.
+    float32. Of other examples (n, C, ...) bytes stay the numbers that they are.
     """
     images = torch.from_numpy(np.array(pixels, dtype=np.float32))
-    if pixels.dtype == np.uint8:
+    if pixels.dtype == np.uint8 and of_images:
         images /= 255
     if reverse_channels:
         images = images.flip(1)
-    mean, deviation = (torch.tensor(values, dtype=torch.float32).reshape(-1, 1, 1) for values in normalise)
+    mean, deviation = (
+        torch.tensor(values, dtype=torch.float32).reshape(-1, *[1] * (images.dim() - 2)) for values in normalise
+    )
     return (images - mean) / deviation

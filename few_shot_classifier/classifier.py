@@ -29,13 +29,14 @@ from experiment_parts.runs.checkpoints import load_checkpoint, save_checkpoint
 from experiment_parts.runs.opening import open_run_folder
 from experiment_parts.runs.run_folder import RunFolder
 from few_shot_classifier.adapted_task import AdaptedLearner, adapt
-from few_shot_classifier.arrays import InputError, as_input, class_labels, image_arrays, resized
+from few_shot_classifier.arrays import Images, InputError, as_input, class_labels, image_arrays, resized
 from few_shot_classifier.datasets import evaluation_data, first_image_shape, training_data
 from few_shot_classifier.estimator import Estimator, NotFittedError, with_parameters
 from few_shot_learning_system import OPTIMIZER_PREFIX, FewShotLearner, build_learner
 from meta_learning.losses.base import TaskLoss
 from utils.config import ExperimentConfig, check_config
 from utils.config.schema import ONE_START_ONLY, fields
+from utils.episodes.inputs import Inputs
 from utils.episodes.source import EpisodeSource
 from utils.errors import ConfigError, StorageError
 from utils.files.pretrained import pretrained_file
@@ -144,7 +145,7 @@ class FewShotClassifier(Estimator):
         Raises:
             ConfigError: parameters that cannot work. DataError, InputError: data that cannot.
         """
-        config = self._config(first_image_shape(dataset, self.image_shape), meta_learned=False)
+        config = self._config(first_image_shape(dataset, self.image_shape, self._inputs()), meta_learned=False)
         device = choose_device(config.gpu_to_use)
         data = training_data(dataset, val, config, device, self.image_shape)
         config = config.model_copy(update={"num_evaluation_tasks": _at_most(data, "val", config.num_evaluation_tasks)})
@@ -185,14 +186,20 @@ class FewShotClassifier(Estimator):
         }
         if self.network is not None:
             values["backbone"] = self.network if isinstance(self.network, str) else GIVEN_NETWORK
+        if meta_learned:
+            values["input_shape"] = values["input_shape"] or self.meta_config_["input_shape"]
+        elif shape is not None and len(shape) != 3:  # of a source of episodes that are no images
+            values["input_shape"] = values["input_shape"] or list(shape)
         for place, name in enumerate(IMAGE_SIDES):
             if values[name] is None:
-                if meta_learned:
+                if values["input_shape"]:  # there is no image
+                    values[name] = fields()[name].default
+                elif meta_learned:
                     values[name] = self.meta_config_[name]
                 elif shape is None:
                     raise ConfigError(
                         f'FewShotClassifier: "{name}" is not given; set image_channels, image_height and image_width '
-                        "for this dataset"
+                        "for this dataset, or input_shape if it has no images"
                     )
                 else:
                     values[name] = int(shape[place])
@@ -232,14 +239,15 @@ class FewShotClassifier(Estimator):
 
         Args:
             X: images, as an array, tensor or list: (n, H, W), (n, H, W, C), (n, C, H, W), or flat (n, C*H*W) with
-                the parameter `image_shape`. uint8 from 0 to 255, or floats from 0 to 1.
+                the parameter `image_shape`. uint8 from 0 to 255, or floats from 0 to 1. With the parameter
+                `input_shape` what it says: an array (n, ...), or a dict or tuple of them.
             y: labels (n,), of any type; two classes up to the outputs of a meta-learned head (`num_classes_per_set`),
                 any number with `head` zero or prototypes.
         Raises:
             InputError, a ValueError: images or labels that cannot work, or a number of classes that the learned head
                 has no outputs for.
         """
-        given = image_arrays(X, channels=self._channels(), image_shape=self.image_shape)
+        given = self._given(X)
         labels = class_labels(y, len(given.pixels))
         classes, ranks = np.unique(labels, return_inverse=True)
         if len(classes) < 2:
@@ -256,7 +264,7 @@ class FewShotClassifier(Estimator):
         Raises:
             InputError: as `fit`; a label that is not among `classes`. The classifier is then as it was.
         """
-        given = image_arrays(X, channels=self._channels(), image_shape=self.image_shape)
+        given = self._given(X)
         labels = class_labels(y, len(given.pixels))
         unknown = set(labels.tolist()) - set(np.asarray(classes).tolist()) if classes is not None else ()
         if unknown:
@@ -295,7 +303,7 @@ class FewShotClassifier(Estimator):
             NotFittedError: before `fit`.
         """
         self.check_is_fitted()
-        given = image_arrays(X, channels=self._channels(), image_shape=self.image_shape)
+        given = self._given(X)
         self._check_features(given.n_features, flat=given.flat)
         query = self._as_input(given.pixels, self._config_of_fit)
         size = len(query) if self._adapted.depends_on_other_images else IMAGES_AT_ONCE
@@ -321,6 +329,17 @@ class FewShotClassifier(Estimator):
         predicted = self.predict(X)
         return float(np.mean(predicted == class_labels(y, len(predicted))))
 
+    def _given(self, X: Any) -> Images:
+        """Bring images, or other examples, into one form."""
+        return image_arrays(X, channels=self._channels(), image_shape=self.image_shape, inputs=self._inputs())
+
+    def _inputs(self) -> Inputs | None:
+        shape = self.input_shape or (self.meta_config_ or {}).get("input_shape")
+        try:
+            return Inputs.of(tuple(shape)) if shape else None
+        except (ValueError, TypeError) as error:
+            raise ConfigError(f'FewShotClassifier: "input_shape" is {shape!r}, but must be {error}') from error
+
     def _channels(self) -> int | None:
         if self.image_channels is not None:
             return int(self.image_channels)
@@ -328,8 +347,10 @@ class FewShotClassifier(Estimator):
 
     @staticmethod
     def _as_input(pixels: np.ndarray, config: ExperimentConfig) -> Tensor:
-        pixels = resized(pixels, config.image_height, config.image_width)
-        return as_input(pixels, NORMALISATIONS[config.normalisation], reverse_channels=config.reverse_channels)
+        of_images = config.inputs is None
+        pixels = resized(pixels, config.image_height, config.image_width) if of_images else pixels
+        normalise = NORMALISATIONS[config.normalisation]
+        return as_input(pixels, normalise, reverse_channels=config.reverse_channels, of_images=of_images)
 
     def _check_features(self, n_features: int, *, flat: bool) -> None:
         if flat and n_features != self.n_features_in_:

@@ -3,8 +3,9 @@
     a path                              a folder of class folders, or of train, val and test; packed as for the scripts
     (images, labels)                    two arrays or tensors
     a dataset                           len(dataset), dataset[i] -> (image, label), as torchvision's
-    tasks                               each (support_images, support_labels, query_images, query_labels): a list, an
-                                        iterator, or a dataset whose items are tasks
+    tasks                               each (support_images, support_labels, query_images, query_labels), or as another
+                                        project has them (`task_forms`): a list, an iterator, a loader, or a dataset
+                                        whose items are tasks
     an `EpisodeSource`                  `data.FewShotData` or one of your own, used as it is
 
 Letters: B tasks, N way, K shot, Q query, C x H x W pixels.
@@ -23,12 +24,16 @@ import torch
 from torch import Tensor
 
 from data import NORMALISATIONS, FewShotData, ImageClasses, build_data, build_drawing, build_preprocessing
-from few_shot_classifier.arrays import InputError, as_input, class_labels, image_arrays, resized
+from few_shot_classifier.arrays import InputError, as_input, by_part, class_labels, image_arrays, resized
+from few_shot_classifier.task_forms import endless, tasks_in
 from utils.config import ExperimentConfig, check_config
+from utils.data_sources.image_memory import place_images
 from utils.episodes.batches import EpisodeBatch
 from utils.episodes.drawing import EpisodeShape
+from utils.episodes.inputs import Inputs
 from utils.episodes.source import EpisodeSource
 from utils.errors import ConfigError
+from utils.images.arrays import ArrayImages
 from utils.paths import expanded
 
 log = logging.getLogger(__name__)
@@ -44,12 +49,20 @@ def is_folder(dataset: Any) -> bool:
 
 
 def is_pair(dataset: Any) -> bool:
-    """Return whether a dataset is two arrays, images and labels."""
-    return isinstance(dataset, (tuple, list)) and len(dataset) == 2 and hasattr(dataset[0], "shape")
+    """Return whether a dataset is two arrays, images (or parts of examples) and labels."""
+    if not isinstance(dataset, (tuple, list)) or len(dataset) != 2:
+        return False
+    parts = dataset[0].values() if isinstance(dataset[0], Mapping) else dataset[0]
+    of_parts = isinstance(dataset[0], Mapping | tuple) and not isinstance(dataset[1], Mapping | tuple)
+    return hasattr(dataset[0], "shape") or (of_parts and all(hasattr(part, "shape") for part in parts))
 
 
-def first_image_shape(dataset: Any, image_shape: Sequence[int] | None) -> tuple[int, int, int] | None:
+def first_image_shape(
+    dataset: Any, image_shape: Sequence[int] | None, inputs: Inputs | None = None
+) -> tuple[int, ...] | None:
     """Return (C, H, W) of a dataset's first image; None where only its config has it: a folder, or an iterator."""
+    if inputs is not None:
+        return inputs.shape
     if isinstance(dataset, EpisodeSource):
         return dataset.example_shape()
     if is_folder(dataset):
@@ -60,13 +73,14 @@ def first_image_shape(dataset: Any, image_shape: Sequence[int] | None) -> tuple[
         item = _first_item(dataset)
         if item is None:
             return None
-        first = _one_image(item[0]) if len(item) == 2 else item[0]
+        tasks = tasks_in(item, 0)
+        first = _one_image(item[0]) if tasks is None else tasks[0][2 if len(tasks[0][0]) == 0 else 0]
     return tuple(image_arrays(first, image_shape=image_shape).pixels.shape[1:])
 
 
 def _one_image(image: Any) -> Any:
     """Return a batch of one: a tensor stays a tensor, so that its channels are where tensors have them."""
-    return image[None] if isinstance(image, Tensor) else np.asarray(image)[None]
+    return by_part(image, lambda part: part[None] if isinstance(part, Tensor) else np.asarray(part)[None])
 
 
 @dataclass(frozen=True)
@@ -74,7 +88,7 @@ class LabelledImages:
     """Images of a size, and for each class the ranks of its own."""
 
     pixels: np.ndarray
-    """uint8 (n, C, H, W)."""
+    """uint8 (n, C, H, W); other examples (n, ...) as they are."""
     classes: Mapping[str, Sequence[int]]
 
 
@@ -84,16 +98,21 @@ def labelled_images(dataset: Any, config: ExperimentConfig, image_shape: Sequenc
     Raises:
         InputError: something is no image, or no label.
     """
+
+    def read(images: Any, what: str) -> np.ndarray:
+        pixels = image_arrays(
+            images, channels=config.image_channels, image_shape=image_shape, inputs=config.inputs
+        ).pixels
+        if config.inputs is not None:
+            return pixels
+        return _as_bytes(resized(pixels, config.image_height, config.image_width, what))
+
     if is_pair(dataset):
-        images = image_arrays(dataset[0], channels=config.image_channels, image_shape=image_shape).pixels
-        pixels, labels = _as_bytes(resized(images, config.image_height, config.image_width)), dataset[1]
+        pixels, labels = read(dataset[0], "images"), dataset[1]
     else:
         items = [dataset[rank] for rank in range(len(dataset))]
-        labels, parts = [label for _, label in items], []
-        for image, _ in items:
-            one = image_arrays(_one_image(image), channels=config.image_channels, image_shape=image_shape).pixels
-            parts.append(_as_bytes(resized(one, config.image_height, config.image_width, "images of the dataset")))
-        pixels = np.concatenate(parts)
+        labels = [label for _, label in items]
+        pixels = np.concatenate([read(_one_image(image), "images of the dataset") for image, _ in items])
     labels = class_labels(labels, len(pixels))
     classes, ranks = np.unique(labels, return_inverse=True)
     return LabelledImages(
@@ -133,8 +152,9 @@ def training_data(
                 "give val=None"
             )
         return build_data(_with_folder(config, dataset), device, getattr(torch, config.parameter_format))
-    tasks = _tasks_of(dataset)
-    kept = None if val is None else _tasks_of(val)
+    n_shot = config.validation_shape.n_shot
+    tasks = _tasks_of(dataset, n_shot, come_again=val is not None)
+    kept = None if val is None else _tasks_of(val, n_shot)
     if val is not None and (tasks is None) != (kept is None):
         raise InputError("dataset and val are of two kinds, tasks and images; give two of one kind, or val=None")
     if tasks is not None:
@@ -185,7 +205,7 @@ def evaluation_data(
         return dataset
     if is_folder(dataset):
         return build_data(_with_folder(config, dataset), device, getattr(torch, config.parameter_format))
-    tasks = _tasks_of(dataset)
+    tasks = _tasks_of(dataset, config.test_shapes[0].n_shot)
     if tasks is not None:
         return TaskEpisodes({"test": tasks}, config, device)
     return _few_shot_data({"test": labelled_images(dataset, config, image_shape)}, config, device)
@@ -201,9 +221,16 @@ def _few_shot_data(splits: Mapping[str, LabelledImages], config: ExperimentConfi
     shapes = {"train": config.training_shapes, "val": (config.validation_shape,), "test": config.test_shapes}
     for split, images in splits.items():
         _check_sizes(split, images, shapes[split])
-    pixels = torch.from_numpy(np.array(next(iter(splits.values())).pixels)).to(device)  # the splits share it
+    examples, ahead, source = next(iter(splits.values())).pixels, 0, {}  # the splits share them
+    if config.inputs is None:
+        pixels = torch.from_numpy(np.array(examples)).to(device)
+    else:
+        arrays = ArrayImages(examples, ())
+        source = {"content_sha256": arrays.content_sha256}
+        pixels, ahead = place_images(arrays, config.load_into_memory, device)
+    classes = {split: images.classes for split, images in splits.items()}
     return FewShotData(
-        ImageClasses(pixels, {split: images.classes for split, images in splits.items()}),
+        ImageClasses(pixels, classes, source=source, meta_batches_ahead=ahead),
         build_drawing(config),
         build_preprocessing(config, device, getattr(torch, config.parameter_format)),
     )
@@ -257,54 +284,78 @@ KINDS = (
 )
 
 
-def _first_item(dataset: Any) -> Sequence[Any] | None:
-    """Return item 0 of a dataset, (image, label) or a task; None of one that can only be read in order.
+def _first_item(dataset: Any) -> Any:
+    """Return item 0 of a dataset, (image, label) or a task, or what a loader yields first; None of an iterator, which
+    can be read only once.
 
     Raises:
         InputError: it is neither, or there is none.
     """
+    if (stream := endless(dataset)) is not None:
+        return next(stream)
+    kind = type(dataset).__name__
     if not (hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")):
-        return None
-    if not len(dataset):
-        raise InputError(f"the {type(dataset).__name__} of tasks or images is empty")
-    try:
-        item = dataset[0]
-    except (LookupError, TypeError, NotImplementedError) as error:
-        raise InputError(f"the {type(dataset).__name__} has no item 0; items are {KINDS}") from error
-    if not isinstance(item, (tuple, list)) or len(item) not in (2, 4):
+        once = not hasattr(dataset, "__iter__") or iter(dataset) is dataset
+        item = None if once else next(iter(dataset), None)
+        if item is None:
+            return None
+    elif not len(dataset):
+        raise InputError(f"the {kind} of tasks or images is empty")
+    else:
+        try:
+            item = dataset[0]
+        except (LookupError, TypeError, NotImplementedError) as error:
+            raise InputError(f"the {kind} has no item 0; items are {KINDS}") from error
+    is_one = isinstance(item, (tuple, list)) and len(item) in (2, 4)
+    if not is_one and tasks_in(item, 0) is None:
         found = f"{type(item).__name__} of {len(item)}" if hasattr(item, "__len__") else type(item).__name__
-        raise InputError(f"item 0 of the {type(dataset).__name__} is a {found}; items are {KINDS}")
+        raise InputError(f"item 0 of the {kind} is a {found}; items are {KINDS}")
     return item
 
 
 class _Tasks(Sequence):
     """Some tasks of a list, or of a dataset that has a length and gives items by number, each read when asked for."""
 
-    def __init__(self, dataset: Any, ranks: range) -> None:
-        self._dataset, self._ranks = dataset, ranks
+    def __init__(self, dataset: Any, ranks: range, n_shot: int) -> None:
+        self._dataset, self._ranks, self._n_shot = dataset, ranks, n_shot
 
     def __len__(self) -> int:
         return len(self._ranks)
 
     def __getitem__(self, place: Any) -> Any:
         ranks = self._ranks[place]
-        return _Tasks(self._dataset, ranks) if isinstance(ranks, range) else self._dataset[ranks]
+        if isinstance(ranks, range):
+            return _Tasks(self._dataset, ranks, self._n_shot)
+        item = self._dataset[ranks]
+        return (tasks_in(item, self._n_shot) or [item])[0]
 
 
-def _tasks_of(dataset: Any) -> Any:
-    """Return the tasks that a dataset is made of, as a sequence or an iterable; None: it is made of images."""
+def _tasks_of(dataset: Any, n_shot: int, *, come_again: bool = False) -> Any:
+    """Return the tasks that a dataset is made of, as a sequence or an iterable; None: it is made of images.
+
+    Args:
+        n_shot: K, where tasks do not say which of their examples are support.
+        come_again: read a loader again when it ends.
+    """
     if is_pair(dataset):
         return None
+    if (stream := endless(dataset)) is not None:
+        return _each_of(stream, n_shot)
     item = _first_item(dataset)
-    if item is not None:
-        return _Tasks(dataset, range(len(dataset))) if len(item) == 4 else None
+    if hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__"):
+        return None if tasks_in(item, 0) is None else _Tasks(dataset, range(len(dataset)), n_shot)
     if not hasattr(dataset, "__iter__"):
         raise InputError(
             f"a {type(dataset).__name__} is no dataset: give a folder, (images, labels), a dataset of (image, label), "
             "tasks of (support_images, support_labels, query_images, query_labels), or a "
             "utils.episodes.source.EpisodeSource"
         )
-    return dataset
+    again = come_again and iter(dataset) is not dataset
+    return _each_of(itertools.chain.from_iterable(itertools.repeat(dataset)) if again else iter(dataset), n_shot)
+
+
+def _each_of(items: Iterator[Any], n_shot: int) -> Iterator[Any]:
+    return (task for item in items for task in tasks_in(item, n_shot) or [item])
 
 
 def _keep_tasks(dataset: Any, n_tasks: int) -> tuple[Any, Sequence[Any]]:
@@ -375,11 +426,12 @@ class TaskEpisodes(EpisodeSource):
             support_images, support_names, query_images, query_names = task
             tensors = []
             for images in (support_images, query_images):
-                pixels = resized(
-                    image_arrays(images, channels=config.image_channels).pixels, config.image_height, config.image_width
-                )
+                pixels = image_arrays(images, channels=config.image_channels, inputs=config.inputs).pixels
+                of_images = config.inputs is None
+                pixels = resized(pixels, config.image_height, config.image_width) if of_images else pixels
+                normalise = NORMALISATIONS[config.normalisation]
                 tensors.append(
-                    as_input(pixels, NORMALISATIONS[config.normalisation], reverse_channels=config.reverse_channels).to(
+                    as_input(pixels, normalise, reverse_channels=config.reverse_channels, of_images=of_images).to(
                         getattr(torch, config.parameter_format)
                     )
                 )

@@ -5,10 +5,11 @@ initialisation and forgets what was fitted; pickling is refused.
 """
 
 import copy
-import difflib
 import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
+
+from utils.config.messages import key_meant
 
 try:
     from sklearn.exceptions import NotFittedError
@@ -30,8 +31,8 @@ def with_parameters(defaults_of_today: Callable[[], dict[str, Any]]) -> Any:
             defaults = defaults_of_today()
             unknown = [name for name in given if name not in defaults]
             if unknown:
-                nearest = difflib.get_close_matches(unknown[0], defaults, 1)
-                hint = f'; did you mean "{nearest[0]}"?' if nearest else ""
+                nearest = key_meant(unknown[0], defaults)
+                hint = f'; did you mean "{nearest}"?' if nearest else ""
                 raise TypeError(f'{cls.__name__} has no parameter "{unknown[0]}"{hint}')
             for name, default in defaults.items():
                 setattr(self, name, given.get(name, default))
@@ -73,8 +74,8 @@ class Estimator:
         """
         for name in params:
             if name not in self.parameter_defaults():
-                nearest = difflib.get_close_matches(name, self.parameter_defaults(), 1)
-                hint = f', did you mean "{nearest[0]}"' if nearest else ""
+                nearest = key_meant(name, self.parameter_defaults())
+                hint = f', did you mean "{nearest}"' if nearest else ""
                 raise ValueError(
                     f"Invalid parameter {name!r} for estimator {type(self).__name__}{hint}; get_params() lists them"
                 )

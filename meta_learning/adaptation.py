@@ -3,7 +3,7 @@
 Letters: B tasks, N way, K shot, Q query images per class, D features, S inner steps.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -106,6 +106,11 @@ class PreparedEpisodes:
 class Adaptation:
     """The inner loop: where each task starts, what a step does, and what the learners of the tasks answer.
 
+        >>> from mamlkit import build_learner, load_config
+        >>> config = load_config(None, {"experiment_name": "mine", "image_channels": 1, "adapted_parameters": "head"})
+        >>> build_learner(config, "cpu").adaptation.optimizer.names
+        ('head.weight', 'head.bias')
+
     Args:
         network: body and head.
         optimizer: rates and update rule; its `names` are the adapted parameters.
@@ -175,20 +180,51 @@ class Adaptation:
 
             theta[s+1] = theta[s] - alpha[s] * direction of grad L(theta[s], support)
 
+        L is the optimiser's `objective`, in most cases the loss itself.
+
         Args:
             create_graph: make the inner gradients differentiable, for second order.
         """
         # A copy: the learners before this step keep their own averages and may classify later (`AdaptedLearner.path`).
         moving = dict(adapted.moving)
-        logits = self._logits("support", prepared, adapted, pass_.recording(moving=moving))
-        loss = self.loss.per_task_loss(logits, prepared.episodes.support_labels)
-        # The sum over tasks, not the mean: no task's gradient depends on how many others are computed beside it.
-        # Only nodes between the loss and the parameters are freed: features that stay keep theirs for the next step.
-        gradients = torch.autograd.grad(loss.sum(), list(adapted.params.values()), create_graph=create_graph)
+        logits, loss, gradients = self._support(prepared, adapted, pass_.recording(moving=moving), create_graph)
+        if self.optimizer.looks_ahead:
+            ahead = replace(adapted, params=self.optimizer.ahead(adapted.params, gradients))
+            # As of the pass of `begin`, nothing of what this one sees goes into statistics.
+            again = pass_.recording(seen={}, moving=dict(adapted.moving))
+            _, _, gradients = self._support(prepared, ahead, again, create_graph)
         # Learned rates get a gradient through the update even where, in first order, the inner gradients have none.
         with torch.set_grad_enabled(torch.is_grad_enabled() and pass_.is_training):
             params, state = self.optimizer.update(adapted.params, gradients, adapted.state, pass_.step)
         return replace(adapted, params=params, state=state, moving=moving), logits, loss
+
+    def _support(
+        self, prepared: PreparedEpisodes, adapted: Adapted, pass_: Pass, create_graph: bool
+    ) -> tuple[Tensor, Tensor, Sequence[Tensor]]:
+        """Return logits (B, n, N) and loss (B,) of the support images, and the gradients of the objective."""
+        logits = self._logits("support", prepared, adapted, pass_)
+        loss = self.loss.per_task_loss(logits, prepared.episodes.support_labels)
+        objective = self.objective(prepared, adapted, pass_, logits, loss)
+        # The sum over tasks, not the mean: no task's gradient depends on how many others are computed beside it.
+        # Only nodes between the loss and the parameters are freed: features that stay keep theirs for the next step.
+        gradients = torch.autograd.grad(objective.sum(), list(adapted.params.values()), create_graph=create_graph)
+        return logits, loss, gradients
+
+    def direction(self, prepared: PreparedEpisodes, adapted: Adapted, pass_: Pass) -> Sequence[Tensor]:
+        """Return what the update rule would subtract at some learners, before the rate, with its whole history."""
+        _, _, gradients = self._support(prepared, adapted, pass_.recording(moving=dict(adapted.moving)), True)
+        prepared_gradients = self.optimizer.prepared(adapted.params, gradients)
+        return self.optimizer.direction(adapted.params, prepared_gradients, adapted.state, pass_.step)[0]
+
+    def objective(
+        self, prepared: PreparedEpisodes, adapted: Adapted, pass_: Pass, logits: Tensor, loss: Tensor
+    ) -> Tensor:
+        """Return what the optimiser descends on (B,), from logits and loss of the support images."""
+        # Where a task is adapted before its images to classify are known, it has none.
+        sees_queries = self.optimizer.sees_queries and prepared.episodes.query_images.shape[1]
+        queries = self.outputs("query", prepared, adapted, pass_) if sees_queries else None
+        labels = prepared.episodes.support_labels
+        return self.optimizer.objective(loss, logits, labels, queries, adapted.params, pass_.step)
 
     def path(
         self,

@@ -97,6 +97,14 @@ READ_NOWHERE: dict[str, str] = {
 }
 """Keys of its configs that changed nothing, and what happened instead."""
 
+OF_FORKS: dict[str, str] = {
+    "alfa": '"inner_loop_optimizer" alfa',
+    "attenuate": '"inner_loop_optimizer" l2f',
+    "meta_loss": '"inner_loop_optimizer" metal',
+    "init_inner_loop_weight_decay": '"alfa_weight_decay_start"',
+}
+"""Keys of well-known forks (L2F, ALFA, MeTAL), and what does the same here."""
+
 INNER_RATES = ("init_inner_loop_learning_rate", "init_task_learning_rate")
 """Other names of task_learning_rate, the later ones of less weight."""
 
@@ -179,6 +187,7 @@ def _drop_what_nothing_read(values: dict[str, Any], findings: list[str]) -> None
             findings.append(
                 f'"{key}": {json.dumps(values.pop(key))} had no effect in the original, whose code has no such key; '
                 "what a fork does with it is not carried over"
+                + (f"; here that is {OF_FORKS[key]}" if key in OF_FORKS else "")
             )
 
 

@@ -6,6 +6,7 @@ The wheel is built and put into an environment that sees the packages of this on
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import tarfile
 import time
 import zipfile
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import pytest
 
@@ -80,9 +82,9 @@ class Installed:
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
 
-    def run(self, command, cwd=None, code=0, **variables):
+    def run(self, command, cwd=None, code=0, limit_s=300, **variables):
         process = self.start(command, cwd, **variables)
-        text = process.communicate(timeout=300)[0]
+        text = process.communicate(timeout=limit_s)[0]
         assert process.returncode == code, text
         return text
 
@@ -156,6 +158,13 @@ def the_tools_answer_by_their_names(installed):
     assert "quickstart" in installed.run("mamlkit runs")
     assert "report.html" in installed.run("mamlkit report quickstart")
     assert "0 errors" in (text := installed.run("mamlkit doctor")) or "everything is in order" in text
+    address = installed.run("mamlkit docs api", BROWSER="true").strip()
+    assert "register_backbone" in Path(unquote(urlsplit(address).path)).read_text()
+    text = installed.run("mamlkit train quickstart --sprinkles 4", code=1)
+    assert "mamlkit docs config_keys and --help have all keys" in text
+    completion = (REPOSITORY_ROOT / "docs" / "install.md").read_text().partition("\ncomplete ")[2].partition("\n")[0]
+    words = installed.run(["bash", "-c", f"complete {completion}; complete -p mamlkit"]).split()
+    assert {"train", "doctor"} <= set(words)
     assert "no such command" in installed.run("mamlkit reports", code=1)
     assert "did you mean quickstart" in installed.run("mamlkit train quickstrt", code=1)
 
@@ -286,3 +295,30 @@ def test_an_installed_copy_does_all_that_a_checkout_does_and_leaves_nothing(tmp_
         uninstalling_leaves_nothing,
     ):
         step(installed)
+
+
+OF_THE_LIBRARY = ("conftest.py", "tools", "few_shot_classifier", "test_data.py", "test_few_shot_learning_system.py")
+SERVED = """
+from importlib.machinery import PathFinder
+from mamlkit.utils.paths import PACKAGE
+from mamlkit.utils.registry import names_of_a_checkout
+
+assert PACKAGE == "mamlkit." and not PathFinder.find_spec("utils") and not PathFinder.find_spec("data")
+served = names_of_a_checkout()
+served.__enter__()
+"""
+"""In front of the tests' conftest.py: their `from utils.config import ...` finds the installed module of this name."""
+
+
+def test_the_tests_of_the_library_pass_with_the_installed_copy(tmp_path, wheel):
+    installed = Installed(tmp_path, wheel)
+    folder = tmp_path / "copy"
+    for name in OF_THE_LIBRARY:
+        source, target = REPOSITORY_ROOT / "tests" / name, folder / "tests" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        (shutil.copytree if source.is_dir() else shutil.copyfile)(source, target)
+    conftest = folder / "tests" / "conftest.py"
+    conftest.write_text(SERVED + conftest.read_text(encoding="utf-8"), encoding="utf-8")
+    words = "-P -m pytest -q -p no:cacheprovider -p no:warnings --import-mode=importlib tests"
+    text = installed.run([installed.python, *words.split()], folder, limit_s=1500, PYTHONPATH=str(folder), PROBE="")
+    assert " passed" in text

@@ -3,6 +3,8 @@
 import ast
 import doctest
 import importlib.util
+import inspect
+import os
 import re
 import shlex
 import subprocess
@@ -40,9 +42,10 @@ def relative(module):
 
 
 def handed_on():
-    """Name -> module, of the imports that type checkers see."""
+    """Name -> (module, name there), of the imports that type checkers see."""
     imports = [node for node in ast.walk(ast.parse(FILE.read_text())) if isinstance(node, ast.ImportFrom)]
-    return {alias.name: node.module for node in imports for alias in node.names if alias.name in mamlkit.__all__}
+    found = {alias.asname or alias.name: (node.module, alias.name) for node in imports for alias in node.names}
+    return {name: place for name, place in found.items() if name in mamlkit.__all__}
 
 
 def test_the_face_has_every_name_and_every_register_function_and_is_listed():
@@ -52,8 +55,8 @@ def test_the_face_has_every_name_and_every_register_function_and_is_listed():
 
 @pytest.mark.parametrize("name", mamlkit.__all__)
 def test_what_the_face_hands_on_is_the_thing_itself(name):
-    module = importlib.import_module(handed_on()[name])
-    assert getattr(mamlkit, name) is getattr(module, name)
+    module, name_there = handed_on()[name]
+    assert getattr(mamlkit, name) is getattr(importlib.import_module(module), name_there)
 
 
 def test_another_name_is_an_error_that_lists_the_face():
@@ -65,6 +68,7 @@ def test_another_name_is_an_error_that_lists_the_face():
 def test_the_examples_run(name, monkeypatch, tmp_path):
     for table in ("_backbones", "_datasets"):
         monkeypatch.setattr(registry, table, {})
+    monkeypatch.setattr(registry.choices, "_chosen", {})
     monkeypatch.chdir(tmp_path)
     thing = getattr(mamlkit, name) if name else mamlkit
     for example in doctest.DocTestFinder(recurse=False).find(thing, name or "mamlkit", globs={}):
@@ -72,10 +76,113 @@ def test_the_examples_run(name, monkeypatch, tmp_path):
         assert not results.failed
 
 
-def test_functions_and_classes_to_begin_with_have_an_example():
-    texts = {name: getattr(mamlkit, name).__doc__ or "" for name in mamlkit.__all__ if name[0].islower()}
-    # The example of the parts of a method is a whole page, whose code the tests of the documents run.
-    assert [name for name, text in texts.items() if ">>> " not in text and "docs/own_method.md" not in text] == []
+def test_every_name_has_an_example_or_is_what_the_example_of_another_makes_or_takes():
+    things = {name: getattr(mamlkit, name) for name in mamlkit.__all__ if name != "__version__"}
+    texts = {name: thing.__doc__ for name, thing in things.items() if ">>> " in (thing.__doc__ or "")}
+    made = {str(inspect.signature(things[name]).return_annotation) for name in texts if name[0].islower()}
+    lines = [line for text in [*texts.values(), mamlkit.__doc__] for line in text.splitlines() if ">>> " in line]
+    known = {name for name in things if name in texts or any(re.search(rf"\b{name}\b", line) for line in lines)}
+    known |= {name for name in things if any(name in annotation for annotation in made)}
+    assert set(things) - known == {"MetaNorm"} and issubclass(mamlkit.AffineNorm, mamlkit.MetaNorm)
+
+
+@pytest.mark.parametrize("name", [n for n in mamlkit.__all__ if callable(getattr(mamlkit, n))])
+def test_every_type_is_written_out(name):
+    thing = getattr(mamlkit, name)
+    public = [value for key, value in vars(thing).items() if not key.startswith("_")] if isinstance(thing, type) else []
+    for function in filter(inspect.isfunction, [*public, thing]):
+        parameters = list(inspect.signature(function).parameters.values())
+        unwritten = [one.name for one in parameters if one.annotation is inspect.Parameter.empty]
+        assert set(unwritten) <= {"self"}, function
+        assert inspect.signature(function).return_annotation is not inspect.Signature.empty, function
+
+
+@pytest.mark.full
+def test_a_type_checker_finds_what_is_wrong_in_a_program_and_nothing_else(tmp_path):
+    (tmp_path / "program.py").write_text(PROGRAM)
+    command = [sys.executable, "-m", "mypy", "--strict", "--follow-imports", "silent", "--no-incremental", "program.py"]
+    environment = os.environ | {"MYPYPATH": str(REPOSITORY_ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    wrong = {number for number, line in enumerate(PROGRAM.splitlines(), 1) if line.endswith("# wrong")}
+    found = {int(line.split(":")[1]) for line in done.stdout.splitlines() if ": error:" in line}
+    assert found == wrong, done.stdout
+
+
+PROGRAM = """\
+from collections.abc import Mapping, Sequence
+from typing import Any, assert_type
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import mamlkit as m
+
+
+class Signs(m.InnerLoopOptimizer):
+    def direction(
+        self, params: Mapping[str, Tensor], gradients: Sequence[Tensor], state: dict[str, Any], step: int
+    ) -> tuple[Sequence[Tensor], dict[str, Any]]:
+        return [gradient.sign() for gradient in gradients], state
+
+
+class Worst(m.OuterLoss):
+    def forward(self, losses: Tensor) -> Tensor:
+        return losses.max()
+
+
+class Undecided(m.Head):
+    def make(self, features: Tensor, labels: Tensor, n_way: int) -> dict[str, Tensor]:
+        return {}
+
+
+class Late(m.Head):
+    def make(self, features: Tensor) -> Tensor:  # wrong
+        return features
+
+
+class Mine(m.TaskLoss):
+    def losses(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        return outputs.sum((1, 2))
+
+
+m.register_inner_loop_optimizer("signs", Signs, keys={"floor": m.Key(1e-8, "Added to all.", gt=0.0)})
+m.register_outer_loss("worst_of_all", Worst, meaning="the worst")
+m.register_head("undecided", Undecided)
+m.register_head(1, Undecided)  # wrong
+m.register_loss("mine", Mine)
+m.register_backbone("flat", lambda config, shape, n_way: nn.Flatten())
+config = m.load_config(None, {"experiment_name": "typed"})
+assert_type(config, m.ExperimentConfig)
+assert_type(config.batch_size, int)
+m.load_config(None, ["--batch_size", "4"])  # wrong
+learner = m.build_learner(config, "cpu", network=nn.Flatten())
+assert_type(learner, m.FewShotLearner)
+assert_type(learner.adaptation, m.Adaptation)
+labels = torch.zeros(2, 5)
+episodes = m.episodes_from_arrays(np.zeros((2, 5, 1, 8, 8)), labels, torch.zeros(2, 5, 1, 8, 8), labels)
+assert_type(episodes, m.EpisodeBatch)
+found = m.meta_gradients(learner, episodes, epoch=1)
+assert_type(found, m.MetaGradients)
+assert_type(found.metrics["loss"], Tensor)
+assert_type(learner.meta_update(found, epoch=1), Tensor)
+m.meta_gradients(learner, labels)  # wrong
+m.meta_gradients(config, episodes)  # wrong
+assert_type(m.adapt(learner, labels, labels, n_way=5), m.AdaptedLearner)
+m.adapt(learner, labels, labels, 5).logits(labels)  # wrong
+data = m.build_data(config, "cpu")
+assert_type(learner.evaluate(data.episodes("val", range(4))).query_accuracy, Tensor)
+one = m.FewShotClassifier(num_classes_per_set=5).meta_fit((labels, labels))
+assert_type(one, m.FewShotClassifier)
+prediction: np.ndarray[Any, Any] = one.fit(labels, ["a", "b"]).predict(labels)
+one.predict(labels, every_steps=True)  # wrong
+assert_type(m.train(["typed"]), int)
+try:
+    m.train("typed", 4)  # wrong
+except m.UserError as error:
+    assert_type(error.exit_code, int)
+"""
+"""Typed throughout; what ends with `# wrong` is wrong."""
 
 
 def test_importing_it_imports_nothing_heavy():
@@ -99,6 +206,7 @@ def test_an_installed_copy_imports_ours_under_the_packages_name_alone(build, mod
     assert [name for name in names if name.split(".")[0] in build.OURS] == []
     assert {name.removeprefix("mamlkit.") for name in names if name.startswith("mamlkit.")} <= set(MODULES)
     assert copy.count("\n") == source.count("\n")
+    assert all((REPOSITORY_ROOT / page).is_file() for page in re.findall(r"\bdocs/\w+\.md\b", source))
     started = re.search(rf"python (?:-m )?(?:{'|'.join(build.OURS)})[./]", " ".join(copy.split()))
     assert not started or module in ("utils.paths", *build.OF_THE_CHECKOUT)
 
@@ -121,6 +229,7 @@ def test_what_is_built_is_what_the_plan_has(build):
         ("from torch.utils import data", "from torch.utils import data"),
         ('"""See: python -m experiment_tools.runs."""', '"""See: mamlkit runs."""'),
         ('a: int\n"""By `python train_maml_system.py`."""', 'a: int\n"""By `mamlkit train`."""'),
+        ("f('see docs/train.md')", "f('see mamlkit docs train')"),
         ("from utils.paths import (\n    command,\n)", "from mamlkit.utils.paths import (\n    command,\n)"),
         ("f('torch.nn.utils.x', 'data.index', 'data')", "f('torch.nn.utils.x', 'data.index', 'data')"),
     ],

@@ -12,7 +12,7 @@ from meta_learning.networks.norms.batch_norm import MetaBatchNorm2d
 from meta_learning.networks.norms.layer_norm import MetaLayerNorm
 from meta_learning.networks.passes import Pass
 from meta_learning.operations.hashed_noise import hashed_uniform
-from meta_neural_network_architectures import VGGReLUNormNetwork
+from meta_neural_network_architectures import VGGReLUNormNetwork, build_network
 from tests.tools.learners import plain_network, random_episodes, small_config, small_learner
 from utils.config.rules import feature_size
 
@@ -144,3 +144,15 @@ def test_hashed_noise_is_splitmix64():
     key = mix((seed + stream * golden) % 2**64)
     expected = [(mix((key + i * golden) % 2**64) >> 40) / 2**24 for i in range(1, 6)]
     assert hashed_uniform(torch.tensor([seed]), stream, (5,))[0].tolist() == pytest.approx(expected, abs=1e-7)
+
+
+@pytest.mark.parametrize("backbone", ["vgg", "conv4"])
+def test_scaled_features_have_mean_zero_and_that_deviation_and_are_else_the_same(backbone):
+    plain, scaled = (
+        build_network(small_config(backbone=backbone, feature_scale=scale)).double() for scale in (0.0, 3.0)
+    )
+    images = torch.randn(2, 4, 1, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    features = plain.features(images)
+    expected = features - features.mean(-1, keepdim=True)
+    expected = 3 * expected / torch.sqrt(expected.square().mean(-1, keepdim=True) + 1e-5)
+    torch.testing.assert_close(scaled.features(images), expected, rtol=1e-9, atol=1e-9)

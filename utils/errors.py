@@ -14,7 +14,15 @@ from utils.words import guarded_output, say
 
 
 class UserError(Exception):
-    """Base of all errors whose text names what to change. Not raised itself."""
+    """Base of all errors whose text names what to change. Not raised itself.
+
+    >>> from mamlkit import UserError, load_config
+    >>> try:
+    ...     load_config(None, {"experiment_name": "mine", "batch_sise": 4})
+    ... except UserError as error:
+    ...     print(error)
+    command line: unknown key "batch_sise"; did you mean "batch_size"?
+    """
 
     exit_code = 1
 

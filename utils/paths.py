@@ -36,6 +36,7 @@ COMMANDS = {
     "generate_scripts": "script_generation_tools/generate_scripts.py",
     "convert_config": "script_generation_tools/convert_config.py",
     "convert_checkpoint": "experiment_tools.convert_checkpoint",
+    "docs": "script_generation_tools.docs",
 }
 """Name -> module, or file where that is how the checkout's user starts it. Nowhere else is a module named in a text:
 installed, it has another name.

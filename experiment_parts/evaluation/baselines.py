@@ -19,6 +19,7 @@ MOST_REORDERED = 100
 WORDS = {
     "chance": "chance",
     "pixels": "nearest neighbour on pixels",
+    "inputs": "nearest neighbour on the inputs",
     "untrained": "untrained body, class centroids",
     "centroids": "its body, class centroids",
     "ridge": "its body, ridge regression",

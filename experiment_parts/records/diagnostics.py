@@ -256,8 +256,10 @@ def write_examples(path: Path, learner: Learner, data: EpisodeSource, epoch: int
         return []
     tensors: dict[str, Tensor] = {}
     for role, n_images, n_shown in (("support", n_shot, shown[0]), ("query", n_query, shown[1])):
-        pixels = data.as_pixels(getattr(episodes, f"{role}_images")).cpu()
-        pixels = _reduced(pixels).reshape(n_episodes, n_way, n_images, -1, *_reduced_size(*pixels.shape[-2:]))
+        pixels = data.as_pixels(getattr(episodes, f"{role}_images"))
+        if pixels is None:
+            return []
+        pixels = _reduced(pixels.cpu()).reshape(n_episodes, n_way, n_images, -1, *_reduced_size(*pixels.shape[-2:]))
         tensors[f"{role}_images"] = pixels[:, :, :n_shown]
     for suffix, n_steps in (("_before", 0), ("", None)):
         logits = learner.evaluate(episodes, n_steps=n_steps).query_logits.detach().cpu().float()

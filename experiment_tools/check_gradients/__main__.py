@@ -7,7 +7,9 @@ Without a config everything that the plugins register is checked in turn, in a s
 Exit code 0: every law holds; 1: one does not, or the config is wrong.
 """
 
+import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,10 +88,15 @@ def check_config_gradients(
             if name.endswith(("running_mean", "running_var")):
                 buffer.add_(0.1 * torch.rand(buffer.shape, generator=generator, dtype=buffer.dtype))
     shape = config.training_shapes[0]
-    image_shape = (config.image_channels, config.image_height, config.image_width)
     episodes = random_episodes(
-        learner, image_shape, config.tasks_per_meta_batch, shape.n_way, shape.n_shot, shape.n_query
+        learner, config.example_shape, config.tasks_per_meta_batch, shape.n_way, shape.n_shot, shape.n_query
     )
+    if config.inputs is not None and not config.inputs.are_numbers:  # no random numbers are ids
+        sides = [episodes.support_images.shape, episodes.query_images.shape]
+        counts = [math.prod(side[:2]) for side in sides]
+        parts = torch.from_numpy(config.inputs.made_up(sum(counts))).split(counts)
+        support, query = (part.reshape(side) for part, side in zip(parts, sides, strict=True))
+        episodes = replace(episodes, support_images=support, query_images=query)
     epochs = {0, config.first_order_to_second_order_epoch + 1} if config.second_order else {0}
     checks = []
     for epoch in sorted(epochs):

@@ -3,7 +3,8 @@ it.
 
 adaptation      the inner loop against `torch.optim`, or against its own rule, task by task
 meta-gradient   against central differences of the outer loss, in first order with the inner gradients held constant;
-                Reptile against the displacement by `torch.optim`; ProtoNet against autograd on its formula
+                Reptile against the displacement by `torch.optim`; ProtoNet against autograd on its formula; iMAML
+                against differences of first derivatives; Sharp-MAML against the gradient at the moved parameters
 tasks together  the gradient of a meta-batch against the mean over its tasks alone
 order           second order differs from first where it should
 evaluation      changes nothing
@@ -19,18 +20,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+import few_shot_learning_system
 from data import EpisodeBatch
 from few_shot_learning_system import FewShotLearner
+from meta_learning.adaptation import Adapted
 from meta_learning.heads.prototypes import PrototypeHead
 from meta_learning.inner_loop.adam import Adam
 from meta_learning.inner_loop.base import InnerLoopOptimizer
 from meta_learning.inner_loop.gradient_descent import GradientDescent
+from meta_learning.inner_loop.proximal import ProximalGradientDescent
 from meta_learning.inner_loop.rmsprop import RMSprop
 from meta_learning.losses.binary_cross_entropy import BinaryCrossEntropy
 from meta_learning.losses.cross_entropy import CrossEntropy
 from meta_learning.losses.mean_squared_error import MeanSquaredError
+from meta_learning.meta_optimizer import NETWORK
 from meta_learning.networks.norms.batch_norm import MetaBatchNorm2d
 from meta_learning.networks.passes import Pass
+from meta_learning.outer_gradients import implicit_gradient
+from meta_learning.outer_gradients.implicit_gradient import conjugate_gradients
 
 Passing = Callable[[Any], Any]
 
@@ -39,6 +46,8 @@ TOLERANCE = 1e-9
 DIFFERENCE_TOLERANCE = 1e-5
 """Of central differences, which have an error of their own."""
 N_DIRECTIONS = 2
+SOLVED_STRENGTH, SOLVED_ITERATIONS = 100.0, 60
+"""Pull of an implicit gradient, beside which the Hessian is small, and iterations that solve its system then."""
 STEPS = (1e-5, 1e-6, 1e-7, 1e-8, 1e-9)
 """Widths of the central differences; the first good one counts, because a kink of a ReLU, or the sharp bend of
 a norm over few values, may lie in a wider one."""
@@ -115,11 +124,17 @@ def one_task(episodes: EpisodeBatch, index: int) -> EpisodeBatch:
 
 def check_learner(learner: FewShotLearner, episodes: EpisodeBatch, epoch: int = 0) -> list[Check]:
     """Run every check that applies to a learner in float64 on the CPU; its parameters are as before afterwards."""
-    checks = [check_evaluation(learner, episodes), check_tasks_together(learner, episodes, epoch)]
+    with _well_posed(learner):
+        checks = [check_evaluation(learner, episodes), check_tasks_together(learner, episodes, epoch)]
     if learner.n_steps:
         checks.append(check_adaptation(learner, episodes))
     if learner.outer_loop.displacement:
         return [*checks, check_displacement(learner, episodes, epoch)]
+    if learner.outer_loop.sharpness_radius:
+        checks.append(check_sharpness(learner, episodes, epoch))
+    if learner.outer_loop.implicit_iterations:
+        with _well_posed(learner):
+            return [*checks, check_implicit_gradient(learner, episodes, epoch)]
     checks.append(check_meta_gradient(learner, episodes, epoch))
     if not learner.n_steps and isinstance(learner.head, PrototypeHead):
         checks.append(check_proto_net(learner, episodes, epoch))
@@ -185,13 +200,31 @@ def adapted_by_torch(learner: FewShotLearner, episodes: EpisodeBatch, *, trainin
         has_torch = type(learner.inner_loop) in TORCH_OPTIMIZERS
         take_step = (_TorchRule if has_torch else _OwnRule)(learner.inner_loop, values)
         for step in range(learner.n_steps):
-            stacked = {name: value[None] for name, value in values.items()}
-            support_pass = replace(pass_, step=step).recording(moving=dict(started.moving))
-            outputs = learner.network(task.support_images, stacked | started.fixed, support_pass)[0]
-            loss = _mean_loss(learner, outputs, task.support_labels[0])
-            take_step(torch.autograd.grad(loss, list(values.values())), step)
+            at_step = replace(pass_, step=step)
+            found = _support_gradients(learner, task, started, values, at_step)
+            if learner.inner_loop.looks_ahead:
+                stacked = {name: value[None] for name, value in values.items()}
+                ahead = learner.inner_loop.ahead(stacked, [gradient[None] for gradient in found])
+                uphill = {name: value[0] for name, value in ahead.items()}
+                found = _support_gradients(learner, task, started, uphill, at_step)
+            take_step(found, step)
         tasks.append({name: value.detach() for name, value in values.items()})
     return {name: torch.stack([task[name] for task in tasks]) for name in tasks[0]}
+
+
+def _support_gradients(
+    learner: FewShotLearner, task: EpisodeBatch, started: Adapted, values: Mapping[str, Tensor], pass_: Pass
+) -> Sequence[Tensor]:
+    """Return the gradients of one task's support loss at some values of what is adapted."""
+    leaves = {name: value.detach().requires_grad_() for name, value in values.items()}
+    stacked = {name: value[None] for name, value in leaves.items()}
+    support_pass = pass_.recording(moving=dict(started.moving))
+    outputs = learner.network(task.support_images, stacked | started.fixed, support_pass)
+    loss = _mean_loss(learner, outputs[0], task.support_labels[0])
+    if type(learner.inner_loop) not in TORCH_OPTIMIZERS:
+        at, prepared = replace(started, params=stacked), learner.adaptation.prepare(task, support_pass)
+        loss = learner.adaptation.objective(prepared, at, support_pass, outputs, loss[None])[0]
+    return torch.autograd.grad(loss, list(leaves.values()))
 
 
 class _OwnRule:
@@ -199,7 +232,8 @@ class _OwnRule:
 
     def __init__(self, rule: InnerLoopOptimizer, values: Mapping[str, Tensor]) -> None:
         self.rule, self.values = rule, values
-        self.state = rule.init({name: value[None] for name, value in values.items()})
+        # Of copies: the values are changed in place, and a rule may keep where it started.
+        self.state = rule.init({name: value.detach().clone()[None] for name, value in values.items()})
 
     @torch.no_grad()
     def __call__(self, gradients: Sequence[Tensor], step: int) -> None:
@@ -276,6 +310,9 @@ def check_meta_gradient(learner: FewShotLearner, episodes: EpisodeBatch, epoch: 
 
     Held constant: in first order the inner gradients, and always the moving averages of `episodic` batch norm.
     """
+    if learner.outer_loop.sharpness_radius:  # no loss has a gradient that is taken elsewhere: `check_sharpness`
+        with _outer_loop(learner, sharpness_radius=0.0):
+            return check_meta_gradient(learner, episodes, epoch)
     second_order = learner.is_second_order(epoch)
     recorded: list[Sequence[Tensor]] = []
     moving: list[Sequence[Tensor]] = []
@@ -283,28 +320,109 @@ def check_meta_gradient(learner: FewShotLearner, episodes: EpisodeBatch, epoch: 
         gradients = learner.meta_gradients(episodes, epoch).gradients
     parameters = learner.meta_parameters()
     generator = torch.Generator().manual_seed(1)
-    scale = torch.sqrt(sum(gradient.square().sum() for gradient in gradients.values()))
     worst = 0.0
     for _ in range(N_DIRECTIONS):
         direction = {
             name: torch.randn(value.shape, generator=generator, dtype=value.dtype) for name, value in parameters.items()
         }
-        slope = float(sum((gradients[name] * direction[name]).sum() for name in gradients))
 
         def outer_loss(width: float, direction: dict[str, Tensor] = direction) -> float:
             gradients_held = nullcontext() if second_order else _inner_gradients(learner, _replayer(recorded))
             with _moved(parameters, direction, width), gradients_held, _moving_statistics(learner, _replayer(moving)):
                 return float(learner.meta_gradients(episodes, epoch).metrics["loss"])
 
-        smallest = float("inf")
-        for width in STEPS:
-            numeric = (outer_loss(width) - outer_loss(-width)) / (2 * width)
-            smallest = min(smallest, abs(slope - numeric) / float(scale))
-            if smallest <= DIFFERENCE_TOLERANCE:
-                break
-        worst = max(worst, smallest)
+        worst = max(worst, _slope_error(gradients, direction, outer_loss))
     held = "" if second_order or not learner.n_steps else ", inner gradients held constant"
     return Check("meta-gradient", f"finite differences{held}", worst, DIFFERENCE_TOLERANCE)
+
+
+def check_sharpness(learner: FewShotLearner, episodes: EpisodeBatch, epoch: int) -> Check:
+    """Compare with the plain gradient at parameters moved by the radius along the plain gradient of the network."""
+    radius, parameters = learner.outer_loop.sharpness_radius, learner.meta_parameters()
+    ours = learner.meta_gradients(episodes, epoch).gradients
+    with _outer_loop(learner, sharpness_radius=0.0):
+        here = learner.meta_gradients(episodes, epoch).gradients
+        moved = {name: value for name, value in here.items() if name.startswith(NETWORK)}
+        norm = float(torch.linalg.vector_norm(torch.cat([value.flatten() for value in moved.values()])))
+        with _moved({name: parameters[name] for name in moved}, moved, radius / norm):
+            theirs = learner.meta_gradients(episodes, epoch).gradients
+    difference = relative_difference(ours, theirs, _share(learner))
+    return Check("sharpness", "plain gradient, uphill", difference, TOLERANCE)
+
+
+def check_implicit_gradient(learner: FewShotLearner, episodes: EpisodeBatch, epoch: int) -> Check:
+    """Compare slopes with central differences of what the implicit function theorem differentiates, with the learners
+    that the inner steps reach, phi, and the solution y of its linear system held constant:
+
+        F(phi, psi) - y d(phi, psi),   and along phi, for y itself,   dF/dphi r = y (d(phi + r) - d(phi - r)) / 2
+
+    d, the update rule's direction, has first derivatives alone. The learners need not have come to rest, which the
+    kinks of a ReLU may keep them from.
+    """
+    kept: dict[str, Any] = {}
+
+    def solved(multiply: Any, right: Sequence[Tensor], n_iterations: int) -> Sequence[Tensor]:
+        kept["right"], kept["y"] = right, conjugate_gradients(multiply, right, SOLVED_ITERATIONS)
+        return kept["y"]
+
+    def of_rest(loss: Tensor, adapted: Adapted, *others: Any) -> list[Tensor]:
+        kept["phi"] = {name: value.detach() for name, value in adapted.params.items()}
+        return implicit_gradient.implicit_gradient(loss, adapted, *others)
+
+    parameters = learner.meta_parameters()
+    with ExitStack() as stack:
+        stack.enter_context(patch.object(learner.execution.chunks, "size", len(episodes.support_labels)))
+        stack.enter_context(_outer_loop(learner, sharpness_radius=0.0))
+        with (
+            patch.object(implicit_gradient, "conjugate_gradients", solved),
+            patch.object(few_shot_learning_system, "implicit_gradient", of_rest),
+        ):
+            gradients = learner.meta_gradients(episodes, epoch).gradients
+
+        def at_rest(phi: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+            """Outer loss and y d of some learners."""
+            pass_ = learner._training_pass(episodes)
+            prepared = learner.adaptation.prepare(episodes, pass_)
+            start = learner.adaptation.start(prepared, pass_)
+            at = replace(start, params={name: value.detach().requires_grad_() for name, value in phi.items()})
+            last = replace(pass_, step=learner.n_steps - 1)
+            logits = learner.adaptation.outputs("query", prepared, at, last)
+            found = learner.adaptation.direction(prepared, at, last)
+            product = sum((one * other).sum() for one, other in zip(kept["y"], found, strict=True))
+            return learner.outer_loss(learner.loss.per_task_loss(logits, episodes.query_labels)), product
+
+        generator, worst = torch.Generator().manual_seed(1), 0.0
+
+        def drawn(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            return {n: torch.randn(v.shape, generator=generator, dtype=v.dtype) for n, v in values.items()}
+
+        for _ in range(N_DIRECTIONS):
+            direction, of_phi = drawn(parameters), drawn(kept["phi"])
+
+            def along_psi(width: float, direction: dict[str, Tensor] = direction) -> float:
+                with _moved(parameters, direction, width):
+                    loss, product = at_rest(kept["phi"])
+                return float((loss - product).detach())
+
+            def along_phi(width: float, of_phi: dict[str, Tensor] = of_phi) -> float:
+                return float(at_rest({n: v + width * of_phi[n] for n, v in kept["phi"].items()})[1].detach())
+
+            right = dict(zip(kept["phi"], kept["right"], strict=True))
+            worst = max(worst, _slope_error(gradients, direction, along_psi), _slope_error(right, of_phi, along_phi))
+    return Check("meta-gradient", "finite differences of the implicit function", worst, DIFFERENCE_TOLERANCE)
+
+
+def _slope_error(
+    gradients: Mapping[str, Tensor], direction: Mapping[str, Tensor], value: Callable[[float], float]
+) -> float:
+    """Return how far a slope is from the central differences of a function of the width along a direction."""
+    scale = float(torch.sqrt(sum(gradient.square().sum() for gradient in gradients.values())))
+    slope, smallest = float(sum((gradients[name] * direction[name]).sum() for name in gradients)), float("inf")
+    for width in STEPS:
+        smallest = min(smallest, abs(slope - (value(width) - value(-width)) / (2 * width)) / scale)
+        if smallest <= DIFFERENCE_TOLERANCE:
+            break
+    return smallest
 
 
 def check_order(learner: FewShotLearner, episodes: EpisodeBatch, epoch: int) -> Check:
@@ -352,6 +470,32 @@ def check_proto_net(learner: FewShotLearner, episodes: EpisodeBatch, epoch: int)
         relative_difference(ours, dict(zip(parameters, expected, strict=True))),
         1e-7,
     )
+
+
+@contextmanager
+def _outer_loop(learner: FewShotLearner, **changes: Any) -> Iterator[None]:
+    """Change choices of the outer loop inside."""
+    with patch.object(learner, "outer_loop", replace(learner.outer_loop, **changes)):
+        yield
+
+
+@contextmanager
+def _well_posed(learner: FewShotLearner) -> Iterator[None]:
+    """Inside, our own rule for implicit gradients pulls so strongly that its linear system is solved, and that rounding
+    does not grow: with a weak pull the system may have no solution at all.
+    """
+    rule = learner.inner_loop
+    if not learner.outer_loop.implicit_iterations or not isinstance(rule, ProximalGradientDescent):
+        yield
+        return
+    strength, rates = rule.strength, rule.learning_rates.detach().clone()
+    rule.strength = max(strength, SOLVED_STRENGTH)
+    rule.learning_rates.data.fill_(0.5 / rule.strength)
+    try:
+        yield
+    finally:
+        rule.strength = strength
+        rule.learning_rates.data.copy_(rates)
 
 
 @contextmanager

@@ -116,6 +116,7 @@ class ConvolutionalNetwork(nn.Module):
         self.n_blocks, self.global_average = len(architecture["blocks"]), architecture["global_average"]
         for index in range(self.n_blocks):
             self.add_module(f"block{index}", ConvolutionalBlock(architecture, index))
+        self.feature_scale = architecture.get("feature_scale", 0.0)  # files of before have none
         self.head = build_head(architecture)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -123,7 +124,8 @@ class ConvolutionalNetwork(nn.Module):
         x = images
         for index in range(self.n_blocks):
             x = self.get_submodule(f"block{index}")(x)
-        return self.head(x.mean(dim=(2, 3)) if self.global_average else x.flatten(1))
+        x = x.mean(dim=(2, 3)) if self.global_average else x.flatten(1)
+        return self.head(F.layer_norm(x, x.shape[-1:]) * self.feature_scale if self.feature_scale else x)
 
 
 class ResidualBlock(nn.Module):

@@ -56,6 +56,11 @@ def plain_network(learner: FewShotLearner, adapted: AdaptedLearner | None, confi
     Raises:
         ConfigError: a backbone that has no plain form.
     """
+    if config.adapter_kind != "none":
+        raise ConfigError(
+            f'"adapter_kind" {config.adapter_kind}: a network with adapters has no plain form; classify with '
+            "FewShotClassifier.from_experiment instead"
+        )
     network: MetaNetwork = learner.network
     step = 0 if adapted is None else len(adapted.path) - 1
     state = None if adapted is None else adapted.path[step]
@@ -235,7 +240,10 @@ def _architecture(
         blocks = [_block_plan(network.get_submodule(name)) for name in names]
         slope, average = (0.01, network.global_average) if config.backbone == "vgg" else (0.0, False)
         return (
-            {"kind": "convolutional"} | common | {"blocks": blocks, "negative_slope": slope, "global_average": average}
+            {"kind": "convolutional"}
+            | common
+            | {"blocks": blocks, "negative_slope": slope}
+            | {"global_average": average, "feature_scale": network.feature_scale}
         )
     stem = (
         None

@@ -1,7 +1,7 @@
 """Begin a method of your own: python -m experiment_tools.new_method NAME [--kind KIND] [--folder FOLDER]
 
 Writes NAME.py, a small method that works and says what each line is for, and test_NAME.py, and checks its gradient.
-KIND: inner_loop_optimizer (default), head, loss, outer_loss or norm_layer. Nothing is overwritten.
+KIND: inner_loop_optimizer (default), head, loss, outer_loss, norm_layer or adapter_kind. Nothing is overwritten.
 """
 
 import argparse

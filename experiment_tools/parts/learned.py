@@ -26,21 +26,30 @@ def name_of(options: argparse.Namespace) -> str:
 
 
 def classifier_of(options: argparse.Namespace, **params: Any) -> FewShotClassifier:
-    """Load it.
+    """Load it, for a tool that reads files of images.
 
     Args:
         params: parameters that are to be other than those of the training.
     Raises:
-        ConfigError: no such run, epoch or name. StorageError: it cannot be read, or is damaged.
+        ConfigError: no such run, epoch or name, or its examples are no images. StorageError: it cannot be read, or is
+            damaged.
     """
-    if options.pretrained is None:
-        return FewShotClassifier.from_experiment(find_run(options.experiment), options.checkpoint, **params)
-    if options.checkpoint != "best":
+    if options.pretrained is not None and options.checkpoint != "best":
         raise ConfigError(
             f"--checkpoint {options.checkpoint} chooses among the epochs of a run, but --pretrained "
             f"{options.pretrained} is one model; leave it out"
         )
-    return FewShotClassifier.from_pretrained(options.pretrained, **params)
+    if options.pretrained is None:
+        classifier = FewShotClassifier.from_experiment(find_run(options.experiment), options.checkpoint, **params)
+    else:
+        classifier = FewShotClassifier.from_pretrained(options.pretrained, **params)
+    if classifier.input_shape:
+        raise ConfigError(
+            f"{options.experiment or options.pretrained}: its examples are arrays (input_shape "
+            f"{list(classifier.input_shape)}), and this command reads images; FewShotClassifier.fit(arrays, labels) "
+            "takes arrays"
+        )
+    return classifier
 
 
 def pretrained_run(name: str) -> Run:

@@ -17,15 +17,19 @@ Config = Mapping[str, Any]
 METHOD = (
     "backbone", "head", "head_name", "initial_weights", "load_checkpoint", "mlp_hidden_sizes",
     "num_regression_outputs", "num_stages", "cnn_blocks_per_stage", "cnn_num_filters", "conv_padding", "max_pooling",
+    "warp_kernel_size",
+    "feature_scale",
     "norm_layer", "norm_groups", "dropout_rate_value", "per_step_bn_statistics", "learnable_bn_gamma",
     "learnable_bn_beta", "batch_norm_statistics", "batch_norm_momentum", "learnable_batch_norm_momentum",
-    "adapted_parameters", "frozen_layers", "number_of_training_steps_per_iter", "init_inner_loop_learning_rate",
+    "adapted_parameters", "frozen_layers", "adapter_kind", "adapter_targets", "adapter_rank", "adapter_base",
+    "number_of_training_steps_per_iter", "init_inner_loop_learning_rate",
     "init_head_inner_loop_learning_rate", "learnable_per_layer_per_step_inner_loop_learning_rate",
     "learnable_inner_loop_learning_rates", "inner_loop_optimizer", "inner_loop_momentum", "inner_loop_weight_decay",
     "inner_loop_betas", "inner_loop_smoothing", "inner_loop_epsilon", "inner_loop_gradient_clip_norm",
     "inner_loop_gradient_clamp", "enable_inner_loop_optimizable_bn_params", "second_order",
     "first_order_to_second_order_epoch",
-    "outer_update", "loss", "outer_loss", "label_smoothing", "meta_optimizer", "meta_momentum", "meta_weight_decay",
+    "outer_update", "implicit_gradient_iterations", "sharpness_radius",
+    "loss", "outer_loss", "label_smoothing", "meta_optimizer", "meta_momentum", "meta_weight_decay",
     "meta_learning_rate", "meta_learning_rate_schedule", "min_learning_rate", "meta_learning_rate_milestones",
     "meta_learning_rate_gamma", "restart_schedule", "gradient_clamp", "gradient_clip_norm",
     "use_multi_step_loss_optimization", "multi_step_loss_num_epochs",
@@ -73,6 +77,13 @@ MAML_PLUS_PLUS = {
 """The parts of MAML++ that make it that; each alone is a part on top of MAML."""
 
 
+TITLES: Mapping[str, Mapping[Any, str]] = {
+    "outer_update": {"implicit": "iMAML"},
+    "warp_kernel_size": {1: "T-Net", 3: "Warp-MAML"},
+}
+"""Key -> value -> what it makes of MAML."""
+
+
 def method_name(config: Config) -> str:
     """The name of the field for a config's choices, e.g. 'MAML++', 'ANIL', 'FOMAML, running statistics'.
 
@@ -86,7 +97,7 @@ def method_name(config: Config) -> str:
         name = "ProtoMAML" if config.get("number_of_training_steps_per_iter", 5) else "ProtoNet"
     elif config.get("outer_update", "gradient") == "displacement":
         name = "Reptile"
-    elif adapted != "all":
+    elif adapted != "all" and config.get("adapter_kind", "none") == "none":
         name = {"head": "ANIL", "body": "BOIL"}.get(adapted, name)
     elif learned_rates != "none":
         name = "Meta-SGD" if learned_rates == "per_element" else "MAML, learned rates"
@@ -94,7 +105,9 @@ def method_name(config: Config) -> str:
         name, parts = "MAML++", []
     if head == "zero":
         parts.append("zero head")
-    titles = [title for kind in KINDS if (title := fact(kind, config.get(kind), "title", None))]
+    titles = [titles[value] for key, titles in TITLES.items() if (value := config.get(key)) in titles]
+    titles += ["Sharp-MAML"] if config.get("sharpness_radius") else []
+    titles += [title for kind in KINDS if (title := fact(kind, config.get(kind), "title", None))]
     if name == "MAML" and titles:
         name, titles = titles[0], titles[1:]
     parts += titles

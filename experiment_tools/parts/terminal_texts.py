@@ -118,7 +118,16 @@ def next_command(run_folder: Path) -> str:
     if others and tasks is not None:
         other = max(others, key=lambda path: path.stat().st_mtime).parent.parent.name
         return f"Next: {command('compare')} {shlex.quote(name)} {shlex.quote(other)}"
+    if _has_no_images(run_folder / "config.json"):
+        return f"Next: FewShotClassifier.from_experiment({name!r}).fit(examples, labels), in Python"
     return f"Next: {command('adapt')} --experiment {shlex.quote(name)} --support FOLDER --query FOLDER"
+
+
+def _has_no_images(config: Path) -> bool:
+    try:
+        return bool(read_object(config).get("input_shape"))
+    except (OSError, ValueError):
+        return False
 
 
 def _tested_tasks(summary: Path) -> list[Any] | None:

@@ -133,6 +133,8 @@ def episodes(run: Run) -> Section:
     arrays, state = run.examples
     if run.is_regression:
         return section.lacking("A regression has points, which are nothing to look at one by one.")
+    if run.config.get("input_shape"):
+        return section.lacking("Examples are arrays, of which there are no pictures.")
     if not arrays:
         return section.lacking(
             "logs/validation_episodes.safetensors is not there: no epoch is finished, or diagnostics_every_epochs is 0."

@@ -48,7 +48,7 @@ class Baselines:
     ) -> dict[str, Tensor]:
         """Return accuracies (B,) in float64, of what has a meaning for this learner and these tasks.
 
-            pixels         nearest neighbour
+            pixels         nearest neighbour; "inputs" of what is no image, nothing where numbers are ids
             centroids      of the classes, on the features before adaptation
             ridge          regression, on the same
             untrained      centroids on the features of the network before its training
@@ -64,7 +64,9 @@ class Baselines:
             return {}
         n_tasks, n_way = len(episodes.support_labels), episodes.n_way
         support, query = episodes.support_images.flatten(2), episodes.query_images.flatten(2)
-        found = {"pixels": _shares(nearest_neighbours(support, episodes.support_labels, query), episodes)}
+        found = {}
+        if compared_as := self.adaptation.network.compared_as:
+            found[compared_as] = _shares(nearest_neighbours(support, episodes.support_labels, query), episodes)
         choices = [
             layer.choice(self.pass_)
             for layer in self.adaptation.network.norm_layers().values()

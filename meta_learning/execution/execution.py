@@ -169,8 +169,7 @@ def build_execution(config: ExperimentConfig, network: nn.Module) -> Execution:
     """Build what carries out the computations of a config's network, on the network's device."""
     device = next(network.parameters()).device
     automatic = config.task_chunk_size == "auto"
-    image_shape = (config.image_channels, config.image_height, config.image_width)
-    chosen = choose_task_chunk_size(device, image_shape, config.tasks_per_meta_batch)
+    chosen = choose_task_chunk_size(device, config.example_shape, config.tasks_per_meta_batch)
     narrow = torch.bfloat16 if config.precision == "bfloat16" else None
     return Execution(
         TaskChunks(chosen if automatic else config.task_chunk_size, automatic=automatic),

@@ -42,6 +42,16 @@ class InnerLoopOptimizer(nn.Module):
 
     begins = False
     """Whether `begin` makes the start of each episode, which costs a pass like that of a step."""
+    looks_ahead = False
+    """Whether the gradient of a step is taken at the parameters that `ahead` makes, for a pass more in each step."""
+    comes_to_rest = False
+    """Whether it solves an inner problem, at whose solution `direction` is zero, so that the outer gradient may be
+    taken there (`outer_update` implicit)."""
+
+    sees_queries = False
+    """Whether `objective` is given the outputs of the query images, which costs a pass of them in every step."""
+    needs_second_order = False
+    """Whether what it learns has no gradient in first order."""
 
     def __init__(
         self, shapes: Mapping[str, Sequence[int]], learning_rate: float, n_steps: int, *, learning_rates: str = "fixed",
@@ -111,6 +121,29 @@ class InnerLoopOptimizer(nn.Module):
         """
         return dict(params)
 
+    def ahead(self, params: Mapping[str, Tensor], gradients: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Return where the gradient of a step is taken, name -> (B, ...), where `looks_ahead` is true.
+
+        Args:
+            params: theta[s].
+            gradients: of the support loss there, in the order of `names`.
+        """
+        return dict(params)
+
+    def objective(
+        self, losses: Tensor, outputs: Tensor, labels: Tensor, queries: Tensor | None, params: Mapping[str, Tensor],
+        step: int,
+    ) -> Tensor:  # fmt: skip
+        """Return what a step descends on, (B,), instead of the loss of the support images.
+
+        Args:
+            losses: that loss, (B,).
+            outputs, labels: of the support images, (B, n, N) and (B, n).
+            queries: outputs of the query images (B, n', N), where `sees_queries` is true.
+            params: theta[s], name -> (B, ...).
+        """
+        return losses
+
     def init(self, params: Mapping[str, Tensor]) -> State:
         """Return the state before the first step; gradient descent has none."""
         return {}
@@ -164,9 +197,8 @@ class InnerLoopOptimizer(nn.Module):
         if self.clamp:
             gradients = [gradient.clamp(-self.clamp, self.clamp) for gradient in gradients]
         if self.clip_norm:
-            of_each = [gradient.reshape(len(gradient), -1).square().sum(1) for gradient in gradients]
-            norms = square_root(torch.stack(of_each).sum(0))  # (B,)
-            scale = (self.clip_norm / (norms + 1e-6)).clamp(max=1.0)  # torch.nn.utils.clip_grad_norm_'s constant
+            # torch.nn.utils.clip_grad_norm_'s constant
+            scale = (self.clip_norm / (norms_of_tasks(gradients) + 1e-6)).clamp(max=1.0)
             gradients = [gradient * scale.view(-1, *[1] * (gradient.dim() - 1)) for gradient in gradients]
         return gradients
 
@@ -201,6 +233,12 @@ class _Step(torch.autograd.Function):
 def per_task(numbers: Tensor, values: Tensor) -> Tensor:
     """Return a number per task (B,) in a shape that goes with values (B, ...)."""
     return numbers.view(-1, *[1] * (values.dim() - 1))
+
+
+def norms_of_tasks(gradients: Sequence[Tensor]) -> Tensor:
+    """Return the norm of each task's gradients together, (B,), with derivative 0 at 0."""
+    of_each = [gradient.reshape(len(gradient), -1).square().sum(1) for gradient in gradients]
+    return square_root(torch.stack(of_each).sum(0))
 
 
 def square_root(values: Tensor) -> Tensor:

@@ -1,14 +1,15 @@
 """From a config to the parameters that the inner loop adapts, and to the rule that adapts them."""
 
 from collections.abc import Callable, Mapping, Sequence
-from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from meta_learning.inner_loop.base import InnerLoopOptimizer
+from meta_learning.networks.adapters.base import adapters_of
 from meta_learning.networks.base import MetaNetwork
-from meta_learning.networks.layers import EpisodeHead
+from meta_learning.networks.layers import EpisodeHead, matches
 from utils.config import ExperimentConfig
 from utils.errors import ConfigError
 from utils.registry import make_chosen
@@ -23,19 +24,38 @@ def adapted_shapes(network: MetaNetwork, config: ExperimentConfig) -> dict[str, 
     norm_names = {
         f"{name}.{key}" for name, layer in network.norm_layers().items() for key, _ in layer.named_parameters()
     }
+    never = {
+        f"{name}.{key}"
+        for name, module in network.named_modules()
+        if getattr(module, "is_never_adapted", False)
+        for key, _ in module.named_parameters()
+    }
     # As in the reference the outer loop alone learns norm layers, unless the key frees weight and bias. What else they
     # learn (TaskNorm's mix, a momentum) is never adapted.
     adapted_in_norms = ("weight", "bias") if config.enable_inner_loop_optimizable_bn_params else ()
-    shapes = {
-        name: tuple(parameter.shape)
-        for name, parameter in network.named_parameters()
-        if parameter.requires_grad and (name not in norm_names or name.rsplit(".", 1)[1] in adapted_in_norms)
+    adapters = adapters_of(network)
+    of_adapters = {
+        f"{layer}.adapter.{name}": name in adapter.adapts
+        for layer, adapter in adapters.items()
+        for name, _ in adapter.named_parameters()
     }
+
+    def may_adapt(name: str, parameter: Tensor) -> bool:
+        if name in never:
+            return False
+        if name in of_adapters:  # also one that is not learned: it begins alike in every episode
+            return of_adapters[name]
+        if name in norm_names:
+            return parameter.requires_grad and name.rsplit(".", 1)[1] in adapted_in_norms
+        return parameter.requires_grad and (not adapters or name.startswith("head."))
+
+    named = network.named_parameters()
+    shapes = {name: tuple(parameter.shape) for name, parameter in named if may_adapt(name, parameter)}
     if isinstance(network.head, EpisodeHead):
         shapes |= {"head.weight": (network.head.in_features,), "head.bias": ()}
     every_name = [*dict(network.named_parameters()), *shapes]
     for pattern in config.frozen_layers:
-        if not any(_matches(pattern, name) for name in every_name):
+        if not any(matches(pattern, name) for name in every_name):
             raise ConfigError(
                 f'"frozen_layers": "{pattern}" matches no parameter; layers and parameters are, for example, '
                 f"{', '.join(dict.fromkeys(part for name in every_name for part in (name.split('.')[0], name)))}"
@@ -44,7 +64,7 @@ def adapted_shapes(network: MetaNetwork, config: ExperimentConfig) -> dict[str, 
         name: shape
         for name, shape in shapes.items()
         if config.adapted_parameters in ("all", "head" if name.startswith("head.") else "body")
-        and not any(_matches(pattern, name) for pattern in config.frozen_layers)
+        and not any(matches(pattern, name) for pattern in config.frozen_layers)
     }
     if config.number_of_training_steps_per_iter == 0:
         return {}
@@ -53,11 +73,6 @@ def adapted_shapes(network: MetaNetwork, config: ExperimentConfig) -> dict[str, 
             '"frozen_layers" and "adapted_parameters" leave nothing for the inner loop to adapt; free some layers'
         )
     return kept
-
-
-def _matches(pattern: str, name: str) -> bool:
-    """Return whether a pattern is the name, one or several whole parts of it, or matches it with * and ?."""
-    return f".{pattern}." in f".{name}." or fnmatchcase(name, pattern)
 
 
 def build_inner_loop(

@@ -21,6 +21,8 @@ class MetaNetwork(nn.Module):
         head: `MetaLinear`, or `EpisodeHead` where each episode brings its head.
         stage_names: submodules in the order of the forward pass, for choices that are made per block.
         uses_dropout: whether training passes need the seeds of the episodes.
+        compared_as: what the numbers are of which nearest neighbours can be asked; empty where a distance means
+            nothing, as of ids.
         plain_prefixes: what parameter names begin with here -> in the plain module of another library or a user,
             whose names the saved tensors then have.
     """
@@ -28,6 +30,7 @@ class MetaNetwork(nn.Module):
     head: MetaLinear | EpisodeHead
     stage_names: Sequence[str] = ()
     uses_dropout: bool = False
+    compared_as: str = "pixels"
     plain_prefixes: Mapping[str, str] = MappingProxyType({})
 
     def __init__(self) -> None:

@@ -7,7 +7,7 @@ vmap.
 Letters: B tasks, n images per task, C channels, H x W pixels, F filters, N way, D features.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
@@ -26,6 +26,17 @@ from meta_learning.networks.norms.batch_norm import MetaBatchNorm2d
 from meta_learning.networks.norms.choice import NormChoice
 from meta_learning.networks.passes import Pass, PassRecord
 from utils.errors import ConfigError
+
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+"""By position and by name, with which a module is called."""
+TakeApart = Callable[[Tensor], Arguments]
+"""Of examples (n, ...) as they are in an episode: makes the arguments of a module."""
+
+
+def as_they_are(images: Tensor) -> Arguments:
+    """Call a module with its images alone."""
+    return (images,), {}
+
 
 Output = dict[
     str, Any
@@ -106,6 +117,7 @@ class ForeignNetwork(MetaNetwork):
         body: the module with the identity in place of its head, and with layers of ours that read `current`.
         head_name: what the head was called in the module.
         together: whether the tasks are computed by one vmap, not one after the other.
+        take_apart: what the module is called with.
     """
 
     def __init__(
@@ -116,8 +128,10 @@ class ForeignNetwork(MetaNetwork):
         current: CurrentPass,
         *,
         together: bool = True,
+        take_apart: TakeApart = as_they_are,
     ) -> None:
         super().__init__()
+        self.take_apart = take_apart
         self.body, self.head, self.together = body, head, together
         self.plain_prefixes = {"body.": "", "head.": f"{head_name}."}
         self._current = current
@@ -156,7 +170,7 @@ class ForeignNetwork(MetaNetwork):
             record = PassRecord(moving=dict(moving))
             of_task = replace(pass_, record=record, dropout_seeds=own_seed)
             self._current.begin(of_task)
-            features = functional_call(self.body, params, (images,))
+            features = functional_call(self.body, params, *self.take_apart(images))
             return {"features": features, "statistics": record.seen, "moving": record.moving}
 
         with self._twice_differentiable():

@@ -11,7 +11,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from meta_learning.networks.foreign import CurrentPass, ForeignNetwork, as_map, replace_layers
+from meta_learning.networks.foreign import (
+    Arguments,
+    CurrentPass,
+    ForeignNetwork,
+    TakeApart,
+    as_map,
+    as_they_are,
+    replace_layers,
+)
 from meta_learning.networks.layers import EpisodeHead, MetaLinear
 from meta_learning.networks.norms.choice import NormChoice
 from meta_learning.networks.passes import Pass
@@ -26,10 +34,12 @@ TOLERANCE = 1e-3  # between two ways of computing the same in float32
 
 def foreign_network(
     module: nn.Module,
-    image_shape: tuple[int, int, int],
+    image_shape: tuple[int, ...],
     n_way: int | None,
     norm: NormChoice | None = None,
     *,
+    examples: Tensor | None = None,
+    take_apart: TakeApart = as_they_are,
     head_name: str = "",
     task_batching: str = "auto",
     second_order: bool = True,
@@ -40,6 +50,8 @@ def foreign_network(
     Args:
         module: images (n, C, H, W) -> logits (n, N); its last operation is a linear layer.
         n_way: N; None: each episode brings its head, and the module's own is left out.
+        examples: (N_EXAMPLES, ...) to try the module on, where normal numbers of that shape would not do.
+        take_apart: examples -> what the module is called with.
         norm: what batch norms become; None: batch norm with one row.
         head_name: the name of that layer; empty: the last linear layer.
         task_batching: "batched": all tasks by one vmap; "loop": one after the other; "auto": the former where it works.
@@ -52,24 +64,26 @@ def foreign_network(
         raise ConfigError(f"{who} is a {type(module).__name__}, but must be a torch.nn.Module")
     dtype = next((parameter.dtype for parameter in module.parameters()), torch.float32)
     images = torch.randn(N_EXAMPLES, *image_shape, generator=torch.Generator().manual_seed(0), dtype=dtype)
+    images = images if examples is None else examples.to(dtype)
     module.eval()
-    logits, shapes = _shapes_of_batch_norms(module, images, who)  # first, since it also materialises lazy layers
+    arguments = take_apart(images)
+    logits, shapes = _shapes_of_batch_norms(module, arguments, who)  # first, since it also materialises lazy layers
     _refuse_shared_parameters(module, who)
     head_name, plain_head = _find_head(module, head_name, who)
     _set(module, head_name, nn.Identity())
     head = _our_head(plain_head, n_way, head_name, who)
-    _refuse_other_last_operations(module, plain_head, images, logits, head_name, who)
+    _refuse_other_last_operations(module, plain_head, arguments, logits, head_name, who)
     current = CurrentPass()
     replace_layers(module, shapes, norm or NormChoice(), dtype, current, who)
     module.train()
-    _refuse_hidden_state(module, images, who)
-    _refuse_hidden_randomness(module, images, who)
-    network = ForeignNetwork(module, head, head_name, current)
+    _refuse_hidden_state(module, arguments, who)
+    _refuse_hidden_randomness(module, arguments, who)
+    network = ForeignNetwork(module, head, head_name, current, take_apart=take_apart)
     _choose_batching(network, torch.stack([images, images.flip(0)]), task_batching, second_order, who)
     return network
 
 
-def _shapes_of_batch_norms(module: nn.Module, images: Tensor, who: str) -> tuple[Tensor, dict[str, tuple[int, ...]]]:
+def _shapes_of_batch_norms(module: nn.Module, given: Arguments, who: str) -> tuple[Tensor, dict[str, tuple[int, ...]]]:
     shapes: dict[str, tuple[int, ...]] = {}
     hooks = [
         layer.register_forward_pre_hook(
@@ -78,15 +92,15 @@ def _shapes_of_batch_norms(module: nn.Module, images: Tensor, who: str) -> tuple
         for name, layer in module.named_modules()
         if isinstance(layer, _BatchNorm)
     ]
-    logits = _call(module, images, who)
+    logits = _call(module, given, who)
     for hook in hooks:
         hook.remove()
-    if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(images):
+    if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != N_EXAMPLES:
         seen = (
             f"a tensor of shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
         )
         raise ConfigError(
-            f"{who}: its forward pass returns {seen} for {len(images)} images, but must return logits ({len(images)}, "
+            f"{who}: its forward pass returns {seen} for {N_EXAMPLES} images, but must return logits ({N_EXAMPLES}, "
             "ways)"
         )
     idle = [name for name, layer in module.named_modules() if isinstance(layer, _BatchNorm) and name not in shapes]
@@ -96,9 +110,12 @@ def _shapes_of_batch_norms(module: nn.Module, images: Tensor, who: str) -> tuple
 
 
 @torch.no_grad()
-def _call(module: nn.Module, images: Tensor, who: str) -> Any:
-    with user_code(f"{who}: its forward pass for images {tuple(images.shape)}"):
-        return module(images)
+def _call(module: nn.Module, given: Arguments, who: str) -> Any:
+    positional, by_name = given
+    shapes = [f"{name}={tuple(value.shape)}" for name, value in by_name.items()]
+    shapes = [str(tuple(value.shape)) for value in positional] + shapes
+    with user_code(f"{who}: its forward pass for {'images' if not by_name else 'inputs'} {', '.join(shapes)}"):
+        return module(*positional, **by_name)
 
 
 def _refuse_shared_parameters(module: nn.Module, who: str) -> None:
@@ -146,9 +163,9 @@ def _our_head(plain: nn.Linear, n_way: int | None, name: str, who: str) -> MetaL
 
 
 def _refuse_other_last_operations(
-    body: nn.Module, head: nn.Linear, images: Tensor, logits: Tensor, name: str, who: str
+    body: nn.Module, head: nn.Linear, given: Arguments, logits: Tensor, name: str, who: str
 ) -> None:
-    features = _call(body, images, f'{who} without its head "{name}"')
+    features = _call(body, given, f'{who} without its head "{name}"')
     fits = isinstance(features, Tensor) and features.dim() == 2 and features.shape[1] == head.in_features
     with torch.no_grad():
         if not fits or not torch.allclose(head(features), logits, rtol=TOLERANCE, atol=TOLERANCE):
@@ -181,9 +198,9 @@ def _attributes(module: nn.Module) -> dict[str, Any]:
     return found
 
 
-def _refuse_hidden_state(module: nn.Module, images: Tensor, who: str) -> None:
+def _refuse_hidden_state(module: nn.Module, given: Arguments, who: str) -> None:
     before = _attributes(module)
-    _call(module, images, who)
+    _call(module, given, who)
     for name, (value, size) in _attributes(module).items():
         old, old_size = before.get(name, (None, -1))
         unchanged = value is old or (isinstance(value, int | float | str) and value == old)
@@ -195,9 +212,9 @@ def _refuse_hidden_state(module: nn.Module, images: Tensor, who: str) -> None:
             )
 
 
-def _refuse_hidden_randomness(module: nn.Module, images: Tensor, who: str) -> None:
+def _refuse_hidden_randomness(module: nn.Module, given: Arguments, who: str) -> None:
     with torch.random.fork_rng(devices=[]):
-        first, second = (_call(module, images, who) for _ in range(2))
+        first, second = (_call(module, given, who) for _ in range(2))
     if not torch.equal(first, second):
         raise ConfigError(
             f"{who}: its forward pass draws random numbers of its own in training mode (F.dropout, say, or dropout "

@@ -9,6 +9,7 @@ grouped convolution, and batch norm over a folded channel sees the images of one
 """
 
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,11 @@ def below(params: Parameters | None, name: str) -> Parameters | None:
         return None
     prefix = name + "."
     return {key[len(prefix) :]: value for key, value in params.items() if key.startswith(prefix)}
+
+
+def matches(pattern: str, name: str) -> bool:
+    """Return whether a pattern is the name, one or several whole parts of it, or matches it with * and ?."""
+    return f".{pattern}." in f".{name}." or fnmatchcase(name, pattern)
 
 
 def given_or_own(layer: nn.Module, params: Parameters | None, name: str, n_tasks: int) -> Tensor:
@@ -57,6 +63,29 @@ class MetaConv2d(nn.Conv2d):
         return convolve(
             x, weight, bias, Geometry(self.stride, self.padding, self.dilation, n_tasks), self.compute_dtype
         )
+
+
+class WarpLayer(nn.Conv2d):
+    """A convolution without bias that only the outer loop learns, the same for all tasks; it starts at the identity.
+
+    With a kernel of one pixel it is the T of T-Nets, which changes the geometry of the inner gradients: for y = T (W x)
+    a step on W moves y along T T^T times the gradient with respect to y.
+
+    Source: Lee & Choi 2018 (T-Net); Flennerhag et al. 2020 (warp layers).
+    """
+
+    is_never_adapted = True
+
+    def __init__(self, channels: int, kernel_size: int) -> None:
+        super().__init__(channels, channels, kernel_size, padding=kernel_size // 2, bias=False)
+
+    def reset_parameters(self) -> None:
+        """Set the identity."""
+        nn.init.dirac_(self.weight)
+
+    def forward(self, x: Tensor, n_tasks: int = 1) -> Tensor:
+        """Return the convolved x (n, B*C, H, W)."""
+        return super().forward(x.unflatten(1, (n_tasks, -1)).flatten(0, 1)).view_as(x)
 
 
 class MetaLinear(nn.Linear):

@@ -82,7 +82,7 @@ def copy_project(root: Path) -> None:
     shutil.copytree(REPOSITORY_ROOT, root, ignore=NOT_COPIED)
     for path in [
         *(root / "experiment_template_config").glob("*.json"),
-        root / "docs" / "plugin_example" / "small_network.json",
+        *(root / "docs" / "plugin_example").glob("*.json"),
     ]:
         path.write_text(_shortened(path.read_text(encoding="utf-8")), encoding="utf-8")
     schema = root / "utils" / "config" / "schema.py"

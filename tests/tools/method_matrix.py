@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.tools.gate import few_of
 from tests.tools.learners import PLUS_PLUS, Episodes, PlainBlock, random_episodes, small_config
 from utils import registry
 
@@ -88,9 +89,20 @@ _CHANGES: dict[str, dict[str, Any]] = {
     "ridge head": {"head": "ridge"},
     "R2D2": {"head": "ridge", "number_of_training_steps_per_iter": 0},
     "Meta-Curvature": {"inner_loop_optimizer": "meta_curvature"},
+    "GAP": {"inner_loop_optimizer": "gap"},
     "ALFA": {"inner_loop_optimizer": "alfa"},
     "L2F": {"inner_loop_optimizer": "l2f"},
     "worst tasks": {"outer_loss": "cvar"},
+    "T-Net": {"warp_kernel_size": 1},
+    "Warp-MAML without pooling": {"warp_kernel_size": 3, "max_pooling": False},
+    "Sharp-MAML": {"sharpness_radius": 0.05},
+    "Sharp-MAML, lower level": {"inner_loop_optimizer": "sharp"},
+    "iMAML": {"inner_loop_optimizer": "proximal", "outer_update": "implicit"},
+    "MeTAL": {"inner_loop_optimizer": "metal"},
+    "CAVIA": {"adapter_kind": "context", "adapter_targets": ["block1.norm"], "adapted_parameters": "body"},
+    "FiLM": {"adapter_kind": "film", "adapter_targets": ["norm"]},
+    "LoRA in a module of a user": {"adapter_kind": "lora", "adapter_rank": 2, "backbone": "users"},
+    "residual adapters": {"adapter_kind": "residual", "adapter_base": "frozen", "head": "prototypes"},
     "gradient checkpointing": THREE_EPOCHS | {"gradient_checkpointing": True},
     "gradient checkpointing, prototypes, inner Adam": {
         "gradient_checkpointing": True,
@@ -117,7 +129,7 @@ CHANGING = (
     "chunks that do not fit",
 )
 """Those in which something of each kind changes from one iteration to the next."""
-BY_CHANGE = [name if name in CHANGING else pytest.param(name, marks=pytest.mark.full) for name in METHODS]
+BY_CHANGE = few_of(METHODS, *CHANGING)
 """All of them; at every change those."""
 
 

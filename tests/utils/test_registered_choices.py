@@ -109,7 +109,7 @@ def test_own_keys_are_typed_documented_and_named_when_they_are_misspelled(plugin
             '"mine_floor" is 0.0, but must be: greater than 0. With `inner_loop_optimizer` mine: Least',
         ),
         ({"mine_floor": "a"}, '"mine_floor" is "a", but must be: a valid number'),
-        ({"inner_loop_optimizer": "min"}, "'rmsprop' or 'mine'. Update rule of the inner loop"),
+        ({"inner_loop_optimizer": "min"}, "'sharp' or 'mine'. Update rule of the inner loop"),
         (
             {"inner_loop_optimizer": "sgd", "mine_floor": 0.5},
             '"mine_floor" 0.5 is of "inner_loop_optimizer" mine, not of sgd; leave it out',

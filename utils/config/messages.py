@@ -52,6 +52,29 @@ USUAL_NAMES = {
     "hidden_size": "cnn_num_filters",
     "first_order": "second_order",
     "efficient": "gradient_checkpointing",
+    "n": "num_classes_per_set",
+    "k": "num_samples_per_class",
+    "k_spt": "num_samples_per_class",
+    "k_qry": "num_target_samples",
+    "test_shots": "num_target_samples",
+    "task_num": "batch_size",
+    "tasks_per_step": "batch_size",
+    "meta_batch_size": "batch_size",
+    "update_lr": "init_inner_loop_learning_rate",
+    "fast_lr": "init_inner_loop_learning_rate",
+    "adapt_lr": "init_inner_loop_learning_rate",
+    "update_step": "number_of_training_steps_per_iter",
+    "adaptation_steps": "number_of_training_steps_per_iter",
+    "num_adaptation_steps": "number_of_training_steps_per_iter",
+    "n_inner_iter": "number_of_training_steps_per_iter",
+    "update_step_test": "number_of_evaluation_steps_per_iter",
+    "adapt_steps": "number_of_training_steps_per_iter",
+    "num_inner_loop_test": "number_of_evaluation_steps_per_iter",
+    "imgsz": "image_height",
+    "imgc": "image_channels",
+    "num_iterations": "total_iter_per_epoch",
+    "use_cuda": "gpu_to_use",
+    "model": "backbone",
 }
 """What others call a key, where the spelling alone does not lead to it; docs/move_over.md has some of them."""
 
@@ -67,10 +90,17 @@ PATTERNS = {
 
 def unknown_key(key: str, known: Collection[str]) -> str:
     """Return the text that a key is unknown, and which one is meant."""
-    spelled = key.replace("-", "_").lower()
-    nearest = [USUAL_NAMES[spelled]] if spelled in USUAL_NAMES else difflib.get_close_matches(spelled, known, 1, 0.5)
-    advice = f'; did you mean "{nearest[0]}"?' if nearest else "; docs/config_keys.md and --help have all keys"
+    nearest = key_meant(key, known)
+    advice = f'; did you mean "{nearest}"?' if nearest else "; docs/config_keys.md and --help have all keys"
     return f'unknown key "{key}"{advice}'
+
+
+def key_meant(key: str, known: Collection[str]) -> str | None:
+    """Return the known key that others call so, or that is spelled most like it; None: there is none."""
+    spelled = key.replace("-", "_").lower()
+    if (usual := USUAL_NAMES.get(spelled)) in known:
+        return usual
+    return next(iter(difflib.get_close_matches(spelled, known, 1, 0.5)), None)
 
 
 def expected(key: str, value: Any, item: Mapping[str, Any], works: Callable[[Any], bool]) -> str:

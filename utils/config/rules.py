@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 from utils.config.schema import ExperimentConfig
 from utils.registry import BUILT_IN_BACKBONES, VGG_KEYS, loaded_plugins, unknown_backbone
-from utils.registry.choices import Choice, fact, with_own_keys
+from utils.registry.choices import GIVEN, Choice, fact, with_own_keys
+from utils.registry.choices import choices as registered_choices
 
 
 class Contradiction(NamedTuple):
@@ -54,7 +55,7 @@ def feature_size(size: int, num_stages: int, blocks_per_stage: int, padding: boo
 
 def _image_vanishes(c: ExperimentConfig) -> bool:
     arguments = (c.num_stages, c.cnn_blocks_per_stage, c.conv_padding, c.max_pooling)
-    return min(feature_size(side, *arguments) for side in (c.image_height, c.image_width)) == 0
+    return min(feature_size(side, *arguments) for side in c.example_shape[1:]) == 0
 
 
 NAMES_OF_FOLDERS = ("experiment_name", "tag", "dataset_name", "dataset_path", "test_dataset_name")
@@ -82,9 +83,14 @@ FOR_ANY_WAYS = 'set "head" to "zero" or "prototypes", which are made for each ta
 
 OF_WAVES = {
     "loss": "mean_squared_error", "num_regression_outputs": 1, "image_height": 1, "image_width": 1, "image_channels": 1,
-    "support_augmentation": (), "query_augmentation": (), "test_dataset_name": (), "task_list": "",
+    "support_augmentation": (), "query_augmentation": (), "test_dataset_name": (), "task_list": "", "input_shape": (),
 }  # fmt: skip
 """Key -> the value that the points of a wave need."""
+OF_IMAGES_ALONE = {
+    "class_rotation": False, "reverse_channels": False, "support_augmentation": (), "query_augmentation": (),
+    "task_list": "",
+}  # fmt: skip
+"""Key -> the value at which it asks for nothing, as it must where examples are no images."""
 MLP_HAS_NONE = {
     "dropout_rate_value": 0.0, "per_step_bn_statistics": False, "batch_norm_statistics": "transductive",
     "learnable_batch_norm_momentum": False, "enable_inner_loop_optimizable_bn_params": False,
@@ -107,6 +113,21 @@ def _as_json(value: Any) -> str:
 def _needs_of_waves(c: ExperimentConfig) -> str:
     needs = [f'"{key}" {_as_json(OF_WAVES[key])}, not {_as_json(value)}' for key, value in _others(c, OF_WAVES).items()]
     return f'"dataset_name" sinusoid, points of a wave, needs {"; ".join(needs)}'
+
+
+def _takes_images(c: ExperimentConfig) -> bool:
+    return c.backbone in BUILT_IN_BACKBONES and c.backbone != "mlp"
+
+
+def _does_not_fit_the_backbone(c: ExperimentConfig) -> bool:
+    if c.inputs is None or c.backbone not in BUILT_IN_BACKBONES:
+        return False
+    return not c.inputs.are_numbers or (_takes_images(c) and len(c.example_shape) != 3)
+
+
+def _needs_of_what_is_no_image(c: ExperimentConfig) -> str:
+    needs = [f'"{key}" to {_as_json(OF_IMAGES_ALONE[key])}' for key in _others(c, OF_IMAGES_ALONE)]
+    return f'"input_shape" {_as_json(c.input_shape)} is of what is no image; set {" and ".join(needs)}'
 
 
 def _needs_of_an_mlp(c: ExperimentConfig) -> str:
@@ -145,14 +166,42 @@ def _asks_for_inner_steps(c: ExperimentConfig) -> list[str]:
     """Return the keys whose values mean nothing without inner steps."""
     asks = {
         "head": not fact("head", c.head, "uses_features", False),
-        "outer_update": c.outer_update == "displacement",
+        "outer_update": c.outer_update != "gradient",
         "use_multi_step_loss_optimization": c.use_multi_step_loss_optimization,
         "learnable_per_layer_per_step_inner_loop_learning_rate": (
             c.learnable_per_layer_per_step_inner_loop_learning_rate
         ),
         "learnable_inner_loop_learning_rates": c.learnable_inner_loop_learning_rates != "none",
+        "adapter_kind": c.adapter_kind != "none",
     }
     return [f'"{key}"' for key, does in asks.items() if does]
+
+
+ADAPTER_KEYS = ("adapter_targets", "adapter_rank", "adapter_base")
+
+
+def _idle_adapter_keys(c: ExperimentConfig) -> list[str]:
+    """Return the keys of adapters that are set and that the config's kind does not read."""
+    found = registered_choices("adapter_kind").get(c.adapter_kind)
+    read = () if found is None else (*found.reads.values(), "adapter_targets", "adapter_base")
+    fields = type(c).model_fields
+    return [f'"{key}"' for key in ADAPTER_KEYS if key not in read and getattr(c, key) != fields[key].default]
+
+
+def _idle_with_adapters(c: ExperimentConfig) -> list[str]:
+    """Return what leaves adapters, or the body beside them, with nothing to do."""
+    asks = {
+        '"adapted_parameters" head (ANIL), which leaves them alone; set it to "all" or "body"': (
+            c.adapted_parameters == "head"
+        ),
+        '"outer_update" displacement (Reptile), which moves what is adapted alone; set it to "gradient"': (
+            c.outer_update == "displacement"
+        ),
+        '"adapter_base" frozen and "pretraining_epochs", which learn the body; give one by "initial_weights"': (
+            c.adapter_base == "frozen" and c.pretraining_epochs > 0
+        ),
+    }
+    return [text for text, does in asks.items() if does] if c.adapter_kind != "none" else []
 
 
 def _is_out_of_order(milestones: tuple[int, ...]) -> bool:
@@ -206,9 +255,24 @@ CONTRADICTIONS = (
     ),
     clash(
         "backbone", "image_height", "image_width", "num_stages", "cnn_blocks_per_stage", "conv_padding", "max_pooling",
-        when=lambda c: c.backbone == "vgg" and _image_vanishes(c),
-        text="images of {c.image_height} x {c.image_width} pixels vanish in {c.num_stages} stages; "
+        "input_shape",
+        when=lambda c: c.backbone == "vgg" and len(c.example_shape) == 3 and _image_vanishes(c),
+        text="images of {c.example_shape[1]} x {c.example_shape[2]} pixels vanish in {c.num_stages} stages; "
         'lower "num_stages" or enlarge "image_height" and "image_width"',
+    ),
+    clash(
+        "input_shape", "backbone",
+        when=_does_not_fit_the_backbone,
+        text=lambda c: (
+            f'"backbone" {c.backbone} takes one array of numbers{", (C, H, W)" if _takes_images(c) else ""}, not '
+            f'"input_shape" {_as_json(c.input_shape)}; for one array of any shape there is mlp, for all else a network '
+            "of your own (docs/any_modality.md)"
+        ),
+    ),
+    clash(
+        "input_shape", *OF_IMAGES_ALONE,
+        when=lambda c: c.inputs is not None and _others(c, OF_IMAGES_ALONE),
+        text=_needs_of_what_is_no_image,
     ),
     clash(
         "min_learning_rate", "meta_learning_rate",
@@ -306,14 +370,14 @@ CONTRADICTIONS = (
     ),
     clash(
         "class_rotation", "image_height", "image_width",
-        when=lambda c: c.class_rotation is True and c.image_height != c.image_width,
+        when=lambda c: c.class_rotation is True and c.inputs is None and c.image_height != c.image_width,
         text='"class_rotation" needs square images, but they are {c.image_height} x {c.image_width}; set it to false',
     ),
     clash(
-        "normalisation", "image_channels",
-        when=lambda c: c.normalisation != "none" and c.image_channels != 3,
-        text='"normalisation" {c.normalisation} needs "image_channels" 3, not {c.image_channels}; set "normalisation" '
-        'to "none"',
+        "normalisation", "image_channels", "input_shape",
+        when=lambda c: c.normalisation != "none" and c.example_shape[0] != 3,
+        text='"normalisation" {c.normalisation} needs "image_channels" 3, not {c.example_shape[0]}; set "normalisation"'
+        ' to "none"',
     ),
     clash(
         "enable_inner_loop_optimizable_bn_params", "learnable_bn_gamma", "learnable_bn_beta",
@@ -387,9 +451,67 @@ CONTRADICTIONS = (
         "{c.inner_loop_optimizer}",
     ),
     clash(
+        "adapter_kind", *ADAPTER_KEYS,
+        when=_idle_adapter_keys,
+        text=lambda c: (
+            f'{", ".join(_idle_adapter_keys(c))} mean{"s" if len(_idle_adapter_keys(c)) == 1 else ""} nothing with '
+            f'"adapter_kind" {c.adapter_kind}; leave it out, or choose another kind'
+        ),
+    ),
+    clash(
+        "adapter_kind", "adapted_parameters", "outer_update", "adapter_base", "pretraining_epochs",
+        when=_idle_with_adapters,
+        text=lambda c: (
+            f'"adapter_kind" {c.adapter_kind} does not go with {"; nor with ".join(_idle_with_adapters(c))}'
+        ),
+    ),
+    clash(
+        "inner_loop_optimizer", "second_order",
+        when=lambda c: (
+            not c.second_order and fact("inner_loop_optimizer", c.inner_loop_optimizer, "needs_second_order", False)
+        ),
+        text='"inner_loop_optimizer" {c.inner_loop_optimizer} learns what it descends on, which has no gradient in '
+        'first order; set "second_order" to true',
+    ),
+    clash(
         "inner_loop_betas",
         when=lambda c: any(beta < 0 or beta >= 1 for beta in c.inner_loop_betas),
         text='"inner_loop_betas" {c.inner_loop_betas} must both be at least 0 and below 1',
+    ),
+    clash(
+        "outer_update", "inner_loop_optimizer",
+        when=lambda c: (
+            c.outer_update == "implicit"
+            and c.inner_loop_optimizer != GIVEN
+            and not fact("inner_loop_optimizer", c.inner_loop_optimizer, "comes_to_rest", False)
+        ),
+        text='"outer_update" implicit (iMAML) needs an inner problem that is solved where its rule comes to rest; set '
+        '"inner_loop_optimizer" to "proximal", not {c.inner_loop_optimizer}',
+    ),
+    clash(
+        "outer_update", "second_order", "first_order_to_second_order_epoch", "use_multi_step_loss_optimization",
+        when=lambda c: (
+            c.outer_update == "implicit"
+            and (not c.second_order or c.first_order_to_second_order_epoch >= 0 or c.use_multi_step_loss_optimization)
+        ),
+        text='"outer_update" implicit (iMAML) has products with the Hessian in every epoch, after the last step alone; '
+        'set "second_order" to true, "first_order_to_second_order_epoch" to -1 and "use_multi_step_loss_optimization" '
+        "to false",
+    ),
+    clash(
+        "outer_update", "per_step_bn_statistics", "dropout_rate_value", "batch_norm_statistics",
+        when=lambda c: (
+            c.outer_update == "implicit"
+            and (c.per_step_bn_statistics or c.dropout_rate_value > 0 or "episodic" in c.batch_norm_statistics)
+        ),
+        text='"outer_update" implicit (iMAML) needs one inner problem, the same at every step; set '
+        '"per_step_bn_statistics" to false, "dropout_rate_value" to 0 and "batch_norm_statistics" to others than '
+        "episodic",
+    ),
+    clash(
+        "outer_update", "sharpness_radius",
+        when=lambda c: c.outer_update == "displacement" and c.sharpness_radius > 0,
+        text='"outer_update" displacement (Reptile) has no outer loss to be sharp; set "sharpness_radius" to 0',
     ),
     clash(
         "outer_update", "second_order", "use_multi_step_loss_optimization",
@@ -404,8 +526,8 @@ CONTRADICTIONS = (
     ),
     clash(
         "outer_update", "learnable_inner_loop_learning_rates", "learnable_per_layer_per_step_inner_loop_learning_rate",
-        when=lambda c: c.outer_update == "displacement" and _learns_rates(c),
-        text='"outer_update" displacement (Reptile) has no gradient for inner learning rates; set '
+        when=lambda c: c.outer_update != "gradient" and _learns_rates(c),
+        text='"outer_update" {c.outer_update} has no gradient for inner learning rates; set '
         '"learnable_per_layer_per_step_inner_loop_learning_rate" to false and '
         '"learnable_inner_loop_learning_rates" to "none"',
     ),

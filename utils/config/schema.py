@@ -9,11 +9,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, create_model
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, create_model
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError, core_schema
 
 from utils.episodes.drawing import EpisodeShape, combinations
+from utils.episodes.inputs import Inputs
 from utils.episodes.randomness import LARGEST_SEED
 from utils.errors import ConfigError
 from utils.registry import choices as registered
@@ -81,6 +82,13 @@ class NormLayerName(NameOf):
     kind = "norm_layer"
 
 
+class AdapterKindName(NameOf):
+    """Of adapters."""
+
+    kind = "adapter_kind"
+    more = ("none",)
+
+
 class BatchNormStatistics(NameOf):
     """Of batch-norm statistics."""
 
@@ -105,6 +113,14 @@ def choices(annotation: Any) -> tuple[Any, ...]:
         return annotation.names()
     parts = get_args(annotation)
     return parts if get_origin(annotation) is Literal else tuple(value for part in parts for value in choices(part))
+
+
+def _known_inputs(given: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    try:
+        Inputs.of(given)
+    except ValueError as error:
+        raise PydanticCustomError("inputs", "Input should be {allowed}", {"allowed": str(error)}) from error
+    return given
 
 
 class _Section(BaseModel):
@@ -193,6 +209,9 @@ class DataSection(_Section):
     """Width in pixels to which images are resized."""
     image_channels: Literal[1, 3] = 1
     """1: grey, 3: RGB."""
+    input_shape: Annotated[tuple[AtLeastOne | str, ...], AfterValidator(_known_inputs)] = ()
+    """What an example is where it is no image (docs/any_modality.md): the sides of one array, as [16] or [6, 128], or
+    its parts, as ["ids:int:24", "mask:bool:24"]; empty: an image of the three keys above."""
     resize_filter: Literal["auto", "nearest", "bilinear", "bicubic", "lanczos"] = "auto"
     """Resampling filter of the resize; auto: nearest for Omniglot's 1-bit images, else bicubic."""
     normalisation: Literal[
@@ -284,6 +303,11 @@ class BackboneSection(_Section):
     """Pad the 3x3 convolutions by one pixel."""
     max_pooling: bool = True
     """true: max-pooling, then flatten; false: strided convolutions, then global average pooling."""
+    warp_kernel_size: Literal[0, 1, 3] = 0
+    """Side of a convolution after each of the others, before its norm, which starts at the identity and which only the
+    outer loop learns; 1: T-Net, 3: Warp-MAML, 0: none."""
+    feature_scale: float = Field(0.0, ge=0.0)
+    """Above 0: bring the features of each image to mean 0 and this standard deviation, before the head (vgg, conv4)."""
     norm_layer: NormLayerName = "batch_norm"
     """Norm after each convolution."""
     norm_groups: int = Field(8, ge=1)
@@ -327,6 +351,16 @@ class InnerLoopSection(_Section):
     frozen_layers: tuple[str, ...] = ()
     """Layers that the inner loop leaves as they are, e.g. ["block0", "conv.bias", "*.weight"]: a part of a
     parameter's name between dots, or a pattern with * and ?."""
+    adapter_kind: AdapterKindName = "none"
+    """What the inner loop adapts beside the layers of the body, in the place of their weights; none: the weights."""
+    adapter_targets: tuple[str, ...] = Field(("*",), min_length=1)
+    """Layers of the body that get an adapter, in patterns as of `frozen_layers`, e.g. ["block2.norm", "linear1"]: of
+    those that match, the ones that `adapter_kind` fits."""
+    adapter_rank: int = Field(4, ge=1)
+    """Size of an adapter: the rank of `adapter_kind` lora, the context parameters of context."""
+    adapter_base: Literal["learned", "frozen"] = "learned"
+    """Whether the outer loop learns the body's own weights, or the adapters and the head alone, beside a body from
+    `initial_weights`, say."""
     inner_loop_optimizer: InnerLoopOptimizerName = "sgd"
     """Update rule of the inner loop; its state starts anew in each episode and is differentiated through."""
     inner_loop_momentum: float = Field(0.0, ge=0.0, lt=1.0)
@@ -354,10 +388,16 @@ class InnerLoopSection(_Section):
 class OuterLoopSection(_Section):
     """The meta-update."""
 
-    outer_update: Literal["gradient", "displacement"] = "gradient"
-    """What the meta-update follows: the gradient of the outer loss, or the way that the adapted parameters went
-    (Reptile).
+    outer_update: Literal["gradient", "displacement", "implicit"] = "gradient"
+    """What the meta-update follows: the gradient of the outer loss through the inner steps; the way that the adapted
+    parameters went (Reptile); or the gradient as it is where the inner problem is solved, whatever the way there
+    (iMAML).
     """
+    implicit_gradient_iterations: int = Field(5, ge=1)
+    """Iterations of conjugate gradients, each a product with the Hessian, of `outer_update` implicit."""
+    sharpness_radius: float = Field(0.0, ge=0.0)
+    """Sharp-MAML: the outer gradient is taken this far uphill, along the gradient of the network's parameters; 0: where
+    they are."""
     loss: LossName = "cross_entropy"
     """Loss of a task, in both loops."""
     outer_loss: OuterLossName = "mean"
@@ -513,6 +553,16 @@ class ExperimentConfig(
     def is_regression(self) -> bool:
         """Whether labels are real numbers; there are no classes then, and images are counted as those of one class."""
         return registered.fact("loss", self.loss, "is_regression", False)
+
+    @property
+    def inputs(self) -> Inputs | None:
+        """What an example is made of; None: an image."""
+        return Inputs.of(self.input_shape) if self.input_shape else None
+
+    @property
+    def example_shape(self) -> tuple[int, ...]:
+        """Of an example in an episode; of an image C, H, W."""
+        return self.inputs.shape if self.inputs else (self.image_channels, self.image_height, self.image_width)
 
     @property
     def training_shapes(self) -> tuple[EpisodeShape, ...]:

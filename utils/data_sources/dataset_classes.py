@@ -11,8 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from utils.config import ExperimentConfig
 from utils.episodes.drawing import SPLITS, EpisodeShape, fitting_fractions, split_classes
+from utils.errors import ConfigError
 from utils.images.arrays import ArrayImages
 from utils.images.decoding import PixelFormat, original_form
 from utils.images.duplicates import find_repeats, leak_text, leaked, one_colour_text, without_images
@@ -54,6 +57,8 @@ class DatasetClasses:
     """split -> its classes."""
     keeps_copies: bool = False
     """Images stay that are in their class more than once, as the run has started with them."""
+    targets: np.ndarray | None = None
+    """float64 (examples, D): the labels of a regression; None: the classes are."""
 
     @property
     def classes(self) -> dict[str, dict[str, Sequence[int]]]:
@@ -262,6 +267,11 @@ def _advice(config: ExperimentConfig, packed: PackedImages | None) -> str:
 
 
 def _pack(config: ExperimentConfig) -> tuple[Path, PackedImages | None, list[ImageFolder], list[str]]:
+    if config.inputs is not None:
+        raise ConfigError(
+            f'dataset "{config.dataset_name}" is a folder of images, but "input_shape" says that examples are none. '
+            "Leave it out, or give the file that registers a dataset of this name: --plugin FILE.py"
+        )
     place = config.dataset_path or config.dataset_name
     # Under its short name, too, a known dataset is in its one folder, unless there is a folder of that name.
     folder = dataset_root() / (place if (dataset_root() / place).exists() else folder_named(place))

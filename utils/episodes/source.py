@@ -3,7 +3,8 @@
 The learner, the builder and the tests of models know these types alone, so that images, waves and tasks that a user
 holds in Python go the same way. A source of one's own subclasses `EpisodeSource` and inherits what it need not have.
 
-Letters: B tasks, N way, K shot, Q query images per class, C x H x W pixels. No torch at run time.
+Letters: B tasks, N way, K shot, Q query images per class, C x H x W pixels; examples that are no images have sides
+of their own in the place of these. No torch at run time.
 """
 
 from collections.abc import Mapping, Sequence
@@ -90,8 +91,8 @@ class EpisodeSource(Protocol):
     def count(self, split: str) -> int | None:
         """Return how many different tasks a split has; None: there is no end of them, or none is known."""
 
-    def example_shape(self) -> tuple[int, int, int] | None:
-        """Return (C, H, W) of an image; None: unknown before the first episode."""
+    def example_shape(self) -> tuple[int, ...] | None:
+        """Return (C, H, W) of an image, or the sides of another example; None: unknown before the first episode."""
 
     def identity(self) -> dict[str, Any] | None:
         """Return what the data are known by, wherever they lie, JSON-able; None: a run goes on with them unasked.
@@ -109,14 +110,11 @@ class EpisodeSource(Protocol):
             DataError: they are not.
         """
 
-    def as_pixels(self, images: "Tensor") -> "Tensor":
-        """Return images (..., C, H, W) of an episode as uint8 red green blue (or grey), to be shown.
-
-        Raises:
-            NotImplementedError: the source has no images; nobody asks where classes have no names or labels are real
-                numbers.
+    def as_pixels(self, images: "Tensor") -> "Tensor | None":
+        """Return images (..., C, H, W) of an episode as uint8 red green blue (or grey), to be shown; None: the source
+        has no pictures, so none are shown.
         """
-        raise NotImplementedError(f"{type(self).__name__} has no pictures")
+        return None
 
 
 class DrawnTasks(Protocol):

@@ -131,7 +131,7 @@ def scan(dataset_folder: Path) -> tuple[list[ImageFolder], str]:
     if not image_folders:
         raise DataError(
             f"{printable(dataset_folder)}: no image found (looked for {', '.join(IMAGE_EXTENSIONS)} in all folders"
-            " below). datasets/README.md shows the folder formats."
+            " below). docs/own_data.md shows the folder formats."
         )
     return sorted(image_folders, key=lambda folder: folder.path), digest.hexdigest()
 

@@ -216,7 +216,7 @@ def _possible_folders(dataset_folder: Path) -> list[Path]:
     return folders if cache.startswith("~") else [*folders, Path(cache) / "few_shot_packed_images" / path_digest]
 
 
-def _writable_folder(dataset_folder: Path) -> Path:
+def writable_folder(dataset_folder: Path) -> Path:
     """Return the first of `_possible_folders` that can be written.
 
     Raises:
@@ -271,7 +271,7 @@ def load_or_pack(
             packed = opened(folder / f"{stem}.json")
             if packed is not None:
                 return _tell_what_is_left_out(packed, dataset_folder), list(packed.folders), []
-    index_file = _writable_folder(dataset_folder) / f"{stem}.json"
+    index_file = writable_folder(dataset_folder) / f"{stem}.json"
     try:
         with lock(index_file.with_suffix(".lock")):
             packed = None if rebuild else opened(index_file, is_told=False)

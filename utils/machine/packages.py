@@ -60,6 +60,6 @@ def set_up_command() -> str:
 
 
 def extras_command(purposes: str) -> str:
-    """Return what installs optional packages: all of them, or those for `trackers`, `sweep` and `onnx`, with commas."""
+    """Return what installs optional packages: all of them, or those for `trackers,sweep`."""
     what = f"'{PACKAGE[:-1]}[{purposes}]'" if PACKAGE else "-r requirements-extras.txt"
     return f"python -m pip install {what}"

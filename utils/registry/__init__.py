@@ -25,11 +25,21 @@ from utils.paths import PACKAGE, REPOSITORY_ROOT, expanded
 from utils.registry import choices
 from utils.registry.choices import Key
 
-VGG_KEYS = frozenset({"num_stages", "cnn_blocks_per_stage", "cnn_num_filters", "conv_padding", "max_pooling"})
+VGG_KEYS = frozenset(
+    {
+        "num_stages",
+        "cnn_blocks_per_stage",
+        "cnn_num_filters",
+        "conv_padding",
+        "max_pooling",
+        "warp_kernel_size",
+        "feature_scale",
+    }
+)
 
 BUILT_IN_BACKBONES: dict[str, frozenset[str]] = {
     "vgg": VGG_KEYS,
-    "conv4": frozenset({"cnn_num_filters"}),
+    "conv4": frozenset({"cnn_num_filters", "warp_kernel_size", "feature_scale"}),
     "mlp": frozenset(),
     **dict.fromkeys(
         ("resnet10", "resnet10_wide", "resnet12", "resnet12_wide", "resnet18", "resnet34", "resnet50"), frozenset()
@@ -61,9 +71,9 @@ def register_backbone(name: str, build: Callable[..., Any]) -> None:
         ...     nn.Flatten(), nn.Linear(image_shape[0] * image_shape[1] * image_shape[2], n_way)))
 
     Args:
-        build: called as build(config, image_shape, n_way), with image_shape = (C, H, W); returns any
-            `torch.nn.Module` that turns images (n, C, H, W) into logits (n, n_way), its last operation being a
-            linear layer.
+        build: called as build(config, image_shape, n_way), with image_shape = (C, H, W), or what `input_shape` says;
+            returns any `torch.nn.Module` that turns images (n, C, H, W) into logits (n, n_way), its last operation
+            being a linear layer.
     Raises:
         ConfigError: the name is taken or has other characters, or `build` cannot be called.
     """
@@ -81,7 +91,9 @@ def register_dataset(name: str, build: Callable[..., Any]) -> None:
 
     Args:
         build: called as build(config); returns {"train": {class name: images}, "val": ..., "test": ...}, the images
-            of a class a uint8 array (n, H, W) or (n, H, W, C) of the size that the config says.
+            of a class a uint8 array (n, H, W) or (n, H, W, C) of the size that the config says. With the key
+            `input_shape` a class is what that says: an array (n, ...) of any numbers, or a dict or tuple of them; in a
+            regression a pair of it and the targets (n, D), and what is called a class is a task.
     Raises:
         ConfigError: the name is taken or has other characters, or `build` cannot be called.
     """
@@ -93,9 +105,15 @@ def register_inner_loop_optimizer(
 ) -> None:
     """Make an update rule known as a value of the key `inner_loop_optimizer` (docs/own_method.md).
 
+        >>> from mamlkit import InnerLoopOptimizer, register_inner_loop_optimizer
+        >>> class SignDescent(InnerLoopOptimizer):
+        ...     def direction(self, params, gradients, state, step):
+        ...         return [gradient.sign() for gradient in gradients], state
+        >>> register_inner_loop_optimizer("sign", SignDescent, meaning="the signs of the gradient")
+
     Args:
         make: called as make(shapes, learning_rate, n_steps, **own, **shared); returns a
-            `meta_learning.inner_loop.base.InnerLoopOptimizer`, as a subclass of it does. Its `nn.Parameter`s are
+            `mamlkit.InnerLoopOptimizer`, as a subclass of it does. Its `nn.Parameter`s are
             meta-learned.
         keys: argument -> `Key`, a config key of its own, which is called <name>_<argument>.
         reads: argument -> another config key that gives its value.
@@ -109,8 +127,15 @@ def register_inner_loop_optimizer(
 def register_head(name: str, make: Make, *, keys: Keys = None, reads: Reads = None, meaning: str = "") -> None:
     """Make a head known as a value of the key `head`: how the last layer starts in an episode (docs/own_method.md).
 
+        >>> from mamlkit import Head, register_head
+        >>> class Undecided(Head):
+        ...     def make(self, features, labels, n_way):
+        ...         weight = features.new_zeros(len(labels), n_way, self.n_features)
+        ...         return {"head.weight": weight, "head.bias": weight[..., 0]}
+        >>> register_head("undecided", Undecided)
+
     Args:
-        make: called as make(n_features, **own); returns a `meta_learning.heads.base.Head`.
+        make: called as make(n_features, **own); returns a `mamlkit.Head`.
         keys, reads, meaning: as of `register_inner_loop_optimizer`.
     """
     choices.register("head", name, make, keys=keys, reads=reads, meaning=meaning)
@@ -119,8 +144,16 @@ def register_head(name: str, make: Make, *, keys: Keys = None, reads: Reads = No
 def register_loss(name: str, make: Make, *, keys: Keys = None, reads: Reads = None, meaning: str = "") -> None:
     """Make a task's loss known as a value of the key `loss` (docs/own_method.md).
 
+        >>> from mamlkit import TaskLoss, register_loss
+        >>> from torch.nn.functional import one_hot
+        >>> class Brier(TaskLoss):
+        ...     def losses(self, outputs, labels):
+        ...         wrong = outputs.softmax(dim=-1) - one_hot(labels, outputs.shape[-1])
+        ...         return wrong.square().sum(dim=-1).mean(dim=-1)
+        >>> register_loss("brier", Brier)
+
     Args:
-        make: called as make(**own); returns a `meta_learning.losses.base.TaskLoss`.
+        make: called as make(**own); returns a `mamlkit.TaskLoss`.
         keys, reads, meaning: as of `register_inner_loop_optimizer`.
     """
     choices.register("loss", name, make, keys=keys, reads=reads, meaning=meaning)
@@ -129,8 +162,14 @@ def register_loss(name: str, make: Make, *, keys: Keys = None, reads: Reads = No
 def register_outer_loss(name: str, make: Make, *, keys: Keys = None, reads: Reads = None, meaning: str = "") -> None:
     """Make a loss over tasks and inner steps known as a value of the key `outer_loss` (docs/own_method.md).
 
+        >>> from mamlkit import OuterLoss, register_outer_loss
+        >>> class Worst(OuterLoss):
+        ...     def forward(self, losses):
+        ...         return losses.max()
+        >>> register_outer_loss("worst", Worst)
+
     Args:
-        make: called as make(**own); returns a `meta_learning.outer_losses.base.OuterLoss`.
+        make: called as make(**own); returns a `mamlkit.OuterLoss`.
         keys, reads, meaning: as of `register_inner_loop_optimizer`.
     """
     choices.register("outer_loss", name, make, keys=keys, reads=reads, meaning=meaning)
@@ -142,20 +181,43 @@ def register_norm_layer(
 ) -> None:  # fmt: skip
     """Make a norm layer known as a value of the key `norm_layer` (docs/own_method.md).
 
+        >>> from mamlkit import AffineNorm, register_norm_layer
+        >>> class NoNorm(AffineNorm):
+        ...     def forward(self, x, params=None, n_tasks=1, pass_=None, name=""):
+        ...         weight, bias = self.affine(params, n_tasks, pass_, name)
+        ...         return x * weight[:, None, None] + bias[:, None, None]
+        >>> register_norm_layer("no_norm", lambda shape, norm: NoNorm(shape[0], **norm.affine), statistics=())
+
     Args:
         make: called as make((F, H, W), norm, **own), norm being a `meta_learning.networks.norms.NormChoice`; returns a
-            `meta_learning.networks.norms.base.MetaNorm`.
+            `mamlkit.MetaNorm`.
         keys, reads, meaning: as of `register_inner_loop_optimizer`.
         statistics: values of `batch_norm_statistics` that mean something for it; None: all.
     """
     choices.register("norm_layer", name, make, keys=keys, reads=reads, meaning=meaning, statistics=statistics)
 
 
+def register_adapter_kind(name: str, make: Make, *, keys: Keys = None, reads: Reads = None, meaning: str = "") -> None:
+    """Make an adapter known as a value of the key `adapter_kind`: what is adapted beside the layers of a body
+    (docs/own_method.md).
+
+    Args:
+        make: a subclass of `meta_learning.networks.adapters.base.Adapter`, called as make(layer, **own) for each layer.
+        keys, reads, meaning: as of `register_inner_loop_optimizer`.
+    """
+    choices.register("adapter_kind", name, make, keys=keys, reads=reads, meaning=meaning)
+
+
 def register_batch_norm_statistics(name: str, make: Make, *, meaning: str = "") -> None:
     """Make a value of the key `batch_norm_statistics` known (docs/own_method.md).
 
+        >>> from mamlkit import StatisticsChoice, register_batch_norm_statistics
+        >>> class OfBothSets(StatisticsChoice):
+        ...     query_needs_support = True
+        >>> register_batch_norm_statistics("both", OfBothSets)
+
     Args:
-        make: called without arguments; returns a `meta_learning.networks.passes.StatisticsChoice`.
+        make: called without arguments; returns a `mamlkit.StatisticsChoice`.
         meaning: one line for --help.
     """
     choices.register("batch_norm_statistics", name, make, meaning=meaning)

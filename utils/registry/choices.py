@@ -25,6 +25,10 @@ BOUNDS = ("ge", "gt", "le", "lt")
 class Key:
     """A config key that a choice brings: a number, true or false, text, or a list of one of these.
 
+        >>> from mamlkit import Key
+        >>> Key(1e-8, "Added to the length of a gradient.", gt=0.0).bounds
+        {'gt': 0.0}
+
     Args:
         default: also its type; a list's entries are of the type of the first one.
         meaning: one line for --help and the documentation.
@@ -102,6 +106,7 @@ KINDS = {
     "loss": "meta_learning/losses",
     "outer_loss": "meta_learning/outer_losses",
     "norm_layer": "meta_learning/networks/norms",
+    "adapter_kind": "meta_learning/networks/adapters",
     "batch_norm_statistics": "meta_learning/networks/norms",
 }
 """Config key -> folder whose files register our own values of it, by register_<key>."""

@@ -11,6 +11,7 @@ from torch import nn
 from few_shot_learning_system import build_learner
 from meta_learning.networks.foreign_checks import foreign_network
 from meta_learning.networks.passes import Pass
+from tests.tools.gate import few_of
 from tests.tools.learners import PLUS_PLUS, PlainBlock, random_episodes, small_config, small_learner, worst_difference
 from utils import registry
 from utils.errors import ConfigError
@@ -88,7 +89,7 @@ def own_names(tensors):
 
 
 @pytest.mark.parametrize("batching", ["batched", "loop"])
-@pytest.mark.parametrize("statistics", STATISTICS, ids=str)
+@pytest.mark.parametrize("statistics", few_of(STATISTICS, "transductive", "running"), ids=str)
 def test_a_users_network_has_the_meta_gradients_and_statistics_of_the_same_network_of_ours(user, statistics, batching):
     own, theirs = both(user, batch_norm_statistics=statistics, **PLUS_PLUS)
     theirs.network.together = batching == "batched"

@@ -13,7 +13,7 @@ from utils.config.changes import as_argument
 from utils.config.command_line import parse_command_line
 from utils.config.help import help_text
 from utils.config.messages import PATTERNS, USUAL_NAMES
-from utils.config.schema import fields, is_list_key
+from utils.config.schema import choices, fields, is_list_key
 from utils.errors import ConfigError
 from utils.paths import REPOSITORY_ROOT
 
@@ -263,6 +263,8 @@ SINGLE_VALUES = {
     "allow_config_change": "batch_size", "plugin_sha256": "net.py:00", "skip_iterations": 7, "trackers": "tensorboard",
     "indexes_of_folders_indicating_class": -2, "support_augmentation": "flip", "query_augmentation": "crop",
     "mlp_hidden_sizes": 16, "frozen_layers": "block0", "meta_learning_rate_milestones": 5, "test_dataset_name": "2024",
+    "adapter_targets": "block0",
+    "input_shape": 16,
 }  # fmt: skip
 
 
@@ -273,19 +275,19 @@ def test_one_value_is_a_list_of_one(key, monkeypatch):
     value = SINGLE_VALUES[key]
     _, overrides = parse_command_line([f"--{key}", str(value)])
     for given in (value, [value], overrides[key]):
-        schedule = {"meta_learning_rate_schedule": "step"} if "milestones" in key else {}
-        assert getattr(check(**{key: given}, **schedule), key) == (value,)
+        beside = {"meta_learning_rate_schedule": "step"} if "milestones" in key else {}
+        beside |= {"adapter_kind": "lora"} if "adapter" in key else {}
+        beside |= {"backbone": "mlp", "dataset_name": "mine"} if key == "input_shape" else {}
+        assert getattr(check(**{key: given}, **beside), key) == (value,)
 
 
-WITH_NONE = {
-    name: field.annotation for name, field in ExperimentConfig.model_fields.items() if "'none'" in str(field.annotation)
-}
+WITH_NONE = [name for name, field in ExperimentConfig.model_fields.items() if "none" in choices(field.annotation)]
 
 
 @pytest.mark.parametrize("key", WITH_NONE)
 def test_none_is_a_word_on_the_command_line_where_it_is_a_value(key):
     """The very words that the advice about a changed config gives back are among them."""
-    assert {"normalisation", "learnable_inner_loop_learning_rates"} <= WITH_NONE.keys()
+    assert {"normalisation", "learnable_inner_loop_learning_rates", "adapter_kind"} <= set(WITH_NONE)
     for words in ([f"--{key}", "none"], [f"--{key}=None"], shlex.split(f"--{key} {as_argument('none')}")):
         assert getattr(check(**parse_command_line(words)[1]), key) == "none"
     assert parse_command_line(["--seed", "none", "--task_learning_rate", "none"])[1] == {

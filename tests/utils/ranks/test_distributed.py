@@ -161,6 +161,7 @@ def test_a_whole_run_of_two_ranks_ends_as_that_of_one_to_rounding(tmp_path):
     ]
 
 
+@pytest.mark.full
 def test_two_ranks_give_the_same_bits_every_time(tmp_path):
     for name in ("first", "second"):
         assert run_in_ranks(tmp_path / name, **WHOLE_RUN) == [0, 0]
@@ -283,6 +284,7 @@ def test_a_lost_process_is_told_apart_from_a_bug():
     assert in_ranks(2, work) == [4, 5]
 
 
+@pytest.mark.full
 def test_a_silent_process_is_taken_for_lost_after_the_longest_iteration_but_not_while_data_are_decoded(monkeypatch):
     longest_s = 1
     monkeypatch.setattr(rank_group, "LONGEST_ITERATION", timedelta(seconds=longest_s))

@@ -281,7 +281,10 @@ def test_when_the_launcher_is_killed_its_processes_are_gone(launch, tmp_path):
 
 @pytest.mark.parametrize(
     ("what", "code", "text"),
-    [("bad data", 2, "a folder is empty"), pytest.param("rank 1", 3, "the loss is nan", marks=pytest.mark.full)],
+    [
+        pytest.param("bad data", 2, "a folder is empty", marks=pytest.mark.full),
+        pytest.param("rank 1", 3, "the loss is nan", marks=pytest.mark.full),
+    ],
 )
 def test_who_leaves_on_purpose_is_not_started_again_and_speaks_once(launch, tmp_path, what, code, text):
     process = launch(what)
@@ -313,6 +316,7 @@ def test_where_a_process_dies_on_one_machine_those_of_both_are_started_again(lau
     assert sorted((index, earlier) for index, _, earlier in starts(tmp_path)) == [(0, 0), (0, 1), (1, 0), (1, 1)]
 
 
+@pytest.mark.full
 def test_when_restarts_are_used_up_the_code_is_that_of_the_kill(launch, tmp_path):
     process = launch("always killed", restarts=0)
     _, errors = process.communicate(timeout=LIMIT_S)

@@ -46,7 +46,12 @@ def prepare_from_dataset(
 ) -> Path:
     """Write a dataset's images as PNG files in class folders; done before: verified. A killed call is gone on with.
 
-        prepare_from_dataset(torchvision.datasets.SVHN("downloads", download=True), "svhn")
+        >>> import numpy as np
+        >>> from mamlkit import prepare_from_dataset
+        >>> images = np.random.default_rng(0).integers(0, 256, (6, 8, 8), dtype=np.uint8)
+        >>> folder = prepare_from_dataset(list(zip(images, [0, 0, 0, 1, 1, 1])), "mine", to="datasets")
+        >>> sorted(path.name for path in folder.glob("[!.]*") if path.is_dir())
+        ['000', '001']
 
     Args:
         dataset: images as PIL images, uint8 arrays (H, W), (H, W, 3) or (3, H, W), or floats 0..1 of these shapes

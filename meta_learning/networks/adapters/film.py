@@ -1,0 +1,45 @@
+"""FiLM: a scale and a shift of every channel, both zero at the start of every episode and never learned.
+
+    y_c = (1 + scale_c) layer(x)_c + shift_c
+
+Beside a norm, where nothing takes them out again; a batch norm would undo both on the convolution before it.
+
+Source: Perez et al. 2018, "FiLM: Visual reasoning with a general conditioning layer", equation 2.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from meta_learning.networks.adapters.base import Adapter, is_norm, output_channels
+from utils.registry import register_adapter_kind
+
+
+class FiLM(Adapter):
+    """A scale and a shift per channel."""
+
+    adapts = ("scale", "shift")
+    title = "FiLM"
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        n_channels, self.dim = output_channels(layer)
+        self.scale = nn.Parameter(torch.zeros(n_channels), requires_grad=False)
+        self.shift = nn.Parameter(torch.zeros(n_channels), requires_grad=False)
+
+    @staticmethod
+    def fits(layer: nn.Module) -> bool:
+        """Return whether a layer is linear, a convolution, or a norm with a weight per channel."""
+        return Adapter.fits(layer) or is_norm(layer)
+
+    def forward(self, x: Tensor, out: Tensor) -> Tensor:
+        """Return (1 + scale) out + shift."""
+        return modulated(out, self.scale, self.shift, self.dim)
+
+
+def modulated(out: Tensor, scale: Tensor, shift: Tensor, dim: int) -> Tensor:
+    """Return (1 + scale) out + shift, for (F,) of each and the channels of `out` in a dimension, 1 or the last."""
+    shape = (-1, *[1] * (out.dim() - 2)) if dim == 1 else (-1,)
+    return (1 + scale.view(shape)) * out + shift.view(shape)
+
+
+register_adapter_kind("film", FiLM, meaning="a scale and a shift per channel, from a fixed zero (FiLM)")
