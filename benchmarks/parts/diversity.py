@@ -8,7 +8,10 @@ from torch import Tensor
 
 from utils.episodes.source import Episodes
 
-FILTERS, STAGES, SEED = 32, 4, 0
+FILTERS, STAGES, SEED = 32, 2, 0
+"""Two stages, (7, 7) places of 28 x 28 pixels: after four, one place is left, and what is turned at random in a drawing
+no longer brings more distance the more it is.
+"""
 
 
 def random_features(images: Tensor) -> Tensor:
