@@ -175,7 +175,7 @@ class ExperimentBuilder:
             if (epoch + 1) % settings.validate_every_epochs == 0 or is_last:
                 progress.phase(f"validation on {counted(settings.num_evaluation_tasks, 'task')}")
                 try:
-                    if pretrains:
+                    if pretrains and settings.pretraining_epochs < settings.total_epochs:
                         centroids = epoch_records.centroid_columns(self.validate_centroids())
                     else:
                         val = self.validate().metrics

@@ -1,62 +1,45 @@
 """Train on each domain, test on all: the matrix of accuracies per method, as a table and a heat map.
 
     python benchmarks/glyph_matrix.py --domains glyphs_scripts ... --methods omniglot_maml_5way_1shot_seed0 ...
-        [--seeds 0 1] [--list 5way_1shot] [--part 1/4] [--output FOLDER] [-- --total_epochs 5 ...]
+        [--seeds 0 1] [--list 5way_1shot] [--against METHOD] [--part 1/4] [--output FOLDER] [-- --total_epochs 5 ...]
 
 A domain is a dataset folder that is split already, with its fixed tasks in `<folder>_tasks/` (python -m
 utils.prepare_dataset tasks). A method is a config in experiment_config/, one's own too; what stands after `--` goes to
 every run. Runs are `EXPERIMENTS_DIR/matrix_<method>_<domain>_<seed>`: finished ones cost a second, interrupted ones are
 resumed, so the command can be killed and given again, or given in parts (a SLURM array: --part $SLURM_ARRAY_TASK_ID/4);
-without --part it ends with the pages, from what is there.
+without --part it ends with the pages, from what is there. `--only_pages` trains and tests nothing.
 """
 
 import argparse
+import dataclasses
 import itertools
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.parts.trained_runs import TrainedRun, say, table, with_interval
+from benchmarks.parts.matrix_cells import BESIDE, Cell, Effect, cells_of, effects_of
+from benchmarks.parts.trained_runs import TrainedRun, say, table
 from experiment_tools.parts.pages import Section, Table, page_html
 from experiment_tools.parts.svg import Markup, element, escaped, ramp
 from utils.config.command_line import parse_command_line
 from utils.errors import ConfigError, prints_user_errors
 from utils.files.atomic_files import write_bytes_atomically
-from utils.metrics import Summary, summarise
-from utils.paths import dataset_root, expanded
+from utils.paths import REPOSITORY_ROOT, dataset_root, expanded
+from utils.prepare_dataset.glyphs.benchmark import OTHER_DOMAINS, SHAPES
 
 OVERRIDES = {"sets_are_pre_split": True, "indexes_of_folders_indicating_class": [-3, -2], "num_target_samples": 3}
 """Of every run: the folder format, and the queries that a class of four images leaves for one shot."""
+CLASSIFIER = "omniglot_classifier_5way_1shot_seed0"
+N_DIVERSITY_TASKS = 500
+"""Training tasks of which the diversity of a domain is the mean."""
 STEPS = 20
-"""Colours of the heat map, from 0 to 1."""
+"""Colours of the heat maps, from the lowest to the highest cell of all."""
 CELL, LABEL, HEAD = 92, 150, 26
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A method trained on one domain and tested on another: one run per seed."""
-
-    method: str
-    trained_on: str
-    tested_on: str
-    means: tuple[float, ...]
-    digest: str
-
-    @property
-    def summary(self) -> Summary:
-        """Over seeds, where there are several."""
-        return summarise(self.means)
-
-    @property
-    def text(self) -> str:
-        """Mean with the 95 % interval over seeds."""
-        found = self.summary
-        return f"{100 * found.mean:.2f}" if found.ci95 is None else with_interval(found.mean, found.ci95)
 
 
 def runs_of(
@@ -67,7 +50,10 @@ def runs_of(
         (method, domain, seed): TrainedRun(
             method,
             f"matrix_{method}_{domain}_seed{seed}",
-            OVERRIDES | {"dataset_name": domain, "dataset_path": domain, "train_seed": seed} | dict(overrides),
+            OVERRIDES
+            | {"dataset_name": domain, "dataset_path": domain, "train_seed": seed}
+            | OTHER_DOMAINS.get(domain, {})
+            | dict(overrides),
         )
         for method, domain, seed in itertools.product(methods, domains, seeds)
     }
@@ -99,19 +85,8 @@ def tag_of(path: Path, domain: str) -> str:
     return f"{domain}_{path.name.partition('.')[0]}"
 
 
-def cells_of(runs: Mapping[tuple[str, str, int], TrainedRun], lists: Mapping[str, Path]) -> Iterator[Cell]:
-    """Read the cells of which a run has been tested."""
-    keys = dict.fromkeys((method, domain) for method, domain, _ in runs)
-    for (method, trained_on), (tested_on, path) in itertools.product(keys, lists.items()):
-        of_cell = [run for (*key, _), run in runs.items() if tuple(key) == (method, trained_on)]
-        found = [test for run in of_cell if (test := run.read(f"test_summary_{tag_of(path, tested_on)}.json"))]
-        if found:
-            means = tuple(test["test_accuracy_mean"] for test in found)
-            yield Cell(method, trained_on, tested_on, means, str(found[0].get("task_list_digest")))
-
-
-def heat_map(cells: Sequence[Cell], domains: Sequence[str]) -> Markup:
-    """Draw the cells of one method: a row per training domain, a column per test domain."""
+def heat_map(cells: Sequence[Cell], domains: Sequence[str], low: float, high: float) -> Markup:
+    """Draw the cells of one method: a row per training domain, a column per test domain; shades from low to high."""
     size = LABEL + CELL * len(domains), HEAD + CELL // 2 * len(domains)
     places = {domain: place for place, domain in enumerate(domains)}
     parts = [
@@ -124,32 +99,107 @@ def heat_map(cells: Sequence[Cell], domains: Sequence[str]) -> Markup:
     ]
     for cell in cells:
         x, y = LABEL + CELL * places[cell.tested_on], HEAD + CELL // 2 * places[cell.trained_on]
-        shade = ramp(round(STEPS * cell.summary.mean), STEPS + 1)
+        shade = ramp(round(STEPS * (cell.summary.mean - low) / max(high - low, 1e-9)), STEPS + 1)
         title = element("title", escaped(f"{cell.trained_on} to {cell.tested_on}, {len(cell.means)} seeds"))
-        text = element("text", escaped(cell.text), x=x + CELL / 2, y=y + 27, text_anchor="middle", fill="var(--ink)")
-        parts += [element("rect", title, x=x, y=y, width=CELL - 2, height=CELL // 2 - 2, fill=shade), text]
+        rect = element("rect", title, x=x, y=y, width=CELL - 2, height=CELL // 2 - 2, fill=shade, fill_opacity="0.5")
+        mean, _, interval = cell.text.partition(" ")
+        lines = ((mean, 20, "600"), (interval, 36, "400"))
+        parts += [rect] + [
+            element(
+                "text", line, x=x + CELL / 2, y=y + below, text_anchor="middle", fill="var(--ink)", font_weight=bold
+            )
+            for line, below, bold in lines
+        ]
     label = "accuracy, a row per training domain and a column per test domain"
     return Markup(element("svg", "".join(parts), viewBox=f"0 0 {size[0]} {size[1]}", role="img", aria_label=label))
 
 
-def write_pages(cells: Sequence[Cell], domains: Sequence[str], list_name: str, folder: Path) -> str:
-    """Write matrix.html, .md and .json; return the Markdown."""
-    head = ["method", "trained on", *(f"on {domain}" for domain in domains)]
-    found = {(cell.method, cell.trained_on, cell.tested_on): cell for cell in cells}
-    rows = [
-        [*key, *(found[(*key, domain)].text if (*key, domain) in found else "" for domain in domains)]
-        for key in dict.fromkeys((cell.method, cell.trained_on) for cell in cells)
+def diversities(runs: Mapping[tuple[str, str, int], TrainedRun]) -> dict[str, float]:
+    """Return training domain -> diversity of its tasks, as the first method's run has them."""
+    from benchmarks.parts.diversity import diversity
+    from data import build_data
+    from utils.config import load_config
+
+    found = {}
+    for (_, domain, _), run in runs.items():
+        if domain not in found:
+            path = REPOSITORY_ROOT / "experiment_config" / f"{run.config_name}.json"
+            data = build_data(load_config(path, {"experiment_name": run.experiment_name} | run.overrides), "cpu")
+            found[domain] = diversity(data.episodes("train", range(N_DIVERSITY_TASKS)))
+    return found
+
+
+def tables_of(
+    cells: Sequence[Cell], effects: Sequence[Effect], domains: Sequence[str], diversity: Mapping[str, float]
+) -> dict[str, tuple[list[str], list[list[str]]]]:
+    """Return title -> heading and rows: accuracies, differences from a method, and what stands beside each result."""
+    columns = [f"on {domain.removeprefix('glyphs_')}" for domain in domains]
+
+    def square(found: Mapping[tuple[str, str, str], str], more: Mapping[str, str]) -> tuple[list[str], list[list[str]]]:
+        keys = dict.fromkeys((method, trained_on) for method, trained_on, _ in found)
+        rows = [[*key, more.get(key[1], ""), *(found.get((*key, domain), "") for domain in domains)] for key in keys]
+        return ["method", "trained on", "diversity", *columns], rows
+
+    def place(one: Cell | Effect) -> tuple[str, str, str]:
+        return one.method, one.trained_on, one.tested_on
+
+    shown = {domain: f"{value:.4f}" for domain, value in diversity.items()}
+    found = {"Accuracy": square({place(cell): cell.text for cell in cells}, shown)}
+    if effects:
+        title = f"Points above {effects[0].against}, and Cohen's d"
+        found[title] = square({place(effect): effect.text for effect in effects}, shown)
+    rows = []
+    for cell in cells:
+        beside = [cell.beside.get(name) for name in BESIDE]
+        texts = ["" if row is None else f"{100 * row.mean:.2f} ({_signed(row.gain, row.ci95)})" for row in beside]
+        rows.append([*place(cell), cell.text, *texts])
+    found["Beside each result: accuracy (what the model is above it)"] = (
+        ["method", "trained on", "tested on", "accuracy", *BESIDE.values()], rows,
+    )  # fmt: skip
+    return found
+
+
+def _signed(gain: float, ci95: float | None) -> str:
+    return f"{100 * gain:+.2f}" + ("" if ci95 is None else f" ± {100 * ci95:.2f}")
+
+
+def answers(effects: Sequence[Effect]) -> list[str]:
+    """Say for each method in how many cells it is better and worse than the one that it is compared with."""
+    return [
+        f"{method}: better than {against} in {count['better']} of {count.total()} cells, worse in {count['worse']}, "
+        f"not told apart in {count['not told apart']} (95 % interval of the paired difference over tasks)"
+        for method, against in dict.fromkeys((effect.method, effect.against) for effect in effects)
+        for count in [Counter(effect.verdict for effect in effects if effect.method == method)]
     ]
-    lead = f"Accuracy in % on the fixed tasks {list_name} of each domain, with the 95 % interval over seeds."
+
+
+def write_pages(
+    cells: Sequence[Cell], effects: Sequence[Effect], domains: Sequence[str], diversity: Mapping[str, float],
+    list_name: str, folder: Path,
+) -> str:  # fmt: skip
+    """Write matrix.html, .md and .json; return the Markdown."""
+    tables = tables_of(cells, effects, domains, diversity)
+    lead = (
+        f"Accuracy in % on the fixed tasks {list_name} of each domain, with the 95 % interval over seeds, or tasks "
+        "where there is one. Diversity: mean cosine distance of a training task's classes, by a fixed random network."
+    )
     section = Section("matrix", "Train on a row, test on a column", lead)
+    shades = [minmax((cell.summary.mean for cell in cells), default=0.0) for minmax in (min, max)]
     for method in dict.fromkeys(cell.method for cell in cells):
-        section.add(method, heat_map([cell for cell in cells if cell.method == method], domains), size="half")
-    section.add("All cells", Table(rows, head, numbers=True), kind="table", size="wide")
+        section.add(method, heat_map([cell for cell in cells if cell.method == method], domains, *shades), size="half")
+    section.add("Where a method beats the other", answers(effects), kind="lines", size="wide")
+    for title, (head, rows) in tables.items():
+        section.add(title, Table(rows, head, numbers=True), kind="table", size="wide")
     digests = sorted({f"{cell.tested_on} {cell.digest}" for cell in cells})
     section.add("Digests of the tasks", digests, kind="lines", size="wide")
     folder.mkdir(parents=True, exist_ok=True)
-    markdown = table(head, rows)
-    values = [vars(cell) for cell in cells]
+    parts = [f"{title}\n\n{table(head, rows)}" for title, (head, rows) in tables.items()]
+    markdown = "\n".join([*parts, *answers(effects)])
+    values = {
+        "cells": [{k: v for k, v in dataclasses.asdict(cell).items() if k != "scores"} for cell in cells],
+        "effects": [dataclasses.asdict(effect) for effect in effects],
+        "diversity": dict(diversity),
+    }
     for name, text in (
         ("matrix.html", page_html("Matrix of domains", [section])),
         ("matrix.md", markdown),
@@ -176,20 +226,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--domains", nargs="+", required=True)
     parser.add_argument("--methods", nargs="+", required=True)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--list", default="5way_1shot")
+    parser.add_argument("--list", default="5way_1shot", choices=tuple(SHAPES))
+    parser.add_argument("--against", default=CLASSIFIER, help="method that the others are compared with")
     parser.add_argument("--part")
+    parser.add_argument("--only_pages", action="store_true", help="of what is there")
     parser.add_argument("--output", type=expanded, default=Path("matrix"))
     options = parser.parse_args(arguments[:end])
     _, overrides = parse_command_line(arguments[end + 1 :])
     lists = {domain: task_list_of(domain, options.list) for domain in options.domains}
     runs = runs_of(options.methods, options.domains, options.seeds, overrides)
     place, count = part_of(options.part)
-    own_runs = list(runs.values())[place::count]
+    own_runs = [] if options.only_pages else list(runs.values())[place::count]
     for number, run in enumerate(own_runs, start=1):
         say(f"{number}/{len(own_runs)}: {run.command}")
         carry_out(run, lists)
     if options.part is None:
-        print(write_pages(list(cells_of(runs, lists)), options.domains, options.list, options.output))
+        cells = list(cells_of(runs, {domain: tag_of(path, domain) for domain, path in lists.items()}))
+        effects = effects_of(cells, options.against)
+        pages = write_pages(cells, effects, options.domains, diversities(runs), options.list, options.output)
+        print(pages)
     return 0
 
 

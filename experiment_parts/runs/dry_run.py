@@ -26,7 +26,7 @@ def dry_run(config: ExperimentConfig) -> Iterator[tuple[ExperimentConfig, Path]]
     """
     limits: dict[str, Any] = dict(LIMITS)
     limits |= {
-        "total_epochs": 1 + min(config.pretraining_epochs, 1),
+        "total_epochs": 1 + (0 < config.pretraining_epochs < config.total_epochs),
         "pretraining_epochs": min(config.pretraining_epochs, 1),
         "continue_from_epoch": "latest",
         "total_epochs_before_pause": 0,

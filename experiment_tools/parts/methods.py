@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -111,7 +112,8 @@ def method_name(config: Config) -> str:
         name, titles = titles[0], titles[1:]
     parts += titles
     if config.get("pretraining_epochs"):
-        parts.append("pre-trained")
+        only = config["pretraining_epochs"] >= config.get("total_epochs", math.inf)
+        parts.append("only pre-trained" if only else "pre-trained")
     if name not in ("ProtoNet", "Reptile") and config.get("second_order") is False:
         name = "FOMAML" if name == "MAML" else f"first-order {name}"
     statistics = config.get("batch_norm_statistics", "transductive")

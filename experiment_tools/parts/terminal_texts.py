@@ -39,11 +39,13 @@ def start_banner(config: ExperimentConfig, description: Mapping[str, Any], width
         f"{counted(config.total_epochs, 'epoch')} x {counted(config.total_iter_per_epoch, 'iteration')} x "
         f"{counted(config.tasks_per_meta_batch, 'task')}; "
     )
+    of_episodes = config.total_epochs - config.pretraining_epochs
     if config.pretraining_epochs:
-        plan += f"the first {counted(config.pretraining_epochs, 'epoch')} pre-training; "
+        first = f"the first {counted(config.pretraining_epochs, 'epoch')}" if of_episodes > 0 else "nothing but"
+        plan += f"{first} pre-training; "
     tasks = counted(config.num_evaluation_tasks, "task")
     if config.test_after_training:
-        n_models = min(config.number_of_ensemble_models, config.total_epochs - config.pretraining_epochs)
+        n_models = min(config.number_of_ensemble_models, of_episodes if of_episodes > 0 else config.total_epochs)
         tested = f"the best {n_models} models are tested" if n_models > 1 else "the best model is tested"
         plan += f"validation and test on {tasks}; {tested}"
     else:

@@ -316,6 +316,10 @@ def test_a_grid_of_many_kinds_of_tasks_has_a_row_for_each(root):
         ({"outer_update": "displacement", "second_order": False}, "Reptile"),
         ({"head": "prototypes"}, "ProtoMAML"),
         ({"head": "prototypes", "number_of_training_steps_per_iter": 0}, "ProtoNet"),
+        (
+            {"head": "prototypes", "number_of_training_steps_per_iter": 0, "pretraining_epochs": 3, "total_epochs": 3},
+            "ProtoNet, only pre-trained",
+        ),
         ({"batch_norm_statistics": "running"}, "MAML, running statistics"),
     ],
 )

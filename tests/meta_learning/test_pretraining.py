@@ -145,3 +145,20 @@ def test_a_run_validates_pre_training_by_centroids_and_never_tests_it(run):
     assert heads == [True, True, False, False]
     for line in (run / "logs" / "metrics.jsonl").read_text().splitlines():
         assert (len(json.loads(line)["query_accuracy"]) == 1) == (json.loads(line)["epoch"] <= 2)
+
+
+def test_pre_training_alone_is_a_run_of_a_classifier_that_is_chosen_and_tested_by_class_centroids(tmp_path):
+    centroids = {"head": "prototypes", "number_of_training_steps_per_iter": 0, "number_of_evaluation_steps_per_iter": 0}
+    run = run_tiny(
+        tmp_path, **centroids, pretraining_epochs=5, total_epochs=2, number_of_ensemble_models=1, test_baselines=True
+    )
+    with (run / "logs" / "summary_statistics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row.get("pretraining_val_accuracy_mean") for row in rows] == [None, None]
+    accuracies = [float(row["val_accuracy_mean"]) for row in rows]
+    summary = json.loads((run / "logs" / "test_summary.json").read_text())
+    assert summary["ensemble"]["epochs"] == [1 + accuracies.index(max(accuracies))]
+    beside = summary["baselines"]["rows"]
+    assert beside["centroids"]["mean"] == beside["after_0_steps"]["mean"] == summary["test_accuracy_mean"]
+    for path in list_epochs(run / "saved_models").values():
+        assert "pretraining.head.weight" in load_checkpoint(path)[0]  # to the end, plain classification

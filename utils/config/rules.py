@@ -350,9 +350,11 @@ CONTRADICTIONS = (
     ),
     clash(
         "pretraining_epochs", "total_epochs",
-        when=lambda c: c.pretraining_epochs >= c.total_epochs,
+        when=lambda c: (
+            c.pretraining_epochs >= c.total_epochs and not fact("head", c.head, "is_made_per_episode", True)
+        ),
         text='"pretraining_epochs" {c.pretraining_epochs} are of "total_epochs" {c.total_epochs} and leave none for '
-        "the episodes; raise the latter",
+        'the episodes, which train the head; raise the latter, or set "head" to "prototypes", class means',
     ),
     clash(
         "pretraining_epochs", "loss",

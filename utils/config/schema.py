@@ -143,7 +143,8 @@ class ExperimentSection(_Section):
     pretraining_epochs: int = Field(0, ge=0)
     """The first so many of `total_epochs` are plain classification over all training classes, validated by nearest
     class centroids; its head is dropped, and the episodes begin with the body that it leaves. What counts epochs of
-    the episodes, `multi_step_loss_num_epochs` and `first_order_to_second_order_epoch`, counts from there."""
+    the episodes, `multi_step_loss_num_epochs` and `first_order_to_second_order_epoch`, counts from there. As many as
+    `total_epochs`, or more: nothing else, for a `head` that each episode makes, with which it is validated then."""
     total_iter_per_epoch: int = Field(500, ge=1)
     """Meta-updates in an epoch."""
     total_epochs_before_pause: int = Field(0, ge=0)

@@ -1,5 +1,5 @@
 """`python -m utils.prepare_dataset tasks`: write the exact test tasks of a config, or Lake's within-alphabet runs,
-to a file; or the fixed lists of a domain of glyphs.
+to a file; or the fixed lists of a domain, of glyphs or another.
 
     python -m utils.prepare_dataset tasks --config experiment_config/X.json [--to FILE]
     python -m utils.prepare_dataset tasks --from all_runs.zip [--to FILE]
@@ -18,12 +18,15 @@ from utils.data_sources.lakes_runs import all_runs_tasks
 from utils.data_sources.task_lists import TaskList, TaskLists, named_tasks, tasks_digest, write_task_lists
 from utils.episodes.class_table import ClassTable
 from utils.episodes.drawing import draw_episodes
-from utils.errors import ConfigError, prints_user_errors
+from utils.errors import ConfigError, DataError, prints_user_errors
 from utils.paths import command, dataset_root
-from utils.prepare_dataset.glyphs.benchmark import SEED, TestImages, fixed_tasks
+from utils.prepare_dataset.glyphs.benchmark import OTHER_DOMAINS, SEED, SHAPES, TestImages, fixed_tasks
 from utils.prepare_dataset.glyphs.card import expected_digests
 from utils.prepare_dataset.glyphs.domains import DOMAINS
 from utils.words import log_to_terminal, printable, say
+
+SMALL_AND_GREY = {"image_height": 28, "image_width": 28, "image_channels": 1}
+"""As the matrix reads them, so that they are decoded once."""
 
 
 def test_tasks(config: ExperimentConfig) -> TaskLists:
@@ -49,13 +52,31 @@ def test_tasks(config: ExperimentConfig) -> TaskLists:
     return TaskLists(dataset.folder.name, tuple(lists))
 
 
-def domain_tasks(dataset_folder: Path) -> dict[str, TaskLists]:
-    """Return the fixed lists of a dataset of glyphs, by name.
+def domain_images(dataset_folder: Path) -> TestImages:
+    """Return the test images of a domain: glyphs, another one of the benchmark, or a folder that is split already.
 
     Raises:
-        DataError: the dataset is not there.
+        DataError: the dataset is not there, or not split.
     """
-    images = TestImages(dataset_folder)
+    name = dataset_folder.name
+    if name in OTHER_DOMAINS:
+        keys = {"experiment_name": name, "dataset_name": name, "dataset_path": name, **SMALL_AND_GREY}
+        dataset = find_classes(load_config(None, keys | OTHER_DOMAINS[name]), {"test": list(SHAPES.values())[:1]})
+        classes, path_of = dataset.classes["test"], dataset.packed.image_path
+        return TestImages(classes, {rank: path_of(rank) for ranks in classes.values() for rank in ranks})
+    images = TestImages.of_folder(dataset_folder)
+    if not images.classes:
+        raise DataError(f"{printable(dataset_folder)}: no classes below a folder test; a domain is split already.")
+    return images
+
+
+def domain_tasks(dataset_folder: Path) -> dict[str, TaskLists]:
+    """Return the fixed lists of a domain's dataset, by name.
+
+    Raises:
+        DataError: as `domain_images`.
+    """
+    images = domain_images(dataset_folder)
     found = {}
     for name, by_shape in fixed_tasks(images).items():
         lists = []
@@ -80,7 +101,11 @@ def main(arguments: list[str]) -> int:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--config", type=Path, help="config whose test tasks are written")
     what.add_argument("--from", dest="location", type=Path, help="all_runs.zip, or the folder that it unpacks to")
-    what.add_argument("--domain", choices=tuple(DOMAINS), help="domain of glyphs whose fixed lists are written")
+    what.add_argument(
+        "--domain",
+        help=f"whose fixed lists are written: {', '.join([*DOMAINS, *OTHER_DOMAINS])}, or a dataset folder with train, "
+        "val and test",
+    )
     parser.add_argument(
         "--to",
         type=Path,
@@ -90,7 +115,7 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     log_to_terminal()
     if options.domain is not None:
-        dataset_folder = dataset_root() / f"glyphs_{options.domain}"
+        dataset_folder = dataset_root() / (f"glyphs_{options.domain}" if options.domain in DOMAINS else options.domain)
         expected = expected_digests(dataset_folder.name).get("tasks", {})
         folder = options.to or dataset_folder.with_name(f"{dataset_folder.name}_tasks")
         for name, lists in domain_tasks(dataset_folder).items():

@@ -1,5 +1,6 @@
 """Datasets drawn from fonts and icon sets: what is known, what is left out, and that the same comes out every time."""
 
+import dataclasses
 import hashlib
 import io
 import itertools
@@ -7,6 +8,7 @@ import json
 import logging
 import lzma
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,14 +16,18 @@ from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.ttGlyphPen import TTGlyphPen
 from PIL import Image
 
+from tests.tools.datasets import pixels, write_image
+from utils.config import check_config
+from utils.data_sources.dataset_classes import find_classes
 from utils.data_sources.task_lists import read_task_lists
 from utils.episodes.drawing import EpisodeShape, draw_episodes
 from utils.errors import DataError
 from utils.prepare_dataset.__main__ import main
 from utils.prepare_dataset.glyphs import domains, preparation, sources
-from utils.prepare_dataset.glyphs.benchmark import SHAPES, TestImages, nearest_neighbour, small_pixels
+from utils.prepare_dataset.glyphs.benchmark import OTHER_DOMAINS, SHAPES, TestImages, nearest_neighbour, small_pixels
 from utils.prepare_dataset.glyphs.drawing import FontFace, IconSet, affine_changes, picture, thumbnail
 from utils.prepare_dataset.glyphs.preparation import GlyphRequest, prepare_glyphs
+from utils.prepare_dataset.glyphs.selection import select
 
 LATIN, HEBREW, THAI = (tuple(range(ord(first), ord(first) + 6)) for first in "aאก")
 """Train, val and test."""
@@ -208,6 +214,13 @@ def test_a_font_without_a_character_is_no_source_of_it_and_too_few_fonts_are_no_
     assert len(images) == len(set(images.values())) == 20 and {name[3:5] for name in images} == {"f2", "f3", "f4"}
 
 
+def test_of_letters_with_few_fonts_those_that_most_fonts_draw_are_taken_from_each_script(monkeypatch):
+    monkeypatch.setattr(preparation, "MOST_AFFINE", 2)
+    n_fonts = {"Thai_01": 1, "Thai_02": 3, "Thai_03": 4, "Thai_04": 0, "Thai_05": 2, "Hebr_01": 1}
+    kept = {name: [domains.Candidate(place, 1) for place in range(n)] for name, n in n_fonts.items()}
+    assert preparation.few_of_each_script(kept) == {"Thai_02", "Thai_05", "Hebr_01"}
+
+
 def test_a_copied_glyph_is_left_out_and_listed_on_the_card(tmp_path, fonts, known):
     shapes = shapes_of(LATIN + HEBREW + THAI)
     others = {code: shapes[code] for code in THAI[:1]}
@@ -236,7 +249,7 @@ def test_one_drawing_for_two_characters_stands_for_the_first(tmp_path, fonts, kn
     with caplog.at_level(logging.INFO):
         folder = prepared(tmp_path, fonts)
     assert [len(list((folder / f"test/Thai_{code:04X}").iterdir())) for code in THAI[:2]] == [5, 4]
-    assert any("the same as a class before it in that source" in message for message in caplog.messages)
+    assert any("the same as a class before it" in message for message in caplog.messages)
 
 
 def test_unknown_and_other_versions_are_refused_by_name(tmp_path, fonts, known):
@@ -401,6 +414,28 @@ def test_icons_of_unknown_sets_become_a_dataset(tmp_path, known):
     )
 
 
+def test_one_drawing_of_two_sets_stands_for_the_first_of_two_concepts(tmp_path):
+    """As byte-equal images of two splits, it would be refused by the first run on the dataset."""
+    images = np.zeros((3, 28, 28), np.uint8)
+    for place in range(3):
+        images[place, place, :9] = 255
+    bar, cross, circle = images
+    proposals = [
+        domains.Proposal("minus", "test", (domains.Candidate(0, "minus"), domains.Candidate(1, "minus"))),
+        domains.Proposal("subtract", "train", (domains.Candidate(0, "subtract"), domains.Candidate(1, "subtract"))),
+    ]
+    drawn = [{"minus": bar, "subtract": cross}, {"minus": circle, "subtract": bar}]
+    kept, left_out = select(proposals, drawn, ["one", "other"])
+    assert [len(kept[name]) for name in ("minus", "subtract")] == [2, 1]
+    assert left_out.counts == {"the same as a class before it": 1}
+    letters = [
+        dataclasses.replace(one, candidates=tuple(domains.Candidate(c.source, ord(c.key[0])) for c in one.candidates))
+        for one in proposals
+    ]
+    kept, _ = select(letters, [{ord(name[0]): image for name, image in one.items()} for one in drawn], ["one", "other"])
+    assert [len(kept[name]) for name in ("minus", "subtract")] == [2, 2]  # a font's T is another's capital tau
+
+
 def test_a_broken_set_is_named_and_a_broken_drawing_is_none(tmp_path):
     pytest.importorskip("resvg_py")
     folder = icon_set(tmp_path, "one", ["home"])
@@ -430,7 +465,7 @@ def test_ink_is_centred_and_small_changes_keep_it_inside(fonts):
 
 def test_nearest_neighbour_is_what_it_says(tmp_path, fonts, known):
     folder = prepared(tmp_path, fonts)
-    images, shape = TestImages(folder), EpisodeShape(3, 1, 2)
+    images, shape = TestImages.of_folder(folder), EpisodeShape(3, 1, 2)
     tasks = draw_episodes(
         seed=0, split="test", indices=range(5), class_sizes=images.table(shape).sizes, shape=shape, rotate=False
     )
@@ -465,6 +500,41 @@ def test_fixed_tasks_are_written_from_the_seed_and_never_share_a_font(tmp_path, 
     assert contents(folder) == contents(tmp_path / "again")
     varying = read_task_lists(folder / "varying.tasks.json").lists
     assert {one.shape.n_way for one in varying} == {5, 6} and len({one.shape.n_shot for one in varying}) > 2
+
+
+@pytest.fixture
+def characters(tmp_path, monkeypatch):
+    """Forty classes of four images in a folder that is not split."""
+    monkeypatch.setenv("DATASET_DIR", str(tmp_path))
+    for number in range(160):
+        write_image(tmp_path / f"own/alphabet{number % 2}/c{number % 40:02}/{number}.png", pixels(number, 28, 1))
+    return tmp_path / "own"
+
+
+def test_a_dataset_that_is_not_split_has_the_test_classes_of_a_run_on_it(characters, monkeypatch):
+    keys = {"sets_are_pre_split": False, "train_val_test_split": [0.6, 0.15, 0.25]}
+    monkeypatch.setitem(OTHER_DOMAINS, "own", keys)
+    assert main(["tasks", "--domain", "own"]) == 0
+    folder = characters.with_name("own_tasks")
+    assert sorted(path.name for path in folder.iterdir()) == ["5way_1shot.tasks.json", "varying.tasks.json"]
+    (lists,) = read_task_lists(folder / "5way_1shot.tasks.json").lists
+    names = {name for task in lists.tasks for name, _ in task}
+    config = check_config({"experiment_name": "x", "dataset_name": "own", "num_target_samples": 3} | keys, "test")
+    classes = find_classes(config, {"test": [EpisodeShape(5, 1, 3)]}).classes["test"]
+    assert names == set(classes) and len(names) == 10
+    for name, paths in (entry for task in lists.tasks for entry in task):
+        assert len(set(paths)) == 4 and all((characters / path).is_file() for path in paths)
+        assert {str(Path(path).parent) for path in paths} == {name.replace("|", "/")}
+
+
+def test_a_folder_of_ones_own_is_a_domain_once_it_is_split(characters, capsys):
+    assert main(["tasks", "--domain", "own"]) == 2
+    assert "own: no classes below a folder test; a domain is split already" in capsys.readouterr().err
+    (characters / "alphabet0").rename(characters / "test")
+    assert main(["tasks", "--domain", "own"]) == 0
+    (lists,) = read_task_lists(characters.with_name("own_tasks") / "5way_1shot.tasks.json").lists
+    assert all(path.startswith("test/") for task in lists.tasks for _, paths in task for path in paths)
+    assert "digest" in capsys.readouterr().out
 
 
 def test_every_known_file_belongs_to_a_package_with_a_licence():

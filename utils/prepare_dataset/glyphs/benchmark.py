@@ -1,7 +1,9 @@
 """The fixed test tasks of a glyph domain, drawn from a seed, and what nearest neighbour on pixels makes of them."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -18,6 +20,11 @@ SHAPES = {
     "20way_1shot": EpisodeShape(20, 1, 3),
 }
 """Name of a list -> ways, shots and queries: a class of four images has one for support and three for queries."""
+OTHER_DOMAINS: dict[str, dict[str, Any]] = {
+    "omniglot_dataset": {"sets_are_pre_split": False},
+    "synthetic_strokes": {"sets_are_pre_split": False, "train_val_test_split": [0.6, 0.15, 0.25]},
+}
+"""Datasets that are domains beside the glyphs -> config keys that say which of their classes are test."""
 VARYING = "varying"
 VARYING_WAYS, VARYING_SHOTS = range(5, 21), range(1, 6)
 TOO_EASY = 0.95
@@ -29,18 +36,24 @@ Lists = dict[str, dict[EpisodeShape, tuple[Sequence[int], EpisodeIndices]]]
 """Name of a list -> shape -> numbers of the tasks that have it, and these tasks."""
 
 
+@dataclass(frozen=True)
 class TestImages:
-    """The classes and images of the folder `test` of a dataset, by name."""
+    """The test classes of a dataset and their images, by name."""
 
     __test__ = False
 
-    def __init__(self, dataset_folder: Path):
+    classes: Mapping[str, Sequence[int]]
+    """Name -> numbers of its images."""
+    paths: Mapping[int, str]
+    """Number -> path below the dataset's folder."""
+
+    @classmethod
+    def of_folder(cls, dataset_folder: Path) -> "TestImages":
+        """Those of the folder `test`."""
         folders = [folder for folder in scan(dataset_folder)[0] if folder.path.startswith("test/")]
-        self.paths = [folder.path_of(file) for folder in folders for file in folder.files]
+        paths = dict(enumerate(folder.path_of(file) for folder in folders for file in folder.files))
         ends = np.cumsum([len(folder.files) for folder in folders]).tolist()
-        self.classes: Mapping[str, Sequence[int]] = {
-            folder.path: range(end - len(folder.files), end) for folder, end in zip(folders, ends, strict=True)
-        }
+        return cls({f.path: range(end - len(f.files), end) for f, end in zip(folders, ends, strict=True)}, paths)
 
     def table(self, shape: EpisodeShape) -> ClassTable:
         """Those classes that have images enough for a shape."""
@@ -77,7 +90,7 @@ def _draw(images: TestImages, shape: EpisodeShape, indices: Sequence[int]) -> tu
 
 def small_pixels(dataset_folder: Path, images: TestImages) -> np.ndarray:
     """Return all test images grey and 28 x 28: float32 (images, 784), 0..1."""
-    return np.stack([_small(dataset_folder / path) for path in images.paths])
+    return np.stack([_small(dataset_folder / path) for path in images.paths.values()])
 
 
 def _small(path: Path) -> np.ndarray:

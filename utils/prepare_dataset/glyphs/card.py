@@ -60,7 +60,9 @@ class Drawing:
             lines = [f"each class has turned and stretched images of one to {FEWEST_IMAGES - 1} fonts"]
         lines += [f"left out: {count} drawings: {reason}" for reason, count in sorted(self.left_out.counts.items())]
         lines.append(f"left out: {counted(len(self.left_out.sources), 'source')} as copies of another")
-        lines.append(f"left out: {counted(self.left_out.classes, 'class', 'classes')} with another number of sources")
+        more = ", or beyond the most of a script" if self.domain == "scripts_affine" else ""
+        few = counted(self.left_out.classes, "class", "classes")
+        lines.append(f"left out: {few} with another number of sources{more}")
         for name, (mean, ci95) in measures["nearest_neighbour"].items():
             easy = "; too easy for the matrix" if name == "5way_1shot" and mean > TOO_EASY else ""
             lines.append(f"nearest neighbour on pixels, {name}: {100 * mean:.1f} ± {100 * ci95:.1f} %{easy}")

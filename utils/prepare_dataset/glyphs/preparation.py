@@ -3,6 +3,7 @@
 import argparse
 import hashlib
 import logging
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,8 @@ from utils.words import counted, log_to_terminal, printable, say
 logger = logging.getLogger(__name__)
 
 CARD = "README.md"
+MOST_AFFINE = 20
+"""Letters of a script in `scripts_affine`: with all, a hundred of each, it would be several times `scripts`."""
 
 
 @dataclass(frozen=True)
@@ -186,7 +189,7 @@ def _classes(
     """The classes with images enough; those of `scripts_affine` are the ones that have too few of their own."""
     enough = {name for name, candidates in kept.items() if len(candidates) >= FEWEST_IMAGES}
     if request.domain == "scripts_affine":
-        enough = {name for name, candidates in kept.items() if 0 < len(candidates) < FEWEST_IMAGES}
+        enough = few_of_each_script(kept)
     elif request.domain in TOGETHER:
         names = set.intersection(*({n.partition("/")[2] for n in enough if n.startswith(side)} for side in TOGETHER))
         enough = {f"{request.domain}/{name}" for name in names}
@@ -206,6 +209,16 @@ def _classes(
     return classes
 
 
+def few_of_each_script(kept: dict[str, list[Candidate]]) -> set[str]:
+    """The letters that fewer than FEWEST_IMAGES fonts draw, at most MOST_AFFINE of a script: those that most draw."""
+    few = [name for name, candidates in kept.items() if 0 < len(candidates) < FEWEST_IMAGES]
+    few.sort(key=lambda name: (-len(kept[name]), hashlib.sha256(name.encode()).digest()))
+    of_script: dict[str, list[str]] = defaultdict(list)
+    for name in few:
+        of_script[name.partition("_")[0]].append(name)
+    return {name for names in of_script.values() for name in names[:MOST_AFFINE]}
+
+
 def _reader(shown: Sequence[tuple[Path, Key]], changes: np.ndarray | None) -> Callable[[int], np.ndarray]:
     def read(place: int) -> np.ndarray:
         path, key = shown[place]
@@ -223,7 +236,7 @@ def _measure(folder: Path) -> dict[str, Any]:
     measures: dict[str, Any] = {"files_sha256": digest.hexdigest(), "nearest_neighbour": {}}
     if not (folder / "test").is_dir():
         return measures
-    images = TestImages(folder)
+    images = TestImages.of_folder(folder)
     pixels = small_pixels(folder, images)
     lists = fixed_tasks(images)
     for name in (name for name in SHAPES if name in lists):

@@ -118,17 +118,20 @@ def select(
 def _without_look_alikes(
     proposals: Sequence[Proposal], drawn: Sequence[dict[Key, np.ndarray]], left_out: LeftOut
 ) -> dict[str, list[Candidate]]:
-    """Class -> candidates of which something is drawn that no class before it has from the same source."""
+    """Class -> candidates of which something is drawn that no class before it has from the same source, which for
+    icons and emoji is all sets together: one bar is minus in one set and subtract in another.
+    """
     usable: dict[str, list[Candidate]] = {}
-    taken: dict[tuple[int, bytes], str] = {}
+    taken: dict[tuple[int | None, bytes], str] = {}
     for proposal in proposals:
         usable[proposal.name] = []
         for candidate in proposal.candidates[:MOST_DRAWN]:
             image = drawn[candidate.source][candidate.key]
+            source = None if isinstance(candidate.key, str) else candidate.source
             if not image.any():
                 left_out.counts["missing: nothing, or the sign for it, is drawn"] += 1
-            elif taken.setdefault((candidate.source, image.tobytes()), proposal.name) != proposal.name:
-                left_out.counts["the same as a class before it in that source"] += 1
+            elif taken.setdefault((source, image.tobytes()), proposal.name) != proposal.name:
+                left_out.counts["the same as a class before it"] += 1
             else:
                 usable[proposal.name].append(candidate)
     return usable
