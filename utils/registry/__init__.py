@@ -207,9 +207,9 @@ def register_adapter_kind(name: str, make: Make, *, keys: Keys = None, reads: Re
         ...     adapts = ("gain",)
         ...     def __init__(self, layer):
         ...         super().__init__()
-        ...         self.gain = torch.nn.Parameter(torch.zeros(()), requires_grad=False)
+        ...         self.gain = torch.nn.Parameter(torch.ones(1))
         ...     def forward(self, x, out):
-        ...         return (1 + self.gain) * out
+        ...         return self.gain * out
         >>> register_adapter_kind("gain", Gain)
 
     Args:
