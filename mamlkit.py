@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from meta_learning.inner_loop.base import InnerLoopOptimizer
     from meta_learning.losses.base import TaskLoss
     from meta_learning.meta_gradients import MetaGradients
+    from meta_learning.networks.adapters.base import Adapter
     from meta_learning.networks.norms.base import AffineNorm, MetaNorm
     from meta_learning.networks.passes import StatisticsChoice
     from meta_learning.outer_losses.base import OuterLoss
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Adaptation",
     "AdaptedLearner",
+    "Adapter",
     "AffineNorm",
     "EpisodeBatch",
     "ExperimentConfig",

@@ -23,7 +23,6 @@ from utils.errors import prints_user_errors
 from utils.machine.devices import choose_device, clock
 from utils.machine.host import tune_host
 from utils.paths import REPOSITORY_ROOT
-from utils.ranks.group import ALONE
 
 if TYPE_CHECKING:
     from experiment_parts.evaluation.task_sets import TaskSet
@@ -62,6 +61,7 @@ def test(config: ExperimentConfig, learner: "FewShotLearner", task_sets: "list[T
     from experiment_parts.evaluation.baselines import tasks_of_baselines
     from experiment_parts.evaluation.split_evaluation import BaselineTasks
     from experiment_parts.evaluation.task_sets import collect_results, evaluate_task_sets
+    from utils.ranks.group import ALONE
 
     n_models, kinds = config.number_of_ensemble_models, config.test_batch_norm_statistics
 

@@ -417,6 +417,7 @@ def test_a_known_dataset_is_in_one_folder_under_both_its_names(tmp_path, monkeyp
     assert own["dataset_folder"] == str(tmp_path / "mini_imagenet")
 
 
+@pytest.mark.full  # the tasks of the published weights, whose digest is checked at every change, follow from this split
 def test_omniglot_classes_are_split_as_the_reference_splits_them(shared_data):
     """On the paths in the real archive."""
     with tarfile.open(shared_data("omniglot_dataset.tar.bz2")) as archive:

@@ -370,6 +370,6 @@ def test_a_new_folder_is_filled_once_and_what_is_there_stays(tmp_path, monkeypat
         assert f'"{name}"' in text and text.count("\n") <= 10
     launcher = (folder / "script_generation_tools" / "launch.sh").read_text()
     assert f"\npython={shlex.quote(sys.executable)}\n" in launcher
-    assert new.main([str(folder)]) == 0 and capsys.readouterr().out.startswith(f"{folder}: 0 files written, 41 were")
+    assert new.main([str(folder)]) == 0 and capsys.readouterr().out.startswith(f"{folder}: 0 files written, 53 were")
     assert new.main([str(folder / paths.MARK)]) == 1
     assert "is a file; give the folder another name" in capsys.readouterr().err

@@ -10,6 +10,7 @@ order           second order differs from first where it should
 evaluation      changes nothing
 """
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -20,7 +21,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-import few_shot_learning_system
 from data import EpisodeBatch
 from few_shot_learning_system import FewShotLearner
 from meta_learning.adaptation import Adapted
@@ -375,7 +375,7 @@ def check_implicit_gradient(learner: FewShotLearner, episodes: EpisodeBatch, epo
         stack.enter_context(_outer_loop(learner, sharpness_radius=0.0))
         with (
             patch.object(implicit_gradient, "conjugate_gradients", solved),
-            patch.object(few_shot_learning_system, "implicit_gradient", of_rest),
+            patch.object(sys.modules[FewShotLearner.__module__], "implicit_gradient", of_rest),
         ):
             gradients = learner.meta_gradients(episodes, epoch).gradients
 

@@ -17,8 +17,7 @@ Config = Mapping[str, Any]
 METHOD = (
     "backbone", "head", "head_name", "initial_weights", "load_checkpoint", "mlp_hidden_sizes",
     "num_regression_outputs", "num_stages", "cnn_blocks_per_stage", "cnn_num_filters", "conv_padding", "max_pooling",
-    "warp_kernel_size",
-    "feature_scale",
+    "warp_kernel_size", "feature_scale", "input_shape",
     "norm_layer", "norm_groups", "dropout_rate_value", "per_step_bn_statistics", "learnable_bn_gamma",
     "learnable_bn_beta", "batch_norm_statistics", "batch_norm_momentum", "learnable_batch_norm_momentum",
     "adapted_parameters", "frozen_layers", "adapter_kind", "adapter_targets", "adapter_rank", "adapter_base",

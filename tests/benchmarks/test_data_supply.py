@@ -6,6 +6,7 @@ import tarfile
 
 import pytest
 
+from benchmarks import data_supply
 from tests.conftest import draw_dataset
 from utils.paths import REPOSITORY_ROOT
 
@@ -15,10 +16,11 @@ def run(*arguments):
     return subprocess.run(command, capture_output=True, text=True, timeout=500, check=False)
 
 
-def test_without_an_archive_it_says_what_it_needs(tmp_path):
-    result = run("--data", str(tmp_path))
-    assert (result.returncode, result.stdout) == (1, "")
-    assert result.stderr == "--data: give a folder that holds omniglot_dataset.tar.bz2 or grocery_few_shot.tar.gz\n"
+def test_without_an_archive_it_says_what_it_needs(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["data_supply.py", "--data", str(tmp_path)])
+    assert data_supply.main() == 1
+    message = "--data: give a folder that holds omniglot_dataset.tar.bz2 or grocery_few_shot.tar.gz\n"
+    assert capsys.readouterr() == ("", message)
 
 
 @pytest.mark.full

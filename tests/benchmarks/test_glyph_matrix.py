@@ -169,14 +169,15 @@ def test_the_mean_cosine_distance_is_that_of_all_pairs():
 
 
 def test_diversity_grows_with_what_tells_classes_apart_and_needs_no_order():
-    """Classes are copies of one drawing in which more and more pixels are turned; without any, they are one class."""
-    generator = torch.Generator().manual_seed(0)
-    drawing, noise = torch.rand(28, 28, generator=generator).round(), torch.rand(3, 28, 28, generator=generator)
+    """A task's classes are copies of one drawing in which more and more pixels are turned; without any, one class."""
+    generator, n_tasks = torch.Generator().manual_seed(0), 40
+    drawing = torch.rand(n_tasks, 1, 28, 28, generator=generator).round()
+    noise = torch.rand(n_tasks, 3, 28, 28, generator=generator)
 
     def found(share, order=(0, 1, 2)):
-        images = torch.where(noise < share, 1 - drawing, drawing)[list(order)][None, :, None]  # (1, 3, 1, 28, 28)
-        labels = torch.arange(3)[None]
-        return diversity.diversity(Episodes(images, labels, images, labels, torch.zeros(1, dtype=torch.int64)))
+        images = torch.where(noise < share, 1 - drawing, drawing)[:, list(order), None]  # (n_tasks, 3, 1, 28, 28)
+        labels = torch.arange(3).expand(n_tasks, 3)
+        return diversity.diversity(Episodes(images, labels, images, labels, torch.zeros(n_tasks, dtype=torch.int64)))
 
     assert found(0.0) == pytest.approx(0, abs=1e-6)
     assert 1e-4 < found(0.02) < found(0.1) < found(0.4) < 1

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from benchmarks.scaling import AXES, QUICK_VALUES, fitted_exponent
+from benchmarks.scaling import AXES, QUICK_VALUES, fitted_exponent, main
 from utils.paths import REPOSITORY_ROOT
 
 
@@ -57,10 +57,7 @@ def test_ranks_are_measured_in_processes():
     assert row["values"] == [1, 2] and min(row["ms_per_iteration"]) > 0
 
 
-def test_an_unknown_axis_is_refused_with_those_that_there_are():
-    done = run_benchmark("--what", "depth")
-    assert (done.returncode, done.stdout) == (1, "")
-    assert (
-        done.stderr
-        == 'command line: --what: there is no "depth"; there are: tasks, steps, ways, image_size, filters, ranks\n'
-    )
+def test_an_unknown_axis_is_refused_with_those_that_there_are(capsys):
+    assert main(["--what", "depth"]) == 1
+    message = 'command line: --what: there is no "depth"; there are: tasks, steps, ways, image_size, filters, ranks\n'
+    assert capsys.readouterr() == ("", message)

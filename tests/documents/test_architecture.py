@@ -1,6 +1,7 @@
 """The arrows between the rooms go one way, without circles. Read from the imports; nothing is imported here."""
 
 import ast
+import functools
 import re
 from pathlib import Path
 
@@ -102,7 +103,8 @@ def modules() -> dict[str, Path]:
 MODULES = modules()
 
 
-def imports(module: str, *, at_start_only: bool = False) -> set[str]:
+@functools.cache
+def imports(module: str, *, at_start_only: bool = False) -> frozenset[str]:
     """Dotted names that a module imports: anywhere and for types, too, or only what runs when it is imported itself."""
     found: set[str] = set()
 
@@ -122,7 +124,7 @@ def imports(module: str, *, at_start_only: bool = False) -> set[str]:
             visit(child)
 
     visit(ast.parse(MODULES[module].read_text(encoding="utf-8")))
-    return found
+    return frozenset(found)
 
 
 def own_imports(module: str, *, at_start_only: bool = False) -> set[str]:

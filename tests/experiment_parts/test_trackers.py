@@ -25,6 +25,7 @@ from experiment_parts.trackers.episode_image import GAP, NEUTRAL, RIGHT, WRONG, 
 from experiment_parts.trackers.scalars import epoch_scalars, iteration_scalars, summary_scalars
 from experiment_parts.trackers.tensorboard_tracker import TensorBoardTracker
 from experiment_parts.trackers.wandb_tracker import WandbTracker
+from tests.tools.gate import few_of
 from tests.tools.runs import PLUS_PLUS, TINY, run_tiny
 from tests.tools.tracker_files import (
     tensorboard_curves,
@@ -375,7 +376,7 @@ class StopsAtLook(StopSignals):
         pass
 
 
-@pytest.mark.parametrize("n_looks", [3, 7, 12])
+@pytest.mark.parametrize("n_looks", few_of([3, 7, 12], 7))
 def test_wherever_a_run_is_stopped_tensorboard_goes_on_where_it_was(n_looks, tmp_path):
     from utils.errors import Interrupted
 

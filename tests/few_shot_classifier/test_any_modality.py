@@ -28,7 +28,9 @@ TABLE = {"input_shape": (4,), "backbone": "mlp", "mlp_hidden_sizes": (16,)}
 class Words(nn.Module):
     def __init__(self):
         super().__init__()
-        self.words, self.head = nn.Embedding(40, 8), nn.Linear(8, 3)
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.words, self.head = nn.Embedding(40, 8), nn.Linear(8, 3)
 
     def forward(self, ids, mask):
         return self.head((self.words(ids) * mask.unsqueeze(-1)).sum(1))

@@ -35,6 +35,7 @@ def chromium(profile: Path) -> Iterator[Any]:
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     started = webdriver.Chrome(options=options, service=webdriver.chrome.service.Service(driver))
+    started.get("about:blank")  # away from the page of a new tab, which asks for things of its own
     try:
         yield started
     finally:

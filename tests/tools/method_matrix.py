@@ -118,7 +118,6 @@ _CHANGES: dict[str, dict[str, Any]] = {
 }
 METHODS = {name: TINY | changes for name, changes in _CHANGES.items()}
 CHANGING = (
-    "MAML++",
     "first order, then second",
     "Reptile",
     "ProtoMAML",
@@ -131,6 +130,8 @@ CHANGING = (
 """Those in which something of each kind changes from one iteration to the next."""
 BY_CHANGE = few_of(METHODS, *CHANGING)
 """All of them; at every change those."""
+BY_GRAPH = few_of(METHODS, "first order, then second", "Reptile", "ProtoMAML", "chunks that do not fit")
+"""All of them; at every change those whose graphs are put together in different ways."""
 
 
 @dataclass(frozen=True)

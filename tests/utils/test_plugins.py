@@ -50,6 +50,7 @@ CONFIG = {
     "num_evaluation_tasks": 2,
     "gpu_to_use": "cpu",
     "precision": "float32",
+    "report_every_s": 0,
 }
 
 

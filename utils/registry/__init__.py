@@ -201,8 +201,19 @@ def register_adapter_kind(name: str, make: Make, *, keys: Keys = None, reads: Re
     """Make an adapter known as a value of the key `adapter_kind`: what is adapted beside the layers of a body
     (docs/own_method.md).
 
+        >>> import torch
+        >>> from mamlkit import Adapter, register_adapter_kind
+        >>> class Gain(Adapter):
+        ...     adapts = ("gain",)
+        ...     def __init__(self, layer):
+        ...         super().__init__()
+        ...         self.gain = torch.nn.Parameter(torch.ones(1))
+        ...     def forward(self, x, out):
+        ...         return self.gain * out
+        >>> register_adapter_kind("gain", Gain)
+
     Args:
-        make: a subclass of `meta_learning.networks.adapters.base.Adapter`, called as make(layer, **own) for each layer.
+        make: a subclass of `mamlkit.Adapter`, called as make(layer, **own) for each layer.
         keys, reads, meaning: as of `register_inner_loop_optimizer`.
     """
     choices.register("adapter_kind", name, make, keys=keys, reads=reads, meaning=meaning)

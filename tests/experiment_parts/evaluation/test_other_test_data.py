@@ -20,7 +20,7 @@ CONFIG = {
     "experiment_name": "run", "dataset_name": "tiny", "image_height": 14, "image_width": 14, "num_stages": 2,
     "train_val_test_split": [0.34, 0.33], "num_classes_per_set": 3, "num_target_samples": 2, "cnn_num_filters": 3,
     "total_epochs": 1, "total_iter_per_epoch": 2, "batch_size": 2, "num_evaluation_tasks": 4, "gpu_to_use": "cpu",
-    "number_of_training_steps_per_iter": 1,
+    "number_of_training_steps_per_iter": 1, "report_every_s": 0,
 }  # fmt: skip
 
 

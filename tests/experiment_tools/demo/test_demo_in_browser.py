@@ -147,7 +147,7 @@ def ready_made():
         yield server
 
 
-@pytest.mark.parametrize(("which", "steps"), [("demo", 3), ("ready_made", 5)])
+@pytest.mark.parametrize(("which", "steps"), [pytest.param("demo", 3, marks=pytest.mark.full), ("ready_made", 5)])
 def test_drawn_examples_are_learned_and_the_right_class_wins_on_every_query(browser, request, which, steps):
     demo = request.getfixturevalue(which)
     for kind in ("browser", "performance"):

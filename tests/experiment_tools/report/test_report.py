@@ -3,6 +3,7 @@
 import base64
 import html
 import io
+import itertools
 import json
 import re
 import shutil
@@ -38,6 +39,7 @@ from experiment_tools.report.answers import (
 from experiment_tools.report.page import LARGEST_BYTES, REPORT, SECTIONS, write_report
 from experiment_tools.report.sections import duration, short, thinned
 from experiment_tools.report.verdict import findings
+from tests.tools.gate import few_of
 from tests.tools.runs import PLUS_PLUS, run_tiny
 from utils.config import load_config
 from utils.files.tables import write_csv
@@ -205,9 +207,15 @@ SPOILT = {
 }
 
 
-@pytest.mark.parametrize("content", SPOILT)
-@pytest.mark.parametrize("name", FILES)
-def test_a_file_that_is_missing_or_damaged_is_said_and_the_rest_is_shown(folder, name, content):
+DAMAGES = list(itertools.product(FILES, SPOILT))
+QUICK_DAMAGES = [
+    (name, content) for name, content in DAMAGES if content == "garbage" or name.endswith(("curves.json", ".jsonl"))
+]
+
+
+@pytest.mark.parametrize("damage", few_of(DAMAGES, *QUICK_DAMAGES), ids="-".join)
+def test_a_file_that_is_missing_or_damaged_is_said_and_the_rest_is_shown(folder, damage):
+    name, content = damage
     if SPOILT[content] is None:
         (folder / name).unlink()
     else:
@@ -223,11 +231,13 @@ def test_a_file_that_is_missing_or_damaged_is_said_and_the_rest_is_shown(folder,
         assert "Accuracy per inner step" in page
 
 
-@pytest.mark.parametrize(
-    "entry", ["val", "train", "gradients", "updates", "learned_rates", "batch_norm", "epoch", "time"]
-)
-@pytest.mark.parametrize("value", [None, 3, "x", [], {}, {"norms": 1}])
-def test_entries_of_another_form_spoil_at_most_their_own_part(folder, entry, value):
+ENTRIES = ("val", "train", "gradients", "updates", "learned_rates", "batch_norm", "epoch", "time")
+OTHER_FORMS = [(entry, value) for entry in ENTRIES for value in (None, 3, "x", [], {}, {"norms": 1})]
+
+
+@pytest.mark.parametrize("entry_and_value", few_of(OTHER_FORMS, *OTHER_FORMS[::5], *OTHER_FORMS[2::7]), ids=str)
+def test_entries_of_another_form_spoil_at_most_their_own_part(folder, entry_and_value):
+    entry, value = entry_and_value
     curves = json.loads((folder / "logs/curves.json").read_text())
     for epoch in curves["epochs"]:
         epoch[entry] = value

@@ -33,7 +33,9 @@ def approximate(matrix, scales):
     return torch.diag(scales) @ matrix if len(matrix) <= matrix.shape[1] else matrix @ torch.diag(scales)
 
 
-@pytest.mark.parametrize(("choice", "formula"), [({}, exact), ({"gap_approximate": True}, approximate)], ids=str)
+@pytest.mark.parametrize(
+    ("choice", "formula"), [({}, exact), ({"gap_approximate": True}, approximate)], ids=["exact", "approximate"]
+)
 def test_the_meta_gradient_is_that_of_scaled_singular_values(choice, formula):
     learner = moved(small_learner(**CHOICE, **choice))
     episodes, names = random_episodes(small_config(**CHOICE)), list(learner.inner_loop.names)
