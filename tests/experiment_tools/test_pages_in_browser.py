@@ -101,7 +101,7 @@ def browser(tmp_path_factory):
 NAMES = ("two", "twelve", "forty", "sweep", "sheet")
 
 
-@pytest.mark.parametrize("name", few_of(NAMES, "twelve", "forty", "sweep", "sheet"))
+@pytest.mark.parametrize("name", few_of(NAMES, "twelve", "sweep", "sheet"))
 def test_a_page_is_whole_wide_and_narrow_and_asks_for_nothing(browser, page, name):
     address = page(name)
     for kind in ("browser", "performance"):
