@@ -21,7 +21,6 @@ from meta_learning.adaptation import Adaptation, Adapted, PreparedEpisodes
 from meta_learning.evaluation.baselines import Baselines
 from meta_learning.evaluation.evaluation import STEP_METRICS, Evaluation
 from meta_learning.execution.execution import Computation, Execution, Groups, build_execution, first_tasks
-from meta_learning.execution.recomputation import recomputed_gradient
 from meta_learning.heads.base import Head
 from meta_learning.heads.learned import LearnedHead
 from meta_learning.inner_loop.base import InnerLoopOptimizer
@@ -34,12 +33,15 @@ from meta_learning.networks.base import MetaNetwork
 from meta_learning.networks.norms.base import MetaNorm
 from meta_learning.networks.norms.batch_norm import batch_norm_layers
 from meta_learning.networks.passes import Pass, PassRecord, name_of_statistics
-from meta_learning.outer_gradients.implicit_gradient import implicit_gradient
+from meta_learning.outer_gradients.base import OuterGradient
+from meta_learning.outer_gradients.building import build_outer_gradient
 from meta_learning.outer_gradients.sharpness import uphill
+from meta_learning.outer_gradients.training_steps import TrainingSteps
+from meta_learning.outer_gradients.unrolled import Unrolled
 from meta_learning.outer_losses.base import OuterLoss
 from meta_learning.outer_losses.mean import MeanOverTasks
 from meta_learning.outer_losses.step_weights import OuterLoop, last_step_weights, multi_step_loss_weights
-from meta_learning.outer_losses.task_weights import WeightedEpisodes, weighted
+from meta_learning.outer_losses.task_weights import weighted
 from meta_learning.pretraining import PREFIX as PRETRAINING_PREFIX
 from meta_learning.pretraining import Pretraining
 from meta_learning.reporting import learned_state, learner_description
@@ -61,14 +63,14 @@ class FewShotLearner(nn.Module):
     Args:
         network: body and head, see `meta_learning.networks`.
         inner_loop: an optimiser of `meta_learning.inner_loop`; its `names` are the adapted parameters.
-        outer_loop: derivative order and weights of the outer loss, or Reptile's displacement in its place.
+        outer_loop: derivative order and weights of the outer loss.
         head: where the last layer's weights come from; None: the network's own.
         outer_update: optimiser and schedule of the meta-update.
         loss: of a task, in inner and outer loop; None: cross-entropy.
         outer_loss: of the losses of all tasks; None: their mean.
         n_evaluation_steps: inner steps of `evaluate`, unless it is given others.
         batch_norm_statistics: a value of the key of this name, or "mixed".
-        gradient_checkpointing: recompute inner steps, for the memory of one of them.
+        outer_gradient: what the meta-update follows; None: the gradient through all inner steps.
         execution: how computations are carried out; None: all tasks at once.
         untrained: makes the network as it was before any training, anywhere; None: nobody knows it.
         pretraining_epochs: what counts from the first epoch of the episodes counts from this one.
@@ -86,7 +88,7 @@ class FewShotLearner(nn.Module):
         outer_loss: OuterLoss | None = None,
         n_evaluation_steps: int | None = None,
         batch_norm_statistics: str = "transductive",
-        gradient_checkpointing: bool = False,
+        outer_gradient: OuterGradient | None = None,
         execution: Execution | None = None,
         untrained: Callable[[], MetaNetwork] | None = None,
         pretraining_epochs: int = 0,
@@ -99,15 +101,12 @@ class FewShotLearner(nn.Module):
         self.n_steps = inner_loop.n_steps
         self.n_evaluation_steps = self.n_steps if n_evaluation_steps is None else n_evaluation_steps
         self.batch_norm_statistics = batch_norm_statistics
-        self.gradient_checkpointing = gradient_checkpointing
-        own = [name for name in self.meta_parameters() if not name.startswith("network.")]
-        if outer_loop.implicit_iterations:
-            own = [name for name in own if name.startswith("inner_loop.")]
-        if own and (outer_loop.displacement or outer_loop.implicit_iterations):
-            value = "displacement (Reptile)" if outer_loop.displacement else "implicit (iMAML)"
+        self.outer_gradient = outer_gradient or Unrolled()
+        refused = {name: found for name in self.meta_parameters() if (found := self.outer_gradient.refusal_of(name))}
+        if refused:
             raise ConfigError(
-                f'"outer_update" {value} has no gradient for {", ".join(own)}, which the method learns; '
-                'set it to "gradient"'
+                f'"outer_update" {next(iter(refused.values()))} has no gradient for {", ".join(refused)}, which the '
+                'method learns; set it to "gradient"'
             )
         self.meta_optimizer = MetaOptimizer(self.meta_parameters(), outer_update)
         self.execution = execution or Execution.of(network)
@@ -219,19 +218,8 @@ class FewShotLearner(nn.Module):
         """Return the means over some tasks of meta-gradient, batch statistics and metrics."""
         pass_ = self._training_pass(episodes)
         prepared = self.adaptation.prepare(episodes, pass_)
-        start = self.adaptation.start(prepared, pass_, create_graph=second_order)
-        if self.outer_loop.displacement:
-            adapted, losses, metrics = self._inner_loop(prepared, start, pass_, weights, second_order=False)
-            gradients = self._displacement(adapted)
-        elif self.outer_loop.implicit_iterations:
-            gradients, losses, metrics = self._implicit(prepared, start, pass_, weights)
-        # Features that stay (ANIL) have one graph for all steps: there is nothing to save, and the first step that is
-        # differentiated on its own would free it.
-        elif self.gradient_checkpointing and self.n_steps and not prepared.features_stay:
-            gradients, losses, metrics = self._recomputed(prepared, start, pass_, weights, second_order)
-        else:
-            _, losses, metrics = self._inner_loop(prepared, start, pass_, weights, second_order=second_order)
-            gradients = self._gradient_of(torch.stack(losses).sum())
+        steps = TrainingSteps(self.adaptation, self.loss, prepared, pass_, weights)
+        gradients, losses, metrics = self.outer_gradient.of(steps, self.meta_parameters(), second_order=second_order)
         # The sum stands before the detach: it is the outer loss itself, of which the gradient was taken.
         outer_loss = torch.stack(losses).sum().detach()
         per_step = {name: torch.stack([step[name] for step in metrics]) for name in metrics[0]}
@@ -242,122 +230,6 @@ class FewShotLearner(nn.Module):
             "gradients": gradients,
             "statistics": pass_.record.mean_statistics(),
             "metrics": {"loss": outer_loss, "accuracy": accuracy, **empty, **per_step},
-        }
-
-    def _inner_loop(
-        self,
-        prepared: PreparedEpisodes,
-        adapted: Adapted,
-        pass_: Pass,
-        weights: Sequence[Tensor | None],
-        *,
-        second_order: bool,
-    ) -> tuple[Adapted, list[Tensor], list[dict[str, Tensor]]]:
-        """Take all inner steps, learning from them.
-
-        Returns:
-            the learners after the last step and, of each step, weight * query loss and the metrics.
-        """
-        losses, metrics = [], []
-        for step, weight in enumerate(weights):
-            # Reptile and iMAML differentiate nothing outside a step, so no step needs the history of the one before.
-            apart = self.outer_loop.displacement or self.outer_loop.implicit_iterations
-            before = adapted.detached() if apart else adapted
-            at_step = replace(pass_, step=step)
-            adapted, loss, of_step = self._training_step(prepared, before, at_step, weight, create_graph=second_order)
-            losses.append(loss)
-            metrics.append(of_step)
-        return adapted, losses, metrics
-
-    def _training_step(
-        self, prepared: PreparedEpisodes, adapted: Adapted, pass_: Pass, weight: Tensor | None, *, create_graph: bool
-    ) -> tuple[Adapted, Tensor, dict[str, Tensor]]:
-        """Take an inner step on the support images, then classify the query images where their loss counts.
-
-        Returns:
-            the learners after the step; weight * query loss, mean over tasks, and the step's metrics, each of shape ().
-        """
-        episodes = prepared.episodes
-        # Not a zero, which would count as a loss: running means leave nan out (`RunningStatistics`).
-        not_computed = episodes.support_images.new_full((), float("nan"))
-        metrics: dict[str, Tensor] = {}
-        if self.n_steps:
-            adapted, logits, support_loss = self.adaptation.step(prepared, adapted, pass_, create_graph=create_graph)
-            metrics["support_loss"] = support_loss.detach().mean()
-            metrics["support_accuracy"] = self.loss.per_task_score(logits, episodes.support_labels).mean()
-        if weight is None:  # a weight of zero: a whole pass for the metrics alone is not worth its time
-            metrics |= {"query_loss": not_computed, "query_accuracy": not_computed}
-            return adapted, torch.zeros_like(not_computed), metrics
-        # Reptile learns nothing from the query images; here their loss is a metric.
-        with torch.set_grad_enabled(not self.outer_loop.displacement):
-            # The query pass after step s uses the norm rows of step s, as in the reference, not those of s + 1.
-            logits = self.adaptation.outputs("query", prepared, adapted, pass_)
-            losses = self.loss.per_task_loss(logits, episodes.query_labels)
-            query_loss = losses.mean()
-        metrics["query_loss"] = query_loss.detach()
-        metrics["query_accuracy"] = self.loss.per_task_score(logits, episodes.query_labels).mean()
-        if isinstance(episodes, WeightedEpisodes):
-            query_loss = (losses * episodes.task_weights).mean()
-        return adapted, weight * query_loss, metrics
-
-    def _gradient_of(self, outer_loss: Tensor) -> dict[str, Tensor]:
-        """Differentiate through the inner loop, as far as it has kept its history."""
-        parameters = self.meta_parameters()
-        # What the loss does not reach gets zeros, not None: the outer optimiser's moments decay for all alike.
-        values = torch.autograd.grad(outer_loss, list(parameters.values()), allow_unused=True, materialize_grads=True)
-        return dict(zip(parameters, values, strict=True))
-
-    def _recomputed(
-        self,
-        prepared: PreparedEpisodes,
-        start: Adapted,
-        pass_: Pass,
-        weights: Sequence[Tensor | None],
-        second_order: bool,
-    ) -> tuple[dict[str, Tensor], list[Tensor], list[dict[str, Tensor]]]:
-        """Return meta-gradient, losses and metrics with the memory of one inner step."""
-        # Measured for ResNet-12, 84 x 84, 5 steps on a CPU: 0.87 instead of 1.82 GiB, 16.2 instead of 13.1 s.
-        # Every pass runs twice; the statistics of the second time, with its graph, are those that count.
-        unseen = pass_.recording(seen={})
-        path = [adapted for adapted, _, _ in self.adaptation.path(prepared, unseen, self.n_steps - 1, start=start)]
-
-        def training_step(step: int, before: Adapted) -> tuple[Adapted, Tensor, dict[str, Tensor]]:
-            at_step = replace(pass_, step=step)
-            return self._training_step(prepared, before, at_step, weights[step], create_graph=second_order)
-
-        return recomputed_gradient(training_step, path, start, self.meta_parameters())
-
-    def _implicit(
-        self, prepared: PreparedEpisodes, start: Adapted, pass_: Pass, weights: Sequence[Tensor | None]
-    ) -> tuple[dict[str, Tensor], list[Tensor], list[dict[str, Tensor]]]:
-        """Return meta-gradient, losses and metrics of learners that have come to rest."""
-        if any(weight is not None for weight in weights[:-1]):
-            raise ConfigError(
-                '"outer_update" implicit (iMAML) has a gradient after the last inner step alone, but the outer loss '
-                'counts others, too; set "outer_update" to "gradient"'
-            )
-        adapted, losses, metrics = self._inner_loop(prepared, start, pass_, weights, second_order=False)
-        parameters, last = self.meta_parameters(), replace(pass_, step=self.n_steps - 1).recording(seen={})
-
-        def direction(at: Adapted) -> Sequence[Tensor]:
-            return self.adaptation.direction(prepared, at, last)
-
-        gradients = implicit_gradient(
-            losses[-1], adapted, direction, start, list(parameters.values()), self.outer_loop.implicit_iterations
-        )
-        return dict(zip(parameters, gradients, strict=True)), losses, metrics
-
-    def _displacement(self, adapted: Adapted) -> dict[str, Tensor]:
-        """Return theta[0] - mean over tasks of theta[S], zero for what is not adapted.
-
-        Source: Nichol et al. 2018, Algorithm 2.
-        """
-        # Not theta[S] - theta[0], since the outer optimiser descends: SGD of rate epsilon then takes the paper's step,
-        # theta + epsilon (theta[S] - theta), and Adam takes this for the gradient, as is proposed there, too.
-        after = {f"network.{name}": value.detach().mean(0) for name, value in adapted.params.items()}
-        return {
-            name: parameter.detach() - after[name] if name in after else torch.zeros_like(parameter)
-            for name, parameter in self.meta_parameters().items()
         }
 
     # Meta-update.
@@ -667,8 +539,6 @@ def build_learner(
     )
     network = build_network(config, network, norm_layer=norm_layer, with_head=not made_per_episode)
     outer_loop = OuterLoop(
-        displacement=config.outer_update == "displacement",
-        implicit_iterations=config.implicit_gradient_iterations if config.outer_update == "implicit" else 0,
         sharpness_radius=config.sharpness_radius,
         second_order=config.second_order,
         first_order_to_second_order_epoch=config.first_order_to_second_order_epoch,
@@ -692,7 +562,7 @@ def build_learner(
         outer_update=build_outer_update(config),
         n_evaluation_steps=config.number_of_evaluation_steps_per_iter,
         batch_norm_statistics=name_of_statistics(config.batch_norm_statistics),
-        gradient_checkpointing=config.gradient_checkpointing,
+        outer_gradient=build_outer_gradient(config),
         execution=build_execution(config, network),
         untrained=untrained,
         pretraining_epochs=config.pretraining_epochs,

@@ -10,7 +10,6 @@ order           second order differs from first where it should
 evaluation      changes nothing
 """
 
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -37,7 +36,8 @@ from meta_learning.meta_optimizer import NETWORK
 from meta_learning.networks.norms.batch_norm import MetaBatchNorm2d
 from meta_learning.networks.passes import Pass
 from meta_learning.outer_gradients import implicit_gradient
-from meta_learning.outer_gradients.implicit_gradient import conjugate_gradients
+from meta_learning.outer_gradients.displacement import Displacement
+from meta_learning.outer_gradients.implicit_gradient import Implicit, conjugate_gradients
 
 Passing = Callable[[Any], Any]
 
@@ -128,11 +128,11 @@ def check_learner(learner: FewShotLearner, episodes: EpisodeBatch, epoch: int = 
         checks = [check_evaluation(learner, episodes), check_tasks_together(learner, episodes, epoch)]
     if learner.n_steps:
         checks.append(check_adaptation(learner, episodes))
-    if learner.outer_loop.displacement:
+    if isinstance(learner.outer_gradient, Displacement):
         return [*checks, check_displacement(learner, episodes, epoch)]
     if learner.outer_loop.sharpness_radius:
         checks.append(check_sharpness(learner, episodes, epoch))
-    if learner.outer_loop.implicit_iterations:
+    if isinstance(learner.outer_gradient, Implicit):
         with _well_posed(learner):
             return [*checks, check_implicit_gradient(learner, episodes, epoch)]
     checks.append(check_meta_gradient(learner, episodes, epoch))
@@ -360,6 +360,7 @@ def check_implicit_gradient(learner: FewShotLearner, episodes: EpisodeBatch, epo
     kinks of a ReLU may keep them from.
     """
     kept: dict[str, Any] = {}
+    from_rest = implicit_gradient.implicit_gradient
 
     def solved(multiply: Any, right: Sequence[Tensor], n_iterations: int) -> Sequence[Tensor]:
         kept["right"], kept["y"] = right, conjugate_gradients(multiply, right, SOLVED_ITERATIONS)
@@ -367,7 +368,7 @@ def check_implicit_gradient(learner: FewShotLearner, episodes: EpisodeBatch, epo
 
     def of_rest(loss: Tensor, adapted: Adapted, *others: Any) -> list[Tensor]:
         kept["phi"] = {name: value.detach() for name, value in adapted.params.items()}
-        return implicit_gradient.implicit_gradient(loss, adapted, *others)
+        return from_rest(loss, adapted, *others)
 
     parameters = learner.meta_parameters()
     with ExitStack() as stack:
@@ -375,7 +376,7 @@ def check_implicit_gradient(learner: FewShotLearner, episodes: EpisodeBatch, epo
         stack.enter_context(_outer_loop(learner, sharpness_radius=0.0))
         with (
             patch.object(implicit_gradient, "conjugate_gradients", solved),
-            patch.object(sys.modules[FewShotLearner.__module__], "implicit_gradient", of_rest),
+            patch.object(implicit_gradient, "implicit_gradient", of_rest),
         ):
             gradients = learner.meta_gradients(episodes, epoch).gradients
 
@@ -485,7 +486,7 @@ def _well_posed(learner: FewShotLearner) -> Iterator[None]:
     does not grow: with a weak pull the system may have no solution at all.
     """
     rule = learner.inner_loop
-    if not learner.outer_loop.implicit_iterations or not isinstance(rule, ProximalGradientDescent):
+    if not isinstance(learner.outer_gradient, Implicit) or not isinstance(rule, ProximalGradientDescent):
         yield
         return
     strength, rates = rule.strength, rule.learning_rates.detach().clone()

@@ -1,1 +1,1 @@
-"""Other ways to the outer gradient than through all inner steps at the parameters as they are."""
+"""Ways from the inner steps to what the meta-update follows, one per file: values of the key `outer_update`."""

@@ -11,16 +11,53 @@ y = (H + lambda)^-1 dF/dphi, H being the Hessian of the support loss, and the gr
 Source: Rajeswaran et al. 2019, "Meta-learning with implicit gradients", equations 5 to 7.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from meta_learning.adaptation import Adapted
 from meta_learning.execution.recomputation import gradients_of
 from meta_learning.inner_loop.base import per_task
+from meta_learning.outer_gradients.base import Found, OuterGradient
+from meta_learning.outer_gradients.training_steps import TrainingSteps
+from utils.errors import ConfigError
 
 Vectors = Sequence[Tensor]
+
+
+class Implicit(OuterGradient):
+    """iMAML: the gradient of the outer loss of learners that have come to rest.
+
+    Args:
+        n_iterations: of conjugate gradients.
+    """
+
+    def __init__(self, n_iterations: int) -> None:
+        self.n_iterations = n_iterations
+
+    def of(self, steps: TrainingSteps, parameters: Mapping[str, nn.Parameter], *, second_order: bool) -> Found:
+        if any(weight is not None for weight in steps.weights[:-1]):
+            raise ConfigError(
+                '"outer_update" implicit (iMAML) has a gradient after the last inner step alone, but the outer loss '
+                'counts others, too; set "outer_update" to "gradient"'
+            )
+        start = steps.start(create_graph=second_order)
+        adapted, losses, metrics = steps.take_all(start, create_graph=False, apart=True)
+        last = replace(steps.pass_, step=steps.n_steps - 1).recording(seen={})
+        gradients = implicit_gradient(
+            losses[-1],
+            adapted,
+            lambda at: steps.adaptation.direction(steps.prepared, at, last),
+            start,
+            list(parameters.values()),
+            self.n_iterations,
+        )
+        return dict(zip(parameters, gradients, strict=True)), losses, metrics
+
+    def refusal_of(self, name: str) -> str | None:
+        return "implicit (iMAML)" if name.startswith("inner_loop.") else None
 
 
 def implicit_gradient(

@@ -7,10 +7,6 @@ from dataclasses import dataclass
 class OuterLoop:
     """Choices of the outer loss; the meanings are those of the config keys."""
 
-    displacement: bool = False
-    """The meta-update follows theta[0] - theta[S] (Reptile); there is no outer loss to differentiate."""
-    implicit_iterations: int = 0
-    """Of conjugate gradients, where the outer gradient is taken implicitly (iMAML); 0: it is not."""
     sharpness_radius: float = 0.0
     second_order: bool = True
     first_order_to_second_order_epoch: int = -1
