@@ -161,7 +161,9 @@ class FewShotLearner(nn.Module):
         second_order = self.is_second_order(epoch) if second_order is None else second_order
         own: dict[str, Tensor] = {}
         if not self.outer_loss.is_mean:
-            episodes, outer_loss, own = weighted(episodes, self._query_losses(episodes, weights), self.outer_loss)
+            episodes, outer_loss, own = weighted(
+                episodes, self._query_losses(episodes, weights, epoch), self.outer_loss
+            )
         means = self._mean_over_tasks(self._meta_gradients, episodes, weights, epoch, second_order=second_order)
         gradients, metrics = means["gradients"], means["metrics"]
         if not self.outer_loss.is_mean:
@@ -187,24 +189,24 @@ class FewShotLearner(nn.Module):
     def _pretraining_gradients(self, episodes: Episodes, *_: Any) -> Groups:
         return self.pretraining.gradients(episodes, self._training_pass(episodes))
 
-    def _query_losses(self, episodes: Episodes, weights: Sequence[float]) -> Tensor:
+    def _query_losses(self, episodes: Episodes, weights: Sequence[float], epoch: int) -> Tensor:
         """Return the sum over s of v[s] * L(theta[s+1], query) of each task, (B,), of which nothing is learned."""
-        counted = [step for step, weight in enumerate(weights) if weight]
+        counts = tuple(weight != 0 for weight in weights)
 
         def of_tasks(tasks: Episodes) -> dict[str, Tensor]:
             pass_ = self._training_pass(tasks)
             prepared = self.adaptation.prepare(tasks, pass_)
-            losses = []
+            losses = [tasks.support_images.new_zeros(len(tasks.support_labels))] * len(weights)
             for place, (adapted, _, _) in enumerate(self.adaptation.path(prepared, pass_, self.n_steps)):
                 step = place - 1 if self.n_steps else place  # the one that has made these learners
-                if step in counted:
+                if step >= 0 and counts[step]:
                     with torch.no_grad():
                         logits = self.adaptation.outputs("query", prepared, adapted, replace(pass_, step=step))
-                        losses.append(self.loss.per_task_loss(logits, tasks.query_labels))
+                        losses[step] = self.loss.per_task_loss(logits, tasks.query_labels)
             return {"losses": torch.stack(losses, dim=1)}
 
-        losses = self.execution.over_tasks(of_tasks, episodes, ("query losses", tuple(counted)))["losses"]
-        return losses @ losses.new_tensor([weights[step] for step in counted])
+        losses = self.execution.over_tasks(of_tasks, episodes, ("query losses", counts))["losses"]
+        return losses @ self.execution.weights_on_device(weights, epoch, losses)
 
     def _training_pass(self, episodes: Episodes) -> Pass:
         return Pass(

@@ -99,7 +99,7 @@ class Execution:
         """
         counts = tuple(weight != 0 for weight in weights)
         # An input of the recording, not a constant of it: the weights of an epoch change, its kernels do not.
-        on_device = {"weights": self._on_device(weights, epoch, episodes.support_images)}
+        on_device = {"weights": self.weights_on_device(weights, epoch, episodes.support_images)}
 
         def counted(values: Tensor) -> list[Tensor | None]:
             return [value if is_counted else None for value, is_counted in zip(values, counts, strict=True)]
@@ -158,7 +158,7 @@ class Execution:
         n_tasks, device = len(episodes.support_labels), episodes.support_images.device
         return self.chunks.run(at_once, n_tasks, device, of_one_task)
 
-    def _on_device(self, weights: Sequence[float], epoch: int, like: Tensor) -> Tensor:
+    def weights_on_device(self, weights: Sequence[float], epoch: int, like: Tensor) -> Tensor:
         """Return the weights on the device, copied there once an epoch: a copy from the host waits for it."""
         if self._weights is None or self._weights[0] != epoch:
             self._weights = epoch, torch.tensor(weights, dtype=like.dtype, device=like.device)
