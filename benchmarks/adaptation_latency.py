@@ -29,7 +29,7 @@ def classifier_to_time(experiment: str | None) -> FewShotClassifier:
     if experiment:
         return FewShotClassifier.from_experiment(experiment, gpu_to_use="cpu")
     config = load_config(OMNIGLOT).to_json_dict()
-    parameters = {name: value for name, value in config.items() if name in FewShotClassifier.parameter_defaults}
+    parameters = {name: value for name, value in config.items() if name in FewShotClassifier.parameter_defaults()}
     return FewShotClassifier(**(parameters | {"gpu_to_use": "cpu"}))
 
 
