@@ -121,7 +121,7 @@ def measure(backbone: str, image_size: int, n_steps: int, kind: str) -> dict[str
 
 def check(backbone: str) -> None:
     """Print how far the two gradients are apart, in float64 on small images."""
-    from experiment_tools.check_gradients.checks import relative_difference
+    from experiment_tools.check_gradients.comparing import relative_difference
 
     gradients = {}
     for kind in ("kept", "recomputed"):

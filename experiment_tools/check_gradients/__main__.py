@@ -21,7 +21,7 @@ from utils.registry.choices import fact, of_plugins
 from utils.words import say
 
 if TYPE_CHECKING:
-    from experiment_tools.check_gradients.checks import Check
+    from experiment_tools.check_gradients.comparing import Check
 
 SMALL = {
     "batch_size": 2,
@@ -75,7 +75,8 @@ def check_config_gradients(
 
     import torch
 
-    from experiment_tools.check_gradients.checks import check_learner, random_episodes
+    from experiment_tools.check_gradients.checks import check_learner
+    from experiment_tools.check_gradients.comparing import random_episodes
     from few_shot_learning_system import build_learner
 
     learner = build_learner(config, "cpu")

@@ -12,37 +12,27 @@ evaluation      changes nothing
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from data import EpisodeBatch
+from experiment_tools.check_gradients.comparing import TOLERANCE, Check, one_task, relative_difference, share_of
+from experiment_tools.check_gradients.held_constant import inner_gradients, moved, moving_statistics, recorder, replayer
+from experiment_tools.check_gradients.torch_inner_loop import TORCH_OPTIMIZERS, adapted_by_torch, mean_loss
 from few_shot_learning_system import FewShotLearner
 from meta_learning.adaptation import Adapted
 from meta_learning.heads.prototypes import PrototypeHead
-from meta_learning.inner_loop.adam import Adam
-from meta_learning.inner_loop.base import InnerLoopOptimizer
-from meta_learning.inner_loop.gradient_descent import GradientDescent
 from meta_learning.inner_loop.proximal import ProximalGradientDescent
-from meta_learning.inner_loop.rmsprop import RMSprop
-from meta_learning.losses.binary_cross_entropy import BinaryCrossEntropy
-from meta_learning.losses.cross_entropy import CrossEntropy
-from meta_learning.losses.mean_squared_error import MeanSquaredError
 from meta_learning.meta_optimizer import NETWORK
-from meta_learning.networks.norms.batch_norm import MetaBatchNorm2d
 from meta_learning.networks.passes import Pass
 from meta_learning.outer_gradients import implicit_gradient
 from meta_learning.outer_gradients.displacement import Displacement
 from meta_learning.outer_gradients.implicit_gradient import Implicit, conjugate_gradients
 
-Passing = Callable[[Any], Any]
-
-TOLERANCE = 1e-9
-"""Of quantities that are equal but for rounding, in float64."""
 DIFFERENCE_TOLERANCE = 1e-5
 """Of central differences, which have an error of their own."""
 N_DIRECTIONS = 2
@@ -51,75 +41,6 @@ SOLVED_STRENGTH, SOLVED_ITERATIONS = 100.0, 60
 STEPS = (1e-5, 1e-6, 1e-7, 1e-8, 1e-9)
 """Widths of the central differences; the first good one counts, because a kink of a ReLU, or the sharp bend of
 a norm over few values, may lie in a wider one."""
-
-
-@dataclass(frozen=True)
-class Check:
-    """One line of the result: what was compared, how far apart it was, and how far it may be."""
-
-    name: str
-    against: str
-    error: float
-    allowed: float
-    at_least: bool = False
-    """The error must exceed what is allowed: the two must differ."""
-
-    @property
-    def passed(self) -> bool:
-        """Whether the law holds."""
-        return self.error > self.allowed if self.at_least else self.error <= self.allowed
-
-
-def relative_difference(ours: Mapping[str, Tensor], other: Mapping[str, Tensor], share: float = 1e-6) -> float:
-    """Return the worst norm(a - b) / max(norm(b), share * norm(all b)) over tensors."""
-    norms = {name: float(torch.linalg.vector_norm(value.detach())) for name, value in other.items()}
-    floor = max(share * sum(norm**2 for norm in norms.values()) ** 0.5, 1e-300)
-    return max(
-        float(torch.linalg.vector_norm((ours[name] - other[name]).detach())) / max(norm, floor)
-        for name, norm in norms.items()
-    )
-
-
-def _share(learner: FewShotLearner) -> float:
-    """Return the share of the norm of all below which a tensor counts as zero: Adam and RMSprop divide by epsilon the
-    rounding in gradients that are zero, such as that of a bias before a norm.
-    """
-    return 1.0 if isinstance(learner.inner_loop, Adam | RMSprop) else 1e-6
-
-
-def random_episodes(
-    learner: FewShotLearner, shape: tuple[int, ...], n_tasks: int, n_way: int, n_shot: int, n_query: int
-) -> EpisodeBatch:
-    """Draw tasks of random images (or inputs) of this shape, in float64; the same ones each time."""
-    generator = torch.Generator().manual_seed(0)
-
-    def half(per_class: int) -> tuple[Tensor, Tensor]:
-        images = torch.randn((n_tasks, n_way * per_class, *shape), generator=generator, dtype=torch.float64)
-        if learner.loss.is_regression:
-            return images, torch.randn(
-                (n_tasks, n_way * per_class, learner.network.head.out_features),
-                generator=generator,
-                dtype=torch.float64,
-            )
-        return images, torch.arange(n_way).repeat_interleave(per_class).repeat(n_tasks, 1)
-
-    return EpisodeBatch(
-        *half(n_shot),
-        *half(n_query),
-        seeds=torch.arange(n_tasks) + 1,
-        n_way=n_way,
-        n_shot=n_shot,
-        n_query=n_query,
-        split="train",
-        indices=tuple(range(n_tasks)),
-        class_ids=torch.zeros(n_tasks, n_way, dtype=torch.int64).numpy(),
-    )
-
-
-def one_task(episodes: EpisodeBatch, index: int) -> EpisodeBatch:
-    """Return one task as a batch of one."""
-    names = ("support_images", "support_labels", "query_images", "query_labels", "seeds")
-    return replace(episodes, **{name: getattr(episodes, name)[index : index + 1] for name in names})
 
 
 def check_learner(learner: FewShotLearner, episodes: EpisodeBatch, epoch: int = 0) -> list[Check]:
@@ -169,7 +90,7 @@ def check_tasks_together(learner: FewShotLearner, episodes: EpisodeBatch, epoch:
     else:
         with patch.object(learner.execution.chunks, "size", 1):
             one_by_one = learner.meta_gradients(episodes, epoch).gradients
-    difference = relative_difference(together, one_by_one, _share(learner))
+    difference = relative_difference(together, one_by_one, share_of(learner))
     return Check("tasks together", "mean over tasks, one by one", difference, TOLERANCE)
 
 
@@ -181,112 +102,9 @@ def check_adaptation(learner: FewShotLearner, episodes: EpisodeBatch) -> Check:
     ours = learner.adapt(episodes, learner.n_steps).params
     theirs = adapted_by_torch(learner, episodes, training=False)
     other = "torch.optim" if type(learner.inner_loop) in TORCH_OPTIMIZERS else "its rule"
-    return Check("adaptation", f"{other}, task by task", relative_difference(ours, theirs, _share(learner)), TOLERANCE)
-
-
-def adapted_by_torch(learner: FewShotLearner, episodes: EpisodeBatch, *, training: bool) -> dict[str, Tensor]:
-    """Adapt with `torch.optim` and `torch.nn.utils`, or with the rule itself where torch has none: name -> (B, ...)."""
-    tasks = []
-    for index in range(len(episodes.support_labels)):
-        task = one_task(episodes, index)
-        pass_ = Pass(statistics=learner.batch_norm_statistics)
-        if training:
-            seeds = task.seeds if learner.network.uses_dropout else None
-            pass_ = replace(pass_, is_training=True, dropout_seeds=seeds)
-        started = learner.adaptation.start(
-            learner.adaptation.prepare(task, pass_), pass_
-        )  # with the head that the episode brings
-        values = {name: value[0].detach().clone().requires_grad_() for name, value in started.params.items()}
-        has_torch = type(learner.inner_loop) in TORCH_OPTIMIZERS
-        take_step = (_TorchRule if has_torch else _OwnRule)(learner.inner_loop, values)
-        for step in range(learner.n_steps):
-            at_step = replace(pass_, step=step)
-            found = _support_gradients(learner, task, started, values, at_step)
-            if learner.inner_loop.looks_ahead:
-                stacked = {name: value[None] for name, value in values.items()}
-                ahead = learner.inner_loop.ahead(stacked, [gradient[None] for gradient in found])
-                uphill = {name: value[0] for name, value in ahead.items()}
-                found = _support_gradients(learner, task, started, uphill, at_step)
-            take_step(found, step)
-        tasks.append({name: value.detach() for name, value in values.items()})
-    return {name: torch.stack([task[name] for task in tasks]) for name in tasks[0]}
-
-
-def _support_gradients(
-    learner: FewShotLearner, task: EpisodeBatch, started: Adapted, values: Mapping[str, Tensor], pass_: Pass
-) -> Sequence[Tensor]:
-    """Return the gradients of one task's support loss at some values of what is adapted."""
-    leaves = {name: value.detach().requires_grad_() for name, value in values.items()}
-    stacked = {name: value[None] for name, value in leaves.items()}
-    support_pass = pass_.recording(moving=dict(started.moving))
-    outputs = learner.network(task.support_images, stacked | started.fixed, support_pass)
-    loss = _mean_loss(learner, outputs[0], task.support_labels[0])
-    if type(learner.inner_loop) not in TORCH_OPTIMIZERS:
-        at, prepared = replace(started, params=stacked), learner.adaptation.prepare(task, support_pass)
-        loss = learner.adaptation.objective(prepared, at, support_pass, outputs, loss[None])[0]
-    return torch.autograd.grad(loss, list(leaves.values()))
-
-
-class _OwnRule:
-    """Lets a rule take a step of one task alone, and keeps its state."""
-
-    def __init__(self, rule: InnerLoopOptimizer, values: Mapping[str, Tensor]) -> None:
-        self.rule, self.values = rule, values
-        # Of copies: the values are changed in place, and a rule may keep where it started.
-        self.state = rule.init({name: value.detach().clone()[None] for name, value in values.items()})
-
-    @torch.no_grad()
-    def __call__(self, gradients: Sequence[Tensor], step: int) -> None:
-        before = {name: value.detach().clone()[None] for name, value in self.values.items()}
-        after, self.state = self.rule.update(before, [gradient[None] for gradient in gradients], self.state, step)
-        for name, value in self.values.items():
-            value.copy_(after[name][0])
-
-
-class _TorchRule:
-    """The step of `torch.optim`, with rate 1, which gives its direction; learned or fixed rates then multiply that."""
-
-    def __init__(self, rule: InnerLoopOptimizer, values: Mapping[str, Tensor]) -> None:
-        self.rule, self.values = rule, values
-        self.optimizer = TORCH_OPTIMIZERS[type(rule)](values.values(), rule)
-
-    def __call__(self, gradients: Sequence[Tensor], step: int) -> None:
-        for value, gradient in zip(self.values.values(), gradients, strict=True):
-            value.grad = gradient
-        if self.rule.clamp:
-            torch.nn.utils.clip_grad_value_(self.values.values(), self.rule.clamp)
-        if self.rule.clip_norm:
-            torch.nn.utils.clip_grad_norm_(self.values.values(), self.rule.clip_norm)
-        before = {name: value.detach().clone() for name, value in self.values.items()}
-        self.optimizer.step()
-        with torch.no_grad():
-            for rate, (name, value) in zip(self.rule.rates(step), self.values.items(), strict=True):
-                value.copy_(before[name] - rate.detach() * (before[name] - value))
-
-
-TORCH_OPTIMIZERS: Mapping[type[InnerLoopOptimizer], Callable[..., torch.optim.Optimizer]] = {
-    GradientDescent: lambda values, rule: torch.optim.SGD(
-        values, lr=1.0, momentum=rule.momentum, weight_decay=rule.weight_decay
-    ),
-    Adam: lambda values, rule: torch.optim.Adam(
-        values, lr=1.0, betas=rule.betas, eps=rule.epsilon, weight_decay=rule.weight_decay
-    ),
-    RMSprop: lambda values, rule: torch.optim.RMSprop(
-        values, lr=1.0, alpha=rule.smoothing, eps=rule.epsilon, weight_decay=rule.weight_decay
-    ),
-}
-"""Update rule -> the same of torch."""
-
-
-def _mean_loss(learner: FewShotLearner, outputs: Tensor, labels: Tensor) -> Tensor:
-    """Return torch's own loss of outputs (n, N), averaged over everything; of a loss that torch has not, the task's."""
-    if isinstance(learner.loss, MeanSquaredError):
-        return F.mse_loss(outputs, labels)
-    if isinstance(learner.loss, BinaryCrossEntropy):
-        return F.binary_cross_entropy_with_logits(outputs, F.one_hot(labels, outputs.shape[-1]).to(outputs.dtype))
-    if isinstance(learner.loss, CrossEntropy):
-        return F.cross_entropy(outputs, labels, label_smoothing=learner.loss.label_smoothing)
-    return learner.loss.per_task_loss(outputs[None], labels[None]).sum()
+    return Check(
+        "adaptation", f"{other}, task by task", relative_difference(ours, theirs, share_of(learner)), TOLERANCE
+    )
 
 
 # The meta-gradient.
@@ -301,7 +119,10 @@ def check_displacement(learner: FewShotLearner, episodes: EpisodeBatch, epoch: i
         adapted = after.get(name.removeprefix("network."))
         expected[name] = torch.zeros_like(parameter) if adapted is None else parameter.detach() - adapted.mean(0)
     return Check(
-        "meta-gradient", "displacement by torch.optim", relative_difference(ours, expected, _share(learner)), TOLERANCE
+        "meta-gradient",
+        "displacement by torch.optim",
+        relative_difference(ours, expected, share_of(learner)),
+        TOLERANCE,
     )
 
 
@@ -316,7 +137,7 @@ def check_meta_gradient(learner: FewShotLearner, episodes: EpisodeBatch, epoch: 
     second_order = learner.is_second_order(epoch)
     recorded: list[Sequence[Tensor]] = []
     moving: list[Sequence[Tensor]] = []
-    with _inner_gradients(learner, _recorder(recorded)), _moving_statistics(learner, _recorder(moving)):
+    with inner_gradients(learner, recorder(recorded)), moving_statistics(learner, recorder(moving)):
         gradients = learner.meta_gradients(episodes, epoch).gradients
     parameters = learner.meta_parameters()
     generator = torch.Generator().manual_seed(1)
@@ -327,8 +148,8 @@ def check_meta_gradient(learner: FewShotLearner, episodes: EpisodeBatch, epoch: 
         }
 
         def outer_loss(width: float, direction: dict[str, Tensor] = direction) -> float:
-            gradients_held = nullcontext() if second_order else _inner_gradients(learner, _replayer(recorded))
-            with _moved(parameters, direction, width), gradients_held, _moving_statistics(learner, _replayer(moving)):
+            gradients_held = nullcontext() if second_order else inner_gradients(learner, replayer(recorded))
+            with moved(parameters, direction, width), gradients_held, moving_statistics(learner, replayer(moving)):
                 return float(learner.meta_gradients(episodes, epoch).metrics["loss"])
 
         worst = max(worst, _slope_error(gradients, direction, outer_loss))
@@ -342,11 +163,11 @@ def check_sharpness(learner: FewShotLearner, episodes: EpisodeBatch, epoch: int)
     ours = learner.meta_gradients(episodes, epoch).gradients
     with _outer_loop(learner, sharpness_radius=0.0):
         here = learner.meta_gradients(episodes, epoch).gradients
-        moved = {name: value for name, value in here.items() if name.startswith(NETWORK)}
-        norm = float(torch.linalg.vector_norm(torch.cat([value.flatten() for value in moved.values()])))
-        with _moved({name: parameters[name] for name in moved}, moved, radius / norm):
+        uphill = {name: value for name, value in here.items() if name.startswith(NETWORK)}
+        norm = float(torch.linalg.vector_norm(torch.cat([value.flatten() for value in uphill.values()])))
+        with moved({name: parameters[name] for name in uphill}, uphill, radius / norm):
             theirs = learner.meta_gradients(episodes, epoch).gradients
-    difference = relative_difference(ours, theirs, _share(learner))
+    difference = relative_difference(ours, theirs, share_of(learner))
     return Check("sharpness", "plain gradient, uphill", difference, TOLERANCE)
 
 
@@ -401,7 +222,7 @@ def check_implicit_gradient(learner: FewShotLearner, episodes: EpisodeBatch, epo
             direction, of_phi = drawn(parameters), drawn(kept["phi"])
 
             def along_psi(width: float, direction: dict[str, Tensor] = direction) -> float:
-                with _moved(parameters, direction, width):
+                with moved(parameters, direction, width):
                     loss, product = at_rest(kept["phi"])
                 return float((loss - product).detach())
 
@@ -461,7 +282,7 @@ def check_proto_net(learner: FewShotLearner, episodes: EpisodeBatch, epoch: int)
     )
     # |f|^2 does not change the softmax, but the yes-or-no questions of binary cross-entropy.
     logits = query.square().sum(-1, keepdim=True) - torch.cdist(query, prototypes).square()
-    loss = _mean_loss(learner, logits.flatten(0, 1), episodes.query_labels.flatten())
+    loss = mean_loss(learner, logits.flatten(0, 1), episodes.query_labels.flatten())
     parameters = learner.meta_parameters()
     expected = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True, materialize_grads=True)
     ours = learner.meta_gradients(episodes, epoch).gradients
@@ -497,71 +318,3 @@ def _well_posed(learner: FewShotLearner) -> Iterator[None]:
     finally:
         rule.strength = strength
         rule.learning_rates.data.copy_(rates)
-
-
-@contextmanager
-def _moved(parameters: Mapping[str, Tensor], direction: Mapping[str, Tensor], width: float) -> Iterator[None]:
-    """Move the parameters by `width` along `direction` inside."""
-    before = {name: value.detach().clone() for name, value in parameters.items()}
-    with torch.no_grad():
-        for name, value in parameters.items():
-            value.add_(direction[name], alpha=width)
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for name, value in parameters.items():
-                value.copy_(before[name])
-
-
-def _recorder(values: list[Any]) -> Passing:
-    """Return what lets each value through and keeps a copy of it."""
-
-    def record(value: Sequence[Tensor]) -> Sequence[Tensor]:
-        values.append([tensor.detach().clone() for tensor in value])
-        return value
-
-    return record
-
-
-def _replayer(values: Sequence[Any]) -> Passing:
-    """Return what lets the kept values through in place of those that are given."""
-    waiting = iter(values)
-    return lambda _: next(waiting)
-
-
-@contextmanager
-def _inner_gradients(learner: FewShotLearner, through: Passing) -> Iterator[None]:
-    """Inside, the gradients that the inner-loop optimiser is given pass `through`."""
-    original = learner.inner_loop.update
-
-    def update(params: Any, gradients: Any, state: Any, step: int) -> Any:
-        return original(params, through(gradients), state, step)
-
-    original_begin = learner.inner_loop.begin
-
-    def begin(params: Any, gradients: Any) -> Any:
-        return original_begin(params, through(gradients))
-
-    with patch.object(learner.inner_loop, "update", update), patch.object(learner.inner_loop, "begin", begin):
-        yield
-
-
-@contextmanager
-def _moving_statistics(learner: FewShotLearner, through: Passing) -> Iterator[None]:
-    """Inside, the moving averages that support passes leave in the episode pass `through`."""
-
-    def watched(original: Any) -> Any:
-        def leave_statistics(mean: Tensor, var: Tensor, n_tasks: int, pass_: Pass, name: str) -> None:
-            original(mean, var, n_tasks, pass_, name)
-            moving = pass_.record.moving
-            if moving is not None and not pass_.is_query and name in moving:
-                moving[name] = through(moving[name])
-
-        return leave_statistics
-
-    with ExitStack() as stack:
-        for layer in learner.network.norm_layers().values():
-            if isinstance(layer, MetaBatchNorm2d):
-                stack.enter_context(patch.object(layer, "leave_statistics", watched(layer.leave_statistics)))
-        yield

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from experiment_tools.check_gradients.checks import check_learner
-from experiment_tools.check_gradients.checks import random_episodes as checked_episodes
+from experiment_tools.check_gradients.comparing import random_episodes as checked_episodes
 from few_shot_learning_system import build_learner
 from meta_learning.inner_loop.alfa import Alfa
 from meta_learning.outer_gradients.implicit_gradient import conjugate_gradients

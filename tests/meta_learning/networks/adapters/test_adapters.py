@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from experiment_tools.check_gradients.checks import check_learner
-from experiment_tools.check_gradients.checks import random_episodes as checked_episodes
+from experiment_tools.check_gradients.comparing import random_episodes as checked_episodes
 from experiment_tools.export.plain import plain_network as exported
 from experiment_tools.parts.methods import method_name
 from few_shot_learning_system import build_learner
