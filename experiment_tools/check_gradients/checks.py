@@ -22,7 +22,12 @@ from torch import Tensor
 from data import EpisodeBatch
 from experiment_tools.check_gradients.comparing import TOLERANCE, Check, one_task, relative_difference, share_of
 from experiment_tools.check_gradients.held_constant import inner_gradients, moved, moving_statistics, recorder, replayer
-from experiment_tools.check_gradients.torch_inner_loop import TORCH_OPTIMIZERS, adapted_by_torch, mean_loss
+from experiment_tools.check_gradients.torch_inner_loop import (
+    TORCH_OPTIMIZERS,
+    adapted_by_torch,
+    mean_loss,
+    names_with_gradient,
+)
 from few_shot_learning_system import FewShotLearner
 from meta_learning.adaptation import Adapted
 from meta_learning.heads.prototypes import PrototypeHead
@@ -98,13 +103,16 @@ def check_tasks_together(learner: FewShotLearner, episodes: EpisodeBatch, epoch:
 
 
 def check_adaptation(learner: FewShotLearner, episodes: EpisodeBatch) -> Check:
-    """Compare the adapted parameters of each task with those that `torch.optim` reaches."""
+    """Compare the adapted parameters of each task with those that `torch.optim` reaches.
+
+    Left out is what has no gradient, such as a bias before a norm: a rule may divide the rounding there by its size.
+    """
     ours = learner.adapt(episodes, learner.n_steps).params
     theirs = adapted_by_torch(learner, episodes, training=False)
+    reached = names_with_gradient(learner, episodes) & theirs.keys()
     other = "torch.optim" if type(learner.inner_loop) in TORCH_OPTIMIZERS else "its rule"
-    return Check(
-        "adaptation", f"{other}, task by task", relative_difference(ours, theirs, share_of(learner)), TOLERANCE
-    )
+    difference = relative_difference(ours, {name: theirs[name] for name in reached}, share_of(learner))
+    return Check("adaptation", f"{other}, task by task", difference, TOLERANCE)
 
 
 # The meta-gradient.

@@ -20,6 +20,9 @@ from meta_learning.losses.cross_entropy import CrossEntropy
 from meta_learning.losses.mean_squared_error import MeanSquaredError
 from meta_learning.networks.passes import Pass
 
+ROUNDING = 1e-12
+"""Share of the largest gradient below which one is zero, in float64."""
+
 
 def adapted_by_torch(learner: FewShotLearner, episodes: EpisodeBatch, *, training: bool) -> dict[str, Tensor]:
     """Adapt with `torch.optim` and `torch.nn.utils`, or with the rule itself where torch has none: name -> (B, ...)."""
@@ -47,6 +50,18 @@ def adapted_by_torch(learner: FewShotLearner, episodes: EpisodeBatch, *, trainin
             take_step(found, step)
         tasks.append({name: value.detach() for name, value in values.items()})
     return {name: torch.stack([task[name] for task in tasks]) for name in tasks[0]}
+
+
+def names_with_gradient(learner: FewShotLearner, episodes: EpisodeBatch) -> set[str]:
+    """Return what is adapted and has a gradient of the support loss at the start that is more than rounding."""
+    found: set[str] = set()
+    for index in range(len(episodes.support_labels)):
+        task, pass_ = one_task(episodes, index), Pass(statistics=learner.batch_norm_statistics)
+        started = learner.adaptation.start(learner.adaptation.prepare(task, pass_), pass_)
+        values = {name: value[0] for name, value in started.params.items()}
+        norms = [float(gradient.norm()) for gradient in _support_gradients(learner, task, started, values, pass_)]
+        found |= {name for name, norm in zip(values, norms, strict=True) if norm > ROUNDING * max(norms)}
+    return found
 
 
 def _support_gradients(

@@ -12,6 +12,7 @@ from experiment_tools.check_gradients.__main__ import main as check_gradients
 from experiment_tools.compare.__main__ import main as compare
 from experiment_tools.show_data import main as show_data
 from few_shot_classifier import FewShotClassifier
+from tests.tools.documented_commands import all_blocks
 from utils import registry
 from utils.config import load_config
 from utils.paths import REPOSITORY_ROOT
@@ -72,3 +73,9 @@ def test_tools_that_look_into_a_config_take_it(name, tmp_path, capsys, monkeypat
     assert show_data([*words, "--to", "shown"]) == 0
     assert [path.name for path in (tmp_path / "shown").iterdir()] == ["classes.csv"]
     assert check_gradients([*words, "--mlp_hidden_sizes", "6"]) == 0, capsys.readouterr().out
+
+
+def test_the_update_rule_of_the_page_keeps_the_laws_though_it_divides_the_rounding_of_a_bias(tmp_path, capsys):
+    (rule,) = [block for block in all_blocks() if block.marks_of("write to") == ["unit.py"]]
+    (tmp_path / "unit.py").write_text(rule.text, encoding="utf-8")
+    assert check_gradients(["--plugin", str(tmp_path / "unit.py")]) == 0, capsys.readouterr().out
