@@ -84,11 +84,11 @@ def check_evaluation(learner: FewShotLearner, episodes: EpisodeBatch) -> Check:
 
 
 def check_tasks_together(learner: FewShotLearner, episodes: EpisodeBatch, epoch: int) -> Check:
-    """Compare the gradient over all tasks with the mean over tasks, each computed alone; with an outer loss that is no
-    mean, with chunks of one task.
+    """Compare the gradient over all tasks with the mean over tasks, each computed alone; where tasks decide together,
+    as by an outer loss that is no mean or on where a sharp gradient is taken, with chunks of one task.
     """
     together = learner.meta_gradients(episodes, epoch).gradients
-    if learner.outer_loss.is_mean:
+    if learner.outer_loss.is_mean and not learner.outer_loop.sharpness_radius:
         n_tasks = len(episodes.support_labels)
         alone = [learner.meta_gradients(one_task(episodes, index), epoch).gradients for index in range(n_tasks)]
         one_by_one = {name: torch.stack([gradients[name] for gradients in alone]).mean(0) for name in together}
