@@ -33,7 +33,16 @@ def load_network(folder: str | Path) -> nn.Module:
 def build_network(architecture: Architecture) -> nn.Module:
     """Build a network with the weights that torch draws; a state dict of the exported folder loads into it."""
     kinds = {"convolutional": ConvolutionalNetwork, "residual": ResidualNetwork, "perceptron": MultilayerPerceptron}
-    return kinds[architecture["kind"]](architecture)
+    network = kinds[architecture["kind"]](architecture)
+    add_parameters(network, architecture.get("added", {}))
+    return network
+
+
+def add_parameters(network: nn.Module, shapes: dict[str, list[int]]) -> None:
+    """Give layers a bias, or a weight, that they were built without: it holds an adapter's shift, or scale."""
+    for name, shape in shapes.items():
+        layer, _, which = name.rpartition(".")
+        network.get_submodule(layer).register_parameter(which, nn.Parameter(torch.zeros(shape)))
 
 
 class TaskNorm(nn.Module):

@@ -7,6 +7,8 @@ Which statistics a batch norm of the plain module uses:
     support        the support set's, stored
     episodic       the moving average over the inner steps on the support set, stored
 
+An adapter is merged into the weight and bias of the layer beside which it stands.
+
 The initialisation has seen no support set: there, support and episodic use the batch, as the inner loop does with a
 support set.
 """
@@ -18,11 +20,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from experiment_tools.export.network import Architecture, build_network
+from experiment_tools.export.network import Architecture, add_parameters, build_network
 from few_shot_classifier.adapted_task import AdaptedLearner
 from few_shot_learning_system import FewShotLearner
+from meta_learning.networks.adapters.base import Adapter, adapters_of, is_norm
 from meta_learning.networks.base import MetaNetwork, plain_names
 from meta_learning.networks.foreign import BATCH_NORMS, ForeignNetwork
+from meta_learning.networks.layers import below
 from meta_learning.networks.norms.base import MetaNorm
 from meta_learning.networks.norms.batch_norm import MetaBatchNorm2d
 from meta_learning.networks.norms.group_norm import MetaGroupNorm
@@ -56,11 +60,6 @@ def plain_network(learner: FewShotLearner, adapted: AdaptedLearner | None, confi
     Raises:
         ConfigError: a backbone that has no plain form.
     """
-    if config.adapter_kind != "none":
-        raise ConfigError(
-            f'"adapter_kind" {config.adapter_kind}: a network with adapters has no plain form; classify with '
-            "FewShotClassifier.from_experiment instead"
-        )
     network: MetaNetwork = learner.network
     step = 0 if adapted is None else len(adapted.path) - 1
     state = None if adapted is None else adapted.path[step]
@@ -74,6 +73,8 @@ def plain_network(learner: FewShotLearner, adapted: AdaptedLearner | None, confi
     for name, layer in network.norm_layers().items():
         _plain_norm(values, name, layer, pass_.step)
         values |= {f"{name}.{buffer}": value for buffer, value in stored.get(name, {}).items()}
+    merged = _with_adapters(network, values, config)
+    values |= merged
     if adapted is not None:  # without outputs of no class
         values |= {name: values[name][: adapted.n_classes] for name in ("head.weight", "head.bias") if name in values}
     has_head = adapted is not None or not learner.head.is_made_per_episode
@@ -90,7 +91,11 @@ def plain_network(learner: FewShotLearner, adapted: AdaptedLearner | None, confi
     else:
         architecture = _architecture(network, config, stored, n_outputs)
         module = build_network(architecture)
-    tensors = plain_names(network, values)
+    tensors, built = plain_names(network, values), module.state_dict()
+    added = {name: list(value.shape) for name, value in plain_names(network, merged).items() if name not in built}
+    add_parameters(module, added)
+    if architecture is not None and added:
+        architecture["added"] = added
     names = module.state_dict()
     for name in names:
         if name.endswith("num_batches_tracked"):
@@ -109,6 +114,33 @@ def plain_network(learner: FewShotLearner, adapted: AdaptedLearner | None, confi
         name for name, layer in network.norm_layers().items() if isinstance(layer, MetaBatchNorm2d | MetaTaskNorm2d)
     }
     return PlainNetwork(module.eval(), architecture, original, bool(batch_norms - set(stored)), has_head)
+
+
+@torch.no_grad()
+def _with_adapters(network: MetaNetwork, values: dict[str, Tensor], config: ExperimentConfig) -> dict[str, Tensor]:
+    """Return the weights and biases with which layers alone answer as they do together with their adapters.
+
+    Raises:
+        ConfigError: an adapter cannot be merged.
+    """
+    merged = {}
+    for name, adapter in adapters_of(network).items():
+        of_task, weight, bias = copy.deepcopy(adapter), f"{name}.weight", f"{name}.bias"
+        of_task.load_state_dict(below(values, f"{name}.adapter"), strict=False)  # it may have buffers
+        of_outputs = values[weight] if is_norm(network.get_submodule(name)) else values[weight].flatten(1)[:, 0]
+        try:
+            merged[weight], merged[bias] = of_task.merged(
+                values[weight], values.get(bias, torch.zeros_like(of_outputs))
+            )
+        except NotImplementedError as error:
+            raise ConfigError(
+                f'"adapter_kind" {config.adapter_kind}: {type(adapter).__name__} cannot be merged into the layer '
+                f"{name} (`merged` of {Adapter.__module__}.Adapter); classify with FewShotClassifier.from_experiment "
+                "instead"
+            ) from error
+        if bias not in values and not merged[bias].any():
+            del merged[bias]
+    return merged
 
 
 def _stored_statistics(

@@ -27,6 +27,15 @@ PARAMETERS = {name: value for name, value in TINY.items() if name != "experiment
 IMAGES = torch.rand((7, 1, 10, 10), generator=torch.Generator().manual_seed(0))
 
 
+OF_NO_BIAS = {
+    "adapter_kind": "film",
+    "adapter_targets": ["layer?.0.conv1"],
+    "backbone": "resnet10",
+    "batch_norm_statistics": "running",
+}
+"""Convolutions that have no bias, but are shifted, which the norm after them does not take out."""
+
+
 class _Config(dict):
     __getattr__ = dict.__getitem__
 
@@ -98,6 +107,14 @@ def test_outputs_of_a_learned_head_that_no_class_has_are_not_exported():
         {"batch_norm_statistics": ["support", "transductive"]},
         {"enable_inner_loop_optimizable_bn_params": True},
         {"learnable_batch_norm_momentum": True, "batch_norm_statistics": "running"},
+        {"adapter_kind": "lora", "adapter_rank": 2},
+        {"adapter_kind": "lora", "backbone": "mlp", "head": "prototypes"},
+        {"adapter_kind": "residual", "max_pooling": False},  # strides
+        {"adapter_kind": "film", "batch_norm_statistics": "support"} | PLUS_PLUS,
+        {"adapter_kind": "film", "norm_layer": "layer_norm", "adapter_targets": ["norm"]},
+        {"adapter_kind": "film", "norm_layer": "task_norm", "adapter_targets": ["norm"]},
+        pytest.param(OF_NO_BIAS, marks=pytest.mark.full),
+        {"adapter_kind": "context", "adapter_targets": ["block1.norm"], "adapted_parameters": "body"},
     ],
     ids=lambda changes: "-".join(f"{value}" for value in changes.values())[:50],
 )

@@ -51,6 +51,16 @@ class Adapter(nn.Module):
         """
         raise NotImplementedError
 
+    def merged(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the weight and bias with which the layer alone answers as the two together; for export.
+
+        Args:
+            weight, bias: of the layer; a bias of zeros where it has none.
+        Raises:
+            NotImplementedError: no layer of its kind does.
+        """
+        raise NotImplementedError
+
 
 def is_plain_convolution(layer: nn.Module) -> bool:
     """Return whether a layer is a convolution of all channels with zeros around the image."""

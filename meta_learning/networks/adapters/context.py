@@ -12,12 +12,11 @@ Source: Zintgraf et al. 2019, "Fast context adaptation via meta-learning", secti
 import torch
 from torch import Tensor, nn
 
-from meta_learning.networks.adapters.base import Adapter, output_channels
-from meta_learning.networks.adapters.film import FiLM, modulated
+from meta_learning.networks.adapters.film import Modulation
 from utils.registry import register_adapter_kind
 
 
-class Context(Adapter):
+class Context(Modulation):
     """Scale and shift made of context parameters.
 
     Args:
@@ -26,18 +25,17 @@ class Context(Adapter):
 
     adapts = ("context",)
     title = "CAVIA"
-    fits = staticmethod(FiLM.fits)
 
     def __init__(self, layer: nn.Module, *, size: int) -> None:
-        super().__init__()
-        n_channels, self.dim = output_channels(layer)
+        super().__init__(layer)
         self.context = nn.Parameter(torch.zeros(size), requires_grad=False)
-        self.film = nn.Linear(size, 2 * n_channels)
+        self.film = nn.Linear(size, 2 * self.n_channels)
         nn.init.zeros_(self.film.bias)
 
-    def forward(self, x: Tensor, out: Tensor) -> Tensor:
-        """Return (1 + scale) out + shift."""
-        return modulated(out, *self.film(self.context).chunk(2), self.dim)
+    def scale_and_shift(self) -> tuple[Tensor, Tensor]:
+        """Return V c + v, for F channels (F,) each."""
+        scale, shift = self.film(self.context).chunk(2)
+        return scale, shift
 
 
 register_adapter_kind(

@@ -9,6 +9,7 @@ and adapted by each task.
 Source: Hu et al. 2022, "LoRA: Low-rank adaptation of large language models", section 4.1.
 """
 
+import torch
 from torch import Tensor, nn
 
 from meta_learning.networks.adapters.base import Adapter, convolution_like
@@ -41,6 +42,10 @@ class LoRA(Adapter):
     def forward(self, x: Tensor, out: Tensor) -> Tensor:
         """Return out + U D x."""
         return out + self.up(self.down(x))
+
+    def merged(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """Return W + U D, and the bias."""
+        return weight + torch.tensordot(self.up.weight.flatten(1), self.down.weight, 1), bias
 
 
 register_adapter_kind(

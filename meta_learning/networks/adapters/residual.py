@@ -41,6 +41,14 @@ class ResidualAdapter(Adapter):
         """Return out + A x."""
         return out + self.matrix(x)
 
+    def merged(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """Return W, in the middle of its kernel W + A, and the bias."""
+        if not all(side % 2 for side in weight.shape[2:]):  # the taps of a dilated one lie around its middle
+            raise NotImplementedError
+        weight = weight.clone()
+        weight[(..., *(side // 2 for side in weight.shape[2:]))] += self.matrix.weight.flatten(1)
+        return weight, bias
+
 
 register_adapter_kind(
     "residual",

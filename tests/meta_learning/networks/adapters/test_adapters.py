@@ -1,5 +1,6 @@
 """Adapters, against the plain network with other weights: what an adapter does beside a layer, a weight could do."""
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -14,6 +15,13 @@ from experiment_tools.parts.methods import method_name
 from few_shot_learning_system import build_learner
 from meta_learning.networks import convolutional
 from meta_learning.networks.adapters.base import Adapter
+from meta_learning.networks.adapters.context import Context
+from meta_learning.networks.adapters.film import FiLM
+from meta_learning.networks.adapters.lora import LoRA
+from meta_learning.networks.adapters.residual import ResidualAdapter
+from meta_learning.networks.foreign import KeptLayerNorm
+from meta_learning.networks.norms.group_norm import MetaGroupNorm
+from meta_learning.networks.norms.layer_norm import MetaLayerNorm
 from tests.tools.family import logits_of, network_values, plain_meta_gradients
 from tests.tools.learners import random_episodes, small_config, small_learner, worst_difference
 from utils import registry
@@ -306,7 +314,58 @@ def test_an_adapter_of_ones_own_must_be_one(monkeypatch):
         small_learner(adapter_kind="none_at_all")
 
 
-def test_a_network_with_adapters_is_not_exported_without_them():
-    config = small_config(**OWN["lora"])
-    with pytest.raises(ConfigError, match='"adapter_kind" lora: a network with adapters has no plain form'):
+LAYERS = {
+    "linear": (nn.Linear(4, 6), (4,)),
+    "no bias": (nn.Conv2d(4, 6, 3, stride=2, padding=1, bias=False), (4, 7, 7)),
+    "dilated": (nn.Conv1d(4, 6, 3, padding=2, dilation=2), (4, 9)),
+    "norm": (MetaGroupNorm(2, 4), (4, 5, 5)),
+    "layer norm of maps": (MetaLayerNorm((4, 5, 5)), (4, 5, 5)),
+    "layer norm": (KeptLayerNorm(4, bias=False), (6, 4)),
+}
+"""Layers, and the shape of an example of each."""
+
+
+@pytest.mark.parametrize("make", [LoRA, ResidualAdapter, FiLM, Context])
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_layer_with_the_merged_weights_answers_as_layer_and_adapter_together(name, make):
+    layer, x = copy.deepcopy(LAYERS[name][0]).double(), torch.randn(5, *LAYERS[name][1]).double()
+    assert make.fits(layer) == (make in (FiLM, Context) or "norm" not in name)
+    if not make.fits(layer):
+        return
+    adapter = make(layer, **{LoRA: {"rank": 2}, Context: {"size": 3}}.get(make, {})).double()
+    with torch.no_grad():
+        for parameter in (*layer.parameters(), *adapter.parameters()):
+            parameter.add_(torch.randn_like(parameter))
+        expected = adapter(x, layer(x))
+        bias = layer.weight.new_zeros((layer.weight if "norm" in name else layer.weight.flatten(1)[:, 0]).shape)
+        weight, bias = adapter.merged(layer.weight, bias if layer.bias is None else layer.bias)
+        layer.weight, layer.bias = nn.Parameter(weight), nn.Parameter(bias)
+        torch.testing.assert_close(layer(x), expected, rtol=1e-12, atol=1e-12)
+
+
+class Negative(Adapter):
+    """One that no weight can stand for."""
+
+    adapts = ("share",)
+
+    def __init__(self, layer):
+        super().__init__()
+        self.share = nn.Parameter(torch.ones(()))
+
+    def forward(self, x, out):
+        """Return the outputs, less of those below zero."""
+        return torch.maximum(out, self.share * out)
+
+
+def test_what_cannot_be_merged_is_not_exported_without_it(monkeypatch):
+    monkeypatch.setattr(registry.choices, "_chosen", {})
+    registry.register_adapter_kind("negative", Negative)
+    config = small_config(adapter_kind="negative")
+    message = (
+        '"adapter_kind" negative: Negative cannot be merged into the layer block0.conv .*; classify with FewShotClass'
+    )
+    with pytest.raises(ConfigError, match=message):
         exported(build_learner(config, "cpu"), None, config)
+    even = nn.Conv1d(2, 2, 2, padding=1, dilation=2)  # its taps lie beside the pixel that the matrix reads
+    with pytest.raises(NotImplementedError):
+        ResidualAdapter(even).merged(even.weight, even.bias)
