@@ -194,11 +194,7 @@ NetworkFunction = Callable[[ExperimentConfig, tuple[int, int, int], int], nn.Mod
 
 
 def build_foreign(
-    config: ExperimentConfig,
-    image_shape: tuple[int, ...],
-    n_way: int | None,
-    norm: NormChoice,
-    given: nn.Module | NetworkFunction | None,
+    config: ExperimentConfig, n_way: int | None, norm: NormChoice, given: nn.Module | NetworkFunction | None
 ) -> MetaNetwork:
     """Build a network of somebody else's: `given`, or the one that a plugin registered under the config's `backbone`.
 
@@ -210,7 +206,6 @@ def build_foreign(
     name, build = (config.backbone, registered_backbone(config.backbone)) if given is None else (GIVEN_NETWORK, given)
     who, inputs, of_inputs = f'backbone "{name}"', config.inputs, {}
     if inputs is not None:
-        image_shape = inputs.by_name([part.shape for part in inputs.parts])
         examples = torch.from_numpy(inputs.made_up(N_EXAMPLES))
         of_inputs = {"examples": examples, "take_apart": inputs.arguments}
     if build is None:
@@ -226,7 +221,7 @@ def build_foreign(
             else:
                 # Where episodes bring their head, the module's own is left out afterwards; until then it needs some
                 # size.
-                module = build(config, image_shape, n_way or config.training_shapes[0].n_way)
+                module = build(config, config.network_shape, n_way or config.training_shapes[0].n_way)
         if isinstance(module, MetaNetwork):
             return module
         return foreign_network(  # which also draws the weights of lazy layers
@@ -262,15 +257,14 @@ def build_network(
         {} if norm_layer else choice("norm_layer", config.norm_layer).arguments(config),
         norm_layer,
     )
-    image_shape = config.example_shape
     n_outputs = config.num_regression_outputs if config.is_regression else config.validation_shape.n_way
     if with_head is None:
         with_head = not fact("head", config.head, "is_made_per_episode", True)
     n_way = n_outputs if with_head else None
     if given is None and config.backbone in BACKBONES:
-        network = BACKBONES[config.backbone](config, image_shape, n_way, norm)
+        network = BACKBONES[config.backbone](config, config.example_shape, n_way, norm)
     else:
-        network = build_foreign(config, image_shape, n_way, norm, given)
+        network = build_foreign(config, n_way, norm, given)
     if config.inputs is not None:
         network.compared_as = "inputs" if config.inputs.are_numbers else ""
     # A generator of its own, on the CPU: neither earlier draws nor the kind of device change the initial weights.

@@ -108,10 +108,10 @@ def check_number_of_classes(config: Mapping[str, Any], support: Path, n_classes:
     """
     most = config["num_classes_per_set"] if config["head"] == "learned" else n_classes
     if n_classes < 2:
-        raise ConfigError(f"{support}: holds 1 class folder; to tell classes apart takes two or more")
+        raise ConfigError(f"{support}: holds 1 class; to tell classes apart takes two or more")
     if n_classes > most:
         raise ConfigError(
-            f"{support}: holds {n_classes} class folders, but the head that this run has learned tells {most} classes "
+            f"{support}: holds {n_classes} classes, but the head that this run has learned tells {most} classes "
             f'apart ("num_classes_per_set"). Give 2 to {most}; a run trained with "head" "zero" or "prototypes" takes '
             "any number"
         )

@@ -3,8 +3,8 @@
     python -m experiment_tools.export --experiment NAME [--support FOLDER] [--formats safetensors torch_export onnx]
     python -m experiment_tools.export --pretrained omniglot_5way_1shot --support FOLDER
 
---support holds a folder of images per class: the network adapted to them is exported, a classifier. Without it, the
-initialisation.
+--support holds a folder of images per class, or, where examples are arrays, a file CLASS.npy: the network adapted to
+them is exported, a classifier. Without it, the initialisation.
 """
 
 import argparse
@@ -20,12 +20,11 @@ from typing import Any
 from data import NORMALISATIONS
 from experiment_parts.runs.checkpoints import read_checkpoint_state
 from experiment_tools.adapt import check_number_of_classes, pixel_format_of, read_images, support_files_of
+from experiment_tools.export.arrays import read_arrays
 from experiment_tools.export.formats import (
-    BATCHES,
     FILES,
     check_formats,
     largest_difference,
-    random_images,
     write_onnx,
     write_safetensors,
     write_torch_export,
@@ -37,6 +36,7 @@ from experiment_tools.parts.command import on_console
 from experiment_tools.parts.run_reading import Run, find_run, read_whole_run
 from experiment_tools.parts.settings import command_of
 from few_shot_classifier import FewShotClassifier, run_checkpoint
+from utils.config import ExperimentConfig, check_config
 from utils.errors import ConfigError
 from utils.files.atomic_files import free_path
 from utils.files.atomic_folders import is_filled, make_folder
@@ -69,23 +69,23 @@ def export(options: argparse.Namespace) -> dict[str, float]:
         )
     checkpoint = run_checkpoint(run.path, options.checkpoint) if is_run else run.path
     classifier, statistics = _classifier(run, checkpoint, options)
+    config = check_config(classifier.meta_config_, str(checkpoint))
     adapted, classes, counts = None, None, []
     if options.support is not None:
-        files, labels = support_files_of(options.support)
+        examples, labels = _support(options.support, config)
         check_number_of_classes(classifier.meta_config_, options.support, len(set(labels)))
-        classifier.fit(read_images(options.support, files, pixel_format_of(classifier.meta_config_)), labels)
+        classifier.fit(examples, labels)
         adapted, classes = classifier.adapted_learner(), [str(name) for name in classifier.classes_]
         counts = [Counter(labels)[name] for name in classes]
     learner = classifier.initial_learner() if adapted is None else adapted.learner
-    config = classifier.meta_config_
-    plain = plain_network(learner, adapted, argparse.Namespace(**(config | {"head": classifier.head})))
+    plain = plain_network(learner, adapted, config)
     differences: dict[str, float] = {}
 
     def fill(folder: Path) -> None:
         differences.update(_write_files(folder, plain, config, statistics, classes, options.formats))
         n_steps = learner.n_evaluation_steps
         facts = _facts(run, checkpoint, options, plain, statistics, classes, counts, differences, n_steps)
-        (folder / "README.md").write_text(model_card(facts, config), encoding="utf-8")
+        (folder / "README.md").write_text(model_card(facts, classifier.meta_config_), encoding="utf-8")
 
     make_folder(output, fill)
     initial = "the initialisation, to be adapted: no --support was given"
@@ -94,7 +94,7 @@ def export(options: argparse.Namespace) -> dict[str, float]:
         log.info("%s: differs from the original by at most %.1e", output / file, difference)
     if plain.uses_batch and classes:
         log.info(
-            "batch norm normalises the images of a batch together (%s statistics); --statistics support would not",
+            "batch norm normalises the examples of a batch together (%s statistics); --statistics support would not",
             statistics,
         )
     log.info("%s: the model card; fill in its licence", output / "README.md")
@@ -114,33 +114,39 @@ def _classifier(run: Run, checkpoint: Path, options: argparse.Namespace) -> tupl
         changes["precision"] = "float32"
     if options.steps is not None:
         changes["number_of_evaluation_steps_per_iter"] = options.steps
-    return learned.classifier_of(options, gpu_to_use="cpu", **changes), statistics
+    return learned.classifier_of(options, takes_arrays=True, gpu_to_use="cpu", **changes), statistics
+
+
+def _support(folder: Path, config: ExperimentConfig) -> tuple[Any, list[str]]:
+    """Read the examples of --support and the class of each."""
+    if config.inputs is not None:
+        return read_arrays(folder, config.inputs)
+    files, labels = support_files_of(folder)
+    return read_images(folder, files, pixel_format_of(config.to_json_dict())), labels
 
 
 def _write_files(
     folder: Path,
     plain: PlainNetwork,
-    config: dict[str, Any],
+    config: ExperimentConfig,
     statistics: str,
     classes: list[str] | None,
     formats: list[str],
 ) -> dict[str, float]:
-    mean, deviation = NORMALISATIONS[config["normalisation"]]
-    shape = (config["image_channels"], config["image_height"], config["image_width"])
+    mean, deviation = NORMALISATIONS[config.normalisation]
+    of_images = {
+        "shape": ["n", *config.example_shape],
+        "values": [0, 1],
+        "resize_filter": config.resize_filter,
+        "reverse_channels": config.reverse_channels,
+    }
+    examples = {"input_shape": config.input_shape} if config.inputs else of_images
     metadata = {
         "architecture": plain.architecture,
         "classes": classes,
         "batch_norm_statistics": statistics,
-        "input": {
-            "shape": ["n", *shape],
-            "values": [0, 1],
-            "mean": mean,
-            "deviation": deviation,
-            "resize_filter": config["resize_filter"],
-            "reverse_channels": config["reverse_channels"],
-        },
+        "input": examples | {"mean": mean, "deviation": deviation},
     }
-    example = random_images(shape, BATCHES[0], next(plain.module.parameters()).dtype)
     if plain.architecture is not None:
         (folder / "network.py").write_bytes(Path(__file__).with_name("network.py").read_bytes())
     differences = {}
@@ -148,10 +154,10 @@ def _write_files(
         if name == "safetensors":
             written = write_safetensors(plain, folder, metadata)
         elif name == "torch_export":
-            written = write_torch_export(plain, folder, example)
+            written = write_torch_export(plain, folder)
         else:
-            written = write_onnx(plain, folder, example)
-        differences[FILES[name]] = largest_difference(plain, written, shape, FILES[name])
+            written = write_onnx(plain, folder)
+        differences[FILES[name]] = largest_difference(plain, written, FILES[name])
     return differences
 
 
@@ -214,7 +220,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--support",
         type=Path,
-        help="a folder per class, with a few images each; without it the initialisation is exported",
+        help="a folder per class, with a few images each, or a file CLASS.npy of arrays each; without it the "
+        "initialisation is exported",
     )
     parser.add_argument(
         "--formats",

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from experiment_tools.export.network import load_network
 from experiment_tools.export.plain import PlainNetwork
+from utils.episodes.inputs import Arguments
 from utils.errors import ConfigError
 from utils.machine.packages import extras_command
 from utils.paths import PACKAGE
@@ -23,7 +24,7 @@ from utils.paths import PACKAGE
 FILES = {"safetensors": "model.safetensors", "torch_export": "network.pt2", "onnx": "network.onnx"}
 """Format -> file in the exported folder."""
 BATCHES = (6, 3, 11)
-"""Images per batch of the check; the first is the one that programs are made with."""
+"""Examples per batch of the check; the first is the one that programs are made with."""
 TOLERANCE = 1e-3
 """Largest difference of a logit, relative to the largest logit, that other kernels and another order of sums explain
 in float32.
@@ -42,14 +43,12 @@ def check_formats(formats: list[str]) -> None:
         )
 
 
-def random_images(shape: tuple[int, int, int], n_images: int, dtype: torch.dtype) -> Tensor:
-    """Draw images (n, C, H, W), the same every time."""
-    return torch.randn((n_images, *shape), generator=torch.Generator().manual_seed(n_images), dtype=torch.float64).to(
-        dtype
-    )
+def made_up_examples(plain: PlainNetwork, n_examples: int) -> Tensor:
+    """Draw examples (n, ...) as they go through episodes, the same every time."""
+    return torch.from_numpy(plain.inputs.made_up(n_examples)).to(next(plain.module.parameters()).dtype)
 
 
-def write_safetensors(plain: PlainNetwork, folder: Path, metadata: dict[str, Any]) -> Callable[[Tensor], Tensor]:
+def write_safetensors(plain: PlainNetwork, folder: Path, metadata: dict[str, Any]) -> Callable[..., Tensor]:
     """Write the weights and config.json; returns the network as it is read again."""
     from safetensors.torch import load_file, save_file
 
@@ -65,38 +64,54 @@ def write_safetensors(plain: PlainNetwork, folder: Path, metadata: dict[str, Any
     return load_network(folder)
 
 
-def write_torch_export(plain: PlainNetwork, folder: Path, example: Tensor) -> Callable[[Tensor], Tensor]:
-    """Write a torch.export program for any number of images; returns the program as it is read again."""
+def write_torch_export(plain: PlainNetwork, folder: Path) -> Callable[..., Tensor]:
+    """Write a torch.export program for any number of examples; returns the program as it is read again."""
+    arguments, sizes = _traced_with(plain)
     with _one_error("torch_export"):
-        program = torch.export.export(plain.module, (example,), dynamic_shapes=({0: torch.export.Dim("n")},))
+        program = torch.export.export(plain.module, *arguments, dynamic_shapes=sizes)
         torch.export.save(program, folder / FILES["torch_export"])
         return torch.export.load(folder / FILES["torch_export"]).module()
 
 
-def write_onnx(plain: PlainNetwork, folder: Path, example: Tensor) -> Callable[[Tensor], Tensor]:
-    """Write an ONNX model for any number of images; returns what runs it: onnxruntime, or onnx's own reference where
+def write_onnx(plain: PlainNetwork, folder: Path) -> Callable[..., Tensor]:
+    """Write an ONNX model for any number of examples; returns what runs it: onnxruntime, or onnx's own reference where
     that is missing.
     """
     path = folder / FILES["onnx"]
+    (by_position, by_name), sizes = _traced_with(plain)
+    names = list(by_name) or [f"{plain.input_name}{place or ''}" for place in range(len(by_position))]
     with _one_error("onnx"):
         torch.onnx.export(
-            plain.module, (example,), path, dynamo=True, input_names=["images"], output_names=["outputs"],
-            dynamic_shapes=({0: torch.export.Dim("n")},), external_data=False, verbose=False,
+            plain.module, by_position, path, kwargs=by_name, dynamo=True, dynamic_shapes=sizes,
+            input_names=names, output_names=["outputs"], external_data=False, verbose=False,
         )  # fmt: skip
     return _onnx_runner(path)
 
 
-def _onnx_runner(path: Path) -> Callable[[Tensor], Tensor]:
+def _traced_with(plain: PlainNetwork) -> tuple[Arguments, tuple[dict[int, Any], ...]]:
+    """Return the arguments with which a program is made, and for each that its first side is any n."""
+    n, arguments = torch.export.Dim("n"), plain.inputs.arguments(made_up_examples(plain, BATCHES[0]))
+    return arguments, ({0: n},) * (len(arguments[0]) + len(arguments[1]))
+
+
+def _onnx_runner(path: Path) -> Callable[..., Tensor]:
     run: Callable[..., Any]
     if find_spec("onnxruntime") is not None:
         import onnxruntime
 
-        run = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]).run
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        run, names = session.run, [given.name for given in session.get_inputs()]
     else:
         from onnx.reference import ReferenceEvaluator
 
-        run = ReferenceEvaluator(str(path)).run
-    return lambda images: torch.from_numpy(np.asarray(run(None, {"images": images.numpy()})[0]))
+        evaluator = ReferenceEvaluator(str(path))
+        run, names = evaluator.run, evaluator.input_names
+
+    def outputs(*by_position: Tensor, **by_name: Tensor) -> Tensor:
+        given = dict(zip(names, by_position, strict=False)) | by_name
+        return torch.from_numpy(np.asarray(run(None, {name: value.numpy() for name, value in given.items()})[0]))
+
+    return outputs
 
 
 @contextlib.contextmanager
@@ -127,19 +142,18 @@ def _one_error(what: str) -> Iterator[None]:
             logger.setLevel(level)
 
 
-def largest_difference(
-    plain: PlainNetwork, exported: Callable[[Tensor], Tensor], shape: tuple[int, int, int], what: str
-) -> float:
+def largest_difference(plain: PlainNetwork, exported: Callable[..., Tensor], what: str) -> float:
     """Return the largest difference of an output between exported and original, over random batches of several sizes.
 
     Raises:
         ConfigError: they do not agree.
     """
-    dtype, largest, scale = next(plain.module.parameters()).dtype, 0.0, 0.0
-    for n_images in BATCHES:
-        images = random_images(shape, n_images, dtype)
+    largest, scale = 0.0, 0.0
+    for n_examples in BATCHES:
+        examples = made_up_examples(plain, n_examples)
+        by_position, by_name = plain.inputs.arguments(examples)
         with torch.no_grad():
-            expected, found = plain.original(images).cpu(), exported(images)
+            expected, found = plain.original(examples).cpu(), exported(*by_position, **by_name)
         largest, scale = max(largest, (expected - found).abs().max().item()), max(scale, expected.abs().max().item())
     if not largest <= TOLERANCE * max(scale, 1.0):
         raise ConfigError(

@@ -14,22 +14,21 @@ UNKNOWN_LICENCE = "not known to the program that wrote this; fill it in"
 
 STATISTICS = {
     "transductive": (
-        "**The images of one batch are normalised together**, as they were when the run was measured: an answer "
-        "depends on the other images "
-        "of its batch. Classify batches that look like the test tasks (all classes, in about equal parts); single "
-        "images come out wrong."
+        "**The examples of one batch are normalised together**, as they were when the run was measured: an answer "
+        "depends on the others of its batch. Classify batches that look like the test tasks (all classes, in about "
+        "equal parts); single ones come out wrong."
     ),
     "running": "Batch norm uses the run's running statistics of the last inner step; an answer depends on its own "
-    "image alone.",
+    "example alone.",
     "support": "Batch norm uses the statistics of the support set, which are stored in the weights; an answer depends "
-    "on its own image alone.",
+    "on its own example alone.",
     "episodic": (
         "Batch norm uses a moving average over the inner steps on the support set, which is stored in the weights; an "
         "answer depends on its "
-        "own image alone."
+        "own example alone."
     ),
-    "mixed": "Each block has its own kind of batch-norm statistics; where one is transductive, the images of one "
-    "batch are normalised together.",
+    "mixed": "Each block has its own kind of batch-norm statistics; where one is transductive, the examples of "
+    "one batch are normalised together.",
 }
 OF_INITIALISATION = {
     "running": "Batch norm uses the run's running statistics of the first inner step.",
@@ -39,7 +38,7 @@ BEFORE_ADAPTATION = (
     "Batch norm normalises with the batch that it is given, as the inner loop does with a support set; its weights "
     "are those of the first inner step."
 )
-NO_BATCH = "The network has no batch norm; an answer depends on its own image alone."
+NO_BATCH = "The network has no batch norm; an answer depends on its own example alone."
 
 
 @dataclass(frozen=True)
@@ -97,7 +96,7 @@ def model_card(facts: CardFacts, config: Mapping[str, Any]) -> str:
             "| --- | --- |",
             *(f"| `{file}` | {difference:.1e} |" for file, difference in facts.files.items()),
             "",
-            "Compared with the learner that was exported, on batches of several sizes of random images.",
+            "Compared with the learner that was exported, on batches of several sizes of random examples.",
         ],
         "Made with": [
             "```bash",
@@ -109,21 +108,22 @@ def model_card(facts: CardFacts, config: Mapping[str, Any]) -> str:
         ],
         "Licences": _licences(facts, config["dataset_name"]),
     }
-    lines = [*_head(facts, config["dataset_name"], tested), "", f"# {facts.name}", "", _what(facts, config)]
+    lines = [*_head(facts, config, tested), "", f"# {facts.name}", "", _what(facts, config)]
     for title, section in sections.items():
         lines += ["", f"## {title}", "", *section]
     return "\n".join(lines) + "\n"
 
 
-def _head(facts: CardFacts, data: str, tested: Result | None) -> list[str]:
+def _head(facts: CardFacts, config: Mapping[str, Any], tested: Result | None) -> list[str]:
     """The YAML between two lines of dashes."""
+    data, task = config["dataset_name"], "other" if config["input_shape"] else "image-classification"
     tags = ("few-shot-learning", "meta-learning", "maml", *(("onnx",) if "network.onnx" in facts.files else ()))
     lines = [
         "---",
         "license: unknown  # fill in under which licence you give the weights away",
         f"pretty_name: {_yaml(facts.name)}",
         "library_name: pytorch",
-        "pipeline_tag: image-classification",
+        f"pipeline_tag: {task}",
         "tags:",
         *(f"- {tag}" for tag in tags),
         "datasets:",
@@ -137,7 +137,7 @@ def _head(facts: CardFacts, data: str, tested: Result | None) -> list[str]:
             f"- name: {_yaml(facts.name)}",
             "  results:",
             "  - task:",
-            "      type: image-classification",
+            f"      type: {task}",
             f"      name: {_yaml(_ways(tested[0]) + ' few-shot classification')}",
             "    dataset:",
             f"      type: {_yaml(data)}",
@@ -157,7 +157,7 @@ def _licences(facts: CardFacts, data: str) -> list[str]:
         f"- **Training data:** {data}: {known_by_folder(data).licence or UNKNOWN_LICENCE}.",
     ]
     if facts.classes is not None:
-        lines.append("- **Support images:** yours; they are not in this folder, but the weights were adapted to them.")
+        lines.append("- **Support set:** yours; it is not in this folder, but the weights were adapted to it.")
     return [*lines, "- **`network.py`:** MIT."] if facts.has_module else lines
 
 
@@ -178,19 +178,21 @@ def _what(facts: CardFacts, config: Mapping[str, Any]) -> str:
     )
     return (
         f"{body}, meta-learned on {config['dataset_name']} and **adapted** to these classes, in the order of its "
-        f"outputs (support images in brackets): {counts}."
+        f"outputs (support examples in brackets): {counts}."
     )
 
 
 def _use(facts: CardFacts, config: Mapping[str, Any]) -> list[str]:
-    shape = f"({config['image_channels']}, {config['image_height']}, {config['image_width']})"
+    sides = config["input_shape"] or [config["image_channels"], config["image_height"], config["image_width"]]
+    shape = ", ".join(map(str, sides))
+    what = "examples" if config["input_shape"] else "images"
     lines = []
     if facts.has_module and "model.safetensors" in facts.files:
         lines += [
             "```python",
             "from network import load_network          # network.py of this folder: torch and safetensors",
             'network = load_network(".")',
-            f"outputs = network(images)                  # (n, {', '.join(shape[1:-1].split(', '))}) float",
+            f"outputs = network({what})".ljust(43) + f"# (n, {shape}) float",
             "```",
             "",
         ]
@@ -201,8 +203,12 @@ def _use(facts: CardFacts, config: Mapping[str, Any]) -> list[str]:
             "",
         ]
     lines += [
-        f"Images are float, (n, {shape[1:-1]}): resized by `{config['resize_filter']}`, values from 0 to 1, "
-        "normalised as `input` in `config.json` says"
+        (
+            f"Examples are as the run's data were, of the `input_shape` `{json.dumps(sides)}`"
+            if config["input_shape"]
+            else f"Images are float, (n, {shape}): resized by `{config['resize_filter']}`, values from 0 to 1"
+        )
+        + ", normalised as `input` in `config.json` says"
         + (", blue green red" if config["reverse_channels"] else "")
         + ". "
         + _norm_text(facts)
@@ -260,9 +266,9 @@ def _data(facts: CardFacts, config: Mapping[str, Any], tested: Any) -> list[str]
 
 def _limits(facts: CardFacts, config: Mapping[str, Any]) -> list[str]:
     lines = [
-        f"- Learned on {config['dataset_name']}; on images of another kind, or classes that look more alike than "
+        f"- Learned on {config['dataset_name']}; on examples of another kind, or classes that look more alike than "
         "those of the test tasks, expect less.",
-        "- It names one of its classes for every image, also for one that is of none of them; its probabilities are "
+        "- It names one of its classes for every example, also for one that is of none of them; its probabilities are "
         "not calibrated.",
     ]
     if facts.classes is None:

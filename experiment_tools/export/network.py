@@ -1,5 +1,5 @@
-"""The backbones as plain PyTorch: images (n, C, H, W) in, logits (n, N) out. An exported folder has this file as
-network.py.
+"""The backbones as plain PyTorch: images (n, C, H, W), or arrays, in, logits (n, N) out. An exported folder has this
+file as network.py.
 
     from network import load_network
     network = load_network("the_exported_folder")
@@ -206,7 +206,7 @@ class MultilayerPerceptron(nn.Module):
         self.head = build_head(architecture)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return outputs (n, N), or features, of images (n, C, H, W)."""
+        """Return outputs (n, N), or features, of images (n, C, H, W), or of arrays (n, ...)."""
         x = images.flatten(1)
         for index in range(self.n_layers):
             x = F.relu(self.get_submodule(f"layer{index}")(x))

@@ -14,6 +14,7 @@ support set.
 """
 
 import copy
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +35,7 @@ from meta_learning.networks.norms.layer_norm import MetaLayerNorm
 from meta_learning.networks.norms.task_norm import MetaTaskNorm2d
 from meta_learning.networks.passes import Pass
 from utils.config import ExperimentConfig
+from utils.episodes.inputs import Inputs
 from utils.errors import ConfigError
 from utils.registry import BUILT_IN_BACKBONES, registered_backbone, user_code
 
@@ -48,10 +50,14 @@ class PlainNetwork:
     architecture: Architecture | None
     """For `plain_networks.build_network`; None: the module is a plugin's."""
     original: Any
-    """Function of images (n, C, H, W) that returns what the learner answers."""
+    """Function of examples (n, ...), as they go through episodes, that returns what the learner answers."""
     uses_batch: bool
     """Whether images are normalised together with the others of their batch."""
     has_head: bool
+    inputs: Inputs
+    """What the module is called with."""
+    input_name: str
+    """Of an input that has no name of its own, in files where it needs one."""
 
 
 def plain_network(learner: FewShotLearner, adapted: AdaptedLearner | None, config: ExperimentConfig) -> PlainNetwork:
@@ -113,7 +119,9 @@ def plain_network(learner: FewShotLearner, adapted: AdaptedLearner | None, confi
     batch_norms = {
         name for name, layer in network.norm_layers().items() if isinstance(layer, MetaBatchNorm2d | MetaTaskNorm2d)
     }
-    return PlainNetwork(module.eval(), architecture, original, bool(batch_norms - set(stored)), has_head)
+    uses_batch = bool(batch_norms - set(stored))
+    inputs = (config.inputs, "examples") if config.inputs else (Inputs.of(config.example_shape), "images")
+    return PlainNetwork(module.eval(), architecture, original, uses_batch, has_head, *inputs)
 
 
 @torch.no_grad()
@@ -230,9 +238,7 @@ def _module_of_plugin(
         )
     ours = network.norm_layers()
     with user_code(f"{who}: building it"):
-        module = copy.deepcopy(
-            build(config, (config.image_channels, config.image_height, config.image_width), n_outputs)
-        )
+        module = copy.deepcopy(build(config, config.network_shape, n_outputs))
     for name, layer in module.named_modules():
         if not isinstance(layer, BATCH_NORMS):
             continue
@@ -265,7 +271,7 @@ def _architecture(
         "norms": norms,
     }
     if config.backbone == "mlp":
-        sizes = [config.image_channels * config.image_height * config.image_width, *config.mlp_hidden_sizes]
+        sizes = [math.prod(config.example_shape), *config.mlp_hidden_sizes]
         return {"kind": "perceptron"} | common | {"sizes": sizes}
     if config.backbone in ("vgg", "conv4"):
         names = [f"block{index}" for index in range(len(network.stage_names))]

@@ -25,10 +25,11 @@ def name_of(options: argparse.Namespace) -> str:
     return options.pretrained or find_run(options.experiment).name
 
 
-def classifier_of(options: argparse.Namespace, **params: Any) -> FewShotClassifier:
-    """Load it, for a tool that reads files of images.
+def classifier_of(options: argparse.Namespace, *, takes_arrays: bool = False, **params: Any) -> FewShotClassifier:
+    """Load it.
 
     Args:
+        takes_arrays: whether the tool knows what to do with examples that are no images.
         params: parameters that are to be other than those of the training.
     Raises:
         ConfigError: no such run, epoch or name, or its examples are no images. StorageError: it cannot be read, or is
@@ -43,7 +44,7 @@ def classifier_of(options: argparse.Namespace, **params: Any) -> FewShotClassifi
         classifier = FewShotClassifier.from_experiment(find_run(options.experiment), options.checkpoint, **params)
     else:
         classifier = FewShotClassifier.from_pretrained(options.pretrained, **params)
-    if classifier.input_shape:
+    if classifier.input_shape and not takes_arrays:
         raise ConfigError(
             f"{options.experiment or options.pretrained}: its examples are arrays (input_shape "
             f"{list(classifier.input_shape)}), and this command reads images; FewShotClassifier.fit(arrays, labels) "

@@ -10,6 +10,7 @@ import train_maml_system
 from experiment_tools.adapt import main as adapt
 from experiment_tools.check_gradients.__main__ import main as check_gradients
 from experiment_tools.compare.__main__ import main as compare
+from experiment_tools.export.__main__ import main as export
 from experiment_tools.show_data import main as show_data
 from few_shot_classifier import FewShotClassifier
 from tests.tools.documented_commands import all_blocks
@@ -47,6 +48,17 @@ def test_an_example_trains_and_is_tested_beside_nearest_centroids(name, tmp_path
     shutil.copytree(run, tmp_path / "again")
     assert compare([run.name, "again"]) == 0
     assert "again" in capsys.readouterr().out
+    settings = load_config(config, {})
+    for kind, examples in list(registered_dataset(settings.dataset_name)(settings)["test"].items())[:2]:
+        parts = (
+            {f"{kind}/{part}": array for part, array in examples.items()} if name == "sentences" else {kind: examples}
+        )
+        for file, array in parts.items():
+            (tmp_path / "few" / file).parent.mkdir(parents=True, exist_ok=True)
+            np.save(tmp_path / "few" / f"{file}.npy", array[:3])
+    arguments = ["--experiment", run.name, "--support", "few", "--formats", "safetensors", "--output", "exported"]
+    assert export([*arguments, "--plugin", str(plugin)]) == 0
+    assert f"{kind.replace('_', chr(92) + '_')} (3)" in (tmp_path / "exported" / "README.md").read_text()
     files = ["--support", str(tmp_path), "--query", str(tmp_path), "--output", str(tmp_path / "adapted")]
     code = adapt(["--experiment", run.name, *files])
     assert code == 1 and f"{run.name}: its examples are arrays (input_shape [" in capsys.readouterr().err

@@ -134,10 +134,10 @@ def test_one_image_is_classified_by_fewer_classes_than_the_head_has_outputs_agai
         (
             "a fourth class",
             1,
-            "holds 4 class folders, but the head that this run has learned tells 3 classes apart "
+            "holds 4 classes, but the head that this run has learned tells 3 classes apart "
             '("num_classes_per_set"). Give 2 to 3',
         ),
-        ("one class", 1, "holds 1 class folder; to tell classes apart takes two or more"),
+        ("one class", 1, "holds 1 class; to tell classes apart takes two or more"),
         ("no such run", 1, "nowhere: no such run folder, neither as a path nor below"),
         ("no such folder", 2, "no such folder"),
         ("loose support", 2, "lies in no class folder; --support is one folder per class"),

@@ -13,12 +13,15 @@ from safetensors.torch import load_file
 
 from experiment_tools.export import formats as export_formats
 from experiment_tools.export.__main__ import main
+from experiment_tools.export.arrays import read_arrays
 from experiment_tools.export.network import build_network, load_network
 from experiment_tools.export.plain import plain_network
 from few_shot_classifier import FewShotClassifier
 from few_shot_learning_system import build_learner
 from tests.tools.runs import PLUS_PLUS, TINY, run_tiny
 from utils.config import check_config
+from utils.episodes.inputs import Inputs
+from utils.errors import DataError
 from utils.registry import register_backbone
 
 GENERATOR = np.random.default_rng(3)
@@ -34,10 +37,6 @@ OF_NO_BIAS = {
     "batch_norm_statistics": "running",
 }
 """Convolutions that have no bias, but are shifted, which the norm after them does not take out."""
-
-
-class _Config(dict):
-    __getattr__ = dict.__getitem__
 
 
 def learned(**changes):
@@ -62,7 +61,7 @@ def exported(classifier, adapted=True):
         classifier.fit(SUPPORT, LABELS)
     path = classifier.adapted_learner() if adapted else None
     learner = path.learner if adapted else classifier.initial_learner()
-    return plain_network(learner, path, _Config(classifier.meta_config_))
+    return plain_network(learner, path, check_config(classifier.meta_config_, "test"))
 
 
 @pytest.mark.parametrize("steps", [1, 4], ids=["as_trained", "more_steps_than_rows"])
@@ -81,7 +80,8 @@ def test_a_plain_module_answers_as_the_adapted_learner_for_all_batch_norm_statis
 def test_outputs_of_a_learned_head_that_no_class_has_are_not_exported():
     classifier = learned(batch_norm_statistics="support")
     classifier.fit(SUPPORT[[0, 1]], ["cat", "ant"])
-    plain = plain_network(classifier.initial_learner(), classifier.adapted_learner(), _Config(classifier.meta_config_))
+    config = check_config(classifier.meta_config_, "test")
+    plain = plain_network(classifier.initial_learner(), classifier.adapted_learner(), config)
     with torch.no_grad():
         answers = plain.module(IMAGES.double())
         assert answers.shape == (7, 2)
@@ -216,7 +216,7 @@ def test_the_model_card_says_what_it_is_in_the_form_that_hubs_read(at_root, tmp_
         "3-way 1-shot",
         "2 inner steps",
         "transductive batch-norm statistics",
-        "images of one batch are normalised together",
+        "examples of one batch are normalised together",
         "MIT (Lake et al. 2015)",
         "not chosen yet",
         "bee \\| \\<b\\> (1)",
@@ -342,3 +342,139 @@ def test_a_module_that_cannot_be_traced_is_one_error(at_root, tmp_path, capsys):
         and "Traceback" not in error
     )
     assert not (tmp_path / "out").exists()
+
+
+class Series(torch.nn.Module):
+    """A 1-D convolution without a bias, and the mean over time."""
+
+    def __init__(self, shape, n_way):
+        super().__init__()
+        self.conv, self.bn = torch.nn.Conv1d(shape[0], 5, 3, bias=False), torch.nn.BatchNorm1d(5)
+        self.head = torch.nn.Linear(5, n_way)
+
+    def forward(self, x):
+        return self.head(torch.relu(self.bn(self.conv(x))).mean(-1))
+
+
+class Words(torch.nn.Module):
+    """The mean of embedded ids, where a mask says that they count."""
+
+    def __init__(self, n_way):
+        super().__init__()
+        self.embedding, self.head = torch.nn.Embedding(9, 4), torch.nn.Linear(4, n_way)
+
+    def forward(self, ids, mask):
+        words = self.embedding(ids)
+        counts = mask[..., None].to(words.dtype)
+        return self.head((words * counts).sum(1) / counts.sum(1).clamp(min=1))
+
+
+register_backbone("export_series", lambda config, shape, n_way: Series(shape, n_way))
+register_backbone("export_words", lambda config, shapes, n_way: Words(n_way))
+ARRAYS = {
+    "table": {"input_shape": (4,), "backbone": "mlp", "mlp_hidden_sizes": (6,)},
+    "spectrogram": {"input_shape": (2, 8, 9), "backbone": "conv4", "cnn_num_filters": 3},
+    "series": {
+        "input_shape": (2, 16), "backbone": "export_series", "batch_norm_statistics": "running",
+        "adapter_kind": "film", "adapter_targets": ["*.conv"],
+    },
+    "text": {"input_shape": ("ids:int:5", "mask:bool:5"), "backbone": "export_words"},
+}  # fmt: skip
+KINDS = np.repeat([f"kind {number}" for number in range(9)], 6)
+SUPPORT_OF_ARRAYS = {"first kind": [0, 1], "second": [7, 8, 9], "third": [14]}
+
+
+def arrays_of(name):
+    """54 examples, as `fit` takes them."""
+    draw, shape = np.random.default_rng(5), ARRAYS[name]["input_shape"]
+    if name != "text":
+        return draw.standard_normal((len(KINDS), *shape)).astype(np.float32)
+    return {"ids": draw.integers(0, 9, (len(KINDS), 5)), "mask": draw.random((len(KINDS), 5)) < 0.7}
+
+
+@pytest.fixture
+def run_on_arrays(request, tmp_path, monkeypatch):
+    """A run called arrays, in a folder with a support set of three classes."""
+    monkeypatch.setenv("EXPERIMENTS_DIR", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    name, given = request.param, arrays_of(request.param)
+    keys = {key: value for key, value in TINY.items() if not key.startswith(("image_", "experiment_", "class_rot"))}
+    few = {"experiment_name": "arrays", "total_epochs": 1, "total_iter_per_epoch": 2}
+    FewShotClassifier(**(keys | few | ARRAYS[name])).meta_fit((given, KINDS))
+    for kind, rows in SUPPORT_OF_ARRAYS.items():
+        files = {f"{kind}/{part}": values for part, values in given.items()} if name == "text" else {kind: given}
+        for file, values in files.items():
+            (tmp_path / "support" / file).parent.mkdir(parents=True, exist_ok=True)
+            np.save(tmp_path / "support" / f"{file}.npy", values[rows])
+    return name, given
+
+
+EXPORT_ARRAYS = ["--experiment", "arrays", "--checkpoint", "1", "--output", "out", "--formats"]
+
+
+@pytest.mark.parametrize("run_on_arrays", ARRAYS, indirect=True)
+@pytest.mark.parametrize(
+    "formats", [["safetensors"], pytest.param(["torch_export", "onnx"], marks=pytest.mark.full)], ids=" ".join
+)
+def test_a_run_on_arrays_is_exported_adapted_to_files_of_arrays(run_on_arrays, formats, tmp_path):
+    name, given = run_on_arrays
+    assert main([*EXPORT_ARRAYS, *formats, "--support", "support"]) == 0
+
+    def rows(places):
+        return {part: values[places] for part, values in given.items()} if name == "text" else given[places]
+
+    chosen = [place for places in SUPPORT_OF_ARRAYS.values() for place in places]
+    labels = [kind for kind, places in SUPPORT_OF_ARRAYS.items() for _ in places]
+    query = rows(slice(20, 27))
+    classifier = FewShotClassifier.from_experiment("arrays", 1).fit(rows(chosen), labels)
+    expected = torch.from_numpy(classifier.predict_proba(query))
+    by_name = {part: torch.from_numpy(values) for part, values in query.items()} if name == "text" else {}
+    by_position = () if name == "text" else (torch.from_numpy(query),)
+    networks = []
+    if "torch_export" in formats:
+        networks.append(torch.export.load(tmp_path / "out" / "network.pt2").module())
+        networks.append(export_formats._onnx_runner(tmp_path / "out" / "network.onnx"))
+    elif name in ("table", "spectrogram"):
+        networks.append(load_network(tmp_path / "out"))
+    else:
+        own = Words(3) if name == "text" else Series((2, 16), 3)
+        if name == "series":
+            own.conv.bias = torch.nn.Parameter(torch.zeros(5))  # for the shift of its adapter
+        own.load_state_dict(load_file(tmp_path / "out" / "model.safetensors"))
+        networks.append(own.eval())
+    for network in networks:
+        found = torch.softmax(network(*by_position, **by_name).detach().double(), -1)
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "first kind (2), second (3), third (1)" in card and "pipeline_tag: other" in card
+    assert f"`input_shape` `{json.dumps(ARRAYS[name]['input_shape'])}`" in card and "resized" not in card
+
+
+@pytest.mark.parametrize("run_on_arrays", ["text"], indirect=True)
+def test_the_initialisation_of_a_run_on_arrays_needs_no_support(run_on_arrays, tmp_path):
+    assert main([*EXPORT_ARRAYS, "safetensors"]) == 0
+    described = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert described["input"]["input_shape"] == ["ids:int:5", "mask:bool:5"] and described["classes"] is None
+
+
+@pytest.mark.parametrize(
+    ("input_shape", "files", "message"),
+    [
+        ((4,), {}, r"no arrays in it; --support holds for each class a file CLASS.npy, an array \(n, 4\), or of"),
+        (
+            (4,),
+            {"ant.npy": np.zeros((2, 3))},
+            r"ant.npy: is float64 \(2, 3\), but must be an array \(n, 4\) of numbers",
+        ),
+        ((4,), {"ant.npy": np.full((2, 4), np.nan)}, "ant.npy: holds NaN or infinity"),
+        ((4,), {"ant.npy": np.array([None])}, "ant.npy: no array that can be read: an array of objects"),
+        (("a:int:1", "b:int:1"), {"ant/a.npy": np.zeros((2, 1), int)}, "ant: has a, but must be a dict of a, b"),
+        (("a:int:1", "b:int:1"), {"ant.npy": np.zeros((2, 2))}, "ant.npy: is float64 .*, but must be a dict of a, b"),
+    ],
+)
+def test_a_support_set_of_other_arrays_is_one_error_that_names_the_file(tmp_path, input_shape, files, message):
+    for name, array in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        np.save(tmp_path / name, array)
+    with pytest.raises(DataError, match=message):
+        read_arrays(tmp_path, Inputs.of(input_shape))

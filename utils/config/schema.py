@@ -565,6 +565,12 @@ class ExperimentConfig(
         return self.inputs.shape if self.inputs else (self.image_channels, self.image_height, self.image_width)
 
     @property
+    def network_shape(self) -> Any:
+        """What a network of a plugin is built for: C, H, W, or the shape of each part of an example."""
+        inputs = self.inputs
+        return inputs.by_name([part.shape for part in inputs.parts]) if inputs else self.example_shape
+
+    @property
     def training_shapes(self) -> tuple[EpisodeShape, ...]:
         """Every way and shot of the training episodes."""
         ways, shots = (
