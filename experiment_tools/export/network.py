@@ -102,18 +102,20 @@ def pool(x: Tensor) -> Tensor:
 
 
 class ConvolutionalBlock(nn.Module):
-    """3x3 convolution, norm, max-pooling where the stage ends, (leaky) ReLU."""
+    """3x3 convolution, warp layer where there are any, norm, max-pooling where the stage ends, (leaky) ReLU."""
 
     def __init__(self, architecture: Architecture, index: int) -> None:
         super().__init__()
         plan = architecture["blocks"][index]
         self.conv = nn.Conv2d(plan["n_inputs"], plan["n_filters"], 3, stride=plan["stride"], padding=plan["padding"])
+        n_filters, warp = plan["n_filters"], plan.get("warp", 0)  # files of before have none
+        self.warp = nn.Conv2d(n_filters, n_filters, warp, padding=warp // 2, bias=False) if warp else nn.Identity()
         self.norm = build_norm(architecture, f"block{index}.norm")
         self.pools, self.negative_slope = plan["pools"], architecture["negative_slope"]
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (n, F, H', W') for x (n, C, H, W)."""
-        x = self.norm(self.conv(x))
+        x = self.norm(self.warp(self.conv(x)))
         return F.leaky_relu(pool(x) if self.pools else x, self.negative_slope)
 
 

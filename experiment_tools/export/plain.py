@@ -300,6 +300,7 @@ def _block_plan(block: nn.Module) -> dict[str, Any]:
         "stride": conv.stride[0],
         "padding": conv.padding[0],
         "pools": block.pool,
+        "warp": 0 if block.warp is None else block.warp.kernel_size[0],
     }
 
 

@@ -98,6 +98,7 @@ def test_outputs_of_a_learned_head_that_no_class_has_are_not_exported():
         {"backbone": "mlp", "image_channels": 1},
         {"max_pooling": False, "cnn_blocks_per_stage": 2},
         {"feature_scale": 3.0, "backbone": "conv4"},
+        {"warp_kernel_size": 3},
         {"norm_layer": "layer_norm"},
         {"norm_layer": "group_norm", "norm_groups": 3},
         {"norm_layer": "task_norm"},
