@@ -42,8 +42,23 @@ METHODS = {
     "worst_tasks": "worst tasks (CVaR)",
     "sharp_maml": "Sharp-MAML",
     "imaml": "iMAML",
+    "sharp_inner": "Sharp-MAML, lower level",
+    "metal": "MeTAL",
+    "cavia": "CAVIA",
+    "film": "FiLM",
+    "lora": "LoRA",
 }
-"""Template -> name; the quick ones first."""
+"""Template, or key of `BY_KEYS` -> name; the quick ones first."""
+BY_KEYS: dict[str, dict[str, object]] = {
+    "sharp_inner": {"inner_loop_optimizer": "sharp"},
+    "metal": {"inner_loop_optimizer": "metal"},
+    "cavia": {
+        "adapter_kind": "context", "adapter_targets": ["block2.norm"], "adapter_rank": 100, "adapted_parameters": "body"
+    },
+    "film": {"adapter_kind": "film", "adapter_targets": ["norm"]},
+    "lora": {"adapter_kind": "lora"},
+}  # fmt: skip
+"""Methods that are MAML's template and these keys."""
 BUDGET = {
     "total_epochs": 2,
     "total_iter_per_epoch": 125,
@@ -59,7 +74,8 @@ BUDGET = {
 
 def run_of(method: str) -> TrainedRun:
     """Return the run of a method."""
-    return TrainedRun(f"omniglot_{method}_5way_1shot_seed0", f"methods_{method}", BUDGET)
+    template = "maml" if method in BY_KEYS else method
+    return TrainedRun(f"omniglot_{template}_5way_1shot_seed0", f"methods_{method}", BUDGET | BY_KEYS.get(method, {}))
 
 
 def measured_in_turns(methods: list[str], rounds: int, iterations: int) -> dict[str, tuple[float, float]]:
@@ -75,7 +91,7 @@ def measured_in_turns(methods: list[str], rounds: int, iterations: int) -> dict[
     for turn in range(rounds):
         for method in methods:
             path = REPOSITORY_ROOT / "experiment_config" / f"{run_of(method).config_name}.json"
-            config = load_config(path, {"batch_size": BUDGET["batch_size"]})
+            config = load_config(path, {"batch_size": BUDGET["batch_size"]} | BY_KEYS.get(method, {}))
             learner = build_learner(config, "cpu")
             episodes = random_episodes(config, "cpu", torch.float32)
             learner.meta_update(learner.meta_gradients(episodes, 0), 0)  # does not count
