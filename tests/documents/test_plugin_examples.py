@@ -17,7 +17,7 @@ from tests.tools.documented_commands import all_blocks
 from utils import registry
 from utils.config import load_config
 from utils.paths import REPOSITORY_ROOT
-from utils.registry import load_plugins, registered_dataset
+from utils.registry import choices, load_plugins, registered_dataset
 
 EXAMPLES = REPOSITORY_ROOT / "docs" / "plugin_example"
 SHORT = ["--total_epochs", "1", "--total_iter_per_epoch", "8", "--num_evaluation_tasks", "20", "--gpu_to_use", "cpu"]
@@ -27,6 +27,7 @@ SHORT = ["--total_epochs", "1", "--total_iter_per_epoch", "8", "--num_evaluation
 def fresh_process(monkeypatch, tmp_path):
     for table in ("_backbones", "_datasets", "_plugins"):
         monkeypatch.setattr(registry, table, {})
+    monkeypatch.setattr(choices, "_chosen", {})
     monkeypatch.setenv("EXPERIMENTS_DIR", str(tmp_path))
 
 
