@@ -25,11 +25,7 @@ from experiment_parts.runs.checkpoints import (
 )
 from experiment_parts.runs.folder_lock import LOCK_NAME, holder_of, is_at, is_in_use
 from utils.errors import DamagedCheckpointError, ExperimentInUseError, StorageError
-from utils.files.atomic_files import (
-    not_regular,
-    open_regular,
-    storage_error,
-)
+from utils.files.atomic_files import open_regular, refuse_link, storage_error
 from utils.files.reading import read_object
 
 if TYPE_CHECKING:
@@ -83,8 +79,7 @@ class RunFolder:
         """
         self._is_new |= not self.path.exists()
         for name in FOLDERS + FOLDERS_OF_TRACKERS:
-            if (self.path / name).is_symlink():
-                raise not_regular(self.path / name)
+            refuse_link(self.path / name)
         for folder in (self.saved_models, self.logs, self.visual_outputs):
             try:
                 folder.mkdir(parents=True, exist_ok=True)

@@ -20,7 +20,7 @@ from experiment_tools.report import learning as report_learning
 from experiment_tools.report import machine as report_machine
 from experiment_tools.report import results as report_results
 from experiment_tools.report.verdict import findings
-from utils.files.atomic_files import storage_errors, write_bytes_atomically
+from utils.files.atomic_files import refuse_link, storage_errors, write_bytes_atomically
 
 Part = TypeVar("Part")
 REPORT = Path("visual_outputs") / "report.html"
@@ -84,8 +84,10 @@ def write_report(run_folder: Path, path: Path | None = None) -> Path:
 
     Raises:
         ConfigError: it is no run folder, or jinja2 is missing.
-        StorageError: it cannot be written.
+        StorageError: it cannot be written, or visual_outputs/ is a link, through which nothing is written.
     """
+    if path is None:
+        refuse_link((run_folder / REPORT).parent)
     page = report_html(read_whole_run(run_folder)).encode("utf-8", "replace")
     if len(page) > LARGEST_BYTES:  # pictures are the only thing that can be so large
         run = read_whole_run(run_folder)

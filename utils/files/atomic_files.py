@@ -83,6 +83,16 @@ def not_regular(path: Path) -> StorageError:
     )
 
 
+def refuse_link(folder: Path) -> None:
+    """Refuse a folder inside a run folder that is a link: what is written into it would land elsewhere.
+
+    Raises:
+        StorageError: it is one.
+    """
+    if folder.is_symlink():
+        raise not_regular(folder)
+
+
 def read_regular(path: Path, most_bytes: int = MOST_BYTES, *, may_be_pipe: bool = False) -> bytes:
     """Return the content of a file, followed where it is a link; a pipe or a device, which may never end, is refused.
 

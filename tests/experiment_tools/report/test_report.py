@@ -354,6 +354,20 @@ def test_the_histograms_of_gradients_are_pictures_over_epochs(folder):
     np.testing.assert_allclose(alpha / 255, np.sqrt(counts / counts.max()), atol=0.003)
 
 
+def test_it_is_not_written_through_a_link_inside_the_run_folder(folder, tmp_path, capsys):
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / "report.html").write_text("mine")
+    if (folder / "visual_outputs").exists():
+        shutil.rmtree(folder / "visual_outputs")
+    (folder / "visual_outputs").symlink_to(theirs)
+    assert main([str(folder)]) != 0
+    err = capsys.readouterr().err
+    assert f"visual_outputs: a symbolic link to {theirs}; inside a run folder nothing is written through links" in err
+    assert "--output FILE" in err and (theirs / "report.html").read_text() == "mine"
+    assert main([str(folder), "--output", str(tmp_path / "own.html")]) == 0 and (tmp_path / "own.html").exists()
+
+
 def test_a_test_on_other_data_than_the_training_s_is_said_at_the_top(folder):
     assert "Tested on other data" not in page_of(folder)
     summary = folder / "logs" / "test_summary.json"
