@@ -122,12 +122,14 @@ class ModelTests:
             self._task_sets, self._settings.test_batch_norm_statistics, models, evaluations,
             are_logits=self._settings.loss == "cross_entropy",
         )  # fmt: skip
+        digest = (self._task_sets[0].data.summary() or {}).get(final_test.TESTED_ON)
         summary = results[0] | {
             "results": results,
             "selection": "load_checkpoint" if self._chosen else final_test.BEST_MODELS,
             "epochs_trained": len(rows),
             "stopped_early": stopped_early,
             "suffix": self._suffix,
+            **({final_test.TESTED_ON: digest} if digest else {}),
             **({final_test.OTHER_DATA: list(data_changes)} if data_changes else {}),
         }
         logs, suffix = self._run_folder.logs, self._suffix

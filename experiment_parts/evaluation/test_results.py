@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 BEST_MODELS = "best validation accuracy"
 OTHER_DATA = "other_data_than_trained_on"
 """Key of a summary: what differs from the data of the training, a line each; absent: nothing."""
+TESTED_ON = "content_sha256"
+"""Key of a summary: of the data that it is of, as in environment.json; absent where they have no digest."""
 SAME_CLASSES = "every_task_has_the_same_classes"
 """Key of a result whose split has no more classes than a task has ways; absent: tasks differ in classes."""
 

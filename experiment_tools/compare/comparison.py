@@ -14,7 +14,7 @@ import numpy as np
 from experiment_parts.evaluation.test_results import same_classes_text
 from experiment_tools.compare.published_results import PublishedResult, published_result
 from experiment_tools.parts.methods import DATA, Row, labels_of, rows_of
-from experiment_tools.parts.run_reading import Result, Run, read_starts, results_of
+from experiment_tools.parts.run_reading import Result, Run, data_of_result, results_of
 from utils.metrics import Score, Summary, summarise
 from utils.words import printable
 
@@ -142,8 +142,7 @@ def compare_runs(runs: Sequence[Run], statistics: str | None = None) -> Comparis
 
 def _config_and_data(run: Run) -> dict[str, Any]:
     """The config, and by what its images are known, where the run says."""
-    starts = read_starts(run) or [{}]
-    content = (starts[-1].get("data") or {}).get("content_sha256")
+    content = data_of_result(run).get("content_sha256")
     return run.config | ({DATA: content[:8]} if content else {})
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from experiment_parts.evaluation.test_results import OTHER_DATA
+from experiment_parts.evaluation.test_results import OTHER_DATA, TESTED_ON
 from experiment_parts.runs.checkpoints import read_checkpoint
 from experiment_parts.runs.folder_lock import is_in_use
 from utils.errors import ConfigError, StorageError
@@ -168,6 +168,17 @@ def read_whole_run(path: Path) -> Run:
 def read_starts(run: Run) -> list[dict[str, Any]]:
     """Read the entries of environment.json, none where there are none."""
     return _read(run, "environment.json", lambda file: _objects(read_object(file)["starts"])) or []
+
+
+def data_of_result(run: Run) -> dict[str, Any]:
+    """Return what environment.json says of the data of test_summary.json; without a test, of those of the training.
+
+    The newest start may have been a test on other data, whose result has files of its own.
+    """
+    known = [start["data"] for start in run.starts or read_starts(run) if start.get("data")]
+    if digest := run.test.get(TESTED_ON):
+        return next((data for data in known if data.get("content_sha256") == digest), {"content_sha256": digest})
+    return next(iter(known[::-1] if run.other_data else known), {})  # of a release whose results do not say
 
 
 def _state(run: Run) -> tuple[str, str]:

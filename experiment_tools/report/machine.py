@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from experiment_tools.parts.pages import Legend, Section, Table
-from experiment_tools.parts.run_reading import Run
+from experiment_tools.parts.run_reading import Run, data_of_result
 from experiment_tools.parts.settings import nearest_config
 from experiment_tools.parts.svg import Axes, Series, line_chart
 from experiment_tools.report.sections import TEST, TRAIN, VAL, duration, duration_tick, percent, series_of, short
@@ -139,7 +139,7 @@ def environment(run: Run) -> Section:
     section.add(
         "Packages", Table([[name, _plain(version)] for name, version in packages.items() if version]), kind="table"
     )
-    data = newest.get("data") or {}
+    data = data_of_result(run)
     splits = data.get("splits") or {}
     rows = [[split, f"{counts['classes']} classes, {counts['images']} images"] for split, counts in splits.items()]
     rows += [

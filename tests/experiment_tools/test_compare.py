@@ -39,7 +39,7 @@ from experiment_tools.parts.methods import (
     method_name,
     rows_of,
 )
-from experiment_tools.parts.run_reading import read_run, results_of
+from experiment_tools.parts.run_reading import data_of_result, read_run, results_of
 from tests.tools.finished_runs import MAML_PLUS_PLUS, change_json, finished_run
 from utils.config import ExperimentConfig
 from utils.known_datasets import OMNIGLOT_SPLIT
@@ -244,6 +244,24 @@ def test_runs_on_other_images_of_the_same_name_are_told_apart_by_them(root):
     assert [dict(row.settings) for row in rows_of(sizes, [[1], [1]], "ab")] == [
         {"image_height": "28"}, {"image_height": "84"}
     ]  # fmt: skip
+
+
+def test_a_tagged_test_on_other_data_does_not_rename_the_run_s_own_result(root):
+    path = finished_run(root, "a", A)
+    starts = [{"data": {"content_sha256": digit * 64}} for digit in "ab"] + [{"data": {}}]  # the last: of fixed tasks
+    (path / "environment.json").write_text(json.dumps({"starts": starts}))
+
+    def digit(**of_summary):
+        change_json(path / "logs" / "test_summary.json", **of_summary)
+        return data_of_result(read_run(path))["content_sha256"][0]
+
+    assert digit() == "a", "an older release's result does not say, but runs end with the data that they began with"
+    assert digit(other_data_than_trained_on=["train: 24 classes before, 23 now"]) == "b", "unless it says otherwise"
+    assert [digit(content_sha256=of_test * 64) for of_test in "abc"] == ["a", "b", "c"]
+    other = finished_run(root, "b", A, train_seed=1)
+    (other / "environment.json").write_text(json.dumps({"starts": starts[:1]}))
+    change_json(path / "logs" / "test_summary.json", content_sha256="a" * 64)
+    assert list(compare_runs([read_run(path), read_run(other)]).rows) == ["MAML"]
 
 
 def test_a_test_on_other_data_than_the_training_s_says_so(root):

@@ -78,10 +78,13 @@ def test_a_picture_that_was_replaced_is_noticed_though_names_are_the_same(tmp_pa
 
 
 def test_a_test_on_other_data_says_so(tmp_path, birds):
-    assert "other_data_than_trained_on" not in start(tmp_path, total_epochs=1)
+    first = start(tmp_path, total_epochs=1)
+    assert "other_data_than_trained_on" not in first
     write_classes(birds / "test", 5)
     result = start(tmp_path, total_epochs=1, evaluate_on_test_set_only=True, tag="again")
     assert result["other_data_than_trained_on"][0].startswith("test: 4 classes before, 5 now; new: ")
+    digest = build_data(check_config(OF_BIRDS, "test"), "cpu").summary()["content_sha256"]
+    assert result["content_sha256"] == digest != first["content_sha256"]
 
 
 def test_a_checkpoint_without_a_record_of_the_data_is_taken_and_the_next_one_has_it(tmp_path, birds, caplog):
