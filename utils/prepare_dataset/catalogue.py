@@ -6,8 +6,10 @@ import re
 import shlex
 from collections.abc import Mapping
 
+from utils.errors import ConfigError
 from utils.known_datasets import known_by_folder
 from utils.paths import command
+from utils.words import printable
 
 GENERIC = {
     "csv": "a folder images with train.csv, val.csv and test.csv of rows file,label; --name names the dataset",
@@ -17,6 +19,19 @@ GENERIC = {
 
 MostSamples = Mapping[str | None, int]
 """Split (None: each) -> most images per class."""
+
+
+def check_name(name: str) -> None:
+    """Refuse what is no plain name of one folder: a path, a hidden name, other letters.
+
+    Raises:
+        ConfigError: the name, and which letters it may have.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_+=,.\- ]{1,150}", name) or name.startswith("."):
+        raise ConfigError(
+            f'"{printable(name)}" cannot be the name of a dataset: letters, digits, spaces and _ + = , . - can. Give '
+            "another name (--name); the folder above it is another argument (--to)."
+        )
 
 
 def folder_name(base: str, most: MostSamples, seed: int, *, names_seed: bool) -> str:

@@ -7,10 +7,11 @@ import errno
 import hashlib
 import io
 import json
+import logging
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ from utils.files.reading import read_object
 from utils.images.folders import report_problems, scan
 from utils.prepare_dataset.class_sources import ImageContent, SourceClass
 from utils.words import printable
+
+logger = logging.getLogger(__name__)
 
 RECORD_FILE = ".prepared.json"
 RECORD_VERSION = 1
@@ -187,3 +190,44 @@ def verify_dataset(folder: Path) -> dict[str, Any] | None:
             "command again."
         )
     return record
+
+
+def check_same_images(folder: Path, record: Mapping[str, Any], classes: Sequence[SourceClass]) -> None:
+    """Compare a prepared dataset with what would be written now, names and pixels.
+
+    Args:
+        record: of the folder, which `verify_dataset` has compared with it.
+        classes: of pixels.
+    Raises:
+        DataError: it was made of other images.
+    """
+    before, now = record["images_per_class"], {c.folder: len(c.files) for c in classes}
+    difference = ""
+    if before != now:
+        counts = [f"{sum(one.values())} images in {len(one)} classes" for one in (before, now)]
+        name = next(name for name in sorted({*before, *now}) if before.get(name, 0) != now.get(name, 0))
+        difference = (
+            f"{counts[0]} there, {counts[1]} given; {name}: {before.get(name, 0)} and {now.get(name, 0)} images"
+        )
+    places = [(c, place, file) for c in classes for place, file in enumerate(c.files) if not difference]
+    for c, place, file in tqdm.tqdm(places, desc=f"comparing {folder.name}", unit="image", disable=None):
+        given = c.read(place)
+        try:
+            with Image.open(folder / c.folder / file) as image:
+                is_same = np.array_equal(np.asarray(image), given)
+        except OSError:  # not there, or no image
+            is_same = False
+        if not is_same and not np.array_equal(c.read(place), given):
+            logger.warning(
+                "%s: is there, and whether it is of these images is not known: they are others whenever they are read",
+                printable(folder),
+            )
+            return
+        if not is_same:
+            difference = f"{c.folder}/{file} is another image"
+            break
+    if difference:
+        raise DataError(
+            f"{printable(folder)}: there already, and made of other images ({printable(difference)}). Nothing was "
+            "written. Give this dataset another name, or move that folder away."
+        )

@@ -1,7 +1,6 @@
 """From a request to a dataset folder: find the classes, check them, draw samples, write, report."""
 
 import logging
-import re
 import urllib.parse
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ from utils.files.archives import find_archive
 from utils.files.atomic_folders import is_filled
 from utils.images.folders import scan
 from utils.known_datasets import KNOWN_DATASETS, KnownDataset
-from utils.prepare_dataset.catalogue import GENERIC, MostSamples, folder_name
+from utils.prepare_dataset.catalogue import GENERIC, MostSamples, check_name, folder_name
 from utils.prepare_dataset.class_sources import (
     FoundClasses,
     SourceClass,
@@ -116,11 +115,7 @@ def _name_and_draw(request: Request) -> tuple[str, MostSamples, int]:
     location = request.location or ""
     path = urllib.parse.urlsplit(location).path if is_url(location) else location
     base = request.name or known.folder or Path(path).name.split(".")[0]
-    if not re.fullmatch(r"[A-Za-z0-9_+=,.\- ]{1,150}", base) or base.startswith("."):
-        raise ConfigError(
-            f'"{printable(base)}" cannot be the name of a dataset: letters, digits, spaces and _ + = , . - can. Give '
-            "another one with --name."
-        )
+    check_name(base)
     most = request.most
     if request.dataset == "quickdraw":
         if set(most) - {None}:

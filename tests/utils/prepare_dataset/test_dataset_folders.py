@@ -2,6 +2,7 @@
 overwritten.
 """
 
+import itertools
 import json
 import os
 import shutil
@@ -506,6 +507,56 @@ def test_splits_class_names_limits_and_the_second_call(tmp_path):
     next((folder / "val" / "c").iterdir()).unlink()
     with pytest.raises(DataError, match='class "val/c" has 1 images, 2 were written'):
         prepare_from_dataset(None, "mine", **arguments)
+
+
+def test_a_second_call_with_other_images_or_into_a_folder_of_the_users_is_refused_and_writes_nothing(tmp_path):
+    images = [pixels(i, 8) for i in range(6)]
+
+    def prepare(images, labels, name="mine"):
+        return prepare_from_dataset(Labelled(images, labels), name, to=tmp_path)
+
+    folder = prepare(images, [0, 0, 0, 1, 1, 1])
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert prepare(images, [0, 0, 0, 1, 1, 1]) == folder
+    for others, labels, difference in (
+        ([*images[:4], 255 - images[4], images[5]], [0, 0, 0, 1, 1, 1], "001/0000004.png is another image"),
+        (images, [0, 0, 1, 1, 0, 1], "000/0000004.png is another image"),
+        (images[:5], [0, 0, 0, 1, 1], "6 images in 2 classes there, 5 images in 2 classes given; 001: 3 and 2 images"),
+        (images, [0, 0, 0, 2, 2, 2], "; 001: 3 and 0 images"),
+    ):
+        with pytest.raises(DataError) as refused:
+            prepare(others, labels)
+        assert f"{folder}: there already, and made of other images (" in str(refused.value)
+        assert difference in str(refused.value)
+    assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "notes.txt").write_text("mine")
+    with pytest.raises(
+        DataError, match=r"holds notes\.txt, but no dataset that was prepared here\. Nothing was written"
+    ):
+        prepare(images, [0] * 6, "notes")
+    assert [path.name for path in (tmp_path / "notes").iterdir()] == ["notes.txt"]
+    with pytest.raises(DataError, match="nothing: not prepared yet"):
+        prepare_from_dataset(None, "nothing", to=tmp_path)
+
+
+def test_images_that_are_others_whenever_they_are_read_cannot_be_compared_and_it_says_so(tmp_path, caplog):
+    class Augmented(Labelled):
+        def __getitem__(self, index):
+            return pixels(next(draws), 8), 0
+
+    draws = itertools.count()
+    folder = prepare_from_dataset(Augmented([0] * 2, [0] * 2), "mine", to=tmp_path)
+    assert prepare_from_dataset(Augmented([0] * 2, [0] * 2), "mine", to=tmp_path) == folder
+    assert f"{folder}: is there, and whether it is of these images is not known" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["../up", "/abs/path", "a/b", ".hid", "..", ".", "", "a\nb"])
+def test_a_name_is_that_of_one_folder(tmp_path, name):
+    with pytest.raises(ConfigError, match=r"cannot be the name of a dataset: letters, digits, spaces and _ \+"):
+        prepare_from_dataset(Labelled([pixels(0, 8)], [0]), name, to=tmp_path / "datasets")
+    assert not any(tmp_path.iterdir())
 
 
 def test_a_class_of_torchvision_datasets(tmp_path):

@@ -12,8 +12,9 @@ from PIL import Image
 
 from utils.errors import DataError
 from utils.files.atomic_folders import is_filled
+from utils.images.folders import some_of
 from utils.paths import dataset_root
-from utils.prepare_dataset.catalogue import MostSamples, folder_name
+from utils.prepare_dataset.catalogue import MostSamples, check_name, folder_name
 from utils.prepare_dataset.class_sources import (
     SourceClass,
     check_classes,
@@ -21,7 +22,7 @@ from utils.prepare_dataset.class_sources import (
     limit_samples,
     with_own_names,
 )
-from utils.prepare_dataset.dataset_folders import verify_dataset, write_dataset
+from utils.prepare_dataset.dataset_folders import check_same_images, verify_dataset, write_dataset
 from utils.words import printable
 
 
@@ -36,7 +37,7 @@ class LabelledImages(Protocol):
 
 
 def prepare_from_dataset(
-    dataset: LabelledImages | Mapping[str, LabelledImages],
+    dataset: LabelledImages | Mapping[str, LabelledImages] | None,
     name: str,
     *,
     class_names: Sequence[str] | None = None,
@@ -44,7 +45,8 @@ def prepare_from_dataset(
     max_samples_per_class: int | MostSamples | None = None,
     seed: int = 0,
 ) -> Path:
-    """Write a dataset's images as PNG files in class folders; done before: verified. A killed call is gone on with.
+    """Write a dataset's images as PNG files in class folders; done before: compared with what is there, image by image.
+    A killed call is gone on with.
 
         >>> import numpy as np
         >>> from mamlkit import prepare_from_dataset
@@ -55,29 +57,43 @@ def prepare_from_dataset(
 
     Args:
         dataset: images as PIL images, uint8 arrays (H, W), (H, W, 3) or (3, H, W), or floats 0..1 of these shapes
-            (`ToTensor`); or {"train": ..., "val": ..., "test": ...} of such, whose classes must differ.
-        name: of the folder, and the `dataset_name` for configs. A limit and its seed are added to it.
+            (`ToTensor`); or {"train": ..., "val": ..., "test": ...} of such, whose classes must differ. None where it
+            was prepared before: names and sizes of its files are verified, and no image is read.
+        name: of the folder, no path, and the `dataset_name` for configs. A limit and its seed are added to it.
         class_names: label -> name; None: `dataset.classes` where there is one, else the label.
         to: where the folder is to be; None: DATASET_DIR.
         max_samples_per_class: draw at most so many images of each class, by `seed`.
     Returns:
         The dataset's folder.
     Raises:
+        ConfigError: a name that cannot be one.
         DataError: labels that are no whole numbers, images of another kind, a folder that is no longer what was
-            written.
+            written, was made of other images or holds something else.
         StorageError: no space or no permission.
     """
     most = (
         {None: max_samples_per_class} if isinstance(max_samples_per_class, int) else dict(max_samples_per_class or {})
     )
+    check_name(name)
     destination = Path(to or dataset_root()) / folder_name(name, most, seed, names_seed=False)
-    if is_filled(destination):
-        verify_dataset(destination)
+    record = verify_dataset(destination) if is_filled(destination) else None
+    if record is None and is_filled(destination):
+        raise DataError(
+            f"{printable(destination)}: holds {some_of(sorted(path.name for path in destination.iterdir()))}, but no "
+            "dataset that was prepared here. Nothing was written. Give this dataset another name, or move that folder "
+            "away."
+        )
+    if dataset is None:
+        if record is None:
+            raise DataError(f"{printable(destination)}: not prepared yet; give the dataset instead of None.")
         return destination
     parts = dataset if isinstance(dataset, Mapping) else {None: dataset}
     classes = [c for split, part in parts.items() for c in _classes(part, split, class_names)]
     classes = limit_samples(with_own_names(classes, destination.parent), most, seed)
     check_classes(name, classes)
+    if record is not None:
+        check_same_images(destination, record, classes)
+        return destination
     facts: dict[str, Any] = {
         "dataset": name,
         "form": " and ".join(sorted({type(part).__name__ for part in parts.values()})),
