@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from utils.episodes.inputs import Inputs
+from utils.episodes.inputs import Inputs, refuse_masked
 from utils.errors import ConfigError
 
 CHANNELS = (1, 3)
@@ -51,7 +51,7 @@ def image_arrays(
         image_shape: C, H, W of flat images; one of them may be -1.
         inputs: what examples are that are no images.
     Raises:
-        InputError: no images, a shape that cannot be read, values that are not finite.
+        InputError: no images, a shape that cannot be read, values that are not finite, or hidden by a mask.
         TypeError: not numbers.
     """
     if inputs is not None:
@@ -110,6 +110,7 @@ def _examples(given: Any, inputs: Inputs) -> Images:
 def _numbers(images: Any) -> np.ndarray:
     if hasattr(images, "toarray"):
         raise TypeError("images are a sparse matrix; give a dense array: images.toarray()")
+    refuse_masked(images, "images hold", InputError)
     if isinstance(images, Tensor):
         array = images.detach().cpu().numpy()
     elif isinstance(images, (list, tuple)):
@@ -184,6 +185,7 @@ def class_labels(labels: Any, n_images: int) -> np.ndarray:
     """
     if labels is None:
         raise InputError("This estimator requires y to be passed, but the target y is None: give one label per image")
+    refuse_masked(labels, "labels hold", InputError)
     array = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
     if array.ndim == 2 and array.shape[1] == 1:
         _warn_of_column()
@@ -200,6 +202,17 @@ def class_labels(labels: Any, n_images: int) -> np.ndarray:
         if (array != np.round(array)).any():
             raise InputError(
                 "Unknown label type: continuous; labels name classes, regression is for configs with mean_squared_error"
+            )
+    if array.dtype.hasobject:
+        try:
+            np.unique(array)
+            is_sorted = not any(label is None for label in array)
+        except TypeError:
+            is_sorted = False
+        if not is_sorted:
+            kinds = ", ".join(sorted({type(label).__name__ for label in array}))
+            raise InputError(
+                f"labels are {kinds}, which cannot be sorted; give numbers or texts, one per image, no None"
             )
     return array
 

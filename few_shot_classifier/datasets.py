@@ -80,7 +80,7 @@ def first_image_shape(
 
 def _one_image(image: Any) -> Any:
     """Return a batch of one: a tensor stays a tensor, so that its channels are where tensors have them."""
-    return by_part(image, lambda part: part[None] if isinstance(part, Tensor) else np.asarray(part)[None])
+    return by_part(image, lambda part: part[None] if isinstance(part, Tensor) else np.asanyarray(part)[None])
 
 
 @dataclass(frozen=True)

@@ -83,6 +83,8 @@ def test_a_source_of_episodes_says_itself_what_its_examples_are():
         (ROWS[:, :3], r"what is given is float64 \(54, 3\), but must be an array \(n, 4\) of numbers, as input_shape"),
         ([np.zeros(4), np.zeros(5)], "has examples of 2 shapes, .*; bring sequences to one length and give a mask"),
         (ROWS * np.nan, "holds NaN or infinity"),
+        (ROWS * 0 + 1e200, "too large for float32"),
+        (np.ma.masked_greater(ROWS, 0), "what is given holds masked values"),
         (ROWS[:0], "minimum of 1 is required"),
     ],
 )

@@ -58,6 +58,8 @@ def test_flat_images_are_what_image_shape_says():
         (np.zeros(5), {}, "Reshape your data"),
         (np.full((2, 4, 5), np.nan), {}, "images hold NaN or values that are infinite"),
         (np.full((2, 4, 5), 1e300), {}, "too large for float32"),
+        (np.ma.masked_equal(GREY, GREY.max()), {}, r"images hold masked values; fill them, array\.filled\(value\), or"),
+        (list(np.ma.masked_equal(GREY, GREY.max())), {}, "images hold masked values"),
         ([np.zeros((4, 5)), np.zeros((4, 6))], {}, r"several shapes, such as \[\(4, 5\), \(4, 6\)\]"),
         (np.zeros((2, 4, 5), dtype=complex), {}, "Complex data not supported"),
     ],
@@ -75,11 +77,22 @@ def test_images_that_cannot_work_say_why(images, arguments, message):
         ([[0, 1], [1, 0]], "labels have 2 axes"),
         ([0.5, 1.5], "Unknown label type: continuous"),
         ([0.0, np.nan], "contains NaN or infinity"),
+        (
+            ["a", None],
+            "labels are NoneType, str, which cannot be sorted; give numbers or texts, one per image, no None",
+        ),
+        ([None, None], "labels are NoneType, which cannot be sorted"),
+        (np.array([1, "a"], dtype=object), "labels are int, str, which cannot be sorted"),
+        (np.ma.array([0, 1], mask=[True, False]), "labels hold masked values; fill them"),
     ],
 )
 def test_labels_that_cannot_work_say_why(labels, message):
     with pytest.raises(InputError, match=message):
         class_labels(labels, 2)
+
+
+def test_a_mask_that_hides_nothing_is_none():
+    np.testing.assert_array_equal(image_arrays(np.ma.array(GREY)).pixels, image_arrays(GREY).pixels)
 
 
 def test_a_column_of_labels_is_taken_with_a_warning():

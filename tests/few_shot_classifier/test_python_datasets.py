@@ -9,6 +9,8 @@ from few_shot_classifier.arrays import InputError
 from few_shot_classifier.datasets import TaskEpisodes, evaluation_data, first_image_shape, training_data
 from tests.tools.runs import TINY, tiny_data
 from utils.config import check_config
+from utils.episodes.batches import episodes_from_arrays
+from utils.errors import ConfigError
 
 CONFIG = check_config(TINY, "test")
 CPU = torch.device("cpu")
@@ -163,6 +165,8 @@ def test_meta_fit_and_accuracy_take_every_form(form, tiny_dataset):
             "images are numbers from 0 to 255; give uint8 from 0 to 255 or floats from 0 to 1",
         ),
         ((IMAGES, LABELS[:7]), "45 images, but 7 labels"),
+        ((np.ma.masked_equal(IMAGES, IMAGES.max()), LABELS), "images hold masked values"),
+        (PairDataset(np.ma.masked_equal(IMAGES, IMAGES.max()), LABELS), "images hold masked values"),
         (7, "a int is no dataset"),
         ([], "the list of tasks or images is empty"),
         (
@@ -195,6 +199,12 @@ def test_datasets_that_cannot_work_say_why(dataset, message):
 def test_tasks_that_cannot_work_say_why(tasks, message):
     with pytest.raises(InputError, match=message):
         evaluation_data(tasks, CONFIG, CPU).episodes("test", range(len(tasks)))
+
+
+def test_episodes_of_masked_arrays_are_refused():
+    images, labels = np.ones((1, 2, 1, 4, 4)), np.array([[0, 1]])
+    with pytest.raises(ConfigError, match="episodes_from_arrays: an array holds masked values; fill them"):
+        episodes_from_arrays(images, labels, np.ma.masked_equal(images, 1), labels)
 
 
 def test_tasks_that_come_without_names_of_classes_are_looked_at_without_examples():

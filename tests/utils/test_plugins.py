@@ -237,19 +237,22 @@ def test_everything_wrong_with_a_plugins_dataset_is_listed():
     good = {str(number): image for number in range(5)}
     text = problems_of(
         lambda config: {
-            "train": good | {"float": image / 2, "large": np.zeros((16, 8, 8), np.uint8), "list": [1], 3: image},
+            "train": good
+            | {"float": image / 2, "large": np.zeros((16, 8, 8), np.uint8), "list": [1], 3: image}
+            | {"masked": np.ma.masked_equal(image, image.max())},
             "readme": {"a": "b"},
             "val": 7,
         }
     )
     for part in (
-        'dataset "noise", made by a plugin: 7 problems in this dataset:',
+        'dataset "noise", made by a plugin: 8 problems in this dataset:',
         "'readme' is no split; give train, val, test",
         'class "a" (readme) is str, but must be a uint8 array',
         'split "val" is int, but must be a dict, class name -> images',
         'split "train" has 2 classes whose names read "3"; rename one',
         'class "float" (train) is float64 (16, 4, 4), but must be a uint8 array (n, H, W) or (n, H, W, C)',
         'class "list" (train) is list',
+        'class "masked" (train) holds masked values; fill them, array.filled(value), or drop these examples',
         'class "large" (train) has images of (C, H, W) (1, 8, 8), but image_channels, image_height and image_width '
         "say (1, 4, 4)",
     ):

@@ -19,6 +19,7 @@ from utils.data_sources.dataset_classes import (
 )
 from utils.data_sources.image_memory import LARGEST_READ_INTO_MEMORY
 from utils.episodes.drawing import SPLITS, EpisodeShape
+from utils.episodes.inputs import fits_float32, refuse_masked
 from utils.errors import DataError
 from utils.images.arrays import ArrayImages, mapped
 from utils.images.folders import ImageClass, report_problems
@@ -115,11 +116,13 @@ def _examples(given: Any, config: ExperimentConfig) -> Examples:
     if config.is_regression:
         if not isinstance(given, tuple | list) or len(given) != 2:
             raise ValueError(f"is a {type(given).__name__}, but a regression needs a pair (examples, targets)")
+        refuse_masked(given[1], "has targets with")
         targets = np.asarray(given[1], dtype=np.float64)
         targets, given = targets[:, None] if targets.ndim == 1 else targets, given[0]
-        if targets.ndim != 2 or targets.shape[1] != D or not np.isfinite(targets).all():
+        if targets.ndim != 2 or targets.shape[1] != D or not fits_float32(targets):
             raise ValueError(
-                f"has targets {targets.shape}, but must have finite numbers (n, {D}) (num_regression_outputs)"
+                f"has targets {targets.shape}, but must have finite numbers (n, {D}) (num_regression_outputs), "
+                "none too large for float32"
             )
     examples = _images(given, config.example_shape) if config.inputs is None else config.inputs.joined(given)
     if targets is not None and len(targets) != len(examples):
@@ -133,6 +136,7 @@ def _images(images: Any, wanted: tuple[int, ...]) -> np.ndarray:
         raise ValueError(
             f"is {kind}, but must be a uint8 array (n, H, W) or (n, H, W, C); for what is no image set input_shape"
         )
+    refuse_masked(images, "holds")
     images = images[:, None] if images.ndim == 3 else np.moveaxis(images, 3, 1)
     if images.shape[1:] != wanted:
         raise ValueError(

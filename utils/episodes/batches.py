@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from utils.episodes.drawing import EpisodeIndices, EpisodeShape
+from utils.episodes.inputs import refuse_masked
 from utils.errors import ConfigError
 
 
@@ -62,8 +63,10 @@ def episodes_from_arrays(
         support_images, query_images: (B, n, ...), the first ones in class order.
         support_labels, query_labels: (B, n), integers 0..N-1; in a regression (B, n, D), floats.
     Raises:
-        ConfigError: the numbers of tasks or of examples differ, or labels are not 0..N-1.
+        ConfigError: the numbers of tasks or of examples differ, or labels are not 0..N-1, or a mask hides something.
     """
+    for one in (support_images, support_labels, query_images, query_labels):
+        refuse_masked(one, "episodes_from_arrays: an array holds", ConfigError)
     tensors = [torch.as_tensor(one).to(device) for one in (support_images, support_labels, query_images, query_labels)]
     for role, images, labels in (("support", *tensors[:2]), ("query", *tensors[2:])):
         if images.shape[:2] != labels.shape[:2] or len(images) != len(tensors[0]):

@@ -133,6 +133,22 @@ def in_blocks(array: np.ndarray) -> Iterator[np.ndarray]:
     return (array[start : start + EXAMPLES_AT_ONCE] for start in range(0, len(array), EXAMPLES_AT_ONCE))
 
 
+def refuse_masked(given: Any, what: str, error: type[Exception] = ValueError) -> None:
+    """Refuse an array of `numpy.ma`, or a list of them, whose mask hides something: elsewhere the mask would be lost.
+
+    Raises:
+        error: "`what` masked values; ...".
+    """
+    if any(map(np.ma.is_masked, given if isinstance(given, list | tuple) else [given])):
+        raise error(f"{what} masked values; fill them, array.filled(value), or drop these examples")
+
+
+def fits_float32(array: np.ndarray) -> bool:
+    """Return whether all numbers are finite, and in float32 too."""
+    largest = float(np.finfo(np.float32).max)
+    return all(-largest <= float(block.min()) and float(block.max()) <= largest for block in in_blocks(array))
+
+
 def _kind_of(given: Any) -> str:
     return f"{given.dtype} {given.shape}" if isinstance(given, np.ndarray) else f"a {type(given).__name__}"
 
@@ -147,6 +163,7 @@ def _checked(part: Part, given: Any) -> np.ndarray:
                 f"{own}has examples of {len(lengths)} shapes, such as {lengths[0]} and {lengths[-1]}; bring sequences "
                 "to one length and give a mask beside them: docs/any_modality.md"
             )
+    refuse_masked(given, f"{own}holds")
     array = np.asarray(given)
     if array.dtype.kind not in KINDS[part.kind] or array.shape[1:] != part.shape or array.ndim == 0:
         sides = ", ".join(map(str, part.shape))
@@ -154,8 +171,10 @@ def _checked(part: Part, given: Any) -> np.ndarray:
         raise ValueError(
             f"{own}is {_kind_of(array)}, but must be an array (n, {sides}) of {kinds}, as input_shape says"
         )
-    if array.dtype.kind == "f" and not all(np.isfinite(block).all() for block in in_blocks(array)):
-        raise ValueError(f"{own}holds NaN or infinity; replace them or leave these examples out")
+    if array.dtype.kind == "f" and not fits_float32(array):
+        raise ValueError(
+            f"{own}holds NaN or infinity, or is too large for float32; replace them or leave these examples out"
+        )
     is_wide = array.dtype.kind in "iu" and array.dtype.itemsize > 3
     if is_wide and any(max(int(block.max()), -int(block.min())) > LARGEST_WHOLE for block in in_blocks(array)):
         raise ValueError(

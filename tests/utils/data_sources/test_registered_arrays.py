@@ -264,6 +264,8 @@ def test_a_regression_of_two_numbers_gets_the_targets_of_its_points():
     for targets, message in (
         (np.zeros((8, 3)), r"has targets \(8, 3\), but must have finite numbers \(n, 2\) \(num_regression_outputs\)"),
         (np.zeros((7, 2)), "has 8 examples, but 7 targets"),
+        (np.full((8, 2), 1e200), "none too large for float32"),
+        (np.ma.masked_equal(np.zeros((8, 2)), 0), "has targets with masked values"),
     ):
         with pytest.raises(DataError, match=message):
             data_of(dataset | {"train": {"a": (points, targets)}}, (3,), **keys)

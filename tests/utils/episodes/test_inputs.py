@@ -46,6 +46,14 @@ def test_one_array_is_handed_on_as_it_is_whatever_its_type():
     [
         ([4], np.zeros((3, 5)), r"is float64 \(3, 5\), but must be an array \(n, 4\) of numbers, as input_shape says"),
         ([4], np.full((3, 4), np.nan), "holds NaN or infinity"),
+        ([4], np.full((3, 4), 1e200), "holds NaN or infinity, or is too large for float32"),
+        ([4], np.full((3, 4), -1e39), "too large for float32"),
+        ([4], np.ma.masked_less(np.eye(4), 1), "holds masked values; fill them"),
+        (
+            TEXT,
+            parts() | {"ids": np.ma.masked_equal(parts()["ids"], parts()["ids"][0, 0])},
+            '"ids" holds masked values',
+        ),
         ([4], np.array([["a"] * 4]), r"is <U1 \(1, 4\), but must be"),
         (
             [4],

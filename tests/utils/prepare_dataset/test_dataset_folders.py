@@ -579,6 +579,7 @@ def test_a_class_of_torchvision_datasets(tmp_path):
         (np.full((4, 4), -0.5), "values -0.5 to -0.5, but floats must be 0 to 1. Leave Normalize out"),
         (np.full((4, 4), np.nan), "floats must be 0 to 1"),
         (np.zeros((4, 4), np.int32), "pixels are int32"),
+        (np.ma.masked_equal(np.eye(4), 1), "holds masked values; fill them"),
     ],
 )
 def test_images_of_another_kind_are_refused_with_their_number(tmp_path, image, reason):
@@ -588,6 +589,8 @@ def test_images_of_another_kind_are_refused_with_their_number(tmp_path, image, r
 
 
 def test_labels_that_are_no_whole_numbers_are_refused(tmp_path):
+    with pytest.raises(DataError, match="Labelled: labels hold masked values"):
+        prepare_from_dataset(Labelled([pixels(0, 8)], [np.ma.masked]), "odd", to=tmp_path)
     with pytest.raises(DataError, match="Labelled: each label must be one whole number, but they are float64"):
         prepare_from_dataset(Labelled([pixels(0, 8)], [0.5]), "odd", to=tmp_path)
 

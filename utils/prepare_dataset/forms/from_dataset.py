@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
+from utils.episodes.inputs import refuse_masked
 from utils.errors import DataError
 from utils.files.atomic_folders import is_filled
 from utils.images.folders import some_of
@@ -121,6 +122,7 @@ def _labels_of(dataset: LabelledImages) -> list[int]:
     )
     if labels is None or len(labels) != len(dataset):
         labels = [dataset[i][1] for i in range(len(dataset))]
+    refuse_masked(labels, f"{type(dataset).__name__}: labels hold", DataError)
     labels = np.asarray(labels)
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
         raise DataError(
@@ -134,10 +136,11 @@ def to_pixels(image: Any, name: str) -> np.ndarray:
     """Convert an image of any usual kind to uint8 (H, W) or (H, W, 3).
 
     Raises:
-        DataError: another shape, or numbers outside 0..1.
+        DataError: another shape, masked values, or numbers outside 0..1.
     """
     if isinstance(image, Image.Image):
         image = image.convert("L" if image.mode in ("1", "L") else "RGB")
+    refuse_masked(image, f"{printable(name)}: holds", DataError)
     pixels = np.asarray(image)
     if pixels.ndim == 3 and pixels.shape[0] in (1, 3) and pixels.shape[2] not in (1, 3):
         pixels = pixels.transpose(1, 2, 0)
