@@ -28,7 +28,7 @@ from experiment_parts.runs.checkpoints import load_checkpoint
 from experiment_parts.runs.console import EpochProgress
 from experiment_parts.runs.random_state import random_state_tensors, restore_random_state, without_random_state
 from experiment_parts.runs.run_folder import IS_BRANCH, RUN_ID, RunFolder
-from experiment_parts.runs.same_data import data_changes, data_of, refuse_other_data
+from experiment_parts.runs.same_data import data_changes, data_of, refuse_other_data, unknown_splits
 from experiment_parts.settings import ExperimentSettings
 from utils.config import ExperimentConfig
 from utils.config.changes import DATA
@@ -490,11 +490,21 @@ class ExperimentBuilder:
             DataError: naming what differs and how to go on.
         """
         before, now = state.get("data"), self.data_record
-        if before is None or now is None:
-            if now is not None and not self.settings.evaluate_on_test_set_only:
+        if self.settings.tested_elsewhere or before is now is None:
+            return
+        if before is None:
+            if not self.settings.evaluate_on_test_set_only:
                 log.info("This checkpoint is of a release that kept no record of the data; the next one has it.")
             return
-        changes = data_changes(before, now)
+        changes = ["a source that says what it is made of before, one that does not now"]
+        if now is not None:
+            changes = data_changes(before, now)
+            if unknown := unknown_splits(now):
+                log.warning(
+                    "%s: tasks that come from an iterator, or are drawn anew whenever they are read, cannot be known "
+                    "again; whether the run goes on with those that it was started with is not checked.",
+                    " and ".join(unknown),
+                )
         # Once it was gone on with other data, every later result says so.
         self._data_changes = list(dict.fromkeys([*state.get("data_changes", ()), *changes]))
         if not changes:

@@ -406,7 +406,12 @@ class FewShotClassifier(Estimator):
                 cannot work.
         """
         self._check_meta_fitted("accuracy")
-        changes = {} if n_steps is None else {"number_of_evaluation_steps_per_iter": n_steps}
+        if isinstance(n_tasks, bool) or not isinstance(n_tasks, int | np.integer) or n_tasks < 1:
+            raise ConfigError(f"accuracy: n_tasks is {n_tasks!r}, but must be a whole number from 1 on")
+        if not isinstance(statistics, str | None):
+            raise ConfigError(f"accuracy: statistics is {statistics!r}, but must be one name; call it once for each")
+        changes: dict[str, Any] = {} if n_steps is None else {"number_of_evaluation_steps_per_iter": n_steps}
+        changes |= {} if statistics is None else {"test_batch_norm_statistics": statistics}  # is it a kind?
         config = self._config(None, meta_learned=True, **changes)
         learner = self._build(config, self.initialisation_)
         data = evaluation_data(test_dataset, config, choose_device(config.gpu_to_use), self.image_shape)

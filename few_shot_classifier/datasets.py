@@ -11,6 +11,7 @@
 Letters: B tasks, N way, K shot, Q query, C x H x W pixels.
 """
 
+import hashlib
 import itertools
 import logging
 from collections import deque
@@ -40,6 +41,8 @@ log = logging.getLogger(__name__)
 
 TASKS_REMEMBERED = 1024
 """Of an iterator: a meta-batch may be read again, but no task is asked for long after its time."""
+TASKS_COMPARED = 3
+"""First ones of a list, by which a run that goes on knows it again: reading all could take as long as an epoch."""
 SHARE_FOR_VALIDATION = 0.2
 
 
@@ -221,16 +224,15 @@ def _few_shot_data(splits: Mapping[str, LabelledImages], config: ExperimentConfi
     shapes = {"train": config.training_shapes, "val": (config.validation_shape,), "test": config.test_shapes}
     for split, images in splits.items():
         _check_sizes(split, images, shapes[split])
-    examples, ahead, source = next(iter(splits.values())).pixels, 0, {}  # the splits share them
+    examples, ahead = next(iter(splits.values())).pixels, 0  # the splits share them
+    arrays = ArrayImages(examples, ())
     if config.inputs is None:
         pixels = torch.from_numpy(np.array(examples)).to(device)
     else:
-        arrays = ArrayImages(examples, ())
-        source = {"content_sha256": arrays.content_sha256}
         pixels, ahead = place_images(arrays, config.load_into_memory, device)
     classes = {split: images.classes for split, images in splits.items()}
     return FewShotData(
-        ImageClasses(pixels, classes, source=source, meta_batches_ahead=ahead),
+        ImageClasses(pixels, classes, source={"content_sha256": arrays.content_sha256}, meta_batches_ahead=ahead),
         build_drawing(config),
         build_preprocessing(config, device, getattr(torch, config.parameter_format)),
     )
@@ -268,6 +270,15 @@ class SplitData(EpisodeSource):
         """Wait for the check of each source's data."""
         for source in self.sources.values():
             source.check_content()
+
+    def identity(self) -> dict[str, Any] | None:
+        """Return what each source says of its split; None where one does not say."""
+        found = {split: source.identity() for split, source in self.sources.items()}
+        if None in found.values():
+            return None
+        digests = [identity["content_sha256"] for identity in found.values()]
+        whole = None if None in digests else hashlib.sha256("".join(digests).encode()).hexdigest()
+        return {"content_sha256": whole, "splits": {split: found[split]["splits"][split] for split in found}}
 
     def episodes(self, split: str, indices: Sequence[int], shape: EpisodeShape | None = None) -> EpisodeBatch:
         """Return the episodes with these numbers."""
@@ -374,7 +385,9 @@ class TaskEpisodes(EpisodeSource):
 
     def __init__(self, tasks: Mapping[str, Any], config: ExperimentConfig, device: torch.device) -> None:
         self._lists = {split: given for split, given in tasks.items() if isinstance(given, Sequence)}
-        self._streams = {split: _Stream(iter(given)) for split, given in tasks.items() if split not in self._lists}
+        self._streams = {
+            split: _Stream(iter(given), split) for split, given in tasks.items() if split not in self._lists
+        }
         self._config, self.device, self.shape = config, device, config.validation_shape
         self._splits = tuple(tasks)
 
@@ -386,6 +399,32 @@ class TaskEpisodes(EpisodeSource):
     def count(self, split: str) -> int | None:
         """Return how many tasks a list has; None of an iterator."""
         return len(self._lists[split]) if split in self._lists else None
+
+    def identity(self) -> dict[str, Any]:
+        """Return of each split how many tasks a list has, and a digest of this and of its first ones; none of tasks
+        that come once, or are drawn anew whenever they are read.
+        """
+        splits = {
+            split: {"made_of": "a list of tasks", "tasks": len(self._lists[split]), "sha256": self._digest(split)}
+            if isinstance(self._lists.get(split), _Tasks)
+            else {"made_of": "an iterator of tasks", "tasks": None, "sha256": None}
+            for split in self._splits
+        }
+        return {"content_sha256": None, "splits": splits}
+
+    def _digest(self, split: str) -> str | None:
+        tasks = self._lists[split]
+
+        def of_task(index: int) -> bytes:
+            digest = hashlib.sha256()
+            for tensor in self._one(tasks[index], split, index):
+                digest.update(f"{tuple(tensor.shape)}".encode() + tensor.float().contiguous().numpy().tobytes())
+            return digest.digest()
+
+        digests = [of_task(index) for index in range(min(TASKS_COMPARED, len(tasks)))]
+        if digests and of_task(0) != digests[0]:
+            return None
+        return hashlib.sha256(b"".join([str(len(tasks)).encode(), *digests])).hexdigest()
 
     def episodes(self, split: str, indices: Sequence[int], shape: EpisodeShape | None = None) -> EpisodeBatch:
         """Return the tasks with these numbers, which have to be equally large.
@@ -454,11 +493,21 @@ class TaskEpisodes(EpisodeSource):
         )
 
 
+ASKS_FOR_TASKS = {
+    "train": (
+        "training", "total_epochs, total_iter_per_epoch or batch_size, or give a list, which comes round again"
+    ),
+    "val": ("validation", "num_evaluation_tasks, or give a list"),
+    "test": ("accuracy", "n_tasks, or give a list, of which at most those are taken that there are"),
+}  # fmt: skip
+"""Split -> who reads its tasks, and what lowers their number."""
+
+
 class _Stream:
     """The items of an iterator by number, each asked for soon after it came."""
 
-    def __init__(self, items: Iterator[Any]) -> None:
-        self._items, self._next = items, 0
+    def __init__(self, items: Iterator[Any], split: str) -> None:
+        self._items, self._next, self._split = items, 0, split
         self._recent: deque[Any] = deque(maxlen=TASKS_REMEMBERED)
 
     def get(self, index: int) -> Any:
@@ -466,10 +515,9 @@ class _Stream:
             try:
                 self._recent.append(next(self._items))
             except StopIteration:
+                asks, lower = ASKS_FOR_TASKS[self._split]
                 raise InputError(
-                    f"the iterator of tasks ended after {self._next}; training asks for task {index + 1}: lower "
-                    "total_epochs, "
-                    "total_iter_per_epoch or batch_size, or give a list, which comes round again"
+                    f"the iterator of tasks ended after {self._next}; {asks} asks for task {index + 1}: lower {lower}"
                 ) from None
             self._next += 1
         place = len(self._recent) - (self._next - index)

@@ -16,10 +16,15 @@ if TYPE_CHECKING:
     from utils.episodes.source import EpisodeSource
 
 MOST_NAMED = 3
+IMAGES = "classes of images"
+"""What a split is made of that does not say it."""
 
 
 def data_of(source: "EpisodeSource") -> dict[str, Any] | None:
-    """Return what a checkpoint keeps of a data source, JSON-able; None: the source does not say what it is made of."""
+    """Return what a checkpoint keeps of a data source, JSON-able; None: the source does not say what it is made of.
+
+    Of a list of tasks that is its length and its first ones; of an iterator that it is one.
+    """
     identity = source.identity()
     if identity is None:
         return None
@@ -45,16 +50,26 @@ def data_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]
             lines.append(
                 f"{split}: {'not there' if old is None else 'there'} before, {'there' if old is None else 'gone'} now"
             )
+        elif (was := old.get("made_of", IMAGES)) != (made_of := new.get("made_of", IMAGES)):
+            lines.append(f"{split}: {was} before, {made_of} now")
+        elif made_of != IMAGES:
+            if old["sha256"] != new["sha256"]:
+                lines.append(f"{split}: other tasks, {old['tasks']} before, {new['tasks']} now")
         elif old["names"] != new["names"]:
             gone, added = (sorted({*one["names"]} - {*other["names"]}) for one, other in ((old, new), (new, old)))
             named = "".join(f"; {word}: {_listed(names)}" for word, names in (("gone", gone), ("new", added)) if names)
             lines.append(f"{split}: {len(old['names'])} classes before, {len(new['names'])} now{named}")
         elif old["sha256"] != new["sha256"]:
             lines.append(f"{split}: other image files in the same classes, {old['images']} before, {new['images']} now")
-    if before["content_sha256"] != now["content_sha256"]:
-        digests = before["content_sha256"], now["content_sha256"]
+    digests = before["content_sha256"], now["content_sha256"]
+    if None not in digests and digests[0] != digests[1]:
         lines.append("the images themselves: content {:.12} before, {:.12} now".format(*digests))
     return lines
+
+
+def unknown_splits(now: Mapping[str, Any]) -> list[str]:
+    """Return the splits of a `data_of` that cannot be known again: of tasks that come once, or are drawn anew."""
+    return [split for split, facts in now["splits"].items() if facts["sha256"] is None]
 
 
 def _listed(names: list[str]) -> str:

@@ -1,6 +1,7 @@
 """The classifier gives what the learner gives, keeps scikit-learn's conventions, and refuses what cannot work."""
 
 import copy
+import itertools
 import json
 import pickle
 from dataclasses import replace
@@ -20,7 +21,7 @@ from few_shot_learning_system import build_learner
 from tests.tools.learners import Episodes
 from tests.tools.runs import PLUS_PLUS, TINY, run_tiny, tiny_data
 from utils.config import check_config
-from utils.errors import ConfigError, StorageError
+from utils.errors import ConfigError, DataError, StorageError
 
 PARAMETERS = {name: value for name, value in TINY.items() if name != "experiment_name"}
 GENERATOR = np.random.default_rng(5)
@@ -279,6 +280,69 @@ def test_a_named_meta_fit_goes_on_where_it_was(tmp_path, monkeypatch):
     assert (tmp_path / "named" / "logs" / "summary_statistics.csv").read_text() == rows
 
 
+def tasks_of(seed, n_tasks=6):
+    """3-way 1-shot tasks of 8 x 8 pixels, of a seed."""
+    draw = np.random.default_rng(seed)
+    images = draw.integers(0, 256, (n_tasks, 2, 3, 8, 8), dtype=np.uint8)
+    return [(support, [0, 1, 2], query, [0, 1, 2]) for support, query in images]
+
+
+class DrawnAnew:
+    """A dataset whose tasks are others whenever they are read."""
+
+    def __init__(self):
+        self.seeds = itertools.count()
+
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, index):
+        return tasks_of(next(self.seeds), 1)[0]
+
+
+ARRAYS = (GENERATOR.integers(0, 256, (45, 8, 8), dtype=np.uint8), np.repeat(np.arange(9), 5))
+
+
+@pytest.mark.parametrize(
+    ("begun_with", "other", "message"),
+    [
+        (lambda: tasks_of(0), lambda: tasks_of(1), "train: other tasks, 5 before, 5 now"),
+        (lambda: tasks_of(0), lambda: tasks_of(0)[:5], "train: other tasks, 5 before, 4 now"),
+        (lambda: tasks_of(0), lambda: iter(tasks_of(0)), "train: a list of tasks before, an iterator of tasks now"),
+        (lambda: tasks_of(0), lambda: ARRAYS, "val: a list of tasks before, classes of images now"),
+        (lambda: ARRAYS, lambda: tasks_of(0), "train: classes of images before, a list of tasks now"),
+        (lambda: ARRAYS, lambda: (255 - ARRAYS[0], ARRAYS[1]), "the images themselves: content "),
+        (lambda: iter(tasks_of(0)), lambda: iter(tasks_of(1)), None),
+        (DrawnAnew, DrawnAnew, None),
+    ],
+)
+def test_a_named_meta_fit_does_not_go_on_with_other_data(begun_with, other, message, tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("EXPERIMENTS_DIR", str(tmp_path))
+
+    def meta_fit(data, total_epochs):
+        keys = {"backbone": "mlp", "num_classes_per_set": 3, "batch_size": 1, "total_iter_per_epoch": 1}
+        size = {
+            "image_channels": 1,
+            "image_height": 8,
+            "image_width": 8,
+            "num_target_samples": 1,
+            "num_evaluation_tasks": 1,
+        }
+        return FewShotClassifier(**keys, **size, experiment_name="named", total_epochs=total_epochs).meta_fit(data)
+
+    meta_fit(begun_with(), 1)
+    assert "is not checked" not in caplog.text
+    if message is None:
+        meta_fit(other(), 2)
+        assert caplog.text.count("cannot be known again; whether the run goes on with those") == 1
+        return
+    with pytest.raises(DataError, match="has started with other data, which a started run cannot change") as refused:
+        meta_fit(other(), 2)
+    assert f"\n  {message}" in str(refused.value)
+    assert "cannot be known again" not in caplog.text or "iterator" in message
+    assert meta_fit(begun_with(), 2).initialisation_
+
+
 def test_from_experiment_takes_the_best_epoch_or_the_one_that_is_asked_for(tmp_path, monkeypatch):
     monkeypatch.setenv("EXPERIMENTS_DIR", str(tmp_path))
     path = run_tiny(tmp_path, total_epochs=3)
@@ -440,6 +504,29 @@ def test_fixed_inner_rates_can_be_changed_after_meta_learning_and_learned_ones_s
         learned.clone().set_params(init_inner_loop_learning_rate=rate).fit(IMAGES, LABELS) for rate in (1e-6, 0.1)
     )
     np.testing.assert_array_equal(slow.predict_proba(QUERIES), fast.predict_proba(QUERIES))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"n_tasks": 0}, "accuracy: n_tasks is 0, but must be a whole number from 1 on"),
+        ({"n_tasks": -1}, "n_tasks is -1, but"),
+        ({"n_tasks": 2.5}, r"n_tasks is 2\.5, but"),
+        ({"statistics": ["support"]}, r"accuracy: statistics is \['support'\], but must be one name"),
+        ({"statistics": "foo"}, '"test_batch_norm_statistics" is "foo"'),
+        ({"n_tasks": 4}, "ended after 3; accuracy asks for task 4: lower n_tasks, or give a list"),
+    ],
+)
+def test_a_measurement_that_cannot_work_says_why(arguments, message):
+    images = np.random.default_rng(0).integers(0, 256, (6, 8, 8), dtype=np.uint8)
+    classifier = FewShotClassifier(
+        backbone="mlp", num_classes_per_set=3, image_height=8, image_width=8, total_epochs=1, total_iter_per_epoch=1,
+        num_evaluation_tasks=2, batch_size=1,
+    )  # fmt: skip
+    task = (images[:3], [0, 1, 2], images[3:], [0, 1, 2])
+    classifier.meta_fit([task] * 4)
+    with pytest.raises(ConfigError, match=message):
+        classifier.accuracy(iter([task] * 3), **arguments)
 
 
 def test_measuring_and_predicting_change_nothing(learned):

@@ -99,7 +99,9 @@ class EpisodeSource(Protocol):
 
         {"content_sha256": of all pixels, "splits": {split: {"classes": n, "images": n, "sha256": of the names of its
         classes and the paths of their images}}}: equal means the same images in the same classes and splits. And
-        "keeps_copies": true, where images stay that are in a class more than once.
+        "keeps_copies": true, where images stay that are in a class more than once. A split that is no classes of images
+        says what it is "made_of"; its "sha256" may be None, where it cannot be known again, and so may the
+        "content_sha256".
         """
         return None
 
