@@ -117,6 +117,7 @@ def find_classes(
         stays = STARTED_WITH_COPIES if keep_copies else field
         sets, leaks = settle_repeats(config, folder, packed, sets, stays)
         problems += leaks
+        _note_alike(folder, packed, sets)
     problems += find_shortages(sets, folder, shapes, config.sets_are_pre_split)
     if problems:
         raise report_problems(folder, problems, _advice(config, packed))
@@ -196,6 +197,21 @@ def settle_repeats(
             printable(folder), len(in_classes), _named(packed, in_classes, " = "),
         )  # fmt: skip
     return sets, [leak_text(folder, [packed.image_path(rank) for _, rank in places], places) for places in leaks]
+
+
+def _note_alike(folder: Path, packed: PackedImages, sets: Mapping[str, Sequence[ImageClass]]) -> None:
+    """Log how many images are equal in pixels, not in files, across splits or in one class: perhaps copies in another
+    format, perhaps drawings that differ only at a larger size. All of them stay.
+    """
+    leaks, in_one_class, _ = find_repeats(sets, packed.alike)
+    groups = [*([rank for _, rank in places] for places in leaks), *in_one_class]
+    if groups:
+        logger.info(
+            "note: %s: images with equal pixels, though not equal files: %d in two splits, %d in one class twice, such "
+            "as %s. They stay; at this size different pictures may look alike.",
+            printable(folder), len(leaks), len(in_one_class),
+            " = ".join(printable(packed.image_path(rank)) for rank in (groups[0][0], groups[0][-1])),
+        )  # fmt: skip
 
 
 def _named(packed: PackedImages | ArrayImages, groups: Sequence[Sequence[int]], between: str) -> str:

@@ -56,20 +56,24 @@ def one_colour_text(folder: Path, paths: Sequence[str], n_images: int) -> str:
     return f"{len(paths)} of {n_images} images are of one colour after decoding, such as {some_of(examples)}"
 
 
-def identical_files(dataset_folder: Path, files: Sequence[str], candidates: Sequence[Sequence[int]]) -> list[list[int]]:
-    """Return, of images with equal pixels, those with equal files: small pictures may have equal pixels by chance.
+def identical_files(
+    dataset_folder: Path, files: Sequence[str], candidates: Sequence[Sequence[int]]
+) -> tuple[list[list[int]], list[list[int]]]:
+    """Return, of images with equal pixels, those with equal files, and one of each file of those with several: small
+    pictures may have equal pixels by chance.
 
     Args:
         files: path of every rank.
         candidates: groups of ranks.
     """
-    groups = []
+    groups, alike = [], []
     for ranks in candidates:
         ranks_of: dict[bytes, list[int]] = defaultdict(list)
         for rank in ranks:
             ranks_of[hashlib.sha256((dataset_folder / files[rank]).read_bytes()).digest()].append(rank)
         groups += [same for same in ranks_of.values() if len(same) > 1]
-    return groups
+        alike += [[same[0] for same in ranks_of.values()]] if len(ranks_of) > 1 else []
+    return groups, alike
 
 
 def find_repeats(

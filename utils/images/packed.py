@@ -66,6 +66,8 @@ class PackedImages:
     """(path in the dataset folder, reason) of every file that cannot be decoded."""
     identical: tuple[tuple[int, ...], ...] = ()
     """Ranks of images whose files are equal byte by byte."""
+    alike: tuple[tuple[int, ...], ...] = ()
+    """Ranks of images with equal pixels whose files differ; none in an index of releases that did not look."""
     one_colour: tuple[int, ...] = ()
     """Ranks of images whose pixels are all equal."""
     checking: "Future[str] | None" = field(default=None, compare=False, repr=False)
@@ -173,6 +175,7 @@ def _read_index(
             content_sha256=index["content_sha256"],
             left_out=tuple((file, reason) for file, reason in index["left_out"]),
             identical=tuple(map(tuple, index["identical"])),
+            alike=tuple(map(tuple, index.get("alike", ()))),
             one_colour=tuple(index["one_colour"]),
         )
         if index["fingerprint"] != fingerprint:
@@ -195,7 +198,7 @@ def _read_index(
 def _is_whole(packed: PackedImages, pixel_format: PixelFormat) -> bool:
     """Return whether index and data file fit each other; of a large file the pixels are not looked at yet."""
     n_images = sum(len(folder.files) for folder in packed.folders)
-    ranks = itertools.chain(packed.one_colour, *packed.identical)
+    ranks = itertools.chain(packed.one_colour, *packed.identical, *packed.alike)
     return (
         packed.shape == (n_images, *pixel_format.shape)
         and all(0 <= rank < n_images for rank in ranks)
@@ -363,7 +366,7 @@ def _pack(
             tuple(folders),
             content.sha256,
             tuple(broken),
-            tuple(map(tuple, identical_files(dataset_folder, files, content.same_pixels))),
+            *(tuple(map(tuple, groups)) for groups in identical_files(dataset_folder, files, content.same_pixels)),
             tuple(content.one_colour),
         )
         temporary.rename(packed.data_file)
@@ -384,6 +387,7 @@ def _write_index(index_file: Path, fingerprint: str, packed: PackedImages) -> No
         "content_sha256": packed.content_sha256,
         "left_out": packed.left_out,
         "identical": packed.identical,
+        "alike": packed.alike,
         "one_colour": packed.one_colour,
     }
     write_bytes_atomically(index_file, json.dumps(index | {"sha256": _digest_of_index(index)}).encode())

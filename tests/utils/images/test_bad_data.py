@@ -124,6 +124,25 @@ def test_an_image_in_two_splits_is_named_with_both_paths_or_left_in_the_later_on
     assert data.class_sizes("test")["character_02"] == 6
 
 
+def test_images_of_equal_pixels_in_other_files_are_a_note_with_counts_and_stay(folder, caplog):
+    caplog.set_level(logging.INFO)
+    build()
+    assert "equal pixels" not in caplog.text
+    for original, copy in (("test/character_02/03", "train/character_00/x"), ("val/character_01/00",) * 2):
+        with Image.open(folder / f"{original}.png") as image:
+            image.convert("L").save(folder / f"{copy}.bmp")
+    for _ in ("decoded now", "read from the index"):
+        caplog.clear()
+        data = build()
+        (note,) = [record.getMessage() for record in caplog.records if "equal pixels" in record.getMessage()]
+        assert note == (
+            f"note: {folder}: images with equal pixels, though not equal files: 1 in two splits, 1 in one class twice, "
+            "such as train/character_00/x.bmp = test/character_02/03.png. They stay; at this size different pictures "
+            "may look alike."
+        )
+        assert data.class_sizes("train")["character_00"] == 7 and data.class_sizes("val")["character_01"] == 7
+
+
 def pair(folder, one, again):
     return f"test/character_02/{one}.png = test/character_02/{again}.png"
 
