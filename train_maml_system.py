@@ -65,7 +65,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         the exit code: 0 finished or paused, otherwise see `utils.errors`. What went wrong is printed, not raised.
     """
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if isinstance(arguments, str):
+        raise ConfigError(f'train({arguments!r}): arguments are a list of words, such as ["quickstart"]')
+    arguments = [str(word) for word in (sys.argv[1:] if arguments is None else arguments)]
     if {"-h", "--help"}.intersection(arguments):
         return _help([argument for argument in arguments if argument not in ("-h", "--help")])
     if "--version" in arguments:
