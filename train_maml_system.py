@@ -40,6 +40,7 @@ from utils.machine.failures import report_failure
 from utils.machine.host import tune_host
 from utils.ranks.command import notify_other_machines, remember_opened, was_opened
 from utils.ranks.launch import plan_launch, run_ranks, split_arguments
+from utils.registry import fault_of_plugin
 from utils.registry.choices import fact
 from utils.words import say
 
@@ -85,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             finally:
                 stop.defer_from_now_on()
         except (Exception, Interrupted) as error:  # noqa: BLE001 -- the last resort, which shows the traceback
-            failure = error
+            failure = fault_of_plugin(error) or error
             if isinstance(error, Interrupted) and (rank is None or rank.folder is None):
                 stop_signals.leave_note(error)
         if rank is not None:
