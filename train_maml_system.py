@@ -35,6 +35,7 @@ from experiment_parts.runs.same_data import has_started_with_copies
 from utils.config import ExperimentConfig, load_config
 from utils.config.command_line import options_of, read_command_line
 from utils.config.help import USAGE, help_text
+from utils.config.messages import COMMAND_LINE
 from utils.errors import ConfigError, Interrupted, UserError, prints_user_errors
 from utils.machine.failures import report_failure
 from utils.machine.host import tune_host
@@ -116,7 +117,7 @@ def run(arguments: list[str], console: Console, stop: stop_signals.StopSignals, 
         raise ConfigError(
             f"command line: --name_of_args_json_file is missing, the path of a config\n{USAGE}\n--help lists the keys"
         )
-    config = load_config(json_path, overrides)
+    config = load_config(json_path, overrides, place=COMMAND_LINE)
     launch = plan_launch(config.gpu_to_use, launch_options) if rank is None else None
     if launch is not None:
         if json_path is not None and not json_path.is_file():

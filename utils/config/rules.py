@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from utils.config.schema import ExperimentConfig
-from utils.registry import BUILT_IN_BACKBONES, VGG_KEYS, loaded_plugins, unknown_backbone
+from utils.registry import BUILT_IN_BACKBONES, GIVEN_NETWORK, VGG_KEYS, loaded_plugins, unknown_backbone
 from utils.registry.choices import GIVEN, Choice, fact, with_own_keys
 from utils.registry.choices import choices as registered_choices
 
@@ -266,7 +266,8 @@ CONTRADICTIONS = (
         text=lambda c: (
             f'"backbone" {c.backbone} takes one array of numbers{", (C, H, W)" if _takes_images(c) else ""}, not '
             f'"input_shape" {_as_json(c.input_shape)}; for one array of any shape there is mlp, for all else a network '
-            "of your own (docs/any_modality.md)"
+            f'of your own by --plugin, or in Python "backbone": "{GIVEN_NETWORK}" and build_learner(..., network=...) '
+            "(docs/any_modality.md)"
         ),
     ),
     clash(
