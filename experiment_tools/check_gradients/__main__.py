@@ -144,6 +144,7 @@ def main(arguments: list[str] | None = None) -> int:
             say(
                 f"{'ok    ' if check.passed else 'FAILED'}  {check.name:<15} {check.error:9.2e} ({relation} "
                 f"{check.allowed:.0e})  against {check.against}"
+                + (f"\n        {check.where}" if check.where and not check.passed else "")
             )
         checks += found
     failed = sum(not check.passed for check in checks)
