@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from utils.config.messages import COMMAND_LINE, expected, place_of, unknown_key
-from utils.config.rules import OF_IMAGES_ALONE, contradictions, keys_without_effect
+from utils.config.rules import OF_IMAGES_ALONE, contradictions, keys_without_effect, unsolved_inner_problem
 from utils.config.schema import ExperimentConfig, as_list, fields, is_list_key, schema
 from utils.errors import ConfigError
 from utils.files.reading import parse_json, read_text
@@ -309,6 +309,8 @@ def _resolve(config: ExperimentConfig, notes: list[str]) -> ExperimentConfig:
     if idle := keys_without_effect(config):
         listed = ", ".join(f'"{key}" {json.dumps(getattr(config, key))}' for key in idle)
         notes.append(f'{listed} without effect: "backbone" {config.backbone} has a form of its own')
+    if unsolved := unsolved_inner_problem(config):
+        notes.append(unsolved)
     trained = config.batch_norm_statistics if isinstance(config.batch_norm_statistics, str) else "mixed"
     statistics = config.test_batch_norm_statistics or trained
     ways_and_shots = {key: as_list(getattr(config, key)) for key in ("num_classes_per_set", "num_samples_per_class")}
