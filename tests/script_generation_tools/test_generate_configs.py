@@ -272,7 +272,10 @@ def test_a_variable_replaced_by_a_constant_is_one_note_and_the_grid_shrinks(fold
     templates, configs = folders
     (templates / "small.json").write_text((templates / "small.json").read_text().replace("$num_filters$", "32"))
     outcome = generate_configs(templates, configs)
-    assert outcome.notes == ["values.toml: small.json does not use $num_filters$: their values have no effect"]
+    assert outcome.notes == [
+        "values.toml: small.json does not use $num_filters$: its values have no effect; take them out of "
+        '["small"], or write the variable into the template'
+    ]
     assert outcome.written == ["small_32.json"]
 
 
@@ -614,7 +617,9 @@ def test_the_command_works_from_its_folder_and_with_prune(tmp_path):
         [sys.executable, "generate_configs.py", "--prune"], cwd=tools, capture_output=True, text=True, check=False
     )
     assert (result.returncode, result.stderr) == (0, "")
-    assert "removed experiment_config/quickstart.json" in result.stdout
+    assert result.stdout.endswith(
+        "removed experiment_config/quickstart.json\ntheir scripts stay until: python generate_scripts.py --prune\n"
+    )
     (tools.parent / "experiment_template_config" / "values.toml").unlink()
     result = subprocess.run(
         [sys.executable, "generate_configs.py"], cwd=tools, capture_output=True, text=True, check=False
