@@ -41,6 +41,7 @@ from utils.machine.failures import report_failure
 from utils.machine.host import tune_host
 from utils.ranks.command import notify_other_machines, remember_opened, was_opened
 from utils.ranks.launch import plan_launch, run_ranks, split_arguments
+from utils.registry import fault_of_plugin
 from utils.registry.choices import fact
 from utils.words import say
 
@@ -66,7 +67,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         the exit code: 0 finished or paused, otherwise see `utils.errors`. What went wrong is printed, not raised.
     """
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if isinstance(arguments, str):
+        raise ConfigError(f'train({arguments!r}): arguments are a list of words, such as ["quickstart"]')
+    arguments = [str(word) for word in (sys.argv[1:] if arguments is None else arguments)]
     if {"-h", "--help"}.intersection(arguments):
         return _help([argument for argument in arguments if argument not in ("-h", "--help")])
     if "--version" in arguments:
@@ -84,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             finally:
                 stop.defer_from_now_on()
         except (Exception, Interrupted) as error:  # noqa: BLE001 -- the last resort, which shows the traceback
-            failure = error
+            failure = fault_of_plugin(error) or error
             if isinstance(error, Interrupted) and (rank is None or rank.folder is None):
                 stop_signals.leave_note(error)
         if rank is not None:

@@ -77,6 +77,16 @@ USUAL_NAMES = {
     "imgc": "image_channels",
     "num_iterations": "total_iter_per_epoch",
     "use_cuda": "gpu_to_use",
+    "way": "num_classes_per_set",
+    "n_ways": "num_classes_per_set",
+    "shot": "num_samples_per_class",
+    "n_shots": "num_samples_per_class",
+    "train_shots": "num_samples_per_class",
+    "query": "num_target_samples",
+    "task_lr": "init_inner_loop_learning_rate",
+    "num_inner_steps": "number_of_training_steps_per_iter",
+    "n_inner_steps": "number_of_training_steps_per_iter",
+    "num_updates": "number_of_training_steps_per_iter",
     "model": "backbone",
 }
 """What others call a key, where the spelling alone does not lead to it; docs/move_over.md has some of them."""

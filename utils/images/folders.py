@@ -139,13 +139,14 @@ def scan(dataset_folder: Path) -> tuple[list[ImageFolder], str]:
 def _fingerprint_lines(path: str, status: os.stat_result, files: Sequence[os.DirEntry]) -> bytes:
     """Return a folder and its images, a line each; times alone would not do, as archives and rsync set them.
 
-    The change time of a folder cannot be set, so a file that was replaced under its old name and times shows there.
+    A change time cannot be set: that of a folder shows a file that was replaced under its old name and times, that of a
+    file what was written into it in place.
     """
     lines = [f"{path!r} {status.st_ino} {status.st_ctime_ns} {status.st_mtime_ns}"]
     for entry in files:
         try:
             of_file = entry.stat()
-            lines.append(f"{entry.name!r} {of_file.st_size} {of_file.st_mtime_ns}")
+            lines.append(f"{entry.name!r} {of_file.st_size} {of_file.st_mtime_ns} {of_file.st_ctime_ns}")
         except OSError:  # a broken link: it cannot be decoded either, which is reported with its reason
             lines.append(repr(entry.name))
     return "\n".join([*lines, ""]).encode()
