@@ -66,6 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "2"]; None: those of the command line.
     Returns:
         the exit code: 0 finished or paused, otherwise see `utils.errors`. What went wrong is printed, not raised.
+    Raises:
+        ConfigError: the arguments are one text, not a list of words.
     """
     if isinstance(arguments, str):
         raise ConfigError(f'train({arguments!r}): arguments are a list of words, such as ["quickstart"]')

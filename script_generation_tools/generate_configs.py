@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 if not __package__:  # started as a file
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from utils.paths import PACKAGE, REPOSITORY_ROOT, working_folder
+from utils.paths import PACKAGE, REPOSITORY_ROOT, command, working_folder
 from utils.words import say
 
 
@@ -433,7 +433,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--prune",
         action="store_true",
-        help="remove outdated generated configs that nobody edited; their scripts go by generate_scripts.py --prune",
+        help="remove outdated generated configs that nobody edited; their scripts go by generate_scripts --prune",
     )
     options = parser.parse_args(arguments)
     folder = working_folder()
@@ -441,7 +441,7 @@ def main(arguments: list[str] | None = None) -> int:
     outcome = generate_configs(folder / "experiment_template_config", config_folder, prune=options.prune)
     say(outcome.report(config_folder))
     if outcome.removed:
-        say("their scripts stay until: python generate_scripts.py --prune")
+        say(f"their scripts stay until: {command('generate_scripts')} --prune")
     return 0
 
 

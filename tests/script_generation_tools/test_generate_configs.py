@@ -618,7 +618,8 @@ def test_the_command_works_from_its_folder_and_with_prune(tmp_path):
     )
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout.endswith(
-        "removed experiment_config/quickstart.json\ntheir scripts stay until: python generate_scripts.py --prune\n"
+        "removed experiment_config/quickstart.json\ntheir scripts stay until: "
+        "python script_generation_tools/generate_scripts.py --prune\n"
     )
     (tools.parent / "experiment_template_config" / "values.toml").unlink()
     result = subprocess.run(
