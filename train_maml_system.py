@@ -35,6 +35,7 @@ from experiment_parts.runs.same_data import has_started_with_copies
 from utils.config import ExperimentConfig, load_config
 from utils.config.command_line import options_of, read_command_line
 from utils.config.help import USAGE, help_text
+from utils.config.messages import COMMAND_LINE
 from utils.errors import ConfigError, Interrupted, UserError, prints_user_errors
 from utils.machine.failures import report_failure
 from utils.machine.host import tune_host
@@ -65,6 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "2"]; None: those of the command line.
     Returns:
         the exit code: 0 finished or paused, otherwise see `utils.errors`. What went wrong is printed, not raised.
+    Raises:
+        ConfigError: the arguments are one text, not a list of words.
     """
     if isinstance(arguments, str):
         raise ConfigError(f'train({arguments!r}): arguments are a list of words, such as ["quickstart"]')
@@ -119,7 +122,7 @@ def run(arguments: list[str], console: Console, stop: stop_signals.StopSignals, 
         raise ConfigError(
             f"command line: --name_of_args_json_file is missing, the path of a config\n{USAGE}\n--help lists the keys"
         )
-    config = load_config(json_path, overrides)
+    config = load_config(json_path, overrides, place=COMMAND_LINE)
     launch = plan_launch(config.gpu_to_use, launch_options) if rank is None else None
     if launch is not None:
         if json_path is not None and not json_path.is_file():

@@ -9,6 +9,9 @@ from typing import Any
 
 from utils.files.reading import parse_json
 
+COMMAND_LINE = "command line"
+"""What errors call the place of what was given there."""
+
 USUAL_NAMES = {
     "learning_rate": "meta_learning_rate",
     "lr": "meta_learning_rate",
@@ -141,12 +144,14 @@ def json_or_text(text: str) -> Any:
     return {"true": True, "false": False, "none": None}.get(text.lower(), text)
 
 
-def place_of(keys: Collection[str], given: Collection[str], overridden: Collection[str], source: str) -> str:
-    """Return where a mistake was made: the file, the command line, or the two together.
+def place_of(
+    keys: Collection[str], given: Collection[str], overridden: Collection[str], source: str, place: str
+) -> str:
+    """Return where a mistake was made: the file `source`, the overrides, called `place`, or the two together.
 
     Keys left at their default do not count.
     """
     origins = {key in overridden for key in keys if key in given}
-    if not origins or origins == {False} or source == "command line":
+    if not origins or origins == {False} or source == place:
         return source
-    return "command line" if origins == {True} else f"{source} and command line"
+    return place if origins == {True} else f"{source} and {place}"
