@@ -112,6 +112,7 @@ def load_config(json_path: Path | str | None, overrides: Mapping[str, Any] | Non
         )
     config = check_config(merged, source, overridden=overrides or ())
     config._experiment_of_file = values.get("experiment_name")
+    config._file = None if json_path is None else Path(json_path)
     return config
 
 

@@ -568,11 +568,12 @@ def read_run_of(**values):
 
 def test_a_generated_config_with_overrides_gives_script_and_differences():
     config = load_config(REPOSITORY_ROOT / "experiment_config" / "quickstart.json", {"batch_size": 3}).to_json_dict()
-    assert report_machine.nearest_config(config) == ("quickstart", {"batch_size": (8, 3)})
+    quickstart = REPOSITORY_ROOT / "experiment_config" / "quickstart.json"
+    assert report_machine.nearest_config(config) == (quickstart, {"batch_size": (8, 3)})
     run = read_run_of(config=config)
     assert command_of(run) == "bash experiment_scripts/quickstart.sh --batch_size 3"
     other = config | {"experiment_name": "mine"}
-    assert report_machine.nearest_config(other)[0] == "quickstart"
+    assert report_machine.nearest_config(other)[0] == quickstart
     assert command_of(read_run_of(config=other)) == (
         "python train_maml_system.py --name_of_args_json_file somewhere/run/config.json"
     )
