@@ -360,7 +360,7 @@ def _add_calibration(section: Section, answers: Answers) -> None:
         chart,
         legend=[Legend("ensemble", TEST), Legend("as sure as right", "var(--muted)", "dashed")],
         note=f"Expected calibration error {percent(calibration_error(bins))}: "
-        f"{'surer than right' if sure > 0 else 'more often right than sure'} on average.",
+        f"on average its answers are right {'less' if sure > 0 else 'more'} often than its confidence says.",
     )
 
 
