@@ -17,7 +17,7 @@ PARTS = (
     ("inner loop", "var(--accent)"),
     ("outer loop", TRAIN),
     ("evaluation", VAL),
-    ("looks for this page", TEST),
+    ("writing this report", TEST),
 )
 START_KEYS = ("started", "device", "python", "system", "cuda", "cudnn", "threads", "commit", "uncommitted_changes")
 
@@ -89,7 +89,7 @@ def time_split(run: Run) -> dict[str, float]:
         **({} if share is None else {"inner loop": computing * share}),
         "outer loop": computing * (1 - (share or 0.0)),
         "evaluation": evaluation,
-        "looks for this page": sum(entry.get("look_time_s") or 0.0 for entry in run.epochs),
+        "writing this report": sum(entry.get("look_time_s") or 0.0 for entry in run.epochs),
     }
 
 
@@ -134,7 +134,9 @@ def environment(run: Run) -> Section:
     if not run.starts:
         return section.lacking("environment.json is not there or cannot be read.")
     newest = run.starts[-1]
-    rows = [[key.replace("_", " "), _plain(newest[key])] for key in START_KEYS if newest.get(key) not in (None, "")]
+    unused = ("cuda",) if newest.get("device") == "cpu" else ()  # the version that torch was built for
+    facts = {key: newest.get(key) for key in START_KEYS if key not in unused}
+    rows = [[key.replace("_", " "), _plain(value)] for key, value in facts.items() if value not in (None, "")]
     section.add("Machine and code", Table(rows), kind="table")
     packages = newest.get("packages") or {}
     section.add(
