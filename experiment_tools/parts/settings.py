@@ -29,8 +29,13 @@ def given_files(config: ExperimentConfig) -> dict[str, Any]:
     plugins = [plugin_path(digest) for digest in config.plugin_sha256]
     return {
         "config": config.file and without_user(config.file),
-        "plugins": [without_user(path) or Path(path).name for path in plugins],
+        "plugins": [shared_path(path) for path in plugins],
     }
+
+
+def shared_path(path: str | Path) -> str:
+    """Return a path as others may see it: outside of checkout, home and current folder its name alone."""
+    return without_user(path) or Path(path).name
 
 
 def config_of(run: Run) -> Path | None:
@@ -93,7 +98,7 @@ def script_command(config: Path, changed: Mapping[str, tuple[Any, Any]], plugins
     name = config.stem
     words = [*command("train").split(), name] if PACKAGE else ["bash", f"experiment_scripts/{name}.sh"]
     arguments = [f"--{key} {as_argument(here)}" for key, (_, here) in changed.items() if key != "plugin_sha256"]
-    return " ".join([*(shlex.quote(word) for word in words), *arguments, *_with_plugins(plugins)])
+    return " ".join([*(shlex.quote(word) for word in words), *arguments, *with_plugins(plugins)])
 
 
 def command_of(run: Run) -> str:
@@ -114,15 +119,16 @@ def command_of(run: Run) -> str:
         root = experiments_root().resolve()
         name = path.resolve().relative_to(root) if path.resolve().is_relative_to(root) else Path(run.name, path.name)
         shown = f"$EXPERIMENTS_DIR/{name}"  # where such runs are, and no user's name
-    return " ".join([command("train"), "--name_of_args_json_file", _word(shown), *_with_plugins(plugins)])
+    return " ".join([command("train"), "--name_of_args_json_file", shell_word(shown), *with_plugins(plugins)])
 
 
-def _with_plugins(plugins: Iterable[str]) -> list[str]:
-    words = [_word(path) for path in plugins]
+def with_plugins(plugins: Iterable[str]) -> list[str]:
+    """Return the words by which a command is given these files; none for none."""
+    words = [shell_word(path) for path in plugins]
     return ["--plugin", *words] if words else []
 
 
-def _word(path: str) -> str:
+def shell_word(path: str) -> str:
     """Quote a path for the shell, but for what it has to expand in front."""
     for front, kept in (("~/", "~/"), ("$EXPERIMENTS_DIR/", '"$EXPERIMENTS_DIR"/')):
         if path.startswith(front):
