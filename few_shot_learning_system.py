@@ -221,7 +221,9 @@ class FewShotLearner(nn.Module):
         pass_ = self._training_pass(episodes)
         prepared = self.adaptation.prepare(episodes, pass_)
         steps = TrainingSteps(self.adaptation, self.loss, prepared, pass_, weights)
-        gradients, losses, metrics = self.outer_gradient.of(steps, self.meta_parameters(), second_order=second_order)
+        gradients, losses, metrics = self.outer_gradient.compute(
+            steps, self.meta_parameters(), second_order=second_order
+        )
         # The sum stands before the detach: it is the outer loss itself, of which the gradient was taken.
         outer_loss = torch.stack(losses).sum().detach()
         per_step = {name: torch.stack([step[name] for step in metrics]) for name in metrics[0]}

@@ -1,4 +1,4 @@
-"""What a meta-batch says about the meta-parameters, as a value: from learning by itself to the outer optimiser."""
+"""Meta-gradients as a value: what the learner computes of a meta-batch, and the outer optimiser applies."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -40,7 +40,6 @@ from utils.errors import ConfigError
 from utils.files.atomic_files import free_path
 from utils.files.atomic_folders import is_filled, make_folder
 from utils.paths import command
-from utils.registry import load_plugins
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +56,6 @@ def export(options: argparse.Namespace) -> dict[str, float]:
     if is_filled(output) or (output.exists() and not output.is_dir()):
         raise ConfigError(f"{output}: exists already and stays as it is; give another --output")
     check_formats(options.formats)
-    load_plugins({} if options.plugin is None else {"plugin": options.plugin})
     is_run = options.pretrained is None
     run = read_whole_run(find_run(options.experiment)) if is_run else learned.pretrained_run(options.pretrained)
     if options.checkpoint == "best" and not run.test:
@@ -241,7 +239,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--statistics", choices=STATISTICS, help="batch-norm statistics; default: those that the run was tested with"
     )
-    parser.add_argument("--plugin", nargs="+", help="plugin files of the run")
     options = parser.parse_args(arguments)
     options.formats = list(dict.fromkeys(options.formats))
     export(options)

@@ -1,1 +1,1 @@
-"""Adaptation without learning as a value, and what stands beside a result on the same tasks."""
+"""The evaluation of a learner on tasks, and the baselines that are scored on the same tasks."""

@@ -21,12 +21,12 @@ class PassRecord:
     seen: dict[str, list[list[Tensor]]] = field(default_factory=dict)
     """Running statistic -> for each row the batch means or variances of its training passes, (B, F) each."""
     moving: dict[str, tuple[Tensor, Tensor]] | None = field(default_factory=dict)
-    """Layer -> moving mean and variance (B*F,) of this episode's support passes, for `episodic`; None: it moves not."""
+    """Layer -> moving mean and variance (B*F,) of this episode's support passes, for `episodic`; None: none is kept."""
     affine_rows: dict[tuple[str, bool], tuple[Tensor, ...]] | None = None
     """Weights and biases of norm layers as all inner steps of one computation use them; None: nothing is kept.
 
-    One gather then serves all steps instead of one each. It holds only as long as the parameters stay, so only who
-    owns a whole computation may begin it.
+    One gather then serves all steps instead of one each. It holds only as long as the parameters stay, so it
+    is begun where a whole computation begins, and nowhere else.
     """
 
     def see(self, name: str, row: int, n_rows: int, value: Tensor) -> None:

@@ -7,14 +7,16 @@ from torch import Tensor, nn
 
 from meta_learning.outer_gradients.training_steps import Metrics, TrainingSteps
 
-Found = tuple[dict[str, Tensor], list[Tensor], list[Metrics]]
+OuterResult = tuple[dict[str, Tensor], list[Tensor], list[Metrics]]
 
 
 class OuterGradient(ABC):
     """A way from the inner steps of some tasks to the gradient that the meta-update follows."""
 
     @abstractmethod
-    def of(self, steps: TrainingSteps, parameters: Mapping[str, nn.Parameter], *, second_order: bool) -> Found:
+    def compute(
+        self, steps: TrainingSteps, parameters: Mapping[str, nn.Parameter], *, second_order: bool
+    ) -> OuterResult:
         """Take the inner steps and return the mean over tasks of the gradient of each meta-parameter, of the same shape
         and name; and of each step weight * query loss and the metrics, each of shape ().
         """

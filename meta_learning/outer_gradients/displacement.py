@@ -10,16 +10,18 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from meta_learning.outer_gradients.base import Found, OuterGradient
+from meta_learning.outer_gradients.base import OuterGradient, OuterResult
 from meta_learning.outer_gradients.training_steps import TrainingSteps
 
 
 class Displacement(OuterGradient):
     """Follow the adapted parameters; nothing is learned from the query images, whose loss is a metric."""
 
-    def of(self, steps: TrainingSteps, parameters: Mapping[str, nn.Parameter], *, second_order: bool) -> Found:
+    def compute(
+        self, steps: TrainingSteps, parameters: Mapping[str, nn.Parameter], *, second_order: bool
+    ) -> OuterResult:
         start = steps.start(create_graph=False)
-        adapted, losses, metrics = steps.take_all(start, create_graph=False, apart=True, counted=False)
+        adapted, losses, metrics = steps.take_all(start, create_graph=False, detached=True, query_gradients=False)
         # Not theta[S] - theta[0], since the outer optimiser descends: SGD of rate epsilon then takes the paper's step,
         # theta + epsilon (theta[S] - theta), and Adam takes this for the gradient, as is proposed there, too.
         after = {f"network.{name}": value.detach().mean(0) for name, value in adapted.params.items()}

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from meta_learning.adaptation import Adapted
 from meta_learning.execution.recomputation import gradients_of
 from meta_learning.inner_loop.base import per_task
-from meta_learning.outer_gradients.base import Found, OuterGradient
+from meta_learning.outer_gradients.base import OuterGradient, OuterResult
 from meta_learning.outer_gradients.training_steps import TrainingSteps
 from utils.errors import ConfigError
 
@@ -37,14 +37,16 @@ class Implicit(OuterGradient):
     def __init__(self, n_iterations: int) -> None:
         self.n_iterations = n_iterations
 
-    def of(self, steps: TrainingSteps, parameters: Mapping[str, nn.Parameter], *, second_order: bool) -> Found:
+    def compute(
+        self, steps: TrainingSteps, parameters: Mapping[str, nn.Parameter], *, second_order: bool
+    ) -> OuterResult:
         if any(weight is not None for weight in steps.weights[:-1]):
             raise ConfigError(
                 '"outer_update" implicit (iMAML) has a gradient after the last inner step alone, but the outer loss '
                 'counts others, too; set "outer_update" to "gradient"'
             )
         start = steps.start(create_graph=second_order)
-        adapted, losses, metrics = steps.take_all(start, create_graph=False, apart=True)
+        adapted, losses, metrics = steps.take_all(start, create_graph=False, detached=True)
         last = replace(steps.pass_, step=steps.n_steps - 1).recording(seen={})
         gradients = implicit_gradient(
             losses[-1],

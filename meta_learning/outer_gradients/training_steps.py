@@ -41,27 +41,27 @@ class TrainingSteps:
         return self.adaptation.start(self.prepared, self.pass_, create_graph=create_graph)
 
     def take_all(
-        self, start: Adapted, *, create_graph: bool, apart: bool = False, counted: bool = True
+        self, start: Adapted, *, create_graph: bool, detached: bool = False, query_gradients: bool = True
     ) -> tuple[Adapted, list[Tensor], list[Metrics]]:
         """Take all inner steps.
 
         Args:
             create_graph: make the inner gradients differentiable, for second order.
-            apart: for what differentiates nothing outside a step, so that none needs the history of the one before.
-            counted: whether the query losses are differentiated; they are metrics anyway.
+            detached: for what differentiates nothing outside a step, so that none needs the history of the one before.
+            query_gradients: whether the query losses are differentiated; they are metrics anyway.
         Returns:
             the learners after the last step and, of each step, weight * query loss and the metrics.
         """
         adapted, losses, metrics = start, [], []
         for step in range(len(self.weights)):
-            before = adapted.detached() if apart else adapted
-            adapted, loss, of_step = self.take(step, before, create_graph=create_graph, counted=counted)
+            before = adapted.detached() if detached else adapted
+            adapted, loss, of_step = self.take(step, before, create_graph=create_graph, query_gradients=query_gradients)
             losses.append(loss)
             metrics.append(of_step)
         return adapted, losses, metrics
 
     def take(
-        self, step: int, before: Adapted, *, create_graph: bool, counted: bool = True
+        self, step: int, before: Adapted, *, create_graph: bool, query_gradients: bool = True
     ) -> tuple[Adapted, Tensor, Metrics]:
         """Take an inner step on the support images, then classify the query images where their loss counts.
 
@@ -80,7 +80,7 @@ class TrainingSteps:
         if weight is None:  # a weight of zero: a whole pass for the metrics alone is not worth its time
             metrics |= {"query_loss": not_computed, "query_accuracy": not_computed}
             return adapted, zeros_like(not_computed), metrics
-        with set_grad_enabled(counted):
+        with set_grad_enabled(query_gradients):
             # The query pass after step s uses the norm rows of step s, as in the reference, not those of s + 1.
             logits = adaptation.outputs("query", prepared, adapted, pass_)
             losses = self.loss.per_task_loss(logits, episodes.query_labels)

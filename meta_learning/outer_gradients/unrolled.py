@@ -12,7 +12,7 @@ from torch import nn
 
 from meta_learning.adaptation import Adapted
 from meta_learning.execution.recomputation import recomputed_gradient
-from meta_learning.outer_gradients.base import Found, OuterGradient
+from meta_learning.outer_gradients.base import OuterGradient, OuterResult
 from meta_learning.outer_gradients.training_steps import TrainingSteps
 
 
@@ -26,7 +26,9 @@ class Unrolled(OuterGradient):
     def __init__(self, *, recomputed: bool = False) -> None:
         self.recomputed = recomputed
 
-    def of(self, steps: TrainingSteps, parameters: Mapping[str, nn.Parameter], *, second_order: bool) -> Found:
+    def compute(
+        self, steps: TrainingSteps, parameters: Mapping[str, nn.Parameter], *, second_order: bool
+    ) -> OuterResult:
         start = steps.start(create_graph=second_order)
         # Features that stay (ANIL) have one graph for all steps: there is nothing to save, and the first step that is
         # differentiated on its own would free it.
@@ -42,7 +44,7 @@ class Unrolled(OuterGradient):
 
 def _recomputed(
     steps: TrainingSteps, start: Adapted, parameters: Mapping[str, nn.Parameter], second_order: bool
-) -> Found:
+) -> OuterResult:
     # Measured for ResNet-12, 84 x 84, 5 steps on a CPU: 0.87 instead of 1.82 GiB, 16.2 instead of 13.1 s.
     # Every pass runs twice; the statistics of the second time, with its graph, are those that count.
     unseen = steps.pass_.recording(seen={})
