@@ -225,6 +225,7 @@ def _train_and_test(
         from data import build_data, build_other_data
         from experiment_builder import build_experiment
         from experiment_parts.trackers import build_trackers
+        from experiment_tools.parts.settings import given_files
         from experiment_tools.parts.terminal_texts import next_command, start_banner
         from experiment_tools.report.observer import build_report_observer
         from few_shot_learning_system import build_learner
@@ -264,7 +265,7 @@ def _train_and_test(
         observers = []
         if group.is_main:
             if run_folder.is_held:
-                environment = describe_environment(device, summary) | {"processes": group.size}
+                environment = describe_environment(device, summary) | {"processes": group.size, **given_files(config)}
                 add_start(run_folder.path / "environment.json", environment)
             observers = [*build_report_observer(config), *build_trackers(config)]
             log.info(start_banner(config, learner.description()))

@@ -379,8 +379,12 @@ def test_class_folders_are_split_so_that_each_split_has_its_ways(tiny_dataset, c
         ).class_names.items()
     }
     assert sizes["train"] >= 5 and sizes["val"] >= 5 and sizes["test"] >= 5 and sum(sizes.values()) == n_classes
-    said = re.search(r"train_val_test_split auto: ([\d. ]+) of (\d+) classes", caplog.text)
-    fractions = [*map(float, said[1].split())]
+    said = re.search(
+        r"train_val_test_split auto: (\d+) train, (\d+) val, (\d+) test of (\d+) classes \(fractions ([\d. ]+)\)",
+        caplog.text,
+    )
+    assert [*map(int, said.groups()[:4])] == [sizes["train"], sizes["val"], sizes["test"], n_classes]
+    fractions = [*map(float, said[5].split())]
     again = config(**small, image_width=8, num_stages=1, train_val_test_split=fractions)
     assert {split: len(names) for split, names in build_data(again, "cpu").class_names.items()} == sizes
 

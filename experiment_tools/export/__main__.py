@@ -10,7 +10,6 @@ them is exported, a classifier. Without it, the initialisation.
 import argparse
 import logging
 import platform
-import shlex
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -34,7 +33,7 @@ from experiment_tools.export.plain import PlainNetwork, plain_network
 from experiment_tools.parts import learned
 from experiment_tools.parts.command import on_console
 from experiment_tools.parts.run_reading import Run, find_run, read_whole_run
-from experiment_tools.parts.settings import command_of
+from experiment_tools.parts.settings import command_of, shared_path, shell_word, with_plugins
 from few_shot_classifier import FewShotClassifier, run_checkpoint
 from utils.config import ExperimentConfig, check_config
 from utils.errors import ConfigError
@@ -91,8 +90,10 @@ def export(options: argparse.Namespace) -> dict[str, float]:
     for file, difference in differences.items():
         log.info("%s: differs from the original by at most %.1e", output / file, difference)
     if plain.uses_batch and classes:
-        log.info(
-            "batch norm normalises the examples of a batch together (%s statistics); --statistics support would not",
+        log.warning(
+            "single examples come out wrong: batch norm normalises those of a batch together (%s statistics), as in "
+            "the run's test. Classify batches with all classes in about equal parts, or export with --statistics "
+            "support, which answers each example by itself",
             statistics,
         )
     log.info("%s: the model card; fill in its licence", output / "README.md")
@@ -175,12 +176,13 @@ def _facts(
     words = [*command("export").split()]
     for name, value in (
         ("experiment" if options.pretrained is None else "pretrained", run.experiment_name),
-        ("support", options.support and options.support.name),
-        ("checkpoint", Path(options.checkpoint).name),
+        ("support", options.support and shared_path(options.support)),
+        ("checkpoint", shared_path(options.checkpoint) if Path(options.checkpoint).exists() else options.checkpoint),
         ("statistics", options.statistics),
         ("steps", options.steps),
     ):
-        words += [f"--{name}", str(value)] if value not in (None, "best") else []
+        words += [f"--{name}", shell_word(str(value))] if value not in (None, "best") else []
+    words += with_plugins(map(shared_path, options.plugin or ()))
     start = run.starts[-1] if run.starts else {}
     versions = {
         "torch": torch.__version__,
@@ -200,7 +202,7 @@ def _facts(
         steps=steps,
         epoch=read_checkpoint_state(checkpoint).get("epoch"),
         test=run.test,
-        command=shlex.join([*words, "--formats", *options.formats]),
+        command=" ".join([*words, "--formats", *options.formats]),
         training_command=command_of(run),
         versions={name: value for name, value in versions.items() if value},
     )

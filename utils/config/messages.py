@@ -104,16 +104,21 @@ PATTERNS = {
 def unknown_key(key: str, known: Collection[str]) -> str:
     """Return the text that a key is unknown, and which one is meant."""
     nearest = key_meant(key, known)
-    advice = f'; did you mean "{nearest}"?' if nearest else "; docs/config_keys.md and --help have all keys"
+    advice = (
+        f'; did you mean "{nearest}"?'
+        if nearest
+        else "; docs/config_keys.md and --help have all keys; if a plugin brings it: forgot --plugin FILE.py?"
+    )
     return f'unknown key "{key}"{advice}'
 
 
 def key_meant(key: str, known: Collection[str]) -> str | None:
-    """Return the known key that others call so, or that is spelled most like it; None: there is none."""
+    """Return the known key that others call so, that is spelled like it or has it as a part; None: none is near."""
     spelled = key.replace("-", "_").lower()
     if (usual := USUAL_NAMES.get(spelled)) in known:
         return usual
-    return next(iter(difflib.get_close_matches(spelled, known, 1, 0.5)), None)
+    longer = sorted((name for name in known if f"_{spelled}_" in f"_{name}_"), key=len)
+    return next(iter([*difflib.get_close_matches(spelled, known, 1, 0.7), *longer]), None)
 
 
 def expected(key: str, value: Any, item: Mapping[str, Any], works: Callable[[Any], bool]) -> str:

@@ -5,6 +5,7 @@ found wrong without touching data is found here, all in one message. No torch in
 not cost the seconds that importing torch takes.
 """
 
+import difflib
 import json
 from collections.abc import Collection, Mapping
 from functools import partial
@@ -115,6 +116,7 @@ def load_config(
         )
     config = check_config(merged, source, overridden=overrides or (), place=place)
     config._experiment_of_file = values.get("experiment_name")
+    config._file = None if json_path is None else Path(json_path)
     return config
 
 
@@ -222,7 +224,13 @@ def _schema_problems(values: Mapping[str, Any], problems: Problems) -> set[str]:
                 problems.append(((key,), f'"{key}" is missing; {meaning(key)}'))
                 continue
             allowed = " or ".join(dict.fromkeys(texts))
-            problems.append(((key,), f'"{key}" is {_shown(values[key])}, but must be: {allowed}. {meaning(key)}'))
+            advice = meaning(key)
+            if key in KINDS and isinstance(values[key], str):  # what all of its values mean would fill a screen
+                near = difflib.get_close_matches(values[key], choices(key), 1)
+                meant = f' Did you mean "{near[0]}"?' if near else ""
+                said = " ".join((fields()[key].description or "").split())
+                advice = f"{said}{meant} If a plugin brings it: forgot --plugin FILE.py?"
+            problems.append(((key,), f'"{key}" is {_shown(values[key])}, but must be: {allowed}. {advice}'))
         return set(seen)
     return set()
 

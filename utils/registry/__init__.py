@@ -301,6 +301,11 @@ def loaded_plugins() -> tuple[str, ...]:
     return tuple(_plugins)
 
 
+def plugin_path(digest: str) -> str:
+    """Return where the file of an entry of `loaded_plugins` is, as it was given."""
+    return _plugins[digest]
+
+
 def unknown_backbone(name: str) -> str | None:
     """Return the text that there is no such backbone, and which one is meant; None: there is."""
     known = [*BUILT_IN_BACKBONES, *_backbones]

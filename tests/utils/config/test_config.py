@@ -16,6 +16,7 @@ from utils.config.messages import COMMAND_LINE, PATTERNS, USUAL_NAMES
 from utils.config.schema import choices, fields, is_list_key
 from utils.errors import ConfigError
 from utils.paths import REPOSITORY_ROOT
+from utils.registry.choices import KINDS
 
 REFERENCE_KEYS = [
     "batch_size",
@@ -123,6 +124,17 @@ def test_every_key_is_read_somewhere(key):
         "test_num_target_samples": "test_shapes",
     }
     assert any(re.search(rf"\b{derived.get(key, key)}\b", path.read_text(encoding="utf-8")) for path in sources)
+
+
+def test_a_key_that_is_near_to_none_is_likened_to_none_and_a_choice_of_a_plugin_asks_for_its_file():
+    for key in ("verbose", "damped_power"):
+        said = problems_of(**{key: 1})
+        assert "did you mean" not in said and "forgot --plugin FILE.py?" in said
+    assert 'did you mean "early_stopping_patience"?' in problems_of(patience=3)
+    for key in KINDS:
+        said = problems_of(**{key: "damped"})
+        assert "forgot --plugin FILE.py?" in said and len(said) < 500, said
+    assert 'Did you mean "adam"?' in problems_of(inner_loop_optimizer="adamm")
 
 
 def test_an_unknown_key_names_the_nearest_one():
