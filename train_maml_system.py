@@ -35,11 +35,13 @@ from experiment_parts.runs.same_data import has_started_with_copies
 from utils.config import ExperimentConfig, load_config
 from utils.config.command_line import options_of, read_command_line
 from utils.config.help import USAGE, help_text
+from utils.config.messages import COMMAND_LINE
 from utils.errors import ConfigError, Interrupted, UserError, prints_user_errors
 from utils.machine.failures import report_failure
 from utils.machine.host import tune_host
 from utils.ranks.command import notify_other_machines, remember_opened, was_opened
 from utils.ranks.launch import plan_launch, run_ranks, split_arguments
+from utils.registry import fault_of_plugin
 from utils.registry.choices import fact
 from utils.words import say
 
@@ -64,8 +66,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "2"]; None: those of the command line.
     Returns:
         the exit code: 0 finished or paused, otherwise see `utils.errors`. What went wrong is printed, not raised.
+    Raises:
+        ConfigError: the arguments are one text, not a list of words.
     """
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if isinstance(arguments, str):
+        raise ConfigError(f'train({arguments!r}): arguments are a list of words, such as ["quickstart"]')
+    arguments = [str(word) for word in (sys.argv[1:] if arguments is None else arguments)]
     if {"-h", "--help"}.intersection(arguments):
         return _help([argument for argument in arguments if argument not in ("-h", "--help")])
     if "--version" in arguments:
@@ -83,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             finally:
                 stop.defer_from_now_on()
         except (Exception, Interrupted) as error:  # noqa: BLE001 -- the last resort, which shows the traceback
-            failure = error
+            failure = fault_of_plugin(error) or error
             if isinstance(error, Interrupted) and (rank is None or rank.folder is None):
                 stop_signals.leave_note(error)
         if rank is not None:
@@ -116,7 +122,7 @@ def run(arguments: list[str], console: Console, stop: stop_signals.StopSignals, 
         raise ConfigError(
             f"command line: --name_of_args_json_file is missing, the path of a config\n{USAGE}\n--help lists the keys"
         )
-    config = load_config(json_path, overrides)
+    config = load_config(json_path, overrides, place=COMMAND_LINE)
     launch = plan_launch(config.gpu_to_use, launch_options) if rank is None else None
     if launch is not None:
         if json_path is not None and not json_path.is_file():
@@ -219,6 +225,7 @@ def _train_and_test(
         from data import build_data, build_other_data
         from experiment_builder import build_experiment
         from experiment_parts.trackers import build_trackers
+        from experiment_tools.parts.settings import given_files
         from experiment_tools.parts.terminal_texts import next_command, start_banner
         from experiment_tools.report.observer import build_report_observer
         from few_shot_learning_system import build_learner
@@ -258,7 +265,7 @@ def _train_and_test(
         observers = []
         if group.is_main:
             if run_folder.is_held:
-                environment = describe_environment(device, summary) | {"processes": group.size}
+                environment = describe_environment(device, summary) | {"processes": group.size, **given_files(config)}
                 add_start(run_folder.path / "environment.json", environment)
             observers = [*build_report_observer(config), *build_trackers(config)]
             log.info(start_banner(config, learner.description()))

@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from utils.config import ExperimentConfig, load_config
 from utils.config.command_line import options_of, read_command_line
+from utils.config.messages import COMMAND_LINE
 from utils.errors import prints_user_errors
 from utils.machine.devices import choose_device, clock
 from utils.machine.host import tune_host
@@ -102,7 +103,9 @@ def main(arguments: Sequence[str]) -> int:
         print(__doc__)
         return 0
     path, overrides = read_command_line(options_of(arguments))
-    config = load_config(path or REPOSITORY_ROOT / "experiment_config" / "quickstart.json", overrides)
+    config = load_config(
+        path or REPOSITORY_ROOT / "experiment_config" / "quickstart.json", overrides, place=COMMAND_LINE
+    )
     tune_host()
     print(table(config, *measure(config)))
     return 0

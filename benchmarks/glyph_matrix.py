@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.parts.matrix_cells import BESIDE, Cell, Effect, cells_of, effects_of
 from benchmarks.parts.trained_runs import TrainedRun, say, table
 from experiment_tools.parts.pages import Section, Table, page_html
-from experiment_tools.parts.svg import Markup, element, escaped, ramp
+from experiment_tools.parts.svg import Markup, element, escaped, ramp, standalone
 from utils.config.command_line import parse_command_line
 from utils.errors import ConfigError, prints_user_errors
 from utils.files.atomic_files import write_bytes_atomically
@@ -114,6 +114,18 @@ def heat_map(cells: Sequence[Cell], domains: Sequence[str], low: float, high: fl
     return Markup(element("svg", "".join(parts), viewBox=f"0 0 {size[0]} {size[1]}", role="img", aria_label=label))
 
 
+def picture(maps: Mapping[str, Markup]) -> str:
+    """Return an SVG of all maps, two beside each other, each under the name of its method."""
+    width, height = (float(side) for side in next(iter(maps.values())).split('viewBox="0 0 ')[1].split('"')[0].split())
+    parts = []
+    for place, (method, shown) in enumerate(maps.items()):
+        at = f"translate({place % 2 * (width + 20)} {place // 2 * (height + 50) + 30})"
+        title = element("text", escaped(method), x=8, y=-8, font_weight="600")
+        sized = shown.replace("<svg ", f'<svg width="{width}" height="{height}" ', 1)
+        parts.append(element("g", title + sized, transform=at, class_="heat"))
+    return standalone("".join(parts), 2 * width + 20, -(-len(maps) // 2) * (height + 50) + 10)
+
+
 def diversities(runs: Mapping[tuple[str, str, int], TrainedRun]) -> dict[str, float]:
     """Return training domain -> diversity of its tasks, as the first method's run has them."""
     from benchmarks.parts.diversity import diversity
@@ -177,7 +189,7 @@ def write_pages(
     cells: Sequence[Cell], effects: Sequence[Effect], domains: Sequence[str], diversity: Mapping[str, float],
     list_name: str, folder: Path,
 ) -> str:  # fmt: skip
-    """Write matrix.html, .md and .json; return the Markdown."""
+    """Write matrix.html, .md, .json and .svg; return the Markdown."""
     tables = tables_of(cells, effects, domains, diversity)
     lead = (
         f"Accuracy in % on the fixed tasks {list_name} of each domain, with the 95 % interval over seeds, or tasks "
@@ -185,8 +197,12 @@ def write_pages(
     )
     section = Section("matrix", "Train on a row, test on a column", lead)
     shades = [minmax((cell.summary.mean for cell in cells), default=0.0) for minmax in (min, max)]
-    for method in dict.fromkeys(cell.method for cell in cells):
-        section.add(method, heat_map([cell for cell in cells if cell.method == method], domains, *shades), size="half")
+    maps = {
+        method: heat_map([cell for cell in cells if cell.method == method], domains, *shades)
+        for method in dict.fromkeys(cell.method for cell in cells)
+    }
+    for method, shown in maps.items():
+        section.add(method, shown, size="half")
     section.add("Where a method beats the other", answers(effects), kind="lines", size="wide")
     for title, (head, rows) in tables.items():
         section.add(title, Table(rows, head, numbers=True), kind="table", size="wide")
@@ -204,6 +220,7 @@ def write_pages(
         ("matrix.html", page_html("Matrix of domains", [section])),
         ("matrix.md", markdown),
         ("matrix.json", json.dumps(values, indent=1)),
+        *([("matrix.svg", picture(maps))] if maps else []),
     ):
         write_bytes_atomically(folder / name, text.encode())
     return markdown

@@ -18,6 +18,7 @@ from benchmarks.parts.measuring import time_iterations, whole_number
 from benchmarks.parts.standard_settings import SETTINGS, print_table
 from utils.config import load_config
 from utils.config.command_line import read_command_line
+from utils.config.messages import COMMAND_LINE
 from utils.errors import ConfigError, prints_user_errors
 
 
@@ -48,11 +49,12 @@ def main(arguments: list[str]) -> int:
     if path is None and "experiment_name" not in overrides:
         iterations = whole_number(overrides, "iterations", 0, 1) if "iterations" in overrides else None
         names = chosen_settings(overrides)
-        load_config(None, {"experiment_name": "benchmark", **overrides})  # what is wrong with them is said once
+        # What is wrong with them is said once.
+        load_config(None, {"experiment_name": "benchmark", **overrides}, place=COMMAND_LINE)
         print_table(names, iterations, overrides)
         return 0
     iterations, epoch = whole_number(overrides, "iterations", 20, 1), whole_number(overrides, "epoch", 0, 0)
-    result = time_iterations(load_config(path, overrides), iterations, epoch)
+    result = time_iterations(load_config(path, overrides, place=COMMAND_LINE), iterations, epoch)
     for key, value in result.items():
         print(f"{key:28} {value:.4g}" if isinstance(value, float) else f"{key:28} {value}")
     print(json.dumps(result))

@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from experiment_parts.learner import Learner
 from utils.config import ExperimentConfig, load_config
-from utils.config.command_line import options_of, parse_command_line
+from utils.config.command_line import options_of, read_command_line
+from utils.config.messages import COMMAND_LINE
 from utils.episodes.source import EpisodeSource
 from utils.errors import ConfigError, UserError
 from utils.files.atomic_files import nearest_existing
@@ -92,8 +93,8 @@ def examine(arguments: Sequence[str]) -> Iterator[Finding]:
 
 
 def _config_of(arguments: Sequence[str]) -> ExperimentConfig:
-    path, overrides = parse_command_line(options_of(arguments))
-    return load_config(path, overrides)
+    path, overrides = read_command_line(options_of(arguments))
+    return load_config(path, overrides, place=COMMAND_LINE)
 
 
 # --- the machine ------------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from PIL import Image, ImageDraw
 from experiment_tools.parts.command import on_console
 from utils.config import ExperimentConfig, load_config
 from utils.config.command_line import options_of, read_command_line
+from utils.config.messages import COMMAND_LINE
 from utils.episodes.drawing import SPLITS, EpisodeShape
 from utils.errors import ConfigError
 from utils.files.atomic_files import storage_errors
@@ -183,7 +184,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise ConfigError(f"command line: --episodes is {n_episodes}, but must be 1 to 100; {USAGE}")
     if not isinstance(folder, str | int | None) or folder is True:
         raise ConfigError(f"command line: --to needs one folder; {USAGE}")
-    config = load_config(path, overrides)
+    config = load_config(path, overrides, place=COMMAND_LINE)
     show_data(config, Path(str(folder or f"{config.experiment_name}_data")), n_episodes)
     return 0
 

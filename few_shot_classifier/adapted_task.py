@@ -12,6 +12,7 @@ from torch import Tensor
 from few_shot_learning_system import FewShotLearner
 from meta_learning.adaptation import Adapted, PreparedEpisodes
 from meta_learning.networks.passes import Pass, depends_on_other_queries
+from utils.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -70,14 +71,21 @@ def adapt(learner: FewShotLearner, images: Tensor, labels: Tensor, n_way: int) -
         torch.Size([5, 2])
 
     Args:
-        images: float (n, C, H, W), normalised.
+        images: tensor or array of floats (n, C, H, W), normalised.
         labels: int64 (n,), 0..N-1.
         n_way: N; a learned head may have more outputs, which are then outputs of no class.
     Raises:
-        ConfigError: the learned head has fewer outputs, or running statistics were never collected.
+        ConfigError: the learned head has fewer outputs, labels do not fit, or running statistics were never collected.
     """
     own = next(learner.network.parameters())
-    images = images.to(own.device, own.dtype)[None]
+    images, labels = torch.as_tensor(images).to(own.device, own.dtype)[None], torch.as_tensor(labels)
+    known = labels.unique().tolist()
+    fits = labels.shape == images.shape[1:2] and not labels.is_floating_point() and set(known) <= set(range(n_way))
+    if not (fits or learner.loss.is_regression):
+        raise ConfigError(
+            f"adapt: {images.shape[1]} images and labels of shape {tuple(labels.shape)} with the values {known[:9]}; "
+            f"must be an integer for each image, from 0 to n_way - 1 = {n_way - 1}"
+        )
     n_outputs = n_way if learner.adaptation.head.is_made_per_episode else max(n_way, learner.network.head.out_features)
     task = Task(images, labels.to(own.device)[None], images[:, :0], n_outputs)
     prepared, steps = learner.adaptation_path(task)

@@ -33,12 +33,12 @@ def learned_state(
         layers[name] = summary | {"momentum": float(layer.momentum.detach())}
     learned = {
         name: [float(pick(value.detach())) for pick in (torch.min, torch.mean, torch.max)]
-        for name, value in _of_the_method(meta_parameters, network).items()
+        for name, value in of_the_method(meta_parameters, network).items()
     }
     return inner_loop.snapshot() | {"batch_norm": layers} | ({"learned": learned} if learned else {})
 
 
-def _of_the_method(meta_parameters: Mapping[str, Tensor], network: MetaNetwork) -> dict[str, Tensor]:
+def of_the_method(meta_parameters: Mapping[str, Tensor], network: MetaNetwork) -> dict[str, Tensor]:
     """Return meta-parameters that are no weights, inner rates, or norms' usual ones."""
     usual = ("network.", "inner_loop.learning_rates", "inner_loop.element_rates")
     found = {name: value for name, value in meta_parameters.items() if not name.startswith(usual)}

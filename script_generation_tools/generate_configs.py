@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 if not __package__:  # started as a file
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from utils.paths import PACKAGE, REPOSITORY_ROOT, working_folder
+from utils.paths import PACKAGE, REPOSITORY_ROOT, command, working_folder
 from utils.words import say
 
 
@@ -122,8 +122,10 @@ def _expand(template_folder: Path) -> tuple[list[Candidate], list[str]]:
         variables = template_variables(path)
         unused = sorted(_declared(all_values.get(path.stem, {})) - variables - {NAME})
         if unused:
+            its, s = ("its", "") if len(unused) == 1 else ("their", "s")
             notes.append(
-                f"{VALUES_FILE}: {path.name} does not use ${'$, $'.join(unused)}$: their values have no effect"
+                f"{VALUES_FILE}: {path.name} does not use ${'$, $'.join(unused)}$: {its} values have no effect; take "
+                f'them out of ["{path.stem}"], or write the variable{s} into the template'
             )
         used = {name: defaults[name] for name in sorted(variables - _declared(values) - {NAME}) if name in defaults}
         if used:
@@ -428,12 +430,18 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description="Fill the templates of experiment_template_config/ into experiment_config/."
     )
-    parser.add_argument("--prune", action="store_true", help="remove outdated generated configs that nobody edited")
+    parser.add_argument(
+        "--prune",
+        action="store_true",
+        help="remove outdated generated configs that nobody edited; their scripts go by generate_scripts --prune",
+    )
     options = parser.parse_args(arguments)
     folder = working_folder()
     config_folder = folder / "experiment_config"
     outcome = generate_configs(folder / "experiment_template_config", config_folder, prune=options.prune)
     say(outcome.report(config_folder))
+    if outcome.removed:
+        say(f"their scripts stay until: {command('generate_scripts')} --prune")
     return 0
 
 

@@ -32,13 +32,13 @@ class Outcome(NamedTuple):
             "or give it another name (and a config another experiment_name), then run this again"
             for name in self.kept
         ]
+        named = f" ({', '.join(self.written)})" if 0 < len(self.written) <= MOST_NAMED else ""
+        lines.append(f"{folder.name}: {len(self.written)} written{named}, {len(self.unchanged)} unchanged")
         if self.outdated:
             lines.append("outdated, nothing generates them any more (--prune removes them):")
             lines += [f"  {folder.name}/{name}" for name in self.outdated]
         lines += [f"removed {folder.name}/{name}" for name in self.removed]
-        named = f" ({', '.join(self.written)})" if 0 < len(self.written) <= MOST_NAMED else ""
-        written = f"{len(self.written)} written{named}"
-        return "\n".join([*lines, f"{folder.name}: {written}, {len(self.unchanged)} unchanged"])
+        return "\n".join(lines)
 
 
 def update_folder(

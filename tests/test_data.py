@@ -303,7 +303,10 @@ def test_all_problems_of_a_dataset_come_in_one_report(tiny_dataset):
             f"has {n_images} images, but num_samples_per_class 2 + num_target_samples 3 needs 5: {classes[rank]}"
             in text
         )
-    assert "split val has no class. No fractions give all splits enough: there are 9 classes. Add classes." in text
+    assert (
+        "split val has no class. No fractions give all splits enough: there are 9 classes, and 5 + 5 + 5 are needed. "
+        "Add classes or lower num_classes_per_set to 3." in text
+    )
     assert "split test has 4 classes, but num_classes_per_set is 5." in text
 
 
@@ -376,15 +379,21 @@ def test_class_folders_are_split_so_that_each_split_has_its_ways(tiny_dataset, c
         ).class_names.items()
     }
     assert sizes["train"] >= 5 and sizes["val"] >= 5 and sizes["test"] >= 5 and sum(sizes.values()) == n_classes
-    said = re.search(r"train_val_test_split auto: ([\d. ]+) of (\d+) classes", caplog.text)
-    fractions = [*map(float, said[1].split())]
+    said = re.search(
+        r"train_val_test_split auto: (\d+) train, (\d+) val, (\d+) test of (\d+) classes \(fractions ([\d. ]+)\)",
+        caplog.text,
+    )
+    assert [*map(int, said.groups()[:4])] == [sizes["train"], sizes["val"], sizes["test"], n_classes]
+    fractions = [*map(float, said[5].split())]
     again = config(**small, image_width=8, num_stages=1, train_val_test_split=fractions)
     assert {split: len(names) for split, names in build_data(again, "cpu").class_names.items()} == sizes
 
 
 def test_too_few_classes_for_the_ways_are_an_error_with_the_ways_that_there_are(tiny_dataset):
     tiny_dataset(n_classes=14)
-    with pytest.raises(DataError, match=r"there are 14 classes\. Add classes or lower num_classes_per_set to 4\."):
+    with pytest.raises(
+        DataError, match=r"14 classes, and 5 \+ 5 \+ 5 are needed\. Add classes or lower num_classes_per_set to 4\."
+    ):
         build_data(config(num_classes_per_set=5, train_val_test_split="auto"), "cpu")
 
 

@@ -21,7 +21,7 @@ class UserError(Exception):
     ...     load_config(None, {"experiment_name": "mine", "batch_sise": 4})
     ... except UserError as error:
     ...     print(error)
-    command line: unknown key "batch_sise"; did you mean "batch_size"?
+    overrides: unknown key "batch_sise"; did you mean "batch_size"?
     """
 
     exit_code = 1

@@ -96,6 +96,17 @@ def experiments_root() -> Path:
     return expanded(os.environ.get("EXPERIMENTS_DIR") or working_folder() / "experiments")
 
 
+def without_user(path: str | Path) -> str | None:
+    """Return a path without a user's name, as it can be shown to others and typed again: from the working folder or the
+    checkout, from the home as ~, or from the current folder; None: it is elsewhere.
+    """
+    path = expanded(path).resolve()
+    for root, front in ((working_folder(), ""), (REPOSITORY_ROOT, ""), (Path.home(), "~/"), (Path.cwd(), "")):
+        if path.is_relative_to(root.resolve()):
+            return f"{front}{path.relative_to(root.resolve())}"
+    return None
+
+
 def expanded(path: str | Path) -> Path:
     """Return a path of the user's with ~ or ~name in front written out.
 

@@ -138,18 +138,19 @@ def does_adapting_help(result: Mapping[str, Any]) -> tuple[str, str] | None:
     own, score = rows[f"after_{last}_steps"], score_named(result.get("score"))
     name = max(rivals, key=lambda rival: rivals[rival]["mean"])
     rival = rivals[name]
-    what = {"after_0_steps": "the same network without them"}.get(name) or f"{WORDS[name]}, without them".replace(
-        "its body", "the same body"
-    )
+    what = "the same network without inner steps"
+    if name in WORDS:
+        what = f"{WORDS[name].removeprefix('its body, ')} on its body's features, without inner steps,"
     gain, interval = -rival["difference"], rival["difference_ci95"] or math.inf
     steps = f"{counted(last, 'inner step')} {'reaches' if last == 1 else 'reach'}"
-    reached = f"{steps} {_text(score, own['mean'])}, {what}, {_text(score, rival['mean'])}"
+    verb = "reach" if name == "centroids" else "reaches"
+    reached = f"{steps} {_text(score, own['mean'])}; {what} {verb} {_text(score, rival['mean'])}"
     by = f"a difference of {_difference(score, gain, interval)} on the same {counted(rival['tasks'], 'task')}"
     if gain > interval:
-        return "good", f"Adapting helps: {reached}, {by}."
+        return "good", f"Adapting helps: {reached}: {by}."
     if gain < -interval:
-        return "warning", f"Adapting does not pay: {reached}, {by}."
-    return "note", f"Not shown that adapting helps: {reached}, {by}."
+        return "warning", f"Adapting does not pay: {reached}: {by}."
+    return "note", f"Not shown that adapting helps: {reached}: {by}."
 
 
 def _text(score: Score, mean: float) -> str:
@@ -178,7 +179,8 @@ def lines_beside(result: Mapping[str, Any]) -> list[str]:
     if (error := baselines.get("calibration_error")) is not None:
         line += f"; calibration error {100 * error:.1f} %"
     if orders := baselines.get("label_orders"):
-        line += f"; {100 * orders['std']:.1f} points of deviation over {orders['orders']} orders of a task's labels"
+        line += f"; with a task's labels in {orders['orders']} orders its accuracy has a standard deviation of "
+        line += f"{100 * orders['std']:.1f} points ({counted(orders['tasks'], 'task')})"
     verdict = does_adapting_help(result)
     return [*lines, line, *([f"  {verdict[1]}"] if verdict else [])]
 

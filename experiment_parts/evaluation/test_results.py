@@ -208,8 +208,10 @@ def result_text(summary: dict[str, Any], run_folder: Path | None) -> str:
     """
     results = summary["results"]
     task_sets = {tuple(result["protocol"][name] for name in TASK_COLUMNS) for result in results}
-    lines = _table(results) if len(task_sets) > 1 else []
-    for result in () if lines else results:
+    is_table, same = len(task_sets) > 1, same_classes_text(results)
+    lines = [f"Note: {same}"] if same else []  # what is said of the numbers, before them
+    lines += _table(results) if is_table else []
+    for result in () if is_table else results:
         protocol, ensemble = result["protocol"], result["ensemble"]
         n_models = ensemble["models"]
         what = f"the ensemble of {n_models} models" if n_models > 1 else "the model"
@@ -233,8 +235,6 @@ def result_text(summary: dict[str, Any], run_folder: Path | None) -> str:
         lines += lines_beside(result)
     for line in summary.get(OTHER_DATA, ()):
         lines.append(f"  not the data of the training: {line}")
-    if same := same_classes_text(results):
-        lines.append(f"  {same}")
     if summary.get("stopped_early"):
         lines.append(summary["stopped_early"])
     if run_folder is not None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from utils.config import ExperimentConfig, check_config, load_config
 from utils.config.command_line import options_of, read_command_line
+from utils.config.messages import COMMAND_LINE
 from utils.errors import ConfigError, prints_user_errors
 from utils.registry import plugin_backbones
 from utils.registry.choices import fact, of_plugins
@@ -64,7 +65,7 @@ def check_config_gradients(
         ConfigError: the config is wrong.
     """
     overrides = {"precision": "float64", "task_chunk_size": "auto", **overrides}
-    config = load_config(json_path, overrides)
+    config = load_config(json_path, overrides, place=COMMAND_LINE)
     if not full_size:
         small = config.to_json_dict() | small_values(config)
         try:
@@ -143,6 +144,7 @@ def main(arguments: list[str] | None = None) -> int:
             say(
                 f"{'ok    ' if check.passed else 'FAILED'}  {check.name:<15} {check.error:9.2e} ({relation} "
                 f"{check.allowed:.0e})  against {check.against}"
+                + (f"\n        {check.where}" if check.where and not check.passed else "")
             )
         checks += found
     failed = sum(not check.passed for check in checks)

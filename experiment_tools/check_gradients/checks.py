@@ -7,12 +7,14 @@ meta-gradient   against central differences of the outer loss, in first order wi
                 against differences of first derivatives; Sharp-MAML against the gradient at the moved parameters
 tasks together  the gradient of a meta-batch against the mean over its tasks alone
 order           second order differs from first where it should
+own parameters  what the method learns beside weights and rates has a gradient at all
 evaluation      changes nothing
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any
 from unittest.mock import patch
 
@@ -20,7 +22,7 @@ import torch
 from torch import Tensor
 
 from data import EpisodeBatch
-from experiment_tools.check_gradients.comparing import TOLERANCE, Check, one_task, relative_difference, share_of
+from experiment_tools.check_gradients.comparing import Check, compared, one_task, share_of
 from experiment_tools.check_gradients.held_constant import inner_gradients, moved, moving_statistics, recorder, replayer
 from experiment_tools.check_gradients.torch_inner_loop import (
     TORCH_OPTIMIZERS,
@@ -37,10 +39,12 @@ from meta_learning.networks.passes import Pass
 from meta_learning.outer_gradients import implicit_gradient
 from meta_learning.outer_gradients.displacement import Displacement
 from meta_learning.outer_gradients.implicit_gradient import Implicit, conjugate_gradients
+from meta_learning.reporting import of_the_method
 
 DIFFERENCE_TOLERANCE = 1e-5
 """Of central differences, which have an error of their own."""
 N_DIRECTIONS = 2
+MOST_NAMED = 6
 SOLVED_STRENGTH, SOLVED_ITERATIONS = 100.0, 60
 """Pull of an implicit gradient, beside which the Hessian is small, and iterations that solve its system then."""
 STEPS = (1e-5, 1e-6, 1e-7, 1e-8, 1e-9)
@@ -54,8 +58,10 @@ def check_learner(learner: FewShotLearner, episodes: EpisodeBatch, epoch: int = 
         checks = [check_evaluation(learner, episodes), check_tasks_together(learner, episodes, epoch)]
     if learner.n_steps:
         checks.append(check_adaptation(learner, episodes))
-    if isinstance(learner.outer_gradient, Displacement):
+    if isinstance(learner.outer_gradient, Displacement):  # which moves nothing but what is adapted
         return [*checks, check_displacement(learner, episodes, epoch)]
+    if own := of_the_method(learner.meta_parameters(), learner.network):
+        checks += check_own_parameters(learner, episodes, epoch, own)
     if learner.outer_loop.sharpness_radius:
         checks.append(check_sharpness(learner, episodes, epoch))
     if isinstance(learner.outer_gradient, Implicit):
@@ -80,7 +86,7 @@ def check_evaluation(learner: FewShotLearner, episodes: EpisodeBatch) -> Check:
     changes = (
         len(changed) + int(not torch.equal(generator, torch.get_rng_state())) + int(not torch.equal(first, second))
     )
-    return Check("evaluation", "state before it: tensors that changed", float(changes), 0.0)
+    return Check("evaluation", "state before it: tensors that changed", float(changes), 0.0, where=", ".join(changed))
 
 
 def check_tasks_together(learner: FewShotLearner, episodes: EpisodeBatch, epoch: int) -> Check:
@@ -95,8 +101,7 @@ def check_tasks_together(learner: FewShotLearner, episodes: EpisodeBatch, epoch:
     else:
         with patch.object(learner.execution.chunks, "size", 1):
             one_by_one = learner.meta_gradients(episodes, epoch).gradients
-    difference = relative_difference(together, one_by_one, share_of(learner))
-    return Check("tasks together", "mean over tasks, one by one", difference, TOLERANCE)
+    return compared("tasks together", "mean over tasks, one by one", together, one_by_one, share_of(learner))
 
 
 # The inner loop.
@@ -111,8 +116,8 @@ def check_adaptation(learner: FewShotLearner, episodes: EpisodeBatch) -> Check:
     theirs = adapted_by_torch(learner, episodes, training=False)
     reached = names_with_gradient(learner, episodes) & theirs.keys()
     other = "torch.optim" if type(learner.inner_loop) in TORCH_OPTIMIZERS else "its rule"
-    difference = relative_difference(ours, {name: theirs[name] for name in reached}, share_of(learner))
-    return Check("adaptation", f"{other}, task by task", difference, TOLERANCE)
+    theirs = {name: theirs[name] for name in reached}
+    return compared("adaptation", f"{other}, task by task", ours, theirs, share_of(learner))
 
 
 # The meta-gradient.
@@ -126,12 +131,7 @@ def check_displacement(learner: FewShotLearner, episodes: EpisodeBatch, epoch: i
     for name, parameter in learner.meta_parameters().items():
         adapted = after.get(name.removeprefix("network."))
         expected[name] = torch.zeros_like(parameter) if adapted is None else parameter.detach() - adapted.mean(0)
-    return Check(
-        "meta-gradient",
-        "displacement by torch.optim",
-        relative_difference(ours, expected, share_of(learner)),
-        TOLERANCE,
-    )
+    return compared("meta-gradient", "displacement by torch.optim", ours, expected, share_of(learner))
 
 
 def check_meta_gradient(learner: FewShotLearner, episodes: EpisodeBatch, epoch: int) -> Check:
@@ -161,8 +161,32 @@ def check_meta_gradient(learner: FewShotLearner, episodes: EpisodeBatch, epoch: 
                 return float(learner.meta_gradients(episodes, epoch).metrics["loss"])
 
         worst = max(worst, _slope_error(gradients, direction, outer_loss))
+    where = "" if worst <= DIFFERENCE_TOLERANCE else f"most: {_worst_parameter(gradients, direction, outer_loss)}"
     held = "" if second_order or not learner.n_steps else ", inner gradients held constant"
-    return Check("meta-gradient", f"finite differences{held}", worst, DIFFERENCE_TOLERANCE)
+    return Check("meta-gradient", f"finite differences{held}", worst, DIFFERENCE_TOLERANCE, where=where)
+
+
+def check_own_parameters(
+    learner: FewShotLearner, episodes: EpisodeBatch, epoch: int, own: Mapping[str, Tensor]
+) -> list[Check]:
+    """Count those without a gradient, which are never learned, at a start without symmetry: a factor of zero hides
+    what it multiplies. None in first order where second order follows, which some have to wait for.
+    """
+    if learner.ever_second_order and not learner.is_second_order(epoch):
+        return []
+    generator = torch.Generator().manual_seed(3)
+    direction = {name: torch.randn(value.shape, generator=generator, dtype=value.dtype) for name, value in own.items()}
+    with moved(own, direction, 0.1):
+        gradients = learner.meta_gradients(episodes, epoch).gradients
+    has_gradient: dict[str, bool] = {}
+    for name in own:  # attributes of a piece: one tensor of several may be of a bias before a norm, say
+        attribute = name if name.startswith(NETWORK) else ".".join(name.split(".")[:2])
+        has_gradient[attribute] = has_gradient.get(attribute, False) or bool(gradients[name].any())
+    unused = [name for name, has in has_gradient.items() if not has]
+    against = f"none without a gradient: {', '.join(list(has_gradient)[:MOST_NAMED])}"
+    against += f" and {len(has_gradient) - MOST_NAMED} more" if len(has_gradient) > MOST_NAMED else ""
+    where = ", ".join(f"{name}: no gradient" for name in unused)
+    return [Check("own parameters", against, float(len(unused)), 0.0, where=where)]
 
 
 def check_sharpness(learner: FewShotLearner, episodes: EpisodeBatch, epoch: int) -> Check:
@@ -175,8 +199,7 @@ def check_sharpness(learner: FewShotLearner, episodes: EpisodeBatch, epoch: int)
         norm = float(torch.linalg.vector_norm(torch.cat([value.flatten() for value in uphill.values()])))
         with moved({name: parameters[name] for name in uphill}, uphill, radius / norm):
             theirs = learner.meta_gradients(episodes, epoch).gradients
-    difference = relative_difference(ours, theirs, share_of(learner))
-    return Check("sharpness", "plain gradient, uphill", difference, TOLERANCE)
+    return compared("sharpness", "plain gradient, uphill", ours, theirs, share_of(learner))
 
 
 def check_implicit_gradient(learner: FewShotLearner, episodes: EpisodeBatch, epoch: int) -> Check:
@@ -239,7 +262,9 @@ def check_implicit_gradient(learner: FewShotLearner, episodes: EpisodeBatch, epo
 
             right = dict(zip(kept["phi"], kept["right"], strict=True))
             worst = max(worst, _slope_error(gradients, direction, along_psi), _slope_error(right, of_phi, along_phi))
-    return Check("meta-gradient", "finite differences of the implicit function", worst, DIFFERENCE_TOLERANCE)
+        where = "" if worst <= DIFFERENCE_TOLERANCE else f"most: {_worst_parameter(gradients, direction, along_psi)}"
+    against = "finite differences of the implicit function"
+    return Check("meta-gradient", against, worst, DIFFERENCE_TOLERANCE, where=where)
 
 
 def _slope_error(
@@ -253,6 +278,18 @@ def _slope_error(
         if smallest <= DIFFERENCE_TOLERANCE:
             break
     return smallest
+
+
+def _worst_parameter(
+    gradients: Mapping[str, Tensor], direction: Mapping[str, Tensor], value: Callable[..., float]
+) -> str:
+    """Return the parameter along whose part of a direction the slope is furthest from central differences."""
+
+    def error(name: str) -> float:
+        alone = {other: part if other == name else torch.zeros_like(part) for other, part in direction.items()}
+        return _slope_error(gradients, alone, partial(value, direction=alone))
+
+    return max(direction, key=error)
 
 
 def check_order(learner: FewShotLearner, episodes: EpisodeBatch, epoch: int) -> Check:
@@ -294,12 +331,8 @@ def check_proto_net(learner: FewShotLearner, episodes: EpisodeBatch, epoch: int)
     parameters = learner.meta_parameters()
     expected = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True, materialize_grads=True)
     ours = learner.meta_gradients(episodes, epoch).gradients
-    return Check(
-        "ProtoNet",
-        "autograd on its formula",
-        relative_difference(ours, dict(zip(parameters, expected, strict=True))),
-        1e-7,
-    )
+    theirs = dict(zip(parameters, expected, strict=True))
+    return compared("ProtoNet", "autograd on its formula", ours, theirs, allowed=1e-7)
 
 
 @contextmanager

@@ -25,6 +25,8 @@ class Check:
     allowed: float
     at_least: bool = False
     """The error must exceed what is allowed: the two must differ."""
+    where: str = ""
+    """What differs most, or what is wrong."""
 
     @property
     def passed(self) -> bool:
@@ -32,14 +34,26 @@ class Check:
         return self.error > self.allowed if self.at_least else self.error <= self.allowed
 
 
-def relative_difference(ours: Mapping[str, Tensor], other: Mapping[str, Tensor], share: float = 1e-6) -> float:
-    """Return the worst norm(a - b) / max(norm(b), share * norm(all b)) over tensors."""
+def relative_differences(
+    ours: Mapping[str, Tensor], other: Mapping[str, Tensor], share: float = 1e-6
+) -> dict[str, float]:
+    """Return norm(a - b) / max(norm(b), share * norm(all b)) of each tensor."""
     norms = {name: float(torch.linalg.vector_norm(value.detach())) for name, value in other.items()}
     floor = max(share * sum(norm**2 for norm in norms.values()) ** 0.5, 1e-300)
-    return max(
-        float(torch.linalg.vector_norm((ours[name] - other[name]).detach())) / max(norm, floor)
+    return {
+        name: float(torch.linalg.vector_norm((ours[name] - other[name]).detach())) / max(norm, floor)
         for name, norm in norms.items()
-    )
+    }
+
+
+def compared(
+    name: str, against: str, ours: Mapping[str, Tensor], other: Mapping[str, Tensor], share: float = 1e-6,
+    allowed: float = TOLERANCE,
+) -> Check:  # fmt: skip
+    """Return the check of tensors against others, which are equal but for rounding."""
+    differences = relative_differences(ours, other, share)
+    worst = max(differences, key=differences.__getitem__)
+    return Check(name, against, differences[worst], allowed, where=f"most: {worst}")
 
 
 def share_of(learner: FewShotLearner) -> float:

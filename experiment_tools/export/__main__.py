@@ -10,7 +10,6 @@ them is exported, a classifier. Without it, the initialisation.
 import argparse
 import logging
 import platform
-import shlex
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -34,14 +33,13 @@ from experiment_tools.export.plain import PlainNetwork, plain_network
 from experiment_tools.parts import learned
 from experiment_tools.parts.command import on_console
 from experiment_tools.parts.run_reading import Run, find_run, read_whole_run
-from experiment_tools.parts.settings import command_of
+from experiment_tools.parts.settings import command_of, shared_path, shell_word, with_plugins
 from few_shot_classifier import FewShotClassifier, run_checkpoint
 from utils.config import ExperimentConfig, check_config
 from utils.errors import ConfigError
 from utils.files.atomic_files import free_path
 from utils.files.atomic_folders import is_filled, make_folder
 from utils.paths import command
-from utils.registry import load_plugins
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +56,6 @@ def export(options: argparse.Namespace) -> dict[str, float]:
     if is_filled(output) or (output.exists() and not output.is_dir()):
         raise ConfigError(f"{output}: exists already and stays as it is; give another --output")
     check_formats(options.formats)
-    load_plugins({} if options.plugin is None else {"plugin": options.plugin})
     is_run = options.pretrained is None
     run = read_whole_run(find_run(options.experiment)) if is_run else learned.pretrained_run(options.pretrained)
     if options.checkpoint == "best" and not run.test:
@@ -93,8 +90,10 @@ def export(options: argparse.Namespace) -> dict[str, float]:
     for file, difference in differences.items():
         log.info("%s: differs from the original by at most %.1e", output / file, difference)
     if plain.uses_batch and classes:
-        log.info(
-            "batch norm normalises the examples of a batch together (%s statistics); --statistics support would not",
+        log.warning(
+            "single examples come out wrong: batch norm normalises those of a batch together (%s statistics), as in "
+            "the run's test. Classify batches with all classes in about equal parts, or export with --statistics "
+            "support, which answers each example by itself",
             statistics,
         )
     log.info("%s: the model card; fill in its licence", output / "README.md")
@@ -177,12 +176,13 @@ def _facts(
     words = [*command("export").split()]
     for name, value in (
         ("experiment" if options.pretrained is None else "pretrained", run.experiment_name),
-        ("support", options.support and options.support.name),
-        ("checkpoint", Path(options.checkpoint).name),
+        ("support", options.support and shared_path(options.support)),
+        ("checkpoint", shared_path(options.checkpoint) if Path(options.checkpoint).exists() else options.checkpoint),
         ("statistics", options.statistics),
         ("steps", options.steps),
     ):
-        words += [f"--{name}", str(value)] if value not in (None, "best") else []
+        words += [f"--{name}", shell_word(str(value))] if value not in (None, "best") else []
+    words += with_plugins(map(shared_path, options.plugin or ()))
     start = run.starts[-1] if run.starts else {}
     versions = {
         "torch": torch.__version__,
@@ -202,7 +202,7 @@ def _facts(
         steps=steps,
         epoch=read_checkpoint_state(checkpoint).get("epoch"),
         test=run.test,
-        command=shlex.join([*words, "--formats", *options.formats]),
+        command=" ".join([*words, "--formats", *options.formats]),
         training_command=command_of(run),
         versions={name: value for name, value in versions.items() if value},
     )
@@ -239,7 +239,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--statistics", choices=STATISTICS, help="batch-norm statistics; default: those that the run was tested with"
     )
-    parser.add_argument("--plugin", nargs="+", help="plugin files of the run")
     options = parser.parse_args(arguments)
     options.formats = list(dict.fromkeys(options.formats))
     export(options)

@@ -8,6 +8,7 @@ from experiment_tools.parts.run_reading import Run, find_run
 from few_shot_classifier import FewShotClassifier
 from utils.errors import ConfigError
 from utils.files.pretrained import pretrained_file
+from utils.registry import load_plugins
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -18,6 +19,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--pretrained", metavar="NAME", help="weights that come with this project, such as omniglot_5way_1shot"
     )
     parser.add_argument("--checkpoint", default="best", help="epoch or file; default: the best by validation")
+    parser.add_argument("--plugin", nargs="+", metavar="FILE.py", help="plugin files of the run")
 
 
 def name_of(options: argparse.Namespace) -> str:
@@ -35,6 +37,7 @@ def classifier_of(options: argparse.Namespace, *, takes_arrays: bool = False, **
         ConfigError: no such run, epoch or name, or its examples are no images. StorageError: it cannot be read, or is
             damaged.
     """
+    load_plugins({} if options.plugin is None else {"plugin": options.plugin})
     if options.pretrained is not None and options.checkpoint != "best":
         raise ConfigError(
             f"--checkpoint {options.checkpoint} chooses among the epochs of a run, but --pretrained "

@@ -4,12 +4,13 @@ import itertools
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from utils.config.schema import fields
 from utils.known_datasets import OMNIGLOT_SPLIT
-from utils.registry.choices import KINDS, fact
+from utils.registry import BUILT_IN_BACKBONES, VGG_KEYS
+from utils.registry.choices import GIVEN, KINDS, choices, fact
 from utils.words import printable
 
 Config = Mapping[str, Any]
@@ -81,6 +82,36 @@ TITLES: Mapping[str, Mapping[Any, str]] = {
     "warp_kernel_size": {1: "T-Net", 3: "Warp-MAML"},
 }
 """Key -> value -> what it makes of MAML."""
+PARTS: Mapping[str, Mapping[Any, str]] = {
+    "inner_loop_optimizer": {"adam": "inner Adam", "rmsprop": "inner RMSprop"},
+    "learnable_inner_loop_learning_rates": {
+        "per_element": "learned rates per element",
+        "per_layer": "learned rates per layer",
+    },
+}
+"""Key -> value -> a part on top of any method."""
+READ_BY_CHOICES = frozenset({
+    "inner_loop_momentum", "inner_loop_betas", "inner_loop_smoothing", "inner_loop_epsilon", "label_smoothing",
+    "adapter_rank",
+})  # fmt: skip
+"""Keys that mean something to the choices that read them alone."""
+NEEDS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
+    "adapter_targets": ("adapter_kind", lambda kind: kind != "none"),
+    "adapter_base": ("adapter_kind", lambda kind: kind != "none"),
+    "mlp_hidden_sizes": ("backbone", lambda name: name == "mlp" or name not in BUILT_IN_BACKBONES),
+    "norm_groups": ("norm_layer", lambda name: name == "group_norm" or not _is_ours("norm_layer", name)),
+    "num_regression_outputs": ("loss", lambda name: name == "mean_squared_error" or not _is_ours("loss", name)),
+    "implicit_gradient_iterations": ("outer_update", lambda update: update == "implicit"),
+    "first_order_to_second_order_epoch": ("second_order", bool),
+    "multi_step_loss_num_epochs": ("use_multi_step_loss_optimization", bool),
+    "min_learning_rate": ("meta_learning_rate_schedule", lambda name: name in ("cosine", "one_cycle")),
+    "meta_learning_rate_milestones": ("meta_learning_rate_schedule", lambda name: name == "step"),
+    "meta_learning_rate_gamma": ("meta_learning_rate_schedule", lambda name: name == "step"),
+    "train_val_test_split": ("sets_are_pre_split", lambda is_split: not is_split),
+    "class_split_seed": ("sets_are_pre_split", lambda is_split: not is_split),
+    "plugin_sha256": ("plugin_sha256", bool),
+}
+"""Key -> another key, and which of its values give the first one a meaning. What choices read, they say themselves."""
 
 
 def method_name(config: Config) -> str:
@@ -99,11 +130,16 @@ def method_name(config: Config) -> str:
     elif adapted != "all" and config.get("adapter_kind", "none") == "none":
         name = {"head": "ANIL", "body": "BOIL"}.get(adapted, name)
     elif learned_rates != "none":
-        name = "Meta-SGD" if learned_rates == "per_element" else "MAML, learned rates"
+        name = "Meta-SGD" if learned_rates == "per_element" else name
     elif len(parts) == len(MAML_PLUS_PLUS):
         name, parts = "MAML++", []
     if head == "zero":
         parts.append("zero head")
+    parts += [
+        words[value] for key, words in PARTS.items() if (value := config.get(key)) in words
+        and (key, name) != ("learnable_inner_loop_learning_rates", "Meta-SGD")
+    ]  # fmt: skip
+    parts += [config[kind] for kind in KINDS if kind != "batch_norm_statistics" and _is_foreign(kind, config.get(kind))]
     titles = [titles[value] for key, titles in TITLES.items() if (value := config.get(key)) in titles]
     titles += ["Sharp-MAML"] if config.get("sharpness_radius") else []
     titles += [title for kind in KINDS if (title := fact(kind, config.get(kind), "title", None))]
@@ -119,6 +155,17 @@ def method_name(config: Config) -> str:
     if statistics != "transductive":
         parts.append(f"{statistics if isinstance(statistics, str) else '/'.join(statistics)} statistics")
     return ", ".join([name, *parts])
+
+
+def _is_ours(kind: str, name: Any) -> bool:
+    found = choices(kind).get(name) if isinstance(name, str) else None
+    return found is not None and bool(found.module)
+
+
+def _is_foreign(kind: str, name: Any) -> bool:
+    """Whether a value is the name of a plugin's choice without a title, whose file need not be loaded here."""
+    known = isinstance(name, str) and (name in ("none", GIVEN) or _is_ours(kind, name))
+    return isinstance(name, str) and not known and not fact(kind, name, "title", None)
 
 
 class Row(NamedTuple):
@@ -139,9 +186,9 @@ class Row(NamedTuple):
 def rows_of(configs: Sequence[Config], columns: Sequence[Iterable[Any]], names: Sequence[str]) -> list[Row]:
     """Return the row of each run: runs with results in one column share it only when they are seeds of one method.
 
-    All rows name the same keys: those in which any two runs of a column differ although the names of their methods do
-    not tell. A seed that is run again, say on another machine or with other validation tasks, is no second run of the
-    method: its row names the run.
+    Rows name the keys in which any two runs of a column differ although the names of their methods do not tell, each
+    row those that mean something in its config. A seed that is run again, say on another machine or with other
+    validation tasks, is no second run of the method: its row names the run.
 
     Args:
         configs, names: of the runs.
@@ -154,7 +201,14 @@ def rows_of(configs: Sequence[Config], columns: Sequence[Iterable[Any]], names: 
     pairs = (pair for together in rivals.values() for pair in itertools.combinations(together, 2))
     found = {key for one, other in pairs for key in unnamed_differences(one, other)}
     keys = [*(key for key in METHOD if key in found), *sorted(found.difference(METHOD))]
-    rows = [Row(method_name(c), tuple((key, _text(_value(c, key))) for key in keys)) for c in configs]
+    plugins = {entry for config in configs for entry in config.get("plugin_sha256") or ()}
+    shown = [
+        config | {"plugin_sha256": _short_names(config.get("plugin_sha256") or (), plugins)}
+        for config in map(dict, configs)
+    ]
+    rows = [
+        Row(method_name(c), tuple((key, _text(_value(c, key))) for key in keys if _has_meaning(c, key))) for c in shown
+    ]
     n_runs: Counter[Any] = Counter()
     for row, config, own in zip(rows, configs, columns, strict=True):
         train_seed, seed = config.get("train_seed"), config.get("seed")
@@ -178,9 +232,14 @@ def labels_of(rows: Iterable[Row]) -> dict[Row, str]:
 def unnamed_differences(one: Config, other: Config) -> list[str]:
     """Return what differs between two configs, is part of the method, and is not told by the names of both."""
     extra = [key for key in {**one, **other} if key not in KNOWN]
-    differing = [key for key in (*METHOD, *extra) if _differ(one, other, key)]
+    differing = [
+        key for key in (*METHOD, *extra)
+        if _differ(one, other, key) and (_has_meaning(one, key) or _has_meaning(other, key))
+    ]  # fmt: skip
     if any(key in OF_IMAGES for key in differing):
         differing = [key for key in differing if key != DATA]
+    if method_name(one) == method_name(other):
+        return differing
     return [key for key in differing if not (_names_tell(one, other, key) and _names_tell(other, one, key))]
 
 
@@ -191,6 +250,32 @@ def _differ(one: Config, other: Config, key: str) -> bool:
     if may_be_any and not (key in one and key in other):
         return False
     return _value(one, key) != _value(other, key)
+
+
+def _has_meaning(config: Config, key: str) -> bool:
+    """Whether a key does something with the other values of a config; where it is not known, it may."""
+    if key in NEEDS and not NEEDS[key][1](_value(config, NEEDS[key][0])):
+        return False
+    if key in VGG_KEYS:
+        return key in BUILT_IN_BACKBONES.get(_value(config, "backbone"), VGG_KEYS)
+    for kind in KINDS:
+        value, known = _value(config, kind), choices(kind)
+        chosen = {value} if isinstance(value, str) else set(value)
+        owners = {each.name for each in known.values() if key in each.own_keys().values()}
+        if owners:
+            return not chosen.isdisjoint(owners)
+        # Of what any method has, as the number of classes, a choice is no owner.
+        readers = {each.name for each in known.values() if key in each.reads.values()} if key in READ_BY_CHOICES else ()
+        if readers and chosen <= {*known, "none"} and chosen.isdisjoint(readers):
+            return False
+    return key in config or key in KNOWN
+
+
+def _short_names(plugins: Iterable[str], among: Collection[str]) -> str:
+    """Return the names of plugin files, with the first digits of their digests where another file has the same name."""
+    names = Counter(entry.partition(":")[0] for entry in among)
+    parts = [entry.partition(":") for entry in plugins]
+    return " ".join(name if names[name] == 1 else f"{name}:{digest[:8]}" for name, _, digest in parts)
 
 
 def _names_tell(config: Config, other: Config, key: str) -> bool:

@@ -16,6 +16,12 @@ WIDTH, HEIGHT = 360, 214
 LEFT, RIGHT, TOP, BOTTOM = 42, 12, 12, 34
 MOST_TOOLTIPS = 160
 
+STANDALONE = (
+    "svg { --ink: #1b2330; --ramp-start: #5ec0c9; --ramp-end: #6d28a8; background: #fff; font-family: sans-serif } "
+    "text { font-size: 10.5px; fill: #4b5565 } .heat text { font-size: 15px } .rule { stroke: #d5d9e0 } "
+    ".line { fill: none; stroke-width: 2 }"
+)
+
 Point = tuple[float, float | None]
 
 
@@ -309,6 +315,12 @@ def ramp(index: int, count: int) -> str:
     """Return the CSS colour of the index-th of `count` ordered things."""
     share = 100 * index / max(count - 1, 1)
     return f"color-mix(in oklch, var(--ramp-end) {share:.0f}%, var(--ramp-start))"
+
+
+def standalone(content: str, width: float, height: float) -> str:
+    """Return a file of its own that shows parts of a page, as a page of the project would in the light."""
+    style = element("style", STANDALONE)
+    return element("svg", style + content, xmlns="http://www.w3.org/2000/svg", viewBox=f"0 0 {width} {height}") + "\n"
 
 
 def ticks(low: float, high: float, count: int, *, whole: bool = False) -> list[float]:

@@ -14,7 +14,7 @@ from experiment_tools.parts.settings import nearest_config
 from utils.config import ExperimentConfig
 from utils.config.changes import FREE_KEYS
 from utils.files.reading import read_object
-from utils.paths import command
+from utils.paths import command, without_user
 from utils.words import counted
 
 MOST_LAYERS, MOST_DIFFERENCES = 8, 8
@@ -51,26 +51,28 @@ def start_banner(config: ExperimentConfig, description: Mapping[str, Any], width
     else:
         plan += f"validation on {tasks}; no test (test_after_training)"
     texts = [
-        line for text in (heading, f"  {plan}", *(f"  {line}" for line in _differences(values)))
+        line for text in (heading, f"  {plan}", *(f"  {line}" for line in _differences(values, config.file)))
         for line in textwrap.wrap(text, width, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
     ]  # fmt: skip
     return "\n".join([*texts, *(f"  {line}" for line in parameter_table(description, width - 2))])
 
 
-def _differences(values: Mapping[str, Any]) -> list[str]:
-    nearest = nearest_config(values)
+def _differences(values: Mapping[str, Any], file: Path | None) -> list[str]:
+    nearest = nearest_config(values, file)
     if nearest is None:
         return []
-    name, changed = nearest
-    changed = {key: pair for key, pair in changed.items() if key not in FREE_KEYS or key == "total_epochs"}
+    path, changed = nearest
+    name = without_user(path) or path
+    unsaid = FREE_KEYS - {"total_epochs"} | {"plugin_sha256"}  # what a plugin brings has a name of its own
+    changed = {key: pair for key, pair in changed.items() if key not in unsaid}
     if not changed:
-        return [f"settings of experiment_config/{name}.json"]
+        return [f"settings of {name}"]
     shown = [
         f"{key} {json.dumps(here)} ({json.dumps(there)})"
         for key, (there, here) in list(changed.items())[:MOST_DIFFERENCES]
     ]
     more = f" and {len(changed) - len(shown)} more" if len(changed) > len(shown) else ""
-    return [f"differs from experiment_config/{name}.json: {', '.join(shown)}{more}"]
+    return [f"differs from {name}: {', '.join(shown)}{more}"]
 
 
 def parameter_table(description: Mapping[str, Any], width: int = 120) -> list[str]:

@@ -6,17 +6,18 @@ from typing import Any
 
 from experiment_tools.parts.pages import Legend, Section, Table
 from experiment_tools.parts.run_reading import Run, data_of_result
-from experiment_tools.parts.settings import nearest_config
+from experiment_tools.parts.settings import config_of, nearest_config
 from experiment_tools.parts.svg import Axes, Series, line_chart
 from experiment_tools.report.sections import TEST, TRAIN, VAL, duration, duration_tick, percent, series_of, short
 from utils.config.schema import sections
+from utils.paths import without_user
 
 PARTS = (
     ("waiting for data", "var(--muted)"),
     ("inner loop", "var(--accent)"),
     ("outer loop", TRAIN),
     ("evaluation", VAL),
-    ("looks for this page", TEST),
+    ("writing this report", TEST),
 )
 START_KEYS = ("started", "device", "python", "system", "cuda", "cudnn", "threads", "commit", "uncommitted_changes")
 
@@ -88,7 +89,7 @@ def time_split(run: Run) -> dict[str, float]:
         **({} if share is None else {"inner loop": computing * share}),
         "outer loop": computing * (1 - (share or 0.0)),
         "evaluation": evaluation,
-        "looks for this page": sum(entry.get("look_time_s") or 0.0 for entry in run.epochs),
+        "writing this report": sum(entry.get("look_time_s") or 0.0 for entry in run.epochs),
     }
 
 
@@ -96,17 +97,17 @@ def time_split(run: Run) -> dict[str, float]:
 
 
 def settings(run: Run) -> Section:
-    """Show what differs from the nearest generated config, and all keys."""
+    """Show what differs from the config that the run was started with, else from the nearest one, and all keys."""
     section = Section("config", "Settings", "What makes this run different, and the whole config.", "Settings")
     if not run.config:
         return section.lacking("config.json is not there or cannot be read.")
-    nearest = nearest_config(run.config)
+    nearest = nearest_config(run.config, config_of(run))
     if nearest is not None:
-        stem, changed = nearest
+        path, changed = nearest
         changed = {key: values for key, values in changed.items() if key != "experiment_name"}
         rows = [[key, _json(there), _json(here)] for key, (there, here) in changed.items()]
-        title = f"Differs from experiment_config/{stem}.json"
-        note = "" if rows else "Nothing: every key has the value that its template generated."
+        title = f"Differs from {without_user(path) or path.name}"
+        note = "" if rows else "Nothing: every key has the value that this file gives it."
         section.add(title, Table(rows, ["key", "there", "this run"], code=True), kind="table", size="wide", note=note)
     groups = [
         {
@@ -133,7 +134,9 @@ def environment(run: Run) -> Section:
     if not run.starts:
         return section.lacking("environment.json is not there or cannot be read.")
     newest = run.starts[-1]
-    rows = [[key.replace("_", " "), _plain(newest[key])] for key in START_KEYS if newest.get(key) not in (None, "")]
+    unused = ("cuda",) if newest.get("device") == "cpu" else ()  # the version that torch was built for
+    facts = {key: newest.get(key) for key in START_KEYS if key not in unused}
+    rows = [[key.replace("_", " "), _plain(value)] for key, value in facts.items() if value not in (None, "")]
     section.add("Machine and code", Table(rows), kind="table")
     packages = newest.get("packages") or {}
     section.add(

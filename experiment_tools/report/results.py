@@ -45,12 +45,13 @@ def headline(run: Run) -> dict[str, Any]:
     if run.test:
         ensemble = run.test["ensemble"]
         n_models = ensemble["models"]
+        of_epochs = f"epoch{'s' if n_models > 1 else ''} {', '.join(map(str, ensemble['epochs']))}"
         is_over = not total or done >= total or run.test.get("stopped_early")
         measure = score_named(run.test.get("score")).name
         head |= _score(run.test["test_accuracy_mean"], run.test.get("test_accuracy_ci95")) | {
             "state": "finished" if is_over else f"tested, {head['state']}",
             "finished": bool(is_over),
-            "what": f"test {measure} of {f'the ensemble of {n_models} models' if n_models > 1 else 'the model'}",
+            "what": f"test {measure} of {f'the ensemble of {n_models} models, ' if n_models > 1 else ''}{of_epochs}",
             "protocol": _protocol(run.test["protocol"], is_regression=run.is_regression),
         }
     elif best:
@@ -61,12 +62,14 @@ def headline(run: Run) -> dict[str, Any]:
     tiles = []
     if best:
         tiles.append(("best validation", _score(best["val_accuracy_mean"], None)["value"], f"epoch {best['epoch']}"))
-    gain = next((entry["val"]["query_accuracy"] for entry in reversed(run.epochs) if entry.get("val")), None)
-    if gain and gain[0] is not None and gain[-1] is not None:
+    newest = next((entry for entry in reversed(run.epochs) if entry.get("val")), None)
+    gain = newest["val"]["query_accuracy"] if newest else ()
+    if newest and gain and gain[0] is not None and gain[-1] is not None:
         before, after = (
             f"{run.shown(score):.3g}" if run.is_regression else percent(score, 0) for score in (gain[0], gain[-1])
         )
-        tiles.append(("adaptation", f"{before} → {after}", f"in {counted(len(gain) - 1, 'inner step')}"))
+        steps = f"in {counted(len(gain) - 1, 'inner step')}, validation of epoch {newest['epoch']}"
+        tiles.append(("adaptation", f"{before} → {after}", steps))
     if run.rows and (speed := run.rows[-1].get("train_tasks_per_s")):
         tiles.append(("speed", f"{speed:.3g}" if speed < 100 else f"{speed:,.0f}", "training tasks per second"))
     return head | {"tiles": tiles}
@@ -360,7 +363,7 @@ def _add_calibration(section: Section, answers: Answers) -> None:
         chart,
         legend=[Legend("ensemble", TEST), Legend("as sure as right", "var(--muted)", "dashed")],
         note=f"Expected calibration error {percent(calibration_error(bins))}: "
-        f"{'surer than right' if sure > 0 else 'more often right than sure'} on average.",
+        f"on average its answers are right {'less' if sure > 0 else 'more'} often than its confidence says.",
     )
 
 

@@ -1,7 +1,7 @@
 """What a glance at the curves of a run should say in words: is it learning, overfitting, vanishing, adapting?"""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,10 @@ class Finding:
     kind: str
     text: str
 
+    def of(self, model: str) -> "Finding":
+        """Return the same, saying which model it is of."""
+        return Finding(self.kind, f"{self.text.removesuffix('.')} ({model}).")
+
 
 def findings(
     rows: Entries, curves: Entries, config: Mapping[str, Any], test: Mapping[str, Any] | None = None
@@ -51,16 +55,16 @@ def findings(
     if any(
         row["val_accuracy_mean"] < 0 for row in validated
     ):  # a regression: the score is minus the mean squared error
-        found = [*_regression(validated), *_gradients(rows, curves), *_adaptation_to_points(curves)]
+        found = [*_regression(validated), *_gradients(rows, curves), *_of_newest(curves, _adaptation_to_points)]
     else:
         found = [
             *_learning(validated, config),
             *_overfitting(validated),
             *_gradients(rows, curves),
-            *_adaptation(curves),
+            *_of_newest(curves, _adaptation),
         ]
-    helps = does_adapting_help(test["results"][0]) if test else None
-    found += [Finding(*helps)] if helps else []
+    if test and (helps := does_adapting_help(test["results"][0])):
+        found.append(Finding(*helps).of(f"test of epoch {test['results'][0]['baselines']['model']['epoch']}"))
     order = (WARNING, NOTE, GOOD)
     return sorted(found, key=lambda finding: order.index(finding.kind))
 
@@ -168,14 +172,17 @@ def _quiet_layers(curves: Entries) -> list[str]:
     return [name for name, norm in weights.items() if largest > 0 and norm < SMALLEST_SHARE_OF_GRADIENT * largest]
 
 
-def _adaptation(curves: Entries) -> list[Finding]:
+def _of_newest(curves: Entries, judge: Callable[[Sequence[float]], list[Finding]]) -> list[Finding]:
+    """Judge the scores after each inner step in the newest validation, and say which that is."""
     newest = next((entry for entry in reversed(curves) if entry.get("val")), None)
-    if newest is None or len(newest["val"]["query_accuracy"]) < 2:
+    scores = newest["val"]["query_accuracy"] if newest else ()
+    if newest is None or len(scores) < 2 or None in scores:
         return []
-    accuracies = newest["val"]["query_accuracy"]
+    return [finding.of(f"validation of epoch {newest['epoch']}") for finding in judge(scores)]
+
+
+def _adaptation(accuracies: Sequence[float]) -> list[Finding]:
     before, after = accuracies[0], accuracies[-1]
-    if before is None or after is None:
-        return []
     steps = len(accuracies) - 1
     if after - before < 0.02:
         return [
@@ -189,7 +196,7 @@ def _adaptation(curves: Entries) -> list[Finding]:
         f"Adaptation works: {steps} inner step{'s' if steps > 1 else ''} lift new classes from {100 * before:.1f} % "
         f"to {100 * after:.1f} %."
     )
-    best_step = max(range(steps + 1), key=lambda step: accuracies[step] or 0.0)
+    best_step = max(range(steps + 1), key=lambda step: accuracies[step])
     if accuracies[best_step] - after > 0.02:
         text = (
             f"Too many inner steps: after {best_step} the query accuracy is {100 * accuracies[best_step]:.1f} %, "
@@ -236,12 +243,9 @@ def _regression(validated: Entries) -> list[Finding]:
     return [*found, Finding(GOOD, "No overfitting seen: validation follows training.")]
 
 
-def _adaptation_to_points(curves: Entries) -> list[Finding]:
+def _adaptation_to_points(scores: Sequence[float]) -> list[Finding]:
     """Judge whether the inner steps lower the error of new tasks."""
-    newest = next((entry for entry in reversed(curves) if entry.get("val")), None)
-    errors = [-score for score in newest["val"]["query_accuracy"] if score is not None] if newest else []
-    if len(errors) < 2:
-        return []
+    errors = [-score for score in scores]
     before, after, steps = errors[0], errors[-1], len(errors) - 1
     best_step = min(range(steps + 1), key=lambda step: errors[step])
     if after > 0.95 * before and best_step == 0:

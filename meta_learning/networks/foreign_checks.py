@@ -114,7 +114,8 @@ def _call(module: nn.Module, given: Arguments, who: str) -> Any:
     positional, by_name = given
     shapes = [f"{name}={tuple(value.shape)}" for name, value in by_name.items()]
     shapes = [str(tuple(value.shape)) for value in positional] + shapes
-    with user_code(f"{who}: its forward pass for {'images' if not by_name else 'inputs'} {', '.join(shapes)}"):
+    keys = '"input_shape" or, of images, "image_channels", "image_height" and "image_width" say what it gets'
+    with user_code(f"{who}: its forward pass for {', '.join(shapes)} ({keys})"):
         return module(*positional, **by_name)
 
 

@@ -11,7 +11,7 @@ from tests.tools.documented_commands import blocks_of
 from utils.paths import REPOSITORY_ROOT
 
 TEXT = (REPOSITORY_ROOT / "docs" / "own_loop.md").read_text(encoding="utf-8")
-SHARED, HERE, USED, *THERE = [block.text for block in blocks_of("own_loop.md", TEXT)]
+SHARED, HERE, USED, OF_ROWS, *THERE = [block.text for block in blocks_of("own_loop.md", TEXT)]
 LIBRARIES = re.findall(r"^### (\w+)$", TEXT, re.MULTILINE)
 OF_LIBRARIES = dict(zip(LIBRARIES, THERE, strict=True))
 
@@ -28,18 +28,19 @@ def page():
     torch.set_default_dtype(torch.float32)
 
 
-def gradients_here(page):
-    """Execute the loop once; return its gradients in the order of the network's parameters."""
-    text = HERE
-    for found, instead in (
-        ("range(3)", "range(1)"),
-        ("keys |= {", 'keys |= {"precision": "float64", '),
-        ("draw_tasks())", "draw_tasks(), dtype=torch.float64)"),
-    ):
-        assert found in text
-        text = text.replace(found, instead)
+def names_here(page, *blocks):
+    """Execute blocks of our side once, in float64; return the names that they leave."""
+    text = "\n".join(blocks).replace("range(3)", "range(1)")
+    text = text.replace("keys |= {", 'keys |= {"precision": "float64", ')
+    text = text.replace("draw_tasks())", "draw_tasks(), dtype=torch.float64)")
+    text = text.replace("labels[:, 5:])", "labels[:, 5:], dtype=torch.float64)")
     names = dict(page)
     exec(text, names)
+    return names
+
+
+def gradients_here(names):
+    """Return the gradients in the order of the network's parameters."""
     return [parameter.grad for parameter in names["learner"].meta_parameters().values()]
 
 
@@ -74,13 +75,21 @@ def plain_gradients(page):
 
 
 def test_the_loop_of_the_page_has_the_meta_gradient_of_plain_torch(page):
-    assert difference(gradients_here(page), plain_gradients(page)) < 1e-9
+    assert difference(gradients_here(names_here(page, HERE)), plain_gradients(page)) < 1e-9
+
+
+def test_so_has_the_one_of_rows_of_a_table(page):
+    names = names_here(page, HERE, OF_ROWS)
+    rows, labels = names["rows"], names["labels"]
+    tasks = rows[:, :5], labels[:, :5], rows[:, 5:], labels[:, 5:]
+    theirs = plain_gradients(names | {"network": names["network_of_rows"], "draw_tasks": lambda: tasks})
+    assert difference(gradients_here(names), theirs) < 1e-9
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("library", [name for name in LIBRARIES if find_spec(name.lower())])
 def test_the_loop_of_a_library_has_the_same(page, library):
-    assert difference(gradients_here(page), gradients_there(page, library)) < 1e-6
+    assert difference(gradients_here(names_here(page, HERE)), gradients_there(page, library)) < 1e-6
 
 
 def test_the_table_has_the_lines_of_the_blocks():

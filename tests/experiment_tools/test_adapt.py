@@ -173,6 +173,12 @@ def test_what_cannot_work_is_one_error(folders, capsys, change, code, message):
     assert not (folders / "adapted_tiny").exists()
 
 
+def test_a_run_of_a_plugin_is_given_its_file(folders, capsys):
+    words = ["--experiment", "tiny", "--support", str(folders / "support"), "--query", str(folders / "query")]
+    assert main([*words, "--plugin", "nowhere.py"]) == 1
+    assert "--plugin nowhere.py cannot be read" in capsys.readouterr().err
+
+
 def test_what_is_hidden_is_no_class_and_links_are_followed_as_in_datasets(folders):
     support = folders / "support"
     before = support_files_of(support)

@@ -1,12 +1,16 @@
 """Every choice of the learner, alone and in pairs, keeps the laws of `experiment_tools.check_gradients.checks`."""
 
 import itertools
+from functools import partial
 
 import pytest
 import torch
+from torch import nn
 
 from experiment_tools.check_gradients.__main__ import check_config_gradients, main
 from experiment_tools.check_gradients.checks import check_learner
+from few_shot_learning_system import build_learner
+from meta_learning.inner_loop.base import InnerLoopOptimizer
 from tests.tools.learners import random_episodes, small_config, small_learner
 from utils.errors import ConfigError
 from utils.paths import REPOSITORY_ROOT
@@ -173,13 +177,43 @@ def test_a_cut_graph_and_a_wrong_gradient_are_found():
     cut.inner_loop.update = lambda params, gradients, state, step: update(
         params, [g.detach() for g in gradients], state, step
     )
-    failed = {check.name for check in check_learner(cut, episodes) if not check.passed}
-    assert failed == {"meta-gradient", "second order"}
+    failed = {check.name: check.where for check in check_learner(cut, episodes) if not check.passed}
+    assert failed.keys() == {"meta-gradient", "second order"} and failed["meta-gradient"].startswith("most: network.")
     wrong = small_learner()
     rates = wrong.inner_loop.rates
     wrong.inner_loop.direction = lambda params, gradients, state, step: ([1.001 * g for g in gradients], state)
     assert rates(0)[0] == 0.2
     assert {check.name for check in check_learner(wrong, episodes) if not check.passed} == {"adaptation"}
+
+
+class OwnRate(InnerLoopOptimizer):
+    """Gradient descent that learns a factor of its rate; `spare` is learned in name alone, `hidden` behind a zero."""
+
+    def __init__(self, *arguments, slip=1.0, **shared):
+        super().__init__(*arguments, **shared)
+        self.factor, self.zero, self.hidden, self.spare = (
+            nn.Parameter(torch.tensor(value, dtype=torch.float64)) for value in (1.0, 0.0, 1.0, 1.0)
+        )
+        self.slip = slip
+
+    def direction(self, params, gradients, state, step):
+        factor = self.factor + self.zero * self.hidden
+        return [gradient * (factor.detach() + self.slip * (factor - factor.detach())) for gradient in gradients], state
+
+
+def test_what_a_rule_learns_has_a_gradient_and_a_wrong_one_names_its_parameter():
+    def failed(**arguments):
+        config = small_config(precision="float64")
+        learner = build_learner(config, "cpu", inner_loop_optimizer=partial(OwnRate, **arguments))
+        checks = check_learner(learner, random_episodes(config))
+        assert (
+            "inner_loop.factor, inner_loop.zero, inner_loop.hidden"
+            in {c.name: c for c in checks}["own parameters"].against
+        )
+        return {check.name: check.where for check in checks if not check.passed}
+
+    assert failed() == {"own parameters": "inner_loop.spare: no gradient"}
+    assert failed(slip=3.0)["meta-gradient"] in ("most: inner_loop.factor", "most: inner_loop.zero")
 
 
 def test_the_command_checks_a_config_and_says_what_it_did(capsys):

@@ -38,11 +38,14 @@ from experiment_tools.parts.methods import (
     labels_of,
     method_name,
     rows_of,
+    unnamed_differences,
 )
 from experiment_tools.parts.run_reading import data_of_result, read_run, results_of
 from tests.tools.finished_runs import MAML_PLUS_PLUS, change_json, finished_run
 from utils.config import ExperimentConfig
+from utils.config.schema import fields
 from utils.known_datasets import OMNIGLOT_SPLIT
+from utils.paths import configs
 
 
 def answers(seed, probability, n_tasks=40, n_queries=10):
@@ -151,7 +154,50 @@ def test_a_key_of_a_newer_release_counts_with_its_default_and_a_plugin_s_always(
     resolved_since = [{"train_seed": 1}, {"resize_filter": "bicubic", "seed": None}]  # "auto" then meant the same
     assert rows_of(resolved_since, columns, names) == [Row("MAML")] * 2
     rows = rows_of([{}, {"key_of_a_plugin": 3}], columns, names)
-    assert [dict(row.settings) for row in rows] == [{"key_of_a_plugin": "null"}, {"key_of_a_plugin": "3"}]
+    assert [dict(row.settings) for row in rows] == [{}, {"key_of_a_plugin": "3"}]
+
+
+def test_a_plugin_s_choice_joins_the_title_and_its_file_is_named_without_the_digest():
+    """The example of the fault: rows MAML++ [1] and MAML++ [2], 64 digits, and `damped_power null`."""
+    own = {"inner_loop_optimizer": "damped", "damped_power": 0.5, "plugin_sha256": [f"damped.py:{'9' * 64}"]}
+    damped = MAML_PLUS_PLUS | own
+    columns = [["a"], ["a"], ["a"]]
+    rows = rows_of([damped, MAML_PLUS_PLUS | {"plugin_sha256": []}], columns[:2], "xy")
+    assert [row.method for row in rows] == ["MAML++, damped", "MAML++"]
+    assert [dict(row.settings) for row in rows] == [{"plugin_sha256": "damped.py", "damped_power": "0.5"}, {}]
+    other = damped | {"plugin_sha256": [f"damped.py:{'8' * 64}"]}
+    rows = rows_of([damped, other, MAML_PLUS_PLUS | {"plugin_sha256": []}], columns, "xyz")
+    assert [dict(row.settings).get("plugin_sha256") for row in rows] == [
+        "damped.py:99999999", "damped.py:88888888", None
+    ]  # fmt: skip
+
+
+def test_two_ways_to_learn_the_rates_are_two_methods():
+    """They had one name, so that their runs were taken for seeds of one."""
+    per_layer, lslr = (
+        {"learnable_inner_loop_learning_rates": "per_layer"},
+        {"learnable_per_layer_per_step_inner_loop_learning_rate": True},
+    )
+    rows = rows_of([per_layer, lslr], [["a"], ["a"]], "xy")
+    assert [row.method for row in rows] == ["MAML, learned rates per layer", "MAML, learned rates"]
+
+
+@pytest.mark.parametrize(("name", "dead"), [
+    ("quickstart", {"adapter_targets", "adapter_rank", "adapter_base", "alfa_weight_decay_start", "proximal_strength",
+                    "implicit_gradient_iterations", "inner_loop_betas", "mlp_hidden_sizes", "norm_groups",
+                    "meta_learning_rate_milestones", "inner_loop_epsilon", "prototypes_scale", "cvar_share"}),
+    ("omniglot_alfa_5way_1shot_seed0", {"proximal_strength", "multi_step_loss_num_epochs", "inner_loop_momentum"}),
+    ("omniglot_imaml_5way_1shot_seed0", {"alfa_weight_decay_start", "adapter_rank", "multi_step_loss_num_epochs"}),
+])  # fmt: skip
+def test_keys_that_mean_nothing_with_the_other_values_are_no_difference(name, dead):
+    config = json.loads(configs()[name].read_text())
+    for key in dead:
+        assert unnamed_differences(config, config | {key: other_than(fields()[key].default)}) == [], key
+    live = {"number_of_training_steps_per_iter": 7, "batch_size": 3, "init_inner_loop_learning_rate": 0.3}
+    assert set(unnamed_differences(config, config | live)) == live.keys()
+    own = {"sgd": "multi_step_loss_num_epochs", "alfa": "alfa_weight_decay_start", "proximal": "proximal_strength"}
+    key = own[config.get("inner_loop_optimizer", "sgd")]
+    assert unnamed_differences(config, config | {key: 0.123}) == [key]
 
 
 def test_every_key_is_of_the_method_the_protocol_or_neither():
@@ -177,6 +223,16 @@ def other_than(value, key=None):
         return f"{value}2"
     return ["more", *value] if isinstance(value, list) else 1
 
+
+DEAD = {
+    "adapter_targets": "adapter_kind", "adapter_rank": "adapter_kind", "adapter_base": "adapter_kind",
+    "mlp_hidden_sizes": "backbone", "norm_groups": "norm_layer", "num_regression_outputs": "loss",
+    "implicit_gradient_iterations": "outer_update", "multi_step_loss_num_epochs": "use_multi_step_loss_optimization",
+    "meta_learning_rate_milestones": "meta_learning_rate_schedule",
+    "meta_learning_rate_gamma": "meta_learning_rate_schedule", "inner_loop_betas": "inner_loop_optimizer",
+    "inner_loop_smoothing": "inner_loop_optimizer", "inner_loop_epsilon": "inner_loop_optimizer",
+}  # fmt: skip
+"""Key that means nothing in plain MAML -> the key that gives it a meaning."""
 
 FACTS = {"num_evaluation_tasks": "tasks", "number_of_evaluation_steps_per_iter": "steps",
          "test_batch_norm_statistics": "statistics", "test_num_classes_per_set": "ways",
@@ -216,9 +272,12 @@ def test_whatever_differs_between_two_runs_is_named_or_they_are_not_compared(roo
         first, second = (comparison.rows[comparison.labels[str(run.path)]] for run in (one, other))
         is_compared = bool(comparison.differences)
         assert is_compared or len(comparison.columns) == 2 or first == second
-        for key in drawn & set(METHOD) if is_compared else ():
+        effective = {key for key in drawn & set(METHOD) if key not in DEAD or DEAD[key] in drawn}
+        for key in drawn & set(METHOD) - effective if is_compared else ():
+            assert key not in dict(first.settings) | dict(second.settings), key
+        for key in effective if is_compared else ():
             by_name = method_name(one.config | {key: other.config[key]}) != method_name(one.config)
-            assert by_name or dict(first.settings)[key] != dict(second.settings)[key], key
+            assert by_name or dict(first.settings).get(key) != dict(second.settings).get(key), key
             assert by_name or all(key in text.replace(r"\_", "_") for text in texts), key
         for key in drawn & PROTOCOL if is_compared else ():
             name = {"tasks": "test tasks", "steps": "inner steps", "statistics": "batch-norm statistics"}.get(
@@ -227,7 +286,7 @@ def test_whatever_differs_between_two_runs_is_named_or_they_are_not_compared(roo
             assert name in comparison.differences[0].note, key
         assert not {key for row in (first, second) for key, _ in row.settings} & (NEITHER | PROTOCOL)
         if first == second and len(comparison.columns) == 1:
-            assert not drawn & set(METHOD) and drawn & {"train_seed", "seed"}
+            assert not effective and drawn & {"train_seed", "seed"}
     assert seen == set(keys)
 
 
@@ -339,6 +398,18 @@ def test_a_grid_of_many_kinds_of_tasks_has_a_row_for_each(root):
             "ProtoNet, only pre-trained",
         ),
         ({"batch_norm_statistics": "running"}, "MAML, running statistics"),
+        ({"inner_loop_optimizer": "adam"}, "MAML, inner Adam"),
+        (
+            {
+                "adapted_parameters": "head",
+                "use_multi_step_loss_optimization": True,
+                "per_step_bn_statistics": True,
+                "inner_loop_optimizer": "adam",
+                "learnable_inner_loop_learning_rates": "per_element",
+            },
+            "ANIL, multi-step loss, per-step batch norm, inner Adam, learned rates per element",
+        ),
+        (MAML_PLUS_PLUS | {"head": "my_head"}, "MAML++, my_head"),
     ],
 )
 def test_a_method_has_the_name_that_the_field_gives_it(choices, name):

@@ -15,6 +15,7 @@ import train_maml_system
 from experiment_tools import doctor
 from experiment_tools.doctor import ERROR, OK, WARNING, Finding, check_folders, check_packages, duration_text
 from few_shot_learning_system import FewShotLearner
+from utils import registry
 from utils.machine.packages import set_up_command
 from utils.paths import REPOSITORY_ROOT
 
@@ -142,6 +143,17 @@ def test_the_short_run_computes_no_more_than_it_reports(workplace, monkeypatch):
 def test_a_config_of_this_checkout_may_be_given_by_its_name():
     assert doctor._config_of(["quickstart", "--total_epochs", "3"]).total_epochs == 3
     assert doctor._config_of(["quickstart.json"]).experiment_name == "quickstart"
+
+
+def test_a_config_of_a_plugin_is_looked_at_with_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(registry, "_plugins", {})
+    monkeypatch.setattr(registry, "_backbones", {})
+    (tmp_path / "net.py").write_text(
+        "import mamlkit\nfrom torch import nn\n"
+        "mamlkit.register_backbone('mine', lambda config, shape, n_way: nn.Linear(1, n_way))\n"
+    )
+    words = ["quickstart", "--plugin", str(tmp_path / "net.py"), "--backbone", "mine"]
+    assert doctor._config_of(words).backbone == "mine"
 
 
 def test_memory_that_does_not_suffice_names_the_keys_to_lower(workplace, monkeypatch, capsys):

@@ -2,8 +2,11 @@
 
 import json
 import re
+import shlex
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +22,7 @@ from experiment_tools.export.plain import plain_network
 from few_shot_classifier import FewShotClassifier
 from few_shot_learning_system import build_learner
 from tests.tools.runs import PLUS_PLUS, TINY, run_tiny
+from utils import registry
 from utils.config import check_config
 from utils.episodes.inputs import Inputs
 from utils.errors import DataError
@@ -228,6 +232,34 @@ def test_the_model_card_says_what_it_is_in_the_form_that_hubs_read(at_root, tmp_
         assert text in cards[0], text
     assert "**not a classifier yet**" in cards[1] and "3 outputs is a start too" in cards[1]
     assert "as the inner loop does with a support set" in cards[1] and str(at_root) not in cards[0] + cards[1]
+
+
+def test_the_command_of_the_card_exports_again_and_the_terminal_warns_of_what_needs_batches(
+    at_root, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(registry, "_plugins", {})
+    monkeypatch.setattr(registry, "_backbones", dict(registry._backbones))
+    shutil.copytree("support", "my data/support")
+    Path("own net.py").write_text(
+        'from mamlkit import register_backbone\nregister_backbone("of_card", lambda *_: None)'
+    )
+    arguments = [
+        "--support",
+        str(Path("my data/support").absolute()),
+        "--plugin",
+        "own net.py",
+        "--formats=safetensors",
+    ]
+    assert main(["--experiment", "tiny", *arguments, "--output", str(tmp_path / "a")]) == 0
+    said = capsys.readouterr().err
+    assert "single examples come out wrong" in said and "--statistics support" in said
+    card = (tmp_path / "a" / "README.md").read_text()
+    (line,) = [line for line in card.splitlines() if line.startswith("python -m experiment_tools.export")]
+    assert "'my data/support'" in line and "--plugin 'own net.py'" in line
+    again = shlex.split(line)[3:]
+    assert main([*again, "--statistics", "support", "--output", str(tmp_path / "b")]) == 0
+    assert "single examples" not in capsys.readouterr().err
+    shutil.rmtree("my data"), Path("own net.py").unlink()
 
 
 @pytest.mark.parametrize(

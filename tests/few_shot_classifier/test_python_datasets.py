@@ -203,7 +203,7 @@ def test_tasks_that_cannot_work_say_why(tasks, message):
 
 def test_episodes_of_masked_arrays_are_refused():
     images, labels = np.ones((1, 2, 1, 4, 4)), np.array([[0, 1]])
-    with pytest.raises(ConfigError, match="episodes_from_arrays: an array holds masked values; fill them"):
+    with pytest.raises(ConfigError, match="episodes_from_arrays: query images hold masked values; fill them"):
         episodes_from_arrays(images, labels, np.ma.masked_equal(images, 1), labels)
 
 

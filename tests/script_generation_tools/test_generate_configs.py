@@ -272,7 +272,10 @@ def test_a_variable_replaced_by_a_constant_is_one_note_and_the_grid_shrinks(fold
     templates, configs = folders
     (templates / "small.json").write_text((templates / "small.json").read_text().replace("$num_filters$", "32"))
     outcome = generate_configs(templates, configs)
-    assert outcome.notes == ["values.toml: small.json does not use $num_filters$: their values have no effect"]
+    assert outcome.notes == [
+        "values.toml: small.json does not use $num_filters$: its values have no effect; take them out of "
+        '["small"], or write the variable into the template'
+    ]
     assert outcome.written == ["small_32.json"]
 
 
@@ -379,11 +382,21 @@ def test_the_lines_of_the_page_about_own_images_make_one_config_for_each_seed(sh
     page = (REPOSITORY_ROOT / "docs" / "own_data.md").read_text(encoding="utf-8")
     (shipped / "my_birds.json").write_text((shipped / "mini_imagenet_maml++.json").read_text())
     add_values(shipped, "\n" + re.search(r"```toml\n(.*?)```", page, flags=re.DOTALL)[1])
+    for old, new in re.findall(r"sed -i 's/([^/]+)/([^/]+)/'", page):
+        text = (shipped / "my_birds.json").read_text()
+        assert old in text
+        (shipped / "my_birds.json").write_text(text.replace(old, new))
     names = expand_templates(shipped)[0]
     assert len([name for name in names if name.startswith("mini_imagenet_maml++_")]) == 10
     assert [name for name in names if name.startswith("my_birds")] == [
         f"my_birds_5way_1shot_seed{seed}" for seed in (0, 1, 2)
     ]
+    config = json.loads(expand_templates(shipped)[0]["my_birds_5way_1shot_seed0"])
+    expected = {"sets_are_pre_split": False, "normalisation": "imagenet", "dataset_name": "my_birds"}
+    assert expected.items() <= config.items()
+    # 15 plain class folders of 8 images will do, as the page says.
+    assert 3 * config["num_classes_per_set"] == 15
+    assert config["num_samples_per_class"] + config["num_target_samples"] == 8
     line = re.search(r"`(settings = [^`]*)`", (TEMPLATES / "README.md").read_text(encoding="utf-8"))[1]
     assert line in page
 
@@ -604,7 +617,10 @@ def test_the_command_works_from_its_folder_and_with_prune(tmp_path):
         [sys.executable, "generate_configs.py", "--prune"], cwd=tools, capture_output=True, text=True, check=False
     )
     assert (result.returncode, result.stderr) == (0, "")
-    assert "removed experiment_config/quickstart.json" in result.stdout
+    assert result.stdout.endswith(
+        "removed experiment_config/quickstart.json\ntheir scripts stay until: "
+        "python script_generation_tools/generate_scripts.py --prune\n"
+    )
     (tools.parent / "experiment_template_config" / "values.toml").unlink()
     result = subprocess.run(
         [sys.executable, "generate_configs.py"], cwd=tools, capture_output=True, text=True, check=False

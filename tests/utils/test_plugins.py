@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -215,6 +216,37 @@ def test_a_build_that_fails_names_its_line(main, tmp_path):
         and "backbone \"mine\": building it fails: NameError: name 'no' is not defined" in err
         and "own.py, line 7" in err
     )
+
+
+def test_what_a_plugin_raises_in_the_midst_of_training_is_its_own_fault_and_names_the_line(main, tmp_path):
+    fails = """
+class Table(nn.Module):
+    def forward(self, x):
+        return [][len(x)] if self.training_has_begun else x
+
+    training_has_begun = False
+
+def build_and_fail(config, image_shape, n_way):
+    network = build(config, image_shape, n_way)
+    Table.training_has_begun = False
+    return nn.Sequential(Table(), *network)
+
+register_backbone("fails", build_and_fail)
+"""
+    (tmp_path / "own.py").write_text(PLUGIN + fails)
+    import few_shot_learning_system
+
+    original = few_shot_learning_system.FewShotLearner.meta_gradients
+
+    def meta_gradients(learner, *arguments, **named):
+        next(module for module in learner.modules() if type(module).__name__ == "Table").training_has_begun = True
+        return original(learner, *arguments, **named)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(few_shot_learning_system.FewShotLearner, "meta_gradients", meta_gradients)
+        code, _, err = main("--plugin", tmp_path / "own.py", "--backbone", "fails")
+    assert code == 1 and re.search(r"a plugin fails in forward: IndexError: list index .*own\.py, line 21\)", err), err
+    assert "bug in the program" not in err
 
 
 def plugin_config(**changes):

@@ -43,7 +43,8 @@ def test_it_generates_the_same_files_with_its_own_experiment_names(generated):
 def test_the_values_it_does_not_use_are_one_note(generated):
     assert generated[2] == [
         "values.toml: omniglot_maml++.json does not use $batch_size$, $conv_padding$, $init_inner_loop_learning_rate$, "
-        "$learnable_bn_beta$, $learnable_bn_gamma$, $num_filters$: their values have no effect"
+        "$learnable_bn_beta$, $learnable_bn_gamma$, $num_filters$: their values have no effect; take them out of "
+        '["omniglot_maml++"], or write the variables into the template'
     ]
 
 

@@ -9,6 +9,9 @@ from typing import Any
 
 from utils.files.reading import parse_json
 
+COMMAND_LINE = "command line"
+"""What errors call the place of what was given there."""
+
 USUAL_NAMES = {
     "learning_rate": "meta_learning_rate",
     "lr": "meta_learning_rate",
@@ -74,6 +77,16 @@ USUAL_NAMES = {
     "imgc": "image_channels",
     "num_iterations": "total_iter_per_epoch",
     "use_cuda": "gpu_to_use",
+    "way": "num_classes_per_set",
+    "n_ways": "num_classes_per_set",
+    "shot": "num_samples_per_class",
+    "n_shots": "num_samples_per_class",
+    "train_shots": "num_samples_per_class",
+    "query": "num_target_samples",
+    "task_lr": "init_inner_loop_learning_rate",
+    "num_inner_steps": "number_of_training_steps_per_iter",
+    "n_inner_steps": "number_of_training_steps_per_iter",
+    "num_updates": "number_of_training_steps_per_iter",
     "model": "backbone",
 }
 """What others call a key, where the spelling alone does not lead to it; docs/move_over.md has some of them."""
@@ -91,16 +104,21 @@ PATTERNS = {
 def unknown_key(key: str, known: Collection[str]) -> str:
     """Return the text that a key is unknown, and which one is meant."""
     nearest = key_meant(key, known)
-    advice = f'; did you mean "{nearest}"?' if nearest else "; docs/config_keys.md and --help have all keys"
+    advice = (
+        f'; did you mean "{nearest}"?'
+        if nearest
+        else "; docs/config_keys.md and --help have all keys; if a plugin brings it: forgot --plugin FILE.py?"
+    )
     return f'unknown key "{key}"{advice}'
 
 
 def key_meant(key: str, known: Collection[str]) -> str | None:
-    """Return the known key that others call so, or that is spelled most like it; None: there is none."""
+    """Return the known key that others call so, that is spelled like it or has it as a part; None: none is near."""
     spelled = key.replace("-", "_").lower()
     if (usual := USUAL_NAMES.get(spelled)) in known:
         return usual
-    return next(iter(difflib.get_close_matches(spelled, known, 1, 0.5)), None)
+    longer = sorted((name for name in known if f"_{spelled}_" in f"_{name}_"), key=len)
+    return next(iter([*difflib.get_close_matches(spelled, known, 1, 0.7), *longer]), None)
 
 
 def expected(key: str, value: Any, item: Mapping[str, Any], works: Callable[[Any], bool]) -> str:
@@ -131,12 +149,14 @@ def json_or_text(text: str) -> Any:
     return {"true": True, "false": False, "none": None}.get(text.lower(), text)
 
 
-def place_of(keys: Collection[str], given: Collection[str], overridden: Collection[str], source: str) -> str:
-    """Return where a mistake was made: the file, the command line, or the two together.
+def place_of(
+    keys: Collection[str], given: Collection[str], overridden: Collection[str], source: str, place: str
+) -> str:
+    """Return where a mistake was made: the file `source`, the overrides, called `place`, or the two together.
 
     Keys left at their default do not count.
     """
     origins = {key in overridden for key in keys if key in given}
-    if not origins or origins == {False} or source == "command line":
+    if not origins or origins == {False} or source == place:
         return source
-    return "command line" if origins == {True} else f"{source} and command line"
+    return place if origins == {True} else f"{source} and {place}"

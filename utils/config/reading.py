@@ -5,6 +5,7 @@ found wrong without touching data is found here, all in one message. No torch in
 not cost the seconds that importing torch takes.
 """
 
+import difflib
 import json
 from collections.abc import Collection, Mapping
 from functools import partial
@@ -13,8 +14,8 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from utils.config.messages import expected, place_of, unknown_key
-from utils.config.rules import contradictions, keys_without_effect
+from utils.config.messages import COMMAND_LINE, expected, place_of, unknown_key
+from utils.config.rules import OF_IMAGES_ALONE, contradictions, keys_without_effect, unsolved_inner_problem
 from utils.config.schema import ExperimentConfig, as_list, fields, is_list_key, schema
 from utils.errors import ConfigError
 from utils.files.reading import parse_json, read_text
@@ -66,13 +67,17 @@ keys are in the schema and work.
 """
 
 
-def load_config(json_path: Path | str | None, overrides: Mapping[str, Any] | None = None) -> ExperimentConfig:
-    """Read, check and resolve a config: defaults < JSON file < `overrides` (the command line's).
+def load_config(
+    json_path: Path | str | None, overrides: Mapping[str, Any] | None = None, *, place: str = "overrides"
+) -> ExperimentConfig:
+    """Read, check and resolve a config: defaults < JSON file < `overrides`.
 
         >>> from mamlkit import load_config
         >>> load_config(None, {"experiment_name": "mine", "num_classes_per_set": 3}).num_classes_per_set
         3
 
+    Args:
+        place: what errors call the overrides; COMMAND_LINE for those that were read from it.
     Raises:
         ConfigError: everything that is wrong, in one message that names the file, the keys, the values and the fixes.
     """
@@ -95,23 +100,23 @@ def load_config(json_path: Path | str | None, overrides: Mapping[str, Any] | Non
             raise ConfigError(
                 f'{json_path}: "plugin" is for the command line alone (--plugin FILE.py): a config executes no file'
             )
-    merged, source = _without_overridden(values, overrides or {}), str(json_path or "command line")
+    merged, source = _without_overridden(values, overrides or {}), str(json_path or place)
     for key in (key for key in KINDS if merged.get(key) == GIVEN):
-        place = place_of([key], merged, overrides or (), source)
         raise ConfigError(
-            f'{place}: "{key}" {GIVEN} stands for an object that a Python program hands over, as in '
-            f"FewShotClassifier({key}=...); give a name, or that of one of your own, with --plugin FILE.py on the "
-            "command line (docs/own_method.md)"
+            f'{place_of([key], merged, overrides or (), source, place)}: "{key}" {GIVEN} stands for an object that a '
+            f"Python program hands over, as in FewShotClassifier({key}=...); give a name, or that of one of your own, "
+            "with --plugin FILE.py on the command line (docs/own_method.md)"
         )
-    if merged.get("backbone") == GIVEN_NETWORK:
-        place = place_of(["backbone"], merged, overrides or (), source)
+    is_handed_over = place != COMMAND_LINE and "backbone" in (overrides or {})
+    if merged.get("backbone") == GIVEN_NETWORK and not is_handed_over:
         raise ConfigError(
-            f'{place}: "backbone" {GIVEN_NETWORK} stands for a network that a Python program hands over, as in '
-            "FewShotClassifier(network=...); give a name of docs/backbones.md, or that of a network of your own, with "
-            "--plugin FILE.py on the command line"
+            f'{place_of(["backbone"], merged, overrides or (), source, place)}: "backbone" {GIVEN_NETWORK} stands for '
+            "a network that a Python program hands over, as in FewShotClassifier(network=...); give a name of "
+            "docs/backbones.md, or that of a network of your own, with --plugin FILE.py on the command line"
         )
-    config = check_config(merged, source, overridden=overrides or ())
+    config = check_config(merged, source, overridden=overrides or (), place=place)
     config._experiment_of_file = values.get("experiment_name")
+    config._file = None if json_path is None else Path(json_path)
     return config
 
 
@@ -145,10 +150,12 @@ def _without_overridden(values: dict[str, Any], overrides: Mapping[str, Any]) ->
     return {key: value for key, value in values.items() if current_name(key) not in overridden} | dict(overrides)
 
 
-def check_config(values: Mapping[str, Any], source: str, overridden: Collection[str] = ()) -> ExperimentConfig:
+def check_config(
+    values: Mapping[str, Any], source: str, overridden: Collection[str] = (), place: str = "overrides"
+) -> ExperimentConfig:
     """Check and resolve a config given as a dict.
 
-    Every line of an error begins with `source` (a file name), or with "command line" for the keys in `overridden`.
+    Every line of an error begins with `source` (a file name), or with `place` for the keys in `overridden`.
     """
     problems: Problems = []
     notes: list[str] = []
@@ -171,7 +178,9 @@ def check_config(values: Mapping[str, Any], source: str, overridden: Collection[
         if not invalid.intersection(contradiction.keys) and (problem := contradiction.problem(config)):
             problems.append((contradiction.keys, problem))
     if problems:
-        raise ConfigError("\n".join(f"{place_of(keys, given, overridden, source)}: {text}" for keys, text in problems))
+        raise ConfigError(
+            "\n".join(f"{place_of(keys, given, overridden, source, place)}: {text}" for keys, text in problems)
+        )
     config._notes = tuple(notes)
     return config
 
@@ -215,7 +224,13 @@ def _schema_problems(values: Mapping[str, Any], problems: Problems) -> set[str]:
                 problems.append(((key,), f'"{key}" is missing; {meaning(key)}'))
                 continue
             allowed = " or ".join(dict.fromkeys(texts))
-            problems.append(((key,), f'"{key}" is {_shown(values[key])}, but must be: {allowed}. {meaning(key)}'))
+            advice = meaning(key)
+            if key in KINDS and isinstance(values[key], str):  # what all of its values mean would fill a screen
+                near = difflib.get_close_matches(values[key], choices(key), 1)
+                meant = f' Did you mean "{near[0]}"?' if near else ""
+                said = " ".join((fields()[key].description or "").split())
+                advice = f"{said}{meant} If a plugin brings it: forgot --plugin FILE.py?"
+            problems.append(((key,), f'"{key}" is {_shown(values[key])}, but must be: {allowed}. {advice}'))
         return set(seen)
     return set()
 
@@ -285,7 +300,8 @@ def _normalise_spelling(key: str, value: Any) -> Any:
 def _resolve(config: ExperimentConfig, notes: list[str]) -> ExperimentConfig:
     """Replace `auto` and null by what they stand for, and say what was looked up."""
     dataset = known_by_folder(config.dataset_name)
-    looked_up = {key: value for key, value in dataset.treatment.items() if getattr(config, key) == "auto"}
+    treatment = dataset.treatment | (OF_IMAGES_ALONE if config.inputs is not None else {})
+    looked_up = {key: treatment[key] for key in dataset.treatment if getattr(config, key) == "auto"}
     if looked_up:
         known = "known" if dataset.name else "not a known one"
         notes.append(
@@ -301,6 +317,8 @@ def _resolve(config: ExperimentConfig, notes: list[str]) -> ExperimentConfig:
     if idle := keys_without_effect(config):
         listed = ", ".join(f'"{key}" {json.dumps(getattr(config, key))}' for key in idle)
         notes.append(f'{listed} without effect: "backbone" {config.backbone} has a form of its own')
+    if unsolved := unsolved_inner_problem(config):
+        notes.append(unsolved)
     trained = config.batch_norm_statistics if isinstance(config.batch_norm_statistics, str) else "mixed"
     statistics = config.test_batch_norm_statistics or trained
     ways_and_shots = {key: as_list(getattr(config, key)) for key in ("num_classes_per_set", "num_samples_per_class")}

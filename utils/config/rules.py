@@ -1,12 +1,13 @@
 """Values that are valid alone and impossible together: one table, evaluated before any data is touched."""
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 from utils.config.schema import ExperimentConfig
-from utils.registry import BUILT_IN_BACKBONES, VGG_KEYS, loaded_plugins, unknown_backbone
+from utils.registry import BUILT_IN_BACKBONES, GIVEN_NETWORK, VGG_KEYS, loaded_plugins, unknown_backbone
 from utils.registry.choices import GIVEN, Choice, fact, with_own_keys
 from utils.registry.choices import choices as registered_choices
 
@@ -221,6 +222,24 @@ def keys_without_effect(config: ExperimentConfig) -> list[str]:
     return [key for key in sorted(VGG_KEYS - reads) if getattr(config, key) != defaults[key].default]
 
 
+def unsolved_inner_problem(c: ExperimentConfig) -> str | None:
+    """Return the note that the steps of iMAML end far from the solution at which its gradient is taken; None: near it.
+
+    Where the loss is flat, each step leaves 1 - rate * strength of the way; all, at a product of 3, exp(-3) = 5 %.
+    """
+    if c.outer_update != "implicit" or c.inner_loop_optimizer != "proximal":
+        return None
+    factors = ("init_inner_loop_learning_rate", "proximal_strength", "number_of_training_steps_per_iter")
+    product = math.prod(getattr(c, key) for key in factors)
+    if product > 3:
+        return None
+    written = " times ".join(f'"{key}" {getattr(c, key):g}' for key in factors)
+    return (
+        f"{written} is {product:.2g}: the inner steps end far from the solution at which iMAML takes its gradient; "
+        "raise the steps or the strength until this is well above 3 (docs/methods.md)"
+    )
+
+
 CONTRADICTIONS = (
     *(
         clash(
@@ -266,7 +285,8 @@ CONTRADICTIONS = (
         text=lambda c: (
             f'"backbone" {c.backbone} takes one array of numbers{", (C, H, W)" if _takes_images(c) else ""}, not '
             f'"input_shape" {_as_json(c.input_shape)}; for one array of any shape there is mlp, for all else a network '
-            "of your own (docs/any_modality.md)"
+            f'of your own by --plugin, or in Python "backbone": "{GIVEN_NETWORK}" and build_learner(..., network=...) '
+            "(docs/any_modality.md)"
         ),
     ),
     clash(
@@ -494,9 +514,9 @@ CONTRADICTIONS = (
             c.outer_update == "implicit"
             and (not c.second_order or c.first_order_to_second_order_epoch >= 0 or c.use_multi_step_loss_optimization)
         ),
-        text='"outer_update" implicit (iMAML) has products with the Hessian in every epoch, after the last step alone; '
-        'set "second_order" to true, "first_order_to_second_order_epoch" to -1 and "use_multi_step_loss_optimization" '
-        "to false",
+        text='"outer_update" implicit (iMAML) uses second derivatives in every epoch, and the query loss after the '
+        'last inner step alone; set "second_order" to true, "first_order_to_second_order_epoch" to -1 and '
+        '"use_multi_step_loss_optimization" to false',
     ),
     clash(
         "outer_update", "per_step_bn_statistics", "dropout_rate_value", "batch_norm_statistics",
@@ -505,7 +525,7 @@ CONTRADICTIONS = (
             and (c.per_step_bn_statistics or c.dropout_rate_value > 0 or "episodic" in c.batch_norm_statistics)
         ),
         text='"outer_update" implicit (iMAML) needs one inner problem, the same at every step; set '
-        '"per_step_bn_statistics" to false, "dropout_rate_value" to 0 and "batch_norm_statistics" to others than '
+        '"per_step_bn_statistics" to false, "dropout_rate_value" to 0 and "batch_norm_statistics" to any value but '
         "episodic",
     ),
     clash(

@@ -523,6 +523,7 @@ class ExperimentConfig(
 
     _notes: tuple[str, ...] = PrivateAttr(())
     _experiment_of_file: str | None = PrivateAttr(None)
+    _file: Path | None = PrivateAttr(None)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -533,6 +534,11 @@ class ExperimentConfig(
     def experiment_of_file(self) -> str | None:
         """The experiment_name that the file says, whatever the command line says; None: there was no file."""
         return self._experiment_of_file
+
+    @property
+    def file(self) -> Path | None:
+        """That was read, a command line's overrides on top of it; None: there was no file."""
+        return self._file
 
     @property
     def models_kept(self) -> float:

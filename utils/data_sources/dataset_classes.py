@@ -139,7 +139,9 @@ def _fractions(config: ExperimentConfig, n_classes: int) -> Sequence[float]:
     if fractions is None:  # too few classes for any: the error says so
         return OMNIGLOT_SPLIT
     if not config.sets_are_pre_split:
-        logger.info("train_val_test_split auto: %s of %d classes", " ".join(map(str, fractions)), n_classes)
+        sizes = [f"{len(names)} {split}" for split, names in split_classes(range(n_classes), fractions, 0).items()]
+        given = " ".join(map(str, fractions))
+        logger.info("train_val_test_split auto: %s of %d classes (fractions %s)", ", ".join(sizes), n_classes, given)
     return fractions
 
 

@@ -63,11 +63,19 @@ def episodes_from_arrays(
         support_images, query_images: (B, n, ...), the first ones in class order.
         support_labels, query_labels: (B, n), integers 0..N-1; in a regression (B, n, D), floats.
     Raises:
-        ConfigError: the numbers of tasks or of examples differ, or labels are not 0..N-1, or a mask hides something.
+        ConfigError: no numbers, numbers of tasks or of examples or shapes of an example that differ, labels that are
+            not 0..N-1, or a mask that hides something.
     """
-    for one in (support_images, support_labels, query_images, query_labels):
-        refuse_masked(one, "episodes_from_arrays: an array holds", ConfigError)
-    tensors = [torch.as_tensor(one).to(device) for one in (support_images, support_labels, query_images, query_labels)]
+    given = {"support images": support_images, "support labels": support_labels}
+    given |= {"query images": query_images, "query labels": query_labels}
+    for name, value in given.items():
+        refuse_masked(value, f"episodes_from_arrays: {name} hold", ConfigError)
+    tensors = [_numbers(value, name).to(device) for name, value in given.items()]
+    if tensors[0].shape[2:] != tensors[2].shape[2:]:
+        raise ConfigError(
+            f"episodes_from_arrays: support images are {tuple(tensors[0].shape)} and query images "
+            f"{tuple(tensors[2].shape)}; an example has one shape, behind tasks and examples of a task"
+        )
     for role, images, labels in (("support", *tensors[:2]), ("query", *tensors[2:])):
         if images.shape[:2] != labels.shape[:2] or len(images) != len(tensors[0]):
             raise ConfigError(
@@ -75,6 +83,11 @@ def episodes_from_arrays(
                 f"and there are {len(tensors[0])} tasks; both begin with (tasks, examples of a task)"
             )
     is_regression = tensors[1].is_floating_point()
+    if is_regression and tensors[1].dim() == 2:
+        raise ConfigError(
+            f"episodes_from_arrays: support labels are floats of shape {tuple(tensors[1].shape)}; give integers, which "
+            "classes have, or (tasks, examples, outputs) for a regression"
+        )
     n_way = 1 if is_regression else int(tensors[1].max()) + 1
     known = tensors[1].unique().tolist()
     if not is_regression and not (known == list(range(n_way)) and set(tensors[3].unique().tolist()) <= set(known)):
@@ -87,6 +100,21 @@ def episodes_from_arrays(
         n_shot=support_labels.shape[1] // n_way, n_query=query_labels.shape[1] // n_way, split="train",
         indices=tuple(range(len(support_images))), class_ids=np.zeros((len(support_images), n_way), dtype=np.int64),
     )  # fmt: skip
+
+
+def _numbers(value: Any, name: str) -> Tensor:
+    """Return an array as a tensor of real numbers."""
+    try:
+        tensor = torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ConfigError(
+            f"episodes_from_arrays: {name} are no array of numbers ({type(value).__name__}: {error}); give a tensor or "
+            "an array; examples of several parts go through FewShotClassifier (docs/any_modality.md)"
+        ) from error
+    if tensor.is_complex() or not tensor.numel():
+        what = "complex" if tensor.is_complex() else f"empty, of shape {tuple(tensor.shape)}"
+        raise ConfigError(f"episodes_from_arrays: {name} are {what}; must be real numbers, at least one of them")
+    return tensor
 
 
 def rotate_by_quarter_turns(images: Tensor, quarter_turns: Tensor) -> Tensor:

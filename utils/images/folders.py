@@ -139,13 +139,14 @@ def scan(dataset_folder: Path) -> tuple[list[ImageFolder], str]:
 def _fingerprint_lines(path: str, status: os.stat_result, files: Sequence[os.DirEntry]) -> bytes:
     """Return a folder and its images, a line each; times alone would not do, as archives and rsync set them.
 
-    The change time of a folder cannot be set, so a file that was replaced under its old name and times shows there.
+    A change time cannot be set: that of a folder shows a file that was replaced under its old name and times, that of a
+    file what was written into it in place.
     """
     lines = [f"{path!r} {status.st_ino} {status.st_ctime_ns} {status.st_mtime_ns}"]
     for entry in files:
         try:
             of_file = entry.stat()
-            lines.append(f"{entry.name!r} {of_file.st_size} {of_file.st_mtime_ns}")
+            lines.append(f"{entry.name!r} {of_file.st_size} {of_file.st_mtime_ns} {of_file.st_ctime_ns}")
         except OSError:  # a broken link: it cannot be decoded either, which is reported with its reason
             lines.append(repr(entry.name))
     return "\n".join([*lines, ""]).encode()
@@ -319,8 +320,12 @@ def find_shortages(
     problems = []
     n_classes = sum(map(len, sets.values()))
     ways = {split: max(shape.n_way for shape in shapes[split]) for split in shapes}
-    fitting = fitting_fractions(n_classes, [ways.get(split, 1) for split in SPLITS])
-    of_fractions = f"No fractions give all splits enough: there are {n_classes} classes. Add classes"
+    least = [ways.get(split, 1) for split in SPLITS]
+    fitting = fitting_fractions(n_classes, least)
+    of_fractions = (
+        f"No fractions give all splits enough: there are {n_classes} classes, and {' + '.join(map(str, least))} are "
+        "needed. Add classes"
+    )
     if fitting:
         of_fractions = f"Raise its fraction in train_val_test_split (there are {n_classes} classes), as in "
         of_fractions += f"--train_val_test_split {' '.join(map(str, fitting))}"
@@ -338,12 +343,13 @@ def find_shortages(
             if pre_split
             else of_fractions
         )
+        lower = f" or lower {of_the_test}num_classes_per_set{most}"
         if not classes:
-            problems.append(f"split {split} has no class. {fix}.")
+            problems.append(f"split {split} has no class. {fix}{lower if most else ''}.")
         elif len(classes) < n_way:
             problems.append(
                 f"split {split} has {counted(len(classes), 'class', 'classes')}, but"
-                f" {of_the_test}num_classes_per_set is {n_way}. {fix} or lower {of_the_test}num_classes_per_set{most}."
+                f" {of_the_test}num_classes_per_set is {n_way}. {fix}{lower}."
             )
         problems += _small_classes(split, classes, dataset_folder, largest, of_the_test)
     return problems

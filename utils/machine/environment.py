@@ -1,4 +1,4 @@
-"""What a run was made with: versions, device, commit. No host name, user or path goes into it."""
+"""What a run was made with: versions, device, commit. No host name, user or path of the machine goes into it."""
 
 import platform
 import subprocess

@@ -19,7 +19,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
-from utils.errors import ConfigError, UserError
+from utils.errors import ConfigError, UserError, user_error
+from utils.machine.failures import is_out_of_memory
 from utils.machine.host import tune_host
 from utils.paths import PACKAGE, REPOSITORY_ROOT, expanded
 from utils.registry import choices
@@ -300,6 +301,11 @@ def loaded_plugins() -> tuple[str, ...]:
     return tuple(_plugins)
 
 
+def plugin_path(digest: str) -> str:
+    """Return where the file of an entry of `loaded_plugins` is, as it was given."""
+    return _plugins[digest]
+
+
 def unknown_backbone(name: str) -> str | None:
     """Return the text that there is no such backbone, and which one is meant; None: there is."""
     known = [*BUILT_IN_BACKBONES, *_backbones]
@@ -414,6 +420,17 @@ def names_of_a_checkout() -> Iterator[None]:
 
 def _n_registered() -> int:
     return len(_backbones) + len(_datasets) + len(choices.of_plugins())
+
+
+def fault_of_plugin(error: BaseException) -> ConfigError | None:
+    """Return what a plugin's code has raised in the midst of a run as an error that names the place; None: it has not
+    come through such code, or says by itself what to do.
+    """
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename in _files]
+    if not frames or not isinstance(error, Exception) or user_error(error) or is_out_of_memory(error):
+        return None
+    text = f"{type(error).__name__}: {error}".removesuffix(": ")
+    return ConfigError(f"a plugin fails in {frames[-1].name}: {text} ({frames[-1].filename}, line {frames[-1].lineno})")
 
 
 @contextmanager

@@ -62,7 +62,10 @@ def test_a_regression_has_its_steps_alone():
     rows = summary([[-4.0, -2.0], [-1.0, -1.0]], {})
     assert list(rows["rows"]) == ["after_0_steps", "after_1_steps"] and "label_orders" not in rows
     kind, text = does_adapting_help({"baselines": rows, "score": "minus_mean_squared_error"})
-    assert kind == "note" and "1 inner step reaches 1.0000, the same network without them, 3.0000" in text
+    assert (
+        kind == "note"
+        and "1 inner step reaches 1.0000; the same network without inner steps reaches 3.0000: a diff" in text
+    )
 
 
 @pytest.mark.parametrize(
@@ -78,7 +81,8 @@ def test_the_verdict_holds_the_steps_to_the_best_that_needs_none(last, kind, beg
     steps = [STEPS[0], last]
     found = does_adapting_help({"baselines": summary(steps)})
     assert found[0] == kind and found[1].startswith(begin)
-    assert "the same body, ridge regression" in found[1] and "same 4 tasks" in found[1]
+    assert "; ridge regression on its body's features, without inner steps, reaches 72.50 %: a " in found[1]
+    assert found[1].endswith(" points on the same 4 tasks.")
 
 
 def test_without_inner_steps_there_is_no_verdict():
@@ -91,7 +95,9 @@ def test_the_terminal_has_three_lines():
     assert len(lines) == 3
     assert lines[0].startswith("  on the same tasks: chance 20.0 %; nearest neighbour on pixels 30.0 %; untrained")
     assert "epoch 7 alone, inner steps 0 to 1: 20.0 %, 85.0 %" in lines[1]
-    assert "calibration error 12.3 %" in lines[1] and "11.5 points of deviation over 3 orders" in lines[1]
+    assert "calibration error 12.3 %" in lines[1] and lines[1].endswith(
+        "with a task's labels in 3 orders its accuracy has a standard deviation of 11.5 points (2 tasks)"
+    )
     assert lines_beside({}) == []
 
 

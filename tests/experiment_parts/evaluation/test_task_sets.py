@@ -51,17 +51,17 @@ def test_the_result_is_one_table_and_says_where_all_tasks_have_the_same_classes(
     text = result_text(json.loads((tested / "logs" / "test_summary.json").read_text()), tested)
     lines = text.splitlines()
     assert lines[0] == (
+        "Note: every 3-way task has the same classes, all that there are: the interval is over their images and says "
+        "nothing about other classes"
+    )
+    assert lines[1] == (
         "Test accuracy of the model (95 % interval over 3 tasks each), 2 inner steps, test tasks of seed 0"
     )
-    assert lines[1].split() == ["dataset", "ways", "shots", "queries", "statistics", "accuracy"]
-    assert [line.split()[:5] for line in lines[2:10]] == [
+    assert lines[2].split() == ["dataset", "ways", "shots", "queries", "statistics", "accuracy"]
+    assert [line.split()[:5] for line in lines[3:11]] == [
         ["omniglot_dataset", "3", shots, queries, kind]
         for shots in "13" for queries in "12" for kind in ("transductive", "running")
     ]  # fmt: skip
-    assert lines[10] == (
-        "  every 3-way task has the same classes, all that there are: the interval is over their images and says "
-        "nothing about other classes"
-    )
     assert lines[11].startswith("Everything was written to")
     fewer = run_tiny(tmp_path, num_classes_per_set=2, total_epochs=1, number_of_ensemble_models=1)
     assert "same classes" not in result_text(json.loads((fewer / "logs" / "test_summary.json").read_text()), fewer)

@@ -132,6 +132,28 @@ def test_the_head_tells_result_interval_protocol_and_command(folder):
         assert text in page, text
 
 
+def test_validation_and_test_say_of_which_epochs_they_are(folder):
+    """The validation of the newest epoch stands beside the test of the best ones."""
+    page, summary = page_of(folder), json.loads((folder / "logs/test_summary.json").read_text())
+    tested, newest = summary["ensemble"]["epochs"], json.loads((folder / "logs/curves.json").read_text())["epochs"][-1]
+    assert f"test accuracy of the ensemble of {len(tested)} models, epochs {', '.join(map(str, tested))}" in page
+    assert f"in 3 inner steps, validation of epoch {newest['epoch']}" in page
+    run = read_whole_run(folder)
+    said = [finding.text for finding in findings(run.rows, run.epochs, run.config, run.test)]
+    best = summary["results"][0]["baselines"]["model"]["epoch"]
+    assert any(text.endswith(f"(validation of epoch {newest['epoch']}).") for text in said)
+    assert any(text.endswith(f" (test of epoch {best}).") for text in said)
+
+
+def test_a_run_on_the_cpu_has_no_version_of_cuda():
+    start = {"python": "3.11", "cuda": "13.0", "packages": {}}
+    tables = [
+        report_machine.environment(read_run_of(starts=[start | {"device": device}])).figures[0].content.rows
+        for device in ("cpu", "H200")
+    ]
+    assert [["cuda", "13.0"] in rows for rows in tables] == [False, True]
+
+
 def test_the_switch_of_the_derivative_order_is_marked(finished):
     chart = report_layers.angle_chart(read_whole_run(finished).epochs)
     assert "second order from here" in chart and "shade" in chart
@@ -492,7 +514,7 @@ def test_the_verdict_on_runs_made_to_overfit_and_vanish_and_on_one_that_does_nei
 @pytest.mark.parametrize(
     ("accuracies", "text"),
     [
-        ([0.2, 0.5, 0.8], "2 inner steps lift new classes from 20.0 % to 80.0 %"),
+        ([0.2, 0.5, 0.8], "2 inner steps lift new classes from 20.0 % to 80.0 % (validation of epoch 1)."),
         ([0.2, 0.21], "changes little"),
         ([0.2, 0.8, 0.6], "Too many inner steps: after 1"),
     ],
@@ -513,7 +535,7 @@ def test_a_regression_is_judged_by_its_error(folder):
     for scores, text in (
         ([-4.0, -1.0, -0.5], "2 inner steps lower the error of new tasks from 4 to 0.5"),
         ([-4.0, -4.1], "Adaptation does not help"),
-        ([-4.0, -0.5, -1.0], "Too many inner steps: after 1 the error is 0.5, after 2 1."),
+        ([-4.0, -0.5, -1.0], "Too many inner steps: after 1 the error is 0.5, after 2 1 (validation of epoch 1)."),
     ):
         assert text in texts(rows, [{"epoch": 1, "val": {"query_accuracy": scores}}])
     assert not re.search("chance|%", texts(rows) + texts(parting))
@@ -572,7 +594,7 @@ def test_the_time_split_adds_up():
         epochs=[{"epoch": 1, "gradients": {"time_inner_s": 3.0, "time_outer_s": 1.0}, "look_time_s": 0.5}],
     )
     assert report_machine.time_split(run) == {
-        "waiting for data": 2.0, "inner loop": 6.0, "outer loop": 2.0, "evaluation": 5.0, "looks for this page": 0.5,
+        "waiting for data": 2.0, "inner loop": 6.0, "outer loop": 2.0, "evaluation": 5.0, "writing this report": 0.5,
     }  # fmt: skip
 
 
@@ -582,11 +604,12 @@ def read_run_of(**values):
 
 def test_a_generated_config_with_overrides_gives_script_and_differences():
     config = load_config(REPOSITORY_ROOT / "experiment_config" / "quickstart.json", {"batch_size": 3}).to_json_dict()
-    assert report_machine.nearest_config(config) == ("quickstart", {"batch_size": (8, 3)})
+    quickstart = REPOSITORY_ROOT / "experiment_config" / "quickstart.json"
+    assert report_machine.nearest_config(config) == (quickstart, {"batch_size": (8, 3)})
     run = read_run_of(config=config)
     assert command_of(run) == "bash experiment_scripts/quickstart.sh --batch_size 3"
     other = config | {"experiment_name": "mine"}
-    assert report_machine.nearest_config(other)[0] == "quickstart"
+    assert report_machine.nearest_config(other)[0] == quickstart
     assert command_of(read_run_of(config=other)) == (
         "python train_maml_system.py --name_of_args_json_file somewhere/run/config.json"
     )

@@ -398,7 +398,8 @@ ERRORS = {
     ),
     "own error": (
         with_between(lambda self, x: x.nonsense()),
-        r"its forward pass for images (3, 1, 2, 2) fails: AttributeError: ",
+        'its forward pass for (3, 1, 2, 2) ("input_shape" or, of images, "image_channels", "image_height" and '
+        '"image_width" say what it gets) fails: AttributeError: ',
     ),
     "detached": (with_between(lambda self, x: x.detach()), 'not use its parameter "first.weight"'),
 }

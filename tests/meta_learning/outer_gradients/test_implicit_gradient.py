@@ -11,7 +11,9 @@ from meta_learning.inner_loop.alfa import Alfa
 from meta_learning.outer_gradients.implicit_gradient import conjugate_gradients
 from tests.tools.gate import few_of
 from tests.tools.learners import held_bytes, random_episodes, small_config, small_learner, worst_difference
+from utils.config import load_config
 from utils.errors import ConfigError
+from utils.paths import REPOSITORY_ROOT
 
 PROXIMAL = {
     "inner_loop_optimizer": "proximal",
@@ -112,10 +114,10 @@ def test_conjugate_gradients_solve_each_task_in_as_many_steps_as_it_has_numbers(
     ("changes", "message"),
     [
         ({"inner_loop_optimizer": "sgd"}, 'set "inner_loop_optimizer" to "proximal", not sgd'),
-        ({"second_order": False}, "products with the Hessian in every epoch"),
-        ({"use_multi_step_loss_optimization": True}, "after the last step alone"),
+        ({"second_order": False}, "uses second derivatives in every epoch"),
+        ({"use_multi_step_loss_optimization": True}, "the query loss after the last inner step alone"),
         ({"per_step_bn_statistics": True}, "needs one inner problem, the same at every step"),
-        ({"batch_norm_statistics": "episodic"}, "to others than episodic"),
+        ({"batch_norm_statistics": "episodic"}, "to any value but episodic"),
         ({"learnable_inner_loop_learning_rates": "per_element"}, "implicit has no gradient for inner learning rates"),
         ({"number_of_training_steps_per_iter": 0}, 'does not go with "head", "outer_update"'),
     ],
@@ -125,6 +127,28 @@ def test_what_has_no_implicit_gradient_is_refused(changes, message):
     keys = {key: value for key, value in IMPLICIT.items() if key not in ("proximal_strength", *changes)}
     with pytest.raises(ConfigError, match=message):
         small_config(**keys, **changes)
+
+
+def test_steps_that_end_far_from_the_solution_are_noted():
+    """By what they leave of the way on a flat loss, and in the template never."""
+
+    def noted(**keys):
+        return [note for note in small_config(**IMPLICIT | keys).notes if "far from the solution" in note]
+
+    rate, strength, steps = 0.1, 1.0, 3
+    few = {"init_inner_loop_learning_rate": rate, "proximal_strength": strength}
+    (note,) = noted(**few, number_of_training_steps_per_iter=steps)
+    assert note.startswith(
+        '"init_inner_loop_learning_rate" 0.1 times "proximal_strength" 1 times "number_of_training_steps_per_iter" 3 '
+        "is 0.3: "
+    )
+    for steps in range(1, 60):
+        left = (1 - rate * strength) ** steps
+        if not 0.04 < left < 0.06:
+            assert bool(noted(**few, number_of_training_steps_per_iter=steps)) == (left > 0.05)
+    assert not noted(**few, outer_update="gradient")
+    template = load_config(REPOSITORY_ROOT / "experiment_config" / "omniglot_imaml_5way_1shot_seed0.json")
+    assert not [note for note in template.notes if "solution" in note]
 
 
 def test_what_the_rule_learns_of_its_own_is_refused():

@@ -12,10 +12,11 @@ from utils.config import OLD_KEYS, ExperimentConfig, check_config, load_config, 
 from utils.config.changes import as_argument
 from utils.config.command_line import parse_command_line
 from utils.config.help import help_text
-from utils.config.messages import PATTERNS, USUAL_NAMES
+from utils.config.messages import COMMAND_LINE, PATTERNS, USUAL_NAMES
 from utils.config.schema import choices, fields, is_list_key
 from utils.errors import ConfigError
 from utils.paths import REPOSITORY_ROOT
+from utils.registry.choices import KINDS
 
 REFERENCE_KEYS = [
     "batch_size",
@@ -123,6 +124,17 @@ def test_every_key_is_read_somewhere(key):
         "test_num_target_samples": "test_shapes",
     }
     assert any(re.search(rf"\b{derived.get(key, key)}\b", path.read_text(encoding="utf-8")) for path in sources)
+
+
+def test_a_key_that_is_near_to_none_is_likened_to_none_and_a_choice_of_a_plugin_asks_for_its_file():
+    for key in ("verbose", "damped_power"):
+        said = problems_of(**{key: 1})
+        assert "did you mean" not in said and "forgot --plugin FILE.py?" in said
+    assert 'did you mean "early_stopping_patience"?' in problems_of(patience=3)
+    for key in KINDS:
+        said = problems_of(**{key: "damped"})
+        assert "forgot --plugin FILE.py?" in said and len(said) < 500, said
+    assert 'Did you mean "adam"?' in problems_of(inner_loop_optimizer="adamm")
 
 
 def test_an_unknown_key_names_the_nearest_one():
@@ -528,7 +540,10 @@ def test_a_mistake_on_the_command_line_is_not_blamed_on_the_file(tmp_path, overr
     path = tmp_path / "c.json"
     path.write_text('{"experiment_name": "a", "meta_learning_rate": 0.01, "total_epochs": 0}')
     with pytest.raises(ConfigError) as error:
+        load_config(path, overrides, place=COMMAND_LINE)
+    with pytest.raises(ConfigError) as of_program:
         load_config(path, overrides)
+    assert str(of_program.value) == str(error.value).replace(COMMAND_LINE, "overrides")
     lines = str(error.value).splitlines()
     assert len(lines) == 2
     assert any(found.startswith(line.replace("FILE", str(path))) for found in lines)
@@ -659,10 +674,12 @@ def test_the_number_of_a_run_in_its_config_json_is_no_key():
 
 def test_a_network_that_only_a_program_can_hand_over_is_refused_before_any_data(tmp_path):
     (tmp_path / "config.json").write_text('{"experiment_name": "x", "backbone": "given_network"}')
+    overrides = {"experiment_name": "x", "backbone": "given_network"}
     for place, arguments in (
-        ("command line", (None, {"experiment_name": "x", "backbone": "given_network"})),
+        (COMMAND_LINE, (None, overrides)),
         (tmp_path / "config.json", (tmp_path / "config.json",)),
     ):
         with pytest.raises(ConfigError) as raised:
-            load_config(*arguments)
+            load_config(*arguments, place=COMMAND_LINE)
         assert str(raised.value).startswith(f'{place}: "backbone" given_network stands for a network that a Python ')
+    assert load_config(None, overrides).backbone == "given_network"  # of the program itself

@@ -105,6 +105,12 @@ def test_a_config_that_cannot_work_says_why(changes, message):
         check_config({"experiment_name": "x", "dataset_name": "mine"} | changes, "test")
 
 
+def test_arrays_are_never_turned_of_themselves():
+    """Under Omniglot's name, too, which is that of every config that names no dataset."""
+    config = check_config({"experiment_name": "x", "input_shape": [4], "backbone": "mlp"}, "test")
+    assert (config.dataset_name, config.class_rotation, config.resize_filter) == ("omniglot_dataset", False, "nearest")
+
+
 def test_a_config_of_arrays_ignores_the_size_of_images():
     config = check_config({"experiment_name": "x", "dataset_name": "mine", "input_shape": [5, 20, 30]}, "test")
     assert config.example_shape == (5, 20, 30) and config.class_rotation is False

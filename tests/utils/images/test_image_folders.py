@@ -52,7 +52,10 @@ def _unpacked(archive, folder):
         opened.extractall(folder, filter="data")
 
 
-@pytest.mark.parametrize("how", ["in place", "renamed over it, times put back", "the same archive again", "moved"])
+@pytest.mark.parametrize(
+    "how",
+    ["in place", "in place, its time put back", "renamed over it, times put back", "the same archive again", "moved"],
+)
 def test_the_fingerprint_sees_what_times_of_folders_do_not(tmp_path, how):
     folder = draw_dataset(tmp_path / "birds", ["a", "b"], images_per_class=2)
     file, times = folder / "a/00.png", os.stat(folder / "a")
@@ -63,8 +66,11 @@ def test_the_fingerprint_sees_what_times_of_folders_do_not(tmp_path, how):
     _unpacked(tmp_path / "birds.tar", tmp_path)
     before = scan(folder)
     assert scan(folder) == before
-    if how == "in place":
+    if how.startswith("in place"):
+        time_ns = file.stat().st_mtime_ns
         file.write_bytes(content)
+        if how != "in place":
+            os.utime(file, ns=(time_ns, time_ns))
     elif how == "renamed over it, times put back":
         new = tmp_path / "new"
         new.write_bytes(content)
@@ -271,9 +277,10 @@ def test_every_shortage_is_listed_with_its_fix():
     assert problems == [
         'class "robin" (train) has 2 images, but num_samples_per_class 1 + num_target_samples 2 needs 3: birds/robin.'
         " Add images, lower num_target_samples or take the folder out.",
-        "split val has 1 class, but num_classes_per_set is 2. No fractions give all splits enough: there are 3 classes."
-        " Add classes or lower num_classes_per_set.",
-        "split test has no class. No fractions give all splits enough: there are 3 classes. Add classes.",
+        "split val has 1 class, but num_classes_per_set is 2. No fractions give all splits enough: there are 3 classes,"
+        " and 2 + 2 + 2 are needed. Add classes or lower num_classes_per_set.",
+        "split test has no class. No fractions give all splits enough: there are 3 classes, and 2 + 2 + 2 are needed."
+        " Add classes.",
     ]
     assert find_shortages(sets, Path("birds"), shapes(1), pre_split=True)[1] == (
         "split test has no class. Put class folders into birds/test."
@@ -294,6 +301,11 @@ def test_the_fix_of_a_split_without_enough_classes_works_as_printed():
     assert shortages([float(word) for word in fractions[1].split()], wanted) == []
     text = "\n".join(shortages((0.7, 0.2), shapes(9)))
     assert "--train_val_test_split" not in text and "or lower num_classes_per_set to 8." in text
+    problems = find_shortages(split_into_sets(classes[:12], (0.5, 0.0), 0), Path("birds"), shapes(5), pre_split=False)
+    assert problems == [
+        "split val has no class. No fractions give all splits enough: there are 12 classes, and 5 + 5 + 5 are needed."
+        " Add classes or lower num_classes_per_set to 4."
+    ]
 
 
 def test_the_largest_shape_counts_and_a_shape_of_the_test_alone_blames_its_own_keys():
