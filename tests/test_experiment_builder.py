@@ -35,6 +35,9 @@ class FakeData(EpisodeSource):
     def task_list_digest(self, split, indices, shape=None):
         return f"{split} {list(indices)}"
 
+    def summary(self):
+        return None
+
     class_names = {"test": [f"class {rank}" for rank in range(9)]}  # noqa: RUF012
 
     def draw(self, split, indices, shape=None):

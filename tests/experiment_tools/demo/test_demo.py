@@ -476,7 +476,13 @@ def test_a_regression_is_refused(tmp_path):
 
     folder = run_tiny(tmp_path, **SINUSOID, total_epochs=1, total_iter_per_epoch=1)
     options = argparse.Namespace(
-        experiment=str(folder), pretrained=None, checkpoint="best", statistics="support", steps=None, port=0
+        plugin=None,
+        experiment=str(folder),
+        pretrained=None,
+        checkpoint="best",
+        statistics="support",
+        steps=None,
+        port=0,
     )
     with pytest.raises(demo_module.ConfigError, match="regression"):
         build_demo(options)

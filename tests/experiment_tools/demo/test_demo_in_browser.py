@@ -141,7 +141,13 @@ def answer(browser):
 def ready_made():
     """The demo of weights that come with the project, as its command builds it."""
     options = argparse.Namespace(
-        experiment=None, pretrained="omniglot_5way_1shot", checkpoint="best", statistics="support", steps=None, port=0
+        plugin=None,
+        experiment=None,
+        pretrained="omniglot_5way_1shot",
+        checkpoint="best",
+        statistics="support",
+        steps=None,
+        port=0,
     )
     with build_demo(options) as server, served(server):
         yield server
