@@ -422,6 +422,10 @@ def _n_registered() -> int:
     return len(_backbones) + len(_datasets) + len(choices.of_plugins())
 
 
+def _said(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".removesuffix(": ")
+
+
 def fault_of_plugin(error: BaseException) -> ConfigError | None:
     """Return what a plugin's code has raised in the midst of a run as an error that names the place; None: it has not
     come through such code, or says by itself what to do.
@@ -429,8 +433,9 @@ def fault_of_plugin(error: BaseException) -> ConfigError | None:
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename in _files]
     if not frames or not isinstance(error, Exception) or user_error(error) or is_out_of_memory(error):
         return None
-    text = f"{type(error).__name__}: {error}".removesuffix(": ")
-    return ConfigError(f"a plugin fails in {frames[-1].name}: {text} ({frames[-1].filename}, line {frames[-1].lineno})")
+    return ConfigError(
+        f"a plugin fails in {frames[-1].name}: {_said(error)} ({frames[-1].filename}, line {frames[-1].lineno})"
+    )
 
 
 @contextmanager
@@ -449,5 +454,4 @@ def user_code(what: str) -> Iterator[None]:
         frames = [frame for frame in frames if frame.filename in _files] or frames  # not where a library gave up
         place = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
         ends = "ends the program, which it must not" if isinstance(error, SystemExit) else "fails"
-        text = f"{type(error).__name__}: {error}".removesuffix(": ")
-        raise ConfigError(f"{what} {ends}: {text}{place}") from error
+        raise ConfigError(f"{what} {ends}: {_said(error)}{place}") from error
