@@ -253,7 +253,6 @@ def build_network(
         config.learnable_bn_beta,
         config.batch_norm_momentum,
         config.learnable_batch_norm_momentum,
-        config.norm_groups,
         {} if norm_layer else choice("norm_layer", config.norm_layer).arguments(config),
         norm_layer,
     )

@@ -4,12 +4,11 @@ import itertools
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from utils.config.schema import fields
+from utils.config.schema import fields, read_with
 from utils.known_datasets import OMNIGLOT_SPLIT
-from utils.registry import BUILT_IN_BACKBONES, VGG_KEYS
 from utils.registry.choices import GIVEN, KINDS, choices, fact
 from utils.words import printable
 
@@ -90,28 +89,6 @@ PARTS: Mapping[str, Mapping[Any, str]] = {
     },
 }
 """Key -> value -> a part on top of any method."""
-READ_BY_CHOICES = frozenset({
-    "inner_loop_momentum", "inner_loop_betas", "inner_loop_smoothing", "inner_loop_epsilon", "label_smoothing",
-    "adapter_rank",
-})  # fmt: skip
-"""Keys that mean something to the choices that read them alone."""
-NEEDS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
-    "adapter_targets": ("adapter_kind", lambda kind: kind != "none"),
-    "adapter_base": ("adapter_kind", lambda kind: kind != "none"),
-    "mlp_hidden_sizes": ("backbone", lambda name: name == "mlp" or name not in BUILT_IN_BACKBONES),
-    "norm_groups": ("norm_layer", lambda name: name == "group_norm" or not _is_ours("norm_layer", name)),
-    "num_regression_outputs": ("loss", lambda name: name == "mean_squared_error" or not _is_ours("loss", name)),
-    "implicit_gradient_iterations": ("outer_update", lambda update: update == "implicit"),
-    "first_order_to_second_order_epoch": ("second_order", bool),
-    "multi_step_loss_num_epochs": ("use_multi_step_loss_optimization", bool),
-    "min_learning_rate": ("meta_learning_rate_schedule", lambda name: name in ("cosine", "one_cycle")),
-    "meta_learning_rate_milestones": ("meta_learning_rate_schedule", lambda name: name == "step"),
-    "meta_learning_rate_gamma": ("meta_learning_rate_schedule", lambda name: name == "step"),
-    "train_val_test_split": ("sets_are_pre_split", lambda is_split: not is_split),
-    "class_split_seed": ("sets_are_pre_split", lambda is_split: not is_split),
-    "plugin_sha256": ("plugin_sha256", bool),
-}
-"""Key -> another key, and which of its values give the first one a meaning. What choices read, they say themselves."""
 
 
 def method_name(config: Config) -> str:
@@ -157,15 +134,12 @@ def method_name(config: Config) -> str:
     return ", ".join([name, *parts])
 
 
-def _is_ours(kind: str, name: Any) -> bool:
-    found = choices(kind).get(name) if isinstance(name, str) else None
-    return found is not None and bool(found.module)
-
-
 def _is_foreign(kind: str, name: Any) -> bool:
     """Whether a value is the name of a plugin's choice without a title, whose file need not be loaded here."""
-    known = isinstance(name, str) and (name in ("none", GIVEN) or _is_ours(kind, name))
-    return isinstance(name, str) and not known and not fact(kind, name, "title", None)
+    if not isinstance(name, str) or name in ("none", GIVEN):
+        return False
+    found = choices(kind).get(name)
+    return found is None or not (found.module or found.facts.get("title"))
 
 
 class Row(NamedTuple):
@@ -207,7 +181,11 @@ def rows_of(configs: Sequence[Config], columns: Sequence[Iterable[Any]], names: 
         for config in map(dict, configs)
     ]
     rows = [
-        Row(method_name(c), tuple((key, _text(_value(c, key))) for key in keys if _has_meaning(c, key))) for c in shown
+        Row(
+            method_name(c),
+            tuple((key, text) for key in keys if _has_meaning(c, key) and (text := _text(_value(c, key)))),
+        )
+        for c in shown
     ]
     n_runs: Counter[Any] = Counter()
     for row, config, own in zip(rows, configs, columns, strict=True):
@@ -254,21 +232,8 @@ def _differ(one: Config, other: Config, key: str) -> bool:
 
 def _has_meaning(config: Config, key: str) -> bool:
     """Whether a key does something with the other values of a config; where it is not known, it may."""
-    if key in NEEDS and not NEEDS[key][1](_value(config, NEEDS[key][0])):
-        return False
-    if key in VGG_KEYS:
-        return key in BUILT_IN_BACKBONES.get(_value(config, "backbone"), VGG_KEYS)
-    for kind in KINDS:
-        value, known = _value(config, kind), choices(kind)
-        chosen = {value} if isinstance(value, str) else set(value)
-        owners = {each.name for each in known.values() if key in each.own_keys().values()}
-        if owners:
-            return not chosen.isdisjoint(owners)
-        # Of what any method has, as the number of classes, a choice is no owner.
-        readers = {each.name for each in known.values() if key in each.reads.values()} if key in READ_BY_CHOICES else ()
-        if readers and chosen <= {*known, "none"} and chosen.isdisjoint(readers):
-            return False
-    return key in config or key in KNOWN
+    mark = read_with().get(key)
+    return (key in config or key in fields()) and (mark is None or mark.holds(key, _value(config, mark.other)))
 
 
 def _short_names(plugins: Iterable[str], among: Collection[str]) -> str:

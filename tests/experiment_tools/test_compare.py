@@ -231,6 +231,7 @@ DEAD = {
     "meta_learning_rate_milestones": "meta_learning_rate_schedule",
     "meta_learning_rate_gamma": "meta_learning_rate_schedule", "inner_loop_betas": "inner_loop_optimizer",
     "inner_loop_smoothing": "inner_loop_optimizer", "inner_loop_epsilon": "inner_loop_optimizer",
+    "head_name": "backbone", "meta_momentum": "",  # which Adam's relatives do not have either
 }  # fmt: skip
 """Key that means nothing in plain MAML -> the key that gives it a meaning."""
 

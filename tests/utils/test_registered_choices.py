@@ -112,13 +112,26 @@ def test_own_keys_are_typed_documented_and_named_when_they_are_misspelled(plugin
         ({"inner_loop_optimizer": "min"}, "'sharp' or 'mine'. Update rule of the inner loop"),
         (
             {"inner_loop_optimizer": "sgd", "mine_floor": 0.5},
-            '"mine_floor" 0.5 is of "inner_loop_optimizer" mine, not of sgd; leave it out',
+            '"mine_floor" 0.5 means nothing with "inner_loop_optimizer" sgd; leave it out, or set '
+            '"inner_loop_optimizer" to "mine"',
         ),
     ):
         with pytest.raises(ConfigError) as error:
             check_config(mine | values, "a.json")
         assert text in str(error.value)
     assert "mine_floor" not in check_config({"experiment_name": "x"}, "a.json").to_json_dict()
+
+
+def test_a_key_of_every_config_means_something_to_a_choice_of_ones_own_that_reads_it(tmp_path):
+    text = "from utils.registry import register_inner_loop_optimizer\n"
+    for name, reads in (("reader", {"inertia": "inner_loop_momentum"}), ("other", {})):
+        text += f"register_inner_loop_optimizer({name!r}, dict, reads={reads!r})\n"
+    (tmp_path / "own.py").write_text(text)
+    load_plugins({"plugin": str(tmp_path / "own.py")})
+    values = {"experiment_name": "x", "inner_loop_momentum": 0.5}
+    assert check_config(values | {"inner_loop_optimizer": "reader"}, "a.json").inner_loop_momentum == 0.5
+    with pytest.raises(ConfigError, match=r'with "inner_loop_optimizer" other; .* to "sgd" or "reader"$'):
+        check_config(values | {"inner_loop_optimizer": "other"}, "a.json")
 
 
 REGISTER = "from utils.registry import *\nfrom utils.registry import Key\nfrom meta_learning.heads.base import Head\n"

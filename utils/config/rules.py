@@ -3,13 +3,12 @@
 import json
 import math
 from collections.abc import Callable, Mapping
-from functools import lru_cache
+from functools import partial
 from typing import Any, NamedTuple
 
-from utils.config.schema import ExperimentConfig
-from utils.registry import BUILT_IN_BACKBONES, GIVEN_NETWORK, VGG_KEYS, loaded_plugins, unknown_backbone
-from utils.registry.choices import GIVEN, Choice, fact, with_own_keys
-from utils.registry.choices import choices as registered_choices
+from utils.config.schema import ExperimentConfig, ReadWith, choices, read_with
+from utils.registry import BUILT_IN_BACKBONES, GIVEN_NETWORK, loaded_plugins, unknown_backbone
+from utils.registry.choices import GIVEN, fact
 
 
 class Contradiction(NamedTuple):
@@ -178,17 +177,6 @@ def _asks_for_inner_steps(c: ExperimentConfig) -> list[str]:
     return [f'"{key}"' for key, does in asks.items() if does]
 
 
-ADAPTER_KEYS = ("adapter_targets", "adapter_rank", "adapter_base")
-
-
-def _idle_adapter_keys(c: ExperimentConfig) -> list[str]:
-    """Return the keys of adapters that are set and that the config's kind does not read."""
-    found = registered_choices("adapter_kind").get(c.adapter_kind)
-    read = () if found is None else (*found.reads.values(), "adapter_targets", "adapter_base")
-    fields = type(c).model_fields
-    return [f'"{key}"' for key in ADAPTER_KEYS if key not in read and getattr(c, key) != fields[key].default]
-
-
 def _idle_with_adapters(c: ExperimentConfig) -> list[str]:
     """Return what leaves adapters, or the body beside them, with nothing to do."""
     asks = {
@@ -211,15 +199,6 @@ def _is_out_of_order(milestones: tuple[int, ...]) -> bool:
 
 def _missing_plugins(c: ExperimentConfig) -> list[str]:
     return [entry for entry in c.plugin_sha256 if entry not in loaded_plugins()]
-
-
-def keys_without_effect(config: ExperimentConfig) -> list[str]:
-    """Return the keys of the reference's network that are not at their defaults and that the config's backbone does
-    not read.
-    """
-    reads = BUILT_IN_BACKBONES.get(config.backbone, VGG_KEYS)  # a plugin's network may read any
-    defaults = type(config).model_fields
-    return [key for key in sorted(VGG_KEYS - reads) if getattr(config, key) != defaults[key].default]
 
 
 def unsolved_inner_problem(c: ExperimentConfig) -> str | None:
@@ -258,12 +237,6 @@ CONTRADICTIONS = (
         ),
     ),
     Contradiction(("backbone",), lambda c: unknown_backbone(c.backbone)),
-    clash(
-        "backbone", "head_name", "task_batching",
-        when=lambda c: c.backbone in BUILT_IN_BACKBONES and (c.head_name or c.task_batching != "auto"),
-        text='"head_name" and "task_batching" are of networks that a plugin brings, not of "backbone" {c.backbone}; '
-        "leave them out",
-    ),
     clash(
         "train_val_test_split",
         when=lambda c: c.train_val_test_split != "auto" and _leaves_no_fractions(c.train_val_test_split),
@@ -317,12 +290,6 @@ CONTRADICTIONS = (
         ),
     ),
     clash(
-        "meta_momentum", "meta_optimizer",
-        when=lambda c: c.meta_momentum > 0 and c.meta_optimizer not in ("sgd", "rmsprop"),
-        text='"meta_momentum" {c.meta_momentum} is of "meta_optimizer" sgd and rmsprop, not of {c.meta_optimizer}; set '
-        "it to 0",
-    ),
-    clash(
         "precision", "backbone",
         when=lambda c: c.precision == "bfloat16" and (c.backbone == "mlp" or c.backbone not in BUILT_IN_BACKBONES),
         text='"precision" bfloat16 concerns the convolutions of the built-in networks, and "backbone" {c.backbone} has '
@@ -340,14 +307,6 @@ CONTRADICTIONS = (
     ),
     clash(
         "meta_learning_rate_milestones", "meta_learning_rate_schedule",
-        when=lambda c: c.meta_learning_rate_milestones and c.meta_learning_rate_schedule != "step",
-        text=lambda c: (
-            f'"meta_learning_rate_milestones" {list(c.meta_learning_rate_milestones)} have no effect without '
-            '"meta_learning_rate_schedule" step'
-        ),
-    ),
-    clash(
-        "meta_learning_rate_milestones", "meta_learning_rate_schedule",
         when=lambda c: (
             c.meta_learning_rate_schedule == "step" and _is_out_of_order(c.meta_learning_rate_milestones)
         ),
@@ -356,11 +315,6 @@ CONTRADICTIONS = (
             f"{list(c.meta_learning_rate_milestones)} must be epochs from 1 on, each later than the one before: "
             f"{sorted({max(1, c.total_epochs // 2), max(1, c.total_epochs * 3 // 4)})}, say"
         ),
-    ),
-    clash(
-        "label_smoothing", "loss",
-        when=lambda c: c.label_smoothing > 0 and c.loss != "cross_entropy",
-        text='"label_smoothing" {c.label_smoothing} is of "loss" cross_entropy alone, not of {c.loss}; set it to 0',
     ),
     clash(
         "number_of_ensemble_models", "max_models_to_save",
@@ -381,12 +335,6 @@ CONTRADICTIONS = (
         when=lambda c: c.pretraining_epochs and c.is_regression,
         text='"pretraining_epochs" {c.pretraining_epochs} classify, but "loss" mean_squared_error has no classes; set '
         "it to 0",
-    ),
-    clash(
-        "second_order", "first_order_to_second_order_epoch",
-        when=lambda c: c.first_order_to_second_order_epoch >= 0 and not c.second_order,
-        text='"first_order_to_second_order_epoch" {c.first_order_to_second_order_epoch} needs "second_order" true; '
-        "set it to -1 for first order throughout",
     ),
     clash(
         "class_rotation", "image_height", "image_width",
@@ -463,20 +411,6 @@ CONTRADICTIONS = (
         ),
         text='"learnable_inner_loop_learning_rates" {c.learnable_inner_loop_learning_rates} and '
         '"learnable_per_layer_per_step_inner_loop_learning_rate" true are two ways to learn the rates; keep one',
-    ),
-    clash(
-        "inner_loop_momentum", "inner_loop_optimizer",
-        when=lambda c: c.inner_loop_momentum > 0 and c.inner_loop_optimizer != "sgd",
-        text='"inner_loop_momentum" {c.inner_loop_momentum} needs "inner_loop_optimizer" sgd, not '
-        "{c.inner_loop_optimizer}",
-    ),
-    clash(
-        "adapter_kind", *ADAPTER_KEYS,
-        when=_idle_adapter_keys,
-        text=lambda c: (
-            f'{", ".join(_idle_adapter_keys(c))} mean{"s" if len(_idle_adapter_keys(c)) == 1 else ""} nothing with '
-            f'"adapter_kind" {c.adapter_kind}; leave it out, or choose another kind'
-        ),
     ),
     clash(
         "adapter_kind", "adapted_parameters", "outer_update", "adapter_base", "pretraining_epochs",
@@ -578,36 +512,27 @@ CONTRADICTIONS = (
         when=lambda c: c.test_curve and not (c.test_after_training or c.evaluate_on_test_set_only),
         text='"test_curve" is made after training, but "test_after_training" is false; leave out one of them',
     ),
-    clash(
-        "tag", "evaluate_on_test_set_only",
-        when=lambda c: c.tag and not c.evaluate_on_test_set_only,
-        text='"tag" {c.tag!r} names the files of a test alone; add --evaluate_on_test_set_only true',
-    ),
 )  # fmt: skip
 """The table of combinations that cannot work. Each is evaluated when its keys are valid by themselves."""
 
 
 def contradictions() -> tuple[Contradiction, ...]:
-    """Return the table, and that a choice's own keys want the choice."""
-    return (*CONTRADICTIONS, *_of_own_keys(with_own_keys()))
+    """Return the table, and that no key is set beside values of another one with which it means nothing."""
+    marks = ((key, mark) for key, mark in read_with().items() if mark.refused)
+    return (*CONTRADICTIONS, *(Contradiction((key, mark.other), partial(_in_vain, key, mark)) for key, mark in marks))
 
 
-@lru_cache(maxsize=8)
-def _of_own_keys(with_keys: tuple[Choice, ...]) -> tuple[Contradiction, ...]:
-    return tuple(
-        clash(
-            name,
-            choice.kind,
-            when=lambda c, choice=choice, name=name, key=key: (
-                getattr(c, choice.kind) != choice.name and getattr(c, name) != _plain(key.default)
-            ),
-            text=f'"{name}" {{c.{name}}} is of "{choice.kind}" {choice.name}, not of {{c.{choice.kind}}}; leave it '
-            f'out, or set "{choice.kind}" to "{choice.name}"',
-        )
-        for choice in with_keys
-        for key, name in zip(choice.keys.values(), choice.own_keys().values(), strict=True)
-    )
+def keys_without_effect(c: ExperimentConfig) -> list[str]:
+    """Return the keys of networks that are not at their defaults and that the config's backbone does not read."""
+    return [key for key, mark in sorted(read_with().items()) if mark.other == "backbone" and _in_vain(key, mark, c)]
 
 
-def _plain(default: Any) -> Any:
-    return tuple(default) if isinstance(default, list) else default
+def _in_vain(key: str, mark: ReadWith, c: ExperimentConfig) -> str | None:
+    value, other, fields = getattr(c, key), getattr(c, mark.other), type(c).model_fields
+    if value == fields[key].default or mark.holds(key, other):
+        return None
+    named = (True, False) if (kind := fields[mark.other].annotation) is bool else choices(kind)
+    right = " or ".join(_as_json(name) for name in named if mark.holds(key, name))
+    advice = f', or set "{mark.other}" to {right}' if right else ""
+    other = other if isinstance(other, str) else _as_json(other)
+    return f'"{key}" {_as_json(value)} means nothing with "{mark.other}" {other}; leave it out{advice}'

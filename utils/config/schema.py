@@ -5,9 +5,10 @@
 
 import json
 import math
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, create_model
 from pydantic.fields import FieldInfo
@@ -17,6 +18,7 @@ from utils.episodes.drawing import EpisodeShape, combinations
 from utils.episodes.inputs import Inputs
 from utils.episodes.randomness import LARGEST_SEED
 from utils.errors import ConfigError
+from utils.registry import BUILT_IN_BACKBONES
 from utils.registry import choices as registered
 
 AugmentationName = Literal[
@@ -104,7 +106,42 @@ class TestBatchNormStatistics(NameOf):
 
 def as_list(value: Any) -> tuple[Any, ...]:
     """Return the values of a key that takes one or a list, each once."""
-    return tuple(dict.fromkeys(value)) if isinstance(value, tuple) else (value,)
+    return tuple(dict.fromkeys(value)) if isinstance(value, tuple | list) else (value,)
+
+
+class ReadWith(NamedTuple):
+    """Marks a key that means something beside some values of another key alone.
+
+    Args:
+        is_read: of a value of the other key; None: whether the choice, or the network, of this name reads the key.
+        refused: whether it is an error to set the key where it means nothing; else it is left alone, since configs of
+            the reference have it anyway.
+    """
+
+    other: str
+    is_read: Callable[[Any], bool] | None = None
+    refused: bool = False
+
+    def holds(self, key: str, value: Any) -> bool:
+        """Return whether `key` is read beside this value of the other one; beside a name that is not known, it may."""
+        if self.is_read is not None:
+            return any(map(self.is_read, as_list(value)))
+        reads = (
+            BUILT_IN_BACKBONES if self.other == "backbone"
+            else {name: each.reads.values() for name, each in registered.choices(self.other).items()}
+        )  # fmt: skip
+        # What a Python program gives is made without any key; a name that is not known here may be a plugin's.
+        unknown = {"none": (), registered.GIVEN: ()}
+        return any(key in reads.get(name, unknown.get(name, (key,))) for name in as_list(value))
+
+
+OF_ADAPTERS = ReadWith("adapter_kind", lambda kind: kind != "none", refused=True)
+OF_USERS_NETWORKS = ReadWith("backbone", lambda name: name not in BUILT_IN_BACKBONES, refused=True)
+OF_REGRESSION = ReadWith(
+    "loss", lambda name: registered.fact("loss", name, "is_regression", name not in registered.choices("loss"))
+)
+OF_OWN_SPLIT = ReadWith("sets_are_pre_split", lambda is_split: not is_split)
+OF_STEPS = ReadWith("meta_learning_rate_schedule", lambda name: name == "step")
 
 
 def choices(annotation: Any) -> tuple[Any, ...]:
@@ -168,7 +205,9 @@ class ExperimentSection(_Section):
     """Skip training and test the best models of the run so far."""
     load_checkpoint: str = ""
     """Epoch number or path of a checkpoint: the weights to test, or to start a new run from."""
-    tag: str = Field("", pattern=r"^[A-Za-z0-9_+=,.\-]{0,80}$")
+    tag: Annotated[str, ReadWith("evaluate_on_test_set_only", bool, refused=True)] = Field(
+        "", pattern=r"^[A-Za-z0-9_+=,.\-]{0,80}$"
+    )
     """With `evaluate_on_test_set_only`: suffix of the result files, e.g. `test_summary_<tag>.csv`."""
     plugin_sha256: tuple[str, ...] = ()
     """Written by the program: name and digest of each file given with `--plugin`.
@@ -223,11 +262,14 @@ class DataSection(_Section):
     """Rotate each class of a training episode by 0, 90, 180 or 270 degrees; auto: for Omniglot only."""
     sets_are_pre_split: bool = False
     """The folder holds train, val and test folders (any letter case) with class folders inside."""
-    train_val_test_split: Annotated[tuple[float, ...], Field(min_length=2, max_length=3)] | Literal["auto"] = "auto"
+    train_val_test_split: Annotated[
+        Annotated[tuple[float, ...], Field(min_length=2, max_length=3)] | Literal["auto"],
+        OF_OWN_SPLIT,
+    ] = "auto"
     """Fractions of the classes for train and val; test gets what is left. auto: Omniglot's own, for other datasets too
     if they leave train and val the ways of the training; else about 64 % and 16 %, so that each split has these ways.
     The log names them. Without effect when pre-split."""
-    class_split_seed: int | None = Field(None, ge=0, le=2**32 - 1)
+    class_split_seed: Annotated[int | None, OF_OWN_SPLIT] = Field(None, ge=0, le=2**32 - 1)
     """Seed of the split of the classes; null: the reference's split, the same for every seed."""
     indexes_of_folders_indicating_class: tuple[int, ...] = Field((-3, -2), min_length=1)
     """Parts of an image's path that make its class, counted from the file name backwards, e.g. [-3, -2]:
@@ -278,9 +320,9 @@ class BackboneSection(_Section):
     backbone: str = "vgg"
     """`vgg`: the reference's network; `mlp`: fully connected layers, without norm; the other names, and how to bring
     a network of your own, are in docs/backbones.md."""
-    head_name: str = ""
+    head_name: Annotated[str, OF_USERS_NETWORKS] = ""
     """Of a plugin's network, the name of the linear layer that is its head; empty: the last one."""
-    task_batching: Literal["auto", "batched", "loop"] = "auto"
+    task_batching: Annotated[Literal["auto", "batched", "loop"], OF_USERS_NETWORKS] = "auto"
     """Of a plugin's network: compute all tasks `batched` by one vmap, or one after the other (`loop`); auto: batched
     where it can be.
     """
@@ -289,28 +331,28 @@ class BackboneSection(_Section):
     of pretrained/index.json; the head starts as ever."""
     head: HeadName = "learned"
     """Where the last layer starts in each episode."""
-    mlp_hidden_sizes: tuple[AtLeastOne, ...] = (40, 40)
+    mlp_hidden_sizes: Annotated[tuple[AtLeastOne, ...], ReadWith("backbone")] = (40, 40)
     """Units of each hidden layer of the `backbone` mlp."""
-    num_regression_outputs: int = Field(1, ge=1)
+    num_regression_outputs: Annotated[int, OF_REGRESSION] = Field(1, ge=1)
     """D, numbers to predict for each image, with `loss` mean_squared_error."""
-    num_stages: int = Field(4, ge=1)
+    num_stages: Annotated[int, ReadWith("backbone")] = Field(4, ge=1)
     """Stages, each ending in a 2x2 max-pooling or a stride of 2."""
-    cnn_blocks_per_stage: int = Field(1, ge=1)
+    cnn_blocks_per_stage: Annotated[int, ReadWith("backbone")] = Field(1, ge=1)
     """Convolution, norm and leaky ReLU blocks in a stage."""
-    cnn_num_filters: int = Field(64, ge=1)
+    cnn_num_filters: Annotated[int, ReadWith("backbone")] = Field(64, ge=1)
     """Filters of every convolution."""
-    conv_padding: bool = True
+    conv_padding: Annotated[bool, ReadWith("backbone")] = True
     """Pad the 3x3 convolutions by one pixel."""
-    max_pooling: bool = True
+    max_pooling: Annotated[bool, ReadWith("backbone")] = True
     """true: max-pooling, then flatten; false: strided convolutions, then global average pooling."""
-    warp_kernel_size: Literal[0, 1, 3] = 0
+    warp_kernel_size: Annotated[Literal[0, 1, 3], ReadWith("backbone")] = 0
     """Side of a convolution after each of the others, before its norm, which starts at the identity and which only the
     outer loop learns; 1: T-Net, 3: Warp-MAML, 0: none."""
-    feature_scale: float = Field(0.0, ge=0.0)
+    feature_scale: Annotated[float, ReadWith("backbone")] = Field(0.0, ge=0.0)
     """Above 0: bring the features of each image to mean 0 and this standard deviation, before the head (vgg, conv4)."""
     norm_layer: NormLayerName = "batch_norm"
     """Norm after each convolution."""
-    norm_groups: int = Field(8, ge=1)
+    norm_groups: Annotated[int, ReadWith("norm_layer")] = Field(8, ge=1)
     """Groups of `group_norm`; must divide the filters."""
     dropout_rate_value: float = Field(0.0, ge=0.0, lt=1.0)
     """Probability of dropping an activation after each block while meta-training; masks follow from the episode."""
@@ -353,25 +395,25 @@ class InnerLoopSection(_Section):
     parameter's name between dots, or a pattern with * and ?."""
     adapter_kind: AdapterKindName = "none"
     """What the inner loop adapts beside the layers of the body, in the place of their weights; none: the weights."""
-    adapter_targets: tuple[str, ...] = Field(("*",), min_length=1)
+    adapter_targets: Annotated[tuple[str, ...], OF_ADAPTERS] = Field(("*",), min_length=1)
     """Layers of the body that get an adapter, in patterns as of `frozen_layers`, e.g. ["block2.norm", "linear1"]: of
     those that match, the ones that `adapter_kind` fits."""
-    adapter_rank: int = Field(4, ge=1)
+    adapter_rank: Annotated[int, ReadWith("adapter_kind", refused=True)] = Field(4, ge=1)
     """Size of an adapter: the rank of `adapter_kind` lora, the context parameters of context."""
-    adapter_base: Literal["learned", "frozen"] = "learned"
+    adapter_base: Annotated[Literal["learned", "frozen"], OF_ADAPTERS] = "learned"
     """Whether the outer loop learns the body's own weights, or the adapters and the head alone, beside a body from
     `initial_weights`, say."""
     inner_loop_optimizer: InnerLoopOptimizerName = "sgd"
     """Update rule of the inner loop; its state starts anew in each episode and is differentiated through."""
-    inner_loop_momentum: float = Field(0.0, ge=0.0, lt=1.0)
+    inner_loop_momentum: Annotated[float, ReadWith("inner_loop_optimizer", refused=True)] = Field(0.0, ge=0.0, lt=1.0)
     """Momentum of the inner `sgd`."""
     inner_loop_weight_decay: float = Field(0.0, ge=0.0)
     """Times the parameter, added to its inner gradient."""
-    inner_loop_betas: tuple[float, float] = (0.9, 0.999)
+    inner_loop_betas: Annotated[tuple[float, float], ReadWith("inner_loop_optimizer")] = (0.9, 0.999)
     """Decay rates of the inner `adam`."""
-    inner_loop_smoothing: float = Field(0.99, ge=0.0, lt=1.0)
+    inner_loop_smoothing: Annotated[float, ReadWith("inner_loop_optimizer")] = Field(0.99, ge=0.0, lt=1.0)
     """Decay rate of the inner `rmsprop`."""
-    inner_loop_epsilon: float = Field(1e-8, gt=0.0)
+    inner_loop_epsilon: Annotated[float, ReadWith("inner_loop_optimizer")] = Field(1e-8, gt=0.0)
     """Added to the denominator of the inner `adam` and `rmsprop`."""
     inner_loop_gradient_clip_norm: float = Field(0.0, ge=0.0)
     """Bound of each task's inner gradient norm; 0: off."""
@@ -381,7 +423,7 @@ class InnerLoopSection(_Section):
     """Adapt norm weights and biases in the inner loop; they then have one row, not one per step."""
     second_order: bool = True
     """Differentiate through the inner gradients."""
-    first_order_to_second_order_epoch: int = Field(-1, ge=-1)
+    first_order_to_second_order_epoch: Annotated[int, ReadWith("second_order", bool, refused=True)] = Field(-1, ge=-1)
     """k: second order from epoch > k on, counted from 0 (derivative-order annealing); -1: always."""
 
 
@@ -393,7 +435,9 @@ class OuterLoopSection(_Section):
     parameters went (Reptile); or the gradient as it is where the inner problem is solved, whatever the way there
     (iMAML).
     """
-    implicit_gradient_iterations: int = Field(5, ge=1)
+    implicit_gradient_iterations: Annotated[int, ReadWith("outer_update", lambda name: name == "implicit")] = Field(
+        5, ge=1
+    )
     """Iterations of conjugate gradients, each a product with the Hessian, of `outer_update` implicit."""
     sharpness_radius: float = Field(0.0, ge=0.0)
     """Sharp-MAML: the outer gradient is taken this far uphill, along the gradient of the network's parameters; 0: where
@@ -402,11 +446,13 @@ class OuterLoopSection(_Section):
     """Loss of a task, in both loops."""
     outer_loss: OuterLossName = "mean"
     """Outer loss: how the query losses of a meta-batch's tasks become one number."""
-    label_smoothing: float = Field(0.0, ge=0.0, lt=1.0)
+    label_smoothing: Annotated[float, ReadWith("loss", refused=True)] = Field(0.0, ge=0.0, lt=1.0)
     """Share of the target probability that `loss` cross_entropy spreads evenly over the classes."""
     meta_optimizer: Literal["adam", "adamw", "sgd", "rmsprop"] = "adam"
     """Optimiser of the meta-update, as in `torch.optim`."""
-    meta_momentum: float = Field(0.0, ge=0.0, lt=1.0)
+    meta_momentum: Annotated[
+        float, ReadWith("meta_optimizer", lambda name: name in ("sgd", "rmsprop"), refused=True)
+    ] = Field(0.0, ge=0.0, lt=1.0)
     """Momentum of `meta_optimizer` sgd and rmsprop."""
     meta_weight_decay: float = Field(0.0, ge=0.0)
     """Weight decay of the network's parameters; decoupled from the gradient with `meta_optimizer` adamw, else added
@@ -418,13 +464,15 @@ class OuterLoopSection(_Section):
     """How it goes from epoch to epoch: cosine annealing to `min_learning_rate`; steps at
     `meta_learning_rate_milestones`; one cycle, up from a 25th of it in 30 % of the epochs and down to
     `min_learning_rate`; or not at all."""
-    min_learning_rate: float = Field(0.00001, ge=0.0)
+    min_learning_rate: Annotated[
+        float, ReadWith("meta_learning_rate_schedule", lambda name: name in ("cosine", "one_cycle"))
+    ] = Field(0.00001, ge=0.0)
     """Where a cosine and one-cycle schedule ends; with cosine, equal to `meta_learning_rate`: no annealing."""
-    meta_learning_rate_milestones: tuple[int, ...] = ()
+    meta_learning_rate_milestones: Annotated[tuple[int, ...], OF_STEPS._replace(refused=True)] = ()
     """Epochs, counted from 0, from which on the rate of a step schedule is multiplied by `meta_learning_rate_gamma`
     once more.
     """
-    meta_learning_rate_gamma: float = Field(0.1, gt=0.0, le=1.0)
+    meta_learning_rate_gamma: Annotated[float, OF_STEPS] = Field(0.1, gt=0.0, le=1.0)
     """Factor at each milestone of a step schedule."""
     restart_schedule: bool = False
     """A run that is continued with another `total_epochs` anneals over those from now on, not over its first ones."""
@@ -436,7 +484,7 @@ class OuterLoopSection(_Section):
     """Bound of the norm of the whole meta-gradient, after the clamp; a longer one is shortened to it. 0: off."""
     use_multi_step_loss_optimization: bool = False
     """Weigh the query losses after every inner step (MAML++), instead of the last one alone."""
-    multi_step_loss_num_epochs: int = Field(10, ge=1)
+    multi_step_loss_num_epochs: Annotated[int, ReadWith("use_multi_step_loss_optimization", bool)] = Field(10, ge=1)
     """Epochs over which those weights move to the last step; after them the last step alone counts."""
 
 
@@ -658,6 +706,11 @@ def sections() -> tuple[type[_Section], ...]:
     return (*SECTIONS, _schema_with(choices_with_keys)[1]) if choices_with_keys else SECTIONS
 
 
+def read_with() -> dict[str, ReadWith]:
+    """Return the keys of today that mean something beside some values of another one alone."""
+    return {key: mark for key, field in fields().items() for mark in field.metadata if isinstance(mark, ReadWith)}
+
+
 @lru_cache(maxsize=8)
 def _schema_with(with_keys: tuple[registered.Choice, ...]) -> tuple[type[ExperimentConfig], type[_Section]]:
     own: dict[str, Any] = {}
@@ -675,14 +728,15 @@ def _schema_with(with_keys: tuple[registered.Choice, ...]) -> tuple[type[Experim
 
 def _field(choice: registered.Choice, key: registered.Key) -> tuple[Any, Any]:
     meaning = f"With `{choice.kind}` {choice.name}: {key.meaning}"
+    mark = ReadWith(choice.kind, lambda name: name == choice.name, refused=True)
     is_list = isinstance(key.default, list | tuple)
     entry: Any = type(key.default[0]) if is_list else type(key.default)
     if key.one_of and not is_list:
         entry = Literal[key.one_of]
     if is_list:
         bounded = Annotated[entry, Field(**key.bounds)] if key.bounds else entry
-        return tuple[bounded, ...], Field(tuple(key.default), description=meaning)
-    return entry, Field(key.default, description=meaning, **key.bounds)
+        return Annotated[tuple[bounded, ...], mark], Field(tuple(key.default), description=meaning)
+    return Annotated[entry, mark], Field(key.default, description=meaning, **key.bounds)
 
 
 def is_list_key(key: str) -> bool:

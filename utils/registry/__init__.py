@@ -26,27 +26,18 @@ from utils.paths import PACKAGE, REPOSITORY_ROOT, expanded
 from utils.registry import choices
 from utils.registry.choices import Key
 
-VGG_KEYS = frozenset(
-    {
-        "num_stages",
-        "cnn_blocks_per_stage",
-        "cnn_num_filters",
-        "conv_padding",
-        "max_pooling",
-        "warp_kernel_size",
-        "feature_scale",
-    }
-)
-
 BUILT_IN_BACKBONES: dict[str, frozenset[str]] = {
-    "vgg": VGG_KEYS,
+    "vgg": frozenset({
+        "num_stages", "cnn_blocks_per_stage", "cnn_num_filters", "conv_padding", "max_pooling", "warp_kernel_size",
+        "feature_scale",
+    }),
     "conv4": frozenset({"cnn_num_filters", "warp_kernel_size", "feature_scale"}),
-    "mlp": frozenset(),
+    "mlp": frozenset({"mlp_hidden_sizes"}),
     **dict.fromkeys(
         ("resnet10", "resnet10_wide", "resnet12", "resnet12_wide", "resnet18", "resnet34", "resnet50"), frozenset()
     ),
-}
-"""Name -> which of `VGG_KEYS` it reads. `meta_neural_network_architectures.BACKBONES` builds them."""
+}  # fmt: skip
+"""Name -> the keys that it reads and not all networks do. `meta_neural_network_architectures.BACKBONES` builds them."""
 
 GIVEN_NETWORK = "given_network"
 """What the key `backbone` says where a Python program hands over the network itself, as FewShotClassifier does."""

@@ -23,7 +23,6 @@ class NormChoice:
     learn_bias: bool = True
     momentum: float = 0.1
     learnable_momentum: bool = False
-    n_groups: int = 8
     own: Mapping[str, Any] = field(default_factory=dict)
     """The arguments that are the layer's own."""
     given: Callable[..., Any] | None = None

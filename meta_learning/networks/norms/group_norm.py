@@ -29,17 +29,17 @@ class MetaGroupNorm(AffineNorm):
         return F.group_norm(x, n_tasks * self.n_groups, weight, bias, self.eps)
 
 
-def build_group_norm(shape: tuple[int, int, int], norm: NormChoice) -> MetaGroupNorm:
+def build_group_norm(shape: tuple[int, int, int], norm: NormChoice, *, n_groups: int) -> MetaGroupNorm:
     """Build the layer of a feature map (F, H, W).
 
     Raises:
         ConfigError: the groups do not divide the filters.
     """
-    if shape[0] % norm.n_groups:
+    if shape[0] % n_groups:
         raise ConfigError(
-            f'"norm_groups" {norm.n_groups} does not divide the {shape[0]} filters of a layer; choose a divisor'
+            f'"norm_groups" {n_groups} does not divide the {shape[0]} filters of a layer; choose a divisor'
         )
-    return MetaGroupNorm(norm.n_groups, shape[0], **norm.affine)
+    return MetaGroupNorm(n_groups, shape[0], **norm.affine)
 
 
-register_norm_layer("group_norm", build_group_norm, statistics=("transductive",))
+register_norm_layer("group_norm", build_group_norm, reads={"n_groups": "norm_groups"}, statistics=("transductive",))

@@ -437,7 +437,7 @@ def test_keys_that_do_not_fit_the_network_are_refused(user, changes, text):
 
 def test_keys_of_a_users_network_are_refused_with_another():
     for changes in ({"head_name": "fc"}, {"task_batching": "loop"}):
-        with pytest.raises(ConfigError, match='are of networks that a plugin brings, not of "backbone" vgg'):
+        with pytest.raises(ConfigError, match=r'means nothing with "backbone" vgg; leave it out$'):
             small_config(**changes)
 
 

@@ -170,13 +170,16 @@ def test_an_unknown_key_names_the_nearest_one():
         ({"num_stages": 6}, "images of 28 x 28 pixels vanish in 6 stages"),
         ({"min_learning_rate": 0.01}, '"min_learning_rate" 0.01 is above "meta_learning_rate" 0.001'),
         ({"number_of_ensemble_models": 9}, '"number_of_ensemble_models" 9 is more than "max_models_to_save" 5'),
-        ({"second_order": False, "first_order_to_second_order_epoch": 3}, 'needs "second_order" true'),
+        (
+            {"second_order": False, "first_order_to_second_order_epoch": 3},
+            '3 means nothing with "second_order" false; leave it out',
+        ),
         ({"class_rotation": True, "image_width": 30}, '"class_rotation" needs square images, but they are 28 x 30'),
         ({"normalisation": "imagenet"}, '"normalisation" imagenet needs "image_channels" 3, not 1'),
         ({"learnable_batch_norm_momentum": True}, '"learnable_batch_norm_momentum" needs'),
         ({"norm_layer": "layer_norm", "per_step_bn_statistics": True}, 'needs "norm_layer" batch_norm, not layer_norm'),
         ({"train_val_test_split": [0.9, 0.3]}, '"train_val_test_split" is [0.9, 0.3]; the fractions for train and val'),
-        ({"tag": "x"}, "add --evaluate_on_test_set_only true"),
+        ({"tag": "x"}, 'leave it out, or set "evaluate_on_test_set_only" to true'),
         (
             {"test_after_training": False, "test_curve": True},
             '"test_curve" is made after training, but "test_after_training" is false',
@@ -206,7 +209,8 @@ def test_an_unknown_key_names_the_nearest_one():
         ),
         (
             {"meta_momentum": 0.9},
-            '"meta_momentum" 0.9 is of "meta_optimizer" sgd and rmsprop, not of adam; set it to 0',
+            '"meta_momentum" 0.9 means nothing with "meta_optimizer" adam; leave it out, or set '
+            '"meta_optimizer" to "sgd" or "rmsprop"',
         ),
         (
             {"meta_learning_rate_schedule": "step"},
@@ -217,7 +221,7 @@ def test_an_unknown_key_names_the_nearest_one():
             {"meta_learning_rate_schedule": "step", "meta_learning_rate_milestones": [5, 2]},
             "each later than the one before",
         ),
-        ({"meta_learning_rate_milestones": [5]}, '[5] have no effect without "meta_learning_rate_schedule" step'),
+        ({"meta_learning_rate_milestones": [5]}, '[5] means nothing with "meta_learning_rate_schedule" cosine; leave'),
         ({"task_learning_rate": 0.2, "init_inner_loop_learning_rate": 0.1}, "they mean the same, give one"),
         (
             {"enable_inner_loop_optimizable_bn_params": True, "learnable_bn_gamma": False, "learnable_bn_beta": False},
@@ -530,8 +534,8 @@ def test_arguments_are_read_as_json_where_they_are_json():
         ({"min_learning_rate": 1.0}, 'FILE and command line: "min_learning_rate" 1.0 is above'),
         (
             {"loss": "mean_squared_error", "label_smoothing": 0.1},
-            'command line: "label_smoothing" 0.1 is of "loss" cross_entropy alone, not of mean_squared_error; set it '
-            "to 0",
+            'command line: "label_smoothing" 0.1 means nothing with "loss" mean_squared_error; leave it out, or set '
+            '"loss" to "cross_entropy"',
         ),
         ({"num_stages": 9}, "command line: images of 28 x 28 pixels vanish"),
     ],

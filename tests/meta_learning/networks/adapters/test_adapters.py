@@ -262,10 +262,10 @@ def test_the_method_is_called_by_its_name():
         ),
         ({"adapter_kind": "lora", "adapter_targets": ["norm"]}, '"norm" matches no layer of the body'),
         ({"adapter_kind": "residual", "conv_padding": False}, r"fits; those are \(none\)"),
-        ({"adapter_targets": ["block0"]}, '"adapter_targets" means nothing with "adapter_kind" none; leave it out'),
+        ({"adapter_targets": ["block0"]}, '"block0". means nothing with "adapter_kind" none; leave it out, or set'),
         (
             {"adapter_kind": "film", "adapter_rank": 2},
-            '"adapter_rank" means nothing with "adapter_kind" film; leave it out, or choose another kind',
+            '2 means nothing with "adapter_kind" film; leave it out, or set "adapter_kind" to "context" or "lora"$',
         ),
         (
             {"adapter_kind": "lora", "adapted_parameters": "head"},
