@@ -134,17 +134,18 @@ def _normalised(states: Tensor) -> Tensor:
     return flat.view(states.shape)
 
 
+KEYS = {"unlabelled_queries": Key(True, "Whether the query images, without labels, count in the inner loop.")}
 register_inner_loop_optimizer(
     "metal",
     MeTAL,
-    keys={"unlabelled_queries": Key(True, "Whether the query images, without labels, count in the inner loop.")},
+    keys=KEYS,
     reads={"n_way": "num_classes_per_set"},
     meaning="gradient descent on the support loss plus learned losses of support and query images (MeTAL)",
 )
 register_inner_loop_optimizer(
     "metal_alfa",
     MeTALWithALFA,
-    keys={"unlabelled_queries": Key(True, "Whether the query images, without labels, count in the inner loop.")},
+    keys=KEYS,
     reads={"n_way": "num_classes_per_set"},
     meaning="metal's losses with alfa's rates and decays",
 )

@@ -215,8 +215,11 @@ def _built_in() -> dict[str, dict[str, Choice]]:
 
 
 def _registrations(path: Path, module: str) -> Iterator[Choice]:
-    """Yield what a file of ours registers: its calls at the left margin, whose arguments are plain values and `Key`."""
+    """Yield what a file of ours registers: its calls at the left margin, whose arguments are plain values and `Key`, or
+    names of these.
+    """
     tree = ast.parse(path.read_text(encoding="utf-8"))
+    constants = {ast.unparse(node.targets[0]): node.value for node in tree.body if isinstance(node, ast.Assign)}
     classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
     package = __name__.removesuffix("utils.registry.choices")  # empty, or that of the installed package
     for node in tree.body:
@@ -225,7 +228,7 @@ def _registrations(path: Path, module: str) -> Iterator[Choice]:
             isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id.startswith("register_")
         ):
             continue
-        named = {keyword.arg: _value(keyword.value) for keyword in call.keywords}
+        named = {word.arg: _value(constants.get(ast.unparse(word.value), word.value)) for word in call.keywords}
         own = {word: named.pop(word) for word in ("keys", "reads", "meaning") if word in named}
         facts = _plain_values(classes[made.id]) if (made := call.args[1]).id in classes else {}
         kind, name = call.func.id.removeprefix("register_"), _value(call.args[0])
