@@ -12,18 +12,15 @@ and scores all of them, five times with test_baselines and five times without. R
 import statistics
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from utils.config import ExperimentConfig, load_config
-from utils.config.command_line import options_of, read_command_line
-from utils.config.messages import COMMAND_LINE
-from utils.errors import prints_user_errors
-from utils.machine.devices import choose_device, clock
-from utils.machine.host import tune_host
-from utils.paths import REPOSITORY_ROOT
+from benchmarks.parts.measuring import measure_config, seconds_of
+from utils.config import ExperimentConfig
+from utils.machine.devices import choose_device
 
 if TYPE_CHECKING:
     from experiment_parts.evaluation.task_sets import TaskSet
@@ -46,15 +43,10 @@ def measure(config: ExperimentConfig) -> tuple[list[float], list[float]]:
     data = build_data(config, device, getattr(torch, config.parameter_format))
     learner, task_sets = build_learner(config, device), build_task_sets(config, data)
 
-    def seconds(*, with_rows: bool) -> float:
-        start = clock(device)
-        test(config, learner, task_sets, with_rows=with_rows)
-        return clock(device) - start
-
-    for with_rows in (False, True):  # what a first time alone costs, such as recording kernels
-        seconds(with_rows=with_rows)
-    turns = [(seconds(with_rows=False), seconds(with_rows=True)) for _ in range(TURNS)]
-    return [without for without, _ in turns], [with_rows for _, with_rows in turns]
+    ways = [partial(test, config, learner, task_sets, with_rows=with_rows) for with_rows in (False, True)]
+    turns = [[seconds_of(way, device) for way in ways] for _ in range(1 + TURNS)]
+    # Without the first turn, which alone records kernels, say.
+    return tuple(map(list, zip(*turns[1:], strict=True)))
 
 
 def test(config: ExperimentConfig, learner: "FewShotLearner", task_sets: "list[TaskSet]", *, with_rows: bool) -> None:
@@ -81,8 +73,9 @@ def test(config: ExperimentConfig, learner: "FewShotLearner", task_sets: "list[T
     collect_results(task_sets, kinds, models, evaluations)
 
 
-def table(config: ExperimentConfig, without: Sequence[float], with_rows: Sequence[float]) -> str:
+def table(config: ExperimentConfig, measured: tuple[Sequence[float], Sequence[float]]) -> str:
     """Return the measurements and what follows from them."""
+    without, with_rows = measured
     lines = [f"{'':<14}{'median':>10}{'shortest':>10}{'longest':>10}"]
     for name, row in (("without", without), ("with the rows", with_rows)):
         lines.append(f"{name:<14}" + "".join(f"{x:>8.3f} s" for x in (statistics.median(row), min(row), max(row))))
@@ -96,20 +89,5 @@ def table(config: ExperimentConfig, without: Sequence[float], with_rows: Sequenc
     )
 
 
-@prints_user_errors
-def main(arguments: Sequence[str]) -> int:
-    """Run the command line; return the exit code."""
-    if {"-h", "--help"}.intersection(arguments):
-        print(__doc__)
-        return 0
-    path, overrides = read_command_line(options_of(arguments))
-    config = load_config(
-        path or REPOSITORY_ROOT / "experiment_config" / "quickstart.json", overrides, place=COMMAND_LINE
-    )
-    tune_host()
-    print(table(config, *measure(config)))
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(measure_config(sys.argv[1:], __doc__, measure, table))

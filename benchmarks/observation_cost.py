@@ -15,21 +15,16 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.parts.measuring import timed_iterations
-from utils.config import ExperimentConfig, load_config
-from utils.config.command_line import options_of, read_command_line
-from utils.config.messages import COMMAND_LINE
-from utils.errors import prints_user_errors
-from utils.machine.devices import choose_device, clock
-from utils.machine.host import tune_host
-from utils.paths import REPOSITORY_ROOT
+from benchmarks.parts.measuring import measure_config, seconds_of, timed_iterations
+from utils.config import ExperimentConfig
+from utils.machine.devices import choose_device
 
 ORDERS, TIMED = 50, 5
 LONGEST_ORDER_MS = 1.0
@@ -47,16 +42,13 @@ def measure(config: ExperimentConfig) -> dict[str, list[float]]:
     from few_shot_learning_system import build_learner
 
     device, n_tasks = choose_device(config.gpu_to_use), config.tasks_per_meta_batch
-    data, learner = build_data(config, device, getattr(torch, config.precision)), build_learner(config, device)
+    data, learner = build_data(config, device, getattr(torch, config.parameter_format)), build_learner(config, device)
     epoch = config.total_epochs - 1  # of the heaviest derivative order
     short = config.model_copy(
         update={"total_epochs": 2, "total_iter_per_epoch": TIMED, "num_evaluation_tasks": n_tasks}
     )
 
-    def seconds(step: Callable[[], Any]) -> float:
-        start = clock(device)
-        step()
-        return clock(device) - start
+    seconds = partial(seconds_of, device=device)
 
     def evaluate(first: int) -> None:
         learner.evaluate(data.episodes("val", range(first, first + n_tasks))).query_logits.sum().item()
@@ -65,10 +57,10 @@ def measure(config: ExperimentConfig) -> dict[str, list[float]]:
         run_folder = open_run_folder(Path(folder), config.experiment_name, short.to_json_dict())
         build_experiment(short, learner, data, [], run_folder, device).run()
         run_folder.unlock()
-        look = Diagnostics(run_folder.logs / "validation_episodes.safetensors", n_tasks).look
+        inspect = Diagnostics(run_folder.logs / "validation_episodes.safetensors", n_tasks).inspect
         timed = timed_iterations(learner, data, n_tasks, epoch, device)
         return measure_reports(run_folder.path, seconds) | {
-            "a look": [seconds(lambda: look(learner, data, epoch, is_last=False)) for _ in range(TIMED)],
+            "a look": [seconds(lambda: inspect(learner, data, epoch, is_last=False)) for _ in range(TIMED)],
             "a training iteration": [supply + step for supply, step in itertools.islice(timed, TIMED)],
             "a meta-batch of validation": [seconds(partial(evaluate, i * n_tasks)) for i in range(TIMED)],
         }
@@ -121,20 +113,5 @@ def _text(seconds: float) -> str:
     return f"{seconds:.2f} s" if seconds >= 1 else f"{1000 * seconds:.3f} ms"
 
 
-@prints_user_errors
-def main(arguments: Sequence[str]) -> int:
-    """Run the command line; return the exit code."""
-    if {"-h", "--help"}.intersection(arguments):
-        print(__doc__)
-        return 0
-    path, overrides = read_command_line(options_of(arguments))
-    config = load_config(
-        path or REPOSITORY_ROOT / "experiment_config" / "quickstart.json", overrides, place=COMMAND_LINE
-    )
-    tune_host()
-    print(table(config, measure(config)))
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(measure_config(sys.argv[1:], __doc__, measure, table))

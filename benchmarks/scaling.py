@@ -21,11 +21,12 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.parts.measuring import random_episodes, whole_number
+from benchmarks.parts.measuring import random_episodes, seconds_of, whole_number
 from utils.config import ExperimentConfig, load_config
 from utils.config.command_line import parse_command_line
+from utils.config.messages import COMMAND_LINE
 from utils.errors import ConfigError, prints_user_errors
-from utils.machine.devices import choose_device, clock
+from utils.machine.devices import choose_device
 from utils.machine.host import tune_host
 from utils.paths import REPOSITORY_ROOT
 
@@ -94,14 +95,12 @@ def seconds_per_iteration(config: ExperimentConfig, iterations: int, warm_up: in
         item.name: value for item in fields(episodes) if isinstance(value := getattr(episodes, item.name), torch.Tensor)
     }
     episodes = replace(episodes, **{name: value[part.start : part.stop] for name, value in tensors.items()})
-    seconds = []
-    for iteration in range(-warm_up, iterations):
-        start = clock(device)
+
+    def iterate() -> None:
         meta_gradients, _ = group.mean(learner.meta_gradients(episodes, 0), config.tasks_per_meta_batch)
         learner.meta_update(meta_gradients, 0)
-        if iteration >= 0:
-            seconds.append(clock(device) - start)
-    return statistics.median(seconds)
+
+    return statistics.median([seconds_of(iterate, device) for _ in range(warm_up + iterations)][warm_up:])
 
 
 def seconds_of_ranks(n_ranks: int, overrides: dict[str, Any], iterations: int) -> float:
@@ -144,7 +143,7 @@ def values_of(what: str, quick: bool, overrides: dict[str, Any]) -> tuple[int, .
 
     on_gpu = torch.cuda.is_available() and overrides.get("gpu_to_use") != "cpu"
     most = torch.cuda.device_count() if on_gpu else os.cpu_count() or 1
-    most = min(most, load_config(CONFIG, overrides).tasks_per_meta_batch)
+    most = min(most, load_config(CONFIG, overrides, place=COMMAND_LINE).tasks_per_meta_batch)
     return tuple(value for value in values if value <= most)
 
 
@@ -156,8 +155,8 @@ def measure(what: str, quick: bool, overrides: dict[str, Any], iterations: int) 
         if what == "ranks":
             seconds = seconds_of_ranks(value, base, iterations)
         else:
-            changed = base | dict.fromkeys(AXES[what][0], value)
-            seconds = seconds_per_iteration(load_config(CONFIG, changed), iterations)
+            config = load_config(CONFIG, base | dict.fromkeys(AXES[what][0], value), place=COMMAND_LINE)
+            seconds = seconds_per_iteration(config, iterations)
         milliseconds.append(1000 * seconds)
     exponent = fitted_exponent(values, milliseconds) if len(values) > 1 else None
     return {
@@ -195,7 +194,8 @@ def main(arguments: list[str]) -> int:
         )
     iterations = whole_number(overrides, "iterations", 10, 1)
     if AS_RANK in os.environ:
-        seconds = seconds_per_iteration(load_config(CONFIG, json.loads(os.environ[AS_RANK])), iterations)
+        config = load_config(CONFIG, json.loads(os.environ[AS_RANK]), place=COMMAND_LINE)
+        seconds = seconds_per_iteration(config, iterations)
         if os.environ["RANK"] == "0":
             print(seconds)
         return 0

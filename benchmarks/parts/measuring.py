@@ -1,5 +1,6 @@
-"""Part of `meta_iteration.py`, `scaling.py`, `methods_on_omniglot.py`, `inner_loop_memory.py` and `data_supply.py`:
-random episodes, the time and memory that they take, and processes of their own for measurements.
+"""Part of `meta_iteration.py`, `scaling.py`, `methods_on_omniglot.py`, `inner_loop_memory.py`, `data_supply.py`,
+`baseline_cost.py` and `observation_cost.py`: random episodes, the time and memory that they take, processes of their
+own for measurements, and the command line of those that measure a config.
 """
 
 import itertools
@@ -11,10 +12,13 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-from utils.config import ExperimentConfig
-from utils.errors import ConfigError
+from utils.config import ExperimentConfig, load_config
+from utils.config.command_line import options_of, read_command_line
+from utils.config.messages import COMMAND_LINE
+from utils.errors import ConfigError, prints_user_errors
 from utils.machine.devices import choose_device, clock, make_deterministic
 from utils.machine.host import tune_host
+from utils.paths import REPOSITORY_ROOT
 
 if TYPE_CHECKING:
     import torch
@@ -27,6 +31,34 @@ def in_own_process(function: Callable[..., Any], *arguments: Any, begin: Callabl
     """Return what a function of a benchmark gives in a fresh process, in which `begin` comes before it."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=begin) as pool:
         return pool.submit(function, *arguments).result()
+
+
+def seconds_of(step: Callable[[], Any], device: "torch.device") -> float:
+    """Take a step, wait for the device, and return how long both took."""
+    start = clock(device)
+    step()
+    return clock(device) - start
+
+
+@prints_user_errors
+def measure_config(
+    arguments: list[str], help_text: str, measure: Callable[[ExperimentConfig], Any], table: Callable[..., str]
+) -> int:
+    """Run the command line of a benchmark of any config, by default the quickstart's; return the exit code.
+
+    Args:
+        measure: of the config; what it returns is for `table`, beside the config.
+    """
+    if {"-h", "--help"}.intersection(arguments):
+        print(help_text)
+        return 0
+    path, overrides = read_command_line(options_of(arguments))
+    config = load_config(
+        path or REPOSITORY_ROOT / "experiment_config" / "quickstart.json", overrides, place=COMMAND_LINE
+    )
+    tune_host()
+    print(table(config, measure(config)))
+    return 0
 
 
 def timed_iterations(
@@ -86,12 +118,11 @@ def time_iterations(config: ExperimentConfig, iterations: int, epoch: int, warm_
     dtype = getattr(torch, config.parameter_format)
     learner = build_learner(config, device)
     episodes = random_episodes(config, device, dtype)
-    seconds = []
-    for iteration in range(-warm_up, iterations):
-        start = clock(device)
+
+    def iterate() -> None:
         learner.meta_update(learner.meta_gradients(episodes, epoch), epoch)
-        if iteration >= 0:
-            seconds.append(clock(device) - start)
+
+    seconds = [seconds_of(iterate, device) for _ in range(warm_up + iterations)][warm_up:]
     median = statistics.median(seconds)
     return {
         "ms_per_iteration_median": 1000 * median,

@@ -3,6 +3,7 @@ by hand.
 """
 
 import ast
+import json
 import os
 import re
 import subprocess
@@ -10,9 +11,10 @@ import sys
 
 import pytest
 
-from benchmarks import claims
+from benchmarks import baseline_cost, claims, observation_cost
 from benchmarks.claims import verdict
 from benchmarks.methods_on_omniglot import METHODS, run_of
+from benchmarks.parts.measuring import measure_config
 from benchmarks.reliability import ROW_OF_SAVING, measure_altered_images, measure_swapped_checkpoints, replace_rows
 from utils.config import load_config
 from utils.config.command_line import parse_command_line
@@ -52,6 +54,25 @@ def test_help_says_what_a_benchmark_does_and_its_options_without_torch(name, opt
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert f"python benchmarks/{name}.py" in done.stdout and all(option in done.stdout for option in options)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+    ("module", "rows"),
+    [(baseline_cost, ["without", "with the rows"]), (observation_cost, ["order a report", "a look"])],
+)
+def test_a_benchmark_of_any_config_measures_it(module, rows, tiny_dataset, tmp_path, capsys):
+    tiny_dataset("tiny", n_classes=12)
+    values = {
+        "experiment_name": "measured", "dataset_name": "tiny", "image_height": 14, "image_width": 14, "num_stages": 2,
+        "cnn_num_filters": 4, "num_classes_per_set": 3, "num_target_samples": 2, "batch_size": 2, "gpu_to_use": "cpu",
+        "num_evaluation_tasks": 2, "number_of_ensemble_models": 1, "num_dataprovider_workers": 0,
+    }  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    words = [str(tmp_path / "config.json"), "--total_epochs", "1"]
+    assert measure_config(words, "", module.measure, module.table) == 0
+    printed = capsys.readouterr().out
+    assert all(any(line.startswith(f"{row}  ") for line in printed.splitlines()) for row in rows), printed
 
 
 @pytest.mark.parametrize(

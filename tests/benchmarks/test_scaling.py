@@ -61,3 +61,8 @@ def test_an_unknown_axis_is_refused_with_those_that_there_are(capsys):
     assert main(["--what", "depth"]) == 1
     message = 'command line: --what: there is no "depth"; there are: tasks, steps, ways, image_size, filters, ranks\n'
     assert capsys.readouterr() == ("", message)
+
+
+def test_a_wrong_key_is_blamed_on_the_command_line(capsys):
+    assert main(["--what", "tasks", "--batch_sise", "3"]) == 1
+    assert capsys.readouterr().err == 'command line: unknown key "batch_sise"; did you mean "batch_size"?\n'
