@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from data import NORMALISATIONS
+from utils.config import ExperimentConfig
 from utils.episodes.inputs import Inputs, refuse_masked
 from utils.errors import ConfigError
 
@@ -83,6 +85,15 @@ def image_arrays(
                 stacklevel=3,
             )
     return Images(array, n_features, flat)
+
+
+def is_pair(dataset: Any) -> bool:
+    """Return whether a dataset is two arrays, images (or parts of examples) and labels."""
+    if not isinstance(dataset, (tuple, list)) or len(dataset) != 2:
+        return False
+    parts = dataset[0].values() if isinstance(dataset[0], Mapping) else dataset[0]
+    of_parts = isinstance(dataset[0], Mapping | tuple) and not isinstance(dataset[1], Mapping | tuple)
+    return hasattr(dataset[0], "shape") or (of_parts and all(hasattr(part, "shape") for part in parts))
 
 
 def by_part(given: Any, change: Callable[[Any], Any]) -> Any:
@@ -262,3 +273,11 @@ def as_input(
         torch.tensor(values, dtype=torch.float32).reshape(-1, *[1] * (images.dim() - 2)) for values in normalise
     )
     return (images - mean) / deviation
+
+
+def network_input(pixels: np.ndarray, config: ExperimentConfig) -> Tensor:
+    """Return pixels (n, C, h, w) as the network of a config takes them: of its size, normalised as it says."""
+    of_images = config.inputs is None
+    pixels = resized(pixels, config.image_height, config.image_width) if of_images else pixels
+    normalise = NORMALISATIONS[config.normalisation]
+    return as_input(pixels, normalise, reverse_channels=config.reverse_channels, of_images=of_images)

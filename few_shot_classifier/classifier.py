@@ -20,7 +20,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data import NORMALISATIONS
 from experiment_builder import build_experiment
 from experiment_parts.evaluation import model_selection
 from experiment_parts.evaluation.model_selection import chosen_checkpoint
@@ -29,7 +28,7 @@ from experiment_parts.runs.checkpoints import load_checkpoint, save_checkpoint
 from experiment_parts.runs.opening import open_run_folder
 from experiment_parts.runs.run_folder import RunFolder
 from few_shot_classifier.adapted_task import AdaptedLearner, adapt
-from few_shot_classifier.arrays import Images, InputError, as_input, class_labels, image_arrays, resized
+from few_shot_classifier.arrays import Images, InputError, class_labels, image_arrays, network_input
 from few_shot_classifier.datasets import evaluation_data, first_image_shape, training_data
 from few_shot_classifier.estimator import Estimator, NotFittedError, with_parameters
 from few_shot_learning_system import OPTIMIZER_PREFIX, FewShotLearner, build_learner
@@ -253,7 +252,7 @@ class FewShotClassifier(Estimator):
         if len(classes) < 2:
             raise InputError(f"labels hold one class, {classes[0]!r}; a classifier needs examples of two or more")
         config = self._config(given.pixels.shape[1:], meta_learned=self.initialisation_ is not None, n_way=len(classes))
-        return self._adapt(config, self._as_input(given.pixels, config), ranks, classes, given.n_features)
+        return self._adapt(config, network_input(given.pixels, config), ranks, classes, given.n_features)
 
     def partial_fit(self, X: Any, y: Any, classes: Any = None) -> "FewShotClassifier":
         """Add examples to those of the last `fit` and adapt to all of them: the same as one `fit` with all.
@@ -281,7 +280,7 @@ class FewShotClassifier(Estimator):
             config = self._config(
                 self.support_images_.shape[1:], meta_learned=self.initialisation_ is not None, n_way=len(all_classes)
             )
-        support = torch.cat([self.support_images_, self._as_input(given.pixels, config)])
+        support = torch.cat([self.support_images_, network_input(given.pixels, config)])
         return self._adapt(config, support, ranks, all_classes, self.n_features_in_)
 
     def predict(self, X: Any, *, every_step: bool = False) -> np.ndarray:
@@ -305,7 +304,7 @@ class FewShotClassifier(Estimator):
         self.check_is_fitted()
         given = self._given(X)
         self._check_features(given.n_features, flat=given.flat)
-        query = self._as_input(given.pixels, self._config_of_fit)
+        query = network_input(given.pixels, self._config_of_fit)
         size = len(query) if self._adapted.depends_on_other_images else IMAGES_AT_ONCE
         last = len(self._adapted.path) - 1
         steps = range(last + 1) if every_step else [last]
@@ -344,13 +343,6 @@ class FewShotClassifier(Estimator):
         if self.image_channels is not None:
             return int(self.image_channels)
         return self.meta_config_["image_channels"] if self.meta_config_ else None
-
-    @staticmethod
-    def _as_input(pixels: np.ndarray, config: ExperimentConfig) -> Tensor:
-        of_images = config.inputs is None
-        pixels = resized(pixels, config.image_height, config.image_width) if of_images else pixels
-        normalise = NORMALISATIONS[config.normalisation]
-        return as_input(pixels, normalise, reverse_channels=config.reverse_channels, of_images=of_images)
 
     def _check_features(self, n_features: int, *, flat: bool) -> None:
         if flat and n_features != self.n_features_in_:

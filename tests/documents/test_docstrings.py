@@ -15,6 +15,7 @@ FACE = [
     "train_maml_system.py",
     "data.py",
     "few_shot_classifier/datasets.py",
+    "few_shot_classifier/given_tasks.py",
     "few_shot_learning_system.py",
     *sorted(
         f"experiment_tools/{path.name}"
