@@ -10,7 +10,7 @@ docs/from_python.md shows more. Letters: n images, N classes, S inner steps, C x
 
 import json
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,10 +31,10 @@ from few_shot_classifier.adapted_task import AdaptedLearner, adapt
 from few_shot_classifier.arrays import Images, InputError, class_labels, image_arrays, network_input
 from few_shot_classifier.datasets import evaluation_data, first_image_shape, training_data
 from few_shot_classifier.estimator import Estimator, NotFittedError, with_parameters
+from few_shot_classifier.parameters import config_of, objects_of, parameters, plain
 from few_shot_learning_system import OPTIMIZER_PREFIX, FewShotLearner, build_learner
-from meta_learning.losses.base import TaskLoss
 from utils.config import ExperimentConfig, check_config
-from utils.config.schema import ONE_START_ONLY, fields
+from utils.config.schema import fields
 from utils.episodes.inputs import Inputs
 from utils.episodes.source import EpisodeSource
 from utils.errors import ConfigError, StorageError
@@ -42,43 +42,7 @@ from utils.files.pretrained import pretrained_file
 from utils.machine.devices import choose_device
 from utils.metrics import percent, summarise
 from utils.paths import experiments_root
-from utils.registry import GIVEN_NETWORK
-from utils.registry.choices import GIVEN
 
-OF_SCRIPTS_ALONE = {
-    *ONE_START_ONLY,
-    "test_after_training",
-    "evaluate_on_test_set_only",
-    "load_checkpoint",
-    "tag",
-    "test_curve",
-    "dataset_name",
-    "dataset_path",
-    "total_epochs_before_pause",
-    "plugin_sha256",
-}
-"""Config keys that are no parameters: `meta_fit` is given the dataset, `accuracy` tests, `load` loads."""
-IMAGE_SIDES = ("image_channels", "image_height", "image_width")
-
-
-def parameters() -> dict[str, Any]:
-    """Return parameter -> default: the config keys of today, those of plugins among them, and two more.
-
-    `network`: a `torch.nn.Module`, a function of (config, (C, H, W), N) that makes one, the name of a backbone, or None
-    for the key `backbone`. `image_shape`: C, H, W of flat images. None for the size of images: that of the first ones.
-    The keys of OBJECTS may also be a class, or a function that makes one, as the functions of `utils.registry` take
-    them; `loss` also a function of (logits (n, N), labels (n,)).
-    """
-    keys = {
-        name: None if name in ("experiment_name", *IMAGE_SIDES) else field.default
-        for name, field in fields().items()
-        if name not in OF_SCRIPTS_ALONE
-    }
-    return {"network": None, "image_shape": None, **keys, "diagnostics_every_epochs": 0}
-
-
-OBJECTS = ("inner_loop_optimizer", "head", "loss", "outer_loss", "norm_layer")
-"""Parameters that may be a name or an object."""
 IMAGES_AT_ONCE = 256
 """Where an image's prediction does not depend on the other images."""
 FIT_PREFIX = "fit."
@@ -102,19 +66,6 @@ class Accuracy:
             f"{percent(summarise(self.per_task))} ({self.n_tasks} tasks, {self.n_steps} inner steps, "
             f"{self.statistics} statistics)"
         )
-
-
-class _FunctionLoss(TaskLoss):
-    """A user's loss of (logits (n, N), labels (n,)), task by task."""
-
-    def __init__(self, function: Callable[[Tensor, Tensor], Tensor]) -> None:
-        super().__init__()
-        self.function = function
-
-    def losses(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        """Return each task's loss (B,)."""
-        losses = [self.function(logits, of_task) for logits, of_task in zip(outputs, labels, strict=True)]
-        return torch.stack([loss.mean() for loss in losses])
 
 
 @with_parameters(parameters)
@@ -144,7 +95,7 @@ class FewShotClassifier(Estimator):
         Raises:
             ConfigError: parameters that cannot work. DataError, InputError: data that cannot.
         """
-        config = self._config(first_image_shape(dataset, self.image_shape, self._inputs()), meta_learned=False)
+        config = self._config(first_image_shape(dataset, self.image_shape, self._inputs()), None)
         device = choose_device(config.gpu_to_use)
         data = training_data(dataset, val, config, device, self.image_shape)
         config = config.model_copy(update={"num_evaluation_tasks": _at_most(data, "val", config.num_evaluation_tasks)})
@@ -172,52 +123,13 @@ class FewShotClassifier(Estimator):
             vars(self).pop(name, None)
 
     def _config(
-        self, shape: Sequence[int] | None, *, meta_learned: bool, n_way: int | None = None, **changes: Any
+        self, shape: Sequence[int] | None, meta_config: dict[str, Any] | None, **changes: Any
     ) -> ExperimentConfig:
-        """Return the config of the parameters; what they leave open is that of the meta-learning, else `shape`."""
-        values = {
-            name: _plain(value) for name, value in self.get_params().items() if name not in ("network", "image_shape")
-        }
-        values |= {
-            "experiment_name": values["experiment_name"] or "few_shot_classifier",
-            "dataset_name": "images",
-            **{name: GIVEN for name in OBJECTS if name in self._objects()},
-        }
-        if self.network is not None:
-            values["backbone"] = self.network if isinstance(self.network, str) else GIVEN_NETWORK
-        if meta_learned:
-            values["input_shape"] = values["input_shape"] or self.meta_config_["input_shape"]
-        elif shape is not None and len(shape) != 3:  # of a source of episodes that are no images
-            values["input_shape"] = values["input_shape"] or list(shape)
-        for place, name in enumerate(IMAGE_SIDES):
-            if values[name] is None:
-                if values["input_shape"]:  # there is no image
-                    values[name] = fields()[name].default
-                elif meta_learned:
-                    values[name] = self.meta_config_[name]
-                elif shape is None:
-                    raise ConfigError(
-                        f'FewShotClassifier: "{name}" is not given; set image_channels, image_height and image_width '
-                        "for this dataset, or input_shape if it has no images"
-                    )
-                else:
-                    values[name] = int(shape[place])
-        if n_way is not None and not meta_learned:
-            values["num_classes_per_set"] = n_way
-        config = check_config(values | changes, "FewShotClassifier")
-        if config.is_regression:
-            raise ConfigError(
-                f'FewShotClassifier: "loss" {config.loss} is for regression; use cross_entropy or binary_cross_entropy'
-            )
-        return config
+        return config_of(self.get_params(), shape, meta_config, **changes)
 
     def _build(self, config: ExperimentConfig, initialisation: dict[str, Tensor] | None) -> FewShotLearner:
         """Build the learner of a config, with an initialisation that was meta-learned."""
-        objects = self._objects()
-        loss = objects.get("loss")
-        if loss is not None and not isinstance(getattr(loss, "func", loss), TaskLoss | type):
-            objects["loss"] = _FunctionLoss(loss)
-        learner = build_learner(config, choose_device(config.gpu_to_use), **objects)
+        learner = build_learner(config, choose_device(config.gpu_to_use), **objects_of(self.get_params()))
         if initialisation is not None:
             # Rates that are not learned are those of the config.
             learned = learner.meta_parameters()
@@ -225,11 +137,6 @@ class FewShotClassifier(Estimator):
                      if name.startswith("inner_loop.") and name not in learned}  # fmt: skip
             learner.load_state_tensors(initialisation | rates, optimizer=False)
         return learner
-
-    def _objects(self) -> dict[str, Any]:
-        """Return the parameters that are no names: a network, a loss, ..."""
-        given = {name: getattr(self, name) for name in ("network", *OBJECTS)}
-        return {name: value for name, value in given.items() if not isinstance(value, str | None)}
 
     # Adapting and classifying.
 
@@ -251,7 +158,7 @@ class FewShotClassifier(Estimator):
         classes, ranks = np.unique(labels, return_inverse=True)
         if len(classes) < 2:
             raise InputError(f"labels hold one class, {classes[0]!r}; a classifier needs examples of two or more")
-        config = self._config(given.pixels.shape[1:], meta_learned=self.initialisation_ is not None, n_way=len(classes))
+        config = self._config(given.pixels.shape[1:], self.meta_config_, n_way=len(classes))
         return self._adapt(config, network_input(given.pixels, config), ranks, classes, given.n_features)
 
     def partial_fit(self, X: Any, y: Any, classes: Any = None) -> "FewShotClassifier":
@@ -277,9 +184,7 @@ class FewShotClassifier(Estimator):
         all_classes, ranks = np.unique(np.concatenate([before, labels]), return_inverse=True)
         config = self._config_of_fit
         if len(all_classes) != len(self.classes_):
-            config = self._config(
-                self.support_images_.shape[1:], meta_learned=self.initialisation_ is not None, n_way=len(all_classes)
-            )
+            config = self._config(self.support_images_.shape[1:], self.meta_config_, n_way=len(all_classes))
         support = torch.cat([self.support_images_, network_input(given.pixels, config)])
         return self._adapt(config, support, ranks, all_classes, self.n_features_in_)
 
@@ -321,7 +226,7 @@ class FewShotClassifier(Estimator):
     def initial_learner(self) -> FewShotLearner:
         """Return a learner with the meta-learned initialisation, from which `fit` starts."""
         self._check_meta_fitted("initial_learner")
-        return self._build(self._config(None, meta_learned=True), self.initialisation_)
+        return self._build(self._config(None, self.meta_config_), self.initialisation_)
 
     def score(self, X: Any, y: Any) -> float:
         """Return the accuracy, a share from 0 to 1, on images and labels (n,) as for `fit`."""
@@ -404,7 +309,7 @@ class FewShotClassifier(Estimator):
             raise ConfigError(f"accuracy: statistics is {statistics!r}, but must be one name; call it once for each")
         changes: dict[str, Any] = {} if n_steps is None else {"number_of_evaluation_steps_per_iter": n_steps}
         changes |= {} if statistics is None else {"test_batch_norm_statistics": statistics}  # is it a kind?
-        config = self._config(None, meta_learned=True, **changes)
+        config = self._config(None, self.meta_config_, **changes)
         learner = self._build(config, self.initialisation_)
         data = evaluation_data(test_dataset, config, choose_device(config.gpu_to_use), self.image_shape)
         n_tasks = _at_most(data, "test", n_tasks)
@@ -503,13 +408,14 @@ class FewShotClassifier(Estimator):
                 for name, value in self._adapted.learner.state_tensors().items()
                 if not name.startswith(OPTIMIZER_PREFIX)
             }
-        config = self._config_of_fit if fitted else self._config(None, meta_learned=True)
-        params = {name: _plain(value) for name, value in self.get_params().items() if name not in self._objects()}
+        config = self._config_of_fit if fitted else self._config(None, self.meta_config_)
+        objects = objects_of(self.get_params())
+        params = {name: plain(value) for name, value in self.get_params().items() if name not in objects}
         state: dict[str, Any] = {
             "config": config.to_json_dict(),
             "classifier": json.loads(json.dumps(params)),
             "meta_config": self.meta_config_,
-            "given_as_objects": list(self._objects()),
+            "given_as_objects": list(objects),
         }
         tensors = dict(initialisation)
         if fitted:
@@ -585,10 +491,3 @@ def _at_most(data: EpisodeSource, split: str, n_tasks: int) -> int:
     interval too narrow.
     """
     return min(n_tasks, data.count(split) or n_tasks)
-
-
-def _plain(value: Any) -> Any:
-    """Return numpy's numbers and tuples, as grid searches give them, in the types of JSON."""
-    if isinstance(value, (tuple, list)):
-        return [_plain(entry) for entry in value]
-    return value.item() if isinstance(value, np.generic) else value
