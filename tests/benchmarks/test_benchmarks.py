@@ -14,8 +14,9 @@ import pytest
 from benchmarks import baseline_cost, claims, observation_cost
 from benchmarks.claims import verdict
 from benchmarks.methods_on_omniglot import METHODS, run_of
+from benchmarks.parts.altered_files import measure_altered_images, measure_swapped_checkpoints
 from benchmarks.parts.measuring import measure_config
-from benchmarks.reliability import ROW_OF_SAVING, measure_altered_images, measure_swapped_checkpoints, replace_rows
+from benchmarks.reliability import ROW_OF_SAVING, replace_rows
 from utils.config import load_config
 from utils.config.command_line import parse_command_line
 from utils.paths import REPOSITORY_ROOT
