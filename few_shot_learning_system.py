@@ -35,12 +35,12 @@ from meta_learning.networks.norms.batch_norm import batch_norm_layers
 from meta_learning.networks.passes import Pass, PassRecord, name_of_statistics
 from meta_learning.outer_gradients.base import OuterGradient
 from meta_learning.outer_gradients.building import build_outer_gradient
-from meta_learning.outer_gradients.sharpness import uphill
+from meta_learning.outer_gradients.sharpness import gradients_uphill
 from meta_learning.outer_gradients.training_steps import TrainingSteps
 from meta_learning.outer_gradients.unrolled import Unrolled
 from meta_learning.outer_losses.base import OuterLoss
 from meta_learning.outer_losses.mean import MeanOverTasks
-from meta_learning.outer_losses.step_weights import OuterLoop, last_step_weights, multi_step_loss_weights
+from meta_learning.outer_losses.step_weights import OuterLoop, multi_step_loss_weights
 from meta_learning.outer_losses.task_weights import weighted
 from meta_learning.pretraining import PREFIX as PRETRAINING_PREFIX
 from meta_learning.pretraining import Pretraining
@@ -144,44 +144,34 @@ class FewShotLearner(nn.Module):
             epoch: from 0; decides derivative order and the weights v, and whether the body is only pre-trained.
             second_order: whether to differentiate through the inner gradients; None: as the epoch does.
         """
-        found = self._gradients_here(episodes, epoch, second_order)
-        if not self.outer_loop.sharpness_radius or self._pretrains(epoch):
-            return found
-        with uphill(self.meta_parameters(), found.gradients, self.outer_loop.sharpness_radius):
-            above = self._gradients_here(episodes, epoch, second_order)
-        # Losses and statistics are those of the parameters that the learner has.
-        metrics = found.metrics | {"gradient_norm": above.metrics["gradient_norm"]}
-        return replace(found, gradients=above.gradients, metrics=metrics)
+        if self._pretrains(epoch):
+            return self._mean_over_tasks(self._pretraining_gradients, episodes, epoch, second_order=False)
+        compute = partial(self._gradients_here, episodes, epoch, second_order)
+        radius = self.outer_loop.sharpness_radius
+        return gradients_uphill(compute, self.meta_parameters(), radius) if radius else compute()
 
     def _gradients_here(self, episodes: Episodes, epoch: int, second_order: bool | None) -> MetaGradients:
-        weights = self.multi_step_loss_weights(epoch)
-        if self._pretrains(epoch):
-            means = self._mean_over_tasks(self._pretraining_gradients, episodes, weights, epoch, second_order=False)
-            return MetaGradients(means["gradients"], means.get("statistics", {}), means["metrics"])
         second_order = self.is_second_order(epoch) if second_order is None else second_order
-        own: dict[str, Tensor] = {}
-        if not self.outer_loss.is_mean:
-            episodes, outer_loss, own = weighted(
-                episodes, self._query_losses(episodes, weights, epoch), self.outer_loss
-            )
-        means = self._mean_over_tasks(self._meta_gradients, episodes, weights, epoch, second_order=second_order)
-        gradients, metrics = means["gradients"], means["metrics"]
-        if not self.outer_loss.is_mean:
-            gradients = gradients | {f"outer_loss.{name}": gradient for name, gradient in own.items()}
-            metrics = metrics | {"loss": outer_loss, "gradient_norm": norm_of(gradients)}
-        # A replayed recording hands back tensors alone, so a network without batch norm has no group of statistics.
-        return MetaGradients(gradients, means.get("statistics", {}), metrics)
+        if self.outer_loss.is_mean:
+            return self._mean_over_tasks(self._meta_gradients, episodes, epoch, second_order=second_order)
+        tasks, outer_loss, own = weighted(episodes, self._query_losses(episodes, epoch), self.outer_loss)
+        found = self._mean_over_tasks(self._meta_gradients, tasks, epoch, second_order=second_order)
+        gradients = found.gradients | {f"outer_loss.{name}": gradient for name, gradient in own.items()}
+        metrics = found.metrics | {"loss": outer_loss, "gradient_norm": norm_of(gradients)}
+        return replace(found, gradients=gradients, metrics=metrics)
 
     def _mean_over_tasks(
-        self, compute: Computation, episodes: Episodes, weights: Sequence[float], epoch: int, *, second_order: bool
-    ) -> Groups:
+        self, compute: Computation, episodes: Episodes, epoch: int, *, second_order: bool
+    ) -> MetaGradients:
         def heaviest(tasks: Episodes, weights: Sequence[Tensor | None]) -> Groups:
             return self._meta_gradients(tasks, weights, self.outer_loop.second_order)
 
         # The number of tasks at once is chosen for the whole run, so by the heaviest epoch, which may be a later one.
-        return self.execution.mean_over_tasks(
-            compute, episodes, weights, epoch, second_order=second_order, heaviest=heaviest
+        means = self.execution.mean_over_tasks(
+            compute, episodes, self.multi_step_loss_weights(epoch), epoch, second_order=second_order, heaviest=heaviest
         )
+        # A replayed recording hands back tensors alone, so a network without batch norm has no group of statistics.
+        return MetaGradients(means["gradients"], means.get("statistics", {}), means["metrics"])
 
     def _pretrains(self, epoch: int) -> bool:
         return self.pretraining is not None and epoch < self.pretraining.epochs
@@ -189,8 +179,9 @@ class FewShotLearner(nn.Module):
     def _pretraining_gradients(self, episodes: Episodes, *_: Any) -> Groups:
         return self.pretraining.gradients(episodes, self._training_pass(episodes))
 
-    def _query_losses(self, episodes: Episodes, weights: Sequence[float], epoch: int) -> Tensor:
+    def _query_losses(self, episodes: Episodes, epoch: int) -> Tensor:
         """Return the sum over s of v[s] * L(theta[s+1], query) of each task, (B,), of which nothing is learned."""
+        weights = self.multi_step_loss_weights(epoch)
         counts = tuple(weight != 0 for weight in weights)
 
         def of_tasks(tasks: Episodes) -> dict[str, Tensor]:
@@ -220,7 +211,7 @@ class FewShotLearner(nn.Module):
         """Return the means over some tasks of meta-gradient, batch statistics and metrics."""
         pass_ = self._training_pass(episodes)
         prepared = self.adaptation.prepare(episodes, pass_)
-        steps = TrainingSteps(self.adaptation, self.loss, prepared, pass_, weights)
+        steps = TrainingSteps(self.adaptation, prepared, pass_, weights)
         gradients, losses, metrics = self.outer_gradient.compute(
             steps, self.meta_parameters(), second_order=second_order
         )
@@ -412,8 +403,6 @@ class FewShotLearner(nn.Module):
         own = self.outer_loss.step_weights(epoch, self.n_steps)
         if own is not None:
             return list(own)
-        if not self.outer_loop.multi_step_loss:
-            return last_step_weights(self.n_steps)
         return multi_step_loss_weights(epoch, self.n_steps, self.outer_loop.multi_step_loss_epochs)
 
     def is_second_order(self, epoch: int) -> bool:
@@ -454,18 +443,15 @@ class FewShotLearner(nn.Module):
                     "use the config that it was trained with"
                 )
         self.load_state_dict(given)
-        if optimizer and not of_pretraining:
-            self.pretraining = None
-        if optimizer and self.pretraining is not None:
+        if not optimizer:
+            return
+        self.pretraining = self.pretraining if of_pretraining else None
+        if self.pretraining is not None:
             self.pretraining.load_state_tensors(of_pretraining)
-        if optimizer:
-            self.meta_optimizer.load_state_tensors(
-                {
-                    name.removeprefix(OPTIMIZER_PREFIX): value
-                    for name, value in tensors.items()
-                    if name.startswith(OPTIMIZER_PREFIX)
-                }
-            )
+        of_optimizer = [name for name in tensors if name not in given]
+        self.meta_optimizer.load_state_tensors(
+            {name.removeprefix(OPTIMIZER_PREFIX): tensors[name] for name in of_optimizer}
+        )
 
     @property
     def automatic_choices(self) -> dict[str, Any]:
@@ -546,8 +532,7 @@ def build_learner(
         sharpness_radius=config.sharpness_radius,
         second_order=config.second_order,
         first_order_to_second_order_epoch=config.first_order_to_second_order_epoch,
-        multi_step_loss=config.use_multi_step_loss_optimization,
-        multi_step_loss_epochs=config.multi_step_loss_num_epochs,
+        multi_step_loss_epochs=config.multi_step_loss_num_epochs if config.use_multi_step_loss_optimization else 0,
     )
     # To the device before anything is built around it: `build_execution` chooses by where the parameters are.
     network = network.to(device=device, dtype=dtype)

@@ -115,7 +115,7 @@ class Adaptation:
         network: body and head.
         optimizer: rates and update rule; its `names` are the adapted parameters.
         head: where the last layer's weights come from.
-        loss: of the support images.
+        loss: of the images of a task.
     """
 
     def __init__(self, network: MetaNetwork, optimizer: InnerLoopOptimizer, head: Head, loss: TaskLoss) -> None:

@@ -6,7 +6,6 @@ from dataclasses import replace
 from torch import Tensor, set_grad_enabled, zeros_like
 
 from meta_learning.adaptation import Adaptation, Adapted, PreparedEpisodes
-from meta_learning.losses.base import TaskLoss
 from meta_learning.networks.passes import Pass
 from meta_learning.outer_losses.task_weights import WeightedEpisodes
 
@@ -17,8 +16,7 @@ class TrainingSteps:
     """The S inner steps of some tasks, for one outer gradient.
 
     Args:
-        adaptation: where the tasks start, and what a step does.
-        loss: of the query images.
+        adaptation: where the tasks start, what a step does, and the loss, of query images too.
         prepared: the tasks.
         pass_: how their images pass through the network.
         weights: v[s], (), of the query loss after each step; None: zero, and the step's query images are not needed.
@@ -26,14 +24,9 @@ class TrainingSteps:
     """
 
     def __init__(
-        self,
-        adaptation: Adaptation,
-        loss: TaskLoss,
-        prepared: PreparedEpisodes,
-        pass_: Pass,
-        weights: Sequence[Tensor | None],
+        self, adaptation: Adaptation, prepared: PreparedEpisodes, pass_: Pass, weights: Sequence[Tensor | None]
     ) -> None:
-        self.adaptation, self.loss, self.prepared, self.pass_ = adaptation, loss, prepared, pass_
+        self.adaptation, self.prepared, self.pass_ = adaptation, prepared, pass_
         self.weights, self.n_steps = weights, adaptation.optimizer.n_steps
 
     def start(self, *, create_graph: bool) -> Adapted:
@@ -76,17 +69,17 @@ class TrainingSteps:
         if self.n_steps:
             adapted, logits, support_loss = adaptation.step(prepared, before, pass_, create_graph=create_graph)
             metrics["support_loss"] = support_loss.detach().mean()
-            metrics["support_accuracy"] = self.loss.per_task_score(logits, episodes.support_labels).mean()
+            metrics["support_accuracy"] = adaptation.loss.per_task_score(logits, episodes.support_labels).mean()
         if weight is None:  # a weight of zero: a whole pass for the metrics alone is not worth its time
             metrics |= {"query_loss": not_computed, "query_accuracy": not_computed}
             return adapted, zeros_like(not_computed), metrics
         with set_grad_enabled(query_gradients):
             # The query pass after step s uses the norm rows of step s, as in the reference, not those of s + 1.
             logits = adaptation.outputs("query", prepared, adapted, pass_)
-            losses = self.loss.per_task_loss(logits, episodes.query_labels)
+            losses = adaptation.loss.per_task_loss(logits, episodes.query_labels)
             query_loss = losses.mean()
         metrics["query_loss"] = query_loss.detach()
-        metrics["query_accuracy"] = self.loss.per_task_score(logits, episodes.query_labels).mean()
+        metrics["query_accuracy"] = adaptation.loss.per_task_score(logits, episodes.query_labels).mean()
         if isinstance(episodes, WeightedEpisodes):
             query_loss = (losses * episodes.task_weights).mean()
         return adapted, weight * query_loss, metrics
