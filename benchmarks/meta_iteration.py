@@ -14,29 +14,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.parts.measuring import time_iterations, whole_number
+from benchmarks.parts.measuring import names_among, time_iterations, whole_number
 from benchmarks.parts.standard_settings import SETTINGS, print_table
 from utils.config import load_config
 from utils.config.command_line import read_command_line
 from utils.config.messages import COMMAND_LINE
-from utils.errors import ConfigError, prints_user_errors
-
-
-def chosen_settings(overrides: dict) -> list[str]:
-    """Take the names of standard settings out of the overrides; without any, all.
-
-    Raises:
-        ConfigError: an unknown name.
-    """
-    names = overrides.pop("settings", list(SETTINGS))
-    names = [names] if isinstance(names, str) else names
-    for name in names:
-        if name not in SETTINGS:
-            raise ConfigError(
-                f"command line: --settings: there is no {json.dumps(name)}; there are: "
-                f"{', '.join(map(json.dumps, SETTINGS))}"
-            )
-    return names
+from utils.errors import prints_user_errors
 
 
 @prints_user_errors
@@ -48,7 +31,7 @@ def main(arguments: list[str]) -> int:
     path, overrides = read_command_line(arguments)
     if path is None and "experiment_name" not in overrides:
         iterations = whole_number(overrides, "iterations", 0, 1) if "iterations" in overrides else None
-        names = chosen_settings(overrides)
+        names = names_among(SETTINGS, overrides, "settings")
         # What is wrong with them is said once.
         load_config(None, {"experiment_name": "benchmark", **overrides}, place=COMMAND_LINE)
         print_table(names, iterations, overrides)

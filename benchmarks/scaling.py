@@ -21,7 +21,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.parts.measuring import random_episodes, seconds_of, whole_number
+from benchmarks.parts.measuring import names_among, random_episodes, seconds_of, whole_number
 from utils.config import ExperimentConfig, load_config
 from utils.config.command_line import parse_command_line
 from utils.config.messages import COMMAND_LINE
@@ -112,22 +112,11 @@ def seconds_of_ranks(n_ranks: int, overrides: dict[str, Any], iterations: int) -
     environment = os.environ | {AS_RANK: json.dumps(overrides), "OMP_NUM_THREADS": "1"}
     if sys.platform == "linux":
         environment.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    torchrun = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nnodes=1",
-        "--rdzv_backend=c10d",
-        "--rdzv_endpoint=127.0.0.1:0",
-    ]
     command = [
-        *torchrun,
-        "--local_addr=127.0.0.1",
-        f"--nproc_per_node={n_ranks}",
-        __file__,
-        "--iterations",
-        str(iterations),
-    ]
+        sys.executable, "-m", "torch.distributed.run", "--nnodes=1", "--rdzv_backend=c10d",
+        "--rdzv_endpoint=127.0.0.1:0", "--local_addr=127.0.0.1", f"--nproc_per_node={n_ranks}",
+        __file__, "--iterations", str(iterations),
+    ]  # fmt: skip
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise ConfigError(f"{n_ranks} ranks cannot be measured: {done.stderr.strip()}")
@@ -200,10 +189,7 @@ def main(arguments: list[str]) -> int:
             print(seconds)
         return 0
     quick = bool(overrides.pop("quick", False))
-    chosen = overrides.pop("what", list(AXES))
-    chosen = chosen if isinstance(chosen, list) else [chosen]
-    if unknown := [name for name in chosen if name not in AXES]:
-        raise ConfigError(f"command line: --what: there is no {json.dumps(unknown[0])}; there are: {', '.join(AXES)}")
+    chosen = names_among(AXES, overrides, "what")
     rows = [measure(what, quick, overrides, iterations) for what in chosen]
     print(table_of(rows))
     print(

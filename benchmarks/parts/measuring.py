@@ -8,7 +8,7 @@ import json
 import multiprocessing
 import resource
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -158,3 +158,17 @@ def whole_number(overrides: dict, key: str, default: int, least: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ConfigError(f"command line: --{key} is {json.dumps(value)}, but must be: an integer of at least {least}")
     return value
+
+
+def names_among(known: Collection[str], overrides: dict, key: str) -> list[str]:
+    """Take the names that an option of this benchmark lists out of the overrides; without the option, all known ones.
+
+    Raises:
+        ConfigError: an unknown name.
+    """
+    given = overrides.pop(key, list(known))
+    names = given if isinstance(given, list) else [given]
+    if unknown := [json.dumps(name) for name in names if name not in known]:
+        there = ", ".join(map(json.dumps, known))
+        raise ConfigError(f"command line: --{key}: there is no {unknown[0]}; there are: {there}")
+    return names
