@@ -125,14 +125,8 @@ def _does_not_fit_the_backbone(c: ExperimentConfig) -> bool:
     return not c.inputs.are_numbers or (_takes_images(c) and len(c.example_shape) != 3)
 
 
-def _needs_of_what_is_no_image(c: ExperimentConfig) -> str:
-    needs = [f'"{key}" to {_as_json(OF_IMAGES_ALONE[key])}' for key in _others(c, OF_IMAGES_ALONE)]
-    return f'"input_shape" {_as_json(c.input_shape)} is of what is no image; set {" and ".join(needs)}'
-
-
-def _needs_of_an_mlp(c: ExperimentConfig) -> str:
-    needs = [f'"{key}" to {_as_json(MLP_HAS_NONE[key])}' for key in _others(c, MLP_HAS_NONE)]
-    return f'"backbone" mlp has neither norm layers nor dropout; set {" and ".join(needs)}'
+def _what_to_set(c: ExperimentConfig, wanted: Mapping[str, Any]) -> str:
+    return " and ".join(f'"{key}" to {_as_json(wanted[key])}' for key in _others(c, wanted))
 
 
 # --- of the network and the inner loop --------------------------------------------------------------------------------
@@ -265,7 +259,9 @@ CONTRADICTIONS = (
     clash(
         "input_shape", *OF_IMAGES_ALONE,
         when=lambda c: c.inputs is not None and _others(c, OF_IMAGES_ALONE),
-        text=_needs_of_what_is_no_image,
+        text=lambda c: (
+            f'"input_shape" {_as_json(c.input_shape)} is of what is no image; set {_what_to_set(c, OF_IMAGES_ALONE)}'
+        ),
     ),
     clash(
         "min_learning_rate", "meta_learning_rate",
@@ -303,7 +299,9 @@ CONTRADICTIONS = (
     clash(
         "backbone", *MLP_HAS_NONE,
         when=lambda c: c.backbone == "mlp" and _others(c, MLP_HAS_NONE),
-        text=_needs_of_an_mlp,
+        text=lambda c: (
+            f'"backbone" mlp has neither norm layers nor dropout; set {_what_to_set(c, MLP_HAS_NONE)}'
+        ),
     ),
     clash(
         "meta_learning_rate_milestones", "meta_learning_rate_schedule",
