@@ -10,7 +10,6 @@ docs/from_python.md shows more. Letters: n images, N classes, S inner steps, C x
 
 import json
 import tempfile
-from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,7 +94,7 @@ class FewShotClassifier(Estimator):
         Raises:
             ConfigError: parameters that cannot work. DataError, InputError: data that cannot.
         """
-        config = self._config(first_image_shape(dataset, self.image_shape, self._inputs()), None)
+        config = config_of(self.get_params(), first_image_shape(dataset, self.image_shape, self._inputs()), None)
         device = choose_device(config.gpu_to_use)
         data = training_data(dataset, val, config, device, self.image_shape)
         config = config.model_copy(update={"num_evaluation_tasks": _at_most(data, "val", config.num_evaluation_tasks)})
@@ -121,11 +120,6 @@ class FewShotClassifier(Estimator):
         self.meta_config_ = config.to_json_dict()
         for name in ("classes_", "n_features_in_", "support_images_", "support_labels_", "_adapted", "_config_of_fit"):
             vars(self).pop(name, None)
-
-    def _config(
-        self, shape: Sequence[int] | None, meta_config: dict[str, Any] | None, **changes: Any
-    ) -> ExperimentConfig:
-        return config_of(self.get_params(), shape, meta_config, **changes)
 
     def _build(self, config: ExperimentConfig, initialisation: dict[str, Tensor] | None) -> FewShotLearner:
         """Build the learner of a config, with an initialisation that was meta-learned."""
@@ -158,7 +152,7 @@ class FewShotClassifier(Estimator):
         classes, ranks = np.unique(labels, return_inverse=True)
         if len(classes) < 2:
             raise InputError(f"labels hold one class, {classes[0]!r}; a classifier needs examples of two or more")
-        config = self._config(given.pixels.shape[1:], self.meta_config_, n_way=len(classes))
+        config = config_of(self.get_params(), given.pixels.shape[1:], self.meta_config_, n_way=len(classes))
         return self._adapt(config, network_input(given.pixels, config), ranks, classes, given.n_features)
 
     def partial_fit(self, X: Any, y: Any, classes: Any = None) -> "FewShotClassifier":
@@ -184,7 +178,9 @@ class FewShotClassifier(Estimator):
         all_classes, ranks = np.unique(np.concatenate([before, labels]), return_inverse=True)
         config = self._config_of_fit
         if len(all_classes) != len(self.classes_):
-            config = self._config(self.support_images_.shape[1:], self.meta_config_, n_way=len(all_classes))
+            config = config_of(
+                self.get_params(), self.support_images_.shape[1:], self.meta_config_, n_way=len(all_classes)
+            )
         support = torch.cat([self.support_images_, network_input(given.pixels, config)])
         return self._adapt(config, support, ranks, all_classes, self.n_features_in_)
 
@@ -226,7 +222,7 @@ class FewShotClassifier(Estimator):
     def initial_learner(self) -> FewShotLearner:
         """Return a learner with the meta-learned initialisation, from which `fit` starts."""
         self._check_meta_fitted("initial_learner")
-        return self._build(self._config(None, self.meta_config_), self.initialisation_)
+        return self._build(config_of(self.get_params(), None, self.meta_config_), self.initialisation_)
 
     def score(self, X: Any, y: Any) -> float:
         """Return the accuracy, a share from 0 to 1, on images and labels (n,) as for `fit`."""
@@ -309,7 +305,7 @@ class FewShotClassifier(Estimator):
             raise ConfigError(f"accuracy: statistics is {statistics!r}, but must be one name; call it once for each")
         changes: dict[str, Any] = {} if n_steps is None else {"number_of_evaluation_steps_per_iter": n_steps}
         changes |= {} if statistics is None else {"test_batch_norm_statistics": statistics}  # is it a kind?
-        config = self._config(None, self.meta_config_, **changes)
+        config = config_of(self.get_params(), None, self.meta_config_, **changes)
         learner = self._build(config, self.initialisation_)
         data = evaluation_data(test_dataset, config, choose_device(config.gpu_to_use), self.image_shape)
         n_tasks = _at_most(data, "test", n_tasks)
@@ -408,7 +404,7 @@ class FewShotClassifier(Estimator):
                 for name, value in self._adapted.learner.state_tensors().items()
                 if not name.startswith(OPTIMIZER_PREFIX)
             }
-        config = self._config_of_fit if fitted else self._config(None, self.meta_config_)
+        config = self._config_of_fit if fitted else config_of(self.get_params(), None, self.meta_config_)
         objects = objects_of(self.get_params())
         params = {name: plain(value) for name, value in self.get_params().items() if name not in objects}
         state: dict[str, Any] = {

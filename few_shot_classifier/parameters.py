@@ -73,13 +73,9 @@ def objects_of(params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def config_of(
-    params: Mapping[str, Any],
-    shape: Sequence[int] | None,
-    meta_config: Mapping[str, Any] | None,
-    *,
-    n_way: int | None = None,
-    **changes: Any,
-) -> ExperimentConfig:
+    params: Mapping[str, Any], shape: Sequence[int] | None, meta_config: Mapping[str, Any] | None, *,
+    n_way: int | None = None, **changes: Any,
+) -> ExperimentConfig:  # fmt: skip
     """Return the config of parameters; what they leave open is that of the meta-learning, else follows from the data.
 
     Args:
@@ -103,19 +99,17 @@ def config_of(
         values["input_shape"] = values["input_shape"] or meta_config["input_shape"]
     elif shape is not None and len(shape) != 3:  # of a source of episodes that are no images
         values["input_shape"] = values["input_shape"] or list(shape)
-    for place, name in enumerate(IMAGE_SIDES):
-        if values[name] is None:
-            if values["input_shape"]:  # there is no image
-                values[name] = fields()[name].default
-            elif meta_config is not None:
-                values[name] = meta_config[name]
-            elif shape is None:
-                raise ConfigError(
-                    f'FewShotClassifier: "{name}" is not given; set image_channels, image_height and image_width '
-                    "for this dataset, or input_shape if it has no images"
-                )
-            else:
-                values[name] = int(shape[place])
+    left_open = [name for name in IMAGE_SIDES if values[name] is None]
+    if values["input_shape"]:  # there is no image
+        known = {name: field.default for name, field in fields().items()}
+    else:
+        known = meta_config or dict(zip(IMAGE_SIDES, map(int, shape or ()), strict=False))
+    if missing := [name for name in left_open if name not in known]:
+        raise ConfigError(
+            f'FewShotClassifier: "{missing[0]}" is not given; set image_channels, image_height and image_width '
+            "for this dataset, or input_shape if it has no images"
+        )
+    values |= {name: known[name] for name in left_open}
     if n_way is not None and meta_config is None:
         values["num_classes_per_set"] = n_way
     config = check_config(values | changes, "FewShotClassifier")
