@@ -14,7 +14,7 @@ from torch import Tensor
 
 from data import NORMALISATIONS
 from utils.config import ExperimentConfig
-from utils.episodes.inputs import Inputs, refuse_masked
+from utils.episodes.inputs import Inputs, as_array
 from utils.errors import ConfigError
 
 CHANNELS = (1, 3)
@@ -104,13 +104,8 @@ def by_part(given: Any, change: Callable[[Any], Any]) -> Any:
 
 
 def _examples(given: Any, inputs: Inputs) -> Images:
-    def array(part: Any) -> Any:
-        if isinstance(part, list):
-            return list(map(array, part))
-        return part.detach().cpu().numpy() if isinstance(part, Tensor) else part
-
     try:
-        examples = inputs.joined(by_part(given, array))
+        examples = inputs.joined(given)
     except (ValueError, TypeError) as error:
         raise InputError(f"what is given {error}") from error
     if len(examples) == 0:
@@ -121,19 +116,9 @@ def _examples(given: Any, inputs: Inputs) -> Images:
 def _numbers(images: Any) -> np.ndarray:
     if hasattr(images, "toarray"):
         raise TypeError("images are a sparse matrix; give a dense array: images.toarray()")
-    refuse_masked(images, "images hold", InputError)
-    if isinstance(images, Tensor):
-        array = images.detach().cpu().numpy()
-    elif isinstance(images, (list, tuple)):
-        try:
-            array = np.stack([np.asarray(image) for image in images]) if images else np.empty((0, 1, 1))
-        except ValueError as error:
-            shapes = sorted({np.shape(image) for image in images})
-            raise InputError(
-                f"images have several shapes, such as {shapes[:3]}; bring them to one size first"
-            ) from error
-    else:
-        array = np.asarray(images)
+    if isinstance(images, list | tuple) and len(shapes := sorted({np.shape(image) for image in images})) > 1:
+        raise InputError(f"images have several shapes, such as {shapes[:3]}; bring them to one size first")
+    array = as_array(images, "images hold", InputError)
     if np.iscomplexobj(array):
         raise InputError("Complex data not supported: images are real numbers")
     if array.ndim not in (2, 3, 4):
@@ -196,8 +181,7 @@ def class_labels(labels: Any, n_images: int) -> np.ndarray:
     """
     if labels is None:
         raise InputError("This estimator requires y to be passed, but the target y is None: give one label per image")
-    refuse_masked(labels, "labels hold", InputError)
-    array = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
+    array = as_array(labels, "labels hold", InputError)
     if array.ndim == 2 and array.shape[1] == 1:
         _warn_of_column()
         array = array.ravel()

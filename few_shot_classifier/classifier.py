@@ -9,6 +9,7 @@ docs/from_python.md shows more. Letters: n images, N classes, S inner steps, C x
 """
 
 import json
+import os
 import tempfile
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from experiment_builder import build_experiment
 from experiment_parts.evaluation import model_selection
 from experiment_parts.evaluation.model_selection import chosen_checkpoint
 from experiment_parts.evaluation.split_evaluation import evaluate_tasks
-from experiment_parts.runs.checkpoints import load_checkpoint, save_checkpoint
+from experiment_parts.runs.checkpoints import load_checkpoint, read_checkpoint_state, save_checkpoint
 from experiment_parts.runs.opening import open_run_folder
 from experiment_parts.runs.run_folder import RunFolder
 from few_shot_classifier.adapted_task import AdaptedLearner, adapt
@@ -390,9 +391,11 @@ class FewShotClassifier(Estimator):
     def save(self, path: str | Path) -> None:
         """Write parameters, initialisation, and the examples of the last `fit` to one verified file without pickle.
 
+        Args:
+            path: of the file; what `save` wrote there before is replaced, another file stays.
         Raises:
-            NotFittedError: neither `meta_fit` nor `fit` was called. StorageError: no space or no permission.
-            TypeError: labels that JSON does not know.
+            ConfigError: another file is there. NotFittedError: neither `meta_fit` nor `fit` was called.
+            StorageError: no space or no permission. TypeError: labels that JSON does not know.
         """
         fitted = self.__sklearn_is_fitted__()
         if self.initialisation_ is None and not fitted:
@@ -421,6 +424,8 @@ class FewShotClassifier(Estimator):
                 "kind": "O" if self.classes_.dtype.hasobject else self.classes_.dtype.str,
                 "n_features": self.n_features_in_,
             }
+        if os.path.lexists(path) and not _is_saved_classifier(Path(path)):
+            raise ConfigError(f"{path}: is there, not written by save, and stays as it is; give another path")
         save_checkpoint(Path(path), tensors, state)
 
     @classmethod
@@ -487,3 +492,10 @@ def _at_most(data: EpisodeSource, split: str, n_tasks: int) -> int:
     interval too narrow.
     """
     return min(n_tasks, data.count(split) or n_tasks)
+
+
+def _is_saved_classifier(path: Path) -> bool:
+    try:
+        return "classifier" in read_checkpoint_state(path)
+    except StorageError:
+        return False

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from few_shot_classifier.arrays import InputError, by_part
-from utils.episodes.inputs import refuse_masked
+from utils.episodes.inputs import as_array
 
 Task = tuple[Any, Any, Any, Any]
 HALVES = (("train", "test"), ("support", "query"))
@@ -65,8 +65,7 @@ def _half(given: Any) -> Sequence[Any]:
 
 
 def _divided(examples: Any, labels: Any, n_shot: int) -> Task:
-    refuse_masked(labels, "labels of a task hold", InputError)
-    names = np.asarray(labels)
+    names = as_array(labels, "labels of a task hold", InputError)
     places = [np.flatnonzero(names == name) for name in np.unique(names)]
     fewest = min(map(len, places))
     if fewest <= n_shot:

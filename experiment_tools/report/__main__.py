@@ -39,7 +39,7 @@ def watch(run_folder: Path, *, orders: int, answers: int) -> None:
 @prints_user_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
-    parser = argparse.ArgumentParser(prog=command("report"), description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog=command("report"), description=__doc__.partition(":")[0])
     parser.add_argument("run_folder", help="experiments/<experiment_name>, or the name alone")
     parser.add_argument("--watch", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument(

@@ -29,6 +29,11 @@ def learning(run: Run) -> Section:
         ("loss", "Loss", (0.0, None)),
     )
     legend = [Legend("training", TRAIN), Legend("validation", VAL), Legend("single iterations", TRAIN, "faint")]
+    n_before = run.config.get("pretraining_epochs") or 0
+    before = [row for row in run.rows if row["epoch"] <= n_before]
+    episodes = run.rows[len(before) :]
+    if before:
+        legend.append(Legend("validation by class centroids, in pre-training", VAL, "dashed"))
     has_dots = len(run.rows) < 30
     for name, title, y_range in names:
         is_score = name == "accuracy"
@@ -37,11 +42,15 @@ def learning(run: Run) -> Section:
         middle = {row["epoch"]: shown(row.get(f"val_{name}_mean")) for row in validated}
         half = {row["epoch"]: row.get(f"val_{name}_ci95") for row in validated}
         band = [(x, middle[x] - width, middle[x] + width) for x, width in half.items() if width is not None]
-        train, val = (series_of(run.rows, f"{split}_{name}_mean", shown) for split in ("train", "val"))
+        train, val = (series_of(episodes, f"{split}_{name}_mean", shown) for split in ("train", "val"))
         lines = [
             Series("single iterations", [(x, shown(y)) for x, y in trace(run, name)], TRAIN, "faint"),
             Series("training", train, TRAIN, dots=has_dots),
             Series("validation", val, VAL, dots=has_dots, band=band),
+            Series("pre-training", series_of(before, f"train_{name}_mean", shown), TRAIN, dots=has_dots),
+            Series(
+                "class centroids", series_of(before, f"pretraining_val_{name}_mean", shown), VAL, "dashed", has_dots
+            ),
         ]
         text = f", {words(run.shown(best['val_accuracy_mean']))}" if best and is_score else ""
         marks = [Mark(best["epoch"], f"best: epoch {best['epoch']}{text}", VAL)] if best else []
@@ -52,7 +61,8 @@ def learning(run: Run) -> Section:
             NOT_YET,
             legend=legend,
             size="half",
-            note=f"Query {'points' if run.is_regression else 'images'} after the last inner step."
+            note=f"Query {'points' if run.is_regression else 'images'} after the last inner step"
+            + (", in pre-training images among all training classes." if before else ".")
             if is_score
             else "What the outer loop lowers.",
         )

@@ -427,6 +427,21 @@ def test_what_was_never_meta_learned_can_be_saved_and_what_was_never_fitted_too(
         classifier().save(tmp_path / "none")
 
 
+def test_save_replaces_what_it_wrote_and_no_other_file(learned, tmp_path):
+    path = tmp_path / "a"
+    learned.clone().save(path)
+    fitted = learned.clone().fit(IMAGES, LABELS)
+    fitted.save(path)
+    assert FewShotClassifier.load(path).classes_.tolist() == fitted.classes_.tolist()
+    tensors, state = checkpoints.load_checkpoint(path)
+    checkpoints.save_checkpoint(path, tensors, {"config": state["config"]})  # as the checkpoint of a run
+    for other in (path.read_bytes(), b"the user's notes"):
+        path.write_bytes(other)
+        with pytest.raises(ConfigError, match="a: is there, not written by save, and stays as it is; give another"):
+            fitted.save(path)
+        assert path.read_bytes() == other
+
+
 def test_a_loss_of_ones_own_is_asked_for_when_loading(tmp_path):
     fitted = classifier(loss=F.cross_entropy).fit(IMAGES, LABELS)
     fitted.save(tmp_path / "a")

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from few_shot_classifier.arrays import InputError, as_input, class_labels, image_arrays, resized
+from utils.episodes.inputs import Inputs
 
 GREY = np.arange(2 * 4 * 5, dtype=np.uint8).reshape(2, 4, 5)
 COLOUR = np.arange(2 * 3 * 4 * 5, dtype=np.uint8).reshape(2, 3, 4, 5)
@@ -17,6 +18,15 @@ COLOUR = np.arange(2 * 3 * 4 * 5, dtype=np.uint8).reshape(2, 3, 4, 5)
 )
 def test_grey_images_come_in_several_shapes(images):
     np.testing.assert_array_equal(image_arrays(images).pixels, GREY[:, None])
+
+
+def test_tensors_that_need_a_gradient_are_their_numbers():
+    images, labels = torch.rand(2, 3, 4, 5, requires_grad=True), torch.zeros(2, requires_grad=True)
+    for given in (images, list(images)):
+        np.testing.assert_array_equal(image_arrays(given).pixels, images.detach().numpy())
+        examples = image_arrays(given, inputs=Inputs.of((3, 4, 5))).pixels
+        np.testing.assert_array_equal(examples, images.detach().numpy())
+    assert class_labels(list(labels), 2).tolist() == [0, 0]
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,14 @@
 """Command-line arguments: the path of a config file, and overrides of any of its keys."""
 
-import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from utils.config import current_name
+from utils.config import config_file, current_name
 from utils.config.messages import json_or_text
 from utils.config.schema import DatasetName, choices, fields
 from utils.errors import ConfigError
-from utils.paths import command, configs
+from utils.paths import command
 from utils.registry import load_plugins
 
 
@@ -23,20 +22,16 @@ def options_of(words: Sequence[str]) -> list[str]:
     rest = list(words[n_words:])
     if not n_words:
         return rest
-    named, path = configs(), Path(words[0])
-    if not path.exists() and path.suffix != ".json" and len(path.parts) == 1 and path.name not in named:
-        near = difflib.get_close_matches(path.name, named, n=3) or ["quickstart"]
-        raise ConfigError(
-            f'command line: there is no config "{path}", neither as a file nor as a name; did you mean '
-            f"{' or '.join(near)}? Options are written --key value"
-        )
+    try:
+        config = config_file(words[0])
+    except ConfigError as error:
+        raise ConfigError(f"command line: {error} Options are written --key value") from error
     ids = [one for word in words[1:n_words] for one in word.split(",") if one]
     if wrong := [one for one in ids if one != "all" and not one.isdecimal()]:
         raise ConfigError(
             f'command line: "{wrong[0]}" is neither a GPU id nor an override; as in: {command("train")} '
             f"{words[0]} 0 --total_epochs 10. For the CPU: --gpu_to_use cpu"
         )
-    config = path if path.exists() else named.get(path.name.removesuffix(".json"), path)
     options = ["--name_of_args_json_file", str(config), *(["--gpu_to_use", ",".join(ids)] if ids else [])]
     launch = rest.index("--") + 1 if "--" in rest else 0  # what stands before it is for the launcher
     return [*rest[:launch], *options, *rest[launch:]]

@@ -20,7 +20,7 @@ from utils.config.schema import ExperimentConfig, as_list, fields, is_list_key, 
 from utils.errors import ConfigError
 from utils.files.reading import parse_json, read_text
 from utils.known_datasets import folder_named, known_by_folder
-from utils.paths import working_folder
+from utils.paths import configs, working_folder
 from utils.registry import GIVEN_NETWORK
 from utils.registry.choices import GIVEN, KINDS, choices
 from utils.words import printable
@@ -77,16 +77,18 @@ def load_config(
         3
 
     Args:
+        json_path: of a file, or the name of a config in experiment_config/; None: of no file.
         place: what errors call the overrides; COMMAND_LINE for those that were read from it.
     Raises:
         ConfigError: everything that is wrong, in one message that names the file, the keys, the values and the fixes.
     """
     values: dict[str, Any] = {}
     if json_path is not None:
+        json_path = config_file(json_path)
         try:
-            values = parse_json(read_text(Path(json_path), may_be_pipe=True))
+            values = parse_json(read_text(json_path, may_be_pipe=True))
         except OSError as error:
-            raise ConfigError(_unreadable(Path(json_path), error)) from error
+            raise ConfigError(_unreadable(json_path, error)) from error
         except ValueError as error:
             raise ConfigError(f"{json_path}: {error}") from error
         if not isinstance(values, dict):
@@ -116,8 +118,25 @@ def load_config(
         )
     config = check_config(merged, source, overridden=overrides or (), place=place)
     config._experiment_of_file = values.get("experiment_name")
-    config._file = None if json_path is None else Path(json_path)
+    config._file = json_path
     return config
+
+
+def config_file(name: Path | str) -> Path:
+    """Return the file of a config: a path stays what it is, a name is one of experiment_config/.
+
+    Raises:
+        ConfigError: a word that is neither.
+    """
+    path, named = Path(name), configs()
+    if path.exists() or len(path.parts) != 1:
+        return path
+    if path.suffix != ".json" and path.name not in named:
+        near = difflib.get_close_matches(path.name, named, n=3) or ["quickstart"]
+        raise ConfigError(
+            f'there is no config "{path}", neither as a file nor as a name; did you mean {" or ".join(near)}?'
+        )
+    return named.get(path.name.removesuffix(".json"), path)
 
 
 def _unreadable(path: Path, error: OSError) -> str:

@@ -19,7 +19,7 @@ from utils.data_sources.dataset_classes import (
 )
 from utils.data_sources.image_memory import LARGEST_READ_INTO_MEMORY
 from utils.episodes.drawing import SPLITS, EpisodeShape
-from utils.episodes.inputs import fits_float32, refuse_masked
+from utils.episodes.inputs import as_array, fits_float32, refuse_masked
 from utils.errors import DataError
 from utils.images.arrays import ArrayImages, mapped
 from utils.images.folders import ImageClass, report_problems
@@ -116,8 +116,7 @@ def _examples(given: Any, config: ExperimentConfig) -> Examples:
     if config.is_regression:
         if not isinstance(given, tuple | list) or len(given) != 2:
             raise ValueError(f"is a {type(given).__name__}, but a regression needs a pair (examples, targets)")
-        refuse_masked(given[1], "has targets with")
-        targets = np.asarray(given[1], dtype=np.float64)
+        targets = as_array(given[1], "has targets with").astype(np.float64)
         targets, given = targets[:, None] if targets.ndim == 1 else targets, given[0]
         if targets.ndim != 2 or targets.shape[1] != D or not fits_float32(targets):
             raise ValueError(

@@ -63,8 +63,8 @@ def episodes_from_arrays(
         support_images, query_images: (B, n, ...), the first ones in class order.
         support_labels, query_labels: (B, n), integers 0..N-1; in a regression (B, n, D), floats.
     Raises:
-        ConfigError: no numbers, numbers of tasks or of examples or shapes of an example that differ, labels that are
-            not 0..N-1, or a mask that hides something.
+        ConfigError: no finite numbers, numbers of tasks or of examples or shapes of an example that differ, labels that
+            are not 0..N-1, or a mask that hides something.
     """
     given = {"support images": support_images, "support labels": support_labels}
     given |= {"query images": query_images, "query labels": query_labels}
@@ -111,9 +111,14 @@ def _numbers(value: Any, name: str) -> Tensor:
             f"episodes_from_arrays: {name} are no array of numbers ({type(value).__name__}: {error}); give a tensor or "
             "an array; examples of several parts go through FewShotClassifier (docs/any_modality.md)"
         ) from error
-    if tensor.is_complex() or not tensor.numel():
-        what = "complex" if tensor.is_complex() else f"empty, of shape {tuple(tensor.shape)}"
-        raise ConfigError(f"episodes_from_arrays: {name} are {what}; must be real numbers, at least one of them")
+    wrong = (
+        "complex" if tensor.is_complex()
+        else f"empty, of shape {tuple(tensor.shape)}" if not tensor.numel()
+        else "" if bool(torch.isfinite(tensor).all())
+        else "not finite everywhere (NaN or inf)"
+    )  # fmt: skip
+    if wrong:
+        raise ConfigError(f"episodes_from_arrays: {name} are {wrong}; must be real numbers, at least one of them")
     return tensor
 
 

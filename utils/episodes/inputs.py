@@ -143,6 +143,22 @@ def refuse_masked(given: Any, what: str, error: type[Exception] = ValueError) ->
         raise error(f"{what} masked values; fill them, array.filled(value), or drop these examples")
 
 
+def as_array(given: Any, what: str, error: type[Exception] = ValueError) -> np.ndarray:
+    """Return an array, a torch tensor or a list of them as one array: of tensors the numbers, wherever they are.
+
+    Raises:
+        error: as `refuse_masked`.
+    """
+    refuse_masked(given, what, error)
+    if isinstance(given, list | tuple):
+        return np.asarray([_numbers_of(one) for one in given])
+    return np.asarray(_numbers_of(given))
+
+
+def _numbers_of(one: Any) -> Any:
+    return one.detach().cpu().numpy() if hasattr(one, "detach") else one
+
+
 def fits_float32(array: np.ndarray) -> bool:
     """Return whether all numbers are finite, and in float32 too."""
     largest = float(np.finfo(np.float32).max)
@@ -163,8 +179,7 @@ def _checked(part: Part, given: Any) -> np.ndarray:
                 f"{own}has examples of {len(lengths)} shapes, such as {lengths[0]} and {lengths[-1]}; bring sequences "
                 "to one length and give a mask beside them: docs/any_modality.md"
             )
-    refuse_masked(given, f"{own}holds")
-    array = np.asarray(given)
+    array = as_array(given, f"{own}holds")
     if array.dtype.kind not in KINDS[part.kind] or array.shape[1:] != part.shape or array.ndim == 0:
         sides = ", ".join(map(str, part.shape))
         kinds = {"float": "numbers", "int": "whole numbers", "bool": "true and false"}[part.kind]

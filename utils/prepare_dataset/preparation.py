@@ -12,6 +12,7 @@ from utils.files.archives import find_archive
 from utils.files.atomic_folders import is_filled
 from utils.images.folders import scan
 from utils.known_datasets import KNOWN_DATASETS, KnownDataset
+from utils.paths import expanded
 from utils.prepare_dataset.catalogue import GENERIC, MostSamples, check_name, folder_name
 from utils.prepare_dataset.class_sources import (
     FoundClasses,
@@ -167,6 +168,15 @@ def _find(request: Request, source: Path | None, most: MostSamples, seed: int, w
 def _verified(destination: Path, request: Request, most: MostSamples) -> str:
     record, counts = verify_dataset(destination), request.known.counts
     if record is not None:
+        source = record.get("source", request.location)
+        if (
+            request.location not in (None, source)
+            and expanded(request.location).resolve() != expanded(source).resolve()
+        ):
+            raise ConfigError(
+                f"{printable(destination)}: is there and verified, but made from {printable(source)}, not from "
+                f"{printable(request.location)}; give another name with --name, or leave --from out"
+            )
         images = record["images_per_class"]
         return (
             f"{printable(destination)}: is there and verified, {sum(images.values())} images in {len(images)} classes"

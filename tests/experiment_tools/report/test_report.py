@@ -23,6 +23,7 @@ from experiment_tools.parts import svg
 from experiment_tools.parts.run_reading import Run, read_whole_run
 from experiment_tools.parts.settings import command_of
 from experiment_tools.report import layers as report_layers
+from experiment_tools.report import learning as report_learning
 from experiment_tools.report import machine as report_machine
 from experiment_tools.report import page as report
 from experiment_tools.report import results as report_results
@@ -357,6 +358,25 @@ def test_the_test_curve_stands_over_iterations_beside_the_validation(folder):
     of_test = {x: text for _, x, values in tips for name, _, text in values if name.startswith("test, 3-way 1-shot")}
     assert of_test == {"iteration 5": "25 %", "iteration 15": "75 %"}  # five iterations in an epoch
     assert "2 of 3 epochs, each alone" in figure.note and "max_models_to_save all" in figure.note
+
+
+def test_pre_training_is_a_line_of_its_own_beside_the_episodes():
+    before = {"train_accuracy_mean": 0.02, "pretraining_val_accuracy_mean": 0.67}
+    after = {"train_accuracy_mean": 0.75, "val_accuracy_mean": 0.8, "val_accuracy_ci95": 0.05}
+    rows = [{"epoch": 1, **before}, {"epoch": 2, **before}, {"epoch": 3, **after}]
+
+    def answers_of(**values):
+        section = report_learning.learning(read_run_of(**values))
+        figure = section.figures[0]
+        tips = json.loads(html.unescape(re.search('data-tips="([^"]*)"', figure.content)[1]))
+        return {x: {name: text for name, _, text in found} for _, x, found in tips}, figure
+
+    drawn, figure = answers_of(rows=rows, config={"pretraining_epochs": 2})
+    assert drawn["epoch 2"] == {"pre-training": "2 %", "class centroids": "67 %"}
+    assert drawn["epoch 3"] == {"training": "75 %", "validation": "80 %"}
+    assert "in pre-training images among all training classes" in figure.note
+    drawn, figure = answers_of(rows=rows[2:], config={"pretraining_epochs": 0})
+    assert drawn == {"epoch 3": {"training": "75 %", "validation": "80 %"}} and "pre-training" not in figure.note
 
 
 def test_the_histograms_of_gradients_are_pictures_over_epochs(folder):

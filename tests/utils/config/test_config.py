@@ -606,6 +606,16 @@ def test_a_path_that_is_right_from_another_folder_is_found_out(tmp_path, monkeyp
     assert f"give --name_of_args_json_file {REPOSITORY_ROOT / here}" in str(error.value)
 
 
+def test_a_name_is_a_config_of_ours_and_a_file_of_that_name_comes_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ours = load_config("quickstart", {"batch_size": 3})
+    assert ours == load_config(REPOSITORY_ROOT / "experiment_config" / "quickstart.json", {"batch_size": 3})
+    with pytest.raises(ConfigError, match=r'there is no config "quikstart", .* did you mean quickstart'):
+        load_config("quikstart")
+    (tmp_path / "quickstart").write_text('{"experiment_name": "mine"}')
+    assert load_config("quickstart").experiment_name == "mine"
+
+
 def test_a_key_without_the_value_that_it_needs():
     with pytest.raises(ConfigError) as error:
         parse_command_line(

@@ -20,6 +20,7 @@ IMAGES, LABELS = np.zeros((2, 3, 6)), np.tile([0, 1, 2], (2, 1))
         ({0: None}, "support images are no array of numbers"),
         ({2: {"ids": IMAGES}}, "query images are no array of numbers .* several parts go through FewShotClassifier"),
         ({0: IMAGES.astype(complex)}, "support images are complex; must be real numbers"),
+        ({2: np.full_like(IMAGES, np.nan)}, r"query images are not finite everywhere \(NaN or inf\); must be real"),
         ({0: IMAGES[:, :0], 1: LABELS[:, :0]}, r"support images are empty, of shape \(2, 0, 6\)"),
         ({2: np.zeros((2, 3, 7))}, r"support images are \(2, 3, 6\) and query images \(2, 3, 7\); an example has one"),
         ({1: LABELS.astype(float)}, r"support labels are floats of shape \(2, 3\); give integers"),

@@ -176,6 +176,20 @@ def test_the_second_run_verifies_and_touches_nothing(tmp_path, prepare):
     assert tree(source) == {k: v for k, v in tree(tmp_path / "datasets" / "birds").items() if k != ".prepared.json"}
 
 
+def test_another_source_under_the_name_of_a_dataset_is_refused(tmp_path, prepare, monkeypatch):
+    source = draw_dataset(tmp_path / "birds", ["a", "b"], images_per_class=3)
+    other = draw_dataset(tmp_path / "bees", ["c", "d"], images_per_class=3)
+    assert prepare("folder", "--from", source, "--name", "mine")[0] == 0
+    made = tree(tmp_path / "datasets" / "mine")
+    code, out, err = prepare("folder", "--from", other, "--name", "mine")
+    assert (code, out) == (1, "")
+    assert f"mine: is there and verified, but made from {source}, not from {other}; give another name" in err
+    assert tree(tmp_path / "datasets" / "mine") == made
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = prepare("folder", "--from", "birds", "--name", "mine")  # the same folder in other words
+    assert code == 0 and "is there and verified, 6 images in 2 classes" in out
+
+
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [

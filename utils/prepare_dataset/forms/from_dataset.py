@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
-from utils.episodes.inputs import refuse_masked
+from utils.episodes.inputs import as_array
 from utils.errors import DataError
 from utils.files.atomic_folders import is_filled
 from utils.images.folders import some_of
@@ -122,8 +122,7 @@ def _labels_of(dataset: LabelledImages) -> list[int]:
     )
     if labels is None or len(labels) != len(dataset):
         labels = [dataset[i][1] for i in range(len(dataset))]
-    refuse_masked(labels, f"{type(dataset).__name__}: labels hold", DataError)
-    labels = np.asarray(labels)
+    labels = as_array(labels, f"{type(dataset).__name__}: labels hold", DataError)
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
         raise DataError(
             f"{type(dataset).__name__}: each label must be one whole number, but they are {labels.dtype} "
@@ -140,8 +139,7 @@ def to_pixels(image: Any, name: str) -> np.ndarray:
     """
     if isinstance(image, Image.Image):
         image = image.convert("L" if image.mode in ("1", "L") else "RGB")
-    refuse_masked(image, f"{printable(name)}: holds", DataError)
-    pixels = np.asarray(image)
+    pixels = as_array(image, f"{printable(name)}: holds", DataError)
     if pixels.ndim == 3 and pixels.shape[0] in (1, 3) and pixels.shape[2] not in (1, 3):
         pixels = pixels.transpose(1, 2, 0)
     if pixels.ndim == 3 and pixels.shape[2] == 1:
