@@ -13,9 +13,11 @@ from utils.config.changes import as_argument
 from utils.config.command_line import parse_command_line
 from utils.config.help import help_text
 from utils.config.messages import COMMAND_LINE, PATTERNS, USUAL_NAMES
-from utils.config.schema import choices, fields, is_list_key
+from utils.config.schema import choices, fields, is_list_key, read_with
 from utils.errors import ConfigError
 from utils.paths import REPOSITORY_ROOT
+from utils.registry import BUILT_IN_BACKBONES
+from utils.registry import choices as registered
 from utils.registry.choices import KINDS
 
 REFERENCE_KEYS = [
@@ -697,3 +699,19 @@ def test_a_network_that_only_a_program_can_hand_over_is_refused_before_any_data(
             load_config(*arguments, place=COMMAND_LINE)
         assert str(raised.value).startswith(f'{place}: "backbone" given_network stands for a network that a Python ')
     assert load_config(None, overrides).backbone == "given_network"  # of the program itself
+
+
+def test_what_choices_alone_read_is_marked_so_and_every_mark_makes_a_difference():
+    """A key that a choice of ours reads is marked, unless every method reads it, too; no mark says always or never."""
+    of_choices = {
+        key: kind for kind in KINDS for each in registered.choices(kind).values() for key in each.reads.values()
+    }
+    assert of_choices.pop("num_classes_per_set") == "inner_loop_optimizer"
+    marks = read_with()
+    assert of_choices == {
+        key: mark.other for key, mark in marks.items() if mark.is_read is None and mark.other != "backbone"
+    }
+    for key, mark in marks.items():
+        values = ["none", "a plugin's", *BUILT_IN_BACKBONES] if mark.other == "backbone" else [True, False]
+        values = choices(fields()[mark.other].annotation) or values
+        assert {mark.holds(key, value) for value in values} == {True, False}, key
