@@ -40,6 +40,7 @@ from meta_learning.outer_gradients import implicit_gradient
 from meta_learning.outer_gradients.displacement import Displacement
 from meta_learning.outer_gradients.implicit_gradient import Implicit, conjugate_gradients
 from meta_learning.reporting import of_the_method
+from utils.words import some_of
 
 DIFFERENCE_TOLERANCE = 1e-5
 """Of central differences, which have an error of their own."""
@@ -183,8 +184,7 @@ def check_own_parameters(
         attribute = name if name.startswith(NETWORK) else ".".join(name.split(".")[:2])
         has_gradient[attribute] = has_gradient.get(attribute, False) or bool(gradients[name].any())
     unused = [name for name, has in has_gradient.items() if not has]
-    against = f"none without a gradient: {', '.join(list(has_gradient)[:MOST_NAMED])}"
-    against += f" and {len(has_gradient) - MOST_NAMED} more" if len(has_gradient) > MOST_NAMED else ""
+    against = f"none without a gradient: {some_of(list(has_gradient), MOST_NAMED)}"
     where = ", ".join(f"{name}: no gradient" for name in unused)
     return [Check("own parameters", against, float(len(unused)), 0.0, where=where)]
 

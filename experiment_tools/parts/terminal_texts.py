@@ -15,7 +15,7 @@ from utils.config import ExperimentConfig
 from utils.config.changes import FREE_KEYS
 from utils.files.reading import read_object
 from utils.paths import command, without_user
-from utils.words import counted
+from utils.words import counted, some_of
 
 MOST_LAYERS, MOST_DIFFERENCES = 8, 8
 """So that the banner fits on one screen of 24 rows, with what is said of device, data and resuming."""
@@ -67,12 +67,8 @@ def _differences(values: Mapping[str, Any], file: Path | None) -> list[str]:
     changed = {key: pair for key, pair in changed.items() if key not in unsaid}
     if not changed:
         return [f"settings of {name}"]
-    shown = [
-        f"{key} {json.dumps(here)} ({json.dumps(there)})"
-        for key, (there, here) in list(changed.items())[:MOST_DIFFERENCES]
-    ]
-    more = f" and {len(changed) - len(shown)} more" if len(changed) > len(shown) else ""
-    return [f"differs from {name}: {', '.join(shown)}{more}"]
+    pairs = [f"{key} {json.dumps(here)} ({json.dumps(there)})" for key, (there, here) in changed.items()]
+    return [f"differs from {name}: {some_of(pairs, MOST_DIFFERENCES)}"]
 
 
 def parameter_table(description: Mapping[str, Any], width: int = 120) -> list[str]:

@@ -13,9 +13,9 @@ from utils.episodes.drawing import SPLITS
 from utils.episodes.randomness import random_words, sample_without_replacement
 from utils.errors import DataError
 from utils.files.atomic_folders import folds_case
-from utils.images.folders import report_problems, some_of
+from utils.images.folders import report_problems
 from utils.known_datasets import Counts
-from utils.words import printable
+from utils.words import first_lines, printable, some_of
 
 logger = logging.getLogger(__name__)
 
@@ -191,11 +191,8 @@ def check_counts(
             if len(c.files) != count:
                 problems.append(f'class "{printable(c.folder)}" has {len(c.files)} images, {count} expected')
     if problems and not accept:
-        shown = problems[:20] + ([f"... and {len(problems) - 20} more"] if len(problems) > 20 else [])
         raise DataError(
-            f"{name}: not what the field knows under this name:\n  "
-            + "\n  ".join(shown)
-            + "\nNothing was written. Complete"
-            " the source, or take it as it is with --accept_counts."
+            f"{name}: not what the field knows under this name:{first_lines(problems, 20)}\nNothing was written. "
+            "Complete the source, or take it as it is with --accept_counts."
         )
     return problems
