@@ -25,7 +25,7 @@ from experiment_parts.runs.checkpoints import (
 )
 from experiment_parts.runs.folder_lock import LOCK_NAME, holder_of, is_at, is_in_use
 from utils.errors import DamagedCheckpointError, ExperimentInUseError, StorageError
-from utils.files.atomic_files import open_regular, refuse_link, storage_error
+from utils.files.atomic_files import open_regular, refuse_link, storage_error, storage_errors
 from utils.files.reading import read_object
 
 if TYPE_CHECKING:
@@ -81,10 +81,8 @@ class RunFolder:
         for name in FOLDERS + FOLDERS_OF_TRACKERS:
             refuse_link(self.path / name)
         for folder in (self.saved_models, self.logs, self.visual_outputs):
-            try:
+            with storage_errors(folder):
                 folder.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise storage_error(folder, error) from error
         if not self.is_writable:
             raise StorageError(f"{self.path}: no permission to write there. Set EXPERIMENTS_DIR to another folder.")
 

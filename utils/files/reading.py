@@ -2,6 +2,7 @@
 meant, it ends in an error of one line.
 """
 
+import hashlib
 import json
 import math
 import re
@@ -21,6 +22,16 @@ DEEPEST_NESTING = 100
 
 _CONTAINERS = dict, list
 _LONE_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+def file_digest(path: Path, algorithm: str = "sha256") -> str:
+    """Return the hexadecimal digest of a file of any size.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, algorithm).hexdigest()
 
 
 def read_text(path: Path, *, may_be_pipe: bool = False) -> str:

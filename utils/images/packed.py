@@ -29,9 +29,9 @@ import numpy as np
 import tqdm
 
 from utils.errors import DataError, StorageError
-from utils.files.atomic_files import storage_error, write_bytes_atomically
+from utils.files.atomic_files import storage_errors, write_bytes_atomically
 from utils.files.atomic_folders import lock
-from utils.files.reading import read_object
+from utils.files.reading import file_digest, read_object
 from utils.images import decoding as image_decoding
 from utils.images.decoding import DECODER_VERSION, PixelFormat
 from utils.images.duplicates import identical_files, read_content
@@ -71,17 +71,12 @@ class PackedImages:
     one_colour: tuple[int, ...] = ()
     """Ranks of images whose pixels are all equal."""
     checking: "Future[str] | None" = field(default=None, compare=False, repr=False)
-    """`found_sha256` of a large file, in the background; None: known already."""
+    """Digest of the pixels that are in a large file, in the background; None: known already."""
 
     @property
     def n_bytes(self) -> int:
         """Size of the file."""
         return math.prod(self.shape)
-
-    def found_sha256(self) -> str:
-        """Read all pixels."""
-        with open(self.data_file, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
 
     def verify(self) -> None:
         """Wait until all pixels are known to be those that were packed; no result is worth anything before.
@@ -124,7 +119,7 @@ def _checked_in_background(packed: PackedImages) -> PackedImages:
 
     def read() -> None:
         try:
-            found.set_result(packed.found_sha256())
+            found.set_result(file_digest(packed.data_file))
         except OSError as error:
             found.set_exception(StorageError(f"{printable(packed.data_file)}: cannot be read: {error.strerror}."))
         except BaseException as error:  # noqa: BLE001 -- raised where the result is asked for
@@ -203,7 +198,7 @@ def _is_whole(packed: PackedImages, pixel_format: PixelFormat) -> bool:
         packed.shape == (n_images, *pixel_format.shape)
         and all(0 <= rank < n_images for rank in ranks)
         and packed.data_file.stat().st_size == packed.n_bytes
-        and (packed.n_bytes > LARGEST_CHECKED_AT_ONCE or packed.found_sha256() == packed.content_sha256)
+        and (packed.n_bytes > LARGEST_CHECKED_AT_ONCE or file_digest(packed.data_file) == packed.content_sha256)
     )
 
 
@@ -275,15 +270,12 @@ def load_or_pack(
             if packed is not None:
                 return _tell_what_is_left_out(packed, dataset_folder), list(packed.folders), []
     index_file = writable_folder(dataset_folder) / f"{stem}.json"
-    try:
-        with lock(index_file.with_suffix(".lock")):
-            packed = None if rebuild else opened(index_file, is_told=False)
-            if packed is not None:  # another process was faster
-                return _tell_what_is_left_out(packed, dataset_folder), list(packed.folders), []
-            _remove_old_format(index_file.parent, f"{real_path.name}.{size}")
-            return _pack(dataset_folder, folders, fingerprint, pixel_format, num_workers, index_file, skip_bad)
-    except OSError as error:
-        raise storage_error(index_file, error) from error
+    with storage_errors(index_file), lock(index_file.with_suffix(".lock")):
+        packed = None if rebuild else opened(index_file, is_told=False)
+        if packed is not None:  # another process was faster
+            return _tell_what_is_left_out(packed, dataset_folder), list(packed.folders), []
+        _remove_old_format(index_file.parent, f"{real_path.name}.{size}")
+        return _pack(dataset_folder, folders, fingerprint, pixel_format, num_workers, index_file, skip_bad)
 
 
 def _remove_old_format(folder: Path, stem: str) -> None:

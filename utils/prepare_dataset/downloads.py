@@ -1,6 +1,5 @@
 """Fetch a file over HTTP so that a broken connection costs nothing: resumed where it stopped, checked, then renamed."""
 
-import hashlib
 import http.client
 import json
 import logging
@@ -17,7 +16,7 @@ import tqdm
 from utils.errors import DataError
 from utils.files.atomic_files import storage_errors
 from utils.files.atomic_folders import lock
-from utils.files.reading import read_object
+from utils.files.reading import file_digest, read_object
 from utils.words import printable
 
 logger = logging.getLogger(__name__)
@@ -40,12 +39,6 @@ class _BrokenOff(Exception):
 def is_url(text: str) -> bool:
     """Return whether a text is an address rather than a path."""
     return "://" in text
-
-
-def file_digest(path: Path, algorithm: str) -> str:
-    """Return the hexadecimal digest of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, algorithm).hexdigest()
 
 
 def fetch(url: str, destination: Path, *, digest: str | None = None, algorithm: str = "sha256") -> Path:
