@@ -13,7 +13,7 @@ from experiment_tools.parts.methods import method_name
 from experiment_tools.parts.settings import nearest_config
 from utils.config import ExperimentConfig
 from utils.config.changes import FREE_KEYS
-from utils.files.reading import read_object
+from utils.files.reading import object_or_nothing, read_object
 from utils.paths import command, without_user
 from utils.words import counted, some_of
 
@@ -116,16 +116,9 @@ def next_command(run_folder: Path) -> str:
     if others and tasks is not None:
         other = max(others, key=lambda path: path.stat().st_mtime).parent.parent.name
         return f"Next: {command('compare')} {shlex.quote(name)} {shlex.quote(other)}"
-    if _has_no_images(run_folder / "config.json"):
+    if object_or_nothing(run_folder / "config.json").get("input_shape"):
         return f"Next: FewShotClassifier.from_experiment({name!r}).fit(examples, labels), in Python"
     return f"Next: {command('adapt')} --experiment {shlex.quote(name)} --support FOLDER --query FOLDER"
-
-
-def _has_no_images(config: Path) -> bool:
-    try:
-        return bool(read_object(config).get("input_shape"))
-    except (OSError, ValueError):
-        return False
 
 
 def _tested_tasks(summary: Path) -> list[Any] | None:

@@ -68,6 +68,14 @@ def read_object(path: Path) -> dict[str, Any]:
     return content
 
 
+def object_or_nothing(path: Path) -> dict[str, Any]:
+    """Return the object of a JSON file; an empty one where the file is missing, unreadable or holds something else."""
+    try:
+        return read_object(path)
+    except (OSError, ValueError):
+        return {}
+
+
 def parse_json(text: str | bytes) -> Any:
     """Return the content of a JSON text.
 
