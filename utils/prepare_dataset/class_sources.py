@@ -84,12 +84,26 @@ def classes_by_label(
     for value, ranks in zip(values.tolist(), np.split(order, starts)[1:], strict=True):
         label = f"{split}_{value:03}" if names is None else str(names[value])
         files = [f"{rank:07}.png" for rank in ranks.tolist()]
-        classes.append(SourceClass(split, safe_name(label), files, _reader(ranks, read), label))
+        classes.append(SourceClass(split, safe_name(label), files, reader_of(ranks, read), label))
     return classes
 
 
-def _reader(ranks: np.ndarray, read: Callable[[int], ImageContent]) -> Callable[[int], ImageContent]:
+def reader_of(ranks: np.ndarray, read: Callable[[int], ImageContent]) -> Callable[[int], ImageContent]:
+    """Return place among `ranks` -> content, of number of an image -> content."""
     return lambda place: read(int(ranks[place]))
+
+
+def split_by_seed(names: Sequence[str], seed: int, fractions: tuple[float, float], purpose: int) -> dict[str, str]:
+    """Deal names, sorted, to train, val and test: shuffled with the seed, then cut by the fractions for train and val.
+
+    Args:
+        purpose: of the random words, see `random_words`.
+    """
+    words = random_words(seed, "prepared_splits", [0], purpose, len(names))
+    order = sample_without_replacement(words, np.array([len(names)]))[0] if names else []
+    n_train, n_val = (round(fraction * len(names)) for fraction in fractions)
+    splits = ["train"] * n_train + ["val"] * n_val + ["test"] * (len(names) - n_train - n_val)
+    return {names[place]: split for place, split in zip(order, splits, strict=True)}
 
 
 def limit_samples(classes: Iterable[SourceClass], most: Mapping[str | None, int], seed: int) -> list[SourceClass]:
@@ -103,7 +117,7 @@ def limit_samples(classes: Iterable[SourceClass], most: Mapping[str | None, int]
         name_digest = hashlib.sha256(c.folder.encode("utf-8", "surrogateescape")).digest()
         words = random_words(seed, "prepared_samples", [int.from_bytes(name_digest[:8], "big") >> 2], 0, count)
         chosen = np.sort(sample_without_replacement(words, np.array([len(c.files)]))[0])
-        limited.append(replace(c, files=[c.files[i] for i in chosen], read=_reader(chosen, c.read)))
+        limited.append(replace(c, files=[c.files[i] for i in chosen], read=reader_of(chosen, c.read)))
     return limited
 
 
