@@ -175,8 +175,10 @@ def lines_beside(result: Mapping[str, Any]) -> list[str]:
     if (error := baselines.get("calibration_error")) is not None:
         line += f"; calibration error {100 * error:.1f} %"
     if orders := baselines.get("label_orders"):
-        line += f"; with a task's labels in {orders['orders']} orders its accuracy has a standard deviation of "
-        line += f"{100 * orders['std']:.1f} points ({counted(orders['tasks'], 'task')})"
+        line += (
+            f"; with a task's labels in {orders['orders']} orders its accuracy has a standard deviation of "
+            f"{100 * orders['std']:.1f} points ({counted(orders['tasks'], 'task')})"
+        )
     verdict = does_adapting_help(result)
     return [*lines, line, *([f"  {verdict[1]}"] if verdict else [])]
 

@@ -114,8 +114,10 @@ def stored_result(
         return None
     text = f"This experiment is finished ({counted(summary['epochs_trained'], 'epoch')}). Its result:\n{text}"
     if changed:
-        text += "\nThis test used other test keys than the config has now; for another test:"
-        text += " --evaluate_on_test_set_only true --tag NAME"
+        text += (
+            "\nThis test used other test keys than the config has now; for another test: "
+            "--evaluate_on_test_set_only true --tag NAME"
+        )
     return text
 
 

@@ -32,9 +32,11 @@ def start_banner(config: ExperimentConfig, description: Mapping[str, Any], width
     width = width or shutil.get_terminal_size().columns
     values = config.to_json_dict()
     shape = config.validation_shape
-    heading = f"{method_name(values)}, {shape.n_way}-way {shape.n_shot}-shot, "
-    heading += f"{counted(shape.n_query, 'query', 'queries')} per class, "
-    heading += counted(config.number_of_training_steps_per_iter, "inner step")
+    heading = (
+        f"{method_name(values)}, {shape.n_way}-way {shape.n_shot}-shot, "
+        f"{counted(shape.n_query, 'query', 'queries')} per class, "
+        f"{counted(config.number_of_training_steps_per_iter, 'inner step')}"
+    )
     plan = (
         f"{counted(config.total_epochs, 'epoch')} x {counted(config.total_iter_per_epoch, 'iteration')} x "
         f"{counted(config.tasks_per_meta_batch, 'task')}; "

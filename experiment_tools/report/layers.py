@@ -29,8 +29,13 @@ def inner_rates(run: Run) -> Section:
     """Show learned inner learning rates: layer x step, with their way over epochs in each cell; of Meta-SGD how they
     are spread.
     """
-    lead = "One learning rate per parameter and inner step. Colour compares with where they started; the line in a "
-    section = Section("inner-rates", "Inner learning rates", f"{lead}cell is its way over epochs.", "Inner rates")
+    section = Section(
+        "inner-rates",
+        "Inner learning rates",
+        "One learning rate per parameter and inner step. Colour compares with where they started; the line in a cell "
+        "is its way over epochs.",
+        "Inner rates",
+    )
     history = [rates for entry in run.epochs if (rates := rates_of(entry))]
     _add_learned(section, [entry for entry in run.epochs if entry.get("learned")])
     if not history:
@@ -243,8 +248,13 @@ def _numbers(values: Any) -> bool:
 
 def gradients(run: Run) -> Section:
     """Norms of meta-gradients and updates, and the angle between first and second order."""
-    lead = "How large the meta-gradient is, what it does to the weights, and how far the first-order approximation "
-    section = Section("gradients", "Gradients and updates", f"{lead}points elsewhere.", "Gradients")
+    section = Section(
+        "gradients",
+        "Gradients and updates",
+        "How large the meta-gradient is, what it does to the weights, and how far the first-order approximation "
+        "points elsewhere.",
+        "Gradients",
+    )
     means = series_of(run.rows, "gradient_norm_mean")
     chart = line_chart(
         [

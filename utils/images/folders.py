@@ -319,8 +319,10 @@ def find_shortages(
         "needed. Add classes"
     )
     if fitting:
-        of_fractions = f"Raise its fraction in train_val_test_split (there are {n_classes} classes), as in "
-        of_fractions += f"--train_val_test_split {' '.join(map(str, fitting))}"
+        of_fractions = (
+            f"Raise its fraction in train_val_test_split (there are {n_classes} classes), as in --train_val_test_split "
+            f"{' '.join(map(str, fitting))}"
+        )
     third = n_classes // len(SPLITS)  # which each split can have
     most = f" to {third}" if third > 1 and not fitting and not pre_split else ""
     for split in shapes:
@@ -352,9 +354,9 @@ def _small_classes(
 ) -> list[str]:
     """Return a problem per class with too few images for K shot + Q query, or one for all where they are many."""
     needed = (
-        f"{of_the_test}num_samples_per_class {shape.n_shot} + {of_the_test}num_target_samples {shape.n_query} needs"
+        f"{of_the_test}num_samples_per_class {shape.n_shot} + {of_the_test}num_target_samples {shape.n_query} needs "
+        f"{shape.n_images}"
     )
-    needed += f" {shape.n_images}"
     fix = f"Add images, lower {of_the_test}num_target_samples or take"
     small = [c for c in classes if len(c.images) < shape.n_images]
     if len(small) <= MOST_ALIKE:
