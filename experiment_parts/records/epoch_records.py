@@ -149,7 +149,7 @@ def accuracy_histogram(accuracies: Sequence[float], n_bins: int = 20) -> list[in
 
 def ranked_epochs(rows: Sequence[Row]) -> list[int]:
     """Return validated epochs, best validation accuracy first; of equals the earlier one first."""
-    validated = [row for row in rows if row["val_accuracy_mean"] is not None]
+    validated = [row for row in rows if row.get("val_accuracy_mean") is not None]
     # Rounded: the same number of hits, summed in another order, may differ in the last bit.
     return [r["epoch"] for r in sorted(validated, key=lambda r: (-round(r["val_accuracy_mean"], 9), r["epoch"]))]
 

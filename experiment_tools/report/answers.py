@@ -61,17 +61,6 @@ def answers_of_test(arrays: Arrays, state: dict[str, Any]) -> Answers | None:
     return Answers(softmax(scores.mean(axis=0), axis=-1), labels, ids if known else None, names if known else ())
 
 
-def task_errors_of_test(arrays: Arrays, state: dict[str, Any]) -> np.ndarray:
-    """Return the mean squared error of the models' mean output in each task of a regression, (T,); the first set of
-    tasks, as above.
-    """
-    prefix = f"scores.{state['protocol']['statistics']}"
-    name = next(name for name in arrays if name.startswith(prefix))
-    labels = arrays["query_labels" + name.removeprefix(prefix)]
-    outputs = arrays[name].astype(np.float64).mean(axis=0)  # (T, n, D)
-    return np.square(outputs - labels).reshape(len(outputs), -1).mean(axis=1)
-
-
 def hardest_classes(answers: Answers, most: int = 10) -> list[tuple[str, float, int]]:
     """Return (name, accuracy, query images) of the classes with the lowest accuracy, lowest first.
 
