@@ -46,8 +46,6 @@ def cell_text(cell: Cell) -> str:
 
 def difference_table(comparison: Comparison) -> Rows:
     """Return one row per pair of methods in a column."""
-    if not comparison.differences:
-        return []
     with_seeds = any(d.p_over_seeds is not None for d in comparison.differences)
     heading = [
         "tasks",
