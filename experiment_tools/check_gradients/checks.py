@@ -295,12 +295,8 @@ def _worst_parameter(
 def check_order(learner: FewShotLearner, episodes: EpisodeBatch, epoch: int) -> Check:
     """Check that second and first order differ: if they do not, something has cut the graph of the inner loop."""
     second = learner.meta_gradients(episodes, epoch).gradients
-    choices = learner.outer_loop
-    try:
-        learner.outer_loop = replace(choices, second_order=False, first_order_to_second_order_epoch=-1)
+    with _outer_loop(learner, second_order=False, first_order_to_second_order_epoch=-1):
         first = learner.meta_gradients(episodes, epoch).gradients
-    finally:
-        learner.outer_loop = choices
     flat = [torch.cat([gradients[name].flatten() for name in second]) for gradients in (second, first)]
     difference = float(torch.linalg.vector_norm(flat[0] - flat[1]) / torch.linalg.vector_norm(flat[0]))
     return Check("second order", "first order: must differ", difference, 1e-6, at_least=True)

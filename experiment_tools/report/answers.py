@@ -3,6 +3,7 @@
 Letters: M models, T tasks, n query images of a task, N classes of a task, C classes of the test split.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -80,12 +81,10 @@ def confused_pairs(answers: Answers, most: int = 8) -> list[tuple[str, str, int,
     """Return (class, taken for, how often, query images of the class in tasks that had both), most frequent first."""
     assert answers.class_ids is not None
     count = len(answers.class_names)
-    taken: dict[int, int] = {}
     true = np.take_along_axis(answers.class_ids, answers.labels, axis=1)
     predicted = np.take_along_axis(answers.class_ids, answers.predictions, axis=1)
     wrong = true != predicted
-    for pair in (true[wrong] * count + predicted[wrong]).tolist():
-        taken[pair] = taken.get(pair, 0) + 1
+    taken = Counter((true[wrong] * count + predicted[wrong]).tolist())
     worst = sorted(taken.items(), key=lambda item: (-item[1], item[0]))[:most]
     pairs = []
     for pair, times in worst:

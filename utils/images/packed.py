@@ -420,13 +420,10 @@ _Answers = Iterator[tuple[int, list[tuple[str, str]]]]
 def _decode_here(
     folder: Path, files: list[str], pixel_format: PixelFormat, packed_file: Path, starts: range, chunk: int
 ) -> _Answers:
-    descriptor = os.open(packed_file, os.O_WRONLY)
-    try:
+    with open(packed_file, "r+b") as packed:
         for start in starts:
             part = files[start : start + chunk]
-            yield start, image_decoding.decode_into_file(folder, part, pixel_format, descriptor, start)
-    finally:
-        os.close(descriptor)
+            yield start, image_decoding.decode_into_file(folder, part, pixel_format, packed.fileno(), start)
 
 
 def _decode_in_processes(

@@ -5,7 +5,6 @@ file {train,val,test}.txt with a class name per line, or .json: a list of names,
 FC100's lists may name superclasses.
 """
 
-import logging
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +19,6 @@ from utils.prepare_dataset.forms.class_folders import find_class_folders
 from utils.prepare_dataset.forms.restricted_unpickler import load_restricted
 from utils.prepare_dataset.workspace import Workspace, find_folder, find_split_files
 from utils.words import printable
-
-logger = logging.getLogger(__name__)
 
 ADDRESS = "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz"
 MD5 = "eb9058c3a382ffc7106e4002c42a8d85"
