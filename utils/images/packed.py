@@ -19,7 +19,7 @@ import subprocess
 import time
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from threading import Thread
@@ -430,10 +430,6 @@ def _decode_in_processes(
     folder: Path, files: list[str], pixel_format: PixelFormat, packed_file: Path, starts: range, chunk: int, count: int
 ) -> _Answers:
     """Give each process a part whenever it is done with one; a thread per process waits for its answers."""
-    waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
-    for start in starts:
-        waiting.put(start)
-    answers: queue.SimpleQueue[tuple[int, list] | None] = queue.SimpleQueue()
     processes = [
         subprocess.Popen(
             child_process("decoding"),
@@ -443,42 +439,37 @@ def _decode_in_processes(
         )
         for _ in range(count)
     ]
+    idle: queue.SimpleQueue[subprocess.Popen] = queue.SimpleQueue()
+    for process in processes:
+        idle.put(process)
 
-    def feed(process: subprocess.Popen) -> None:
+    def answer(start: int) -> tuple[int, list[tuple[str, str]]]:
+        part, process = files[start : start + chunk], idle.get()
         try:
-            while True:
-                try:
-                    start = waiting.get_nowait()
-                except queue.Empty:
-                    return
-                part = files[start : start + chunk]
-                job = image_decoding.job(folder.absolute(), part, pixel_format, packed_file.absolute(), start)
-                try:
-                    print(job, file=process.stdin, flush=True)
-                    line = process.stdout.readline()
-                except BrokenPipeError:
-                    line = ""
-                if not line:
-                    text = f"a decoding process ended (exit code {process.wait()}) in {part[0]} .. {part[-1]}"
-                    raise OSError(printable(text))
-                answer = json.loads(line)
-                if "error" in answer:
-                    raise OSError(*answer["error"])
-                answers.put((start, [tuple(problem) for problem in answer["problems"]]))
+            print(
+                image_decoding.job(folder.absolute(), part, pixel_format, packed_file.absolute(), start),
+                file=process.stdin,
+                flush=True,
+            )
+            line = process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
         finally:
-            answers.put(None)
+            idle.put(process)
+        if not line:
+            text = f"a decoding process ended (exit code {process.wait()}) in {part[0]} .. {part[-1]}"
+            raise OSError(printable(text))
+        content = json.loads(line)
+        if "error" in content:
+            raise OSError(*content["error"])
+        return start, [tuple(problem) for problem in content["problems"]]
 
     with ThreadPoolExecutor(count) as threads:
         try:
-            feeders = [threads.submit(feed, process) for process in processes]
-            for _ in range(count):
-                while (answer := answers.get()) is not None:
-                    yield answer
-            for feeder in feeders:
-                feeder.result()
+            for done in as_completed([threads.submit(answer, start) for start in starts]):
+                yield done.result()
         finally:
-            while not waiting.empty():
-                waiting.get()
+            threads.shutdown(wait=False, cancel_futures=True)
             for process in processes:
                 process.kill()
                 process.communicate()
