@@ -1,6 +1,7 @@
 """What every form of a dataset is turned into before anything is written: classes, each with named images."""
 
 import hashlib
+import itertools
 import logging
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -131,11 +132,9 @@ def with_own_names(classes: Iterable[SourceClass], destination: Path) -> list[So
     own, numbered = [], []
     labels: dict[str, str] = {}
     for c in classes:
-        name, number = c.name, 1
-        while labels.setdefault(fold(name), c.called) != c.called:
-            number += 1
-            name = f"{c.name}_{number}"
-        if number > 1:
+        names = itertools.chain([c.name], (f"{c.name}_{number}" for number in itertools.count(2)))
+        name = next(name for name in names if labels.setdefault(fold(name), c.called) == c.called)
+        if name != c.name:
             numbered.append(f"{c.called} is {name}")
         own.append(replace(c, name=name, files=_own_files(c.files, fold)))
     if numbered:
@@ -149,10 +148,8 @@ def _own_files(files: Sequence[str], fold: Callable[[str], str]) -> Sequence[str
     own: dict[str, str] = {}
     for file in files:
         stem, dot, ending = file.rpartition(".")
-        name, number = file, 1
-        while fold(name) in own:
-            number += 1
-            name = f"{stem}_{number}{dot}{ending}"
+        names = itertools.chain([file], (f"{stem}_{number}{dot}{ending}" for number in itertools.count(2)))
+        name = next(name for name in names if fold(name) not in own)
         own[fold(name)] = name
     return list(own.values())
 
