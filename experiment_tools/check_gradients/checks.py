@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from data import EpisodeBatch
-from experiment_tools.check_gradients.comparing import Check, compared, one_task, share_of
+from experiment_tools.check_gradients.comparing import Check, compared, share_of
 from experiment_tools.check_gradients.held_constant import inner_gradients, moved, moving_statistics, recorder, replayer
 from experiment_tools.check_gradients.torch_inner_loop import (
     TORCH_OPTIMIZERS,
@@ -32,6 +32,7 @@ from experiment_tools.check_gradients.torch_inner_loop import (
 )
 from few_shot_learning_system import FewShotLearner
 from meta_learning.adaptation import Adapted
+from meta_learning.execution.execution import task_chunks
 from meta_learning.heads.prototypes import PrototypeHead
 from meta_learning.inner_loop.proximal import ProximalGradientDescent
 from meta_learning.meta_optimizer import NETWORK
@@ -96,8 +97,7 @@ def check_tasks_together(learner: FewShotLearner, episodes: EpisodeBatch, epoch:
     """
     together = learner.meta_gradients(episodes, epoch).gradients
     if learner.outer_loss.is_mean and not learner.outer_loop.sharpness_radius:
-        n_tasks = len(episodes.support_labels)
-        alone = [learner.meta_gradients(one_task(episodes, index), epoch).gradients for index in range(n_tasks)]
+        alone = [learner.meta_gradients(task, epoch).gradients for task in task_chunks(episodes, 1)]
         one_by_one = {name: torch.stack([gradients[name] for gradients in alone]).mean(0) for name in together}
     else:
         with patch.object(learner.execution.chunks, "size", 1):
