@@ -264,18 +264,17 @@ def load_or_pack(
     opened = functools.partial(
         _read_index, folders=folders, fingerprint=fingerprint, pixel_format=pixel_format, skip_bad=skip_bad
     )
-    if not rebuild:
-        for folder in _possible_folders(dataset_folder):  # also one that somebody else made and we may only read
-            packed = opened(folder / f"{stem}.json")
-            if packed is not None:
-                return _tell_what_is_left_out(packed, dataset_folder), list(packed.folders), []
-    index_file = writable_folder(dataset_folder) / f"{stem}.json"
-    with storage_errors(index_file), lock(index_file.with_suffix(".lock")):
-        packed = None if rebuild else opened(index_file, is_told=False)
-        if packed is not None:  # another process was faster
-            return _tell_what_is_left_out(packed, dataset_folder), list(packed.folders), []
-        _remove_old_format(index_file.parent, f"{real_path.name}.{size}")
-        return _pack(dataset_folder, folders, fingerprint, pixel_format, num_workers, index_file, skip_bad)
+    # Also one that somebody else made and we may only read.
+    there = [] if rebuild else [folder / f"{stem}.json" for folder in _possible_folders(dataset_folder)]
+    packed = next(filter(None, map(opened, there)), None)
+    if packed is None:
+        index_file = writable_folder(dataset_folder) / f"{stem}.json"
+        with storage_errors(index_file), lock(index_file.with_suffix(".lock")):
+            packed = None if rebuild else opened(index_file, is_told=False)
+            if packed is None:  # else another process was faster
+                _remove_old_format(index_file.parent, f"{real_path.name}.{size}")
+                return _pack(dataset_folder, folders, fingerprint, pixel_format, num_workers, index_file, skip_bad)
+    return _tell_what_is_left_out(packed, dataset_folder), list(packed.folders), []
 
 
 def _remove_old_format(folder: Path, stem: str) -> None:
