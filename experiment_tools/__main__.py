@@ -4,7 +4,7 @@ import ast
 import shutil
 
 from utils.paths import COMMANDS, PACKAGE, REPOSITORY_ROOT, command, module_of
-from utils.words import say
+from utils.words import guarded_output, say
 
 
 def tools() -> dict[str, str]:
@@ -18,6 +18,7 @@ def tools() -> dict[str, str]:
     return found
 
 
+@guarded_output()
 def main() -> None:
     """Print them."""
     found = tools()

@@ -25,9 +25,9 @@ from utils.files.atomic_files import free_path, storage_errors, write_bytes_atom
 from utils.files.tables import as_csv
 from utils.images.decoding import DECODING_ERRORS, PixelFormat, decode_image
 from utils.images.duplicates import are_of_one_colour, one_colour_text
-from utils.images.folders import ImageFolder, scan, some_of
+from utils.images.folders import ImageFolder, scan
 from utils.paths import command
-from utils.words import counted, printable
+from utils.words import counted, printable, some_of
 
 log = logging.getLogger(__name__)
 

@@ -29,11 +29,11 @@ from utils.config.messages import COMMAND_LINE
 from utils.episodes.source import EpisodeSource
 from utils.errors import ConfigError, UserError
 from utils.files.atomic_files import nearest_existing
-from utils.machine.devices import choose_device, clock, describe_device, threads_text
+from utils.machine.devices import choose_device, clock, describe_device
 from utils.machine.failures import KEYS_TO_LOWER, is_out_of_memory, out_of_memory_reason
 from utils.machine.packages import extras_command, installed_version, requirements, set_up_command
 from utils.paths import command, dataset_root, experiments_root
-from utils.words import guarded_output, say, size_text
+from utils.words import counted, guarded_output, say, size_text
 
 if TYPE_CHECKING:
     import torch
@@ -70,8 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say(finding, flush=True)
         levels.append(finding.level)
     n_errors, n_warnings = levels.count(ERROR), levels.count(WARNING)
-    counts = [f"{n} {kind}{'' if n == 1 else 's'}" for n, kind in ((n_errors, "error"), (n_warnings, "warning"))]
-    say(f"\n{counts[0]}, {counts[1]}" if n_errors or n_warnings else "\neverything is in order")
+    counts = f"{counted(n_errors, 'error')}, {counted(n_warnings, 'warning')}"
+    say(f"\n{counts if n_errors or n_warnings else 'everything is in order'}")
     return 1 if n_errors else 0
 
 
@@ -132,7 +132,7 @@ def check_devices() -> Iterator[Finding]:
     except ImportError as error:
         yield Finding(ERROR, f"torch cannot be imported ({error})", set_up_command())
         return
-    yield Finding(OK, f"CPU: {os.cpu_count()} cores, {threads_text(torch.get_num_threads())} for torch")
+    yield Finding(OK, f"CPU: {os.cpu_count()} cores, {counted(torch.get_num_threads(), 'thread')} for torch")
     if torch.cuda.is_available():
         for number in range(torch.cuda.device_count()):
             free, total = torch.cuda.mem_get_info(number)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiment_tools.parts.run_reading import Run, list_runs, read_run
-from utils.metrics import ACCURACY, Summary, score_of
+from utils.metrics import ACCURACY, score_of
 from utils.paths import command, expanded, experiments_root
 from utils.words import guarded_output, say, size_text
 
@@ -50,7 +50,7 @@ def table(runs: Sequence[Run], folder: Path, sort: str = "name") -> str:
         "name": lambda run: str(run.path),
         "state": lambda run: (run.state, str(run.path)),
         "val": lambda run: -(run.best_val or 0.0),
-        "test": lambda run: -(_test(run) or Summary(0.0, 0.0, None, 0)).mean,
+        "test": lambda run: -run.test.get("test_accuracy_mean", 0.0),
         "disk": lambda run: -sizes[run.path],
         "changed": lambda run: -changed[run.path],
     }
@@ -64,7 +64,7 @@ def table(runs: Sequence[Run], folder: Path, sort: str = "name") -> str:
 
 
 def _row(run: Run, folder: Path, n_bytes: int, changed: float) -> tuple[str, ...]:
-    best, test = run.best_val, _test(run)
+    best, test = run.best_val, run.test
     score = score_of(run.is_regression)
     unit = "" if score is ACCURACY else " mse"
     validated, tested = _tasks(run)
@@ -72,8 +72,8 @@ def _row(run: Run, folder: Path, n_bytes: int, changed: float) -> tuple[str, ...
         str(run.path.relative_to(folder)) if run.path != folder else run.name,
         run.state,
         run.epochs_text,
-        "" if best is None else score.text(Summary(best, 0.0, None, 1)) + unit + validated,
-        "" if test is None else score.text(test) + unit + tested,
+        "" if best is None else score.text(best) + unit + validated,
+        score.text(test["test_accuracy_mean"], test["test_accuracy_ci95"]) + unit + tested if test else "",
         size_text(n_bytes),
         time.strftime("%Y-%m-%d %H:%M", time.localtime(changed)),
     )
@@ -91,13 +91,6 @@ def _tasks(run: Run) -> tuple[str, str]:
         return "", ""
     form = " ({shots} points)" if run.is_regression else " ({ways}-way {shots}-shot)"
     return form.format(**validated), form.format(**tested)
-
-
-def _test(run: Run) -> Summary | None:
-    summary = run.test
-    if not summary:
-        return None
-    return Summary(summary["test_accuracy_mean"], summary["test_accuracy_std"], summary["test_accuracy_ci95"], 0)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ as in training.
 
 import logging
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -124,10 +124,9 @@ def class_rows(data: "FewShotData") -> list[dict[str, Any]]:
     ]
 
 
-def counts_table(rows: Iterable[dict[str, Any]]) -> str:
+def counts_table(rows: Sequence[dict[str, Any]]) -> str:
     """Return the classes and images per split, as text."""
     lines = [f"{'split':<6} {'classes':>8} {'images':>9} {'per class: fewest':>18} {'median':>7} {'most':>6}"]
-    rows = list(rows)
     for split in SPLITS:
         counts = [row["images"] for row in rows if row["split"] == split]
         lines.append(

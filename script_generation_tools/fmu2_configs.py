@@ -52,19 +52,6 @@ SET_DEFAULTS = {
     "split": "train", "image_size": 84, "normalization": True, "transform": None, "val_transform": None, "n_batch": 200,
     "n_episode": 4, "n_way": 5, "n_shot": 1, "n_query": 15,
 }  # fmt: skip
-READ = {
-    "dataset",
-    "train",
-    "val",
-    "encoder",
-    "encoder_args",
-    "classifier",
-    "classifier_args",
-    "inner_args",
-    "optimizer",
-    "optimizer_args",
-    "epoch",
-}
 AUGMENTATIONS = ("resize", "crop", "color", "flip", "enlarge")
 
 EPISODES = kinds(
@@ -81,7 +68,7 @@ OPTIMIZER = kinds(
     milestones=Annotated[list[int], Field(min_length=1)] | None,
 )  # fmt: skip
 TRAIN_FILE = kinds(
-    dataset=(str, ...), train=EPISODES | None, val=EPISODES | None, encoder=(str, ...),
+    dataset=(str, ...), train=EPISODES | None, val=EPISODES | None, encoder=(str, ...), classifier=Any,
     encoder_args=kinds(bn_args=BATCH_NORM | None) | None,
     classifier_args=kinds(temp=float | None, learn_temp=bool | None) | None,
     inner_args=INNER_ARGUMENTS | None, optimizer=(str, ...), optimizer_args=(OPTIMIZER, ...), epoch=(COUNT, ...),
@@ -113,7 +100,7 @@ def convert_fmu2_config(train: Mapping[str, Any], test: Mapping[str, Any] | None
                 f'"{key}": {json.dumps(train[key])} is not part of a config here; --load_checkpoint and the ids after '
                 "the script do that"
             )
-        elif key not in READ:
+        elif key not in TRAIN_FILE.model_fields:
             findings.append(f'"{key}": {json.dumps(train[key])} had no effect: the code has no such key')
     for part in (_data, _backbone, _inner_loop, _outer_loop):
         values |= part(train, findings)

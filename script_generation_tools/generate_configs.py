@@ -119,7 +119,7 @@ def _expand(template_folder: Path) -> tuple[list[Candidate], list[str]]:
         except ConfigError as error:
             problems.append(str(error))
             continue
-        variables = template_variables(path)
+        variables = variables_of(_template_text(path))
         unused = sorted(_declared(all_values.get(path.stem, {})) - variables - {NAME})
         if unused:
             its, s = ("its", "") if len(unused) == 1 else ("their", "s")
@@ -198,11 +198,6 @@ def first_config(template: Path, chosen: Mapping[str, Any]) -> dict[str, Any]:
 def variables_of(template: str) -> set[str]:
     """Return the names of the variables in the text of a template."""
     return set(PLACEHOLDER.findall(template))
-
-
-def template_variables(template: Path) -> set[str]:
-    """Return the names of the variables of a template."""
-    return variables_of(_template_text(template))
 
 
 def _template_text(template: Path) -> str:

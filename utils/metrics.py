@@ -48,8 +48,7 @@ def student_t_quantile(degrees_of_freedom: int) -> float:
 
 def percent(summary: Summary) -> str:
     """Return '93.80 % +- 0.41' of an accuracy in 0..1."""
-    interval = "" if summary.ci95 is None else f" +- {100 * summary.ci95:.2f}"
-    return f"{100 * summary.mean:.2f} %{interval}"
+    return ACCURACY.text(summary.mean, summary.ci95)
 
 
 @dataclass(frozen=True)
@@ -61,11 +60,11 @@ class Score:
     name: str
     """Of the number that `text` shows."""
 
-    def text(self, summary: Summary) -> str:
+    def text(self, mean: float, ci95: float | None = None) -> str:
         """Return '93.80 % +- 0.41' of an accuracy; '0.3512 +- 0.0120' of a mean squared error, minus the score."""
         if self is ACCURACY:
-            return percent(summary)
-        return f"{-summary.mean:.4f}" + ("" if summary.ci95 is None else f" +- {summary.ci95:.4f}")
+            return f"{100 * mean:.2f} %" + ("" if ci95 is None else f" +- {100 * ci95:.2f}")
+        return f"{-mean:.4f}" + ("" if ci95 is None else f" +- {ci95:.4f}")
 
     def short_text(self, mean: float) -> str:
         """Return '93.8 %', or '0.3512'."""

@@ -8,7 +8,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, TextIO
 
 _BEGIN_OF_BARS = re.compile(r"(?:\r|\n|\x1b\[A)*")
@@ -46,6 +46,17 @@ def printable(path: object, kept: str = "") -> str:
 def printable_text(text: object) -> str:
     """Return a text of several lines in which no foreign name can move the cursor, colour or hide anything."""
     return printable(text, kept="\n\t")
+
+
+def some_of(texts: Sequence[str], most: int = 3) -> str:
+    """Name the first of many texts, and how many more there are."""
+    return ", ".join(map(printable, texts[:most])) + (f" and {len(texts) - most} more" if len(texts) > most else "")
+
+
+def first_lines(lines: Sequence[str], most: int) -> str:
+    """Return the first of many lines, each indented, and how many more there are."""
+    more = [f"... and {len(lines) - most} more"] if len(lines) > most else []
+    return "".join(f"\n  {line}" for line in [*lines[:most], *more])
 
 
 def say(text: object, *, file: TextIO | None = None, flush: bool = False) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiment_parts.learner import Learner
-from utils.metrics import ACCURACY, Score, Summary, score_named, summarise
+from utils.metrics import ACCURACY, Score, score_named, summarise
 from utils.words import counted
 
 UNTRAINED_SHARE, REORDERED_SHARE = 0.06, 0.08
@@ -144,17 +144,13 @@ def does_adapting_help(result: Mapping[str, Any]) -> tuple[str, str] | None:
     gain, interval = -rival["difference"], rival["difference_ci95"] or math.inf
     steps = f"{counted(last, 'inner step')} {'reaches' if last == 1 else 'reach'}"
     verb = "reach" if name == "centroids" else "reaches"
-    reached = f"{steps} {_text(score, own['mean'])}; {what} {verb} {_text(score, rival['mean'])}"
+    reached = f"{steps} {score.text(own['mean'])}; {what} {verb} {score.text(rival['mean'])}"
     by = f"a difference of {_difference(score, gain, interval)} on the same {counted(rival['tasks'], 'task')}"
     if gain > interval:
         return "good", f"Adapting helps: {reached}: {by}."
     if gain < -interval:
         return "warning", f"Adapting does not pay: {reached}: {by}."
     return "note", f"Not shown that adapting helps: {reached}: {by}."
-
-
-def _text(score: Score, mean: float) -> str:
-    return score.text(Summary(mean, 0.0, None, 1))
 
 
 def _difference(score: Score, mean: float, interval: float) -> str:
@@ -175,12 +171,14 @@ def lines_beside(result: Mapping[str, Any]) -> list[str]:
     after = [_short(score, rows[f"after_{step}_steps"]) for step in range(last + 1)]
     line = f"  epoch {baselines['model']['epoch']} alone, inner steps 0 to {last}: {', '.join(after)}"
     worst = rows.get("ensemble") or rows[f"after_{last}_steps"]
-    line += f"; worst tenth of the tasks {_text(score, worst['worst_tenth_mean'])}"
+    line += f"; worst tenth of the tasks {score.text(worst['worst_tenth_mean'])}"
     if (error := baselines.get("calibration_error")) is not None:
         line += f"; calibration error {100 * error:.1f} %"
     if orders := baselines.get("label_orders"):
-        line += f"; with a task's labels in {orders['orders']} orders its accuracy has a standard deviation of "
-        line += f"{100 * orders['std']:.1f} points ({counted(orders['tasks'], 'task')})"
+        line += (
+            f"; with a task's labels in {orders['orders']} orders its accuracy has a standard deviation of "
+            f"{100 * orders['std']:.1f} points ({counted(orders['tasks'], 'task')})"
+        )
     verdict = does_adapting_help(result)
     return [*lines, line, *([f"  {verdict[1]}"] if verdict else [])]
 

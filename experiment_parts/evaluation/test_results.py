@@ -114,8 +114,10 @@ def stored_result(
         return None
     text = f"This experiment is finished ({counted(summary['epochs_trained'], 'epoch')}). Its result:\n{text}"
     if changed:
-        text += "\nThis test used other test keys than the config has now; for another test:"
-        text += " --evaluate_on_test_set_only true --tag NAME"
+        text += (
+            "\nThis test used other test keys than the config has now; for another test: "
+            "--evaluate_on_test_set_only true --tag NAME"
+        )
     return text
 
 
@@ -230,7 +232,7 @@ def result_text(summary: dict[str, Any], run_folder: Path | None) -> str:
         )
         for model in result["models"] if n_models > 1 else ():
             val = model["val_accuracy"]
-            val = "" if val is None else f" (validation {score.text(Summary(val, 0.0, None, 1))})"
+            val = "" if val is None else f" (validation {score.text(val)})"
             lines.append(f"  epoch {model['epoch']} alone: {_text(score, model)}{val}")
         lines += lines_beside(result)
     for line in summary.get(OTHER_DATA, ()):
@@ -283,9 +285,7 @@ def _table(results: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _text(score: Score, columns: dict[str, Any]) -> str:
-    return score.text(
-        Summary(columns["test_accuracy_mean"], columns["test_accuracy_std"], columns["test_accuracy_ci95"], 0)
-    )
+    return score.text(columns["test_accuracy_mean"], columns["test_accuracy_ci95"])
 
 
 def _columns(summary: Summary) -> dict[str, Any]:

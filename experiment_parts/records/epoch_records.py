@@ -149,7 +149,7 @@ def accuracy_histogram(accuracies: Sequence[float], n_bins: int = 20) -> list[in
 
 def ranked_epochs(rows: Sequence[Row]) -> list[int]:
     """Return validated epochs, best validation accuracy first; of equals the earlier one first."""
-    validated = [row for row in rows if row["val_accuracy_mean"] is not None]
+    validated = [row for row in rows if row.get("val_accuracy_mean") is not None]
     # Rounded: the same number of hits, summed in another order, may differ in the last bit.
     return [r["epoch"] for r in sorted(validated, key=lambda r: (-round(r["val_accuracy_mean"], 9), r["epoch"]))]
 
@@ -192,14 +192,13 @@ def epoch_text(row: Row, total_epochs: int, score: Score = ACCURACY, peak_memory
     else:
         text += f"train loss {row['train_loss_mean']:.4f}, {score.name} {score.short_text(row['train_accuracy_mean'])}"
     if row["val_accuracy_mean"] is not None:
-        val = Summary(row["val_accuracy_mean"], row["val_accuracy_std"], row["val_accuracy_ci95"], row["val_tasks"])
+        val = score.text(row["val_accuracy_mean"], row["val_accuracy_ci95"])
         loss = "not finite" if row["val_loss_mean"] is None else f"{row['val_loss_mean']:.4f}"
-        text += f"; val loss {loss}, {score.name} {score.text(val)} ({counted(row['val_tasks'], 'task')})"
+        text += f"; val loss {loss}, {score.name} {val} ({counted(row['val_tasks'], 'task')})"
     if row.get("pretraining_val_accuracy_mean") is not None:
-        names = (f"pretraining_val_{name}" for name in ("accuracy_mean", "accuracy_std", "accuracy_ci95", "tasks"))
-        centroids = Summary(*(row[name] for name in names))
-        text += f"; pre-training, val accuracy of class centroids {score.text(centroids)} "
-        text += f"({counted(centroids.count, 'task')})"
+        val = score.text(row["pretraining_val_accuracy_mean"], row["pretraining_val_accuracy_ci95"])
+        text += f"; pre-training, val accuracy of class centroids {val} "
+        text += f"({counted(row['pretraining_val_tasks'], 'task')})"
     speed = f", {row['train_tasks_per_s']:.1f} tasks/s" if row["train_tasks_per_s"] else ""
     memory = f", peak memory {peak_memory_mib:.0f} MiB" if peak_memory_mib else ""
     return f"{text}; {row['epoch_run_time']:.1f} s{speed}{memory}"

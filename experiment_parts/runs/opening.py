@@ -20,7 +20,7 @@ from utils.files.atomic_files import (
     free_path,
     read_regular,
     remove_temporary_files,
-    storage_error,
+    storage_errors,
     write_bytes_atomically,
 )
 from utils.files.reading import read_object
@@ -140,10 +140,8 @@ def _start_over(run_folder: RunFolder) -> RunFolder:
     if not started:  # a start that failed before it trained leaves no more than its log
         return run_folder
     target = free_path(run_folder.path.with_name(f"{run_folder.path.name}.{time.strftime('%Y%m%d-%H%M%S')}"))
-    try:
+    with storage_errors(target):
         run_folder.path.rename(target)
-    except OSError as error:
-        raise storage_error(target, error) from error
     log.info("from_scratch: the old run is now %s", target)
     run_folder.unlock()
     fresh = RunFolder(run_folder.path)
@@ -176,7 +174,7 @@ def _branch(run_folder: RunFolder, source: RunFolder, epoch: int) -> None:
         raise ConfigError(f"continue_from_epoch {epoch}: {source.path} holds {_names(epochs)}. Use one of these.")
     run_folder.run_id = run_folder.run_id or secrets.token_hex(16)
     arriving = run_folder.path / "saved_models.arriving"
-    try:
+    with storage_errors(arriving):
         shutil.rmtree(arriving, ignore_errors=True)  # our own, from a copy that was killed
         arriving.mkdir()
         for number, path in sorted(epochs.items(), reverse=True):  # the one that was asked for first: it must be good
@@ -187,8 +185,6 @@ def _branch(run_folder: RunFolder, source: RunFolder, epoch: int) -> None:
         if (source.logs / "metrics.jsonl").exists():
             write_bytes_atomically(run_folder.logs / "metrics.jsonl", read_regular(source.logs / "metrics.jsonl"))
         arriving.rename(run_folder.saved_models)
-    except OSError as error:
-        raise storage_error(arriving, error) from error
     log.info("continuing %s from epoch %d of %s", run_folder.path.name, epoch, source.path.name)
 
 

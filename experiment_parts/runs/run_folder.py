@@ -12,6 +12,7 @@ import logging
 import os
 import socket
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,8 +26,8 @@ from experiment_parts.runs.checkpoints import (
 )
 from experiment_parts.runs.folder_lock import LOCK_NAME, holder_of, is_at, is_in_use
 from utils.errors import DamagedCheckpointError, ExperimentInUseError, StorageError
-from utils.files.atomic_files import open_regular, refuse_link, storage_error
-from utils.files.reading import read_object
+from utils.files.atomic_files import open_regular, refuse_link, storage_error, storage_errors
+from utils.files.reading import object_or_nothing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,7 +55,7 @@ class RunFolder:
         self.saved_models = path / "saved_models"
         self.logs = path / "logs"
         self.visual_outputs = path / "visual_outputs"
-        self.run_id = _stored_run_id(path)
+        self.run_id = _run_id_of(stored_config(path))
         """"": not known, as for a run of a release that had none."""
         self._lock: int | None = None  # without it, nothing here is written or renamed
         self._is_new = False  # made by this process
@@ -81,10 +82,8 @@ class RunFolder:
         for name in FOLDERS + FOLDERS_OF_TRACKERS:
             refuse_link(self.path / name)
         for folder in (self.saved_models, self.logs, self.visual_outputs):
-            try:
+            with storage_errors(folder):
                 folder.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise storage_error(folder, error) from error
         if not self.is_writable:
             raise StorageError(f"{self.path}: no permission to write there. Set EXPERIMENTS_DIR to another folder.")
 
@@ -276,8 +275,7 @@ class RunFolder:
         return path, checkpoint.state
 
     def _foreign_because(self, path: Path, state: dict[str, Any]) -> str:
-        stored = state.get(RUN_ID)
-        stored = stored if isinstance(stored, str) else ""  # none, as of a release that kept no id, or forged
+        stored = _run_id_of(state)
         self.run_id = self.run_id or stored  # config.json is gone, or of a release that kept no id
         if stored and stored != self.run_id:
             return f"is of another run (its {RUN_ID} {stored[:8]}..., here {self.run_id[:8]}...)"
@@ -337,13 +335,11 @@ def _signature(path: Path) -> tuple[int, ...] | None:
 
 def stored_config(path: Path) -> dict[str, Any]:
     """Return config.json of a run folder; nothing where it is not there, damaged, or not that of a run."""
-    try:
-        config = read_object(path / "config.json")
-    except (OSError, ValueError):
-        return {}
+    config = object_or_nothing(path / "config.json")
     return config if {"experiment_name", "total_epochs"} <= config.keys() else {}
 
 
-def _stored_run_id(path: Path) -> str:
-    run_id = stored_config(path).get(RUN_ID)
+def _run_id_of(content: Mapping[str, Any]) -> str:
+    """Return the number of a config or a checkpoint's state; "" of a release that kept none, or a forged one."""
+    run_id = content.get(RUN_ID)
     return run_id if isinstance(run_id, str) else ""

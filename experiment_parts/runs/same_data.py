@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from utils.config.changes import DATA
 from utils.errors import DataError
-from utils.words import printable
+from utils.words import some_of
 
 if TYPE_CHECKING:
     from experiment_parts.runs.run_folder import RunFolder
     from utils.episodes.source import EpisodeSource
 
-MOST_NAMED = 3
 IMAGES = "classes of images"
 """What a split is made of that does not say it."""
 
@@ -57,7 +56,7 @@ def data_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]
                 lines.append(f"{split}: other tasks, {old['tasks']} before, {new['tasks']} now")
         elif old["names"] != new["names"]:
             gone, added = (sorted({*one["names"]} - {*other["names"]}) for one, other in ((old, new), (new, old)))
-            named = "".join(f"; {word}: {_listed(names)}" for word, names in (("gone", gone), ("new", added)) if names)
+            named = "".join(f"; {word}: {some_of(names)}" for word, names in (("gone", gone), ("new", added)) if names)
             lines.append(f"{split}: {len(old['names'])} classes before, {len(new['names'])} now{named}")
         elif old["sha256"] != new["sha256"]:
             lines.append(f"{split}: other image files in the same classes, {old['images']} before, {new['images']} now")
@@ -70,11 +69,6 @@ def data_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]
 def unknown_splits(now: Mapping[str, Any]) -> list[str]:
     """Return the splits of a `data_of` that cannot be known again: of tasks that come once, or are drawn anew."""
     return [split for split, facts in now["splits"].items() if facts["sha256"] is None]
-
-
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
-    return ", ".join(map(printable, names[:MOST_NAMED])) + more
 
 
 def refuse_other_data(experiment: str, changes: list[str]) -> DataError:

@@ -59,8 +59,7 @@ def summary_scalars(summary: Mapping[str, Any]) -> Scalars:
         protocol = result["protocol"]
         where = f"test{summary['suffix']}"
         if place:
-            where += f"/{protocol['dataset']}_{protocol['ways']}way_{protocol['shots']}shot_"
-            where += f"{protocol['queries']}query_{protocol['statistics']}"
+            where += "/{dataset}_{ways}way_{shots}shot_{queries}query_{statistics}".format_map(protocol)
         scalars |= {
             f"{where}/accuracy": result["test_accuracy_mean"],
             f"{where}/accuracy_ci95": result["test_accuracy_ci95"],

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from data import EpisodeBatch
-from experiment_tools.check_gradients.comparing import Check, compared, one_task, share_of
+from experiment_tools.check_gradients.comparing import Check, compared, share_of
 from experiment_tools.check_gradients.held_constant import inner_gradients, moved, moving_statistics, recorder, replayer
 from experiment_tools.check_gradients.torch_inner_loop import (
     TORCH_OPTIMIZERS,
@@ -32,6 +32,7 @@ from experiment_tools.check_gradients.torch_inner_loop import (
 )
 from few_shot_learning_system import FewShotLearner
 from meta_learning.adaptation import Adapted
+from meta_learning.execution.execution import task_chunks
 from meta_learning.heads.prototypes import PrototypeHead
 from meta_learning.inner_loop.proximal import ProximalGradientDescent
 from meta_learning.meta_optimizer import NETWORK
@@ -40,6 +41,7 @@ from meta_learning.outer_gradients import implicit_gradient
 from meta_learning.outer_gradients.displacement import Displacement
 from meta_learning.outer_gradients.implicit_gradient import Implicit, conjugate_gradients
 from meta_learning.reporting import of_the_method
+from utils.words import some_of
 
 DIFFERENCE_TOLERANCE = 1e-5
 """Of central differences, which have an error of their own."""
@@ -95,8 +97,7 @@ def check_tasks_together(learner: FewShotLearner, episodes: EpisodeBatch, epoch:
     """
     together = learner.meta_gradients(episodes, epoch).gradients
     if learner.outer_loss.is_mean and not learner.outer_loop.sharpness_radius:
-        n_tasks = len(episodes.support_labels)
-        alone = [learner.meta_gradients(one_task(episodes, index), epoch).gradients for index in range(n_tasks)]
+        alone = [learner.meta_gradients(task, epoch).gradients for task in task_chunks(episodes, 1)]
         one_by_one = {name: torch.stack([gradients[name] for gradients in alone]).mean(0) for name in together}
     else:
         with patch.object(learner.execution.chunks, "size", 1):
@@ -183,8 +184,7 @@ def check_own_parameters(
         attribute = name if name.startswith(NETWORK) else ".".join(name.split(".")[:2])
         has_gradient[attribute] = has_gradient.get(attribute, False) or bool(gradients[name].any())
     unused = [name for name, has in has_gradient.items() if not has]
-    against = f"none without a gradient: {', '.join(list(has_gradient)[:MOST_NAMED])}"
-    against += f" and {len(has_gradient) - MOST_NAMED} more" if len(has_gradient) > MOST_NAMED else ""
+    against = f"none without a gradient: {some_of(list(has_gradient), MOST_NAMED)}"
     where = ", ".join(f"{name}: no gradient" for name in unused)
     return [Check("own parameters", against, float(len(unused)), 0.0, where=where)]
 
@@ -295,12 +295,8 @@ def _worst_parameter(
 def check_order(learner: FewShotLearner, episodes: EpisodeBatch, epoch: int) -> Check:
     """Check that second and first order differ: if they do not, something has cut the graph of the inner loop."""
     second = learner.meta_gradients(episodes, epoch).gradients
-    choices = learner.outer_loop
-    try:
-        learner.outer_loop = replace(choices, second_order=False, first_order_to_second_order_epoch=-1)
+    with _outer_loop(learner, second_order=False, first_order_to_second_order_epoch=-1):
         first = learner.meta_gradients(episodes, epoch).gradients
-    finally:
-        learner.outer_loop = choices
     flat = [torch.cat([gradients[name].flatten() for name in second]) for gradients in (second, first)]
     difference = float(torch.linalg.vector_norm(flat[0] - flat[1]) / torch.linalg.vector_norm(flat[0]))
     return Check("second order", "first order: must differ", difference, 1e-6, at_least=True)

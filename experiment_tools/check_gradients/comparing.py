@@ -1,7 +1,7 @@
 """What checks compare, how far apart it is, and how far it may be."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -90,9 +90,3 @@ def random_episodes(
         indices=tuple(range(n_tasks)),
         class_ids=torch.zeros(n_tasks, n_way, dtype=torch.int64).numpy(),
     )
-
-
-def one_task(episodes: EpisodeBatch, index: int) -> EpisodeBatch:
-    """Return one task as a batch of one."""
-    names = ("support_images", "support_labels", "query_images", "query_labels", "seeds")
-    return replace(episodes, **{name: getattr(episodes, name)[index : index + 1] for name in names})

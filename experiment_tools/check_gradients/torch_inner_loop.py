@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from data import EpisodeBatch
-from experiment_tools.check_gradients.comparing import one_task
 from few_shot_learning_system import FewShotLearner
 from meta_learning.adaptation import Adapted
+from meta_learning.execution.execution import task_chunks
 from meta_learning.inner_loop.adam import Adam
 from meta_learning.inner_loop.base import InnerLoopOptimizer
 from meta_learning.inner_loop.gradient_descent import GradientDescent
@@ -27,8 +27,7 @@ ROUNDING = 1e-12
 def adapted_by_torch(learner: FewShotLearner, episodes: EpisodeBatch, *, training: bool) -> dict[str, Tensor]:
     """Adapt with `torch.optim` and `torch.nn.utils`, or with the rule itself where torch has none: name -> (B, ...)."""
     tasks = []
-    for index in range(len(episodes.support_labels)):
-        task = one_task(episodes, index)
+    for task in task_chunks(episodes, 1):
         pass_ = Pass(statistics=learner.batch_norm_statistics)
         if training:
             seeds = task.seeds if learner.network.uses_dropout else None
@@ -55,8 +54,8 @@ def adapted_by_torch(learner: FewShotLearner, episodes: EpisodeBatch, *, trainin
 def names_with_gradient(learner: FewShotLearner, episodes: EpisodeBatch) -> set[str]:
     """Return what is adapted and has a gradient of the support loss at the start that is more than rounding."""
     found: set[str] = set()
-    for index in range(len(episodes.support_labels)):
-        task, pass_ = one_task(episodes, index), Pass(statistics=learner.batch_norm_statistics)
+    for task in task_chunks(episodes, 1):
+        pass_ = Pass(statistics=learner.batch_norm_statistics)
         started = learner.adaptation.start(learner.adaptation.prepare(task, pass_), pass_)
         values = {name: value[0] for name, value in started.params.items()}
         norms = [float(gradient.norm()) for gradient in _support_gradients(learner, task, started, values, pass_)]

@@ -16,7 +16,7 @@ from experiment_tools.compare.published_results import PublishedResult, publishe
 from experiment_tools.parts.methods import DATA, Row, labels_of, rows_of
 from experiment_tools.parts.run_reading import Result, Run, data_of_result, results_of
 from utils.metrics import Score, Summary, summarise
-from utils.words import printable
+from utils.words import counted, printable
 
 
 class Column(NamedTuple):
@@ -28,8 +28,8 @@ class Column(NamedTuple):
     queries: int
 
     def __str__(self) -> str:
-        many = "query" if self.queries == 1 else "queries"
-        return f"{printable(self.dataset)}, {self.ways}-way {self.shots}-shot, {self.queries} {many}"
+        queries = counted(self.queries, "query", "queries")
+        return f"{printable(self.dataset)}, {self.ways}-way {self.shots}-shot, {queries}"
 
 
 @dataclass(frozen=True)

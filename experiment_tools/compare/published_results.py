@@ -43,7 +43,5 @@ def published_result(method: str, dataset: str, ways: int, shots: int) -> Publis
     """Return what was published for a method (a name of `experiment_tools.parts.methods.method_name`) on a dataset."""
     dataset = re.sub(r"_seed\d+$", "", dataset)  # whichever samples were drawn
     wanted = (method, known_by_folder(dataset).name or dataset, ways, shots)
-    for result in published_results():
-        if (result.method, result.dataset, result.ways, result.shots) == wanted:
-            return result
-    return None
+    known = {(result.method, result.dataset, result.ways, result.shots): result for result in published_results()}
+    return known.get(wanted)

@@ -40,17 +40,12 @@ def _result(cell: Cell | None, with_published: bool) -> list[str]:
 
 def cell_text(cell: Cell) -> str:
     """Return '95.93 ± 0.97 (3 seeds)' in percent, '0.3423 ± 0.0189 (3 seeds)' of a mean squared error."""
-    summary = cell.summary
-    if cell.score is not ACCURACY:
-        return f"{cell.score.text(summary).replace('+-', '±')} ({cell.interval_is_over})"
-    interval = "" if summary.ci95 is None else f" ± {100 * summary.ci95:.2f}"
-    return f"{100 * summary.mean:.2f}{interval} ({cell.interval_is_over})"
+    text = cell.score.text(cell.summary.mean, cell.summary.ci95)
+    return f"{text.replace(' %', '').replace('+-', '±')} ({cell.interval_is_over})"
 
 
 def difference_table(comparison: Comparison) -> Rows:
     """Return one row per pair of methods in a column."""
-    if not comparison.differences:
-        return []
     with_seeds = any(d.p_over_seeds is not None for d in comparison.differences)
     heading = [
         "tasks",

@@ -126,13 +126,8 @@ class Demo(ThreadingHTTPServer):
         finally:
             self._photographs.release()
 
-    def add_image(self, session: Session, body: bytes, content_type: str) -> dict[str, Any]:
-        """Keep a drawing (JSON) or a photograph (anything else); returns its number and how the network sees it."""
-        config = self.network.config
-        if content_type == JSON:
-            image = drawing(_object(body).get("strokes"), config)
-        else:
-            image = photograph(body, config)
+    def add_image(self, session: Session, image: np.ndarray) -> dict[str, Any]:
+        """Keep a drawing or a photograph; returns its number and how the network sees it."""
         return {"image": session.add(image), "seen": data_address(as_image(image))}
 
     def classify(self, session: Session, body: bytes) -> dict[str, Any]:
@@ -232,15 +227,16 @@ class Handler(BaseHTTPRequestHandler):
             raise RefusedError(404, "there is no such address")
         if self.headers.get("Origin") not in [f"http://{host}" for host in self.server.hosts]:
             raise RefusedError(403, "only the demo's own page may ask")
-        session = self.server.sessions.get(self.headers.get("X-Session", ""))
-        content_type = self.headers.get("Content-Type", "").partition(";")[0]
+        session, config = self.server.sessions.get(self.headers.get("X-Session", "")), self.server.network.config
         if self.path == "/classify":
             answer = self.server.classify(session, self._body(LARGEST_QUESTION))
-        elif content_type == JSON:  # small: it needs no place, so that a drawing never waits for photographs
-            answer = self.server.add_image(session, self._body(LARGEST_DRAWING), content_type)
+        elif self.headers.get("Content-Type", "").partition(";")[0] == JSON:
+            # Small: it needs no place, so that a drawing never waits for photographs.
+            strokes = _object(self._body(LARGEST_DRAWING)).get("strokes")
+            answer = self.server.add_image(session, drawing(strokes, config))
         else:
             with self.server.photograph_place():
-                answer = self.server.add_image(session, self._body(LARGEST_UPLOAD), content_type)
+                answer = self.server.add_image(session, photograph(self._body(LARGEST_UPLOAD), config))
         self._send(HTTPStatus.OK, json.dumps(answer).encode(), JSON)
 
     def _body(self, largest: int) -> bytes:

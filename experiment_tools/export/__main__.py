@@ -148,16 +148,12 @@ def _write_files(
     }
     if plain.architecture is not None:
         (folder / "network.py").write_bytes(Path(__file__).with_name("network.py").read_bytes())
-    differences = {}
-    for name in formats:
-        if name == "safetensors":
-            written = write_safetensors(plain, folder, metadata)
-        elif name == "torch_export":
-            written = write_torch_export(plain, folder)
-        else:
-            written = write_onnx(plain, folder)
-        differences[FILES[name]] = largest_difference(plain, written, FILES[name])
-    return differences
+    writers = {
+        "safetensors": lambda: write_safetensors(plain, folder, metadata),
+        "torch_export": lambda: write_torch_export(plain, folder),
+        "onnx": lambda: write_onnx(plain, folder),
+    }
+    return {FILES[name]: largest_difference(plain, writers[name](), FILES[name]) for name in formats}
 
 
 def _facts(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from utils.known_datasets import known_by_folder
-from utils.metrics import Summary, percent
+from utils.metrics import ACCURACY
 
 UNKNOWN_LICENCE = "not known to the program that wrote this; fill it in"
 
@@ -243,11 +243,7 @@ def _data(facts: CardFacts, config: Mapping[str, Any], tested: Any) -> list[str]
         )
     others = tested_results(facts)[:1] if tested is None else []
     for protocol, model in [tested] if tested else others:
-        accuracy = percent(
-            Summary(
-                model["test_accuracy_mean"], model["test_accuracy_std"], model["test_accuracy_ci95"], protocol["tasks"]
-            )
-        )
+        accuracy = ACCURACY.text(model["test_accuracy_mean"], model["test_accuracy_ci95"])
         lines.append(
             f"- Accuracy of this epoch after adaptation{'' if tested else ', otherwise normalised'}: **{accuracy}** "
             f"(mean over {protocol['tasks']} tasks of "

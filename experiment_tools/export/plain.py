@@ -15,6 +15,7 @@ support set.
 
 import copy
 import math
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -188,26 +189,21 @@ def _support_statistics(
     network: MetaNetwork, adapted: AdaptedLearner, params: dict[str, Tensor], pass_: Pass
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """Return the mean and variance of the support set before each norm layer, at the adapted parameters."""
-    seen, hooks = {}, []
-    for name, layer in network.norm_layers().items():
+    seen = {}
+    with ExitStack() as stack:
+        for name, layer in network.norm_layers().items():
 
-        def remember(_: nn.Module, arguments: tuple[Any, ...], name: str = name) -> None:
-            x = arguments[0]
-            if x.dim() == 4:
-                var, mean = torch.var_mean(x, dim=(0, 2, 3), correction=0)
-                seen[name] = (mean, var)
+            def remember(_: nn.Module, arguments: tuple[Any, ...], name: str = name) -> None:
+                x = arguments[0]
+                if x.dim() == 4:
+                    var, mean = torch.var_mean(x, dim=(0, 2, 3), correction=0)
+                    seen[name] = (mean, var)
 
-        hooks.append(layer.register_forward_pre_hook(remember))
-    together = getattr(network, "together", False)
-    try:
+            stack.callback(layer.register_forward_pre_hook(remember).remove)
         if isinstance(network, ForeignNetwork):
+            stack.callback(setattr, network, "together", network.together)
             network.together = False  # values seen inside a vmap are gone after it
         network.features(adapted.task.support_images, params, pass_)
-    finally:
-        if isinstance(network, ForeignNetwork):
-            network.together = together
-        for hook in hooks:
-            hook.remove()
     return seen
 
 

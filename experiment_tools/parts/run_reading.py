@@ -323,7 +323,7 @@ def results_of(run: Run, statistics: str | None = None) -> list[Result]:
         scores, loss, problem = None, None, damage
         if not damage:
             try:
-                scores, loss = _scores_and_loss(arrays, protocol)
+                scores, loss = scores_and_loss(arrays, protocol)
                 if abs(float(scores.mean()) - result["test_accuracy_mean"]) > 2e-3:  # float32 in torch, float64 here
                     scores, loss = None, None
                     problem = f"{PREDICTIONS} does not belong to logs/test_summary.json"
@@ -339,8 +339,8 @@ def results_of(run: Run, statistics: str | None = None) -> list[Result]:
     return found
 
 
-def _scores_and_loss(arrays: Arrays, protocol: Mapping[str, Any]) -> tuple[np.ndarray, float]:
-    """Score of each task, of the mean over models of the class scores, and their mean loss.
+def scores_and_loss(arrays: Arrays, protocol: Mapping[str, Any]) -> tuple[np.ndarray, float]:
+    """Return the score of each task, of the mean over models of the class scores, and their mean loss.
 
     The score is the share of right answers, or minus the mean squared error.
 

@@ -13,9 +13,9 @@ from experiment_tools.parts.methods import method_name
 from experiment_tools.parts.settings import nearest_config
 from utils.config import ExperimentConfig
 from utils.config.changes import FREE_KEYS
-from utils.files.reading import read_object
+from utils.files.reading import object_or_nothing, read_object
 from utils.paths import command, without_user
-from utils.words import counted
+from utils.words import counted, some_of
 
 MOST_LAYERS, MOST_DIFFERENCES = 8, 8
 """So that the banner fits on one screen of 24 rows, with what is said of device, data and resuming."""
@@ -32,9 +32,11 @@ def start_banner(config: ExperimentConfig, description: Mapping[str, Any], width
     width = width or shutil.get_terminal_size().columns
     values = config.to_json_dict()
     shape = config.validation_shape
-    heading = f"{method_name(values)}, {shape.n_way}-way {shape.n_shot}-shot, "
-    heading += f"{counted(shape.n_query, 'query', 'queries')} per class, "
-    heading += counted(config.number_of_training_steps_per_iter, "inner step")
+    heading = (
+        f"{method_name(values)}, {shape.n_way}-way {shape.n_shot}-shot, "
+        f"{counted(shape.n_query, 'query', 'queries')} per class, "
+        f"{counted(config.number_of_training_steps_per_iter, 'inner step')}"
+    )
     plan = (
         f"{counted(config.total_epochs, 'epoch')} x {counted(config.total_iter_per_epoch, 'iteration')} x "
         f"{counted(config.tasks_per_meta_batch, 'task')}; "
@@ -67,12 +69,8 @@ def _differences(values: Mapping[str, Any], file: Path | None) -> list[str]:
     changed = {key: pair for key, pair in changed.items() if key not in unsaid}
     if not changed:
         return [f"settings of {name}"]
-    shown = [
-        f"{key} {json.dumps(here)} ({json.dumps(there)})"
-        for key, (there, here) in list(changed.items())[:MOST_DIFFERENCES]
-    ]
-    more = f" and {len(changed) - len(shown)} more" if len(changed) > len(shown) else ""
-    return [f"differs from {name}: {', '.join(shown)}{more}"]
+    pairs = [f"{key} {json.dumps(here)} ({json.dumps(there)})" for key, (there, here) in changed.items()]
+    return [f"differs from {name}: {some_of(pairs, MOST_DIFFERENCES)}"]
 
 
 def parameter_table(description: Mapping[str, Any], width: int = 120) -> list[str]:
@@ -120,16 +118,9 @@ def next_command(run_folder: Path) -> str:
     if others and tasks is not None:
         other = max(others, key=lambda path: path.stat().st_mtime).parent.parent.name
         return f"Next: {command('compare')} {shlex.quote(name)} {shlex.quote(other)}"
-    if _has_no_images(run_folder / "config.json"):
+    if object_or_nothing(run_folder / "config.json").get("input_shape"):
         return f"Next: FewShotClassifier.from_experiment({name!r}).fit(examples, labels), in Python"
     return f"Next: {command('adapt')} --experiment {shlex.quote(name)} --support FOLDER --query FOLDER"
-
-
-def _has_no_images(config: Path) -> bool:
-    try:
-        return bool(read_object(config).get("input_shape"))
-    except (OSError, ValueError):
-        return False
 
 
 def _tested_tasks(summary: Path) -> list[Any] | None:

@@ -3,6 +3,7 @@
 Letters: M models, T tasks, n query images of a task, N classes of a task, C classes of the test split.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -61,17 +62,6 @@ def answers_of_test(arrays: Arrays, state: dict[str, Any]) -> Answers | None:
     return Answers(softmax(scores.mean(axis=0), axis=-1), labels, ids if known else None, names if known else ())
 
 
-def task_errors_of_test(arrays: Arrays, state: dict[str, Any]) -> np.ndarray:
-    """Return the mean squared error of the models' mean output in each task of a regression, (T,); the first set of
-    tasks, as above.
-    """
-    prefix = f"scores.{state['protocol']['statistics']}"
-    name = next(name for name in arrays if name.startswith(prefix))
-    labels = arrays["query_labels" + name.removeprefix(prefix)]
-    outputs = arrays[name].astype(np.float64).mean(axis=0)  # (T, n, D)
-    return np.square(outputs - labels).reshape(len(outputs), -1).mean(axis=1)
-
-
 def hardest_classes(answers: Answers, most: int = 10) -> list[tuple[str, float, int]]:
     """Return (name, accuracy, query images) of the classes with the lowest accuracy, lowest first.
 
@@ -91,12 +81,10 @@ def confused_pairs(answers: Answers, most: int = 8) -> list[tuple[str, str, int,
     """Return (class, taken for, how often, query images of the class in tasks that had both), most frequent first."""
     assert answers.class_ids is not None
     count = len(answers.class_names)
-    taken: dict[int, int] = {}
     true = np.take_along_axis(answers.class_ids, answers.labels, axis=1)
     predicted = np.take_along_axis(answers.class_ids, answers.predictions, axis=1)
     wrong = true != predicted
-    for pair in (true[wrong] * count + predicted[wrong]).tolist():
-        taken[pair] = taken.get(pair, 0) + 1
+    taken = Counter((true[wrong] * count + predicted[wrong]).tolist())
     worst = sorted(taken.items(), key=lambda item: (-item[1], item[0]))[:most]
     pairs = []
     for pair, times in worst:

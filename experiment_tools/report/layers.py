@@ -11,11 +11,10 @@ from experiment_parts.records.epoch_records import BINS_PER_POWER, HIGHEST_POWER
 from experiment_tools.parts.pages import Legend, Section, Table, data_address
 from experiment_tools.parts.run_reading import Run
 from experiment_tools.parts.svg import Axes, Mark, Markup, Series, line_chart, picture_chart, ramp, sparkline, strip
-from experiment_tools.report.sections import series_of, short, thinned, trace
+from experiment_tools.report.sections import ends, series_of, short, thinned, trace
 
 MOST_STRIP_CELLS = 80
 MOST_SPARK_POINTS = 60
-MOST_LEGENDS = 6
 MOST_WEIGHTS = 12
 HEAT = (79, 126, 214)
 """Colour of the histograms, strong on white and on a dark page."""
@@ -29,8 +28,13 @@ def inner_rates(run: Run) -> Section:
     """Show learned inner learning rates: layer x step, with their way over epochs in each cell; of Meta-SGD how they
     are spread.
     """
-    lead = "One learning rate per parameter and inner step. Colour compares with where they started; the line in a "
-    section = Section("inner-rates", "Inner learning rates", f"{lead}cell is its way over epochs.", "Inner rates")
+    section = Section(
+        "inner-rates",
+        "Inner learning rates",
+        "One learning rate per parameter and inner step. Colour compares with where they started; the line in a cell "
+        "is its way over epochs.",
+        "Inner rates",
+    )
     history = [rates for entry in run.epochs if (rates := rates_of(entry))]
     _add_learned(section, [entry for entry in run.epochs if entry.get("learned")])
     if not history:
@@ -63,7 +67,7 @@ def inner_rates(run: Run) -> Section:
         section.add(
             "Change over epochs",
             line_chart(lines, Axes("epoch", short, "epoch"), "Mean inner learning rate of each weight over epochs"),
-            legend=_ends([Legend(line.name, line.colour) for line in lines]),
+            legend=ends([Legend(line.name, line.colour) for line in lines]),
             note="Mean over inner steps, weights only.",
         )
     legend = [Legend("median", "var(--accent)"), Legend("start", "var(--muted)", "dashed")]
@@ -88,7 +92,7 @@ def _add_learned(section: Section, entries: Sequence[Entry]) -> None:
              for name in newest}  # fmt: skip
     lines = [Series(name, points, ramp(i, len(means))) for i, (name, points) in enumerate(means.items())]
     chart = line_chart(lines, Axes("epoch", short, "epoch"), "Mean of what the method learns of its own, over epochs")
-    section.add("Over epochs", chart, legend=_ends([Legend(line.name, line.colour) for line in lines]))
+    section.add("Over epochs", chart, legend=ends([Legend(line.name, line.colour) for line in lines]))
 
 
 def _are_learned(history: Sequence[Rates], starts: Mapping[str, float]) -> bool:
@@ -184,11 +188,6 @@ def _mean(values: Sequence[float]) -> float | None:
     return sum(values) / len(values) if values else None
 
 
-def _ends(legends: list[Legend]) -> list[Legend]:
-    """Return first, middle and last where there are too many: the ramp says the rest."""
-    return legends if len(legends) <= MOST_LEGENDS else [legends[0], legends[len(legends) // 2], legends[-1]]
-
-
 def batch_norm(run: Run) -> Section:
     """Show statistics and parameters of the norm layers, per inner step where they have rows of their own."""
     section = Section(
@@ -228,7 +227,7 @@ def batch_norm(run: Run) -> Section:
         section.add(
             title,
             line_chart(lines, axes, f"{title} of each norm layer {what}"),
-            legend=_ends([Legend(line.name, line.colour) for line in lines if line.look != "faint"]),
+            legend=ends([Legend(line.name, line.colour) for line in lines if line.look != "faint"]),
             size="half",
             note=f"Epoch {entries[-1]['epoch']}; faint: epoch {entries[0]['epoch']}."
             if per_step and len(entries) > 1
@@ -243,8 +242,13 @@ def _numbers(values: Any) -> bool:
 
 def gradients(run: Run) -> Section:
     """Norms of meta-gradients and updates, and the angle between first and second order."""
-    lead = "How large the meta-gradient is, what it does to the weights, and how far the first-order approximation "
-    section = Section("gradients", "Gradients and updates", f"{lead}points elsewhere.", "Gradients")
+    section = Section(
+        "gradients",
+        "Gradients and updates",
+        "How large the meta-gradient is, what it does to the weights, and how far the first-order approximation "
+        "points elsewhere.",
+        "Gradients",
+    )
     means = series_of(run.rows, "gradient_norm_mean")
     chart = line_chart(
         [
@@ -329,7 +333,7 @@ def _add_update_ratios(section: Section, updates: Sequence[Entry]) -> None:
     section.add(
         "Update / weight",
         line_chart(lines, axes, "Norm of an update over norm of the weight, over epochs"),
-        legend=_ends([Legend(line.name, line.colour) for line in lines]),
+        legend=ends([Legend(line.name, line.colour) for line in lines]),
         note="Norm of one meta-update relative to the weight's own. Around 0.001 is usual.",
     )
 

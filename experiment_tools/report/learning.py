@@ -6,7 +6,7 @@ from typing import Any
 from experiment_tools.parts.pages import Legend, Section
 from experiment_tools.parts.run_reading import Run
 from experiment_tools.parts.svg import Axes, Mark, Markup, Series, area_chart, line_chart, ramp
-from experiment_tools.report.sections import TRAIN, VAL, percent, percent_tick, series_of, short, thinned, trace
+from experiment_tools.report.sections import TRAIN, VAL, ends, percent, percent_tick, series_of, short, thinned, trace
 from experiment_tools.report.verdict import best_row
 
 NOT_YET = "no epoch is finished yet."
@@ -22,7 +22,7 @@ def learning(run: Run) -> Section:
         "Learning",
     )
     validated = [row for row in run.rows if row.get("val_accuracy_mean") is not None]
-    best = best_row(validated) if validated else None
+    best = best_row(validated)
     words = short if run.is_regression else percent
     names = (
         ("accuracy", "Mean squared error", (0.0, None)) if run.is_regression else ("accuracy", "Accuracy", (0.0, 1.0)),
@@ -82,8 +82,7 @@ def adaptation(run: Run) -> Section:
     entries = [entry for entry in run.epochs if entry.get("val")]
     if not entries:
         return section.lacking("No validated epoch in logs/curves.json yet.")
-    rows = [row for row in run.rows if row.get("val_accuracy_mean") is not None]
-    best_epoch = best_row(rows)["epoch"] if rows else entries[-1]["epoch"]
+    best_epoch = (best_row(run.rows) or entries[-1])["epoch"]
     chosen = next((entry for entry in entries if entry["epoch"] == best_epoch), entries[-1])
     score, y_text, y_range = "Accuracy", percent_tick, (0.0, 1.0)
     if run.is_regression:
@@ -161,7 +160,9 @@ def outer_loop(run: Run) -> Section:
         for entry in run.epochs
         if entry.get("multi_step_loss_weights")
     ]
-    section.add("Multi-step loss weights", multi_step_weights(rows), NOT_YET, legend=_weight_legend(rows), size="half",
+    n_steps = len(rows[-1][1]) if rows else 0
+    legend = ends([Legend(f"step {step + 1}", ramp(step, n_steps), "area") for step in range(n_steps)])
+    section.add("Multi-step loss weights", multi_step_weights(rows), NOT_YET, legend=legend, size="half",
                 note="Share of the query loss after each inner step in the outer loss; they sum to one.")  # fmt: skip
     rates = series_of(run.epochs, "meta_learning_rate")
     section.add(
@@ -188,9 +189,3 @@ def multi_step_weights(rows: Sequence[tuple[int, Sequence[float]]]) -> Markup | 
         Axes("epoch", percent_tick, "epoch"),
         "Weights of the inner steps in the outer loss over epochs",
     )
-
-
-def _weight_legend(rows: Sequence[tuple[int, Sequence[float]]]) -> list[Legend]:
-    n_steps = len(rows[-1][1]) if rows else 0
-    steps = range(n_steps) if n_steps <= 6 else (0, n_steps // 2, n_steps - 1)
-    return [Legend(f"step {step + 1}", ramp(step, n_steps), "area") for step in steps]

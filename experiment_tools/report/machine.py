@@ -24,8 +24,12 @@ START_KEYS = ("started", "device", "python", "system", "cuda", "cudnn", "threads
 
 def time_and_memory(run: Run) -> Section:
     """Where the seconds went, speed and memory over epochs."""
-    lead = "Where the seconds of the run went, how fast it trains and what it needs."
-    section = Section("machine", "Time and memory", lead, "Machine")
+    section = Section(
+        "machine",
+        "Time and memory",
+        "Where the seconds of the run went, how fast it trains and what it needs.",
+        "Machine",
+    )
     split = time_split(run)
     if split:
         by_probe = "inner loop" in split

@@ -7,7 +7,7 @@ import numpy as np
 
 from experiment_parts.evaluation.baselines import row_name
 from experiment_tools.parts.pages import Legend, Section, as_image, data_address
-from experiment_tools.parts.run_reading import Run
+from experiment_tools.parts.run_reading import Run, scores_and_loss
 from experiment_tools.parts.svg import Axes, Markup, Series, bar_chart, line_chart, ramp
 from experiment_tools.report.answers import (
     Answers,
@@ -16,7 +16,6 @@ from experiment_tools.report.answers import (
     confusion,
     hardest_classes,
     hardest_task,
-    task_errors_of_test,
 )
 from experiment_tools.report.sections import TEST, VAL, percent, percent_tick, queries_per_class, short
 from experiment_tools.report.verdict import best_row
@@ -32,8 +31,7 @@ NOT_TESTED = (
 
 def headline(run: Run) -> dict[str, Any]:
     """Show the result in large letters, what it is of, and a few numbers beside it."""
-    validated = [row for row in run.rows if row.get("val_accuracy_mean") is not None]
-    best = best_row(validated) if validated else None
+    best = best_row(run.rows)
     total, done = run.config.get("total_epochs"), len(run.rows)
     head: dict[str, Any] = {
         "state": f"epoch {done} of {total or '?'}",
@@ -213,7 +211,8 @@ def test_answers(run: Run) -> Section:
         _add_baselines(section, run.test["results"][0])
     _add_test_curve(section, run)
     if run.is_regression and run.scores[0]:
-        _add_errors(section, task_errors_of_test(*run.scores))
+        arrays, state = run.scores
+        _add_errors(section, -scores_and_loss(arrays, state["protocol"])[0])
         return section
     answers = answers_of_test(*run.scores) if run.scores[0] else None
     if answers is None:

@@ -3,9 +3,11 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from experiment_tools.parts.pages import Legend
 from experiment_tools.parts.run_reading import Run
 
 MOST_TRACE_POINTS = 400
+MOST_LEGENDS = 6
 TRAIN, VAL, TEST = "var(--train)", "var(--val)", "var(--test)"
 
 
@@ -60,6 +62,11 @@ def thinned(values: Sequence[Any], most: int) -> list[Any]:
     step = -(-len(values) // most)
     kept = list(values[::step])
     return kept if kept[-1] is values[-1] else [*kept, values[-1]]
+
+
+def ends(legends: list[Legend]) -> list[Legend]:
+    """Return first, middle and last where there are too many: the ramp says the rest."""
+    return legends if len(legends) <= MOST_LEGENDS else [legends[0], legends[len(legends) // 2], legends[-1]]
 
 
 def series_of(

@@ -73,10 +73,9 @@ def _points(share: float) -> str:
     return f"{100 * share:.1f} points"
 
 
-def best_row(rows: Entries) -> Mapping[str, Any]:
-    """Return the row with the best validation accuracy, which must be in there."""
-    best = ranked_epochs(rows)[0]
-    return next(row for row in rows if row["epoch"] == best)
+def best_row(rows: Entries) -> Mapping[str, Any] | None:
+    """Return the row with the best validation accuracy; None: nothing was validated."""
+    return next((row for epoch in ranked_epochs(rows) for row in rows if row["epoch"] == epoch), None)
 
 
 def _learning(validated: Entries, config: Mapping[str, Any]) -> list[Finding]:

@@ -11,7 +11,7 @@ from experiment_tools.sweep.file import Choice, Range, Sweep
 from experiment_tools.sweep.trials import Trial, best_trial
 from utils.files.atomic_files import write_bytes_atomically
 from utils.files.tables import as_csv
-from utils.metrics import Summary, score_of
+from utils.metrics import score_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -67,7 +67,7 @@ def value_text(value: Any) -> str:
 
 def score_text(sweep: Sweep, value: float) -> str:
     """Return '93.80 %', or the mean squared error of a regression, whose score is minus it."""
-    return score_of(sweep.config.get("loss") == "mean_squared_error").text(Summary(value, 0.0, None, 1))
+    return score_of(sweep.config.get("loss") == "mean_squared_error").text(value)
 
 
 def trial_text(sweep: Sweep, trial: Trial, best: Trial | None) -> str:

@@ -64,10 +64,10 @@ def test_percent_names_the_interval():
 
 def test_an_error_is_shown_as_an_error_and_not_in_per_cent():
     summary = summarise([-0.5, -0.25])
-    assert MINUS_SQUARED_ERROR.text(summary) == "0.3750 +- 1.5883"
-    assert MINUS_SQUARED_ERROR.text(summarise([-0.5])) == "0.5000"
+    assert MINUS_SQUARED_ERROR.text(summary.mean, summary.ci95) == "0.3750 +- 1.5883"
+    assert MINUS_SQUARED_ERROR.text(-0.5) == "0.5000"
     assert (MINUS_SQUARED_ERROR.short_text(-1.5), ACCURACY.short_text(0.5)) == ("1.5000", "50.0 %")
-    assert ACCURACY.text(summarise([0.5])) == percent(summarise([0.5]))
+    assert ACCURACY.text(0.5) == percent(summarise([0.5]))
     assert score_of(True) is MINUS_SQUARED_ERROR and score_of(False) is ACCURACY
 
 

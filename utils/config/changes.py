@@ -100,12 +100,11 @@ def check_config_changes(
     refused = [key for key in changed if key not in allowed]
     if refused:
         lines = [f"  {key}: {stored[key]!r} before, {new[key]!r} now" for key in refused]
-        advice = _how_to_go_on({key: stored[key] for key in refused})
-        advice += (
-            " Else give the changed experiment its own --experiment_name, or start over with --continue_from_epoch"
+        advice = (
+            f"{_how_to_go_on({key: stored[key] for key in refused})} Else give the changed experiment its own "
+            "--experiment_name, or start over with --continue_from_epoch from_scratch (the old folder is renamed, not "
+            f"deleted). To change it all the same: --allow_config_change {' '.join(refused)}."
         )
-        advice += " from_scratch (the old folder is renamed, not deleted)."
-        advice += f" To change it all the same: --allow_config_change {' '.join(refused)}."
         if not only_testing and all(key in EVALUATION_KEYS for key in refused):
             advice += " To test the trained models with these values: --evaluate_on_test_set_only true --tag NAME."
         raise ConfigError(
@@ -118,16 +117,11 @@ def check_config_changes(
 
 def _how_to_go_on(before: Mapping[str, Any]) -> str:
     same = " ".join(f"--{key} {as_argument(value)}" for key, value in before.items() if key != "plugin_sha256")
-    advice = (
-        f"To go on with the run, give the same overrides as at its first start: {same}."
-        if same
-        else "To go on with the run,"
-    )
-    if "plugin_sha256" not in before:
-        return advice
-    advice = f"{advice} And give" if same else f"{advice} give"
-    names = [entry.partition(":")[0] for entry in before["plugin_sha256"]]
-    return f"{advice} --plugin {' '.join(names)}, unchanged." if names else f"{advice} no --plugin."
+    steps = [f"give the same overrides as at its first start: {same}."] if same else []
+    if "plugin_sha256" in before:
+        names = " ".join(entry.partition(":")[0] for entry in before["plugin_sha256"])
+        steps.append(f"give --plugin {names}, unchanged." if names else "give no --plugin.")
+    return f"To go on with the run, {' And '.join(steps)}"
 
 
 def as_argument(value: Any) -> str:

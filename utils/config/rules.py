@@ -110,9 +110,8 @@ def _as_json(value: Any) -> str:
     return json.dumps(list(value) if isinstance(value, tuple) else value)
 
 
-def _needs_of_waves(c: ExperimentConfig) -> str:
-    needs = [f'"{key}" {_as_json(OF_WAVES[key])}, not {_as_json(value)}' for key, value in _others(c, OF_WAVES).items()]
-    return f'"dataset_name" sinusoid, points of a wave, needs {"; ".join(needs)}'
+def _to_set(c: ExperimentConfig, wanted: Mapping[str, Any]) -> str:
+    return " and ".join(f'"{key}" to {_as_json(wanted[key])}' for key in _others(c, wanted))
 
 
 def _takes_images(c: ExperimentConfig) -> bool:
@@ -123,10 +122,6 @@ def _does_not_fit_the_backbone(c: ExperimentConfig) -> bool:
     if c.inputs is None or c.backbone not in BUILT_IN_BACKBONES:
         return False
     return not c.inputs.are_numbers or (_takes_images(c) and len(c.example_shape) != 3)
-
-
-def _what_to_set(c: ExperimentConfig, wanted: Mapping[str, Any]) -> str:
-    return " and ".join(f'"{key}" to {_as_json(wanted[key])}' for key in _others(c, wanted))
 
 
 # --- of the network and the inner loop --------------------------------------------------------------------------------
@@ -150,10 +145,6 @@ def _has_uneven_groups(c: ExperimentConfig) -> bool:
     # Of networks that have filters of their own, NormChoice asks.
     reads_filters = "cnn_num_filters" in BUILT_IN_BACKBONES.get(c.backbone, ())
     return c.norm_layer == "group_norm" and reads_filters and c.cnn_num_filters % c.norm_groups > 0
-
-
-def _learns_rates(c: ExperimentConfig) -> bool:
-    return c.learnable_per_layer_per_step_inner_loop_learning_rate or c.learnable_inner_loop_learning_rates != "none"
 
 
 def _asks_for_inner_steps(c: ExperimentConfig) -> list[str]:
@@ -260,7 +251,7 @@ CONTRADICTIONS = (
         "input_shape", *OF_IMAGES_ALONE,
         when=lambda c: c.inputs is not None and _others(c, OF_IMAGES_ALONE),
         text=lambda c: (
-            f'"input_shape" {_as_json(c.input_shape)} is of what is no image; set {_what_to_set(c, OF_IMAGES_ALONE)}'
+            f'"input_shape" {_as_json(c.input_shape)} is of what is no image; set {_to_set(c, OF_IMAGES_ALONE)}'
         ),
     ),
     clash(
@@ -294,14 +285,14 @@ CONTRADICTIONS = (
     clash(
         "dataset_name", *OF_WAVES,
         when=lambda c: c.dataset_name == "sinusoid" and _others(c, OF_WAVES),
-        text=_needs_of_waves,
+        text=lambda c: '"dataset_name" sinusoid, points of a wave, needs ' + "; ".join(
+            f'"{key}" {_as_json(OF_WAVES[key])}, not {_as_json(value)}' for key, value in _others(c, OF_WAVES).items()
+        ),
     ),
     clash(
         "backbone", *MLP_HAS_NONE,
         when=lambda c: c.backbone == "mlp" and _others(c, MLP_HAS_NONE),
-        text=lambda c: (
-            f'"backbone" mlp has neither norm layers nor dropout; set {_what_to_set(c, MLP_HAS_NONE)}'
-        ),
+        text=lambda c: f'"backbone" mlp has neither norm layers nor dropout; set {_to_set(c, MLP_HAS_NONE)}',
     ),
     clash(
         "meta_learning_rate_milestones", "meta_learning_rate_schedule",
@@ -478,7 +469,9 @@ CONTRADICTIONS = (
     ),
     clash(
         "outer_update", "learnable_inner_loop_learning_rates", "learnable_per_layer_per_step_inner_loop_learning_rate",
-        when=lambda c: c.outer_update != "gradient" and _learns_rates(c),
+        when=lambda c: c.outer_update != "gradient" and (
+            c.learnable_per_layer_per_step_inner_loop_learning_rate or c.learnable_inner_loop_learning_rates != "none"
+        ),
         text='"outer_update" {c.outer_update} has no gradient for inner learning rates; set '
         '"learnable_per_layer_per_step_inner_loop_learning_rate" to false and '
         '"learnable_inner_loop_learning_rates" to "none"',

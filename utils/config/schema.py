@@ -54,54 +54,19 @@ class NameOf(str):
         )
 
 
-class InnerLoopOptimizerName(NameOf):
-    """Of update rules."""
-
-    kind = "inner_loop_optimizer"
-
-
-class HeadName(NameOf):
-    """Of heads."""
-
-    kind = "head"
+def _name_of(kind: str, *more: str) -> Any:
+    """Return the type of a key whose values are the registered names of a kind, and these."""
+    return type("NameOf", (NameOf,), {"kind": kind, "more": more})
 
 
-class LossName(NameOf):
-    """Of losses of a task."""
-
-    kind = "loss"
-
-
-class OuterLossName(NameOf):
-    """Of outer losses."""
-
-    kind = "outer_loss"
-
-
-class NormLayerName(NameOf):
-    """Of norm layers."""
-
-    kind = "norm_layer"
-
-
-class AdapterKindName(NameOf):
-    """Of adapters."""
-
-    kind = "adapter_kind"
-    more = ("none",)
-
-
-class BatchNormStatistics(NameOf):
-    """Of batch-norm statistics."""
-
-    kind = "batch_norm_statistics"
-
-
-class TestBatchNormStatistics(NameOf):
-    """Of those of a test."""
-
-    kind = "batch_norm_statistics"
-    more = ("mixed",)
+InnerLoopOptimizerName = _name_of("inner_loop_optimizer")
+HeadName = _name_of("head")
+LossName = _name_of("loss")
+OuterLossName = _name_of("outer_loss")
+NormLayerName = _name_of("norm_layer")
+AdapterKindName = _name_of("adapter_kind", "none")
+BatchNormStatistics = _name_of("batch_norm_statistics")
+TestBatchNormStatistics = _name_of("batch_norm_statistics", "mixed")
 
 
 def as_list(value: Any) -> tuple[Any, ...]:

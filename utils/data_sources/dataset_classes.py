@@ -28,7 +28,6 @@ from utils.images.folders import (
     folders_inside_classes,
     group_into_classes,
     report_problems,
-    some_of,
     split_into_sets,
 )
 from utils.images.packed import PackedImages, load_or_pack
@@ -36,7 +35,7 @@ from utils.known_datasets import KNOWN_DATASETS, OMNIGLOT_SPLIT, folder_named, k
 from utils.paths import command, dataset_root
 from utils.prepare_dataset import find_or_make_dataset
 from utils.prepare_dataset.dataset_folders import preparation_facts
-from utils.words import printable
+from utils.words import printable, some_of
 
 logger = logging.getLogger(__name__)
 

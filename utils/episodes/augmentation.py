@@ -5,7 +5,7 @@ knows neither seeds nor episodes. Images are float, 0 to 1, not normalised yet. 
 same name in torchvision.transforms.functional does with the same parameters; images keep their size.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -215,10 +215,14 @@ class Enlarge:
         return images
 
 
-def _operation(name: str, height: int, width: int) -> Operation:
-    makers = {"flip": Flip, "color_jitter": ColorJitter}
-    sized = {"random_resized_crop": RandomResizedCrop, "pad_and_crop": PadAndCrop, "enlarge": Enlarge}
-    return makers[name]() if name in makers else sized[name](height, width)
+OPERATIONS: dict[str, Callable[[int, int], Operation]] = {
+    "random_resized_crop": RandomResizedCrop,
+    "pad_and_crop": PadAndCrop,
+    "enlarge": Enlarge,
+    "flip": lambda height, width: Flip(),
+    "color_jitter": lambda height, width: ColorJitter(),
+}
+"""Name -> what makes it for images of this height and width."""
 
 
 class Augmentation:
@@ -228,7 +232,7 @@ class Augmentation:
         """Args:
         names: of AUGMENTATIONS.
         """
-        self.operations = [_operation(part, height, width) for name in names for part in AUGMENTATIONS[name]]
+        self.operations = [OPERATIONS[part](height, width) for name in names for part in AUGMENTATIONS[name]]
         self.n_words = sum(operation.n_words for operation in self.operations)
 
     def draw(self, seed: int, split: str, indices: Sequence[int], purpose: int, n_images: int) -> np.ndarray:

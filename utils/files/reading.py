@@ -2,6 +2,7 @@
 meant, it ends in an error of one line.
 """
 
+import hashlib
 import json
 import math
 import re
@@ -21,6 +22,16 @@ DEEPEST_NESTING = 100
 
 _CONTAINERS = dict, list
 _LONE_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+def file_digest(path: Path, algorithm: str = "sha256") -> str:
+    """Return the hexadecimal digest of a file of any size.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, algorithm).hexdigest()
 
 
 def read_text(path: Path, *, may_be_pipe: bool = False) -> str:
@@ -55,6 +66,14 @@ def read_object(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"not a JSON object, but a {type(content).__name__}")
     return content
+
+
+def object_or_nothing(path: Path) -> dict[str, Any]:
+    """Return the object of a JSON file; an empty one where the file is missing, unreadable or holds something else."""
+    try:
+        return read_object(path)
+    except (OSError, ValueError):
+        return {}
 
 
 def parse_json(text: str | bytes) -> Any:

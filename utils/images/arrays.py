@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from utils.episodes.inputs import in_blocks
-from utils.files.atomic_files import storage_error
+from utils.files.atomic_files import storage_errors
 from utils.files.atomic_folders import lock
+from utils.files.reading import file_digest
 
 
 @dataclass(frozen=True)
@@ -73,25 +74,17 @@ def mapped(parts: Sequence[np.ndarray], stem: Path) -> np.ndarray:
             digest.update(np.ascontiguousarray(block))
     dtype, shape = parts[0].dtype, (sum(map(len, parts)), *parts[0].shape[1:])
     file = stem.with_name(f"{stem.name}.{digest.hexdigest()[:12]}.{dtype}")
-    try:
-        with lock(stem.with_name(f"{stem.name}.lock")):
-            if not file.is_file() or _sha256_of(file) != digest.hexdigest():
-                unfinished = file.with_name(f"{file.name}.unfinished")
-                with open(unfinished, "wb") as out:
-                    os.posix_fallocate(out.fileno(), 0, max(1, math.prod(shape) * dtype.itemsize))
-                    for part in parts:
-                        for block in in_blocks(part):
-                            out.write(np.ascontiguousarray(block))
-                    os.fsync(out.fileno())
-                unfinished.rename(file)
-            for other in file.parent.glob(f"{glob.escape(stem.name)}.*.{dtype}"):
-                if other != file:
-                    other.unlink()  # of an earlier version of these data; who has mapped it keeps it
-    except OSError as error:
-        raise storage_error(file, error) from error
+    with storage_errors(file), lock(stem.with_name(f"{stem.name}.lock")):
+        if not file.is_file() or file_digest(file) != digest.hexdigest():
+            unfinished = file.with_name(f"{file.name}.unfinished")
+            with open(unfinished, "wb") as out:
+                os.posix_fallocate(out.fileno(), 0, max(1, math.prod(shape) * dtype.itemsize))
+                for part in parts:
+                    for block in in_blocks(part):
+                        out.write(np.ascontiguousarray(block))
+                os.fsync(out.fileno())
+            unfinished.rename(file)
+        for other in file.parent.glob(f"{glob.escape(stem.name)}.*.{dtype}"):
+            if other != file:
+                other.unlink()  # of an earlier version of these data; who has mapped it keeps it
     return np.memmap(file, dtype=dtype, mode="c", shape=shape)
-
-
-def _sha256_of(file: Path) -> str:
-    with open(file, "rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()

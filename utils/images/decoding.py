@@ -270,12 +270,9 @@ def main() -> None:
     for line in sys.stdin:
         folder, files, pixel_format, packed_file, first_rank = json.loads(line)
         try:
-            descriptor = os.open(packed_file, os.O_WRONLY)
-            try:
-                problems = decode_into_file(Path(folder), files, PixelFormat(**pixel_format), descriptor, first_rank)
-            finally:
-                os.close(descriptor)
-            answer = {"problems": problems}
+            with open(packed_file, "r+b") as packed:
+                form, descriptor = PixelFormat(**pixel_format), packed.fileno()
+                answer = {"problems": decode_into_file(Path(folder), files, form, descriptor, first_rank)}
         except OSError as error:
             answer = {"error": [error.errno, error.strerror]}
         print(json.dumps(answer), flush=True)

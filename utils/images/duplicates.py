@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from utils.images.decoding import one_colour_reason
-from utils.images.folders import MOST_ALIKE, ImageClass, some_of
-from utils.words import printable
+from utils.images.folders import MOST_ALIKE, ImageClass
+from utils.words import printable, some_of
 
 IMAGES_READ_AT_ONCE = 4096
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from utils.episodes.drawing import SPLITS, EpisodeShape, fitting_fractions, split_classes
 from utils.errors import ConfigError, DataError
-from utils.words import counted, printable
+from utils.words import counted, first_lines, printable, some_of
 
 logger = logging.getLogger(__name__)
 
@@ -59,12 +59,10 @@ class ImageClass:
 
 def report_problems(dataset_folder: Path, problems: Sequence[str], advice: str = "") -> DataError:
     """Return one error that lists every problem of a dataset, and ends with the advice."""
-    shown = list(problems[:MOST_PROBLEMS_SHOWN])
-    if len(problems) > len(shown):
-        shown.append(f"... and {len(problems) - len(shown)} more")
-    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
     return DataError(
-        f"{printable(dataset_folder)}: {count} in this dataset:\n  " + "\n  ".join(shown) + (advice and f"\n{advice}")
+        f"{printable(dataset_folder)}: {counted(len(problems), 'problem')} in this dataset:"
+        + first_lines(problems, MOST_PROBLEMS_SHOWN)
+        + (advice and f"\n{advice}")
     )
 
 
@@ -173,12 +171,6 @@ def folders_inside_classes(folders: Sequence[ImageFolder], name_of: Callable[[st
         for above, below in list(inside.items())[:MOST_NAMED]
     ]
     return problems + ([f"so have {len(inside) - MOST_NAMED} more folders"] if len(inside) > MOST_NAMED else [])
-
-
-def some_of(paths: Sequence[str], most: int = MOST_ALIKE) -> str:
-    """Name the first of many paths, and how many more there are."""
-    named = ", ".join(printable(path) for path in paths[:most])
-    return named + (f" and {len(paths) - most} more" if len(paths) > most else "")
 
 
 def group_into_classes(
@@ -327,8 +319,10 @@ def find_shortages(
         "needed. Add classes"
     )
     if fitting:
-        of_fractions = f"Raise its fraction in train_val_test_split (there are {n_classes} classes), as in "
-        of_fractions += f"--train_val_test_split {' '.join(map(str, fitting))}"
+        of_fractions = (
+            f"Raise its fraction in train_val_test_split (there are {n_classes} classes), as in --train_val_test_split "
+            f"{' '.join(map(str, fitting))}"
+        )
     third = n_classes // len(SPLITS)  # which each split can have
     most = f" to {third}" if third > 1 and not fitting and not pre_split else ""
     for split in shapes:
@@ -360,9 +354,9 @@ def _small_classes(
 ) -> list[str]:
     """Return a problem per class with too few images for K shot + Q query, or one for all where they are many."""
     needed = (
-        f"{of_the_test}num_samples_per_class {shape.n_shot} + {of_the_test}num_target_samples {shape.n_query} needs"
+        f"{of_the_test}num_samples_per_class {shape.n_shot} + {of_the_test}num_target_samples {shape.n_query} needs "
+        f"{shape.n_images}"
     )
-    needed += f" {shape.n_images}"
     fix = f"Add images, lower {of_the_test}num_target_samples or take"
     small = [c for c in classes if len(c.images) < shape.n_images]
     if len(small) <= MOST_ALIKE:
@@ -372,11 +366,10 @@ def _small_classes(
             for c in small
         ]
     sizes = sorted({len(c.images) for c in small})
-    named = ", ".join(f"{printable(c.folders[0])} ({len(c.images)})" for c in small[:MOST_NAMED])
+    named = some_of([f"{c.folders[0]} ({len(c.images)})" for c in small], MOST_NAMED)
     return [
         f"split {split}: {len(small)} of its {len(classes)} classes have only {sizes[0]}"
-        f"{f' to {sizes[-1]}' if len(sizes) > 1 else ''} images, but {needed}. {fix} these folders out: {named}"
-        + (f" and {len(small) - MOST_NAMED} more." if len(small) > MOST_NAMED else ".")
+        f"{f' to {sizes[-1]}' if len(sizes) > 1 else ''} images, but {needed}. {fix} these folders out: {named}."
     ]
 
 

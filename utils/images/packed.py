@@ -19,7 +19,7 @@ import subprocess
 import time
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from threading import Thread
@@ -29,9 +29,9 @@ import numpy as np
 import tqdm
 
 from utils.errors import DataError, StorageError
-from utils.files.atomic_files import storage_error, write_bytes_atomically
+from utils.files.atomic_files import storage_errors, write_bytes_atomically
 from utils.files.atomic_folders import lock
-from utils.files.reading import read_object
+from utils.files.reading import file_digest, read_object
 from utils.images import decoding as image_decoding
 from utils.images.decoding import DECODER_VERSION, PixelFormat
 from utils.images.duplicates import identical_files, read_content
@@ -71,17 +71,12 @@ class PackedImages:
     one_colour: tuple[int, ...] = ()
     """Ranks of images whose pixels are all equal."""
     checking: "Future[str] | None" = field(default=None, compare=False, repr=False)
-    """`found_sha256` of a large file, in the background; None: known already."""
+    """Digest of the pixels that are in a large file, in the background; None: known already."""
 
     @property
     def n_bytes(self) -> int:
         """Size of the file."""
         return math.prod(self.shape)
-
-    def found_sha256(self) -> str:
-        """Read all pixels."""
-        with open(self.data_file, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
 
     def verify(self) -> None:
         """Wait until all pixels are known to be those that were packed; no result is worth anything before.
@@ -124,7 +119,7 @@ def _checked_in_background(packed: PackedImages) -> PackedImages:
 
     def read() -> None:
         try:
-            found.set_result(packed.found_sha256())
+            found.set_result(file_digest(packed.data_file))
         except OSError as error:
             found.set_exception(StorageError(f"{printable(packed.data_file)}: cannot be read: {error.strerror}."))
         except BaseException as error:  # noqa: BLE001 -- raised where the result is asked for
@@ -203,7 +198,7 @@ def _is_whole(packed: PackedImages, pixel_format: PixelFormat) -> bool:
         packed.shape == (n_images, *pixel_format.shape)
         and all(0 <= rank < n_images for rank in ranks)
         and packed.data_file.stat().st_size == packed.n_bytes
-        and (packed.n_bytes > LARGEST_CHECKED_AT_ONCE or packed.found_sha256() == packed.content_sha256)
+        and (packed.n_bytes > LARGEST_CHECKED_AT_ONCE or file_digest(packed.data_file) == packed.content_sha256)
     )
 
 
@@ -269,21 +264,17 @@ def load_or_pack(
     opened = functools.partial(
         _read_index, folders=folders, fingerprint=fingerprint, pixel_format=pixel_format, skip_bad=skip_bad
     )
-    if not rebuild:
-        for folder in _possible_folders(dataset_folder):  # also one that somebody else made and we may only read
-            packed = opened(folder / f"{stem}.json")
-            if packed is not None:
-                return _tell_what_is_left_out(packed, dataset_folder), list(packed.folders), []
-    index_file = writable_folder(dataset_folder) / f"{stem}.json"
-    try:
-        with lock(index_file.with_suffix(".lock")):
+    # Also one that somebody else made and we may only read.
+    there = [] if rebuild else [folder / f"{stem}.json" for folder in _possible_folders(dataset_folder)]
+    packed = next(filter(None, map(opened, there)), None)
+    if packed is None:
+        index_file = writable_folder(dataset_folder) / f"{stem}.json"
+        with storage_errors(index_file), lock(index_file.with_suffix(".lock")):
             packed = None if rebuild else opened(index_file, is_told=False)
-            if packed is not None:  # another process was faster
-                return _tell_what_is_left_out(packed, dataset_folder), list(packed.folders), []
-            _remove_old_format(index_file.parent, f"{real_path.name}.{size}")
-            return _pack(dataset_folder, folders, fingerprint, pixel_format, num_workers, index_file, skip_bad)
-    except OSError as error:
-        raise storage_error(index_file, error) from error
+            if packed is None:  # else another process was faster
+                _remove_old_format(index_file.parent, f"{real_path.name}.{size}")
+                return _pack(dataset_folder, folders, fingerprint, pixel_format, num_workers, index_file, skip_bad)
+    return _tell_what_is_left_out(packed, dataset_folder), list(packed.folders), []
 
 
 def _remove_old_format(folder: Path, stem: str) -> None:
@@ -428,23 +419,16 @@ _Answers = Iterator[tuple[int, list[tuple[str, str]]]]
 def _decode_here(
     folder: Path, files: list[str], pixel_format: PixelFormat, packed_file: Path, starts: range, chunk: int
 ) -> _Answers:
-    descriptor = os.open(packed_file, os.O_WRONLY)
-    try:
+    with open(packed_file, "r+b") as packed:
         for start in starts:
             part = files[start : start + chunk]
-            yield start, image_decoding.decode_into_file(folder, part, pixel_format, descriptor, start)
-    finally:
-        os.close(descriptor)
+            yield start, image_decoding.decode_into_file(folder, part, pixel_format, packed.fileno(), start)
 
 
 def _decode_in_processes(
     folder: Path, files: list[str], pixel_format: PixelFormat, packed_file: Path, starts: range, chunk: int, count: int
 ) -> _Answers:
     """Give each process a part whenever it is done with one; a thread per process waits for its answers."""
-    waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
-    for start in starts:
-        waiting.put(start)
-    answers: queue.SimpleQueue[tuple[int, list] | None] = queue.SimpleQueue()
     processes = [
         subprocess.Popen(
             child_process("decoding"),
@@ -454,42 +438,37 @@ def _decode_in_processes(
         )
         for _ in range(count)
     ]
+    idle: queue.SimpleQueue[subprocess.Popen] = queue.SimpleQueue()
+    for process in processes:
+        idle.put(process)
 
-    def feed(process: subprocess.Popen) -> None:
+    def answer(start: int) -> tuple[int, list[tuple[str, str]]]:
+        part, process = files[start : start + chunk], idle.get()
         try:
-            while True:
-                try:
-                    start = waiting.get_nowait()
-                except queue.Empty:
-                    return
-                part = files[start : start + chunk]
-                job = image_decoding.job(folder.absolute(), part, pixel_format, packed_file.absolute(), start)
-                try:
-                    print(job, file=process.stdin, flush=True)
-                    line = process.stdout.readline()
-                except BrokenPipeError:
-                    line = ""
-                if not line:
-                    text = f"a decoding process ended (exit code {process.wait()}) in {part[0]} .. {part[-1]}"
-                    raise OSError(printable(text))
-                answer = json.loads(line)
-                if "error" in answer:
-                    raise OSError(*answer["error"])
-                answers.put((start, [tuple(problem) for problem in answer["problems"]]))
+            print(
+                image_decoding.job(folder.absolute(), part, pixel_format, packed_file.absolute(), start),
+                file=process.stdin,
+                flush=True,
+            )
+            line = process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
         finally:
-            answers.put(None)
+            idle.put(process)
+        if not line:
+            text = f"a decoding process ended (exit code {process.wait()}) in {part[0]} .. {part[-1]}"
+            raise OSError(printable(text))
+        content = json.loads(line)
+        if "error" in content:
+            raise OSError(*content["error"])
+        return start, [tuple(problem) for problem in content["problems"]]
 
     with ThreadPoolExecutor(count) as threads:
         try:
-            feeders = [threads.submit(feed, process) for process in processes]
-            for _ in range(count):
-                while (answer := answers.get()) is not None:
-                    yield answer
-            for feeder in feeders:
-                feeder.result()
+            for done in as_completed([threads.submit(answer, start) for start in starts]):
+                yield done.result()
         finally:
-            while not waiting.empty():
-                waiting.get()
+            threads.shutdown(wait=False, cancel_futures=True)
             for process in processes:
                 process.kill()
                 process.communicate()

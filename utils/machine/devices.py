@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from utils.errors import ConfigError
+from utils.words import counted
 
 if TYPE_CHECKING:
     import torch
@@ -83,12 +84,7 @@ def describe_device(device: "torch.device") -> str:
 
     if device.type == "cuda":
         return f"{device} ({torch.cuda.get_device_name(device)})"
-    return f"{device}, {threads_text(torch.get_num_threads())}"
-
-
-def threads_text(n_threads: int) -> str:
-    """Return '1 thread' or '2 threads'."""
-    return f"{n_threads} thread{'' if n_threads == 1 else 's'}"
+    return f"{device}, {counted(torch.get_num_threads(), 'thread')}"
 
 
 def gpu_ids(gpu_to_use: str) -> list[int]:

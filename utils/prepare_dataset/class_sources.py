@@ -1,6 +1,7 @@
 """What every form of a dataset is turned into before anything is written: classes, each with named images."""
 
 import hashlib
+import itertools
 import logging
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,9 +14,9 @@ from utils.episodes.drawing import SPLITS
 from utils.episodes.randomness import random_words, sample_without_replacement
 from utils.errors import DataError
 from utils.files.atomic_folders import folds_case
-from utils.images.folders import report_problems, some_of
+from utils.images.folders import report_problems
 from utils.known_datasets import Counts
-from utils.words import printable
+from utils.words import first_lines, printable, some_of
 
 logger = logging.getLogger(__name__)
 
@@ -84,12 +85,26 @@ def classes_by_label(
     for value, ranks in zip(values.tolist(), np.split(order, starts)[1:], strict=True):
         label = f"{split}_{value:03}" if names is None else str(names[value])
         files = [f"{rank:07}.png" for rank in ranks.tolist()]
-        classes.append(SourceClass(split, safe_name(label), files, _reader(ranks, read), label))
+        classes.append(SourceClass(split, safe_name(label), files, reader_of(ranks, read), label))
     return classes
 
 
-def _reader(ranks: np.ndarray, read: Callable[[int], ImageContent]) -> Callable[[int], ImageContent]:
+def reader_of(ranks: np.ndarray, read: Callable[[int], ImageContent]) -> Callable[[int], ImageContent]:
+    """Return place among `ranks` -> content, of number of an image -> content."""
     return lambda place: read(int(ranks[place]))
+
+
+def split_by_seed(names: Sequence[str], seed: int, fractions: tuple[float, float], purpose: int) -> dict[str, str]:
+    """Deal names, sorted, to train, val and test: shuffled with the seed, then cut by the fractions for train and val.
+
+    Args:
+        purpose: of the random words, see `random_words`.
+    """
+    words = random_words(seed, "prepared_splits", [0], purpose, len(names))
+    order = sample_without_replacement(words, np.array([len(names)]))[0] if names else []
+    n_train, n_val = (round(fraction * len(names)) for fraction in fractions)
+    splits = ["train"] * n_train + ["val"] * n_val + ["test"] * (len(names) - n_train - n_val)
+    return {names[place]: split for place, split in zip(order, splits, strict=True)}
 
 
 def limit_samples(classes: Iterable[SourceClass], most: Mapping[str | None, int], seed: int) -> list[SourceClass]:
@@ -103,7 +118,7 @@ def limit_samples(classes: Iterable[SourceClass], most: Mapping[str | None, int]
         name_digest = hashlib.sha256(c.folder.encode("utf-8", "surrogateescape")).digest()
         words = random_words(seed, "prepared_samples", [int.from_bytes(name_digest[:8], "big") >> 2], 0, count)
         chosen = np.sort(sample_without_replacement(words, np.array([len(c.files)]))[0])
-        limited.append(replace(c, files=[c.files[i] for i in chosen], read=_reader(chosen, c.read)))
+        limited.append(replace(c, files=[c.files[i] for i in chosen], read=reader_of(chosen, c.read)))
     return limited
 
 
@@ -117,11 +132,9 @@ def with_own_names(classes: Iterable[SourceClass], destination: Path) -> list[So
     own, numbered = [], []
     labels: dict[str, str] = {}
     for c in classes:
-        name, number = c.name, 1
-        while labels.setdefault(fold(name), c.called) != c.called:
-            number += 1
-            name = f"{c.name}_{number}"
-        if number > 1:
+        names = itertools.chain([c.name], (f"{c.name}_{number}" for number in itertools.count(2)))
+        name = next(name for name in names if labels.setdefault(fold(name), c.called) == c.called)
+        if name != c.name:
             numbered.append(f"{c.called} is {name}")
         own.append(replace(c, name=name, files=_own_files(c.files, fold)))
     if numbered:
@@ -135,10 +148,8 @@ def _own_files(files: Sequence[str], fold: Callable[[str], str]) -> Sequence[str
     own: dict[str, str] = {}
     for file in files:
         stem, dot, ending = file.rpartition(".")
-        name, number = file, 1
-        while fold(name) in own:
-            number += 1
-            name = f"{stem}_{number}{dot}{ending}"
+        names = itertools.chain([file], (f"{stem}_{number}{dot}{ending}" for number in itertools.count(2)))
+        name = next(name for name in names if fold(name) not in own)
         own[fold(name)] = name
     return list(own.values())
 
@@ -191,11 +202,8 @@ def check_counts(
             if len(c.files) != count:
                 problems.append(f'class "{printable(c.folder)}" has {len(c.files)} images, {count} expected')
     if problems and not accept:
-        shown = problems[:20] + ([f"... and {len(problems) - 20} more"] if len(problems) > 20 else [])
         raise DataError(
-            f"{name}: not what the field knows under this name:\n  "
-            + "\n  ".join(shown)
-            + "\nNothing was written. Complete"
-            " the source, or take it as it is with --accept_counts."
+            f"{name}: not what the field knows under this name:{first_lines(problems, 20)}\nNothing was written. "
+            "Complete the source, or take it as it is with --accept_counts."
         )
     return problems

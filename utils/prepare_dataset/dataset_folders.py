@@ -22,7 +22,7 @@ from PIL import Image
 from utils.errors import DataError
 from utils.files.atomic_files import write_bytes_atomically
 from utils.files.atomic_folders import make_folder
-from utils.files.reading import read_object
+from utils.files.reading import object_or_nothing
 from utils.images.folders import report_problems, scan
 from utils.prepare_dataset.class_sources import ImageContent, SourceClass
 from utils.words import printable
@@ -148,10 +148,7 @@ def _count(folder: Path) -> dict[str, Any]:
 
 def read_record(folder: Path) -> dict[str, Any] | None:
     """Return what was recorded when a dataset was prepared; None where it was not prepared here."""
-    try:
-        record = read_object(folder / RECORD_FILE)
-    except (OSError, ValueError):
-        return None
+    record = object_or_nothing(folder / RECORD_FILE)
     is_whole = isinstance(record.get("images_per_class"), dict) and "names_and_sizes_sha256" in record
     return record if is_whole and record.get("version") == RECORD_VERSION else None
 

@@ -1,6 +1,5 @@
 """Fetch a file over HTTP so that a broken connection costs nothing: resumed where it stopped, checked, then renamed."""
 
-import hashlib
 import http.client
 import json
 import logging
@@ -10,14 +9,13 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from pathlib import Path
-from typing import Any
 
 import tqdm
 
 from utils.errors import DataError
 from utils.files.atomic_files import storage_errors
 from utils.files.atomic_folders import lock
-from utils.files.reading import read_object
+from utils.files.reading import file_digest, object_or_nothing
 from utils.words import printable
 
 logger = logging.getLogger(__name__)
@@ -40,12 +38,6 @@ class _BrokenOff(Exception):
 def is_url(text: str) -> bool:
     """Return whether a text is an address rather than a path."""
     return "://" in text
-
-
-def file_digest(path: Path, algorithm: str) -> str:
-    """Return the hexadecimal digest of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, algorithm).hexdigest()
 
 
 def fetch(url: str, destination: Path, *, digest: str | None = None, algorithm: str = "sha256") -> Path:
@@ -127,7 +119,7 @@ def _reason(error: Exception) -> str:
 
 def _fetch_once(url: str, partial: Path) -> None:
     """Fetch over one connection; append to the partial file when it is a part of what the server has."""
-    notes = _read_notes(partial)
+    notes = object_or_nothing(_notes_of(partial))
     start = partial.stat().st_size if partial.exists() and notes.get("url") == url and notes.get("validator") else 0
     headers = {"User-Agent": "few-shot-dataset-preparation", "Accept-Encoding": "identity"}
     if start:
@@ -167,10 +159,3 @@ def _copy(response: http.client.HTTPResponse, partial: Path, start: int, length:
         end = file.tell()
     if length is not None and end != length:
         raise _BrokenOff(f"the connection broke off after {end} of {length} bytes")
-
-
-def _read_notes(partial: Path) -> dict[str, Any]:
-    try:
-        return read_object(_notes_of(partial))
-    except (OSError, ValueError):
-        return {}

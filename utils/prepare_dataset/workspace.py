@@ -15,8 +15,9 @@ from pathlib import Path
 
 from utils.errors import DataError
 from utils.files.archives import ARCHIVE_EXTENSIONS, unpack_archive
+from utils.files.reading import file_digest
 from utils.paths import expanded
-from utils.prepare_dataset.downloads import fetch, file_digest, is_url
+from utils.prepare_dataset.downloads import fetch, is_url
 from utils.words import printable
 
 DEEPEST_LOOK = 4
@@ -94,7 +95,7 @@ class Workspace:
                 )
             if sha256 and path.is_dir():
                 raise DataError(f"{printable(path)}: --sha256 is of a file, but this is a folder. Leave it out.")
-            if sha256 and (found := file_digest(path, "sha256")) != sha256.lower():
+            if sha256 and (found := file_digest(path)) != sha256.lower():
                 raise DataError(
                     f"{printable(path)}: wrong bytes: sha256 is {found}, expected {sha256.lower()}. Fetch it again."
                 )

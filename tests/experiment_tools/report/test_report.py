@@ -20,7 +20,7 @@ from PIL import Image
 from data import Drawing, FewShotData, ImageClasses, Preprocessing
 from experiment_parts.evaluation.test_results import OTHER_DATA, SAME_CLASSES
 from experiment_tools.parts import svg
-from experiment_tools.parts.run_reading import Run, read_whole_run
+from experiment_tools.parts.run_reading import Run, read_whole_run, scores_and_loss
 from experiment_tools.parts.settings import command_of
 from experiment_tools.report import layers as report_layers
 from experiment_tools.report import learning as report_learning
@@ -35,7 +35,6 @@ from experiment_tools.report.answers import (
     confusion,
     hardest_classes,
     hardest_task,
-    task_errors_of_test,
 )
 from experiment_tools.report.page import LARGEST_BYTES, REPORT, SECTIONS, write_report
 from experiment_tools.report.sections import duration, short, thinned
@@ -583,8 +582,9 @@ def test_the_errors_of_a_regression_s_test_are_those_of_the_mean_output():
         "scores.transductive": outputs,
         "query_labels": np.array([[[0.0], [0.0]], [[1.0], [1.0]]], dtype=np.float32),
     }
-    errors = task_errors_of_test(arrays, {"protocol": {"statistics": "transductive"}})
-    assert errors.tolist() == [5.0, 0.0]
+    protocol = {"statistics": "transductive", "dataset": "sinusoid", "ways": 1, "shots": 2, "queries": 2}
+    scores, loss = scores_and_loss(arrays, protocol)
+    assert (-scores).tolist() == [5.0, 0.0] and loss == 2.5
 
 
 def test_the_rates_of_meta_sgd_are_drawn_by_their_spread(finished):

@@ -5,7 +5,6 @@ file {train,val,test}.txt with a class name per line, or .json: a list of names,
 FC100's lists may name superclasses.
 """
 
-import logging
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +13,12 @@ from utils.episodes.drawing import SPLITS
 from utils.errors import DataError
 from utils.files.reading import parse_json, read_text, why_unreadable
 from utils.images.folders import report_problems
-from utils.prepare_dataset.class_sources import FoundClasses, SourceClass, safe_name
+from utils.prepare_dataset.class_sources import FoundClasses, SourceClass, reader_of, safe_name
 from utils.prepare_dataset.forms.array_files import find_labelled_pickles, whole_numbers
 from utils.prepare_dataset.forms.class_folders import find_class_folders
 from utils.prepare_dataset.forms.restricted_unpickler import load_restricted
 from utils.prepare_dataset.workspace import Workspace, find_folder, find_split_files
 from utils.words import printable
-
-logger = logging.getLogger(__name__)
 
 ADDRESS = "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz"
 MD5 = "eb9058c3a382ffc7106e4002c42a8d85"
@@ -127,9 +124,7 @@ def _deal_arrays(folder: Path, lists: dict[str, list[str]]) -> list[SourceClass]
         for label in (label for name in names for label in members[name]):
             ranks = np.flatnonzero(fine == label)
             files = [f"{rank:05}.png" for rank in ranks.tolist()]
-            classes.append(
-                SourceClass(split, safe_name(fine_names[label]), files, lambda i, ranks=ranks: read(int(ranks[i])))
-            )
+            classes.append(SourceClass(split, safe_name(fine_names[label]), files, reader_of(ranks, read)))
     return classes
 
 

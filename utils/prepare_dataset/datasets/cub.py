@@ -1,12 +1,10 @@
 """Caltech-UCSD Birds 200-2011: from its official archive with classes split by seed, or with split CSVs."""
 
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
-from utils.episodes.randomness import random_words, sample_without_replacement
 from utils.errors import DataError
-from utils.prepare_dataset.class_sources import FoundClasses, SourceClass
+from utils.prepare_dataset.class_sources import FoundClasses, split_by_seed
 from utils.prepare_dataset.forms.class_folders import find_class_folders, find_pre_split
 from utils.prepare_dataset.forms.csv_splits import find_csv
 from utils.prepare_dataset.workspace import Workspace, find_folder
@@ -35,15 +33,7 @@ def find_cub(source: Path, splits: Path | None, seed: int, workspace: Workspace)
             f"{printable(source)}: neither {ARCHIVE} nor its folder CUB_200_2011 (images, classes.txt), nor split "
             "CSVs with images."
         )
-    classes = split_by_seed(find_class_folders(parent / "images").classes, seed)
+    by_name = {c.name: c for c in find_class_folders(parent / "images").classes}
+    splits = split_by_seed(sorted(by_name), seed, FRACTIONS, purpose=0)
+    classes = [replace(by_name[name], split=split) for name, split in splits.items()]
     return FoundClasses(f"Caltech's archive, classes split by seed {seed}", classes)
-
-
-def split_by_seed(classes: list[SourceClass], seed: int) -> list[SourceClass]:
-    """Deal classes to train, val and test: names sorted, then shuffled with the seed, then cut by FRACTIONS."""
-    by_name = sorted(classes, key=lambda c: c.name)
-    words = random_words(seed, "prepared_splits", [0], 0, len(by_name))
-    shuffled = [by_name[i] for i in sample_without_replacement(words, np.array([len(by_name)]))[0]]
-    n_train, n_val = (round(fraction * len(by_name)) for fraction in FRACTIONS)
-    splits = ["train"] * n_train + ["val"] * n_val + ["test"] * (len(by_name) - n_train - n_val)
-    return [SourceClass(split, c.name, c.files, c.read) for split, c in zip(splits, shuffled, strict=True)]

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from utils.errors import DataError
 from utils.files.atomic_folders import make_folder
+from utils.files.reading import file_digest
 from utils.prepare_dataset.class_sources import FoundClasses, SourceClass
-from utils.prepare_dataset.downloads import file_digest
 from utils.prepare_dataset.forms.class_folders import find_class_folders
 from utils.prepare_dataset.workspace import Workspace, find_folder
 from utils.words import printable

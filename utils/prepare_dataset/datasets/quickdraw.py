@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from utils.errors import DataError
-from utils.prepare_dataset.class_sources import FoundClasses, SourceClass, safe_name
+from utils.prepare_dataset.class_sources import FoundClasses, SourceClass, reader_of, safe_name
 from utils.prepare_dataset.forms.array_files import open_npy
 from utils.prepare_dataset.workspace import Workspace, find_folder
 from utils.words import printable
@@ -119,11 +119,6 @@ def draw_classes(files: dict[str, Path], n_samples: int, seed: int) -> list[Sour
                     f"{n_samples}."
                 )
             chosen = generator.choice(len(bitmaps), n_samples, replace=False)
-            classes.append(
-                SourceClass(split, safe_name(name), [f"{i:07}.png" for i in chosen.tolist()], _reader(bitmaps, chosen))
-            )
+            read = reader_of(chosen, bitmaps.reshape(-1, 28, 28).__getitem__)
+            classes.append(SourceClass(split, safe_name(name), [f"{i:07}.png" for i in chosen.tolist()], read))
     return classes
-
-
-def _reader(bitmaps: np.ndarray, chosen: np.ndarray):
-    return lambda place: np.asarray(bitmaps[chosen[place]]).reshape(28, 28)

@@ -88,9 +88,8 @@ def _draw_character(seed: int, class_rank: int) -> np.ndarray:
     words = random_words(seed, "synthetic_strokes", [class_rank], _CHARACTER, n_numbers)[0]
     n_strokes = 2 + int(below(words[0], MOST_STROKES - 1))
     points = 1.5 * uniform(words[1:]).reshape(MOST_STROKES, POINTS_PER_STROKE, 2)[:n_strokes] - 0.75
-    for stroke in range(1, n_strokes):  # every second stroke starts where the one before has its middle
-        if stroke % 2 == 1:
-            points[stroke, 0] = points[stroke - 1, 1:3].mean(axis=0)
+    for stroke in range(1, n_strokes, 2):  # every second stroke starts where the one before has its middle
+        points[stroke, 0] = points[stroke - 1, 1:3].mean(axis=0)
     return points
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from utils.episodes.drawing import SPLITS
 from utils.errors import DataError
-from utils.images.folders import MEANT_SPLITS, folders_inside_classes, report_problems, scan, some_of
+from utils.images.folders import MEANT_SPLITS, folders_inside_classes, report_problems, scan
 from utils.prepare_dataset.class_sources import FoundClasses, SourceClass
 from utils.prepare_dataset.workspace import find_folder
-from utils.words import printable
+from utils.words import printable, some_of
 
 log = logging.getLogger(__name__)
 

@@ -1,12 +1,13 @@
 """An images folder plus train.csv, val.csv and test.csv: one row "file,label" per image, with or without a header.
 
 mini-ImageNet's files of Ravi and Larochelle (2017) have this form, and CUB and iNaturalist circulate in it. Where
-mini-ImageNet's images are not there, they can be taken from ImageNet itself: see `ImageNetTree`.
+mini-ImageNet's images are not there, they can be taken from ImageNet itself: see `_imagenet_finder`.
 """
 
 import csv
 import re
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path, PurePosixPath
 
 from utils.episodes.drawing import SPLITS
@@ -42,8 +43,8 @@ def find_csv(root: Path, splits: Path | None = None) -> FoundClasses | None:
     locate, form = _image_finder(rows, places), "CSV files with an images folder"
     first = next(row for split in SPLITS for row in rows[split])
     if locate(*first) is None:
-        tree = ImageNetTree.find(root, first[1])
-        if tree is None:
+        locate, form = _imagenet_finder(root, first[1]), "CSV files with an ImageNet tree"
+        if locate is None:
             searched = ", ".join(dict.fromkeys(printable(place) for place in places))
             raise DataError(
                 f"{printable(files['train'])}: its image {printable(first[0])} is not in {searched}, and there is no "
@@ -51,7 +52,6 @@ def find_csv(root: Path, splits: Path | None = None) -> FoundClasses | None:
                 f" {printable(first[1])} of an ImageNet tree either. Put the images into "
                 f"{printable(folder / 'images')}."
             )
-        locate, form = tree.locate, "CSV files with an ImageNet tree"
     return FoundClasses(form, _classes(folder, rows, locate))
 
 
@@ -134,40 +134,29 @@ def _told_labels(images: dict[tuple[str, str], list[tuple[str, Path]]]) -> dict[
     return told
 
 
-class ImageNetTree:
-    """The training folder of ILSVRC 2012: `<class>/<class>_<number>.JPEG`.
+def _imagenet_finder(root: Path, label: str) -> Locate | None:
+    """Search the training folder of ILSVRC 2012, `<class>/<class>_<number>.JPEG`: the image of that name, else the n-th
+    of its class. None: no folder below `root` has a folder named `label`.
 
     mini-ImageNet's row n0153282900000005.jpg is the fifth image of class n01532829, by number.
     """
+    tree = find_folder(root, lambda candidate: (candidate / label).is_dir())
+    if tree is None:
+        return None
 
-    def __init__(self, folder: Path):
-        self._folder = folder
-        self._images: dict[str, list[Path]] = {}
+    @cache
+    def images_of(label: str) -> list[Path]:
+        folder = tree / label
+        paths = folder.iterdir() if folder.is_dir() else ()
+        numbers = ((re.fullmatch(r".*_(\d+)\.jpe?g", path.name, flags=re.IGNORECASE), path) for path in paths)
+        return [path for _, path in sorted((int(match[1]), path) for match, path in numbers if match)]
 
-    @classmethod
-    def find(cls, root: Path, label: str) -> "ImageNetTree | None":
-        """Find the folder below `root` that has a folder named `label`."""
-        folder = find_folder(root, lambda candidate: (candidate / label).is_dir())
-        return None if folder is None else cls(folder)
-
-    def _images_of(self, label: str) -> list[Path]:
-        if label not in self._images:
-            folder = self._folder / label
-            numbered = []
-            if folder.is_dir():
-                for path in folder.iterdir():
-                    match = re.fullmatch(r".*_(\d+)\.jpe?g", path.name, flags=re.IGNORECASE)
-                    if match:
-                        numbered.append((int(match[1]), path))
-            self._images[label] = [path for _, path in sorted(numbered)]
-        return self._images[label]
-
-    def locate(self, file: str, label: str) -> Path | None:
-        """Find the image of a row: the one of that name, else the n-th of its class."""
-        exact = self._folder / label / file
+    def locate(file: str, label: str) -> Path | None:
+        exact = tree / label / file
         if exact.is_file():
             return exact
         match = re.fullmatch(re.escape(label) + r"(\d+)\.\w+", file)
-        place = int(match[1]) - 1 if match else -1
-        images = self._images_of(label)
+        place, images = int(match[1]) - 1 if match else -1, images_of(label)
         return images[place] if 0 <= place < len(images) else None
+
+    return locate

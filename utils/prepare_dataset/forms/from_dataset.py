@@ -13,7 +13,6 @@ from PIL import Image
 from utils.episodes.inputs import as_array
 from utils.errors import DataError
 from utils.files.atomic_folders import is_filled
-from utils.images.folders import some_of
 from utils.paths import dataset_root
 from utils.prepare_dataset.catalogue import MostSamples, check_name, folder_name
 from utils.prepare_dataset.class_sources import (
@@ -24,7 +23,7 @@ from utils.prepare_dataset.class_sources import (
     with_own_names,
 )
 from utils.prepare_dataset.dataset_folders import check_same_images, verify_dataset, write_dataset
-from utils.words import printable
+from utils.words import printable, some_of
 
 
 class LabelledImages(Protocol):

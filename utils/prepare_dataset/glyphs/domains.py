@@ -16,7 +16,7 @@ import numpy as np
 
 from utils.episodes.randomness import random_words, sample_without_replacement
 from utils.files.reading import parse_toml, read_object, read_text
-from utils.prepare_dataset.class_sources import safe_name
+from utils.prepare_dataset.class_sources import safe_name, split_by_seed
 from utils.prepare_dataset.glyphs.drawing import FontFace, IconSet, Key
 
 DOMAINS = {
@@ -36,6 +36,8 @@ MOST_CHARACTERS = 100
 """Of a script; those that most fonts have."""
 FRACTIONS = (0.6, 0.15)
 """Of classes that are split by seed, for train and val."""
+_SPLITS, _SETS = 1, 2
+"""Purposes of the random words of splits; 0 is that of CUB."""
 TRAIN_SETS = 0.6
 """Of the icon sets; the others draw the test concepts."""
 
@@ -111,7 +113,7 @@ def letter_classes(
     """
     codes = {code for face in faces for code in face.keys if _is_letter(chr(code))}
     bases = {code: unicodedata.normalize("NFD", chr(code))[0].casefold() for code in sorted(codes)}
-    splits = split_by_seed(sorted(set(bases.values())), seed)
+    splits = split_by_seed(sorted(set(bases.values())), seed, FRACTIONS, _SPLITS)
     proposals = []
     order = _preferred(faces, digests)
     for side in TOGETHER:
@@ -129,15 +131,6 @@ def _is_letter(character: str) -> bool:
     if unicodedata.category(character) in ("Lu", "Ll"):
         return script(character) in ("Latn", "Grek", "Cyrl") and unicodedata.normalize("NFKC", character) == character
     return character in "0123456789"
-
-
-def split_by_seed(names: Sequence[str], seed: int) -> dict[str, str]:
-    """Deal names, sorted, to train, val and test by FRACTIONS."""
-    words = random_words(seed, "prepared_splits", [0], 1, len(names))
-    order = sample_without_replacement(words, np.array([len(names)]))[0] if names else []
-    n_train, n_val = (round(fraction * len(names)) for fraction in FRACTIONS)
-    splits = ["train"] * n_train + ["val"] * n_val + ["test"] * (len(names) - n_train - n_val)
-    return {names[place]: split for place, split in zip(order, splits, strict=True)}
 
 
 def concept(name: str) -> str:
@@ -161,7 +154,7 @@ def icon_classes(sets: Sequence[IconSet], seed: int) -> list[Proposal]:
             words = set(meant.split("-"))
             if len(meant) > 2 and not words & WORDS["brands"] and not meant[0].isdigit():
                 best[meant].setdefault(place, name)
-    splits = split_by_seed(sorted(best), seed)
+    splits = split_by_seed(sorted(best), seed, FRACTIONS, _SPLITS)
     proposals = []
     for meant, names in sorted(best.items()):
         side = splits[meant] == "test"
@@ -172,7 +165,7 @@ def icon_classes(sets: Sequence[IconSet], seed: int) -> list[Proposal]:
 
 def split_by_seed_in_two(names: Sequence[str], seed: int) -> dict[str, bool]:
     """Name of an icon set -> whether it draws test concepts."""
-    words = random_words(seed, "prepared_splits", [0], 2, len(names))
+    words = random_words(seed, "prepared_splits", [0], _SETS, len(names))
     order = sample_without_replacement(words, np.array([len(names)]))[0]
     return {names[place]: rank >= round(TRAIN_SETS * len(names)) for rank, place in enumerate(order)}
 
@@ -195,7 +188,7 @@ def emoji_classes(sets: Sequence[IconSet], characters: Sequence[Path | None], se
         for code, name in table.items():
             if name in one.keys:
                 found[code].append(Candidate(place, name))
-    splits = split_by_seed(sorted(found), seed)
+    splits = split_by_seed(sorted(found), seed, FRACTIONS, _SPLITS)
     return [
         Proposal(f"{code}_{_shown(code)}", splits[code], tuple(candidates))
         for code, candidates in sorted(found.items())

@@ -17,7 +17,7 @@ from utils.errors import DataError
 from utils.files.archives import PACKAGE_EXTENSIONS, read_members
 from utils.files.reading import parse_json
 from utils.paths import expanded
-from utils.words import counted, printable
+from utils.words import counted, first_lines, printable
 
 FONT_FILE = re.compile(r"\.(ttf|otf|woff)$", re.IGNORECASE)
 ICON_FILE = re.compile(r"(^|/)(icons|chars|info)\.json$")
@@ -124,7 +124,7 @@ def find_sources(locations: Sequence[str], domains: Sequence[str], folder: Path,
             )
     missing = {row["package"] for digest, row in files.items() if row["package"] in uses and digest not in seen}
     if problems:
-        raise DataError(_listed(f"{counted(len(problems), 'source')} of glyphs refused", problems))
+        raise DataError(f"{counted(len(problems), 'source')} of glyphs refused:{first_lines(problems, MOST_LISTED)}")
     if missing and not any_version:
         raise DataError(_how_to_get(domains, [packages[name] for name in sorted(missing)]))
     if not sources:
@@ -200,8 +200,3 @@ def _how_to_get(domains: Sequence[str], missing: Sequence[Package]) -> str:
     lines += [f"  apt-get download {' '.join(debian)}"] if debian else []
     lines += [f"  npm pack {' '.join(npm)}"] if npm else []
     return "\n".join([*lines, "and give it with --from, or draw what is there with --any-version."])
-
-
-def _listed(heading: str, problems: Sequence[str]) -> str:
-    more = [f"... and {len(problems) - MOST_LISTED} more"] if len(problems) > MOST_LISTED else []
-    return "\n  ".join([f"{heading}:", *problems[:MOST_LISTED], *more])
