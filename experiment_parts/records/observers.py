@@ -45,7 +45,7 @@ class Observers(Observer):
     def __init__(self, observers: Iterable[Observer]):
         self._observers = list(observers)
 
-    def _tell(self, event: str, *arguments: Any) -> None:
+    def _report(self, event: str, *arguments: Any) -> None:
         for observer in list(self._observers):
             try:
                 getattr(observer, event)(*arguments)
@@ -54,10 +54,10 @@ class Observers(Observer):
                 log.warning("%s stops watching, the run goes on: %s", type(observer).__name__, reason)
                 self._observers.remove(observer)
 
-    on_start = partialmethod(_tell, "on_start")
-    on_iteration_metrics = partialmethod(_tell, "on_iteration_metrics")
-    on_gradients = partialmethod(_tell, "on_gradients")
-    on_save = partialmethod(_tell, "on_save")
-    on_epoch = partialmethod(_tell, "on_epoch")
-    on_test = partialmethod(_tell, "on_test")
-    on_end = partialmethod(_tell, "on_end")
+    on_start = partialmethod(_report, "on_start")
+    on_iteration_metrics = partialmethod(_report, "on_iteration_metrics")
+    on_gradients = partialmethod(_report, "on_gradients")
+    on_save = partialmethod(_report, "on_save")
+    on_epoch = partialmethod(_report, "on_epoch")
+    on_test = partialmethod(_report, "on_test")
+    on_end = partialmethod(_report, "on_end")

@@ -71,8 +71,7 @@ def _numbers(scalars: Mapping[str, Any]) -> Scalars:
     return {name: float(value) for name, value in scalars.items() if isinstance(value, int | float)}
 
 
-# --- what a run has already written
-# ------------------------------------------------------------------------------------
+# --- what a run has already written -----------------------------------------------------------------------------------
 
 
 def written_records(run_folder: Path) -> Iterator[tuple[int, Scalars]]:

@@ -72,7 +72,7 @@ class MetaNetwork(nn.Module):
         return any(layer.needs_support(pass_) for layer in self.norm_layers().values())
 
     def is_alike_at_every_step(self, pass_: Pass) -> bool:
-        """Tell whether passes of the same images at the same parameters give the same features in every inner step."""
+        """Return whether passes of the same images at the same parameters give the same features in each inner step."""
         if pass_.dropout_seeds is not None:
             return False  # every step drops other activations
         layers = self.norm_layers().values()

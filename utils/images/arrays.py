@@ -18,7 +18,7 @@ from utils.files.atomic_folders import lock
 from utils.files.reading import file_digest
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class ArrayImages:
     """Images in memory or mapped, with the face of `utils.images.packed.PackedImages`."""
 

@@ -66,7 +66,7 @@ def report_problems(dataset_folder: Path, problems: Sequence[str], advice: str =
     )
 
 
-def tell_unread(folder: Path, files: Sequence[str]) -> None:
+def log_unread(folder: Path, files: Sequence[str]) -> None:
     """Log how many of these files are images of a format that is not read."""
     counts = Counter(Path(file).suffix.lower() for file in files if file.lower().endswith(UNREAD_EXTENSIONS))
     if counts:
@@ -123,7 +123,7 @@ def scan(dataset_folder: Path) -> tuple[list[ImageFolder], str]:
             image_folders.append(ImageFolder(path, tuple(entry.name for entry in files)))
         elif not subfolders:
             empty_folders.append(ImageFolder(path, ()))
-    tell_unread(dataset_folder, other_files)
+    log_unread(dataset_folder, other_files)
     depths = {folder.path.count("/") for folder in image_folders}
     image_folders += [folder for folder in empty_folders if image_folders and folder.path.count("/") in depths]
     if not image_folders:

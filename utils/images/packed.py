@@ -51,7 +51,7 @@ LARGEST_CHECKED_AT_ONCE = 2**28
 """Bytes. A larger file's digest is compared in the background, as it would hold up the start for seconds."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class PackedImages:
     """A packed file and its index."""
 
@@ -150,13 +150,13 @@ def _read_index(
     pixel_format: PixelFormat,
     *,
     skip_bad: bool,
-    is_told: bool = True,
+    is_logged: bool = True,
 ) -> PackedImages | None:
     """Return the packed images, if there are any, which are still those of the dataset folder and as they were written.
 
     Args:
         folders: those of the dataset, and the fingerprint of all that is in them.
-        is_told: log why there are none.
+        is_logged: log why there are none.
     """
     reason, level = "", logging.INFO
     try:
@@ -183,7 +183,7 @@ def _read_index(
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason, level = f"not readable, or changed ({error})", logging.WARNING
-    if reason and is_told:
+    if reason and is_logged:
         logger.log(level, "%s: %s, decoding again", printable(index_file), reason)
     if reason:
         return None
@@ -270,7 +270,7 @@ def load_or_pack(
     if packed is None:
         index_file = writable_folder(dataset_folder) / f"{stem}.json"
         with storage_errors(index_file), lock(index_file.with_suffix(".lock")):
-            packed = None if rebuild else opened(index_file, is_told=False)
+            packed = None if rebuild else opened(index_file, is_logged=False)
             if packed is None:  # else another process was faster
                 _remove_old_format(index_file.parent, f"{real_path.name}.{size}")
                 return _pack(dataset_folder, folders, fingerprint, pixel_format, num_workers, index_file, skip_bad)
