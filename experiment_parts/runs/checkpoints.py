@@ -18,7 +18,7 @@ from utils.files.reading import parse_json
 from utils.paths import command
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, device
 
 FORMAT_VERSION = 1
 METADATA_KEY = "checkpoint"
@@ -78,7 +78,7 @@ def _with_digest(data: bytes) -> bytes:
     return data[:position] + digest + data[position + len(digest) :]
 
 
-def load_checkpoint(path: Path, device: object = "cpu") -> "tuple[dict[str, Tensor], dict[str, Any]]":
+def load_checkpoint(path: Path, device: "device | str" = "cpu") -> "tuple[dict[str, Tensor], dict[str, Any]]":
     """Return tensors (on `device`) and state of a checkpoint, after verifying every byte.
 
     Raises:

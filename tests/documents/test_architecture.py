@@ -79,6 +79,7 @@ def lies_in(module: str, room: str, seen_from: str) -> bool:
 
 
 MOST_ROOMS = 14
+PASSED_AROUND = ("config", "episodes", "learner", "source", "device", "settings", "meta_gradients", "tasks", "group")
 
 
 def room_of(module: str) -> str:
@@ -208,10 +209,44 @@ def test_what_is_passed_around_has_a_type(module):
     untyped = [
         f"line {node.lineno}: {node.arg}"
         for node in ast.walk(tree)
-        if isinstance(node, ast.arg) and node.arg in ("config", "episodes", "learner", "source", "device", "settings")
-        if node.annotation is not None and ast.unparse(node.annotation) == "Any"
+        if isinstance(node, ast.arg) and node.arg in PASSED_AROUND
+        if node.annotation is not None and "Any" in ast.unparse(node.annotation).split(" | ")
     ]
     assert not untyped
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_nothing_that_is_called_frozen_is_written_to(module):
+    """What a program may not assign it could still cache: a cached property writes into its object."""
+    tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef) and any("frozen=True" in ast.unparse(one) for one in node.decorator_list):
+            assert "cached_property" not in ast.unparse(node), node.name
+        assert not (isinstance(node, ast.Call) and ast.unparse(node.func) == "object.__setattr__"), node.lineno
+
+
+def test_the_inner_loop_is_written_twice():
+    """With learning from it and without: no other loop takes inner steps."""
+
+    def takes_a_step(node: ast.AST) -> bool:
+        return (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Attribute)
+            and node.func.attr in ("step", "take")
+            and any(word.arg == "create_graph" for word in node.keywords)
+        )
+
+    loops = [
+        f"{module}.{function.name}"
+        for module, path in MODULES.items()
+        if room_of(module) in ("few_shot_learning_system", "meta_learning")
+        for function in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(function, ast.FunctionDef)
+        for node in ast.walk(function)
+        if isinstance(node, ast.For | ast.While | ast.ListComp | ast.GeneratorExp)
+        and any(map(takes_a_step, ast.walk(node)))
+    ]
+    assert loops == ["meta_learning.adaptation.path", "meta_learning.outer_gradients.training_steps.take_all"]
 
 
 def test_one_file_says_where_the_checkout_is():

@@ -10,7 +10,7 @@ import json
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -28,6 +28,19 @@ LONGEST_ITERATION = timedelta(minutes=30)
 """Others wait so long for everything else: a process that is silent for longer is taken for lost."""
 
 
+class MeansOverTasks(Protocol):
+    """What a rank has computed of its part of a meta-batch: the learner's meta-gradients."""
+
+    def tensors(self) -> list[Tensor]:
+        """Return all that is a mean over tasks, in a fixed order."""
+
+    def with_tensors(self: "Means", tensors: Sequence[Tensor]) -> "Means":
+        """Return the same with other means, in that order."""
+
+
+Means = TypeVar("Means", bound=MeansOverTasks)
+
+
 class RankGroup:
     """The processes of a run, each of which has a part of the tasks. This one is alone unless `join_group` has made
     the group.
@@ -35,7 +48,10 @@ class RankGroup:
     Parts are runs of neighbours that differ by one task at most, the first ones being the larger.
     """
 
-    def __init__(self, index: int = 0, size: int = 1, local_index: int = 0, control: Any = None, set_up: Any = None):
+    def __init__(
+        self, index: int = 0, size: int = 1, local_index: int = 0,
+        control: "dist.ProcessGroup | None" = None, set_up: "dist.ProcessGroup | None" = None,
+    ) -> None:  # fmt: skip
         """`control`: a group of torch for what lies on the host, `set_up`: one that waits while data are decoded; None:
         the default group.
         """
@@ -59,13 +75,13 @@ class RankGroup:
 
     # --- on the device ------------------------------------------------------------------------------------------------
 
-    def mean(self, meta_gradients: Any, n_tasks: int, flags: Sequence[float] = ()) -> tuple[Any, Tensor | None]:
+    def mean(self, meta_gradients: Means, n_tasks: int, flags: Sequence[float] = ()) -> tuple[Means, Tensor | None]:
         """Compute the mean over all tasks of what each rank has computed of its part, by one all-reduce.
 
             mean = sum over ranks (tasks of the rank / B) * mean of the rank,    flags: sum over ranks
 
         Args:
-            meta_gradients: with `tensors()`, all of them means over tasks, and `with_tensors`.
+            meta_gradients: the means over the tasks of this rank.
             n_tasks: B.
             flags: numbers of this rank that ride along.
         Returns:
@@ -87,7 +103,7 @@ class RankGroup:
 
     # --- on the host --------------------------------------------------------------------------------------------------
 
-    def largest(self, number: int, group: Any = None) -> int:
+    def largest(self, number: int, group: "dist.ProcessGroup | None" = None) -> int:
         """The largest of the ranks' numbers; `group`: of torch, None: that of what lies on the host."""
         if self.is_alone:
             return number
