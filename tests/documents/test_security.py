@@ -45,7 +45,7 @@ FORBIDDEN_CALLS = {
 RUNS_PLUGINS = REPOSITORY_ROOT / "utils" / "registry" / "__init__.py"
 """The one file that may execute Python: what --plugin names on the command line.
 
-A config cannot (tests/utils/test_plugins.py).
+A config cannot (tests/utils/registry/test_plugins.py).
 """
 KNOWS_OLD_NAMES = REPOSITORY_ROOT / "utils" / "__init__.py"
 """The one file that imports by name: the names of its own table (tests/documents/test_moved_modules.py)."""

@@ -21,7 +21,7 @@ from meta_learning.networks import layers
 from meta_learning.networks.norms.batch_norm import MetaBatchNorm2d
 from meta_learning.operations import window_maxima
 from tests.tools.learners import PLUS_PLUS, small_config, small_learner, worst_difference
-from tests.tools.method_matrix import BY_CHANGE, METHODS, episodes_of, epochs_of, users_networks
+from tests.tools.methods.method_matrix import BY_CHANGE, METHODS, episodes_of, epochs_of, users_networks
 from utils.data_sources.sinusoid import SinusoidData
 from utils.episodes.augmentation import AUGMENTATIONS
 from utils.episodes.drawing import EpisodeShape

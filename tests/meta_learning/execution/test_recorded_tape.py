@@ -10,8 +10,8 @@ import torch
 from few_shot_learning_system import build_learner
 from meta_learning.execution.cuda_graphs import GraphedComputation
 from tests.tools.learners import small_config, small_learner, worst_difference
-from tests.tools.method_matrix import BY_CHANGE, BY_GRAPH, METHODS, episodes_of, epochs_of, users_networks
-from tests.tools.recorded_tape import TapeRecorder
+from tests.tools.methods.method_matrix import BY_CHANGE, BY_GRAPH, METHODS, episodes_of, epochs_of, users_networks
+from tests.tools.methods.recorded_tape import TapeRecorder
 
 EPOCHS = (0, 1, 1, 2, 3, 4)
 """Of methods with schedules: first and second order, weights of the query losses on their way, all of them and the

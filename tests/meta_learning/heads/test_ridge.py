@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from meta_learning.heads.ridge import RidgeHead
-from tests.tools.family import body_of, network_values, plain_meta_gradients
 from tests.tools.learners import random_episodes, small_config, small_learner, worst_difference
+from tests.tools.methods.family import body_of, network_values, plain_meta_gradients
 
 CHOICE = {
     "head": "ridge", "number_of_training_steps_per_iter": 0, "ridge_regularisation": 0.7, "ridge_scale": 1.5,

@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.tools.family import adapted, logits_of, network_values, plain_meta_gradients
 from tests.tools.learners import random_episodes, small_config, small_learner, worst_difference
+from tests.tools.methods.family import adapted, logits_of, network_values, plain_meta_gradients
 
 CHOICE = {"head": "shared", "shared_temperature": 0.5, "number_of_training_steps_per_iter": 2}
 

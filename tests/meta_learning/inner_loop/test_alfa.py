@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.tools.family import adapted, logits_of, network_values, plain_meta_gradients
 from tests.tools.learners import random_episodes, small_config, small_learner, worst_difference
+from tests.tools.methods.family import adapted, logits_of, network_values, plain_meta_gradients
 from utils.errors import ConfigError
 
 CHOICE = {"inner_loop_optimizer": "alfa", "alfa_weight_decay_start": 0.1}

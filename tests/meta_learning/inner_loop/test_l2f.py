@@ -6,8 +6,8 @@ import torch.nn.functional as F
 
 from experiment_tools.check_gradients.checks import check_learner
 from experiment_tools.check_gradients.comparing import random_episodes as checked_episodes
-from tests.tools.family import adapted, logits_of, network_values, plain_meta_gradients
 from tests.tools.learners import random_episodes, small_config, small_learner, worst_difference
+from tests.tools.methods.family import adapted, logits_of, network_values, plain_meta_gradients
 
 CHOICE = {"inner_loop_optimizer": "l2f"}
 

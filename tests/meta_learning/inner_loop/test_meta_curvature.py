@@ -3,8 +3,8 @@
 import torch
 import torch.nn.functional as F
 
-from tests.tools.family import adapted, logits_of, network_values, plain_meta_gradients
 from tests.tools.learners import random_episodes, small_config, small_learner, worst_difference
+from tests.tools.methods.family import adapted, logits_of, network_values, plain_meta_gradients
 
 CHOICE = {"inner_loop_optimizer": "meta_curvature"}
 

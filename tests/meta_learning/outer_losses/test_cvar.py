@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from meta_learning.outer_losses.cvar import ConditionalValueAtRisk
-from tests.tools.family import adapted, logits_of, network_values, plain_meta_gradients
 from tests.tools.learners import random_episodes, small_config, small_learner, worst_difference
+from tests.tools.methods.family import adapted, logits_of, network_values, plain_meta_gradients
 
 
 @pytest.mark.parametrize("share", [1.0, 0.75, 0.5, 0.3, 0.01])

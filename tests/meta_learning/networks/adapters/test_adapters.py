@@ -22,8 +22,8 @@ from meta_learning.networks.adapters.residual import ResidualAdapter
 from meta_learning.networks.foreign import KeptLayerNorm
 from meta_learning.networks.norms.group_norm import MetaGroupNorm
 from meta_learning.networks.norms.layer_norm import MetaLayerNorm
-from tests.tools.family import logits_of, network_values, plain_meta_gradients
 from tests.tools.learners import random_episodes, small_config, small_learner, worst_difference
+from tests.tools.methods.family import logits_of, network_values, plain_meta_gradients
 from utils import registry
 from utils.errors import ConfigError
 
