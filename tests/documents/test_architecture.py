@@ -3,6 +3,7 @@
 import ast
 import functools
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -78,7 +79,8 @@ def lies_in(module: str, room: str, seen_from: str) -> bool:
     return module == room or module.startswith(f"{room}.")
 
 
-MOST_ROOMS = 14
+MOST_ROOMS, MOST_ROOMS_BESIDE = 14, 16
+OWN_FOLDERS_OF_TESTS = ("documents", "tools", "whole_runs")
 PASSED_AROUND = ("config", "episodes", "learner", "source", "device", "settings", "meta_gradients", "tasks", "group")
 
 
@@ -91,17 +93,18 @@ def module_name(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def modules() -> dict[str, Path]:
-    """Every module of the rooms: dotted name -> file."""
+def modules(rooms: Iterable[str]) -> dict[str, Path]:
+    """Every module of some rooms: dotted name -> file."""
     paths = [
         path
-        for room in ROOMS
+        for room in rooms
         for path in (*REPOSITORY_ROOT.glob(f"{room}.py"), *REPOSITORY_ROOT.glob(f"{room}/**/*.py"))
     ]
     return {module_name(path): path for path in sorted(paths)}
 
 
-MODULES = modules()
+MODULES = modules(ROOMS)
+BENCHMARKS = modules(["benchmarks"])
 
 
 @functools.cache
@@ -118,13 +121,13 @@ def imports(module: str, *, at_start_only: bool = False) -> frozenset[str]:
             assert node.level == 0, f"{module}: relative import in line {node.lineno}"
             for alias in node.names:
                 full = f"{node.module}.{alias.name}"
-                found.add(full if full in MODULES else node.module)
+                found.add(full if full in MODULES | BENCHMARKS else node.module)
         if at_start_only and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
             return
         for child in ast.iter_child_nodes(node):
             visit(child)
 
-    visit(ast.parse(MODULES[module].read_text(encoding="utf-8")))
+    visit(ast.parse((MODULES | BENCHMARKS)[module].read_text(encoding="utf-8")))
     return frozenset(found)
 
 
@@ -178,19 +181,39 @@ def test_a_folder_says_what_it_is_for_and_is_no_hall(folder):
     assert len(rooms) <= MOST_ROOMS, sorted(path.name for path in rooms)
 
 
+@pytest.mark.parametrize("pattern", ["benchmarks/", "benchmarks/**/", "tests/*/**/"])
+def test_a_folder_beside_the_house_is_no_hall(pattern):
+    for folder in REPOSITORY_ROOT.glob(pattern):
+        rooms = [path for path in folder.glob("[a-z]*") if path.suffix == ".py" or path.is_dir()]
+        assert len(rooms) <= MOST_ROOMS_BESIDE, (folder, sorted(path.name for path in rooms))
+
+
+def test_the_tests_lie_in_the_same_tree_as_what_they_hold():
+    for path in (REPOSITORY_ROOT / "tests").rglob("test_*.py"):
+        place = path.parent.relative_to(REPOSITORY_ROOT / "tests")
+        if not place.parts or place.parts[0] not in OWN_FOLDERS_OF_TESTS:
+            assert (REPOSITORY_ROOT / place).is_dir(), f"{path}: there is no folder {place}"
+            wing = REPOSITORY_ROOT / place / path.stem.removeprefix("test_")
+            assert not (wing / "__init__.py").is_file(), f"{path}: belongs into tests/{place}/{wing.name}/"
+
+
 def test_no_modules_import_each_other_in_a_circle():
     finished: set[str] = set()
 
     def follow(module: str, path: tuple[str, ...]) -> None:
         assert module not in path, " -> ".join((*path, module))
-        if module in finished or module not in MODULES:
+        if module in finished or module not in MODULES | BENCHMARKS:
             return
-        for name in sorted(own_imports(module)):
+        for name in sorted(imports(module)):
             follow(name, (*path, module))
         finished.add(module)
 
-    for module in MODULES:
+    for module in MODULES | BENCHMARKS:
         follow(module, ())
+
+
+def test_nothing_in_the_house_imports_what_stands_beside_it():
+    assert not [module for module in MODULES for name in imports(module) if room_of(name) in ("benchmarks", "tests")]
 
 
 @pytest.mark.parametrize("module", WITHOUT_TORCH)
