@@ -209,53 +209,65 @@ def group_into_classes(
         ranks = range(start, start + len(folder.files))
         start += len(folder.files)
         parts = [dataset_folder.resolve().name, *(folder.path.split("/") if folder.path else []), "file"]
+        at = _place_of_split(parts) if sets_are_pre_split else None
+        any_split |= at is not None
         try:
-            positions = [range(len(parts))[index] for index in indexes_of_folders_indicating_class]
-        except IndexError:
-            problems.append(
-                f"{printable(dataset_folder / folder.path)}: not deep enough for indexes_of_folders_indicating_class"
-                f" {list(indexes_of_folders_indicating_class)}"
-                + (
-                    f". Move its images, such as {printable(folder.files[0])}, into class folders, or change that key"
-                    if folder.files
-                    else ""
-                )
-            )
-            continue
-        split = None
-        if sets_are_pre_split:
-            at = next((i for i, part in enumerate(parts[1:-1], start=1) if part.lower() in SPLITS), None)
-            if at is None:
+            spelled = _name_in_path(parts, indexes_of_folders_indicating_class, at, folder.files)
+            if sets_are_pre_split and at is None:
                 outside_of_splits.append(folder.path)
                 continue
-            split, any_split = parts[at].lower(), True
-            positions = [position for position in positions if position != at]
-            if not positions:
-                problems.append(
-                    f"{printable(dataset_folder / folder.path)}: indexes_of_folders_indicating_class"
-                    f" {list(indexes_of_folders_indicating_class)} names no class folder below the split"
-                )
-                continue
-        name = "/".join(parts[position] for position in positions)
-        if labels_as_int:
-            try:
-                spelled, name = name, str(int(name))
-            except ValueError:
-                problems.append(
-                    f'{printable(dataset_folder / folder.path)}: class name "{printable(name)}" is no whole number, but'
-                    " labels_as_int is true"
-                )
-                continue
-            if spellings.setdefault((split, name), spelled) != spelled:
-                problems.append(
-                    f'{printable(dataset_folder / folder.path)}: with labels_as_int "{printable(spelled)}" is the class'
-                    f' {name}, as "{printable(spellings[split, name])}" is. Rename one, or set labels_as_int to false'
-                )
-        images.setdefault((split, name), []).extend(ranks)
-        paths.setdefault((split, name), []).append(folder.path)
+            name = _whole_number(spelled) if labels_as_int else spelled
+        except ValueError as error:
+            problems.append(f"{printable(dataset_folder / folder.path)}: {error}")
+            continue
+        of_class = (None if at is None else parts[at].lower(), name)
+        if spellings.setdefault(of_class, spelled) != spelled:
+            problems.append(
+                f'{printable(dataset_folder / folder.path)}: with labels_as_int "{printable(spelled)}" is the class'
+                f' {name}, as "{printable(spellings[of_class])}" is. Rename one, or set labels_as_int to false'
+            )
+        images.setdefault(of_class, []).extend(ranks)
+        paths.setdefault(of_class, []).append(folder.path)
     classes = [ImageClass(name, split, tuple(images[split, name]), tuple(paths[split, name])) for split, name in images]
     problems = _name_outsiders(dataset_folder, outside_of_splits, any_split=any_split) + problems
     return sorted(classes, key=lambda c: (c.split or "", int(c.name) if labels_as_int else 0, c.name)), problems
+
+
+def _place_of_split(parts: Sequence[str]) -> int | None:
+    """Return the place of the uppermost folder below the dataset's own that is named as a split."""
+    return next((i for i, part in enumerate(parts[1:-1], start=1) if part.lower() in SPLITS), None)
+
+
+def _name_in_path(parts: Sequence[str], indexes: Sequence[int], at: int | None, files: Sequence[str]) -> str:
+    """Return the name of the class that a path says.
+
+    Args:
+        parts: of the path, with the dataset's folder and the file.
+        at: place of the split, which is no part of a name.
+        files: the images there.
+    Raises:
+        ValueError: it says none.
+    """
+    keys = f"indexes_of_folders_indicating_class {list(indexes)}"
+    try:
+        positions = [range(len(parts))[index] for index in indexes]
+    except IndexError:
+        example = (
+            f". Move its images, such as {printable(files[0])}, into class folders, or change that key" if files else ""
+        )
+        raise ValueError(f"not deep enough for {keys}{example}") from None
+    names = [parts[position] for position in positions if position != at]
+    if not names:
+        raise ValueError(f"{keys} names no class folder below the split")
+    return "/".join(names)
+
+
+def _whole_number(name: str) -> str:
+    """Return the name of a class as the number that it is. Raises ValueError where it is none."""
+    try:
+        return str(int(name))
+    except ValueError:
+        raise ValueError(f'class name "{printable(name)}" is no whole number, but labels_as_int is true') from None
 
 
 def _name_outsiders(dataset_folder: Path, folders: Sequence[str], *, any_split: bool) -> list[str]:
