@@ -28,7 +28,7 @@ from utils.data_sources.registered_datasets import make_registered_dataset
 from utils.data_sources.sinusoid import SinusoidData, build_sinusoid_data
 from utils.data_sources.task_lists import indexed_tasks, read_task_lists, tasks_digest
 from utils.episodes.augmentation import Augmentation
-from utils.episodes.batches import EpisodeBatch, PreparedEpisodes, rotate_by_quarter_turns
+from utils.episodes.batches import EpisodeBatch, GatheredEpisodes, rotate_by_quarter_turns
 from utils.episodes.class_table import ClassTable
 from utils.episodes.drawing import QUERY_AUGMENTATION, SUPPORT_AUGMENTATION, EpisodeIndices, EpisodeShape, draw_episodes
 from utils.episodes.source import FixedEpisodeSource
@@ -209,7 +209,7 @@ class FewShotData(FixedEpisodeSource):
         """
         return self.finish(self.prepare(split, indices, shape))
 
-    def prepare(self, split: str, indices: Sequence[int], shape: EpisodeShape | None = None) -> PreparedEpisodes:
+    def prepare(self, split: str, indices: Sequence[int], shape: EpisodeShape | None = None) -> GatheredEpisodes:
         """Draw episodes and gather what lies on the host. Touches no device, so that a thread may do it meanwhile."""
         shape = shape or self.shape
         drawn = self.draw(split, indices, shape)
@@ -217,7 +217,7 @@ class FewShotData(FixedEpisodeSource):
         numbers = torch.from_numpy(np.concatenate([ranks, drawn.rotations.reshape(-1), drawn.seeds]))
         gathered = None if self._images.device.type != "cpu" else self._images.index_select(0, numbers[: ranks.size])
         augmentation = self._draw_augmentation(indices, shape) if split == "train" else {}
-        return PreparedEpisodes(
+        return GatheredEpisodes(
             split, tuple(int(index) for index in indices), shape, drawn, numbers, augmentation, gathered
         )
 
@@ -231,7 +231,7 @@ class FewShotData(FixedEpisodeSource):
             )
         return drawn
 
-    def finish(self, prepared: PreparedEpisodes) -> EpisodeBatch:
+    def finish(self, prepared: GatheredEpisodes) -> EpisodeBatch:
         """Bring prepared episodes to the device, turn and normalise them."""
         split, shape, n_episodes = prepared.split, prepared.shape, len(prepared.indices)
         numbers = copy_to(self.device, prepared.numbers)  # one copy per meta-batch
@@ -270,7 +270,7 @@ class FewShotData(FixedEpisodeSource):
             training_classes=training_classes,
         )
 
-    def _to_float(self, images: Tensor, role: str, prepared: PreparedEpisodes) -> Tensor:
+    def _to_float(self, images: Tensor, role: str, prepared: GatheredEpisodes) -> Tensor:
         """Augment and normalise uint8 (B, N, n, C, H, W): float (B, N*n, C, H, W); others (B, N, n, ...) alike."""
         # A copy, as what follows changes it in place.
         images = images.flatten(1, 2).to(self.preprocessing.dtype, copy=True)

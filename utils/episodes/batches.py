@@ -134,7 +134,7 @@ def rotate_by_quarter_turns(images: Tensor, quarter_turns: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class PreparedEpisodes:
+class GatheredEpisodes:
     """What can be made of an episode batch without the device, for `FewShotData.finish`."""
 
     split: str
