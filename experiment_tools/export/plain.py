@@ -69,46 +69,21 @@ def plain_network(learner: FewShotLearner, adapted: AdaptedLearner | None, confi
     """
     network: MetaNetwork = learner.network
     step = 0 if adapted is None else len(adapted.path) - 1
-    state = None if adapted is None else adapted.path[step]
-    episode_params = (
-        {} if state is None else {name: value.detach() for name, value in (state.params | state.fixed).items()}
-    )
+    of_episode = {} if adapted is None else adapted.path[step].params | adapted.path[step].fixed
+    of_episode = {name: value.detach() for name, value in of_episode.items()}
     pass_ = Pass(max(step - 1, 0), learner.batch_norm_statistics)
-    stored = _stored_statistics(network, adapted, episode_params, pass_)
-    values = {name: value.detach() for name, value in network.named_parameters()}
-    values |= {name: value[0] for name, value in episode_params.items()}
-    for name, layer in network.norm_layers().items():
-        _plain_norm(values, name, layer, pass_.step)
-        values |= {f"{name}.{buffer}": value for buffer, value in stored.get(name, {}).items()}
-    merged = _with_adapters(network, values, config)
-    values |= merged
+    stored = _stored_statistics(network, adapted, of_episode, pass_)
+    values, merged = _plain_values(learner, of_episode, pass_, stored, config)
     if adapted is not None:  # without outputs of no class
         values |= {name: values[name][: adapted.n_classes] for name in ("head.weight", "head.bias") if name in values}
     has_head = adapted is not None or not learner.head.is_made_per_episode
     if has_head and learner.head.temperature != 1:
         values |= {name: values[name] / learner.head.temperature for name in ("head.weight", "head.bias")}
     n_outputs = values["head.weight"].shape[0] if has_head else None
-    if isinstance(network, ForeignNetwork):
-        architecture, module = None, _module_of_plugin(network, config, set(stored), n_outputs)
-    elif config.backbone not in BUILT_IN_BACKBONES:
-        raise ConfigError(
-            f'backbone "{config.backbone}" of a plugin is a MetaNetwork, which has no plain form; export needs a '
-            "torch.nn.Module"
-        )
-    else:
-        architecture = _architecture(network, config, stored, n_outputs)
-        module = build_network(architecture)
-    tensors, built = plain_names(network, values), module.state_dict()
-    added = {name: list(value.shape) for name, value in plain_names(network, merged).items() if name not in built}
-    add_parameters(module, added)
+    module, architecture = _module_to_fill(network, config, stored, n_outputs)
+    added = _fill(module, network, values, merged)
     if architecture is not None and added:
         architecture["added"] = added
-    names = module.state_dict()
-    for name in names:
-        if name.endswith("num_batches_tracked"):
-            tensors[name] = torch.zeros((), dtype=torch.int64)
-    module.to(next(network.parameters()).dtype)
-    module.load_state_dict({name: tensors[name].cpu() for name in names})
 
     @torch.no_grad()
     def original(images: Tensor) -> Tensor:
@@ -123,6 +98,56 @@ def plain_network(learner: FewShotLearner, adapted: AdaptedLearner | None, confi
     uses_batch = bool(batch_norms - set(stored))
     inputs = (config.inputs, "examples") if config.inputs else (Inputs.of(config.example_shape), "images")
     return PlainNetwork(module.eval(), architecture, original, uses_batch, has_head, *inputs)
+
+
+def _plain_values(
+    learner: FewShotLearner, of_episode: dict[str, Tensor], pass_: Pass, stored: Statistics, config: ExperimentConfig
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return all parameters and stored statistics without the task axis, by name, and those of them into which an
+    adapter has been merged.
+
+    Args:
+        of_episode: name -> (1, ...), what was adapted or made for the episode.
+    """
+    network: MetaNetwork = learner.network
+    values = {name: value.detach() for name, value in network.named_parameters()}
+    values |= {name: value[0] for name, value in of_episode.items()}
+    for name, layer in network.norm_layers().items():
+        _plain_norm(values, name, layer, pass_.step)
+        values |= {f"{name}.{buffer}": value for buffer, value in stored.get(name, {}).items()}
+    merged = _with_adapters(network, values, config)
+    return values | merged, merged
+
+
+def _module_to_fill(
+    network: MetaNetwork, config: ExperimentConfig, stored: Statistics, n_outputs: int | None
+) -> tuple[nn.Module, Architecture | None]:
+    """Return a plain module, whose weights are still its own, and what it is built of; None: it is a plugin's."""
+    if isinstance(network, ForeignNetwork):
+        module, architecture = _module_of_plugin(network, config, set(stored), n_outputs), None
+    elif config.backbone not in BUILT_IN_BACKBONES:
+        raise ConfigError(
+            f'backbone "{config.backbone}" of a plugin is a MetaNetwork, which has no plain form; export needs a '
+            "torch.nn.Module"
+        )
+    else:
+        architecture = _architecture(network, config, stored, n_outputs)
+        module = build_network(architecture)
+    return module, architecture
+
+
+def _fill(
+    module: nn.Module, network: MetaNetwork, values: dict[str, Tensor], merged: dict[str, Tensor]
+) -> dict[str, list[int]]:
+    """Load values into a plain module; returns name -> shape of what it lacked: a bias that merging has made, say."""
+    tensors, built = plain_names(network, values), module.state_dict()
+    added = {name: list(value.shape) for name, value in plain_names(network, merged).items() if name not in built}
+    add_parameters(module, added)
+    module.to(next(network.parameters()).dtype)
+    names = module.state_dict()
+    counts = {name: torch.zeros((), dtype=torch.int64) for name in names if name.endswith("num_batches_tracked")}
+    module.load_state_dict({name: (tensors | counts)[name].cpu() for name in names})
+    return added
 
 
 @torch.no_grad()
