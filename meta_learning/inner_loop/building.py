@@ -21,38 +21,7 @@ def adapted_shapes(network: MetaNetwork, config: ExperimentConfig) -> dict[str, 
     Raises:
         ConfigError: a pattern of `frozen_layers` matches nothing, or nothing is left to adapt.
     """
-    norm_names = {
-        f"{name}.{key}" for name, layer in network.norm_layers().items() for key, _ in layer.named_parameters()
-    }
-    never = {
-        f"{name}.{key}"
-        for name, module in network.named_modules()
-        if getattr(module, "is_never_adapted", False)
-        for key, _ in module.named_parameters()
-    }
-    # As in the reference the outer loop alone learns norm layers, unless the key frees weight and bias. What else they
-    # learn (TaskNorm's mix, a momentum) is never adapted.
-    adapted_in_norms = ("weight", "bias") if config.enable_inner_loop_optimizable_bn_params else ()
-    adapters = adapters_of(network)
-    of_adapters = {
-        f"{layer}.adapter.{name}": name in adapter.adapts
-        for layer, adapter in adapters.items()
-        for name, _ in adapter.named_parameters()
-    }
-
-    def may_adapt(name: str, parameter: Tensor) -> bool:
-        if name in never:
-            return False
-        if name in of_adapters:  # also one that is not learned: it begins alike in every episode
-            return of_adapters[name]
-        if name in norm_names:
-            return parameter.requires_grad and name.rsplit(".", 1)[1] in adapted_in_norms
-        return parameter.requires_grad and (not adapters or name.startswith("head."))
-
-    named = network.named_parameters()
-    shapes = {name: tuple(parameter.shape) for name, parameter in named if may_adapt(name, parameter)}
-    if isinstance(network.head, EpisodeHead):
-        shapes |= {"head.weight": (network.head.in_features,), "head.bias": ()}
+    shapes = _adaptable_shapes(network, with_norms=config.enable_inner_loop_optimizable_bn_params)
     every_name = [*dict(network.named_parameters()), *shapes]
     for pattern in config.frozen_layers:
         if not any(matches(pattern, name) for name in every_name):
@@ -73,6 +42,47 @@ def adapted_shapes(network: MetaNetwork, config: ExperimentConfig) -> dict[str, 
             '"frozen_layers" and "adapted_parameters" leave nothing for the inner loop to adapt; free some layers'
         )
     return kept
+
+
+def _adaptable_shapes(network: MetaNetwork, *, with_norms: bool) -> dict[str, tuple[int, ...]]:
+    """Return name -> shape of what an inner loop may adapt, if a config leaves it to it.
+
+    Args:
+        with_norms: weights and biases of norm layers, too.
+    """
+    # As in the reference the outer loop alone learns norm layers, unless the key frees weight and bias. What else they
+    # learn (TaskNorm's mix, a momentum) is never adapted.
+    adapted_in_norms = ("weight", "bias") if with_norms else ()
+    norm_names = {
+        f"{layer}.{name}" for layer, norm in network.norm_layers().items() for name, _ in norm.named_parameters()
+    }
+    never = {
+        f"{name}.{key}"
+        for name, module in network.named_modules()
+        if getattr(module, "is_never_adapted", False)
+        for key, _ in module.named_parameters()
+    }
+    adapters = adapters_of(network)
+    of_adapters = {
+        f"{layer}.adapter.{name}": name in adapter.adapts
+        for layer, adapter in adapters.items()
+        for name, _ in adapter.named_parameters()
+    }
+
+    def may_adapt(name: str, parameter: Tensor) -> bool:
+        if name in never:
+            return False
+        if name in of_adapters:  # also one that is not learned: it begins alike in every episode
+            return of_adapters[name]
+        if name in norm_names:
+            return parameter.requires_grad and name.rsplit(".", 1)[1] in adapted_in_norms
+        return parameter.requires_grad and (not adapters or name.startswith("head."))
+
+    named = network.named_parameters()
+    shapes = {name: tuple(parameter.shape) for name, parameter in named if may_adapt(name, parameter)}
+    if isinstance(network.head, EpisodeHead):
+        shapes |= {"head.weight": (network.head.in_features,), "head.bias": ()}
+    return shapes
 
 
 def build_inner_loop(

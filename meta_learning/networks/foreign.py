@@ -38,9 +38,8 @@ def as_they_are(images: Tensor) -> Arguments:
     return (images,), {}
 
 
-Output = dict[
-    str, Any
-]  # of one task or, stacked, of B: "features", "statistics" name -> row -> value, "moving" name -> pair
+Output = dict[str, Any]
+"""Of one task or, stacked, of B: "features"; "statistics", name -> row -> values; "moving", name -> pair."""
 
 
 class CurrentPass:
