@@ -6,7 +6,8 @@ from typing import Any, get_args
 
 from utils.config import config_file, current_name
 from utils.config.messages import json_or_text
-from utils.config.schema import DatasetName, choices, fields
+from utils.config.schema import fields
+from utils.config.value_types import DatasetName, choices
 from utils.errors import ConfigError
 from utils.paths import command
 from utils.registry import load_plugins

@@ -10,7 +10,8 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from utils.config import meaning
-from utils.config.schema import NameOf, sections
+from utils.config.schema import sections
+from utils.config.value_types import NameOf
 from utils.paths import command
 
 USAGE = f"""usage: bash experiment_scripts/NAME.sh [GPU ids, or all] [--option value ... --] [--key value ...]

@@ -16,7 +16,8 @@ from pydantic import ValidationError
 
 from utils.config.messages import COMMAND_LINE, expected, place_of, unknown_key
 from utils.config.rules import OF_IMAGES_ALONE, contradictions, keys_without_effect, unsolved_inner_problem
-from utils.config.schema import ExperimentConfig, as_list, fields, is_list_key, schema
+from utils.config.schema import ExperimentConfig, fields, is_list_key, schema
+from utils.config.value_types import as_list
 from utils.errors import ConfigError
 from utils.files.reading import parse_json, read_text
 from utils.known_datasets import folder_named, known_by_folder

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
-from utils.config.schema import ExperimentConfig, ReadWith, choices, read_with
+from utils.config.schema import ExperimentConfig, read_with
+from utils.config.value_types import ReadWith, choices
 from utils.registry import BUILT_IN_BACKBONES, GIVEN_NETWORK, loaded_plugins, unknown_backbone
 from utils.registry.choices import GIVEN, fact
 

@@ -13,7 +13,8 @@ from utils.config.changes import as_argument
 from utils.config.command_line import parse_command_line
 from utils.config.help import help_text
 from utils.config.messages import COMMAND_LINE, PATTERNS, USUAL_NAMES
-from utils.config.schema import choices, fields, is_list_key, read_with
+from utils.config.schema import fields, is_list_key, read_with
+from utils.config.value_types import choices
 from utils.errors import ConfigError
 from utils.paths import REPOSITORY_ROOT
 from utils.registry import BUILT_IN_BACKBONES

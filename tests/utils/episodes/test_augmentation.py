@@ -11,7 +11,7 @@ from experiment_parts.runs.checkpoints import epoch_path, load_checkpoint
 from tests.test_data import numbered_data
 from tests.tools.runs import run_tiny
 from utils.config import check_config
-from utils.config.schema import AugmentationName
+from utils.config.value_types import AugmentationName
 from utils.episodes.augmentation import (
     AUGMENTATIONS,
     JITTER,
