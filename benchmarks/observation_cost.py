@@ -67,7 +67,7 @@ def measure(config: ExperimentConfig) -> dict[str, list[float]]:
 
 
 def measure_reports(run_folder: Path, seconds: Callable[[Callable[[], Any]], float]) -> dict[str, list[float]]:
-    """The calls of a training process for its report, and the report itself, by a clock of calls."""
+    """Time the calls of a training process for its report, and the report itself, by a clock of calls."""
     from experiment_tools.report.observer import ReportObserver
     from experiment_tools.report.page import write_report
 

@@ -36,7 +36,7 @@ LARGEST_SIDE = 96
 
 
 def image_folders(folder: Path) -> list[ImageFolder]:
-    """The folders with images at and below a folder, by the rules of datasets.
+    """Return the folders with images at and below a folder, by the rules of datasets.
 
     Raises:
         DataError: there are none, or it is no folder.
@@ -157,7 +157,7 @@ def accuracy_text(result: Mapping[str, Any]) -> str:
 
 
 def predictions_csv(result: Mapping[str, Any]) -> str:
-    """A row per query image: file, prediction, its probability, the folder's class, a probability per class."""
+    """Return a row per query image: file, prediction, its probability, the folder's class, a probability per class."""
     heading = ["file", "prediction", "probability", "folder", *(f"p({name})" for name in result["classes"])]
     images = zip(result["query_files"], result["predictions"], result["labels"], result["probabilities"], strict=True)
     rows = [

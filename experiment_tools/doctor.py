@@ -216,7 +216,7 @@ def check_run(config: ExperimentConfig) -> Iterator[Finding]:
 
 
 def _findings_of(warned: BufferingHandler) -> list[Finding]:
-    """What was logged since the last call."""
+    """Return what was logged since the last call."""
     findings = [Finding(WARNING, record.getMessage()) for record in warned.buffer]
     warned.flush()
     return findings

@@ -80,7 +80,7 @@ def _row(run: Run, folder: Path, n_bytes: int, changed: float) -> tuple[str, ...
 
 
 def _tasks(run: Run) -> tuple[str, str]:
-    """What was validated and what tested, where these are not the same tasks: " (5-way 1-shot)", " (3-way 1-shot)"."""
+    """Return what was validated and what tested, where these are other tasks: " (5-way 1-shot)", " (3-way 1-shot)"."""
     protocol = run.test["results"][0]["protocol"] if run.test else {}
     keys = {} if run.is_regression else {"ways": "num_classes_per_set"}
     keys["shots"] = "num_samples_per_class"

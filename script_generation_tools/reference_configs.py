@@ -110,7 +110,7 @@ INNER_RATES = ("init_inner_loop_learning_rate", "init_task_learning_rate")
 
 
 def kinds(**fields: Any) -> type[BaseModel]:
-    """The kinds of a part of an old config: key -> type, or (type, ...) for a key that must be there."""
+    """Return the kinds of a part of an old config: key -> type, or (type, ...) for a key that must be there."""
     given = {key: kind if isinstance(kind, tuple) else (kind, None) for key, kind in fields.items()}
     return create_model("Part", **given)
 
@@ -192,7 +192,7 @@ def _drop_what_nothing_read(values: dict[str, Any], findings: list[str]) -> None
 
 
 def _inner_learning_rate(values: dict[str, Any], given: Mapping[str, Any], findings: list[str]) -> None:
-    """The rate that its code adapted with; where none could, or none read the name given, the one of a run here."""
+    """Return the rate that its code adapted with; where none could, or none read the name given, that of a run here."""
     read = values.pop("task_learning_rate")
     named = {key: rate for key in INNER_RATES if (rate := values.pop(key, -1)) > 0}
     key, meant = next(iter(named.items()), ("the default", PARSER_DEFAULTS["task_learning_rate"]))

@@ -68,7 +68,7 @@ def hostile_archives(canary: Path) -> dict[str, list[tuple[tarfile.TarInfo, byte
 
 
 def measure_hostile_files(folder: Path) -> list[str]:
-    """Archives and checkpoints that want to write elsewhere, fill the disk or run code."""
+    """Open archives and checkpoints that want to write elsewhere, fill the disk or run code."""
     from experiment_parts.runs.checkpoints import load_checkpoint
     from utils.files.archives import unpack_archive
 

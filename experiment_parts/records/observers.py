@@ -16,27 +16,27 @@ class Observer:
     """Base of all observers: does nothing. Observers see copies of what is written, and change nothing."""
 
     def on_start(self, run_folder: Path, config: dict[str, Any], rows: list[dict[str, Any]]) -> None:
-        """Once per process, with the rows of the epochs that are already done; the files in logs/ stand where the
-        run stands.
+        """Begin, once per process, with the rows of the epochs that are already done; the files in logs/ stand where
+        the run stands.
         """
 
     def on_iteration_metrics(self, record: dict[str, Any]) -> None:
-        """Each line of metrics.jsonl."""
+        """Receive each line of metrics.jsonl."""
 
     def on_gradients(self, iteration: int, gradients: "Mapping[str, Tensor]") -> None:
-        """The meta-gradient of an iteration of which a line was just written, on the device; not to be changed."""
+        """Receive the meta-gradient of an iteration that has just been logged, on the device; do not change it."""
 
     def on_save(self, iteration: int) -> None:
-        """A checkpoint holds the run up to this iteration: what was reported up to it will not be reported again."""
+        """Keep what was reported up to this iteration: a checkpoint holds the run, so it will not be reported again."""
 
     def on_epoch(self, row: dict[str, Any], curves: dict[str, Any]) -> None:
-        """After each epoch, when its checkpoint and files are written."""
+        """Receive what each epoch leaves in the books, when its checkpoint and files are written."""
 
     def on_test(self, summary: dict[str, Any]) -> None:
-        """After each test, with the content of test_summary.json."""
+        """Receive the content of test_summary.json after each test."""
 
     def on_end(self) -> None:
-        """Once per process, however the run ends: finished, paused, stopped or failed."""
+        """Finish, once per process, however the run ends: finished, paused, stopped or failed."""
 
 
 class Observers(Observer):

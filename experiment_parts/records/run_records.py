@@ -23,7 +23,7 @@ class RunRecords:
     """Checkpoints and the files in logs/ that are written epoch by epoch or line by line."""
 
     def __init__(self, run_folder: RunFolder, *, writes: bool = True):
-        """`writes`: false for a process that leaves them to another one."""
+        """Write nothing, without `writes`, in a process that leaves it to another one."""
         self._saved_models, self._logs = run_folder.saved_models, run_folder.logs
         self._writes, self._is_open = writes, False
         self._metrics_file = JsonLines(run_folder.logs / "metrics.jsonl")

@@ -141,7 +141,7 @@ def compare_runs(runs: Sequence[Run], statistics: str | None = None) -> Comparis
 
 
 def _config_and_data(run: Run) -> dict[str, Any]:
-    """The config, and by what its images are known, where the run says."""
+    """Return the config, and by what its images are known, where the run says."""
     content = data_of_result(run).get("content_sha256")
     return run.config | ({DATA: content[:8]} if content else {})
 
@@ -149,7 +149,7 @@ def _config_and_data(run: Run) -> dict[str, Any]:
 def _run_notes(
     runs: Sequence[Run], results: Sequence[Sequence[Result]], rows: Sequence[Row], statistics: str | None
 ) -> list[str]:
-    """What is to be known of single runs."""
+    """Return what is to be known of single runs."""
     found = list(zip(runs, results, strict=True))
     notes = [_missing_note(run, statistics) for run, of_run in found if not of_run]
     notes += [f"{run.name}: {result.problem}" for run, of_run in found for result in of_run if result.problem]

@@ -59,13 +59,13 @@ def html_page(comparison: Comparison, pictures: Sequence[Picture]) -> str:
 
 
 def _settings(comparison: Comparison, label: str) -> str:
-    """What a row's number stands for; nothing where its label says it."""
+    """Return what a row's number stands for; nothing where its label says it."""
     text = comparison.rows[label].settings_text
     return "" if text in label else text
 
 
 def _between(comparison: Comparison, difference: Difference) -> str:
-    """What differs between the rows of a pair."""
+    """Return what differs between the rows of a pair."""
     one, other = (dict(comparison.rows[label].settings) for label in (difference.first, difference.second))
     keys = [key for key in {**one, **other} if one.get(key) != other.get(key)]
     return ", ".join(f"{key} {one.get(key, '–')} / {other.get(key, '–')}" for key in keys)

@@ -115,7 +115,7 @@ def model_card(facts: CardFacts, config: Mapping[str, Any]) -> str:
 
 
 def _head(facts: CardFacts, config: Mapping[str, Any], tested: Result | None) -> list[str]:
-    """The YAML between two lines of dashes."""
+    """Return the YAML between two lines of dashes."""
     data, task = config["dataset_name"], "other" if config["input_shape"] else "image-classification"
     tags = ("few-shot-learning", "meta-learning", "maml", *(("onnx",) if "network.onnx" in facts.files else ()))
     lines = [

@@ -92,7 +92,7 @@ PARTS: Mapping[str, Mapping[Any, str]] = {
 
 
 def method_name(config: Config) -> str:
-    """The name of the field for a config's choices, e.g. 'MAML++', 'ANIL', 'FOMAML, running statistics'.
+    """Return the name of the field for a config's choices, e.g. 'MAML++', 'ANIL', 'FOMAML, running statistics'.
 
     A key that a config does not have (it is of an older release) stands for its default.
     """

@@ -135,7 +135,7 @@ def as_image(pixels: np.ndarray) -> Image.Image:
 
 
 def data_address(image: Image.Image, kind: str = "PNG", **options: Any) -> str:
-    """A data: address of a picture, so that a page holds it itself; `options` are of the kind of file."""
+    """Return a data: address of a picture, so that a page holds it itself; `options` are of the kind of file."""
     data = io.BytesIO()
     image.save(data, kind, **options)
     return f"data:image/{kind.lower()};base64,{base64.b64encode(data.getvalue()).decode()}"

@@ -150,7 +150,7 @@ def line_chart(series: Sequence[Series], axes: Axes, label: str, marks: Sequence
 
 
 def _drawn(line: Series, places: Sequence[str]) -> list[str]:
-    """A stretch of a line without gaps, given as "x,y" of its points."""
+    """Draw a stretch of a line without gaps, given as "x,y" of its points."""
     parts = []
     if len(places) > 1:
         parts.append(element("path", d="M" + " L".join(places), stroke=line.colour, class_=f"line {line.look}"))
@@ -245,7 +245,7 @@ def _text(content: str, x: float, y: float, kind: str, anchor: str, style: str |
 
 
 def _beside(y: float, text: str) -> str:
-    """A tick of the upright axis."""
+    """Draw a tick of the upright axis."""
     return _text(text, LEFT - 6, y + 3.5, "tick", "end")
 
 
@@ -259,13 +259,13 @@ def _rules(values: Iterable[tuple[float, str]]) -> list[str]:
 
 
 def _below(values: Iterable[tuple[float, str]], label: str) -> list[str]:
-    """The ticks of the lower axis, (x, text), and its label."""
+    """Draw the ticks of the lower axis, (x, text), and its label."""
     words = [_text(text, x, HEIGHT - BOTTOM + 14, "tick", "middle") for x, text in values]
     return [*words, _text(label, (LEFT + WIDTH - RIGHT) / 2, HEIGHT - 4, "axis", "middle")]
 
 
 def _marked(x: float, top: float, word_y: float, mark: Mark, *, points_left: bool) -> list[str]:
-    """A vertical line from `top` down, and its word beside it."""
+    """Draw a vertical line from `top` down, and its word beside it."""
     anchor, shift = ("end", -5) if points_left else ("start", 5)
     return [
         element("line", x1=x, x2=x, y1=top, y2=HEIGHT - BOTTOM, stroke=mark.colour, class_="mark"),

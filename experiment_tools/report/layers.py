@@ -105,7 +105,7 @@ def _are_learned(history: Sequence[Rates], starts: Mapping[str, float]) -> bool:
 
 
 def _rate_table(history: Sequence[Rates], starts: Mapping[str, float], one_head: str | None) -> dict[str, Any]:
-    """A row of cells per parameter, below the inner steps, or below `one_head` for all of them."""
+    """Draw a row of cells per parameter, below the inner steps, or below `one_head` for all of them."""
     newest, thin = history[-1], thinned(history, MOST_SPARK_POINTS)
     heads = [one_head] if one_head else [f"step {step + 1}" for step in range(len(next(iter(newest.values()))))]
     rows = [

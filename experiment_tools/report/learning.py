@@ -118,7 +118,7 @@ def adaptation(run: Run) -> Section:
 
 
 def _add_gain(section: Section, run: Run, entries: Sequence[Entry], axes: Axes, score: str) -> None:
-    """A line over epochs for each number of inner steps done, validation alone."""
+    """Draw a line over epochs for each number of inner steps done, validation alone."""
     n_rows = len(entries[-1]["val"]["query_accuracy"])
     lines = [
         Series(

@@ -67,7 +67,7 @@ def time_and_memory(run: Run) -> Section:
 
 
 def _parts(split: Mapping[str, float]) -> dict[str, Any]:
-    """The bar of the time split: its parts with their share of the seconds."""
+    """Draw the bar of the time split: its parts with their share of the seconds."""
     total = sum(split.values())
     parts = [
         {"name": name, "colour": colour, "share": round(100 * split[name] / total, 2),

@@ -183,7 +183,7 @@ def letter(way: int) -> str:
 
 
 def picture(pixels: np.ndarray) -> Markup:
-    """A data: address of an image, uint8 (C, H, W): PNG where it is grey, else WebP."""
+    """Return a data: address of an image, uint8 (C, H, W): PNG where it is grey, else WebP."""
     kind, options = ("PNG", {"optimize": True}) if len(pixels) == 1 else ("WEBP", {"quality": 80})
     return Markup(data_address(as_image(pixels), kind, **options))
 

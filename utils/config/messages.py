@@ -142,7 +142,7 @@ def expected(key: str, value: Any, item: Mapping[str, Any], works: Callable[[Any
 
 
 def json_or_text(text: str) -> Any:
-    """A value as the command line has it: as JSON where it is JSON (`5`, `0.1`, `true`), else as text."""
+    """Return a value as the command line has it: as JSON where it is JSON (`5`, `0.1`, `true`), else as text."""
     for read in (parse_json, float):  # float also takes ".5", which JSON does not
         with contextlib.suppress(ValueError):
             return read(text)

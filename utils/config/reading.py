@@ -206,7 +206,7 @@ def check_config(
 
 
 def _shown(value: Any) -> str:
-    """A value as JSON, cut where it fills a screen."""
+    """Return a value as JSON, cut where it fills a screen."""
     text = json.dumps(value)
     return text if len(text) < 1000 else f"{text[:1000]}..."
 

@@ -79,7 +79,7 @@ class ReadWith(NamedTuple):
 
 
 def choices(annotation: Any) -> tuple[Any, ...]:
-    """The values that are written out in a type, wherever in it, such as "auto" in `float | Literal["auto"]`."""
+    """Return the values that are written out in a type, wherever in it, such as "auto" in `float | Literal["auto"]`."""
     if isinstance(annotation, type) and issubclass(annotation, NameOf):
         return annotation.names()
     parts = get_args(annotation)

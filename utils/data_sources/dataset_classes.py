@@ -124,7 +124,7 @@ def find_classes(
 
 
 def _fractions(config: ExperimentConfig, n_classes: int) -> Sequence[float]:
-    """The fractions for train and val; of `auto`, Omniglot's where they leave both the ways of the training.
+    """Return the fractions for train and val; of `auto`, Omniglot's where they leave both the ways of the training.
 
     They come of no key that a started run may change, and are what runs have started with before there was `auto`:
     otherwise a resume or a test would deal the classes out anew.

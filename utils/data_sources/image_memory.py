@@ -24,7 +24,7 @@ anyway.
 def place_images(
     packed: PackedImages | ArrayImages, load_into_memory: bool, device: torch.device
 ) -> tuple[Tensor, int]:
-    """The images as one uint8 tensor, and how many meta-batches are worth preparing ahead.
+    """Return the images as one uint8 tensor, and how many meta-batches are worth preparing ahead.
 
     With `load_into_memory` on a CUDA device with room for them, else in memory unless they are large, else mapped.
 

@@ -340,7 +340,7 @@ def _decompressed(archive: Path) -> BinaryIO:
 
 
 def _data_of_deb(archive: Path) -> BinaryIO:
-    """The last of the three members of a Debian package, which is an ar: a header of 60 bytes before each."""
+    """Return the last of the three members of a Debian package, which is an ar: a header of 60 bytes before each."""
     file = open(archive, "rb")  # noqa: SIM115 -- handed on
     if file.read(8) == b"!<arch>\n":
         while len(header := file.read(60)) == 60:

@@ -123,7 +123,7 @@ def limit_samples(classes: Iterable[SourceClass], most: Mapping[str | None, int]
 
 
 def with_own_names(classes: Iterable[SourceClass], destination: Path) -> list[SourceClass]:
-    """Number folders and images whose names would be one: made from other symbols, or of other letter case alone.
+    """Give numbers to folders and images whose names would be one: of other symbols, or of other letter case alone.
 
     Letter case counts where the file system of the destination tells it apart. Classes of one label keep their one
     name, in whatever splits; that is for `check_classes` to find.

@@ -104,7 +104,7 @@ class RankGroup:
     # --- on the host --------------------------------------------------------------------------------------------------
 
     def largest(self, number: int, group: "dist.ProcessGroup | None" = None) -> int:
-        """The largest of the ranks' numbers; `group`: of torch, None: that of what lies on the host."""
+        """Return the largest of the ranks' numbers; `group`: of torch, None: that of what lies on the host."""
         if self.is_alone:
             return number
         value = torch.tensor([number])

@@ -143,7 +143,7 @@ def prepare_glyphs(request: GlyphRequest) -> str:
 
 
 def _opened(request: GlyphRequest, workspace: Workspace) -> tuple[list[Source], list[Any]]:
-    """The sources that can be read and may be drawn, and each of them opened."""
+    """Return the sources that can be read and may be drawn, and each of them opened."""
     domains = SOURCES_OF.get(request.domain, (request.domain,))
     found = find_sources(
         request.locations, domains, workspace.folder_for(f"glyphs_{request.domain}"), any_version=request.any_version
@@ -186,7 +186,7 @@ def _classes(
     request: GlyphRequest, proposals: Sequence[Proposal], kept: dict[str, list[Candidate]], sources: Sequence[Source],
     left_out: LeftOut,
 ) -> list[SourceClass]:  # fmt: skip
-    """The classes with images enough; those of `scripts_affine` are the ones that have too few of their own."""
+    """Return the classes with images enough; those of `scripts_affine` are the ones that have too few of their own."""
     enough = {name for name, candidates in kept.items() if len(candidates) >= FEWEST_IMAGES}
     if request.domain == "scripts_affine":
         enough = few_of_each_script(kept)
@@ -210,7 +210,7 @@ def _classes(
 
 
 def few_of_each_script(kept: dict[str, list[Candidate]]) -> set[str]:
-    """The letters that fewer than FEWEST_IMAGES fonts draw, at most MOST_AFFINE of a script: those that most draw."""
+    """Return letters that fewer than FEWEST_IMAGES fonts draw: those that most draw, MOST_AFFINE of a script."""
     few = [name for name, candidates in kept.items() if 0 < len(candidates) < FEWEST_IMAGES]
     few.sort(key=lambda name: (-len(kept[name]), hashlib.sha256(name.encode()).digest()))
     of_script: dict[str, list[str]] = defaultdict(list)

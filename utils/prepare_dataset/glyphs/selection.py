@@ -68,7 +68,7 @@ def _mapping(workers: int) -> Iterator[Callable]:
 
 
 def _end_with_parent() -> None:
-    """A worker of a killed process would wait for ever."""
+    """End with the process that started this one: a worker of a killed process would wait for ever."""
     parent = multiprocessing.parent_process()
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
