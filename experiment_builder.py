@@ -170,17 +170,7 @@ class ExperimentBuilder:
         ) as progress:  # fmt: skip
             self._train_iterations(under_way, epoch, schedule, progress)
             train_time_s, start = under_way.time_s, time.perf_counter()
-            val, centroids = None, {}
-            # The last epoch in any case: the test ranks models by their validation and could not choose it otherwise.
-            if (epoch + 1) % settings.validate_every_epochs == 0 or is_last:
-                progress.phase(f"validation on {counted(settings.num_evaluation_tasks, 'task')}")
-                try:
-                    if pretrains and settings.pretraining_epochs < settings.total_epochs:
-                        centroids = epoch_records.centroid_columns(self.validate_centroids())
-                    else:
-                        val = self.validate().metrics
-                except Interrupted:
-                    self._stop_now(under_way)
+            val, centroids = self._validation(epoch, under_way, progress)
         train = under_way.sums.result()
         row = epoch_records.epoch_row(
             epoch=epoch + 1,
@@ -276,6 +266,27 @@ class ExperimentBuilder:
         """Count the tasks that were trained on since then."""
         left_out = sum(iteration < number <= self.iteration for number in {*self.settings.skip_iterations})
         return (self.iteration - iteration - left_out) * self.settings.tasks_per_meta_batch
+
+    def _validation(
+        self, epoch: int, under_way: EpochMetrics, progress: EpochProgress
+    ) -> tuple[Mapping[str, Any] | None, epoch_records.Row]:
+        """Return the metrics of the validation that an epoch (from 0) ends with, None without one, and the columns of
+        one by class centroids.
+
+        Raises:
+            Interrupted: a signal has come; the epoch's training is saved.
+        """
+        settings = self.settings
+        # The last epoch in any case: the test ranks models by their validation and could not choose it otherwise.
+        if (epoch + 1) % settings.validate_every_epochs and epoch + 1 != settings.total_epochs:
+            return None, {}
+        progress.phase(f"validation on {counted(settings.num_evaluation_tasks, 'task')}")
+        try:
+            if epoch < settings.pretraining_epochs < settings.total_epochs:
+                return None, epoch_records.centroid_columns(self.validate_centroids())
+            return self.validate().metrics, {}
+        except Interrupted:
+            self._stop_now(under_way)
 
     def validate(self) -> SplitEvaluation:
         """Evaluate the learner as it is on the fixed validation tasks.
