@@ -41,7 +41,7 @@ from meta_learning.outer_gradients.unrolled import Unrolled
 from meta_learning.outer_losses.base import OuterLoss
 from meta_learning.outer_losses.mean import MeanOverTasks
 from meta_learning.outer_losses.step_weights import OuterLoop, multi_step_loss_weights
-from meta_learning.outer_losses.task_weights import weighted
+from meta_learning.outer_losses.task_weights import WeightedEpisodes, weighted
 from meta_learning.pretraining import PREFIX as PRETRAINING_PREFIX
 from meta_learning.pretraining import Pretraining
 from meta_learning.reporting import learned_state, learner_description
@@ -155,7 +155,7 @@ class FewShotLearner(nn.Module):
         if self.outer_loss.is_mean:
             return self._mean_over_tasks(self._meta_gradients, episodes, epoch, second_order=second_order)
         tasks, outer_loss, own = weighted(episodes, self._query_losses(episodes, epoch), self.outer_loss)
-        found = self._mean_over_tasks(self._meta_gradients, tasks, epoch, second_order=second_order)
+        found = self._mean_over_tasks(self._weighted_gradients, tasks, epoch, second_order=second_order)
         gradients = found.gradients | {f"outer_loss.{name}": gradient for name, gradient in own.items()}
         metrics = found.metrics | {"loss": outer_loss, "gradient_norm": norm_of(gradients)}
         return replace(found, gradients=gradients, metrics=metrics)
@@ -207,11 +207,19 @@ class FewShotLearner(nn.Module):
             record=PassRecord(affine_rows={}),
         )
 
-    def _meta_gradients(self, episodes: Episodes, weights: Sequence[Tensor | None], second_order: bool) -> Groups:
+    def _weighted_gradients(
+        self, tasks: WeightedEpisodes, weights: Sequence[Tensor | None], second_order: bool
+    ) -> Groups:
+        return self._meta_gradients(tasks, weights, second_order, tasks.task_weights)
+
+    def _meta_gradients(
+        self, episodes: Episodes, weights: Sequence[Tensor | None], second_order: bool,
+        task_weights: Tensor | None = None,
+    ) -> Groups:  # fmt: skip
         """Return the means over some tasks of meta-gradient, batch statistics and metrics."""
         pass_ = self._training_pass(episodes)
         prepared = self.adaptation.prepare(episodes, pass_)
-        steps = TrainingSteps(self.adaptation, prepared, pass_, weights)
+        steps = TrainingSteps(self.adaptation, prepared, pass_, weights, task_weights)
         gradients, losses, metrics = self.outer_gradient.compute(
             steps, self.meta_parameters(), second_order=second_order
         )

@@ -7,7 +7,6 @@ from torch import Tensor, set_grad_enabled, zeros_like
 
 from meta_learning.adaptation import Adaptation, Adapted, PreparedEpisodes
 from meta_learning.networks.passes import Pass
-from meta_learning.outer_losses.task_weights import WeightedEpisodes
 
 Metrics = dict[str, Tensor]
 
@@ -21,13 +20,15 @@ class TrainingSteps:
         pass_: how their images pass through the network.
         weights: v[s], (), of the query loss after each step; None: zero, and the step's query images are not needed.
             There is one, too, where S is 0 (ProtoNet).
+        task_weights: (B,), how much the query losses of each task count; None: all alike.
     """
 
     def __init__(
-        self, adaptation: Adaptation, prepared: PreparedEpisodes, pass_: Pass, weights: Sequence[Tensor | None]
-    ) -> None:
+        self, adaptation: Adaptation, prepared: PreparedEpisodes, pass_: Pass, weights: Sequence[Tensor | None],
+        task_weights: Tensor | None = None,
+    ) -> None:  # fmt: skip
         self.adaptation, self.prepared, self.pass_ = adaptation, prepared, pass_
-        self.weights, self.n_steps = weights, adaptation.optimizer.n_steps
+        self.weights, self.task_weights, self.n_steps = weights, task_weights, adaptation.optimizer.n_steps
 
     def start(self, *, create_graph: bool) -> Adapted:
         """Return theta[0], with its history back to the meta-parameters."""
@@ -80,6 +81,6 @@ class TrainingSteps:
             query_loss = losses.mean()
         metrics["query_loss"] = query_loss.detach()
         metrics["query_accuracy"] = adaptation.loss.per_task_score(logits, episodes.query_labels).mean()
-        if isinstance(episodes, WeightedEpisodes):
-            query_loss = (losses * episodes.task_weights).mean()
+        if self.task_weights is not None:
+            query_loss = (losses * self.task_weights).mean()
         return adapted, weight * query_loss, metrics
