@@ -80,12 +80,19 @@ def _image_finder(rows: Rows, places: list[Path]) -> Locate:
     """Search the first of the places that has any of the images: as the row says, or in the folder of its label."""
 
     def at(place: Path, file: str, label: str) -> Path | None:
-        candidates = (place / file, place / label / PurePosixPath(file).name)
+        candidates = [place / file]
+        if _is_folder_name(label):
+            candidates.append(place / label / PurePosixPath(file).name)
         return next((path for path in candidates if path.is_file()), None)
 
     firsts = [rows[split][0] for split in SPLITS]
     place = next((place for place in places if any(at(place, *row) for row in firsts)), places[0])
     return lambda file, label: at(place, file, label)
+
+
+def _is_folder_name(label: str) -> bool:
+    """Return whether a label can be the name of a folder beside others; "/" and ".." would lead out of it."""
+    return label not in ("", ".", "..") and "/" not in label
 
 
 def _classes(folder: Path, rows: Rows, locate: Locate) -> list[SourceClass]:
@@ -99,7 +106,9 @@ def _classes(folder: Path, rows: Rows, locate: Locate) -> list[SourceClass]:
                 continue
             seen[file] = split
             path = locate(file, label)
-            if path is None:
+            if not label:
+                problems.append(f"{split}.csv: image {printable(file)} has no label")
+            elif path is None:
                 problems.append(f"{split}.csv: image {printable(file)} of class {printable(label)} is not there")
             else:
                 images.setdefault((split, label), []).append((file, path))
@@ -147,7 +156,7 @@ class ImageNetTree:
     @classmethod
     def find(cls, root: Path, label: str) -> "ImageNetTree | None":
         """Find the folder below `root` that has a folder named `label`."""
-        folder = find_folder(root, lambda candidate: (candidate / label).is_dir())
+        folder = find_folder(root, lambda candidate: (candidate / label).is_dir()) if _is_folder_name(label) else None
         return None if folder is None else cls(folder)
 
     def _images_of(self, label: str) -> list[Path]:
@@ -164,6 +173,8 @@ class ImageNetTree:
 
     def locate(self, file: str, label: str) -> Path | None:
         """Find the image of a row: the one of that name, else the n-th of its class."""
+        if not _is_folder_name(label):
+            return None
         exact = self._folder / label / file
         if exact.is_file():
             return exact
