@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 import shutil
 import tarfile
@@ -281,6 +282,19 @@ def test_an_archive_is_unpacked_by_itself(tiny_dataset):
     expected = build_data(config(), "cpu").episodes("train", [0])
     shutil.rmtree(folder)
     assert torch.equal(build_data(config(), "cpu").episodes("train", [0]).query_images, expected.query_images)
+
+
+def test_an_archive_that_is_newer_than_its_folder_is_said_and_the_folder_stays(tiny_dataset, caplog):
+    """Whoever puts a new release of a dataset in place of the old archive would train on the old one unawares."""
+    folder = tiny_dataset()
+    archive = Path(shutil.make_archive(str(folder), "tar", folder.parent, folder.name))
+    caplog.set_level("INFO")
+    for seconds, is_said in ((-9, False), (9, True)):
+        os.utime(archive, ns=(0, folder.stat().st_mtime_ns + seconds * 10**9))
+        build_data(config(), "cpu")
+        assert (
+            f"note: {archive} is newer than the folder {folder}, which is used; to have it" in caplog.text
+        ) == is_said
 
 
 def test_all_problems_of_a_dataset_come_in_one_report(tiny_dataset):

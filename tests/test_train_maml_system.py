@@ -388,6 +388,21 @@ def test_other_ends(main, monkeypatch, workplace, error, expected, message):
     assert message.splitlines()[0] in (logs_of(workplace) / "run.log").read_text()
 
 
+def test_a_user_without_a_home_folder_is_as_good_as_another(main, workplace, monkeypatch):
+    """As in containers with an id that no passwd has: nothing asks for the home folder but a path with ~ in front."""
+
+    def of_nobody(number):
+        raise KeyError(number)
+
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", of_nobody)
+    code, _, err = main("--report_every_s", "1e-9")
+    assert code == 0 and (logs_of(workplace).parent / "visual_outputs" / "report.html").exists(), err
+    monkeypatch.setenv("DATASET_DIR", "~/datasets")
+    code, _, err = main("--experiment_name", "b")
+    assert code == 1 and err == "~/datasets: there is no home folder that ~ could stand for here; write the path out\n"
+
+
 @pytest.mark.parametrize("kind", ["pipe", "folder", "deep"])
 @pytest.mark.parametrize(
     ("arguments", "expected"),

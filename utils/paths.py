@@ -101,7 +101,8 @@ def without_user(path: str | Path) -> str | None:
     checkout, from the home as ~, or from the current folder; None: it is elsewhere.
     """
     path = expanded(path).resolve()
-    for root, front in ((working_folder(), ""), (REPOSITORY_ROOT, ""), (Path.home(), "~/"), (Path.cwd(), "")):
+    home = Path(os.path.expanduser("~"))  # "~" itself where nobody's home is known
+    for root, front in ((working_folder(), ""), (REPOSITORY_ROOT, ""), (home, "~/"), (Path.cwd(), "")):
         if path.is_relative_to(root.resolve()):
             return f"{front}{path.relative_to(root.resolve())}"
     return None

@@ -159,7 +159,7 @@ def early_stop(rows: Sequence[Row], total_epochs: int, patience: int) -> str | N
 
     It ends at a validation that is `patience` epochs or more after the best one; 0: never.
     """
-    if not patience or not rows or len(rows) >= total_epochs or rows[-1]["val_tasks"] is None:
+    if not patience or not rows or len(rows) >= total_epochs or rows[-1].get("val_tasks") is None:
         return None
     best = next(iter(ranked_epochs(rows)), 0)
     if len(rows) - best < patience:

@@ -153,7 +153,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise DamagedCheckpointError(f"{path}: damaged, its bytes do not fit its digest.")
     try:
         content = parse_json(parse_json(data[8 : 8 + header_length])["__metadata__"][METADATA_KEY])
-        version, state = content["format_version"], content["state"]
+        version, state = content["format_version"], {**content["state"]}
     except (ValueError, KeyError, TypeError) as error:
         raise DamagedCheckpointError(f"{path}: not a checkpoint of this project ({error!r}).") from error
     if version != FORMAT_VERSION:

@@ -16,6 +16,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
 from experiment_parts.runs.checkpoints import (
     Checkpoint,
     epoch_of,
@@ -25,6 +27,7 @@ from experiment_parts.runs.checkpoints import (
     unfinished_path,
 )
 from experiment_parts.runs.folder_lock import LOCK_NAME, holder_of, is_at, is_in_use
+from experiment_parts.runs.run_state import RunState
 from utils.errors import DamagedCheckpointError, ExperimentInUseError, StorageError
 from utils.files.atomic_files import open_regular, refuse_link, storage_error, storage_errors
 from utils.files.reading import object_or_nothing
@@ -294,34 +297,18 @@ class RunFolder:
         log.warning("%s", reason)
 
 
-STATE_TYPES = {"epoch": int, "iteration": int, "metrics_jsonl_bytes": int, "rows": list, "curves": list, "config": dict}
-
-
 def _check_state(path: Path, state: Any) -> None:
     """Refuse the state of a file whose digest is right, but which no run has written.
 
     Raises:
-        DamagedCheckpointError: naming what is missing.
+        DamagedCheckpointError: naming what is missing or of another kind.
     """
-    wrong = [
-        name
-        for name, kind in STATE_TYPES.items()
-        if not isinstance(state, dict) or type(state.get(name)) is not kind or (kind is int and state[name] < 0)
-    ]
-    if not wrong and not isinstance(state["config"].get("experiment_name"), str):
-        wrong = ["config"]
-    if not wrong and not all(map(_is_row, state["rows"])):
-        wrong = ["rows"]
-    if wrong:
-        raise DamagedCheckpointError(f"{path}: no checkpoint of a run, its state lacks a valid {', '.join(wrong)}.")
-
-
-def _is_row(row: Any) -> bool:
-    return (
-        isinstance(row, dict)
-        and type(row.get("epoch")) is int
-        and isinstance(row.get("val_accuracy_mean", ""), int | float | None)
-    )
+    try:
+        RunState.model_validate(state, strict=True)
+    except ValidationError as error:
+        wrong = dict.fromkeys(str(found["loc"][0]) if found["loc"] else "form" for found in error.errors())
+        text = f"{path}: no checkpoint of a run, its state lacks a valid {', '.join(wrong)}."
+        raise DamagedCheckpointError(text) from error
 
 
 def _signature(path: Path) -> tuple[int, ...] | None:

@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -25,16 +26,27 @@ from experiment_parts.runs.folder_lock import is_in_use
 from experiment_tools.parts.run_reading import read_run
 from experiment_tools.sweep.file import Sweep, read_sweep, trial_config, wandb_yaml
 from experiment_tools.sweep.results import trial_text, write_results
-from experiment_tools.sweep.trials import Trial, best_trial, is_hopeless, load_trials, next_point, save_trials
+from experiment_tools.sweep.trials import (
+    Trial,
+    best_trial,
+    config_path,
+    is_hopeless,
+    load_trials,
+    next_point,
+    save_trials,
+)
 from utils.config.command_line import parse_command_line
-from utils.errors import ConfigError, ExperimentInUseError, Interrupted, prints_user_errors
-from utils.files.atomic_files import storage_errors, write_bytes_atomically
+from utils.errors import ConfigError, ExperimentInUseError, Interrupted, StorageError, prints_user_errors
+from utils.files.atomic_files import open_regular, refuse_link, storage_errors, write_bytes_atomically
 from utils.files.tables import write_json
+from utils.images.folders import some_of
 from utils.machine.stop_signals import StopSignals
 from utils.paths import child_process, command, experiments_root
 from utils.words import say
 
 SECONDS_BETWEEN_CHECKS = 0.5
+OWN_NAMES = re.compile(r"\.lock|output|configs|wandb_\w+")
+"""What is in the folder of a sweep of which agents alone have run trials; else it has a sweep.toml."""
 PROGRAM = child_process("train")
 
 
@@ -101,11 +113,10 @@ def run_sweep(sweep: Sweep, folder: Path, slots: list[str], stop: StopSignals, *
         with_test: test the best trial, or show its result again.
     Raises:
         ConfigError: the sweep has started with another sweep file.
-        StorageError: its folder cannot be made.
+        StorageError: its folder cannot be made, or is somebody else's.
         Interrupted: a signal has come; the trials under way have saved.
     """
-    with storage_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+    _make_folder(folder)
     with _locked(folder):
         trials = load_trials(folder, sweep)
         done = sum(trial.is_done for trial in trials)
@@ -118,12 +129,30 @@ def run_sweep(sweep: Sweep, folder: Path, slots: list[str], stop: StopSignals, *
     if best is None:
         say(f"Every trial failed; see {folder / 'output'}", file=sys.stderr)
         return 1
-    say(f"Best: trial {best.number}. Its config: {_config_path(folder, best)}", flush=True)
+    say(f"Best: trial {best.number}. Its config: {config_path(folder, best)}", flush=True)
     if with_test:
         with stop.deferred():
             return _test(folder, best, slots[0], stop)
     say("Next: the same command with --test, which tests this trial alone")
     return 0
+
+
+def _make_folder(folder: Path) -> None:
+    """Make the folder of a sweep, or use the one that a sweep has made.
+
+    Raises:
+        StorageError: it holds what no sweep has written, or leads elsewhere inside.
+    """
+    names = [] if not folder.is_dir() or (folder / "sweep.toml").is_file() else os.listdir(folder)
+    if others := sorted(name for name in names if not OWN_NAMES.fullmatch(name)):
+        raise StorageError(
+            f"{folder}: holds {some_of(others)}, but no sweep; nothing was written there. Give the sweep file another "
+            "name, or set EXPERIMENTS_DIR to another folder."
+        )
+    for name in ("output", "configs"):
+        refuse_link(folder / name)
+    with storage_errors(folder):
+        (folder / "output").mkdir(parents=True, exist_ok=True)
 
 
 @contextmanager
@@ -133,7 +162,9 @@ def _locked(folder: Path) -> Iterator[None]:
     Raises:
         ExperimentInUseError: another process runs this sweep.
     """
-    with (folder / ".lock").open("w") as file:
+    with storage_errors(folder):
+        descriptor = open_regular(folder / ".lock", os.O_RDWR | os.O_CREAT)
+    with open(descriptor, "w") as file:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -187,12 +218,11 @@ def _run_trials(sweep: Sweep, folder: Path, trials: list[Trial], slots: list[str
 
 
 def _start(sweep: Sweep, folder: Path, trial: Trial, slot: str) -> _Running:
-    config = _config_path(folder, trial)
+    config = config_path(folder, trial)
     config.parent.mkdir(exist_ok=True)
-    (folder / "output").mkdir(exist_ok=True)
     write_json(config, trial_config(sweep, trial.name, trial.point))
     trial.state = "running"
-    with _output_path(folder, trial).open("ab") as output:
+    with open(open_regular(_output_path(folder, trial), os.O_WRONLY | os.O_CREAT | os.O_APPEND), "ab") as output:
         return _Running(trial, _run_of(folder, trial, slot, stdout=output, stderr=subprocess.STDOUT), slot)
 
 
@@ -200,7 +230,7 @@ def _run_of(folder: Path, trial: Trial, slot: str, *overrides: str, **streams: A
     command = [
         *PROGRAM,
         "--name_of_args_json_file",
-        str(_config_path(folder, trial)),
+        str(config_path(folder, trial)),
         "--gpu_to_use",
         slot,
         *overrides,
@@ -253,10 +283,6 @@ def _finish(folder: Path, entry: _Running) -> None:
     if trial.state == "failed":
         lines = _output_path(folder, trial).read_text(encoding="utf-8", errors="replace").strip().splitlines()
         trial.note = f"exit code {code}: {lines[-1] if lines else 'no output'}"
-
-
-def _config_path(folder: Path, trial: Trial) -> Path:
-    return folder / "configs" / f"{trial.name}.json"
 
 
 def _output_path(folder: Path, trial: Trial) -> Path:

@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from experiment_tools.sweep.file import Choice, Range, Sweep
+from experiment_tools.sweep.file import Choice, Range, Sweep, trial_config
 from utils.errors import ConfigError, StorageError
 from utils.files.atomic_files import write_bytes_atomically
-from utils.files.reading import parse_toml, read_object, read_text
+from utils.files.reading import parse_toml, read_object, read_text, why_unreadable
 from utils.files.tables import write_json
 from utils.machine.packages import extras_command
 
@@ -140,11 +140,15 @@ def load_trials(folder: Path, sweep: Sweep) -> list[Trial]:
     """Load the trials so far; those that were under way or failed will be run again. Keep a copy of the sweep file.
 
     Raises:
-        ConfigError: the sweep has started with another file; only `trials` may change.
+        ConfigError: the sweep has started with another file; only `trials` may change. Or with another template.
         StorageError: trials.json is damaged.
     """
     copy = folder / "sweep.toml"
-    if copy.exists() and _without_count(read_text(copy)) != _without_count(sweep.text):
+    try:
+        is_other = copy.exists() and _without_count(read_text(copy)) != _without_count(sweep.text)
+    except (OSError, ValueError) as error:
+        raise StorageError(f"{copy}: {why_unreadable(error)}. Move {folder} away to begin the sweep anew.") from error
+    if is_other:
         raise ConfigError(
             f"{copy}: the sweep {sweep.name} has started with another sweep file than this. Restore it (only trials "
             "may change), "
@@ -162,9 +166,31 @@ def load_trials(folder: Path, sweep: Sweep) -> list[Trial]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise StorageError(f"{path}: damaged ({error}). Move {folder} away to begin the sweep anew.") from error
     for trial in trials:
-        if not trial.is_done:
+        if trial.is_done:
+            _check_template(folder, sweep, trial)
+        else:
             trial.state, trial.note = "waiting", ""
     return trials
+
+
+def config_path(folder: Path, trial: Trial) -> Path:
+    """Return the file of a trial's config."""
+    return folder / "configs" / f"{trial.name}.json"
+
+
+def _check_template(folder: Path, sweep: Sweep, trial: Trial) -> None:
+    """Refuse a sweep whose trials to come would differ from one that is done in more than the parameters."""
+    now = json.loads(json.dumps(trial_config(sweep, trial.name, trial.point)))
+    try:
+        before = read_object(config_path(folder, trial))
+    except (OSError, ValueError):  # not there any more
+        return
+    if changed := sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key)):
+        raise ConfigError(
+            f"{config_path(folder, trial)}: the template has changed since this trial ({', '.join(changed)}), so that "
+            "later ones would not compare with it. Restore the template, or give the sweep file another name, which "
+            "begins another sweep."
+        )
 
 
 def save_trials(folder: Path, trials: Sequence[Trial]) -> None:

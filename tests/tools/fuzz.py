@@ -286,13 +286,15 @@ TASKS = {
     "lists": [{"n_way": 2, "n_shot": 1, "n_query": 1, "tasks": [[[0, [0], [1]], [1, [2], [3]]]]}],
 }
 RECORD = {"version": 1, "images_per_class": {"a": 1}, "names_and_sizes_sha256": "0"}
-ROW = {"epoch": 1, "val_accuracy_mean": 0.5, "val_accuracy_std": 0.1}
+ROW = {"epoch": 1, "val_accuracy_mean": 0.5, "val_accuracy_std": 0.1, "val_tasks": 3}
 STATE = {
     "epoch": 1,
     "iteration": 5,
     "rows": [ROW],
     "curves": [],
     "metrics_jsonl_bytes": 0,
+    "automatic_choices": {"task_chunk_size": 2},
+    "annealing_epochs": 2,
     "config": CONFIG,
     "run_id": "a" * 32,
 }

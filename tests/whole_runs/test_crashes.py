@@ -31,6 +31,7 @@ IO_CALLS = ("open", "fsync", "replace", "close", "rename", "unlink")
 def checkpoint(iteration, size=3000):
     """(tensors, state) that belong to an iteration of the first epoch."""
     state = {"epoch": 1, "iteration": iteration, "rows": [], "curves": [], "metrics_jsonl_bytes": 0, "config": NAMED}
+    state |= {"automatic_choices": {}, "annealing_epochs": 0}
     return {"w": torch.full((size,), float(iteration))}, state
 
 

@@ -3,16 +3,19 @@
 import json
 import logging
 import random
+import shutil
 import signal
 
 import pytest
 import torch
 
-from experiment_parts.runs.checkpoints import read_checkpoint_state, unfinished_path
+from experiment_parts.runs.checkpoints import read_checkpoint, read_checkpoint_state, unfinished_path, with_state
 from experiment_parts.runs.comparison import differences
+from experiment_parts.runs.run_folder import RunFolder
+from tests.tools.fuzz import changed
 from tests.tools.gate import few_of
 from tests.tools.runs import PLUS_PLUS, SINUSOID, run_tiny
-from utils.errors import Interrupted
+from utils.errors import Interrupted, UserError
 from utils.files.atomic_files import read_regular
 from utils.machine.stop_signals import StopSignals
 
@@ -211,3 +214,23 @@ def test_a_resume_reads_the_newest_checkpoint_once(tmp_path, monkeypatch):
     monkeypatch.setattr("experiment_parts.runs.checkpoints.read_regular", counted)
     run_tiny(tmp_path, total_epochs=3, allow_config_change=["total_epochs"], test_after_training=False)
     assert len(reads) == 1 and (folder / "saved_models" / "train_model_3.safetensors").exists()
+
+
+@pytest.mark.parametrize("n_forged", [5, pytest.param(300, marks=pytest.mark.full)])
+def test_whatever_a_checkpoint_says_the_run_goes_on_or_says_why(tmp_path, n_forged):
+    """Something in its state is of another kind, and its digest is right, as of a folder that somebody has made."""
+    changes = PLUS_PLUS | {"total_iter_per_epoch": 2, "log_every_iterations": 1, "early_stopping_patience": 1}
+    with pytest.raises(Interrupted):
+        run_tiny(tmp_path / "whole", StopsAt(3, kills=False), **changes)
+    path = unfinished_path(RunFolder(tmp_path / "whole" / "tiny").saved_models)
+    checkpoint, draw = read_checkpoint(path), random.Random(0)
+    for number in range(n_forged):
+        forged = changed(draw, checkpoint.state)
+        if not isinstance(forged, dict):
+            continue
+        folder = shutil.copytree(tmp_path / "whole", tmp_path / str(number)) / "tiny"
+        unfinished_path(RunFolder(folder).saved_models).write_bytes(with_state(checkpoint, forged))
+        try:
+            run_tiny(folder.parent, **changes)
+        except UserError as error:
+            assert len(str(error)) < 2000

@@ -81,9 +81,9 @@ def scan(dataset_folder: Path) -> tuple[list[ImageFolder], str]:
     """Find every image below a folder: the one walker, for datasets and for the images that tools are given.
 
     Hidden files and folders and __MACOSX are left out, and images of other formats, with a warning; links to folders
-    are followed, each real folder once. What would be missing silently is kept to be reported: a broken link with an
-    image's name counts as an image, and a folder that is as deep as those with images but has none counts as one of
-    them.
+    are followed, each real folder once, with a warning where it is met again. What would be missing silently is kept to
+    be reported: a broken link with an image's name counts as an image, and a folder that is as deep as those with
+    images but has none counts as one of them.
 
     Returns:
         (folders with images, sorted by path; sha256 of all that tells whether they hold what they held: where the
@@ -94,6 +94,7 @@ def scan(dataset_folder: Path) -> tuple[list[ImageFolder], str]:
     image_folders: list[ImageFolder] = []
     empty_folders: list[ImageFolder] = []
     other_files: list[str] = []
+    again: list[str] = []
     seen: set[tuple[int, int]] = set()
     # No device number: of a network file system it differs between machines, and after each mount.
     digest = hashlib.sha256(os.fsencode(dataset_folder.resolve()))
@@ -104,6 +105,7 @@ def scan(dataset_folder: Path) -> tuple[list[ImageFolder], str]:
         try:
             status = absolute.stat()
             if (status.st_dev, status.st_ino) in seen:
+                again.append(path)
                 continue
             with os.scandir(absolute) as opened:
                 entries = sorted(
@@ -112,7 +114,7 @@ def scan(dataset_folder: Path) -> tuple[list[ImageFolder], str]:
         except OSError as error:
             raise DataError(f"{printable(absolute)}: this folder cannot be read: {error.strerror}.") from error
         seen.add((status.st_dev, status.st_ino))
-        subfolders = [entry.name for entry in entries if entry.is_dir()]
+        subfolders = [entry.name for entry in entries if _is_folder(entry)]
         files = [e for e in entries if e.name.lower().endswith(IMAGE_EXTENSIONS) and e.name not in subfolders]
         other_files += [
             e.name for e in entries if e.name.lower().endswith(UNREAD_EXTENSIONS) and e.name not in subfolders
@@ -124,6 +126,12 @@ def scan(dataset_folder: Path) -> tuple[list[ImageFolder], str]:
         elif not subfolders:
             empty_folders.append(ImageFolder(path, ()))
     log_unread(dataset_folder, other_files)
+    if again:
+        logger.warning(
+            "%s: links to folders that are in the dataset already are left out: %s; copy such a folder if it is to "
+            "count twice",
+            printable(dataset_folder), some_of(again),
+        )  # fmt: skip
     depths = {folder.path.count("/") for folder in image_folders}
     image_folders += [folder for folder in empty_folders if image_folders and folder.path.count("/") in depths]
     if not image_folders:
@@ -132,6 +140,13 @@ def scan(dataset_folder: Path) -> tuple[list[ImageFolder], str]:
             " below). docs/own_data.md shows the folder formats."
         )
     return sorted(image_folders, key=lambda folder: folder.path), digest.hexdigest()
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads in a circle, through a file, or into a folder that may not be entered
+        return False
 
 
 def _fingerprint_lines(path: str, status: os.stat_result, files: Sequence[os.DirEntry]) -> bytes:

@@ -1,5 +1,6 @@
 """Make a dataset folder exist: it is there, or its archive is unpacked, or it is drawn, or it is fetched."""
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from utils.prepare_dataset.datasets.omniglot import fetch_omniglot
 from utils.prepare_dataset.datasets.synthetic_strokes import draw_synthetic_strokes
 from utils.words import printable
 
+logger = logging.getLogger(__name__)
 MAKERS: dict[str, Callable[[Path], None]] = {
     "synthetic_strokes": draw_synthetic_strokes,
     "omniglot_dataset": fetch_omniglot,
@@ -29,11 +31,16 @@ def find_or_make_dataset(dataset_name: str, dataset_folder: Path, dataset_root: 
         DataError: neither folder nor archive nor maker, a bad archive, or no network.
         StorageError: no space or no permission.
     """
+    archive = find_archive(dataset_name, dataset_root)
     if is_filled(dataset_folder):
+        if archive is not None and archive.stat().st_mtime > dataset_folder.stat().st_mtime:
+            logger.info(
+                "note: %s is newer than the folder %s, which is used; to have it unpacked, move the folder away",
+                printable(archive), printable(dataset_folder),
+            )  # fmt: skip
         return
     if dataset_folder.exists() and not dataset_folder.is_dir():
         raise DataError(f"{printable(dataset_folder)}: a file, but the dataset must be a folder.")
-    archive = find_archive(dataset_name, dataset_root)
     if archive is not None:
         unpack_archive(archive, dataset_folder)
     elif dataset_name in MAKERS:

@@ -83,9 +83,10 @@ def _write_class(folder: Path, c: SourceClass, linkable: Path | None, bar: tqdm.
     name.
     """
     whole = folder / c.folder
-    if whole.is_dir():
+    if whole.is_dir() and not _has_changed_since(whole, c):
         bar.update(len(c.files))
         return []
+    shutil.rmtree(whole, ignore_errors=True)
     problems: list[str] = []
     begun = whole.with_name(f".{whole.name}{_BEGUN}")
     shutil.rmtree(begun, ignore_errors=True)
@@ -101,6 +102,17 @@ def _write_class(folder: Path, c: SourceClass, linkable: Path | None, bar: tqdm.
     if not problems:
         begun.rename(whole)
     return problems
+
+
+def _has_changed_since(whole: Path, c: SourceClass) -> bool:
+    """Return whether a file of a class is another one than when it was copied, under its old name."""
+    if not c.files or not isinstance(c.read(0), Path):  # arrays, such as drawings: looking would be making them
+        return False
+    try:
+        pairs = [(Path(c.read(place)).stat(), (whole / file).stat()) for place, file in enumerate(c.files)]
+    except OSError:
+        return True
+    return any(now.st_ctime_ns > then.st_mtime_ns and not os.path.samestat(now, then) for now, then in pairs)
 
 
 def _write_image(path: Path, c: SourceClass, place: int, linkable: Path | None) -> None:

@@ -63,7 +63,7 @@ class Workspace:
     def unpack(self, archive: Path) -> Path:
         """Unpack an archive once, also over several runs; return the folder with its content."""
         status = archive.stat()
-        text = f"{archive.resolve()}\0{status.st_size}\0{status.st_mtime_ns}"
+        text = f"{archive.resolve()}\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ctime_ns}"
         folder = self.folder_for(hashlib.sha256(os.fsencode(text)).hexdigest()[:12])
         unpack_archive(archive, folder)
         return folder

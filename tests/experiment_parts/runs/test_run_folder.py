@@ -57,7 +57,8 @@ def train(folder, epochs, config=None, **more):
     """Leave the checkpoints that a run of so many epochs would."""
     for epoch in epochs:
         state = {"epoch": epoch, "iteration": 4 * epoch, "config": config or config_of(folder.path.name)}
-        state |= {"rows": [], "curves": [], "metrics_jsonl_bytes": 17, "run_id": folder.run_id} | more
+        state |= {"rows": [], "curves": [], "metrics_jsonl_bytes": 17, "run_id": folder.run_id}
+        state |= {"automatic_choices": {}, "annealing_epochs": 0} | more
         save_checkpoint(epoch_path(folder.saved_models, epoch), {"w": torch.ones(2)}, state)
     (folder.logs / "metrics.jsonl").write_text('{"iteration": 1}\n')
     folder.unlock()
@@ -491,6 +492,14 @@ def test_without_config_json_the_id_is_that_of_the_newest_checkpoint(root, opene
         {"rows": [{"epoch": 1}]},
         {"rows": [None]},
         {"rows": [{"epoch": 1, "val_accuracy_mean": "x"}]},
+        {"metrics_jsonl_bytes": 10**400},
+        {"curves": [1]},
+        {"automatic_choices": {"task_chunk_size": 0}},
+        {"annealing_epochs": None},
+        {"data": []},
+        {"data": {"content_sha256": None, "splits": {"train": {"names": ["a"], "images": 3}}}},
+        {"data_changes": 3},
+        {"under_way": {"first_iteration": 4, "sums": {"loss": 3}, "interval": [], "time_s": 1, "data_time_s": 0}},
     ],
 )
 def test_a_state_that_no_run_has_written_is_damaged_whatever_its_digest(root, opened, caplog, forged):

@@ -5,6 +5,7 @@ and go on after a stop.
 import csv
 import json
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -357,6 +358,52 @@ def test_another_sweep_file_of_the_same_name_is_refused_but_more_trials_are_not(
     assert load_trials(folder, read_sweep(write("random", "trials = 3")))[0].accuracies == {1: 0.5}
     with pytest.raises(ConfigError, match=r"has started with another sweep file than this\. Restore it"):
         load_trials(folder, read_sweep(write("random", "seed = 2")))
+
+
+def test_another_template_under_the_same_name_is_refused_as_its_trials_would_not_compare(program, write, tmp_path):
+    path = write("grid", "trials = 1", "[0.1, 0.3]", "[1]")
+    assert sweep_command.main([str(path)]) == 0
+    template = tmp_path / "tiny.json"
+    before = template.read_text()
+    template.write_text(before.replace('"total_epochs": 9', '"batch_size": 3'))
+    folder = tmp_path / "experiments" / "sweep_search"
+    with pytest.raises(ConfigError, match=r"trial_000.json: the template has changed since this trial \(batch_size\)"):
+        load_trials(folder, read_sweep(path))
+    template.write_text(before)
+    path.write_text(path.read_text().replace("trials = 1", ""))
+    assert sweep_command.main([str(path)]) == 0
+    assert [row["state"] for row in trials_of(folder)] == ["complete", "complete"]
+
+
+def test_a_folder_that_no_sweep_has_made_is_refused_and_stays_as_it_was(program, write, tmp_path, capsys):
+    folder = tmp_path / "experiments" / "sweep_search"
+    folder.mkdir(parents=True)
+    (folder / "trials.csv").write_text("mine")
+    assert sweep_command.main([str(write())]) == 4
+    assert f"{folder}: holds trials.csv, but no sweep; nothing was written there." in capsys.readouterr().err
+    assert [path.name for path in folder.iterdir()] == ["trials.csv"]
+    (folder / "sweep.toml").write_text("[")
+    assert sweep_command.main([str(write())]) == 4
+    assert "sweep.toml: not valid TOML" in capsys.readouterr().err and (folder / "trials.csv").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", [".lock", "output/trial_000.txt", "output", "configs"])
+def test_a_sweep_writes_through_no_link_in_its_folder(program, write, tmp_path, capsys, name):
+    """The folder may come from somebody else."""
+    path = write("grid", rate="[0.1]", steps="[1]")
+    assert sweep_command.main([str(path)]) == 0
+    folder, treasure = tmp_path / "experiments" / "sweep_search", tmp_path / "treasure"
+    (folder / "trials.json").unlink()
+    is_file = "." in name
+    treasure.write_text("gold") if is_file else treasure.mkdir()
+    if is_file:
+        (folder / name).unlink()
+    else:
+        shutil.rmtree(folder / name)
+    (folder / name).symlink_to(treasure)
+    assert sweep_command.main([str(path)]) == 4
+    assert f"{folder / name}: a symbolic link to {treasure}" in capsys.readouterr().err
+    assert treasure.read_text() == "gold" if is_file else not list(treasure.iterdir())
 
 
 def test_two_processes_do_not_run_one_sweep(program, write, tmp_path):

@@ -117,13 +117,27 @@ def test_what_would_be_missing_silently_is_kept_to_be_reported(tmp_path):
     assert scan(tmp_path)[0] == [ImageFolder("a/empty", ()), ImageFolder("a/one", ("00.png", "link.png"))]
 
 
-def test_linked_folders_are_followed_once(tmp_path):
+def test_linked_folders_are_followed_once(tmp_path, caplog):
     draw_dataset(tmp_path / "data", ["a/one"], images_per_class=1)
     draw_dataset(tmp_path / "elsewhere", ["two"], images_per_class=1)
     (tmp_path / "data/a/two").symlink_to(tmp_path / "elsewhere/two")
     (tmp_path / "data/a/loop").symlink_to(tmp_path / "data")
     (tmp_path / "data/a/again").symlink_to(tmp_path / "data/a/one")
     assert [folder.path for folder in scan(tmp_path / "data")[0]] == ["a/again", "a/two"]  # the first by name
+    assert (
+        f"{tmp_path / 'data'}: links to folders that are in the dataset already are left out: a/loop, a/one; copy such"
+        in caplog.text
+    )
+
+
+def test_links_that_lead_nowhere_are_no_folders_and_no_obstacle(tmp_path):
+    draw_dataset(tmp_path / "data", ["a"], images_per_class=1)
+    for name, target in (("itself", "itself"), ("through a file", "a/00.png/x"), ("nowhere", "nothing"), ("b", "c")):
+        (tmp_path / "data" / name).symlink_to(target)
+    (tmp_path / "data" / "c").symlink_to("b")
+    assert [folder.path for folder in scan(tmp_path / "data")[0]] == ["a"]
+    (tmp_path / "data" / "a" / "circle.png").symlink_to("circle.png")
+    assert scan(tmp_path / "data")[0][0].files == ("00.png", "circle.png"), "kept, to be reported as unreadable"
 
 
 def test_a_folder_without_images_says_what_was_looked_for(tmp_path):

@@ -148,6 +148,7 @@ def test_all_images_that_cannot_be_read_are_listed_and_a_rerun_completes_the_dat
     for path in broken:
         path.unlink()
         Image.new("L", (4, 4)).save(path)
+    Image.new("L", (4, 4), 7).save(source / "b" / "01.png")  # which had been copied already
     assert prepare("folder", "--from", source)[0] == 0
     assert {k: v for k, v in tree(tmp_path / "datasets/birds").items() if k != ".prepared.json"} == tree(source)
 

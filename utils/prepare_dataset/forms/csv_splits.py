@@ -80,12 +80,19 @@ def _image_finder(rows: Rows, places: list[Path]) -> Locate:
     """Search the first of the places that has any of the images: as the row says, or in the folder of its label."""
 
     def at(place: Path, file: str, label: str) -> Path | None:
-        candidates = (place / file, place / label / PurePosixPath(file).name)
+        candidates = [place / file]
+        if _is_folder_name(label):
+            candidates.append(place / label / PurePosixPath(file).name)
         return next((path for path in candidates if path.is_file()), None)
 
     firsts = [rows[split][0] for split in SPLITS]
     place = next((place for place in places if any(at(place, *row) for row in firsts)), places[0])
     return lambda file, label: at(place, file, label)
+
+
+def _is_folder_name(label: str) -> bool:
+    """Return whether a label can be the name of a folder beside others; "/" and ".." would lead out of it."""
+    return label not in ("", ".", "..") and "/" not in label
 
 
 def _classes(folder: Path, rows: Rows, locate: Locate) -> list[SourceClass]:
@@ -99,7 +106,9 @@ def _classes(folder: Path, rows: Rows, locate: Locate) -> list[SourceClass]:
                 continue
             seen[file] = split
             path = locate(file, label)
-            if path is None:
+            if not label:
+                problems.append(f"{split}.csv: image {printable(file)} has no label")
+            elif path is None:
                 problems.append(f"{split}.csv: image {printable(file)} of class {printable(label)} is not there")
             else:
                 images.setdefault((split, label), []).append((file, path))
@@ -140,7 +149,7 @@ def _imagenet_finder(root: Path, label: str) -> Locate | None:
 
     mini-ImageNet's row n0153282900000005.jpg is the fifth image of class n01532829, by number.
     """
-    tree = find_folder(root, lambda candidate: (candidate / label).is_dir())
+    tree = find_folder(root, lambda candidate: (candidate / label).is_dir()) if _is_folder_name(label) else None
     if tree is None:
         return None
 
@@ -152,6 +161,8 @@ def _imagenet_finder(root: Path, label: str) -> Locate | None:
         return [path for _, path in sorted((int(match[1]), path) for match, path in numbers if match)]
 
     def locate(file: str, label: str) -> Path | None:
+        if not _is_folder_name(label):
+            return None
         exact = tree / label / file
         if exact.is_file():
             return exact

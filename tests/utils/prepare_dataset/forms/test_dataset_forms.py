@@ -322,10 +322,22 @@ def test_all_bad_rows_are_listed_together(source, prepare):
     mini_csv(source)
     with open(source / "val.csv", "a") as file:
         file.write("n0185567299999999.jpg,n01855672\n" + f"{ravi_rows()['train'][0][0]},n01532829\n")
+        file.write("new.jpg,\nnew_too.jpg, \nother.jpg,../..\n")
     code, _, err = prepare("csv", "--from", source)
-    assert code == 2
+    assert code == 2 and "5 problems" in err
+    assert "val.csv: image new.jpg has no label" in err and "val.csv: image new_too.jpg has no label" in err
+    assert "val.csv: image other.jpg of class ../.. is not there" in err
     assert "val.csv: image n0185567299999999.jpg of class n01855672 is not there" in err
     assert f"val.csv: image {ravi_rows()['train'][0][0]} is in train.csv already" in err
+
+
+@pytest.mark.parametrize("label", ["../outside", "{tmp_path}/outside"])
+def test_a_label_that_is_no_name_of_a_folder_leads_to_none(source, prepare, tmp_path, label):
+    """A label may be any text, such as a symbol: it names a folder of images only where it stays among them."""
+    write_image(tmp_path / "outside" / "1.png", pixels(0))
+    write_csvs(source, {split: [("1.png", label.format(tmp_path=tmp_path))] for split in MINI})
+    code, _, err = prepare("csv", "--from", source)
+    assert code == 2 and "train.csv: its image 1.png is not in" in err
 
 
 def test_a_class_in_two_splits_is_named(source, prepare):
