@@ -161,8 +161,8 @@ def measure_swapped_checkpoints(folder: Path) -> list[str]:
         runs[-1].create()
         for epoch in range(1, 6):
             state = {"epoch": epoch, "iteration": epoch, "config": config, "rows": [], "curves": [], RUN_ID: run_id}
-            path = epoch_path(runs[-1].saved_models, epoch)
-            save_checkpoint(path, {"w": torch.ones(1)}, state | {"metrics_jsonl_bytes": 0})
+            state |= {"metrics_jsonl_bytes": 0, "automatic_choices": {}, "annealing_epochs": 0}
+            save_checkpoint(epoch_path(runs[-1].saved_models, epoch), {"w": torch.ones(1)}, state)
         (folder / run_id / "config.json").write_text(json.dumps(config | {RUN_ID: run_id}))
     tried = caught = 0
     mine, other = (run.saved_models for run in runs)
