@@ -180,7 +180,7 @@ def config_path(folder: Path, trial: Trial) -> Path:
 
 def _check_template(folder: Path, sweep: Sweep, trial: Trial) -> None:
     """Refuse a sweep whose trials to come would differ from one that is done in more than the parameters."""
-    now = json.loads(json.dumps(trial_config(sweep, trial.name, trial.point)))
+    now = trial_config(sweep, trial.name, trial.point)
     try:
         before = read_object(config_path(folder, trial))
     except (OSError, ValueError):  # not there any more
