@@ -403,6 +403,14 @@ def test_a_user_without_a_home_folder_is_as_good_as_another(main, workplace, mon
     assert code == 1 and err == "~/datasets: there is no home folder that ~ could stand for here; write the path out\n"
 
 
+def test_a_current_folder_that_was_removed_is_said(main, tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    code, _, err = main()
+    assert code == 1 and err == "the current folder has been removed; change to one that is there, and start again\n"
+
+
 @pytest.mark.parametrize("kind", ["pipe", "folder", "deep"])
 @pytest.mark.parametrize(
     ("arguments", "expected"),

@@ -6,6 +6,7 @@ is a bug and keeps its traceback (exit code 70).
 
 import errno
 import functools
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -65,6 +66,8 @@ class ExperimentInUseError(UserError):
 
 def user_error(error: BaseException) -> UserError | None:
     """Return the error that a user can mend which an exception is or stands for; None: it is a bug."""
+    if isinstance(error, FileNotFoundError) and error.filename is None and os.stat(".").st_nlink == 0:
+        return ConfigError("the current folder has been removed; change to one that is there, and start again")
     if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:  # names are the user's, wherever they end up
         return ConfigError(
             f"{str(error.filename)[:200]}...: a name of more than 255 bytes or a path of more than 4,095, which no "

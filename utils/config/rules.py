@@ -63,7 +63,7 @@ NAMES_OF_FOLDERS = ("experiment_name", "tag", "dataset_name", "dataset_path", "t
 
 
 def _names_of_dots(names: str | tuple[str, ...]) -> list[str]:
-    return [name for name in ([names] if isinstance(names, str) else names) if name and not name.strip(".")]
+    return [name for name in ([names] if isinstance(names, str) else names) if name and not name.strip(". ")]
 
 
 def _leaves_no_fractions(split: tuple[float, ...]) -> bool:
@@ -210,7 +210,8 @@ CONTRADICTIONS = (
         clash(
             key,
             when=lambda c, key=key: _names_of_dots(getattr(c, key)),
-            text=f'"{key}" is {{c.{key}!r}}: dots alone name the folder itself or the one above it; use a name',
+            text=f'"{key}" is {{c.{key}!r}}: dots alone name the folder itself or the one above it, and spaces alone '
+            "nothing; use a name",
         )
         for key in NAMES_OF_FOLDERS
     ),

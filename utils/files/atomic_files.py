@@ -23,7 +23,7 @@ LONGEST_STEM = 200
 MOST_BYTES = 2**40
 """Read at once from a file of which nothing is known, such as a checkpoint."""
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
-WRONG_PLACE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EEXIST)
+WRONG_PLACE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR)
 
 
 def write_bytes_atomically(path: Path, data: bytes) -> None:
@@ -138,11 +138,14 @@ def storage_errors(path: Path) -> Iterator[None]:
 def storage_error(path: Path, error: OSError) -> StorageError:
     """Return the StorageError for a failed write: path, the system's reason, and what helps.
 
-    That is the space left where space is missing, and the variable that moves the folder where the place is wrong.
+    That is the space left where space is missing, and the variable that moves the folder where the place is wrong,
+    not where something else is in the place.
     """
     advice = "."
     if error.errno in NO_SPACE:
         advice = f"; {free_space_text(path)}."
+    elif error.errno == errno.EEXIST:
+        advice = ". Move away what is there in its place."
     elif error.errno in WRONG_PLACE:
         for name, root in (("EXPERIMENTS_DIR", experiments_root()), ("DATASET_DIR", dataset_root())):
             if path.absolute().is_relative_to(root.absolute()):

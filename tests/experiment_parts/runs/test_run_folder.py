@@ -75,6 +75,10 @@ def test_an_unwritable_place_is_a_storage_error(tmp_path, opened):
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match=r"file/run/saved_models: cannot be written \(Not a directory\)"):
         opened(tmp_path / "file", "run")
+    opened(tmp_path, "run").logs.rmdir()
+    (tmp_path / "run" / "logs").touch()
+    with pytest.raises(StorageError, match=r"run/logs: cannot be written \(File exists\)\. Move away what is there in"):
+        opened(tmp_path, "run")
 
 
 @pytest.mark.parametrize("place", ["/proc/x", "file/x"])

@@ -673,12 +673,13 @@ def test_a_learned_head_has_one_number_of_classes():
     )
 
 
-@pytest.mark.parametrize("name", [".", "..", "..."])
+@pytest.mark.parametrize("name", [".", "..", "...", " ", " . "])
 @pytest.mark.parametrize("key", ["experiment_name", "dataset_name", "dataset_path", "test_dataset_name", "tag"])
-def test_dots_alone_are_no_name(key, name):
+def test_dots_and_spaces_alone_are_no_name(key, name):
     value = [name] if key == "test_dataset_name" else name
     with pytest.raises(
-        ConfigError, match=f'"{key}" is .*: dots alone name the folder itself or the one above it; use a'
+        ConfigError,
+        match=f'"{key}" is .*(: dots alone name the folder itself or the one above it, and spaces|must be.* letters)',
     ):
         check_config({"experiment_name": "x", "evaluate_on_test_set_only": True} | {key: value}, "a.json")
     check_config({"experiment_name": "..x"}, "a.json")
