@@ -294,6 +294,9 @@ def test_broken_files_are_named(tmp_path, fonts, known, caplog):
     package.write_bytes(package.read_bytes()[:-200])
     with pytest.raises(DataError, match=r"cut.deb: damaged or not an archive of this kind: .*Fetch it again"):
         prepared(tmp_path, package)
+    (tmp_path / "back.deb").write_bytes(b"!<arch>\n" + f"{'back':48}{-60:<10}`\n".encode())
+    with pytest.raises(DataError, match=r"back.deb: damaged .*no data.tar.xz in it"):
+        prepared(tmp_path, tmp_path / "back.deb")
     (tmp_path / "none.deb").write_bytes(b"!<arch>\n")
     with pytest.raises(DataError, match=r"none.deb: damaged .*no data.tar.xz in it"):
         prepared(tmp_path, tmp_path / "none.deb")
