@@ -401,6 +401,18 @@ def test_an_icon_set_without_a_free_licence_is_refused_even_so(tmp_path, known):
     assert text in str(refused.value) and "set2" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("licence", "free"),
+    [
+        ("MIT", True), ("Apache-2.0", True), ("CC-BY-SA-4.0", True), ("GPL-2.0-or-later", True), ("OFL-1.1-RFN", True),
+        ("CC-BY-NC-4.0", False), ("CC-BY-ND-4.0", False), ("CC-BY-NC-SA-4.0", False), ("CC-BY-SA-NC-4.0", False),
+        ("MIT\n", False), ("None", False), ("MIT OR proprietary", False), ("", False),
+    ],
+)  # fmt: skip
+def test_a_licence_that_forbids_trade_or_changes_is_not_free(licence, free):
+    assert bool(sources.FREE.fullmatch(licence)) == free
+
+
 def test_icons_of_unknown_sets_become_a_dataset(tmp_path, known):
     pytest.importorskip("resvg_py")
     names = [f"thing{letter}" for letter in "abcdefghijklmnopqrstuvwxyz"]

@@ -23,8 +23,8 @@ FONT_FILE = re.compile(r"\.(ttf|otf|woff)$", re.IGNORECASE)
 ICON_FILE = re.compile(r"(^|/)(icons|chars|info)\.json$")
 _READ = re.compile(f"{FONT_FILE.pattern}|{ICON_FILE.pattern}", re.IGNORECASE)
 INSTALLED = ("/usr/share/fonts", "/usr/local/share/fonts", "~/.local/share/fonts", "~/.fonts")
-FREE = re.compile(r"(MIT|ISC|0BSD|Unlicense|CC0-1\.0|(Apache|OFL|LGPL|GPL|MPL|BSD|CC-BY(-SA)?)-[\w.\-]+)$")
-"""SPDX names of licences under which a set that is not known here may be drawn."""
+FREE = re.compile(r"MIT|ISC|0BSD|Unlicense|CC0-1\.0|CC-BY(-SA)?-[\d.]+|(Apache|OFL|LGPL|GPL|MPL|BSD)-[\w.\-]+")
+"""SPDX names of licences under which a set that is not known here may be drawn: none of CC-BY-NC and CC-BY-ND."""
 MOST_LISTED = 20
 
 
@@ -178,7 +178,7 @@ def _forbidden(group: Sequence[_Found]) -> str:
         licence = "unreadable"
     return (
         ""
-        if FREE.match(licence)
+        if FREE.fullmatch(licence)
         else f"an icon set whose info.json states no free licence (it says {printable(licence)})"
     )
 
