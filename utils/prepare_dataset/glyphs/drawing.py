@@ -152,7 +152,7 @@ def _alike(first: Image.Image, second: Image.Image) -> bool:
 
 def are_copies(images: np.ndarray) -> np.ndarray:
     """Which of some thumbnails (n, 28, 28) are copies of each other: bool (n, n)."""
-    flat = images.reshape(len(images), -1).astype(np.float32)
+    flat = images.reshape(len(images), -1).astype(np.float64)  # whole numbers: exact, in whatever order they are added
     squares = (flat**2).sum(axis=1)
     distances = squares[:, None] + squares - 2 * flat @ flat.T
     return distances <= COPY * (squares[:, None] + squares) / 2
