@@ -68,6 +68,12 @@ def comb(bars, weight):
     return pen.glyph()
 
 
+def short_os2(font):
+    """A font whose table OS/2 is said to have ten bytes."""
+    place = font.index(b"OS/2") + 12  # tag, checksum, offset, length
+    return font[:place] + (10).to_bytes(4, "big") + font[place + 4 :]
+
+
 def shapes_of(codes):
     """Three bars of six places, others for each character."""
     return dict(zip(codes, itertools.combinations(range(6), 3), strict=False))
@@ -284,12 +290,14 @@ def test_an_unknown_font_that_may_not_be_embedded_is_not_drawn(tmp_path, fonts, 
 
 
 def test_broken_files_are_named(tmp_path, fonts, known, caplog):
-    (fonts / "broken.ttf").write_bytes((fonts / "f0.ttf").read_bytes()[:300])
+    whole = (fonts / "f0.ttf").read_bytes()
+    (fonts / "broken.ttf").write_bytes(whole[:300])
+    (fonts / "empty.ttf").write_bytes(b"")
+    (fonts / "short.ttf").write_bytes(short_os2(whole))
     prepared(tmp_path, fonts, any_version=True)
-    assert any(
-        f"left out: broken.ttf: {fonts}/broken.ttf: a font that cannot be read" in message
-        for message in caplog.messages
-    )
+    for name in ("broken", "empty", "short"):
+        text = f"left out: {name}.ttf: {fonts}/{name}.ttf: a font that cannot be read"
+        assert any(text in message for message in caplog.messages)
     package = debian_package(tmp_path / "cut.deb", {"f0.ttf": (fonts / "f0.ttf").read_bytes()})
     package.write_bytes(package.read_bytes()[:-200])
     with pytest.raises(DataError, match=r"cut.deb: damaged or not an archive of this kind: .*Fetch it again"):
@@ -373,6 +381,22 @@ def test_emoji_are_matched_by_code_point_and_by_name(tmp_path):
         "1f436_dog_face": [(0, "dog"), (1, "dogface")],
         "1f600_grinning_face": [(0, "grinning-face"), (1, "grinning-face-2")],
     }
+
+
+def test_a_set_that_is_no_json_is_left_out_by_name_and_so_is_a_table_of_characters(tmp_path, known, caplog):
+    pytest.importorskip("resvg_py")
+    for place in range(4):
+        icon_set(tmp_path / "sets", f"set{place}", ["dog", "thumbs-up"], shift=place)
+    (icon_set(tmp_path / "sets", "broken", ["dog"]) / "icons.json").write_text('{"icons"')
+    nothing = "emoji: nothing is drawn by 4 of 4 sources, each in a way of its own"
+    with pytest.raises(DataError, match=nothing):  # icons of sets without a table are no emoji
+        prepared(tmp_path, tmp_path / "sets", "emoji", any_version=True)
+    assert any("left out: broken: " in message for message in caplog.messages)
+    (tmp_path / "sets/set0/chars.json").write_text('{"1f436": 5, "1f44d": "thumbs-up"}')
+    assert domains._single_emoji(tmp_path / "sets/set0/chars.json") == {"1f44d": "thumbs-up"}
+    (tmp_path / "sets/set0/chars.json").write_text("[]")
+    with pytest.raises(DataError, match=r"chars\.json: no table of an icon set's characters"):
+        prepared(tmp_path, tmp_path / "sets", "emoji", any_version=True)
 
 
 def test_two_sets_with_the_same_chars_json_keep_their_packages(tmp_path, monkeypatch):
@@ -462,6 +486,18 @@ def test_a_broken_set_is_named_and_a_broken_drawing_is_none(tmp_path):
     content["icons"]["home"]["body"] = f'<image width="24" height="24" xlink:href="{tmp_path}/photograph.png"/>'
     (folder / "icons.json").write_text(json.dumps(content))
     assert IconSet(folder / "icons.json").ink("home") is None
+    content["icons"]["home"]["body"] = "<path d='M0 0h8v8z'/>"
+    for size in (
+        {"width": 1, "height": 10**9}, {"width": 0}, {"height": -3}, {"width": "1"}, {"width": None},
+        {"width": f'16"><image width="24" height="24" href="{tmp_path}/photograph.png"/><g a="'},
+        {"left": f'0 0 16 16"><image width="24" height="24" href="{tmp_path}/photograph.png"/><g a="'},
+        {"body": "<g>" * 900 + "<path d='M0 0h8v8z'/>" + "</g>" * 900},  # of which the renderer would crash
+        {"body": "&a;"}, {"body": "</svg><svg>"}, {"body": "<!DOCTYPE a><path d='M0 0h8v8z'/>"}, {"body": "\udc80"},
+    ):  # fmt: skip
+        (folder / "icons.json").write_text(
+            json.dumps(content | {"icons": {"home": content["icons"]["home"] | size, "odd": {"body": 5}}})
+        )
+        assert IconSet(folder / "icons.json").ink("home") is None and "odd" not in IconSet(folder / "icons.json").keys
     (folder / "icons.json").write_text('{"icons": []}')
     with pytest.raises(DataError, match=r"icons\.json: an icon set that cannot be read"):
         IconSet(folder / "icons.json")
