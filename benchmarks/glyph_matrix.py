@@ -30,7 +30,13 @@ from utils.config.command_line import parse_command_line
 from utils.errors import ConfigError, prints_user_errors
 from utils.files.atomic_files import write_bytes_atomically
 from utils.paths import REPOSITORY_ROOT, dataset_root, expanded
-from utils.prepare_dataset.glyphs.benchmark import OTHER_DOMAINS, SHAPES
+from utils.prepare_dataset.glyphs.benchmark import (
+    OTHER_DOMAINS,
+    SHAPES,
+    by_pixels,
+    is_too_easy,
+    pixel_lines,
+)
 
 OVERRIDES = {"sets_are_pre_split": True, "indexes_of_folders_indicating_class": [-3, -2], "num_target_samples": 3}
 """Of every run: the folder format, and the queries that a class of four images leaves for one shot."""
@@ -63,12 +69,15 @@ def task_list_of(domain: str, name: str) -> Path:
     """Return the file of a domain's fixed tasks.
 
     Raises:
-        ConfigError: it is not there.
+        ConfigError: it is not there, or the domain is too easy.
     """
     path = dataset_root() / f"{domain}_tasks" / f"{name}.tasks.json"
     if not path.is_file():
         command = f"python -m utils.prepare_dataset tasks --domain {domain.removeprefix('glyphs_')}"
         raise ConfigError(f"{path}: no task list. Run: {command}")
+    found = by_pixels(dataset_root() / domain, domain_images(dataset_root() / domain))
+    if is_too_easy(found):
+        raise ConfigError(f"{domain}: {pixel_lines(found)[0]}. Leave it out of --domains.")
     return path
 
 

@@ -20,11 +20,19 @@ from tests.tools.datasets import pixels, write_image
 from utils.config import check_config
 from utils.data_sources.dataset_classes import find_classes
 from utils.data_sources.task_lists import read_task_lists
+from utils.data_sources.write_task_lists import domain_images
 from utils.episodes.drawing import EpisodeShape, draw_episodes
 from utils.errors import DataError
 from utils.prepare_dataset.__main__ import main
 from utils.prepare_dataset.glyphs import domains, preparation, sources
-from utils.prepare_dataset.glyphs.benchmark import OTHER_DOMAINS, SHAPES, TestImages, nearest_neighbour, small_pixels
+from utils.prepare_dataset.glyphs.benchmark import (
+    OTHER_DOMAINS,
+    SHAPES,
+    TestImages,
+    by_pixels,
+    nearest_neighbour,
+    small_pixels,
+)
 from utils.prepare_dataset.glyphs.drawing import FontFace, IconSet, affine_changes, picture, thumbnail
 from utils.prepare_dataset.glyphs.preparation import GlyphRequest, prepare_glyphs
 from utils.prepare_dataset.glyphs.selection import select
@@ -548,9 +556,16 @@ def test_fixed_tasks_are_written_from_the_seed_and_never_share_a_font(tmp_path, 
         assert len({path.partition("_f")[2] for path in paths}) == 4
     assert "digest" in capsys.readouterr().out
     assert main(["tasks", "--domain", "scripts", "--to", str(tmp_path / "again")]) == 0
-    assert contents(folder) == contents(tmp_path / "again")
+    whole = contents(tmp_path / "again")
+    assert contents(folder) == whole
+    (folder / "varying.tasks.json").unlink()  # as if it had been killed before
+    assert main(["tasks", "--domain", "scripts"]) == 0
+    assert contents(folder) == whole
     varying = read_task_lists(folder / "varying.tasks.json").lists
     assert {one.shape.n_way for one in varying} == {5, 6} and len({one.shape.n_shot for one in varying}) > 2
+    (folder / "varying.tasks.json").write_bytes(whole["5way_1shot.tasks.json"])
+    assert main(["tasks", "--domain", "scripts"]) == 1
+    assert "varying.tasks.json: is there already, with other tasks; nothing is overwritten" in capsys.readouterr().err
 
 
 @pytest.fixture
@@ -562,7 +577,7 @@ def characters(tmp_path, monkeypatch):
     return tmp_path / "own"
 
 
-def test_a_dataset_that_is_not_split_has_the_test_classes_of_a_run_on_it(characters, monkeypatch):
+def test_a_dataset_that_is_not_split_has_the_test_classes_of_a_run_on_it(characters, monkeypatch, capsys):
     keys = {"sets_are_pre_split": False, "train_val_test_split": [0.6, 0.15, 0.25]}
     monkeypatch.setitem(OTHER_DOMAINS, "own", keys)
     assert main(["tasks", "--domain", "own"]) == 0
@@ -576,6 +591,21 @@ def test_a_dataset_that_is_not_split_has_the_test_classes_of_a_run_on_it(charact
     for name, paths in (entry for task in lists.tasks for entry in task):
         assert len(set(paths)) == 4 and all((characters / path).is_file() for path in paths)
         assert {str(Path(path).parent) for path in paths} == {name.replace("|", "/")}
+    small = {
+        path: box_of(characters / path)
+        for path in {path for task in lists.tasks for _, paths in task for path in paths}
+    }
+    right = [
+        min(range(5), key=lambda other: ((small[task[other][1][0]] - small[path]) ** 2).sum()) == label
+        for task in lists.tasks
+        for label, (_, paths) in enumerate(task)
+        for path in paths[1:]
+    ]
+    ((mean, ci95),) = by_pixels(characters, domain_images(characters)).values()
+    assert mean == pytest.approx(np.mean(right))
+    assert (
+        f"nearest neighbour on pixels, 5way_1shot: {100 * mean:.1f} ± {100 * ci95:.1f} %\n" in capsys.readouterr().out
+    )
 
 
 def test_a_folder_of_ones_own_is_a_domain_once_it_is_split(characters, capsys):

@@ -16,12 +16,11 @@ from utils.files.atomic_files import write_bytes_atomically
 from utils.files.atomic_folders import is_filled
 from utils.images.folders import scan
 from utils.images.packed import available_cores
-from utils.metrics import summarise
 from utils.paths import command, dataset_root, expanded
 from utils.prepare_dataset.class_sources import SourceClass, check_classes, safe_name
 from utils.prepare_dataset.dataset_folders import verify_dataset, write_dataset
-from utils.prepare_dataset.glyphs.benchmark import SHAPES, TestImages, fixed_tasks, nearest_neighbour, small_pixels
-from utils.prepare_dataset.glyphs.card import Drawing, counts_text
+from utils.prepare_dataset.glyphs.benchmark import TestImages, by_pixels
+from utils.prepare_dataset.glyphs.card import Drawing, counts_text, expected_digests
 from utils.prepare_dataset.glyphs.domains import (
     DOMAINS,
     OF_FONTS,
@@ -228,19 +227,9 @@ def _reader(shown: Sequence[tuple[Path, Key]], changes: np.ndarray | None) -> Ca
 
 
 def _measure(folder: Path) -> dict[str, Any]:
-    """Digest of all files, and accuracy of nearest neighbour on the fixed tasks."""
+    """Digest of all files, and accuracy of nearest neighbour on the fixed tasks, each with its interval."""
     digest = hashlib.sha256()
     for image_folder in scan(folder)[0]:
         for path in map(image_folder.path_of, image_folder.files):
             digest.update(f"{path}\t{hashlib.sha256((folder / path).read_bytes()).hexdigest()}\n".encode())
-    measures: dict[str, Any] = {"files_sha256": digest.hexdigest(), "nearest_neighbour": {}}
-    if not (folder / "test").is_dir():
-        return measures
-    images = TestImages.of_folder(folder)
-    pixels = small_pixels(folder, images)
-    lists = fixed_tasks(images)
-    for name in (name for name in SHAPES if name in lists):
-        ((shape, (_, tasks)),) = lists[name].items()
-        summary = summarise(nearest_neighbour(pixels, images.table(shape), shape, tasks).tolist())
-        measures["nearest_neighbour"][name] = [summary.mean, summary.ci95 or 0.0]
-    return measures
+    return {"files_sha256": digest.hexdigest(), "nearest_neighbour": by_pixels(folder, TestImages.of_folder(folder))}
