@@ -8,6 +8,7 @@ import json
 import logging
 import lzma
 import tarfile
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from utils.data_sources.dataset_classes import find_classes
 from utils.data_sources.task_lists import read_task_lists
 from utils.data_sources.write_task_lists import domain_images
 from utils.episodes.drawing import EpisodeShape, draw_episodes
-from utils.errors import DataError
+from utils.errors import ConfigError, DataError
 from utils.prepare_dataset.__main__ import main
 from utils.prepare_dataset.glyphs import domains, preparation, sources
 from utils.prepare_dataset.glyphs.benchmark import (
@@ -295,6 +296,64 @@ def test_an_unknown_font_that_may_not_be_embedded_is_not_drawn(tmp_path, fonts, 
     folder = prepared(tmp_path, fonts, any_version=True)
     assert "left out: mine.ttf: its OS/2 fsType does not let it be embedded" in caplog.messages
     assert not list(folder.glob("*/*/*mine.png"))
+
+
+def test_an_archive_may_hold_several_fonts_of_one_name_and_several_sets(tmp_path, fonts, known):
+    package = debian_package(
+        tmp_path / "p.deb",
+        {f"{path.stem}/Same.ttf": path.read_bytes() for path in fonts.iterdir()},
+    )
+    digests = {hashlib.sha256(path.read_bytes()).hexdigest()[:32] for path in fonts.iterdir()}
+    found = sources.find_sources([str(package)], ["scripts"], tmp_path / "unpacked", any_version=False)
+    assert {one.sha256 for one in found} == digests
+    with zipfile.ZipFile(tmp_path / "sets.zip", "w") as archive:
+        for name in ("first", "second"):
+            for file in icon_set(tmp_path, name, ["home", name]).iterdir():
+                archive.write(file, f"{name}/{file.name}")
+    found = sources.find_sources([str(tmp_path / "sets.zip")], ["icons"], tmp_path / "unpacked", any_version=True)
+    assert {one.name: IconSet(one.path).keys for one in found} == {
+        name: {"home", name, "bin"} for name in ("first", "second")
+    }
+
+
+def test_what_is_given_with_from_twice_is_taken_twice(tmp_path, fonts, known, monkeypatch):
+    (tmp_path / "more").mkdir()
+    (fonts / "f4.ttf").rename(tmp_path / "more/f4.ttf")
+    taken = []
+    monkeypatch.setattr(preparation, "prepare_glyphs", lambda request: taken.append(request.locations) or "done")
+    main(["glyphs", "--domain", "scripts", "--from", str(fonts), "--from", str(tmp_path / "more")])
+    assert taken == [[str(fonts), str(tmp_path / "more")]]
+
+
+def test_no_name_of_the_benchmark_and_no_path_is_the_name_of_another_drawing(tmp_path, fonts, known):
+    for name, options in (("glyphs_scripts", {"any_version": True}), ("glyphs_icons", {}), ("omniglot_dataset", {})):
+        with pytest.raises(ConfigError, match=f"--name {name}: is of the benchmark"):
+            prepare_glyphs(GlyphRequest("scripts", tmp_path / "to", [str(fonts)], name=name, **options))
+    with pytest.raises(ConfigError, match="cannot be the name of a dataset"):
+        prepare_glyphs(GlyphRequest("scripts", tmp_path / "to", [str(fonts)], name="../out"))
+
+
+def test_another_drawing_under_a_name_that_is_taken_is_refused(tmp_path, fonts, known):
+    request = GlyphRequest("scripts", tmp_path / "to", [str(fonts)], any_version=True, name="mine")
+    prepare_glyphs(request)
+    assert "is there and verified" in prepare_glyphs(request)
+    with pytest.raises(ConfigError, match="its domain are not those"):
+        prepare_glyphs(dataclasses.replace(request, domain="scripts_affine"))
+    with pytest.raises(ConfigError, match="its seed are not those"):
+        prepare_glyphs(dataclasses.replace(request, seed=1))
+    tiny_font(fonts / "new.ttf", "New", shapes_of(LATIN), weight=99)
+    with pytest.raises(ConfigError, match=r"its sources are not those that are asked for\. Nothing was drawn"):
+        prepare_glyphs(request)
+    assert not (tmp_path / "to/.sources/unpacked").exists()
+
+
+def test_names_of_fonts_may_be_anything(tmp_path, fonts, known):
+    for place, name in enumerate(["a\n| b.ttf", "\udcff.TTF", "x" * 250 + ".ttf", "漢" * 80 + ".otf", "-.ttf"]):
+        (fonts / f"f{place}.ttf").rename(fonts / name)
+        tiny_font(fonts / f"copy{place}.ttf", f"C{place}", {LATIN[0]: shapes_of(LATIN)[LATIN[0]]}, weight=14 * place)
+    folder = prepared(tmp_path, fonts, any_version=True)
+    assert len(list((folder / f"test/Thai_{THAI[0]:04X}").iterdir())) == 5
+    assert "\\n" in (folder / "README.md").read_text(encoding="utf-8")
 
 
 def test_broken_files_are_named(tmp_path, fonts, known, caplog):
