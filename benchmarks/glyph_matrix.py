@@ -23,10 +23,11 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.parts.matrix_cells import BESIDE, Cell, Effect, cells_of, effects_of
-from benchmarks.parts.trained_runs import TrainedRun, say, table
+from benchmarks.parts.trained_runs import TrainedRun, as_arguments, say, table
 from experiment_tools.parts.pages import Section, Table, page_html
 from experiment_tools.parts.svg import Markup, element, escaped, ramp, standalone
-from utils.config.command_line import parse_command_line
+from utils.config.command_line import parse_command_line, read_command_line
+from utils.data_sources.write_task_lists import domain_images
 from utils.errors import ConfigError, prints_user_errors
 from utils.files.atomic_files import write_bytes_atomically
 from utils.paths import REPOSITORY_ROOT, dataset_root, expanded
@@ -145,7 +146,9 @@ def diversities(runs: Mapping[tuple[str, str, int], TrainedRun]) -> dict[str, fl
     for (_, domain, _), run in runs.items():
         if domain not in found:
             path = REPOSITORY_ROOT / "experiment_config" / f"{run.config_name}.json"
-            data = build_data(load_config(path, {"experiment_name": run.experiment_name} | run.overrides), "cpu")
+            overrides = {"experiment_name": run.experiment_name} | run.overrides
+            _, overrides = read_command_line(as_arguments(overrides))  # with the methods of a --plugin
+            data = build_data(load_config(path, overrides), "cpu")
             found[domain] = diversity(data.episodes("train", range(N_DIVERSITY_TASKS)))
     return found
 
