@@ -23,14 +23,21 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.parts.matrix_cells import BESIDE, Cell, Effect, cells_of, effects_of
-from benchmarks.parts.trained_runs import TrainedRun, say, table
+from benchmarks.parts.trained_runs import TrainedRun, as_arguments, say, table
 from experiment_tools.parts.pages import Section, Table, page_html
 from experiment_tools.parts.svg import Markup, element, escaped, ramp, standalone
-from utils.config.command_line import parse_command_line
+from utils.config.command_line import parse_command_line, read_command_line
+from utils.data_sources.write_task_lists import domain_images
 from utils.errors import ConfigError, prints_user_errors
 from utils.files.atomic_files import write_bytes_atomically
 from utils.paths import REPOSITORY_ROOT, dataset_root, expanded
-from utils.prepare_dataset.glyphs.benchmark import OTHER_DOMAINS, SHAPES
+from utils.prepare_dataset.glyphs.benchmark import (
+    OTHER_DOMAINS,
+    SHAPES,
+    by_pixels,
+    is_too_easy,
+    pixel_lines,
+)
 
 OVERRIDES = {"sets_are_pre_split": True, "indexes_of_folders_indicating_class": [-3, -2], "num_target_samples": 3}
 """Of every run: the folder format, and the queries that a class of four images leaves for one shot."""
@@ -63,12 +70,15 @@ def task_list_of(domain: str, name: str) -> Path:
     """Return the file of a domain's fixed tasks.
 
     Raises:
-        ConfigError: it is not there.
+        ConfigError: it is not there, or the domain is too easy.
     """
     path = dataset_root() / f"{domain}_tasks" / f"{name}.tasks.json"
     if not path.is_file():
         command = f"python -m utils.prepare_dataset tasks --domain {domain.removeprefix('glyphs_')}"
         raise ConfigError(f"{path}: no task list. Run: {command}")
+    found = by_pixels(dataset_root() / domain, domain_images(dataset_root() / domain))
+    if is_too_easy(found):
+        raise ConfigError(f"{domain}: {pixel_lines(found)[0]}. Leave it out of --domains.")
     return path
 
 
@@ -136,7 +146,9 @@ def diversities(runs: Mapping[tuple[str, str, int], TrainedRun]) -> dict[str, fl
     for (_, domain, _), run in runs.items():
         if domain not in found:
             path = REPOSITORY_ROOT / "experiment_config" / f"{run.config_name}.json"
-            data = build_data(load_config(path, {"experiment_name": run.experiment_name} | run.overrides), "cpu")
+            overrides = {"experiment_name": run.experiment_name} | run.overrides
+            _, overrides = read_command_line(as_arguments(overrides))  # with the methods of a --plugin
+            data = build_data(load_config(path, overrides), "cpu")
             found[domain] = diversity(data.episodes("train", range(N_DIVERSITY_TASKS)))
     return found
 

@@ -40,6 +40,8 @@ def world(tmp_path, monkeypatch):
             (run.folder / f"logs/test_summary_{one_start['tag']}.json").write_text(json.dumps(summary))
 
     monkeypatch.setattr(TrainedRun, "carry_out", carry_out)
+    monkeypatch.setattr(glyph_matrix, "domain_images", lambda folder: folder.name)
+    monkeypatch.setattr(glyph_matrix, "by_pixels", lambda *_: {"5way_1shot": (0.95, 0.01)})
     monkeypatch.setattr(glyph_matrix, "diversities", lambda _: dict.fromkeys(DOMAINS, 0.125))
     return tmp_path, starts
 
@@ -88,6 +90,15 @@ def test_a_list_that_is_missing_and_a_part_that_is_none_are_named(tmp_path, monk
         glyph_matrix.task_list_of("glyphs_emoji", "5way_1shot")
     with pytest.raises(ConfigError, match=r"--part 4/4: must be such as 0/4 to 3/4"):
         glyph_matrix.part_of("4/4")
+
+
+def test_a_domain_that_nearest_neighbour_on_pixels_solves_is_none_of_the_matrix(world, monkeypatch, capsys):
+    _, starts = world
+    found = {"glyphs_icons": (0.6, 0.01), "glyphs_scripts": (0.951, 0.004)}
+    monkeypatch.setattr(glyph_matrix, "by_pixels", lambda _, name: {"5way_1shot": found[name]})
+    assert matrix(world[0]) == 1
+    text = "glyphs_scripts: nearest neighbour on pixels, 5way_1shot: 95.1 ± 0.4 %; too easy for the matrix (above 95 %)"
+    assert text in capsys.readouterr().err and not starts
 
 
 # Against a classifier.

@@ -15,12 +15,28 @@ from pathlib import Path
 from utils.config import ExperimentConfig, load_config
 from utils.data_sources.dataset_classes import find_classes
 from utils.data_sources.lakes_runs import all_runs_tasks
-from utils.data_sources.task_lists import TaskList, TaskLists, named_tasks, tasks_digest, write_task_lists
+from utils.data_sources.task_lists import (
+    TaskList,
+    TaskLists,
+    named_tasks,
+    read_task_lists,
+    tasks_digest,
+    write_task_lists,
+)
 from utils.episodes.class_table import ClassTable
 from utils.episodes.drawing import draw_episodes
 from utils.errors import ConfigError, DataError, prints_user_errors
+from utils.files.atomic_files import storage_errors
 from utils.paths import command, dataset_root
-from utils.prepare_dataset.glyphs.benchmark import OTHER_DOMAINS, SEED, SHAPES, TestImages, fixed_tasks
+from utils.prepare_dataset.glyphs.benchmark import (
+    OTHER_DOMAINS,
+    SEED,
+    SHAPES,
+    TestImages,
+    by_pixels,
+    fixed_tasks,
+    pixel_lines,
+)
 from utils.prepare_dataset.glyphs.card import expected_digests
 from utils.prepare_dataset.glyphs.domains import DOMAINS
 from utils.words import log_to_terminal, printable, say
@@ -62,21 +78,16 @@ def domain_images(dataset_folder: Path) -> TestImages:
     if name in OTHER_DOMAINS:
         keys = {"experiment_name": name, "dataset_name": name, "dataset_path": name, **SMALL_AND_GREY}
         dataset = find_classes(load_config(None, keys | OTHER_DOMAINS[name]), {"test": list(SHAPES.values())[:1]})
-        classes, path_of = dataset.classes["test"], dataset.packed.image_path
-        return TestImages(classes, {rank: path_of(rank) for ranks in classes.values() for rank in ranks})
+        path_of = dataset.packed.image_path
+        return TestImages.of({name: list(map(path_of, ranks)) for name, ranks in dataset.classes["test"].items()})
     images = TestImages.of_folder(dataset_folder)
     if not images.classes:
         raise DataError(f"{printable(dataset_folder)}: no classes below a folder test; a domain is split already.")
     return images
 
 
-def domain_tasks(dataset_folder: Path) -> dict[str, TaskLists]:
-    """Return the fixed lists of a domain's dataset, by name.
-
-    Raises:
-        DataError: as `domain_images`.
-    """
-    images = domain_images(dataset_folder)
+def domain_tasks(dataset_name: str, images: TestImages) -> dict[str, TaskLists]:
+    """Return the fixed lists of a domain's test images, by name."""
     found = {}
     for name, by_shape in fixed_tasks(images).items():
         lists = []
@@ -84,7 +95,7 @@ def domain_tasks(dataset_folder: Path) -> dict[str, TaskLists]:
             table = images.table(shape)
             digest = tasks_digest("test", shape, indices, drawn, table, images.paths.__getitem__)
             lists.append(TaskList(shape, named_tasks(drawn, table, images.paths.__getitem__), SEED, digest))
-        found[name] = TaskLists(dataset_folder.name, tuple(lists))
+        found[name] = TaskLists(dataset_name, tuple(lists))
     return found
 
 
@@ -118,11 +129,14 @@ def main(arguments: list[str]) -> int:
         dataset_folder = dataset_root() / (f"glyphs_{options.domain}" if options.domain in DOMAINS else options.domain)
         expected = expected_digests(dataset_folder.name).get("tasks", {})
         folder = options.to or dataset_folder.with_name(f"{dataset_folder.name}_tasks")
-        for name, lists in domain_tasks(dataset_folder).items():
-            folder.mkdir(parents=True, exist_ok=True)
+        images = domain_images(dataset_folder)
+        for name, lists in domain_tasks(dataset_folder.name, images).items():
+            with storage_errors(folder):
+                folder.mkdir(parents=True, exist_ok=True)
             _write(folder / f"{name}.tasks.json", lists)
-            same = lists_digest(lists) == expected.get(name)
-            say(f"digest {lists_digest(lists)}: {'as published' if same else 'not the published one'}")
+            same = {None: "none is published", lists_digest(lists): "as published"}
+            say(f"digest {lists_digest(lists)}: {same.get(expected.get(name), 'not the published one')}")
+        say("\n".join(pixel_lines(by_pixels(dataset_folder, images))))
         return 0
     if options.config is not None:
         config = load_config(options.config)
@@ -134,9 +148,13 @@ def main(arguments: list[str]) -> int:
 
 
 def _write(path: Path, task_lists: TaskLists) -> None:
-    if path.exists():
-        raise ConfigError(f"{printable(path)}: is there already; nothing is overwritten. Give another name with --to.")
-    write_task_lists(path, task_lists)
+    if path.exists() and read_task_lists(path) != task_lists:
+        raise ConfigError(
+            f"{printable(path)}: is there already, with other tasks; nothing is overwritten. Give another name "
+            "with --to."
+        )
+    if not path.exists():
+        write_task_lists(path, task_lists)
     for one in task_lists.lists:
         text = f"{printable(path)}: {len(one.tasks)} tasks of {one.shape} from {task_lists.dataset} {one.digest[:12]}"
         say(text.rstrip())

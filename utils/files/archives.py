@@ -347,6 +347,8 @@ def _data_of_deb(archive: Path) -> BinaryIO:
             if header.startswith(b"data.tar.xz"):
                 return file
             size = int(header[48:58])
+            if size < 0:  # it would be the same header again
+                break
             file.seek(size + size % 2, io.SEEK_CUR)
     file.close()
     raise tarfile.ReadError("no data.tar.xz in it")

@@ -1,5 +1,6 @@
 """The fixed test tasks of a glyph domain, drawn from a seed, and what nearest neighbour on pixels makes of them."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from utils.episodes.class_table import ClassTable
 from utils.episodes.drawing import EpisodeIndices, EpisodeShape, draw_episodes
 from utils.episodes.randomness import below, random_words
 from utils.images.folders import scan
+from utils.metrics import summarise
 
 SEED, N_TASKS = 0, 1000
 SHAPES = {
@@ -43,17 +45,22 @@ class TestImages:
     __test__ = False
 
     classes: Mapping[str, Sequence[int]]
-    """Name -> numbers of its images."""
-    paths: Mapping[int, str]
-    """Number -> path below the dataset's folder."""
+    """Name -> places of its images in `paths`."""
+    paths: Sequence[str]
+    """Below the dataset's folder."""
+
+    @classmethod
+    def of(cls, paths_of: Mapping[str, Sequence[str]]) -> "TestImages":
+        """Those of class name -> paths."""
+        ends = np.cumsum([len(paths) for paths in paths_of.values()]).tolist()
+        places = [range(end - len(paths), end) for paths, end in zip(paths_of.values(), ends, strict=True)]
+        return cls(dict(zip(paths_of, places, strict=True)), list(itertools.chain(*paths_of.values())))
 
     @classmethod
     def of_folder(cls, dataset_folder: Path) -> "TestImages":
         """Those of the folder `test`."""
         folders = [folder for folder in scan(dataset_folder)[0] if folder.path.startswith("test/")]
-        paths = dict(enumerate(folder.path_of(file) for folder in folders for file in folder.files))
-        ends = np.cumsum([len(folder.files) for folder in folders]).tolist()
-        return cls({f.path: range(end - len(f.files), end) for f, end in zip(folders, ends, strict=True)}, paths)
+        return cls.of({folder.path: list(map(folder.path_of, folder.files)) for folder in folders})
 
     def table(self, shape: EpisodeShape) -> ClassTable:
         """Those classes that have images enough for a shape."""
@@ -65,10 +72,7 @@ def fixed_tasks(images: TestImages) -> Lists:
 
     The varying one has 5 to 20 ways and 1 to 5 shots, a shape per task by the seed; classes stay unequal.
     """
-    lists: Lists = {}
-    for name, shape in SHAPES.items():
-        if len(images.table(shape).names) >= shape.n_way:
-            lists[name] = {shape: _draw(images, shape, range(N_TASKS))}
+    lists: Lists = {name: {shape: _draw(images, shape, range(N_TASKS))} for name, shape in _shapes_of(images)}
     words = random_words(SEED, "test", range(N_TASKS), _PURPOSE_OF_SHAPES, 2)
     ways = VARYING_WAYS[0] + below(words[:, 0], len(VARYING_WAYS))
     shots = VARYING_SHOTS[0] + below(words[:, 1], len(VARYING_SHOTS))
@@ -81,6 +85,10 @@ def fixed_tasks(images: TestImages) -> Lists:
     return lists | ({VARYING: varying} if varying else {})
 
 
+def _shapes_of(images: TestImages) -> list[tuple[str, EpisodeShape]]:
+    return [(name, shape) for name, shape in SHAPES.items() if len(images.table(shape).names) >= shape.n_way]
+
+
 def _draw(images: TestImages, shape: EpisodeShape, indices: Sequence[int]) -> tuple[Sequence[int], EpisodeIndices]:
     sizes = images.table(shape).sizes
     return indices, draw_episodes(
@@ -90,7 +98,7 @@ def _draw(images: TestImages, shape: EpisodeShape, indices: Sequence[int]) -> tu
 
 def small_pixels(dataset_folder: Path, images: TestImages) -> np.ndarray:
     """Return all test images grey and 28 x 28: float32 (images, 784), 0..1."""
-    return np.stack([_small(dataset_folder / path) for path in images.paths.values()])
+    return np.stack([_small(dataset_folder / path) for path in images.paths])
 
 
 def _small(path: Path) -> np.ndarray:
@@ -113,3 +121,29 @@ def nearest_neighbour(pixels: np.ndarray, table: ClassTable, shape: EpisodeShape
     distances = (support**2).sum(-1)[:, None] - 2 * query @ support.transpose(0, 2, 1)  # (B, N*Q, N*K)
     labels = np.repeat(np.arange(shape.n_way), shape.n_query)
     return (distances.argmin(-1) // shape.n_shot == labels).mean(axis=1)
+
+
+def by_pixels(dataset_folder: Path, images: TestImages) -> dict[str, tuple[float, float]]:
+    """Return name of a list of one shape -> mean accuracy of nearest neighbour on its tasks, and 95 % interval."""
+    shapes, found = _shapes_of(images), {}
+    pixels = small_pixels(dataset_folder, images) if shapes else np.zeros((0, 0))
+    for name, shape in shapes:
+        _, tasks = _draw(images, shape, range(N_TASKS))
+        summary = summarise(nearest_neighbour(pixels, images.table(shape), shape, tasks).tolist())
+        found[name] = summary.mean, summary.ci95 or 0.0
+    return found
+
+
+def is_too_easy(found: Mapping[str, Sequence[float]]) -> bool:
+    """Whether a domain is none of the matrix: by `by_pixels` of its 5-way 1-shot tasks."""
+    return found.get("5way_1shot", [0.0])[0] > TOO_EASY
+
+
+def pixel_lines(found: Mapping[str, Sequence[float]]) -> list[str]:
+    """Return a line for each list of `by_pixels`."""
+    easy = f"; too easy for the matrix (above {100 * TOO_EASY:.0f} %)" if is_too_easy(found) else ""
+    return [
+        f"nearest neighbour on pixels, {name}: {100 * mean:.1f} ± {100 * ci95:.1f} %"
+        + (easy if name == "5way_1shot" else "")
+        for name, (mean, ci95) in found.items()
+    ]

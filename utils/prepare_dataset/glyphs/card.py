@@ -8,7 +8,7 @@ from typing import Any
 
 from utils.files.reading import parse_toml, read_text
 from utils.prepare_dataset.class_sources import SourceClass
-from utils.prepare_dataset.glyphs.benchmark import TOO_EASY
+from utils.prepare_dataset.glyphs.benchmark import pixel_lines
 from utils.prepare_dataset.glyphs.domains import DOMAINS, OF_FONTS
 from utils.prepare_dataset.glyphs.drawing import renderers
 from utils.prepare_dataset.glyphs.selection import FEWEST_IMAGES, LeftOut
@@ -63,9 +63,7 @@ class Drawing:
         more = ", or beyond the most of a script" if self.domain == "scripts_affine" else ""
         few = counted(self.left_out.classes, "class", "classes")
         lines.append(f"left out: {few} with another number of sources{more}")
-        for name, (mean, ci95) in measures["nearest_neighbour"].items():
-            easy = "; too easy for the matrix" if name == "5way_1shot" and mean > TOO_EASY else ""
-            lines.append(f"nearest neighbour on pixels, {name}: {100 * mean:.1f} ± {100 * ci95:.1f} %{easy}")
+        lines += pixel_lines(measures["nearest_neighbour"])
         if expected := expected_digests(self.folder_name):
             by = ", ".join(f"{key} {value}" for key, value in expected["renderers"].items())
             same = expected["files_sha256"] == measures["files_sha256"]

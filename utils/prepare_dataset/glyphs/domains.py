@@ -8,16 +8,18 @@ import itertools
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from utils.episodes.randomness import random_words, sample_without_replacement
+from utils.errors import DataError
 from utils.files.reading import parse_toml, read_object, read_text
 from utils.prepare_dataset.class_sources import safe_name, split_by_seed
 from utils.prepare_dataset.glyphs.drawing import FontFace, IconSet, Key
+from utils.words import printable
 
 DOMAINS = {
     "scripts": "characters of the world's scripts, each image from another font; scripts are split by region",
@@ -175,7 +177,7 @@ def emoji_classes(sets: Sequence[IconSet], characters: Sequence[Path | None], se
 
     Skin tones and sequences are left out: they are one drawing in other colours, or with another on top.
     """
-    own = [{} if path is None else _single_emoji(read_object(path)) for path in characters]
+    own = [{} if path is None else _single_emoji(path) for path in characters]
     names: dict[str, str] = {}
     for code, name in itertools.chain.from_iterable(table.items() for table in own):
         names.setdefault(_squashed(name), code)
@@ -195,11 +197,17 @@ def emoji_classes(sets: Sequence[IconSet], characters: Sequence[Path | None], se
     ]
 
 
-def _single_emoji(table: Mapping[str, str]) -> dict[str, str]:
+def _single_emoji(path: Path) -> dict[str, str]:
+    try:
+        table = read_object(path)
+    except ValueError as error:
+        raise DataError(
+            f"{printable(path)}: no table of an icon set's characters ({printable(error)[:200]})."
+        ) from error
     return {
         code: name
         for code, name in sorted(table.items())
-        if re.fullmatch("[0-9a-f]{4,5}", code) and not "1f3fb" <= code <= "1f3ff"
+        if re.fullmatch("[0-9a-f]{4,5}", code) and not "1f3fb" <= code <= "1f3ff" and isinstance(name, str)
     }
 
 

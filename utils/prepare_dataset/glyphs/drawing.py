@@ -3,17 +3,20 @@
 import hashlib
 import importlib.metadata
 import io
+import itertools
 import logging
 import re
 from collections.abc import Callable, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
+from xml.etree.ElementTree import ParseError, iterparse
 
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFont, features
 
 from utils.episodes.randomness import random_words, uniform
 from utils.errors import ConfigError, DataError
+from utils.files.archives import DAMAGE
 from utils.files.reading import parse_json
 from utils.words import printable
 
@@ -24,6 +27,10 @@ CANVAS, EM, LARGEST = 128, 112, 104
 THUMBNAIL, THUMBNAIL_INK = 28, 24
 LARGEST_TURN, LARGEST_STRETCH, LARGEST_SHEAR, LARGEST_SHIFT = 0.14, 0.12, 0.12, 6.0
 """Radians; parts; parts; pixels of the canvas."""
+LONGEST, DEEPEST = 16, 90
+"""What is longer than so many sides, or ems of a font, takes gigabytes; elements in elements, beyond which the renderer
+of icons ends with the process.
+"""
 COPY = 0.02
 """Squared distance of two thumbnails, in parts of their mean square, up to which one is a copy of the other."""
 
@@ -51,7 +58,7 @@ class FontFace:
             self.may_be_drawn = not tables["OS/2"].fsType & _RESTRICTED if "OS/2" in tables else True
             self.family = names.getBestFamilyName() or path.stem
             first = tables.getGlyphOrder()[0]
-        except (OSError, TTLibError, ValueError, KeyError, AssertionError, IndexError) as error:
+        except (*DAMAGE, TTLibError, AssertionError, AttributeError, TypeError) as error:
             raise DataError(f"{printable(path)}: a font that cannot be read ({printable(error)[:200]}).") from error
         self.keys = frozenset(code for code, glyph in glyphs.items() if glyph != first and code < 0x110000)
         """What it has a glyph for; the first glyph, .notdef, is what it shows for all it lacks."""
@@ -70,7 +77,7 @@ class FontFace:
         try:
             left, top, right, bottom = self._font.getbbox(text)
             size = (max(int(right - left), 1), max(int(bottom - top), 1))
-            if max(size) > 16 * EM:
+            if max(size) > LONGEST * EM:
                 return None
             image = Image.new("L", size, 255)
             ImageDraw.Draw(image).text((-left, -top), text, font=self._font, fill=0)
@@ -90,8 +97,10 @@ class IconSet:
             content = parse_json(path.read_bytes())
             self._icons, self._aliases = content["icons"], content.get("aliases", {})
             self._size = content.get("width", 16), content.get("height", 16)
-            self.family = content["prefix"]
-            shown = {name for name, icon in self._icons.items() if not icon.get("hidden")}
+            self.family = str(content["prefix"])
+            shown = {
+                name for name, icon in self._icons.items() if isinstance(icon["body"], str) and not icon.get("hidden")
+            }
             # Aliases that turn or mirror an icon have no body of their own, and are left out.
             self._parents = {name: alias["parent"] for name, alias in self._aliases.items() if set(alias) == {"parent"}}
         except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
@@ -104,23 +113,33 @@ class IconSet:
     def ink(self, key: Key) -> Image.Image | None:
         """Return an icon, mode L where it has no colours of its own, else RGB; None where nothing is drawn."""
         icon = self._icons[self._parents.get(key, key)]
-        if _REFERS_ELSEWHERE.search(icon["body"]):  # the renderer would read any file of this machine
-            return None
         left, top = icon.get("left", 0), icon.get("top", 0)
-        width, height = icon.get("width", self._size[0]), icon.get("height", self._size[1])
+        width, height = size = icon.get("width", self._size[0]), icon.get("height", self._size[1])
+        if not all(isinstance(side, int | float) and side > 0 for side in size) or max(size) > LONGEST * min(size):
+            return None
         svg = (
             '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" color="black"'
             f' viewBox="{left} {top} {width} {height}">{icon["body"]}</svg>'
         )
+        if _REFERS_ELSEWHERE.search(svg):  # the renderer would read any file of this machine
+            return None
         try:
+            if _depth(svg) > DEEPEST:
+                return None
             image = _render_svg()(svg, CANVAS)
-        except ValueError:
+        except (ValueError, ParseError):
             return None
         red, *others = image.split()
         if not any(ImageChops.difference(red, other).getbbox() for other in others):
             image = red
         cropped = _cropped(image)
         return None if cropped is None else _fitted(cropped, LARGEST)
+
+
+def _depth(svg: str) -> int:
+    """How many elements are in each other."""
+    events = iterparse(io.BytesIO(svg.encode()), ("start", "end"))
+    return max(itertools.accumulate(1 if event == "start" else -1 for event, _ in events))
 
 
 @lru_cache(1)
@@ -152,7 +171,7 @@ def _alike(first: Image.Image, second: Image.Image) -> bool:
 
 def are_copies(images: np.ndarray) -> np.ndarray:
     """Which of some thumbnails (n, 28, 28) are copies of each other: bool (n, n)."""
-    flat = images.reshape(len(images), -1).astype(np.float32)
+    flat = images.reshape(len(images), -1).astype(np.float64)  # whole numbers: exact, in whatever order they are added
     squares = (flat**2).sum(axis=1)
     distances = squares[:, None] + squares - 2 * flat @ flat.T
     return distances <= COPY * (squares[:, None] + squares) / 2

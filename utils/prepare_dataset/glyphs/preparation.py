@@ -16,12 +16,12 @@ from utils.files.atomic_files import write_bytes_atomically
 from utils.files.atomic_folders import is_filled
 from utils.images.folders import scan
 from utils.images.packed import available_cores
-from utils.metrics import summarise
 from utils.paths import command, dataset_root, expanded
+from utils.prepare_dataset.catalogue import check_name
 from utils.prepare_dataset.class_sources import SourceClass, check_classes, safe_name
 from utils.prepare_dataset.dataset_folders import verify_dataset, write_dataset
-from utils.prepare_dataset.glyphs.benchmark import SHAPES, TestImages, fixed_tasks, nearest_neighbour, small_pixels
-from utils.prepare_dataset.glyphs.card import Drawing, counts_text
+from utils.prepare_dataset.glyphs.benchmark import TestImages, by_pixels
+from utils.prepare_dataset.glyphs.card import Drawing, counts_text, expected_digests
 from utils.prepare_dataset.glyphs.domains import (
     DOMAINS,
     OF_FONTS,
@@ -43,6 +43,8 @@ from utils.words import counted, log_to_terminal, printable, say
 logger = logging.getLogger(__name__)
 
 CARD = "README.md"
+LONGEST_NAME = 60
+"""Letters of a source's name that its images' names have: in any script they fit into the 255 bytes of a file's."""
 MOST_AFFINE = 20
 """Letters of a script in `scripts_affine`: with all, a hundred of each, it would be several times `scripts`."""
 
@@ -63,7 +65,11 @@ class GlyphRequest:
     def folder_name(self) -> str:
         """What was drawn from other sources, or with another seed, never goes under the name of the benchmark."""
         seed = f"_seed{self.seed}" if self.seed else ""
-        return self.name or f"glyphs_{self.domain}{seed}{'_any_version' if self.any_version else ''}"
+        name = self.name or f"glyphs_{self.domain}{seed}{'_any_version' if self.any_version else ''}"
+        check_name(name)
+        if expected_digests(name) and (name != f"glyphs_{self.domain}" or self.seed or self.any_version):
+            raise ConfigError(f"--name {name}: is of the benchmark, for its own sources and seed 0. Give another name.")
+        return name
 
 
 @prints_user_errors
@@ -77,7 +83,7 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("--domain", required=True, choices=tuple(DOMAINS))
     parser.add_argument(
-        "--from", dest="locations", nargs="+", default=[], metavar="PATH",
+        "--from", dest="locations", nargs="+", action="extend", default=[], metavar="PATH",
         help="packages (.deb, .tgz, .whl, .zip), fonts, or folders of these; default: the installed fonts",
     )  # fmt: skip
     parser.add_argument("--any-version", action="store_true", help="draw what is there, whether known here or not")
@@ -108,20 +114,21 @@ def prepare_glyphs(request: GlyphRequest) -> str:
         StorageError: no space or no permission.
     """
     destination = request.dataset_root / request.folder_name
-    if is_filled(destination):
-        record = verify_dataset(destination)
-        if record is None:
-            raise DataError(
-                f"{printable(destination)}: is there, and was not prepared here. Give another name with --name."
-            )
-        return f"{printable(destination)}: is there and verified, {counts_text(record['images_per_class'])}"
     workspace = Workspace(request.dataset_root)
+    if is_filled(destination):
+        return _verified(destination, request, workspace)
     sources, faces = _opened(request, workspace)
     proposals = _propose(request, sources, faces)
-    names = [f"{source.package.name} {source.name}" if source.package else source.name for source in sources]
+    names = [printable(f"{s.package.name} {s.name}" if s.package else s.name) for s in sources]
     drawn = draw_all([source.path for source in sources], proposals, available_cores())
     kept, left_out = select(proposals, drawn, names)
     classes = _classes(request, proposals, kept, sources, left_out)
+    if not classes and request.domain != "scripts_affine":
+        sides = " of print, and by as many of handwriting" if request.domain in TOGETHER else ""
+        raise DataError(
+            f"{request.domain}: nothing is drawn by {FEWEST_IMAGES} of {counted(len(sources), 'source')}{sides}, each "
+            "in a way of its own. Give more with --from."
+        )
     check_classes(request.dataset_root, classes)
     drawing = Drawing(request.folder_name, request.domain, request.seed, sources, names, classes, left_out)
     facts = {
@@ -140,6 +147,25 @@ def prepare_glyphs(request: GlyphRequest) -> str:
     write_dataset(destination, classes, facts, then=describe)
     workspace.clean()
     return f"{printable(destination)}: prepared, {counts_text(drawing.images_per_class)}"
+
+
+def _verified(destination: Path, request: GlyphRequest, workspace: Workspace) -> str:
+    """Say what a dataset holds that is there: the one that is asked for, from the same files where others could be."""
+    record = verify_dataset(destination)
+    if record is None:
+        raise DataError(
+            f"{printable(destination)}: is there, and was not prepared here. Give another name with --name."
+        )
+    asked: dict[str, Any] = {"domain": request.domain, "seed": request.seed}
+    if request.any_version and request.locations:
+        asked["sources"] = [source.sha256 for source in _opened(request, workspace)[0]]
+        workspace.clean()
+    if other := [key for key, value in asked.items() if record.get(key) != value]:
+        raise ConfigError(
+            f"{printable(destination)}: is there and verified, but its {' and '.join(other)} are not those that are "
+            "asked for. Nothing was drawn: give another name with --name, or move that folder away."
+        )
+    return f"{printable(destination)}: is there and verified, {counts_text(record['images_per_class'])}"
 
 
 def _opened(request: GlyphRequest, workspace: Workspace) -> tuple[list[Source], list[Any]]:
@@ -200,7 +226,8 @@ def _classes(
             name, shown = proposal.name.rpartition("/")[2], kept[proposal.name]
             if request.domain == "scripts_affine":
                 shown = [shown[place % len(shown)] for place in range(MOST_IMAGES)]
-            files = [f"{i:02}_{safe_name(Path(sources[c.source].name).stem)}.png" for i, c in enumerate(shown)]
+            stems = [safe_name(Path(sources[c.source].name).stem)[:LONGEST_NAME] for c in shown]
+            files = [f"{i:02}_{stem}.png" for i, stem in enumerate(stems)]
             changes = affine_changes(request.seed, [f"{name}/{file}" for file in files])
             read = _reader(
                 [(sources[c.source].path, c.key) for c in shown], changes if request.domain in OF_FONTS else None
@@ -228,19 +255,9 @@ def _reader(shown: Sequence[tuple[Path, Key]], changes: np.ndarray | None) -> Ca
 
 
 def _measure(folder: Path) -> dict[str, Any]:
-    """Digest of all files, and accuracy of nearest neighbour on the fixed tasks."""
+    """Digest of all files, and accuracy of nearest neighbour on the fixed tasks, each with its interval."""
     digest = hashlib.sha256()
     for image_folder in scan(folder)[0]:
         for path in map(image_folder.path_of, image_folder.files):
             digest.update(f"{path}\t{hashlib.sha256((folder / path).read_bytes()).hexdigest()}\n".encode())
-    measures: dict[str, Any] = {"files_sha256": digest.hexdigest(), "nearest_neighbour": {}}
-    if not (folder / "test").is_dir():
-        return measures
-    images = TestImages.of_folder(folder)
-    pixels = small_pixels(folder, images)
-    lists = fixed_tasks(images)
-    for name in (name for name in SHAPES if name in lists):
-        ((shape, (_, tasks)),) = lists[name].items()
-        summary = summarise(nearest_neighbour(pixels, images.table(shape), shape, tasks).tolist())
-        measures["nearest_neighbour"][name] = [summary.mean, summary.ci95 or 0.0]
-    return measures
+    return {"files_sha256": digest.hexdigest(), "nearest_neighbour": by_pixels(folder, TestImages.of_folder(folder))}

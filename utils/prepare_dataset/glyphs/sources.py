@@ -15,6 +15,7 @@ from pathlib import Path
 
 from utils.errors import DataError
 from utils.files.archives import PACKAGE_EXTENSIONS, read_members
+from utils.files.atomic_files import storage_errors
 from utils.files.reading import parse_json
 from utils.paths import expanded
 from utils.words import counted, first_lines, printable
@@ -23,8 +24,8 @@ FONT_FILE = re.compile(r"\.(ttf|otf|woff)$", re.IGNORECASE)
 ICON_FILE = re.compile(r"(^|/)(icons|chars|info)\.json$")
 _READ = re.compile(f"{FONT_FILE.pattern}|{ICON_FILE.pattern}", re.IGNORECASE)
 INSTALLED = ("/usr/share/fonts", "/usr/local/share/fonts", "~/.local/share/fonts", "~/.fonts")
-FREE = re.compile(r"(MIT|ISC|0BSD|Unlicense|CC0-1\.0|(Apache|OFL|LGPL|GPL|MPL|BSD|CC-BY(-SA)?)-[\w.\-]+)$")
-"""SPDX names of licences under which a set that is not known here may be drawn."""
+FREE = re.compile(r"MIT|ISC|0BSD|Unlicense|CC0-1\.0|CC-BY(-SA)?-[\d.]+|(Apache|OFL|LGPL|GPL|MPL|BSD)-[\w.\-]+")
+"""SPDX names of licences under which a set that is not known here may be drawn: none of CC-BY-NC and CC-BY-ND."""
 MOST_LISTED = 20
 
 
@@ -149,22 +150,35 @@ def _read(locations: Iterable[str], *, must_exist: bool) -> Iterator[_Found]:
         for one in paths:
             if not one.is_file():
                 continue
-            if one.name.lower().endswith(PACKAGE_EXTENSIONS):
-                for name, content in read_members(one, _READ):
-                    yield _Found(str(one), name.rpartition("/")[2], content, None)
-            elif _READ.search(one.name):
-                yield _Found(str(one.parent), one.name, one.read_bytes(), one)
+            try:
+                if one.name.lower().endswith(PACKAGE_EXTENSIONS):
+                    for name, content in read_members(one, _READ):
+                        folder, _, file = f"{one}/{name}".rpartition("/")  # several sets may be in one archive
+                        yield _Found(folder, file, content, None)
+                elif _READ.search(one.name):
+                    yield _Found(str(one.parent), one.name, one.read_bytes(), one)
+            except OSError as error:
+                raise DataError(f"{printable(one)}: cannot be read ({error.strerror}).") from error
 
 
 def _placed(group: Sequence[_Found], main: _Found, package: Package | None, folder: Path) -> Source:
     paths = {}
-    for one in group:
+    for one in reversed(group):  # of two members of one name the first counts
         paths[one.name] = one.path or folder / f"{one.digest}{Path(one.name).suffix}"
         if one.path is None:
-            folder.mkdir(parents=True, exist_ok=True)
-            paths[one.name].write_bytes(one.content)
-    name = main.name if FONT_FILE.search(main.name) else str(parse_json(main.content).get("prefix"))
-    return Source(name, package, main.digest, paths[main.name], paths.get("chars.json"))
+            with storage_errors(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+                paths[one.name].write_bytes(one.content)
+    return Source(_name(main), package, main.digest, paths[main.name], paths.get("chars.json"))
+
+
+def _name(main: _Found) -> str:
+    if FONT_FILE.search(main.name):
+        return main.name
+    try:
+        return str(parse_json(main.content)["prefix"])
+    except (ValueError, KeyError, TypeError):  # damaged: it says so when it is opened
+        return Path(main.origin).name
 
 
 def _forbidden(group: Sequence[_Found]) -> str:
@@ -178,7 +192,7 @@ def _forbidden(group: Sequence[_Found]) -> str:
         licence = "unreadable"
     return (
         ""
-        if FREE.match(licence)
+        if FREE.fullmatch(licence)
         else f"an icon set whose info.json states no free licence (it says {printable(licence)})"
     )
 

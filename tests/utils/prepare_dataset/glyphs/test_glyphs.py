@@ -8,6 +8,7 @@ import json
 import logging
 import lzma
 import tarfile
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +21,19 @@ from tests.tools.datasets import pixels, write_image
 from utils.config import check_config
 from utils.data_sources.dataset_classes import find_classes
 from utils.data_sources.task_lists import read_task_lists
+from utils.data_sources.write_task_lists import domain_images
 from utils.episodes.drawing import EpisodeShape, draw_episodes
-from utils.errors import DataError
+from utils.errors import ConfigError, DataError
 from utils.prepare_dataset.__main__ import main
 from utils.prepare_dataset.glyphs import domains, preparation, sources
-from utils.prepare_dataset.glyphs.benchmark import OTHER_DOMAINS, SHAPES, TestImages, nearest_neighbour, small_pixels
+from utils.prepare_dataset.glyphs.benchmark import (
+    OTHER_DOMAINS,
+    SHAPES,
+    TestImages,
+    by_pixels,
+    nearest_neighbour,
+    small_pixels,
+)
 from utils.prepare_dataset.glyphs.drawing import FontFace, IconSet, affine_changes, picture, thumbnail
 from utils.prepare_dataset.glyphs.preparation import GlyphRequest, prepare_glyphs
 from utils.prepare_dataset.glyphs.selection import select
@@ -66,6 +75,12 @@ def comb(bars, weight):
             pen.lineTo((x, y))
         pen.closePath()
     return pen.glyph()
+
+
+def short_os2(font):
+    """A font whose table OS/2 is said to have ten bytes."""
+    place = font.index(b"OS/2") + 12  # tag, checksum, offset, length
+    return font[:place] + (10).to_bytes(4, "big") + font[place + 4 :]
 
 
 def shapes_of(codes):
@@ -283,17 +298,80 @@ def test_an_unknown_font_that_may_not_be_embedded_is_not_drawn(tmp_path, fonts, 
     assert not list(folder.glob("*/*/*mine.png"))
 
 
-def test_broken_files_are_named(tmp_path, fonts, known, caplog):
-    (fonts / "broken.ttf").write_bytes((fonts / "f0.ttf").read_bytes()[:300])
-    prepared(tmp_path, fonts, any_version=True)
-    assert any(
-        f"left out: broken.ttf: {fonts}/broken.ttf: a font that cannot be read" in message
-        for message in caplog.messages
+def test_an_archive_may_hold_several_fonts_of_one_name_and_several_sets(tmp_path, fonts, known):
+    package = debian_package(
+        tmp_path / "p.deb",
+        {f"{path.stem}/Same.ttf": path.read_bytes() for path in fonts.iterdir()},
     )
+    digests = {hashlib.sha256(path.read_bytes()).hexdigest()[:32] for path in fonts.iterdir()}
+    found = sources.find_sources([str(package)], ["scripts"], tmp_path / "unpacked", any_version=False)
+    assert {one.sha256 for one in found} == digests
+    with zipfile.ZipFile(tmp_path / "sets.zip", "w") as archive:
+        for name in ("first", "second"):
+            for file in icon_set(tmp_path, name, ["home", name]).iterdir():
+                archive.write(file, f"{name}/{file.name}")
+    found = sources.find_sources([str(tmp_path / "sets.zip")], ["icons"], tmp_path / "unpacked", any_version=True)
+    assert {one.name: IconSet(one.path).keys for one in found} == {
+        name: {"home", name, "bin"} for name in ("first", "second")
+    }
+
+
+def test_what_is_given_with_from_twice_is_taken_twice(tmp_path, fonts, known, monkeypatch):
+    (tmp_path / "more").mkdir()
+    (fonts / "f4.ttf").rename(tmp_path / "more/f4.ttf")
+    taken = []
+    monkeypatch.setattr(preparation, "prepare_glyphs", lambda request: taken.append(request.locations) or "done")
+    main(["glyphs", "--domain", "scripts", "--from", str(fonts), "--from", str(tmp_path / "more")])
+    assert taken == [[str(fonts), str(tmp_path / "more")]]
+
+
+def test_no_name_of_the_benchmark_and_no_path_is_the_name_of_another_drawing(tmp_path, fonts, known):
+    for name, options in (("glyphs_scripts", {"any_version": True}), ("glyphs_icons", {}), ("omniglot_dataset", {})):
+        with pytest.raises(ConfigError, match=f"--name {name}: is of the benchmark"):
+            prepare_glyphs(GlyphRequest("scripts", tmp_path / "to", [str(fonts)], name=name, **options))
+    with pytest.raises(ConfigError, match="cannot be the name of a dataset"):
+        prepare_glyphs(GlyphRequest("scripts", tmp_path / "to", [str(fonts)], name="../out"))
+
+
+def test_another_drawing_under_a_name_that_is_taken_is_refused(tmp_path, fonts, known):
+    request = GlyphRequest("scripts", tmp_path / "to", [str(fonts)], any_version=True, name="mine")
+    prepare_glyphs(request)
+    assert "is there and verified" in prepare_glyphs(request)
+    with pytest.raises(ConfigError, match="its domain are not those"):
+        prepare_glyphs(dataclasses.replace(request, domain="scripts_affine"))
+    with pytest.raises(ConfigError, match="its seed are not those"):
+        prepare_glyphs(dataclasses.replace(request, seed=1))
+    tiny_font(fonts / "new.ttf", "New", shapes_of(LATIN), weight=99)
+    with pytest.raises(ConfigError, match=r"its sources are not those that are asked for\. Nothing was drawn"):
+        prepare_glyphs(request)
+    assert not (tmp_path / "to/.sources/unpacked").exists()
+
+
+def test_names_of_fonts_may_be_anything(tmp_path, fonts, known):
+    for place, name in enumerate(["a\n| b.ttf", "\udcff.TTF", "x" * 250 + ".ttf", "漢" * 80 + ".otf", "-.ttf"]):
+        (fonts / f"f{place}.ttf").rename(fonts / name)
+        tiny_font(fonts / f"copy{place}.ttf", f"C{place}", {LATIN[0]: shapes_of(LATIN)[LATIN[0]]}, weight=14 * place)
+    folder = prepared(tmp_path, fonts, any_version=True)
+    assert len(list((folder / f"test/Thai_{THAI[0]:04X}").iterdir())) == 5
+    assert "\\n" in (folder / "README.md").read_text(encoding="utf-8")
+
+
+def test_broken_files_are_named(tmp_path, fonts, known, caplog):
+    whole = (fonts / "f0.ttf").read_bytes()
+    (fonts / "broken.ttf").write_bytes(whole[:300])
+    (fonts / "empty.ttf").write_bytes(b"")
+    (fonts / "short.ttf").write_bytes(short_os2(whole))
+    prepared(tmp_path, fonts, any_version=True)
+    for name in ("broken", "empty", "short"):
+        text = f"left out: {name}.ttf: {fonts}/{name}.ttf: a font that cannot be read"
+        assert any(text in message for message in caplog.messages)
     package = debian_package(tmp_path / "cut.deb", {"f0.ttf": (fonts / "f0.ttf").read_bytes()})
     package.write_bytes(package.read_bytes()[:-200])
     with pytest.raises(DataError, match=r"cut.deb: damaged or not an archive of this kind: .*Fetch it again"):
         prepared(tmp_path, package)
+    (tmp_path / "back.deb").write_bytes(b"!<arch>\n" + f"{'back':48}{-60:<10}`\n".encode())
+    with pytest.raises(DataError, match=r"back.deb: damaged .*no data.tar.xz in it"):
+        prepared(tmp_path, tmp_path / "back.deb")
     (tmp_path / "none.deb").write_bytes(b"!<arch>\n")
     with pytest.raises(DataError, match=r"none.deb: damaged .*no data.tar.xz in it"):
         prepared(tmp_path, tmp_path / "none.deb")
@@ -372,6 +450,22 @@ def test_emoji_are_matched_by_code_point_and_by_name(tmp_path):
     }
 
 
+def test_a_set_that_is_no_json_is_left_out_by_name_and_so_is_a_table_of_characters(tmp_path, known, caplog):
+    pytest.importorskip("resvg_py")
+    for place in range(4):
+        icon_set(tmp_path / "sets", f"set{place}", ["dog", "thumbs-up"], shift=place)
+    (icon_set(tmp_path / "sets", "broken", ["dog"]) / "icons.json").write_text('{"icons"')
+    nothing = "emoji: nothing is drawn by 4 of 4 sources, each in a way of its own"
+    with pytest.raises(DataError, match=nothing):  # icons of sets without a table are no emoji
+        prepared(tmp_path, tmp_path / "sets", "emoji", any_version=True)
+    assert any("left out: broken: " in message for message in caplog.messages)
+    (tmp_path / "sets/set0/chars.json").write_text('{"1f436": 5, "1f44d": "thumbs-up"}')
+    assert domains._single_emoji(tmp_path / "sets/set0/chars.json") == {"1f44d": "thumbs-up"}
+    (tmp_path / "sets/set0/chars.json").write_text("[]")
+    with pytest.raises(DataError, match=r"chars\.json: no table of an icon set's characters"):
+        prepared(tmp_path, tmp_path / "sets", "emoji", any_version=True)
+
+
 def test_two_sets_with_the_same_chars_json_keep_their_packages(tmp_path, monkeypatch):
     rows = []
     for name in ("first", "second"):
@@ -396,6 +490,18 @@ def test_an_icon_set_without_a_free_licence_is_refused_even_so(tmp_path, known):
         prepared(tmp_path, tmp_path / "sets", "icons", any_version=True)
     text = "set3: an icon set whose info.json states no free licence (it says proprietary)"
     assert text in str(refused.value) and "set2" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("licence", "free"),
+    [
+        ("MIT", True), ("Apache-2.0", True), ("CC-BY-SA-4.0", True), ("GPL-2.0-or-later", True), ("OFL-1.1-RFN", True),
+        ("CC-BY-NC-4.0", False), ("CC-BY-ND-4.0", False), ("CC-BY-NC-SA-4.0", False), ("CC-BY-SA-NC-4.0", False),
+        ("MIT\n", False), ("None", False), ("MIT OR proprietary", False), ("", False),
+    ],
+)  # fmt: skip
+def test_a_licence_that_forbids_trade_or_changes_is_not_free(licence, free):
+    assert bool(sources.FREE.fullmatch(licence)) == free
 
 
 def test_icons_of_unknown_sets_become_a_dataset(tmp_path, known):
@@ -447,6 +553,18 @@ def test_a_broken_set_is_named_and_a_broken_drawing_is_none(tmp_path):
     content["icons"]["home"]["body"] = f'<image width="24" height="24" xlink:href="{tmp_path}/photograph.png"/>'
     (folder / "icons.json").write_text(json.dumps(content))
     assert IconSet(folder / "icons.json").ink("home") is None
+    content["icons"]["home"]["body"] = "<path d='M0 0h8v8z'/>"
+    for size in (
+        {"width": 1, "height": 10**9}, {"width": 0}, {"height": -3}, {"width": "1"}, {"width": None},
+        {"width": f'16"><image width="24" height="24" href="{tmp_path}/photograph.png"/><g a="'},
+        {"left": f'0 0 16 16"><image width="24" height="24" href="{tmp_path}/photograph.png"/><g a="'},
+        {"body": "<g>" * 900 + "<path d='M0 0h8v8z'/>" + "</g>" * 900},  # of which the renderer would crash
+        {"body": "&a;"}, {"body": "</svg><svg>"}, {"body": "<!DOCTYPE a><path d='M0 0h8v8z'/>"}, {"body": "\udc80"},
+    ):  # fmt: skip
+        (folder / "icons.json").write_text(
+            json.dumps(content | {"icons": {"home": content["icons"]["home"] | size, "odd": {"body": 5}}})
+        )
+        assert IconSet(folder / "icons.json").ink("home") is None and "odd" not in IconSet(folder / "icons.json").keys
     (folder / "icons.json").write_text('{"icons": []}')
     with pytest.raises(DataError, match=r"icons\.json: an icon set that cannot be read"):
         IconSet(folder / "icons.json")
@@ -497,9 +615,16 @@ def test_fixed_tasks_are_written_from_the_seed_and_never_share_a_font(tmp_path, 
         assert len({path.partition("_f")[2] for path in paths}) == 4
     assert "digest" in capsys.readouterr().out
     assert main(["tasks", "--domain", "scripts", "--to", str(tmp_path / "again")]) == 0
-    assert contents(folder) == contents(tmp_path / "again")
+    whole = contents(tmp_path / "again")
+    assert contents(folder) == whole
+    (folder / "varying.tasks.json").unlink()  # as if it had been killed before
+    assert main(["tasks", "--domain", "scripts"]) == 0
+    assert contents(folder) == whole
     varying = read_task_lists(folder / "varying.tasks.json").lists
     assert {one.shape.n_way for one in varying} == {5, 6} and len({one.shape.n_shot for one in varying}) > 2
+    (folder / "varying.tasks.json").write_bytes(whole["5way_1shot.tasks.json"])
+    assert main(["tasks", "--domain", "scripts"]) == 1
+    assert "varying.tasks.json: is there already, with other tasks; nothing is overwritten" in capsys.readouterr().err
 
 
 @pytest.fixture
@@ -511,7 +636,7 @@ def characters(tmp_path, monkeypatch):
     return tmp_path / "own"
 
 
-def test_a_dataset_that_is_not_split_has_the_test_classes_of_a_run_on_it(characters, monkeypatch):
+def test_a_dataset_that_is_not_split_has_the_test_classes_of_a_run_on_it(characters, monkeypatch, capsys):
     keys = {"sets_are_pre_split": False, "train_val_test_split": [0.6, 0.15, 0.25]}
     monkeypatch.setitem(OTHER_DOMAINS, "own", keys)
     assert main(["tasks", "--domain", "own"]) == 0
@@ -525,6 +650,21 @@ def test_a_dataset_that_is_not_split_has_the_test_classes_of_a_run_on_it(charact
     for name, paths in (entry for task in lists.tasks for entry in task):
         assert len(set(paths)) == 4 and all((characters / path).is_file() for path in paths)
         assert {str(Path(path).parent) for path in paths} == {name.replace("|", "/")}
+    small = {
+        path: box_of(characters / path)
+        for path in {path for task in lists.tasks for _, paths in task for path in paths}
+    }
+    right = [
+        min(range(5), key=lambda other: ((small[task[other][1][0]] - small[path]) ** 2).sum()) == label
+        for task in lists.tasks
+        for label, (_, paths) in enumerate(task)
+        for path in paths[1:]
+    ]
+    ((mean, ci95),) = by_pixels(characters, domain_images(characters)).values()
+    assert mean == pytest.approx(np.mean(right))
+    assert (
+        f"nearest neighbour on pixels, 5way_1shot: {100 * mean:.1f} ± {100 * ci95:.1f} %\n" in capsys.readouterr().out
+    )
 
 
 def test_a_folder_of_ones_own_is_a_domain_once_it_is_split(characters, capsys):
