@@ -49,7 +49,9 @@ def write_skeleton(name: str, kind: str, folder: Path) -> list[Path]:
 @prints_user_errors
 def main(arguments: list[str] | None = None) -> int:
     """Write the files, check the gradient and return the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog=command("new_method"), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("name", help="of the method and of its file")
     parser.add_argument("--kind", choices=KINDS, default="inner_loop_optimizer")
     parser.add_argument("--folder", default=".", help="where the two files go; default: here")
