@@ -59,8 +59,10 @@ def main(arguments: list[str] | None = None) -> int:
     plugin, test = write_skeleton(options.name, options.kind, expanded(options.folder))
     say(f"{plugin}: a method to change\n{test}: what it is held to\n")
     code = check_gradients(["--plugin", str(plugin)])
-    say(f"\nTrain with it: {command('train')} quickstart --experiment_name {options.name} "
-        f"--{options.kind} {options.name} --plugin {plugin}")  # fmt: skip
+    if code == 0:
+        train, chosen = command("train"), f"--{options.kind} {options.name} --plugin {plugin}"
+        say(f"\nTrain with it: {train} quickstart --experiment_name {options.name} {chosen}")
+        say(f"Compare it with what it changes: {train} quickstart; {command('compare')} quickstart {options.name}")
     return code
 
 

@@ -98,6 +98,16 @@ def test_help_begins_with_the_command_that_was_typed(name, capsys):
     assert capsys.readouterr().out.startswith(f"usage: {command(name)} [-h]")
 
 
+@pytest.mark.parametrize("code", [0, 1])
+def test_a_new_method_is_trained_and_compared_once_its_gradient_is_right(code, tmp_path, capsys, monkeypatch):
+    program = importlib.import_module("experiment_tools.new_method.__main__")
+    monkeypatch.setattr(program, "check_gradients", lambda arguments: code)
+    assert program.main(["mine", "--kind", "loss", "--folder", str(tmp_path)]) == code
+    shown = capsys.readouterr().out
+    assert f"quickstart --experiment_name mine --loss mine --plugin {tmp_path / 'mine.py'}\n" in shown or code
+    assert (f"{command('compare')} quickstart mine" in shown) == (code == 0)
+
+
 def test_a_pipe_that_breaks_elsewhere_is_an_error_with_its_traceback(tmp_path):
     shutil.copytree(
         REPOSITORY_ROOT / "experiment_tools",
