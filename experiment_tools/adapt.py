@@ -227,7 +227,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, help="inner steps; default: the run's")
     parser.add_argument(
         "--statistics",
-        help="batch-norm statistics: transductive (query images are normalised together), support, running, episodic",
+        help="batch-norm statistics: transductive (query images are normalised together), support, running, "
+        "episodic; default: the run's",
     )
     options = parser.parse_args(arguments)
     changes = {"number_of_evaluation_steps_per_iter": options.steps, "batch_norm_statistics": options.statistics}

@@ -68,9 +68,10 @@ def image_arrays(
     if len(array) == 0:
         raise InputError(f"Found array with 0 sample(s) (shape={array.shape}) while a minimum of 1 is required.")
     if channels is not None and array.shape[1] != channels:
+        form, mode = ("grey", "L") if channels == 1 else ("RGB", "RGB")
         raise InputError(
-            f"images have {array.shape[1]} channels, but the network takes {channels}; convert them to grey or RGB "
-            "first"
+            f"images have {array.shape[1]} channels, but the network takes {channels}; convert them to {form}, as PIL "
+            f'does by image.convert("{mode}")'
         )
     if array.dtype != np.uint8:
         array = array.astype(np.float32)
@@ -123,6 +124,8 @@ def _numbers(images: Any) -> np.ndarray:
         raise InputError("Complex data not supported: images are real numbers")
     if array.ndim not in (2, 3, 4):
         advice = "Reshape your data to (1, C, H, W) if it is one image." if array.ndim < 2 else ""
+        if array.dtype.kind == "U":
+            advice = "Of paths open the files first: numpy.asarray(PIL.Image.open(path))."
         raise InputError(
             f"images have {array.ndim} axes; they must be (n, H, W), (n, H, W, C), (n, C, H, W) or flat (n, C*H*W); "
             f"for what is no image set input_shape. {advice}"
@@ -143,8 +146,7 @@ def _unflattened(array: np.ndarray, image_shape: Sequence[int] | None) -> np.nda
     if image_shape is None:
         raise InputError(
             f"images are flat, {n_features} numbers each; say what they are: image_shape=(C, H, W), or "
-            f"input_shape=({n_features},) if "
-            "they are none"
+            f"input_shape=({n_features},) if they are none; one grey image (H, W) alone is given as image[None]"
         )
     known = int(np.prod([side for side in image_shape if side != -1]))
     open_sides = sum(side == -1 for side in image_shape)

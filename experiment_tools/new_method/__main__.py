@@ -49,7 +49,9 @@ def write_skeleton(name: str, kind: str, folder: Path) -> list[Path]:
 @prints_user_errors
 def main(arguments: list[str] | None = None) -> int:
     """Write the files, check the gradient and return the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog=command("new_method"), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("name", help="of the method and of its file")
     parser.add_argument("--kind", choices=KINDS, default="inner_loop_optimizer")
     parser.add_argument("--folder", default=".", help="where the two files go; default: here")
@@ -57,8 +59,10 @@ def main(arguments: list[str] | None = None) -> int:
     plugin, test = write_skeleton(options.name, options.kind, expanded(options.folder))
     say(f"{plugin}: a method to change\n{test}: what it is held to\n")
     code = check_gradients(["--plugin", str(plugin)])
-    say(f"\nTrain with it: {command('train')} quickstart --experiment_name {options.name} "
-        f"--{options.kind} {options.name} --plugin {plugin}")  # fmt: skip
+    if code == 0:
+        train, chosen = command("train"), f"--{options.kind} {options.name} --plugin {plugin}"
+        say(f"\nTrain with it: {train} quickstart --experiment_name {options.name} {chosen}")
+        say(f"Compare it with what it changes: {train} quickstart; {command('compare')} quickstart {options.name}")
     return code
 
 

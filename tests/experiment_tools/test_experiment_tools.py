@@ -1,6 +1,7 @@
 """What all tools have in common: that they are listed, and that a reader may go away."""
 
 import contextlib
+import importlib
 import os
 import re
 import shutil
@@ -11,7 +12,7 @@ import time
 import pytest
 
 from experiment_tools.__main__ import tools
-from utils.paths import REPOSITORY_ROOT
+from utils.paths import REPOSITORY_ROOT, command, module_of
 
 
 def test_the_tools_for_users_are_listed_and_no_others():
@@ -86,6 +87,25 @@ def test_the_other_lines_of_a_tool_are_read_as_ever():
         ["bash", "-c", command], cwd=REPOSITORY_ROOT, capture_output=True, text=True, timeout=60, check=True
     )
     assert done.stdout.startswith(f"{list(tools())[-1]} ") and done.stderr == ""
+
+
+@pytest.mark.parametrize("name", ["adapt", "compare", "demo", "export", "new_method", "report", "runs", "sweep"])
+def test_help_begins_with_the_command_that_was_typed(name, capsys):
+    module = importlib.import_module(module_of(name))
+    module = importlib.import_module(f"{module.__name__}.__main__") if hasattr(module, "__path__") else module
+    with pytest.raises(SystemExit, match="0"):
+        module.main(["--help"])
+    assert capsys.readouterr().out.startswith(f"usage: {command(name)} [-h]")
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_a_new_method_is_trained_and_compared_once_its_gradient_is_right(code, tmp_path, capsys, monkeypatch):
+    program = importlib.import_module("experiment_tools.new_method.__main__")
+    monkeypatch.setattr(program, "check_gradients", lambda arguments: code)
+    assert program.main(["mine", "--kind", "loss", "--folder", str(tmp_path)]) == code
+    shown = capsys.readouterr().out
+    assert f"quickstart --experiment_name mine --loss mine --plugin {tmp_path / 'mine.py'}\n" in shown or code
+    assert (f"{command('compare')} quickstart mine" in shown) == (code == 0)
 
 
 def test_a_pipe_that_breaks_elsewhere_is_an_error_with_its_traceback(tmp_path):

@@ -55,7 +55,10 @@ def test_flat_images_are_what_image_shape_says():
 @pytest.mark.parametrize(
     ("images", "arguments", "message"),
     [
-        (COLOUR, {"channels": 1}, "images have 3 channels, but the network takes 1"),
+        (COLOUR, {"channels": 1}, r'3 channels, but the network takes 1; convert them to grey, .*convert\("L"\)'),
+        (GREY, {"channels": 3}, r'1 channels, but the network takes 3; convert them to RGB, .*convert\("RGB"\)'),
+        (["a.png", "b.png"], {}, r"images have 1 axes; .* open the files first: numpy\.asarray\(PIL"),
+        (GREY[0], {}, r"one grey image \(H, W\) alone is given as image\[None\]"),
         (np.zeros((2, 7, 4, 5)), {}, "neither the first nor the last of its axes is 1 or 3 channels"),
         (np.zeros((2, 60)), {}, r"images are flat, 60 numbers each; say what they are: image_shape=\(C, H, W\)"),
         (

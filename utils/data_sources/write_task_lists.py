@@ -108,7 +108,9 @@ def lists_digest(task_lists: TaskLists) -> str:
 @prints_user_errors
 def main(arguments: list[str]) -> int:
     """Write a task list; returns the exit code."""
-    parser = argparse.ArgumentParser(prog=f"{command('prepare_dataset')} tasks", description=main.__doc__)
+    parser = argparse.ArgumentParser(
+        prog=f"{command('prepare_dataset')} tasks", description=main.__doc__.partition(";")[0]
+    )
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--config", type=Path, help="config whose test tasks are written")
     what.add_argument("--from", dest="location", type=Path, help="all_runs.zip, or the folder that it unpacks to")

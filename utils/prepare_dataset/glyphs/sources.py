@@ -103,7 +103,7 @@ def find_sources(locations: Sequence[str], domains: Sequence[str], folder: Path,
     packages, files = known_packages(), {row["sha256"]: row for row in _table("files.csv")}
     uses = {name for name, package in packages.items() if set(domains) & set(package.domains)}
     groups: dict[str, list[_Found]] = defaultdict(list)
-    for found in _read(locations or INSTALLED, must_exist=bool(locations)):
+    for found in _read(locations or INSTALLED):
         # Fonts stand for themselves; the files of an icon set belong together.
         groups[f"{found.origin}/{found.name}" if FONT_FILE.search(found.name) else found.origin].append(found)
     sources: dict[str, Source] = {}
@@ -126,8 +126,12 @@ def find_sources(locations: Sequence[str], domains: Sequence[str], folder: Path,
     missing = {row["package"] for digest, row in files.items() if row["package"] in uses and digest not in seen}
     if problems:
         raise DataError(f"{counted(len(problems), 'source')} of glyphs refused:{first_lines(problems, MOST_LISTED)}")
+    absent = [printable(location) for location in locations if not expanded(location).exists()]
+    wrong = [f"{', '.join(absent)}: not found. --from takes packages, fonts and folders of these."] if absent else []
     if missing and not any_version:
-        raise DataError(_how_to_get(domains, [packages[name] for name in sorted(missing)]))
+        wrong.append(_how_to_get(domains, [packages[name] for name in sorted(missing)]))
+    if wrong:
+        raise DataError("\n".join(wrong))
     if not sources:
         raise DataError(
             f"no source of glyphs for {' and '.join(domains)} in {', '.join(map(printable, locations or INSTALLED))}."
@@ -137,11 +141,9 @@ def find_sources(locations: Sequence[str], domains: Sequence[str], folder: Path,
     )
 
 
-def _read(locations: Iterable[str], *, must_exist: bool) -> Iterator[_Found]:
+def _read(locations: Iterable[str]) -> Iterator[_Found]:
     for location in locations:
         path = expanded(location)
-        if not path.exists() and must_exist:
-            raise DataError(f"{printable(path)}: not found. --from takes packages, fonts and folders of these.")
         paths = (
             [path]
             if not path.is_dir()

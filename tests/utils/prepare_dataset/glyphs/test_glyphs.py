@@ -287,8 +287,18 @@ def test_what_is_missing_is_named_with_the_command_that_fetches_it(tmp_path, fon
         prepared(tmp_path, fonts)
     assert "scripts: 1 package (1 MB) not found among what was given. Fetch them into a folder:" in str(missing.value)
     assert "\n  apt-get download fonts-tiny=1.0-1\n" in str(missing.value)
-    with pytest.raises(DataError, match=r"nowhere: not found\. --from takes packages, fonts and folders of these"):
+
+
+def test_a_folder_that_is_not_there_yet_lacks_everything_and_is_named(tmp_path, fonts, known):
+    with pytest.raises(DataError) as refused:
         prepared(tmp_path, tmp_path / "nowhere")
+    first, *fetch = str(refused.value).splitlines()
+    assert first.endswith("nowhere: not found. --from takes packages, fonts and folders of these.")
+    assert "  apt-get download fonts-tiny=1.0-1" in fetch
+    for any_version in (False, True):
+        with pytest.raises(DataError) as refused:  # beside a folder that has all
+            sources.find_sources([str(fonts), "nowhere"], ["scripts"], tmp_path, any_version=any_version)
+        assert str(refused.value) == "nowhere: not found. --from takes packages, fonts and folders of these."
 
 
 def test_an_unknown_font_that_may_not_be_embedded_is_not_drawn(tmp_path, fonts, known, caplog):
