@@ -133,7 +133,6 @@ GUARDED = ("prints_user_errors", "on_console", "guarded_output()")
 """
 UNGUARDED = {
     "mamlkit.py",  # becomes another program
-    "experiment_tools/__main__.py",  # prints names of our own files
     "script_generation_tools/write_config_table.py",
     "utils/images/decoding.py",  # speaks through pipes to the program that started it
     "utils/ranks/agent.py",  # becomes torchrun
