@@ -38,6 +38,8 @@ class SourceClass:
     """Place in `files` -> content."""
     label: str | None = None
     """What the source calls it, where the name is made from that and says less: C# is the folder C."""
+    is_drawn: bool = False
+    """Whether `read` makes the image, which takes time, and no file stands behind it."""
 
     @property
     def called(self) -> str:

@@ -106,7 +106,7 @@ def _write_class(folder: Path, c: SourceClass, linkable: Path | None, bar: tqdm.
 
 def _has_changed_since(whole: Path, c: SourceClass) -> bool:
     """Return whether a file of a class is another one than when it was copied, under its old name."""
-    if not c.files or not isinstance(c.read(0), Path):  # arrays, such as drawings: looking would be making them
+    if not c.files or c.is_drawn or not isinstance(c.read(0), Path):
         return False
     try:
         pairs = [(Path(c.read(place)).stat(), (whole / file).stat()) for place, file in enumerate(c.files)]

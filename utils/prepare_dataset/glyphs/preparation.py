@@ -232,7 +232,7 @@ def _classes(
             read = _reader(
                 [(sources[c.source].path, c.key) for c in shown], changes if request.domain in OF_FONTS else None
             )
-            classes.append(SourceClass(proposal.split, name, files, read))
+            classes.append(SourceClass(proposal.split, name, files, read, is_drawn=True))
     return classes
 
 
