@@ -79,10 +79,17 @@ def test_the_file_says_everything_by_name(written):
 
 def test_nothing_is_overwritten(written, capsys):
     path = written()
-    before = path.read_bytes()
-    assert main(["--config", str(path.parent / "tiny.json"), "--to", str(path)]) == 1
-    assert "nothing is overwritten" in capsys.readouterr().err
-    assert path.read_bytes() == before
+    config = path.parent / "tiny.json"
+    before, changed_at = path.read_bytes(), path.stat().st_mtime_ns
+    assert main(["--config", str(config), "--to", str(path)]) == 0, "the same tasks: a second call verifies"
+    assert (path.read_bytes(), path.stat().st_mtime_ns) == (before, changed_at)
+    capsys.readouterr()
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"val_seed": 77}))
+    assert main(["--config", str(config), "--to", str(path)]) == 1
+    assert "is there already, with other tasks; nothing is overwritten" in capsys.readouterr().err
+    path.write_text("the user's notes")
+    assert main(["--config", str(config), "--to", str(path)]) == 2
+    assert path.read_text() == "the user's notes"
 
 
 def test_names_with_any_bytes_survive(tmp_path):
