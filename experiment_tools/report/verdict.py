@@ -192,7 +192,7 @@ def _adaptation(accuracies: Sequence[float]) -> list[Finding]:
             )
         ]
     text = (
-        f"Adaptation works: {steps} inner step{'s' if steps > 1 else ''} lift new classes from {100 * before:.1f} % "
+        f"The inner loop learns: {steps} step{'s' if steps > 1 else ''} lift new classes from {100 * before:.1f} % "
         f"to {100 * after:.1f} %."
     )
     best_step = max(range(steps + 1), key=lambda step: accuracies[step])
@@ -267,7 +267,7 @@ def _adaptation_to_points(scores: Sequence[float]) -> list[Finding]:
     return [
         Finding(
             GOOD,
-            f"Adaptation works: {steps} inner step{'s' if steps > 1 else ''} lower the error of new tasks from "
+            f"The inner loop learns: {steps} step{'s' if steps > 1 else ''} lower the error of new tasks from "
             f"{before:.3g} to {after:.3g}.",
         )
     ]

@@ -48,6 +48,8 @@ def command_for(dataset_name: str) -> str:
     base, counts, seed = match.groups() if match else (dataset_name, None, None)
     known = known_by_folder(base)
     prepare = f"{command('prepare_dataset')} "
+    if dataset_name.startswith("glyphs_"):
+        return f"{prepare}glyphs --domain {shlex.quote(dataset_name.removeprefix('glyphs_'))} --from PACKAGES"
     if not known.forms:
         return prepare + f"folder --from FOLDER_OR_ARCHIVE --name {shlex.quote(dataset_name)}"
     prepare += known.name

@@ -447,6 +447,7 @@ def test_names_that_are_no_folders_become_some():
             "cifar_fs_train20_val100_samples_seed0",
             "cifar_fs --from PATH_OR_ADDRESS --max_samples_per_class train=20,val=100 --seed 0",
         ),
+        ("glyphs_print", "glyphs --domain print --from PACKAGES"),
         ("my photos", "folder --from FOLDER_OR_ARCHIVE --name 'my photos'"),
     ],
 )
