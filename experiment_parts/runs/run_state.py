@@ -4,7 +4,7 @@ says no more than that a file is as somebody wrote it.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, InstanceOf
+from pydantic import BaseModel, Field, InstanceOf, field_validator
 
 Name = InstanceOf[str]
 """A text, also one that is no UTF-8, as names of folders may be."""
@@ -58,6 +58,15 @@ class UnderWay(BaseModel):
     interval: list[dict[Literal["metrics", "applied"], bool | dict[Name, list[float | None]]]]
     time_s: float
     data_time_s: float
+
+    @field_validator("sums")
+    @classmethod
+    def _of_the_loss_too(cls, sums: dict[str, Any]) -> dict[str, Any]:
+        missing = [name for name in ("loss", "accuracy") if sums and not sums.get(name)]
+        empty = [name for name in ("gradient_norm",) if name in sums and not sums[name]]
+        if missing or empty:
+            raise ValueError(f"no values of {', '.join(missing + empty)}")
+        return sums
 
 
 class RunState(BaseModel):

@@ -216,6 +216,14 @@ def test_a_resume_reads_the_newest_checkpoint_once(tmp_path, monkeypatch):
     assert len(reads) == 1 and (folder / "saved_models" / "train_model_3.safetensors").exists()
 
 
+def is_json(value):
+    try:
+        json.dumps(value, allow_nan=False)
+    except ValueError:
+        return False
+    return True
+
+
 @pytest.mark.parametrize("n_forged", [5, pytest.param(300, marks=pytest.mark.full)])
 def test_whatever_a_checkpoint_says_the_run_goes_on_or_says_why(tmp_path, n_forged):
     """Something in its state is of another kind, and its digest is right, as of a folder that somebody has made."""
@@ -226,7 +234,7 @@ def test_whatever_a_checkpoint_says_the_run_goes_on_or_says_why(tmp_path, n_forg
     checkpoint, draw = read_checkpoint(path), random.Random(0)
     for number in range(n_forged):
         forged = changed(draw, checkpoint.state)
-        if not isinstance(forged, dict):
+        if not isinstance(forged, dict) or not is_json(forged):  # no file of ours can hold it; a reader's test has it
             continue
         folder = shutil.copytree(tmp_path / "whole", tmp_path / str(number)) / "tiny"
         unfinished_path(RunFolder(folder).saved_models).write_bytes(with_state(checkpoint, forged))

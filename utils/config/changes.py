@@ -99,7 +99,7 @@ def check_config_changes(
     changed = [key for key in new if key in stored and stored[key] != new[key]]
     refused = [key for key in changed if key not in allowed]
     if refused:
-        lines = [f"  {key}: {stored[key]!r} before, {new[key]!r} now" for key in refused]
+        lines = [f"  {key}: {_shown(repr(stored[key]))} before, {_shown(repr(new[key]))} now" for key in refused]
         advice = (
             f"{_how_to_go_on({key: stored[key] for key in refused})} Else give the changed experiment its own "
             "--experiment_name, or start over with --continue_from_epoch from_scratch (the old folder is renamed, not "
@@ -115,8 +115,12 @@ def check_config_changes(
     return changed
 
 
+def _shown(text: str) -> str:
+    return text if len(text) <= 400 else f"{text[:400]}..."  # a stored value may be anything
+
+
 def _how_to_go_on(before: Mapping[str, Any]) -> str:
-    same = " ".join(f"--{key} {as_argument(value)}" for key, value in before.items() if key != "plugin_sha256")
+    same = " ".join(f"--{key} {_shown(as_argument(value))}" for key, value in before.items() if key != "plugin_sha256")
     steps = [f"give the same overrides as at its first start: {same}."] if same else []
     if "plugin_sha256" in before:
         names = " ".join(entry.partition(":")[0] for entry in before["plugin_sha256"])
