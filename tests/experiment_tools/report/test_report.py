@@ -533,7 +533,7 @@ def test_the_verdict_on_runs_made_to_overfit_and_vanish_and_on_one_that_does_nei
 @pytest.mark.parametrize(
     ("accuracies", "text"),
     [
-        ([0.2, 0.5, 0.8], "2 inner steps lift new classes from 20.0 % to 80.0 % (validation of epoch 1)."),
+        ([0.2, 0.5, 0.8], "The inner loop learns: 2 steps lift new classes from 20.0 % to 80.0 % (validation of epoch 1)."),
         ([0.2, 0.21], "changes little"),
         ([0.2, 0.8, 0.6], "Too many inner steps: after 1"),
     ],
@@ -552,7 +552,7 @@ def test_a_regression_is_judged_by_its_error(folder):
         history((1.0, -1.0, 1.0, -1.0), (0.1, -0.1, 0.6, -0.6))
     )
     for scores, text in (
-        ([-4.0, -1.0, -0.5], "2 inner steps lower the error of new tasks from 4 to 0.5"),
+        ([-4.0, -1.0, -0.5], "2 steps lower the error of new tasks from 4 to 0.5"),
         ([-4.0, -4.1], "Adaptation does not help"),
         ([-4.0, -0.5, -1.0], "Too many inner steps: after 1 the error is 0.5, after 2 1 (validation of epoch 1)."),
     ):
