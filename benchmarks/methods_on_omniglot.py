@@ -1,24 +1,31 @@
 """All methods on Omniglot, 5-way 1-shot, on one budget: accuracy, time and memory, and the command of each row.
 
-    python benchmarks/methods_on_omniglot.py [--only anil boil] [--rounds 3] [--iterations 4]
+    python benchmarks/methods_on_omniglot.py [--only anil boil] [--on groceries] [--seeds 0 1 2] [--rounds 3]
 
 Trains what is not trained yet (`EXPERIMENTS_DIR/methods_<name>`; interrupted runs are resumed) on the Omniglot in
-`DATASET_DIR`, then times `--iterations` meta-iterations of every method in turns, `--rounds` times (0: not at all),
-on one thread by the process's own clock, which other programs do not move. Accuracies are read from the runs' files;
-memory is what the log says of one task.
+`DATASET_DIR`, or on the photographs of groceries, seen in 28 x 28 in colour; then times `--iterations` meta-iterations
+of every method in turns, `--rounds` times (0: not at all), on one thread by the process's own clock, which other
+programs do not move. Accuracies are read from the runs' files; memory is what the log says of one task. Which methods
+differ is tested, over the same tasks, by `python -m experiment_tools.compare` on the runs.
 """
 
 import argparse
+import itertools
 import statistics
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+
+import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.parts.matrix_cells import task_accuracies
 from benchmarks.parts.measuring import random_episodes
 from benchmarks.parts.trained_runs import REPOSITORY_ROOT, TrainedRun, say, table, with_interval
 from utils.config import load_config
+from utils.metrics import summarise
 
 METHODS = {
     "proto_net": "ProtoNet",
@@ -70,15 +77,27 @@ BUDGET = {
     "report_every_s": 0,
 }
 """250 iterations of 8 tasks; 600 test tasks; the last model is tested, alone."""
+DATASETS: dict[str, dict[str, object]] = {
+    "omniglot": {},
+    "groceries": {
+        "dataset_name": "grocery_few_shot", "dataset_path": "grocery_few_shot", "sets_are_pre_split": True,
+        "image_channels": 3, "normalisation": "imagenet", "class_rotation": False,
+    },
+}  # fmt: skip
+"""Name -> what differs from the config of Omniglot."""
 
 
-def run_of(method: str) -> TrainedRun:
-    """Return the run of a method."""
+def run_of(method: str, dataset: str = "omniglot", seed: int = 0) -> TrainedRun:
+    """Return the run of a method with a seed of training."""
     template = "maml" if method in BY_KEYS else method
-    return TrainedRun(f"omniglot_{template}_5way_1shot_seed0", f"methods_{method}", BUDGET | BY_KEYS.get(method, {}))
+    name = f"methods_{'' if dataset == 'omniglot' else f'{dataset}_'}{method}{f'_seed{seed}' if seed else ''}"
+    keys = BUDGET | BY_KEYS.get(method, {}) | DATASETS[dataset] | ({"train_seed": seed} if seed else {})
+    return TrainedRun(f"omniglot_{template}_5way_1shot_seed0", name, keys)
 
 
-def measured_in_turns(methods: list[str], rounds: int, iterations: int) -> dict[str, tuple[float, float]]:
+def measured_in_turns(
+    methods: Sequence[str], dataset: str, rounds: int, iterations: int
+) -> dict[str, tuple[float, float]]:
     """Measure ms of a meta-iteration on one thread, and MiB of one task: method -> medians over the rounds."""
     import torch
 
@@ -90,8 +109,8 @@ def measured_in_turns(methods: list[str], rounds: int, iterations: int) -> dict[
     measured: dict[str, list[tuple[float, float]]] = {method: [] for method in methods}
     for turn in range(rounds):
         for method in methods:
-            path = REPOSITORY_ROOT / "experiment_config" / f"{run_of(method).config_name}.json"
-            config = load_config(path, {"batch_size": BUDGET["batch_size"]} | BY_KEYS.get(method, {}))
+            run = run_of(method, dataset)
+            config = load_config(REPOSITORY_ROOT / "experiment_config" / f"{run.config_name}.json", run.overrides)
             learner = build_learner(config, "cpu")
             episodes = random_episodes(config, "cpu", torch.float32)
             learner.meta_update(learner.meta_gradients(episodes, 0), 0)  # does not count
@@ -108,18 +127,22 @@ def measured_in_turns(methods: list[str], rounds: int, iterations: int) -> dict[
     }
 
 
-def row_of(method: str, measured: tuple[float, float] | None) -> list[str]:
-    """Return name, accuracy, time, memory of a task and command of a method whose run is finished."""
-    run = run_of(method)
-    test = run.read("test_summary.json")
+def row_of(method: str, dataset: str, seeds: Sequence[int], measured: tuple[float, float] | None) -> list[str]:
+    """Return name, accuracy, time, memory of a task and command of a method whose runs are finished.
+
+    The interval is over the test tasks, of each of which the mean over the seeds counts.
+    """
+    runs = [run_of(method, dataset, seed) for seed in seeds]
+    accuracies = np.mean([task_accuracies(run.folder / "logs/test_predictions.safetensors") for run in runs], axis=0)
+    summary = summarise(accuracies.tolist())
     return [
         METHODS[method],
-        with_interval(test["test_accuracy_mean"], test["test_accuracy_ci95"]),
+        with_interval(summary.mean, summary.ci95 or 0.0),
         *(
             f"{value:.{digits}f}" if measured else "not measured"
             for value, digits in zip(measured or (0, 0), (0, 1), strict=True)
         ),
-        f"`{run.command}`",
+        f"`{runs[0].command}`",
     ]
 
 
@@ -127,18 +150,22 @@ def main() -> None:
     """Train, time and print the table of what is finished."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=list(METHODS), default=list(METHODS), help="methods; default: all")
+    parser.add_argument("--on", choices=DATASETS, default="omniglot", help="what is learned")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="of training; the row is their mean")
     parser.add_argument("--rounds", type=int, default=3, help="turns of the timing; 0: none")
     parser.add_argument(
         "--iterations", type=int, default=4, help="meta-iterations of a turn, after one that does not count"
     )
     options = parser.parse_args()
-    for method in options.only:
-        say(run_of(method).command)
-        run_of(method).carry_out()
-    measured = measured_in_turns(options.only, options.rounds, options.iterations)
-    print(f"5-way 1-shot, 1 query per class, {BUDGET['num_evaluation_tasks']} test tasks\n")
+    for method, seed in itertools.product(options.only, options.seeds):
+        run = run_of(method, options.on, seed)
+        say(run.command)
+        run.carry_out()
+    measured = measured_in_turns(options.only, options.on, options.rounds, options.iterations)
+    print(f"5-way 1-shot, 1 query per class, {BUDGET['num_evaluation_tasks']} test tasks, seeds {options.seeds}\n")
     heading = ["method", "test accuracy, %", "ms per iteration", "MiB per task", "command"]
-    print(table(heading, [row_of(method, measured.get(method)) for method in options.only]), end="")
+    rows = [row_of(method, options.on, options.seeds, measured.get(method)) for method in options.only]
+    print(table(heading, rows), end="")
 
 
 if __name__ == "__main__":

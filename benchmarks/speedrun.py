@@ -1,6 +1,6 @@
 """Time to 98 % on Omniglot, 5-way 1-shot: recipes, each from an empty folder to the validation at its end.
 
-    python benchmarks/speedrun.py [RECIPE ...] [--on omniglot_5way groceries] [--seeds 0 1 2]
+    python benchmarks/speedrun.py [RECIPE ...] [--on omniglot_20way] [--seeds 0 1 2]
 
 The clock runs from the start of a recipe's first program to the end of its last one: imports, unpacking and packing of
 the archive in DATASET_DIR, training, and one validation on 1,000 fixed tasks by a single model. Its test, with what

@@ -3,6 +3,7 @@ by hand.
 """
 
 import ast
+import itertools
 import json
 import os
 import re
@@ -13,7 +14,7 @@ import pytest
 
 from benchmarks import baseline_cost, claims, observation_cost
 from benchmarks.claims import verdict
-from benchmarks.methods_on_omniglot import METHODS, run_of
+from benchmarks.methods_on_omniglot import DATASETS, METHODS, run_of
 from benchmarks.parts.altered_files import measure_altered_images, measure_swapped_checkpoints
 from benchmarks.parts.measuring import measure_config
 from benchmarks.reliability import ROW_OF_SAVING, replace_rows
@@ -94,7 +95,8 @@ def test_a_verdict_needs_an_interval_on_one_side(difference, width, claimed, tex
 
 def test_every_run_of_a_benchmark_is_a_valid_config_and_its_command_says_the_same(monkeypatch, tmp_path):
     monkeypatch.setenv("EXPERIMENTS_DIR", str(tmp_path))
-    runs = [*(run_of(method) for method in METHODS), *claims.ALL_RUNS.values()]
+    of_methods = itertools.starmap(run_of, itertools.product(METHODS, DATASETS, (0, 1)))
+    runs = [*of_methods, *claims.ALL_RUNS.values()]
     assert len({run.experiment_name for run in runs}) == len(runs)
     for run in runs:
         arguments = run.command.split()
