@@ -126,7 +126,7 @@ def test_a_problem_without_images_has_no_tasks_to_list(tmp_path, capsys):
     ("change", "message"),
     [
         (lambda c: c.update(format="?"), 'it does not say "format": "few-shot task list"'),
-        (lambda c: c.update(version=2), "version 2; this release reads version 1"),
+        (lambda c: c.update(version=3), "version 3; this release reads 1 and 2"),
         (lambda c: c.pop("images"), "'images' is missing"),
         (lambda c: c.update(dataset="../x"), '"dataset" is "../x"; it must be the name of a folder'),
         (lambda c: c["lists"][0].update(n_way=0), "list 0: n_way, n_shot and n_query are [0, 1, 1]"),
