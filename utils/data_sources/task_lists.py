@@ -201,10 +201,10 @@ def _names(content: Mapping[str, Any], key: str) -> list[str]:
 
 def _task_list(content: Mapping[str, Any], classes: Sequence[str], images: Sequence[str], where: str) -> TaskList:
     n_way, shots, n_query = given = [content[key] for key in ("n_way", "n_shot", "n_query")]
-    least, most = shots if isinstance(shots, list) and len(shots) == 2 else (None, shots)
-    numbers = [n_way, most, n_query, *([] if least is None else [least])]
+    *least, most = shots if isinstance(shots, list) and len(shots) == 2 else [shots]
+    numbers = [n_way, most, n_query, *least]
     are_counts = all(isinstance(number, int) and number > 0 for number in numbers)
-    if not are_counts or (least is not None and not least < most <= len(images)):
+    if not are_counts or (least and not least[0] < most <= len(images)):
         raise ValueError(
             f"{where}: n_way, n_shot and n_query are {json.dumps(given)}, but must be whole numbers above 0; n_shot "
             f"may be two, the fewest and the most, as [1, 5], up to the {len(images)} images there are"
