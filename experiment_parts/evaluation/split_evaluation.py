@@ -1,6 +1,7 @@
 """Evaluate a learner on the fixed tasks of a split, batch by batch."""
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,7 +62,10 @@ def evaluate_tasks(
         beside = None if baselines is None else baselines.of_batch(tasks)
         return _evaluate_batch(learner, episodes, statistics, with_scores, beside)
 
-    of_all = _of_all_tasks(compute, data, split, n_tasks, tasks_per_batch, shape, before_each_batch, group)
+    # A recording serves support sets of one size, of which there may be as many as batches.
+    recorded = shape is None or shape.least_shot is None
+    with nullcontext() if recorded else learner.step_by_step():
+        of_all = _of_all_tasks(compute, data, split, n_tasks, tasks_per_batch, shape, before_each_batch, group)
     together = of_all["metrics"].permute(1, 2, 0).tolist()  # (4, S+1, T)
     metrics = dict(zip(STEP_METRICS, together, strict=True))
     if "hits" in of_all:  # from whole numbers, so that models with equally many hits tie exactly

@@ -14,6 +14,7 @@ import train_maml_system
 from experiment_parts.evaluation.split_evaluation import BaselineTasks, evaluate_tasks
 from experiment_parts.runs.checkpoints import load_checkpoint
 from few_shot_classifier import FewShotClassifier
+from meta_learning.execution.cuda_graphs import GraphedComputation
 from tests.conftest import draw_dataset
 from tests.tools.learners import small_learner
 from tests.tools.runs import TINY, tiny_data
@@ -119,13 +120,12 @@ def test_each_task_is_what_a_classifier_fitted_to_its_support_set_says(tested, k
 OWN_SHOTS = EpisodeShape(3, 3, 1, least_shot=1)
 
 
-def evaluated(tasks_per_batch):
-    learner, data = (
-        small_learner(image_height=10, image_width=10),
-        tiny_data(check_config(TINY | {"precision": "float64"}, "test")),
-    )
+def evaluated(tasks_per_batch, shape=OWN_SHOTS, record=None):
+    learner = small_learner(image_height=10, image_width=10)
+    learner.execution.replayed = GraphedComputation(record)
     return evaluate_tasks(
-        learner, data, "test", n_tasks=12, tasks_per_batch=tasks_per_batch, with_scores=True, shape=OWN_SHOTS,
+        learner, tiny_data(check_config(TINY | {"precision": "float64"}, "test")), "test", n_tasks=12,
+        tasks_per_batch=tasks_per_batch, with_scores=True, shape=shape,
         baselines=BaselineTasks(n_untrained=5, n_reordered=3),
     )  # fmt: skip
 
@@ -144,6 +144,24 @@ def test_tasks_are_evaluated_by_their_support_images_and_reported_in_their_order
         of_known = len(alone.baselines[name])
         np.testing.assert_allclose(values[:of_known], alone.baselines[name])
         assert np.isnan(values[of_known:]).all()
+
+
+def test_support_sets_of_many_sizes_are_not_recorded():
+    """A stand-in for CUDA graphs, which would keep a recording of each size."""
+    recordings = []
+
+    class Recording:
+        def replay(self):
+            """The result is there already."""
+
+    def record(function):
+        recordings.append(Recording())
+        return recordings[-1], function()
+
+    evaluated(4, record=record)
+    assert recordings == []
+    evaluated(4, EpisodeShape(3, 3, 1), record)
+    assert recordings
 
 
 def test_a_class_of_the_list_has_its_own_images_and_labels_and_no_others():
