@@ -91,9 +91,9 @@ def domain_tasks(dataset_name: str, images: TestImages) -> dict[str, TaskLists]:
     found = {}
     for name, by_shape in fixed_tasks(images).items():
         lists = []
-        for shape, (indices, drawn) in by_shape.items():
+        for shape, drawn in by_shape.items():
             table = images.table(shape)
-            digest = tasks_digest("test", shape, indices, drawn, table, images.paths.__getitem__)
+            digest = tasks_digest("test", shape, range(len(drawn.classes)), drawn, table, images.paths.__getitem__)
             lists.append(TaskList(shape, named_tasks(drawn, table, images.paths.__getitem__), SEED, digest))
         found[name] = TaskLists(dataset_name, tuple(lists))
     return found

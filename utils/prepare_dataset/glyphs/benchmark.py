@@ -32,8 +32,8 @@ VARYING_WAYS, VARYING_SHOTS = range(5, 21), (1, 5)
 TOO_EASY = 0.95
 """Accuracy of nearest neighbour at 5 ways and 1 shot from which on a domain is none of the matrix."""
 
-Lists = dict[str, dict[EpisodeShape, tuple[Sequence[int], EpisodeIndices]]]
-"""Name of a list -> shape -> numbers of the tasks that have it, and these tasks."""
+Lists = dict[str, dict[EpisodeShape, EpisodeIndices]]
+"""Name of a list -> shape -> its tasks."""
 
 
 @dataclass(frozen=True)
@@ -85,11 +85,9 @@ def _shapes_of(images: TestImages) -> list[tuple[str, EpisodeShape]]:
     return [(name, shape) for name, shape in SHAPES.items() if len(images.table(shape).names) >= shape.n_way]
 
 
-def _draw(images: TestImages, shape: EpisodeShape, indices: Sequence[int]) -> tuple[Sequence[int], EpisodeIndices]:
+def _draw(images: TestImages, shape: EpisodeShape, indices: Sequence[int]) -> EpisodeIndices:
     sizes = images.table(shape).sizes
-    return indices, draw_episodes(
-        seed=SEED, split="test", indices=indices, class_sizes=sizes, shape=shape, rotate=False
-    )
+    return draw_episodes(seed=SEED, split="test", indices=indices, class_sizes=sizes, shape=shape, rotate=False)
 
 
 def small_pixels(dataset_folder: Path, images: TestImages) -> np.ndarray:
@@ -124,7 +122,7 @@ def by_pixels(dataset_folder: Path, images: TestImages) -> dict[str, tuple[float
     shapes, found = _shapes_of(images), {}
     pixels = small_pixels(dataset_folder, images) if shapes else np.zeros((0, 0))
     for name, shape in shapes:
-        _, tasks = _draw(images, shape, range(N_TASKS))
+        tasks = _draw(images, shape, range(N_TASKS))
         summary = summarise(nearest_neighbour(pixels, images.table(shape), shape, tasks).tolist())
         found[name] = summary.mean, summary.ci95 or 0.0
     return found
