@@ -17,7 +17,7 @@ from few_shot_classifier import FewShotClassifier
 from meta_learning.execution.cuda_graphs import GraphedComputation
 from tests.conftest import draw_dataset
 from tests.tools.learners import small_learner
-from tests.tools.runs import TINY, tiny_data
+from tests.tools.runs import TINY, other_task_sets, tiny_data
 from utils.config import check_config
 from utils.data_sources.task_lists import TaskLists, read_task_lists, write_task_lists
 from utils.episodes.drawing import EpisodeShape
@@ -47,7 +47,11 @@ def tested(tmp_path, tiny_dataset, monkeypatch):
 
     def test(**keys):
         assert prepare_dataset(["tasks", "--domain", "odd"]) == 0
-        lists = read_task_lists(folder.parent / "odd_tasks/varying.tasks.json").lists
+        file = folder.parent / "odd_tasks/varying.tasks.json"
+        lists = read_task_lists(file).lists
+        assert [tasks.digest for tasks in other_task_sets(check_config(CONFIG | {"task_list": str(file)}, "test"))] == [
+            one.digest for one in lists
+        ]
         ways = [one for one in lists if keys.get("head", "learned") != "learned" or one.shape.n_way == 5]
         few = tuple(type(one)(one.shape, one.tasks[:20], one.seed) for one in ways)
         write_task_lists(tmp_path / "few.json", TaskLists("odd", few))
