@@ -199,6 +199,12 @@ class FewShotData(FixedEpisodeSource):
             n_tasks=drawing.n_train_tasks if in_training else None,
         )
 
+    def support_sizes(self, split: str, indices: Sequence[int], shape: EpisodeShape | None = None) -> np.ndarray | None:
+        """Return how many support images each of these episodes has: int64 (B,); None: all have as many."""
+        if shape is None or shape.least_shot is None:
+            return None
+        return self.draw(split, indices, shape).support_sizes(shape.n_shot)
+
     def episodes(self, split: str, indices: Sequence[int], shape: EpisodeShape | None = None) -> EpisodeBatch:
         """Return the episodes with these numbers, on the device.
 
@@ -210,10 +216,21 @@ class FewShotData(FixedEpisodeSource):
         return self.finish(self.prepare(split, indices, shape))
 
     def prepare(self, split: str, indices: Sequence[int], shape: EpisodeShape | None = None) -> GatheredEpisodes:
-        """Draw episodes and gather what lies on the host. Touches no device, so that a thread may do it meanwhile."""
+        """Draw episodes and gather what lies on the host. Touches no device, so that a thread may do it meanwhile.
+
+        Raises:
+            ValueError: episodes of different numbers of support images; `support_sizes` says which go together.
+        """
         shape = shape or self.shape
         drawn = self.draw(split, indices, shape)
-        ranks = self.tables[split].ranks(drawn).reshape(-1)
+        ranks = self.tables[split].ranks(drawn)
+        support, query = ranks[:, :, : shape.n_shot], ranks[:, :, shape.n_shot :]
+        if shape.least_shot is not None:
+            sizes = sorted(set(drawn.support_sizes(shape.n_shot).tolist()))
+            if len(sizes) > 1:
+                raise ValueError(f"a batch of episodes with {sizes} support images; they need equally many")
+            support = support[support >= 0]
+        ranks = np.concatenate([support.reshape(-1), query.reshape(-1)])
         numbers = torch.from_numpy(np.concatenate([ranks, drawn.rotations.reshape(-1), drawn.seeds]))
         gathered = None if self._images.device.type != "cpu" else self._images.index_select(0, numbers[: ranks.size])
         augmentation = self._draw_augmentation(indices, shape) if split == "train" else {}
@@ -235,30 +252,38 @@ class FewShotData(FixedEpisodeSource):
         """Bring prepared episodes to the device, turn and normalise them."""
         split, shape, n_episodes = prepared.split, prepared.shape, len(prepared.indices)
         numbers = copy_to(self.device, prepared.numbers)  # one copy per meta-batch
-        n_ranks = n_episodes * shape.n_way * shape.n_images
+        n_query = n_episodes * shape.n_way * shape.n_query
+        n_ranks = len(numbers) - n_episodes * (shape.n_way + 1)
         images = (
             self._images.index_select(0, numbers[:n_ranks])
             if prepared.images is None
             else copy_to(self.device, prepared.images)
         )
-        images = images.reshape(n_episodes, shape.n_way, shape.n_images, *self.example_shape())
+        support, query = (part.unflatten(0, (n_episodes, -1)) for part in images.split((n_ranks - n_query, n_query)))
         if self.drawing.class_rotation and split == "train":
-            quarter_turns = numbers[n_ranks:-n_episodes].reshape(n_episodes, shape.n_way, 1, 1, 1, 1)
-            images = rotate_by_quarter_turns(images, quarter_turns)
-        if self._targets is None:
-            labels = (self._episode_labels(n_episodes, shape.n_way, n) for n in (shape.n_shot, shape.n_query))
-        else:  # one task at a time is a class of its own: N is 1
-            targets = self._targets.index_select(0, numbers[:n_ranks]).reshape(n_episodes, shape.n_images, -1)
-            labels = targets.split((shape.n_shot, shape.n_query), dim=1)
-        support_labels, query_labels = labels
+            turns = numbers[n_ranks:-n_episodes].reshape(n_episodes, shape.n_way, 1, 1, 1, 1)
+            support, query = (
+                rotate_by_quarter_turns(part.unflatten(1, (shape.n_way, -1)), turns).flatten(1, 2)
+                for part in (support, query)
+            )
+        if self._targets is not None:  # one task at a time is a class of its own: N is 1
+            targets = self._targets.index_select(0, numbers[:n_ranks]).split((n_ranks - n_query, n_query))
+            support_labels, query_labels = (part.unflatten(0, (n_episodes, -1)) for part in targets)
+        else:
+            query_labels = self._episode_labels(n_episodes, shape.n_way, shape.n_query)
+            if shape.least_shot is None:
+                support_labels = self._episode_labels(n_episodes, shape.n_way, shape.n_shot)
+            else:
+                _, labels, _ = np.nonzero(prepared.drawn.images[:, :, : shape.n_shot] >= 0)
+                support_labels = copy_to(self.device, torch.from_numpy(labels.reshape(n_episodes, -1)))
         training_classes = None
         if self.drawing.names_training_classes and split == "train":
             turned = prepared.drawn.classes + len(self.tables[split].names) * prepared.drawn.rotations
             training_classes = copy_to(self.device, torch.from_numpy(turned))
         return EpisodeBatch(
-            support_images=self._to_float(images[:, :, : shape.n_shot], "support", prepared),
+            support_images=self._to_float(support, "support", prepared),
             support_labels=support_labels,
-            query_images=self._to_float(images[:, :, shape.n_shot :], "query", prepared),
+            query_images=self._to_float(query, "query", prepared),
             query_labels=query_labels,
             seeds=numbers[-n_episodes:],
             n_way=shape.n_way,
@@ -271,9 +296,8 @@ class FewShotData(FixedEpisodeSource):
         )
 
     def _to_float(self, images: Tensor, role: str, prepared: GatheredEpisodes) -> Tensor:
-        """Augment and normalise uint8 (B, N, n, C, H, W): float (B, N*n, C, H, W); others (B, N, n, ...) alike."""
-        # A copy, as what follows changes it in place.
-        images = images.flatten(1, 2).to(self.preprocessing.dtype, copy=True)
+        """Augment and normalise uint8 (B, n, C, H, W): float of the same shape; others (B, n, ...) alike."""
+        images = images.to(self.preprocessing.dtype, copy=True)  # what follows changes it in place
         if self.preprocessing.of_images:
             # Omniglot's 1-bit images, packed as 0 and 255, become 0 (ink) and 1: the reference trains on these values.
             images = images.div_(255)

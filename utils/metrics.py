@@ -33,10 +33,22 @@ def summarise(values: Sequence[float]) -> Summary:
     if count == 0:
         raise ValueError("no values to summarise")
     mean = math.fsum(values) / count
+    return _summary(mean, math.fsum((value - mean) ** 2 for value in values), count)
+
+
+def _summary(mean: float, squares: float, count: int) -> Summary:
     if count == 1:
         return Summary(mean, 0.0, None, 1)
-    std = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (count - 1))
+    std = math.sqrt(squares / (count - 1))
     return Summary(mean, std, student_t_quantile(count - 1) * std / math.sqrt(count), count)
+
+
+def pooled(parts: Sequence[Summary]) -> Summary:
+    """Return what `summarise` gives of the values of all parts."""
+    count = sum(part.count for part in parts)
+    mean = math.fsum(part.count * part.mean for part in parts) / count
+    squares = math.fsum((part.count - 1) * part.std**2 + part.count * (part.mean - mean) ** 2 for part in parts)
+    return _summary(mean, squares, count)
 
 
 def student_t_quantile(degrees_of_freedom: int) -> float:

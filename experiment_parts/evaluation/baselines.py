@@ -33,7 +33,8 @@ def tasks_of_baselines(
 ) -> tuple[int, int]:
     """Return of how many tasks the untrained body is scored, and of how many other orders of labels."""
     ways = 1 if is_regression else protocol["ways"]
-    costs = learner.images_per_task(ways * protocol["shots"], ways * protocol["queries"], protocol["statistics"])
+    shots = int(str(protocol["shots"]).rpartition("-")[2])  # the most, where classes have shots of their own
+    costs = learner.images_per_task(ways * shots, ways * protocol["queries"], protocol["statistics"])
     whole = n_models * protocol["tasks"] * costs["evaluation"]
     # By counting, not by the clock: the same test has the same rows everywhere.
     untrained = min(protocol["tasks"], int(UNTRAINED_SHARE * whole / costs["untrained"]))

@@ -129,6 +129,7 @@ class ModelTests:
             "epochs_trained": len(rows),
             "stopped_early": stopped_early,
             "suffix": self._suffix,
+            **({final_test.ALL_TASKS: whole} if (whole := final_test.over_all_tasks(results)) else {}),
             **({final_test.TESTED_ON: digest} if digest else {}),
             **({final_test.OTHER_DATA: list(data_changes)} if data_changes else {}),
         }

@@ -1,8 +1,10 @@
 """Evaluate a learner on the fixed tasks of a split, batch by batch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,9 +26,9 @@ class BaselineTasks:
     n_untrained: int
     n_reordered: int
 
-    def of_batch(self, tasks: range) -> "BaselineTasks":
-        """Return how many these are of a batch."""
-        counts = (min(max(n - tasks.start, 0), len(tasks)) for n in (self.n_untrained, self.n_reordered))
+    def of_batch(self, tasks: Sequence[int]) -> "BaselineTasks":
+        """Return how many these are of a batch, whose tasks ascend."""
+        counts = (sum(task < n for task in tasks) for n in (self.n_untrained, self.n_reordered))
         return BaselineTasks(*counts)
 
 
@@ -56,11 +58,14 @@ def evaluate_tasks(
         baselines: what is computed beside; None: nothing.
     """
 
-    def compute(episodes: Episodes, tasks: range) -> dict[str, Tensor]:
+    def compute(episodes: Episodes, tasks: Sequence[int]) -> dict[str, Tensor]:
         beside = None if baselines is None else baselines.of_batch(tasks)
         return _evaluate_batch(learner, episodes, statistics, with_scores, beside)
 
-    of_all = _of_all_tasks(compute, data, split, n_tasks, tasks_per_batch, shape, before_each_batch, group)
+    # A recording serves support sets of one size, of which there may be as many as batches.
+    recorded = shape is None or shape.least_shot is None
+    with nullcontext() if recorded else learner.step_by_step():
+        of_all = _of_all_tasks(compute, data, split, n_tasks, tasks_per_batch, shape, before_each_batch, group)
     together = of_all["metrics"].permute(1, 2, 0).tolist()  # (4, S+1, T)
     metrics = dict(zip(STEP_METRICS, together, strict=True))
     if "hits" in of_all:  # from whole numbers, so that models with equally many hits tie exactly
@@ -75,7 +80,7 @@ def evaluate_centroids(
 ) -> list[float]:  # fmt: skip
     """Return the accuracy of class centroids, without adaptation, on tasks 0..T-1 of a split; arguments as above."""
 
-    def compute(episodes: Episodes, _: range) -> dict[str, Tensor]:
+    def compute(episodes: Episodes, _: Sequence[int]) -> dict[str, Tensor]:
         return {"accuracy": learner.centroid_accuracies(episodes)}
 
     found = _of_all_tasks(compute, data, split, n_tasks, tasks_per_batch, None, before_each_batch, group)
@@ -83,19 +88,34 @@ def evaluate_centroids(
 
 
 def _of_all_tasks(
-    compute: Callable[[Episodes, range], dict[str, Tensor]], data: EpisodeSource, split: str, n_tasks: int,
+    compute: Callable[[Episodes, Sequence[int]], dict[str, Tensor]], data: EpisodeSource, split: str, n_tasks: int,
     tasks_per_batch: int, shape: EpisodeShape | None, before_each_batch: Callable[[], None], group: RankGroup,
 ) -> dict[str, Tensor]:  # fmt: skip
     """Return what is computed of all batches on all ranks, in the order of the tasks."""
-    part, per_batch = group.part(n_tasks), len(group.part(tasks_per_batch, 0))
-    batches = [range(first, min(first + per_batch, part.stop)) for first in range(part.start, part.stop, per_batch)]
+    per_batch = len(group.part(tasks_per_batch, 0))
+    of_ranks = [_batches(data, split, group.part(n_tasks, rank), per_batch, shape) for rank in range(group.size)]
+    batches = of_ranks[group.index]
     found: dict[str, list[Tensor]] = {}
+    places: dict[str, list[int]] = {}
     for tasks, episodes in zip(batches, episodes_in_turn(data, split, batches, shape, before_each_batch), strict=True):
         for name, tensor in compute(episodes, tasks).items():
             found.setdefault(name, []).append(tensor)
-    for _ in range(-(-len(group.part(n_tasks, 0)) // per_batch) - len(batches)):  # rank 0 has the most
+            places.setdefault(name, []).extend(tasks)
+    for _ in range(max(map(len, of_ranks)) - len(batches)):
         before_each_batch()
-    return group.together({name: torch.cat(tensors) for name, tensors in found.items()})
+    # An order for each name: what is known of the first tasks alone is missing in a batch without any of them.
+    return group.together({name: torch.cat(tensors)[np.argsort(places[name])] for name, tensors in found.items()})
+
+
+def _batches(
+    data: EpisodeSource, split: str, tasks: range, per_batch: int, shape: EpisodeShape | None
+) -> list[Sequence[int]]:
+    """Divide tasks into batches of equally many support images: padding would count in transductive batch norm."""
+    sizes = data.support_sizes(split, tasks, shape)
+    groups = (
+        [tasks] if sizes is None else [(tasks.start + np.flatnonzero(sizes == n)).tolist() for n in np.unique(sizes)]
+    )
+    return [group[first : first + per_batch] for group in groups for first in range(0, len(group), per_batch)]
 
 
 def _evaluate_batch(

@@ -61,7 +61,7 @@ class TaskSet:
 def protocol_of(config: ExperimentConfig, shape: EpisodeShape) -> dict[str, Any]:
     """Return what a result of the test of a config says about tasks of this shape."""
     return {
-        "ways": shape.n_way, "shots": shape.n_shot, "queries": shape.n_query,
+        "ways": shape.n_way, "shots": shape.shots, "queries": shape.n_query,
         "steps": config.number_of_evaluation_steps_per_iter, "tasks": config.num_evaluation_tasks,
         "seed": config.val_seed, "dataset": config.dataset_name,
     }  # fmt: skip

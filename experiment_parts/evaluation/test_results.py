@@ -17,6 +17,7 @@ from utils.metrics import (
     Summary,
     finite_or_none,
     is_regression,
+    pooled,
     score_named,
     score_of,
     summarise,
@@ -32,6 +33,8 @@ OTHER_DATA = "other_data_than_trained_on"
 """Key of a summary: what differs from the data of the training, a line each; absent: nothing."""
 TESTED_ON = "content_sha256"
 """Key of a summary: of the data that it is of, as in environment.json; absent where they have no digest."""
+ALL_TASKS = "all_tasks"
+"""Key of a summary: `over_all_tasks`; absent where there is nothing to put together."""
 SAME_CLASSES = "every_task_has_the_same_classes"
 """Key of a result whose split has no more classes than a task has ways; absent: tasks differ in classes."""
 
@@ -66,6 +69,20 @@ def score_models(outputs: "Tensor", labels: "Tensor", models: Sequence[dict[str,
         "ensemble": {"models": len(models), "epochs": [model["epoch"] for model in models], **_columns(ensemble)},
         "models": [model | _columns(summarise(scores)) for model, scores in zip(models, of_models, strict=True)],
     }
+
+
+def over_all_tasks(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the score over the tasks of all ways, of each kind of statistics, where classes have shots of their own:
+    what Meta-Dataset reports (Triantafillou et al. 2020).
+    """
+    parts: dict[str, list[Summary]] = {}
+    for result in results:
+        protocol, columns = result["protocol"], result["ensemble"]
+        if isinstance(protocol["shots"], str):
+            numbers = (columns[name] for name in ("test_accuracy_mean", "test_accuracy_std", "test_accuracy_ci95"))
+            parts.setdefault(protocol["statistics"], []).append(Summary(*numbers, protocol["tasks"]))
+    whole = {kind: pooled(of_kind) for kind, of_kind in parts.items() if len(of_kind) > 1}
+    return [{"statistics": kind, "tasks": one.count, **_columns(one)} for kind, one in whole.items()]
 
 
 def accuracy_columns(outputs: "Tensor", labels: "Tensor") -> dict[str, Any]:
@@ -213,6 +230,9 @@ def result_text(summary: dict[str, Any], run_folder: Path | None) -> str:
     is_table, same = len(task_sets) > 1, same_classes_text(results)
     lines = [f"Note: {same}"] if same else []  # what is said of the numbers, before them
     lines += _table(results) if is_table else []
+    for whole in summary.get(ALL_TASKS, ()):
+        text = _text(score_named(results[0].get("score")), whole)
+        lines.append(f"  over all {counted(whole['tasks'], 'task')}, {whole['statistics']}: {text}")
     for result in () if is_table else results:
         protocol, ensemble = result["protocol"], result["ensemble"]
         n_models = ensemble["models"]
@@ -277,8 +297,10 @@ def _table(results: Sequence[dict[str, Any]]) -> list[str]:
     rows = [[*TABLE_COLUMNS, score.name]]
     rows += [[*(str(r["protocol"][name]) for name in TABLE_COLUMNS), _text(score, r["ensemble"])] for r in results]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    counts = sorted({result["protocol"]["tasks"] for result in results})
+    over = f"{counts[0]} to {counted(counts[-1], 'task')}" if len(counts) > 1 else counted(counts[0], "task")
     return [
-        f"Test {score.name} of {what} (95 % interval over {counted(protocol['tasks'], 'task')} each), "
+        f"Test {score.name} of {what} (95 % interval over {over} each), "
         f"{counted(protocol['steps'], 'inner step')}, {_origin(protocol)}",
         *("  " + "  ".join(map(str.ljust, row, widths)).rstrip() for row in rows),
     ]

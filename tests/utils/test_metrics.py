@@ -11,6 +11,7 @@ from utils.metrics import (
     RunningStatistics,
     finite_or_none,
     percent,
+    pooled,
     score_of,
     student_t_quantile,
     summarise,
@@ -45,6 +46,16 @@ def test_interval_covers_the_true_mean_95_times_out_of_100():
     summaries = [summarise(generator.normal(0.7, 0.1, size=10).tolist()) for _ in range(2000)]
     covered = np.mean([abs(summary.mean - 0.7) <= summary.ci95 for summary in summaries])
     assert 0.935 < covered < 0.965
+
+
+def test_pooled_parts_are_the_summary_of_all_values():
+    values = np.random.default_rng(1).normal(0.6, 0.2, size=40).tolist()
+    whole, together = (
+        summarise(values),
+        pooled([summarise(values[:1]), summarise(values[1:30]), summarise(values[30:])]),
+    )
+    assert (together.mean, together.std, together.ci95) == pytest.approx((whole.mean, whole.std, whole.ci95), abs=1e-15)
+    assert together.count == 40 and pooled([summarise([0.8])]) == summarise([0.8])
 
 
 def test_one_task_has_no_interval():

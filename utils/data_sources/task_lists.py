@@ -8,8 +8,8 @@ The file is JSON, with every name written once:
      "lists": [{"n_way": 5, "n_shot": 1, "n_query": 15, "seed": 0, "digest": sha256,
                 "tasks": [[[class, [support image, ...], [query image, ...]], ... N of them], ...]}]}
 
-Classes and images in a task are places in the two lists of names; paths are relative to the dataset's folder. Needs
-no torch.
+Classes and images in a task are places in the two lists of names; paths are relative to the dataset's folder. Where
+each class of a task has shots of its own, "n_shot" is [1, 5], the fewest and the most, and "version" 2. Needs no torch.
 """
 
 import hashlib
@@ -29,10 +29,12 @@ from utils.files.reading import read_object
 from utils.paths import command
 from utils.words import printable
 
-FORMAT, VERSION = "few-shot task list", 1
+FORMAT = "few-shot task list"
+EQUAL_SHOTS, OWN_SHOTS = VERSIONS = 1, 2
+"""Of the file; the second where classes have shots of their own, which earlier releases do not know."""
 
 ClassImages = tuple[str, tuple[str, ...]]
-"""A class of a task: its name, and the paths of its K support and then its Q query images."""
+"""A class of a task: its name, and the paths of its support images and then its Q query images."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ def tasks_digest(
     lines = [f"{split} {shape}"]
     for index, classes, ranks, turns in zip(indices, drawn.classes, table.ranks(drawn), drawn.rotations, strict=True):
         for class_rank, image_ranks, quarter_turns in zip(classes, ranks, turns, strict=True):
-            images = "\t".join(image_path(int(rank)) for rank in image_ranks)
+            images = "\t".join(image_path(int(rank)) for rank in image_ranks if rank >= 0)
             lines.append(f"{index}\t{table.names[class_rank]}\t{quarter_turns}\t{images}")
     return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
@@ -85,7 +87,7 @@ def named_tasks(
     """Return drawn episodes by name."""
     return tuple(
         tuple(
-            (table.names[class_rank], tuple(image_path(int(rank)) for rank in image_ranks))
+            (table.names[class_rank], tuple(image_path(int(rank)) for rank in image_ranks if rank >= 0))
             for class_rank, image_ranks in zip(classes, ranks, strict=True)
         )
         for classes, ranks in zip(drawn.classes, table.ranks(drawn), strict=True)
@@ -114,9 +116,12 @@ def indexed_tasks(
     episodes = {}
     for one in lists:
         classes = np.array([[class_ranks[name] for name, _ in task] for task in one.tasks], dtype=np.int64)
-        images = np.array(
-            [[[paths_of[name][path] for path in paths] for name, paths in task] for task in one.tasks], dtype=np.int64
-        )
+        images = np.full((*classes.shape, one.shape.n_images), -1)
+        for i, task in enumerate(one.tasks):
+            for label, (name, paths) in enumerate(task):
+                places, n_support = [paths_of[name][path] for path in paths], len(paths) - one.shape.n_query
+                images[i, label, :n_support] = places[:n_support]
+                images[i, label, one.shape.n_shot :] = places[n_support:]
         episodes[one.shape] = EpisodeIndices(classes, images, np.zeros_like(classes), np.arange(len(classes)))
     return {name: [rank_of[path] for path in places] for name, places in paths_of.items()}, episodes, []
 
@@ -131,17 +136,19 @@ def write_task_lists(path: Path, task_lists: TaskLists) -> None:
     images: dict[str, int] = {}
     lists = [
         {
-            "n_way": one.shape.n_way, "n_shot": one.shape.n_shot, "n_query": one.shape.n_query,
+            "n_way": one.shape.n_way,
+            "n_shot": [one.shape.least_shot, one.shape.n_shot] if one.shape.least_shot else one.shape.n_shot,
+            "n_query": one.shape.n_query,
             "seed": one.seed, "digest": one.digest,
             "tasks": [
-                [_entry(name, paths, one.shape.n_shot, classes, images) for name, paths in task] for task in one.tasks
+                [_entry(name, paths, one.shape.n_query, classes, images) for name, paths in task] for task in one.tasks
             ],
         }
         for one in task_lists.lists
     ]  # fmt: skip
     content = {
         "format": FORMAT,
-        "version": VERSION,
+        "version": OWN_SHOTS if any(one.shape.least_shot for one in task_lists.lists) else EQUAL_SHOTS,
         "dataset": task_lists.dataset,
         "classes": list(classes),
         "images": list(images),
@@ -150,9 +157,9 @@ def write_task_lists(path: Path, task_lists: TaskLists) -> None:
     write_bytes_atomically(path, json.dumps(content, separators=(",", ":")).encode())
 
 
-def _entry(name: str, paths: Sequence[str], n_shot: int, classes: dict[str, int], images: dict[str, int]) -> list[Any]:
+def _entry(name: str, paths: Sequence[str], n_query: int, classes: dict[str, int], images: dict[str, int]) -> list[Any]:
     places = [images.setdefault(path, len(images)) for path in paths]
-    return [classes.setdefault(name, len(classes)), places[:n_shot], places[n_shot:]]
+    return [classes.setdefault(name, len(classes)), places[:-n_query], places[-n_query:]]
 
 
 def read_task_lists(path: Path) -> TaskLists:
@@ -165,8 +172,8 @@ def read_task_lists(path: Path) -> TaskLists:
         content = read_object(path)
         if content.get("format") != FORMAT:
             raise ValueError(f'it does not say "format": "{FORMAT}"')
-        if content["version"] != VERSION:
-            raise ValueError(f"version {content['version']}; this release reads version {VERSION}")
+        if content["version"] not in VERSIONS:
+            raise ValueError(f"version {content['version']}; this release reads {' and '.join(map(str, VERSIONS))}")
         classes, images = _names(content, "classes"), _names(content, "images")
         lists = tuple(_task_list(one, classes, images, f"list {place}") for place, one in enumerate(content["lists"]))
         if not lists or len({one.shape for one in lists}) != len(lists):
@@ -193,9 +200,15 @@ def _names(content: Mapping[str, Any], key: str) -> list[str]:
 
 
 def _task_list(content: Mapping[str, Any], classes: Sequence[str], images: Sequence[str], where: str) -> TaskList:
-    numbers = [content[key] for key in ("n_way", "n_shot", "n_query")]
-    if not all(isinstance(number, int) and number > 0 for number in numbers):
-        raise ValueError(f"{where}: n_way, n_shot and n_query are {numbers}, but must be whole numbers above 0")
+    n_way, shots, n_query = given = [content[key] for key in ("n_way", "n_shot", "n_query")]
+    *least, most = shots if isinstance(shots, list) and len(shots) == 2 else [shots]
+    numbers = [n_way, most, n_query, *least]
+    are_counts = all(isinstance(number, int) and number > 0 for number in numbers)
+    if not are_counts or (least and not least[0] < most <= len(images)):
+        raise ValueError(
+            f"{where}: n_way, n_shot and n_query are {json.dumps(given)}, but must be whole numbers above 0; n_shot "
+            f"may be two, the fewest and the most, as [1, 5], up to the {len(images)} images there are"
+        )
     shape = EpisodeShape(*numbers)
     if not content["tasks"]:
         raise ValueError(f"{where} has no tasks")
@@ -206,8 +219,9 @@ def _task_list(content: Mapping[str, Any], classes: Sequence[str], images: Seque
 def _task(
     content: Sequence[Any], shape: EpisodeShape, classes: Sequence[str], images: Sequence[str], where: str
 ) -> tuple[ClassImages, ...]:
-    sizes = {(len(support), len(query)) for _, support, query in content}
-    if len(content) != shape.n_way or sizes != {(shape.n_shot, shape.n_query)}:
+    shots, queries = {len(support) for _, support, _ in content}, {len(query) for _, _, query in content}
+    fitting = range(shape.least_shot or shape.n_shot, shape.n_shot + 1)
+    if len(content) != shape.n_way or queries != {shape.n_query} or not all(shot in fitting for shot in shots):
         raise ValueError(f"{where} is not of {shape}")
     flat = [place for _, support, query in content for place in [*support, *query]]
     ranks = [rank for rank, _, _ in content]

@@ -39,7 +39,7 @@ from utils.prepare_dataset.glyphs.benchmark import (
 )
 from utils.prepare_dataset.glyphs.card import expected_digests
 from utils.prepare_dataset.glyphs.domains import DOMAINS
-from utils.words import log_to_terminal, printable, say
+from utils.words import counted, log_to_terminal, printable, say
 
 SMALL_AND_GREY = {"image_height": 28, "image_width": 28, "image_channels": 1}
 """As the matrix reads them, so that they are decoded once."""
@@ -91,9 +91,9 @@ def domain_tasks(dataset_name: str, images: TestImages) -> dict[str, TaskLists]:
     found = {}
     for name, by_shape in fixed_tasks(images).items():
         lists = []
-        for shape, (indices, drawn) in by_shape.items():
+        for shape, drawn in by_shape.items():
             table = images.table(shape)
-            digest = tasks_digest("test", shape, indices, drawn, table, images.paths.__getitem__)
+            digest = tasks_digest("test", shape, range(len(drawn.classes)), drawn, table, images.paths.__getitem__)
             lists.append(TaskList(shape, named_tasks(drawn, table, images.paths.__getitem__), SEED, digest))
         found[name] = TaskLists(dataset_name, tuple(lists))
     return found
@@ -135,9 +135,12 @@ def main(arguments: list[str]) -> int:
         for name, lists in domain_tasks(dataset_folder.name, images).items():
             with storage_errors(folder):
                 folder.mkdir(parents=True, exist_ok=True)
-            _write(folder / f"{name}.tasks.json", lists)
-            same = {None: "none is published", lists_digest(lists): "as published"}
-            say(f"digest {lists_digest(lists)}: {same.get(expected.get(name), 'not the published one')}")
+            path, digest = folder / f"{name}.tasks.json", lists_digest(lists)
+            _write(path, lists)
+            n_tasks = counted(sum(len(one.tasks) for one in lists.lists), "task")
+            same = {None: "none is published", digest: "as published"}
+            of_known = same.get(expected.get(name), "not the published one")
+            say(f"{printable(path)}: {n_tasks} from {lists.dataset}, digest {digest}: {of_known}")
         say("\n".join(pixel_lines(by_pixels(dataset_folder, images))))
         return 0
     if options.config is not None:
@@ -145,7 +148,11 @@ def main(arguments: list[str]) -> int:
         task_lists, name = test_tasks(config), config.experiment_name
     else:
         task_lists, name = all_runs_tasks(options.location), options.location.name.partition(".")[0]
-    _write(options.to or Path(f"{name}.tasks.json"), task_lists)
+    path = options.to or Path(f"{name}.tasks.json")
+    _write(path, task_lists)
+    for one in task_lists.lists:
+        text = f"{printable(path)}: {len(one.tasks)} tasks of {one.shape} from {task_lists.dataset} {one.digest[:12]}"
+        say(text.rstrip())
     return 0
 
 
@@ -157,6 +164,3 @@ def _write(path: Path, task_lists: TaskLists) -> None:
         )
     if not path.exists():
         write_task_lists(path, task_lists)
-    for one in task_lists.lists:
-        text = f"{printable(path)}: {len(one.tasks)} tasks of {one.shape} from {task_lists.dataset} {one.digest[:12]}"
-        say(text.rstrip())

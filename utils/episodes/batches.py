@@ -142,8 +142,10 @@ class GatheredEpisodes:
     shape: EpisodeShape
     drawn: EpisodeIndices
     numbers: Tensor
-    """int64, on the host: ranks of the images, quarter turns of the classes, seeds of the episodes."""
+    """int64, on the host: ranks of the images, those of all support sets first, quarter turns of the classes, seeds of
+    the episodes.
+    """
     augmentation: dict[str, Tensor]
     """"support" and "query", where they are augmented -> parameters, on the host."""
     images: Tensor | None
-    """uint8 (B*N*(K+Q), C, H, W), on the host; None where they are gathered on the device."""
+    """uint8 (images, C, H, W), in the order of their ranks, on the host; None where they are gathered on the device."""

@@ -47,5 +47,6 @@ class ClassTable:
         return hashlib.sha256(json.dumps(classes).encode()).hexdigest()
 
     def ranks(self, drawn: EpisodeIndices) -> np.ndarray:
-        """Return the rank of each image of these episodes in the packed file: int64 (B, N, K+Q)."""
-        return self.images[self.starts[drawn.classes][:, :, None] + drawn.images]
+        """Return the rank of each image of these episodes in the packed file: int64 (B, N, K+Q), -1 where none is."""
+        ranks = self.images[self.starts[drawn.classes][:, :, None] + drawn.images]
+        return np.where(drawn.images < 0, -1, ranks)

@@ -10,7 +10,7 @@ from utils.episodes.randomness import below, random_words, sample_without_replac
 
 SPLITS = ("train", "val", "test")
 
-_CLASSES, _ROTATIONS, _IMAGES, _SEEDS, _SHAPE, SUPPORT_AUGMENTATION, QUERY_AUGMENTATION = range(7)
+_CLASSES, _ROTATIONS, _IMAGES, _SEEDS, _SHAPE, SUPPORT_AUGMENTATION, QUERY_AUGMENTATION, WAYS, _SHOTS = range(9)
 """Purposes of an episode's draws: asking for more images never changes the classes."""
 
 
@@ -21,14 +21,26 @@ class EpisodeShape:
     n_way: int
     n_shot: int
     n_query: int
+    least_shot: int | None = None
+    """Each class of an episode has a number of support images of its own, from this one to K; None: all have K."""
 
     @property
     def n_images(self) -> int:
-        """K+Q, images of each class."""
+        """K+Q, images of each class, the most that one has."""
         return self.n_shot + self.n_query
 
+    @property
+    def least_images(self) -> int:
+        """Images that a class needs to be drawn."""
+        return (self.least_shot or self.n_shot) + self.n_query
+
+    @property
+    def shots(self) -> int | str:
+        """K; "1-5" where classes have 1 to 5."""
+        return f"{self.least_shot}-{self.n_shot}" if self.least_shot else self.n_shot
+
     def __str__(self) -> str:
-        return f"{self.n_way} way {self.n_shot} shot {self.n_query} query"
+        return f"{self.n_way} way {str(self.shots).replace('-', ' to ')} shot {self.n_query} query"
 
 
 def combinations(ways: Sequence[int], shots: Sequence[int], queries: Sequence[int]) -> tuple[EpisodeShape, ...]:
@@ -55,7 +67,9 @@ class EpisodeIndices:
     classes: np.ndarray
     """int64 (B, N), distinct within an episode; position = episode label."""
     images: np.ndarray
-    """int64 (B, N, K+Q), place within the class, distinct; the first K are the support images."""
+    """int64 (B, N, K+Q), place within the class, distinct; the first K are the support images. -1: none, where a class
+    has fewer shots than K.
+    """
     rotations: np.ndarray
     """int64 (B, N), quarter turns 0..3 of all images of the class; zeros without rotation."""
     seeds: np.ndarray
@@ -65,6 +79,10 @@ class EpisodeIndices:
         """Return the episodes at these places."""
         rows = np.asarray(places)
         return EpisodeIndices(self.classes[rows], self.images[rows], self.rotations[rows], self.seeds[rows])
+
+    def support_sizes(self, n_shot: int) -> np.ndarray:
+        """Return how many support images each episode has: int64 (B,)."""
+        return (self.images[:, :, :n_shot] >= 0).sum(axis=(1, 2))
 
 
 def draw_episodes(
@@ -89,7 +107,7 @@ def draw_episodes(
         n_tasks: size of a pool of fixed tasks: episode i has the classes, images and rotations of task i mod
             n_tasks, and a seed of its own. None: no pool.
     Raises:
-        ValueError: fewer classes than N, a drawn class with fewer than K+Q images, an unknown split.
+        ValueError: fewer classes than N, a drawn class with too few images, an unknown split.
     """
     class_sizes = np.asarray(class_sizes, dtype=np.int64)
     n_episodes, n_way, n_images = len(indices), shape.n_way, shape.n_images
@@ -97,10 +115,14 @@ def draw_episodes(
     classes = sample_without_replacement(
         random_words(seed, split, tasks, _CLASSES, n_way), np.full(n_episodes, len(class_sizes))
     )
-    images = sample_without_replacement(
-        random_words(seed, split, tasks, _IMAGES, n_way * n_images).reshape(n_episodes * n_way, n_images),
-        class_sizes[classes].reshape(-1),
-    ).reshape(n_episodes, n_way, n_images)
+    words = random_words(seed, split, tasks, _IMAGES, n_way * n_images).reshape(n_episodes * n_way, n_images)
+    sizes = class_sizes[classes]
+    if shape.least_shot is None:
+        images = sample_without_replacement(words, sizes.reshape(-1)).reshape(n_episodes, n_way, n_images)
+    else:
+        bounds = np.minimum(shape.n_shot, sizes - shape.n_query) - shape.least_shot + 1
+        shots = shape.least_shot + below(random_words(seed, split, tasks, _SHOTS, n_way), bounds)
+        images = _with_shots(shape, shots, words, sizes)
     rotations = np.zeros((n_episodes, n_way), dtype=np.int64)
     if rotate:
         rotations = below(random_words(seed, split, tasks, _ROTATIONS, n_way), 4)
@@ -108,6 +130,25 @@ def draw_episodes(
     # int64.
     seeds = (random_words(seed, split, indices, _SEEDS, 1)[:, 0] >> np.uint64(1)).astype(np.int64)
     return EpisodeIndices(classes=classes, images=images, rotations=rotations, seeds=seeds)
+
+
+def _with_shots(shape: EpisodeShape, shots: np.ndarray, words: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Draw the images of classes that have shots of their own; those of a class of K are what they are without.
+
+    Args:
+        shots: int64 (B, N), support images of each class.
+        words: uint64 (B*N, K+Q).
+        sizes: int64 (B, N), images that each class has.
+    Returns:
+        int64 (B, N, K+Q), -1 where a class has no support image.
+    """
+    n_drawn, sizes = shots.reshape(-1) + shape.n_query, sizes.reshape(-1)
+    images = np.full(words.shape, -1)
+    for count in np.unique(n_drawn).tolist():
+        rows, n_support = n_drawn == count, count - shape.n_query
+        drawn = sample_without_replacement(words[rows, :count], sizes[rows])
+        images[rows, :n_support], images[rows, shape.n_shot :] = drawn[:, :n_support], drawn[:, n_support:]
+    return images.reshape(*shots.shape, -1)
 
 
 def split_classes(names: Sequence[str], fractions: Sequence[float], seed: int) -> dict[str, list[str]]:

@@ -88,6 +88,14 @@ class EpisodeSource(Protocol):
         """Return `episodes` of what `prepare` has returned."""
         return self.episodes(*prepared)
 
+    def support_sizes(
+        self, split: str, indices: Sequence[int], shape: EpisodeShape | None = None
+    ) -> "np.ndarray | None":
+        """Return how many support images each of these episodes has: int64 (B,); those of one batch have equally many.
+        None: all have.
+        """
+        return None
+
     def count(self, split: str) -> int | None:
         """Return how many different tasks a split has; None: there is no end of them, or none is known."""
 

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import zipfile
+from hashlib import sha256
 
 import numpy as np
 import pytest
@@ -14,8 +15,17 @@ from tests.conftest import draw_dataset, draw_image
 from tests.tools.runs import other_task_sets
 from utils.config import check_config
 from utils.data_sources.lakes_runs import all_runs_tasks
-from utils.data_sources.task_lists import TaskList, TaskLists, read_task_lists, write_task_lists
+from utils.data_sources.task_lists import (
+    TaskList,
+    TaskLists,
+    indexed_tasks,
+    named_tasks,
+    read_task_lists,
+    tasks_digest,
+    write_task_lists,
+)
 from utils.data_sources.write_task_lists import main
+from utils.episodes.class_table import ClassTable
 from utils.episodes.drawing import EpisodeShape
 from utils.errors import DataError
 from utils.paths import REPOSITORY_ROOT
@@ -99,6 +109,59 @@ def test_names_with_any_bytes_survive(tmp_path):
     assert read_task_lists(tmp_path / "x.json") == lists
 
 
+OWN_SHOTS = TaskLists("birds", (TaskList(EpisodeShape(2, 3, 1, 1), (
+    (("robin", ("r1", "r2", "r3", "r4")), ("wren", ("w1", "w2"))),
+    (("wren", ("w2", "w3", "w1")), ("robin", ("r4", "r1", "r2"))),
+), 0, "0123"),))  # fmt: skip
+"""Two tasks of robins and wrens; the last image of a class is its query."""
+
+
+def test_classes_with_shots_of_their_own_survive_the_file_and_the_numbers(tmp_path):
+    write_task_lists(tmp_path / "x.json", OWN_SHOTS)
+    content = json.loads((tmp_path / "x.json").read_text())
+    assert (content["version"], content["lists"][0]["n_shot"]) == (2, [1, 3])
+    assert [(len(support), len(query)) for _, support, query in content["lists"][0]["tasks"][0]] == [(3, 1), (1, 1)]
+    assert read_task_lists(tmp_path / "x.json") == OWN_SHOTS
+    ranks = {path: rank for rank, path in enumerate(("r4", "w3", "w1", "r1", "r2", "r3", "w2"))}
+    classes, episodes, _ = indexed_tasks(OWN_SHOTS.lists, ranks)
+    (shape, drawn), *_ = episodes.items()
+    assert drawn.support_sizes(3).tolist() == [4, 4]
+    table, path_of = ClassTable.of(classes), list(ranks).__getitem__
+    assert named_tasks(drawn, table, path_of) == OWN_SHOTS.lists[0].tasks
+    lines = ["test 2 way 1 to 3 shot 1 query", "0\trobin\t0\tr1\tr2\tr3\tr4", "0\twren\t0\tw1\tw2"]
+    lines += ["1\twren\t0\tw2\tw3\tw1", "1\trobin\t0\tr4\tr1\tr2"]
+    assert tasks_digest("test", shape, range(2), drawn, table, path_of) == sha256("\n".join(lines).encode()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        *(
+            (
+                lambda one, shots=shots: one.update(n_shot=shots),
+                f"n_shot and n_query are [2, {json.dumps(shots)}, 1], but must be whole numbers above 0; n_shot",
+            )
+            for shots in ([0, 3], [3, 1], [2, 2], [1, 8], [1, 2, 3], [], ["1", "3"], [None, 3], "1-3", {"1": 3})
+        ),
+        (lambda one: one.update(n_shot=[2, 3]), "list 0, task 0 is not of 2 way 2 to 3 shot 1 query"),
+        (lambda one: one.update(n_shot=[1, 2]), "list 0, task 0 is not of 2 way 1 to 2 shot 1 query"),
+        (lambda one: one.update(n_shot=3), "list 0, task 0 is not of 2 way 3 shot 1 query"),
+        (lambda one: one["tasks"][1][0][1].clear(), "list 0, task 1 is not of 2 way 1 to 3 shot 1 query"),
+        (lambda one: one["tasks"][1][0][2].append(0), "list 0, task 1 is not of 2 way 1 to 3 shot 1 query"),
+        (lambda one: one["tasks"][1][0][1].append(0), "list 0, task 1 has an image twice"),
+    ],
+)
+def test_a_forged_range_of_shots_and_a_class_outside_of_it_are_named(tmp_path, change, message):
+    path = tmp_path / "x.json"
+    write_task_lists(path, OWN_SHOTS)
+    content = json.loads(path.read_text())
+    change(content["lists"][0])
+    path.write_text(json.dumps(content))
+    with pytest.raises(DataError) as error:
+        read_task_lists(path)
+    assert message in str(error.value) and str(path) in str(error.value)
+
+
 def test_an_image_that_is_gone_and_a_list_that_was_changed_are_named(written):
     path = written()
     content = json.loads(path.read_text())
@@ -126,7 +189,7 @@ def test_a_problem_without_images_has_no_tasks_to_list(tmp_path, capsys):
     ("change", "message"),
     [
         (lambda c: c.update(format="?"), 'it does not say "format": "few-shot task list"'),
-        (lambda c: c.update(version=2), "version 2; this release reads version 1"),
+        (lambda c: c.update(version=3), "version 3; this release reads 1 and 2"),
         (lambda c: c.pop("images"), "'images' is missing"),
         (lambda c: c.update(dataset="../x"), '"dataset" is "../x"; it must be the name of a folder'),
         (lambda c: c["lists"][0].update(n_way=0), "list 0: n_way, n_shot and n_query are [0, 1, 1]"),

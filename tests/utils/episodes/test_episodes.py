@@ -197,3 +197,45 @@ def test_a_pool_of_tasks_is_met_again_and_again_with_other_noise():
     for name in ("classes", "images", "rotations"):
         assert np.array_equal(getattr(pool, name), np.concatenate([getattr(endless, name)] * 3)[:25])
     assert np.array_equal(pool.seeds, draw(range(25)).seeds)
+
+
+def with_own_shots(indices, least=1, sizes=(3, 20, 7, 2, 9, 30, 4), seed=0):
+    return draw_episodes(
+        seed=seed, split="test", indices=indices, class_sizes=np.array(sizes), shape=EpisodeShape(5, 4, 1, least),
+        rotate=False,
+    )  # fmt: skip
+
+
+def test_each_class_has_shots_of_its_own_up_to_its_images_but_the_queries():
+    sizes, drawn = np.array((3, 20, 7, 2, 9, 30, 4)), with_own_shots(range(400))
+    shots = (drawn.images[:, :, :4] >= 0).sum(-1)
+    for rank, size in enumerate(sizes.tolist()):
+        found = shots[drawn.classes == rank]
+        most = min(4, size - 1)
+        counts = np.bincount(found, minlength=5)[1 : most + 1]
+        assert set(found.tolist()) == set(range(1, most + 1)) and np.abs(counts / len(found) - 1 / most).max() < 0.1
+    for classes, images, of_task in zip(drawn.classes, drawn.images, shots, strict=True):
+        for rank, places, shot in zip(classes, images, of_task, strict=True):
+            assert (places[shot:4] == -1).all() and (places[:shot] >= 0).all() and 0 <= places[4] < sizes[rank]
+            chosen = [*places[:shot], places[4]]
+            assert len(set(chosen)) == shot + 1 and max(chosen) < sizes[rank]
+    assert drawn.support_sizes(4).tolist() == shots.sum(1).tolist()
+
+
+def test_shots_of_classes_are_pure_functions_of_the_number_and_change_nothing_else():
+    whole, some = with_own_shots(range(30)), with_own_shots([17, 4])
+    assert same(whole.at([17, 4]), some) and not same(whole, with_own_shots(range(30), seed=1))
+    sizes = (20, 7, 9, 30, 20, 20, 8)
+    assert same(with_own_shots(range(30), None, sizes), with_own_shots(range(30), 4, sizes))
+    equal, own = with_own_shots(range(30), None, sizes), with_own_shots(range(30), 1, sizes)
+    assert np.array_equal(equal.classes, own.classes)
+    full = own.images[:, :, 3] >= 0
+    assert np.array_equal(equal.images[full], own.images[full])
+    with pytest.raises(ValueError, match="cannot draw"):
+        with_own_shots(range(30), 2)
+
+
+def test_a_shape_says_its_shots():
+    assert str(EpisodeShape(7, 5, 1, 1)) == "7 way 1 to 5 shot 1 query" and EpisodeShape(7, 5, 1, 1).shots == "1-5"
+    assert str(EpisodeShape(7, 5, 1)) == "7 way 5 shot 1 query" and EpisodeShape(7, 5, 1).shots == 5
+    assert (EpisodeShape(7, 5, 1, 1).n_images, EpisodeShape(7, 5, 1, 1).least_images) == (6, 2)

@@ -17,6 +17,7 @@ from tests.tools.ranks import in_ranks
 from tests.tools.runs import PLUS_PLUS as RUN_PLUS_PLUS
 from tests.tools.runs import TINY, run_tiny, tiny_data
 from utils.config import check_config
+from utils.episodes.drawing import EpisodeShape
 from utils.errors import Interrupted, NonFiniteError, PeerLostError
 from utils.machine.stop_signals import StopSignals
 from utils.ranks import group as rank_group
@@ -85,8 +86,11 @@ def test_gradients_and_statistics_over_ranks_are_those_of_one(tmp_path, n_tasks,
         assert all(torch.equal(first[name], value) for name, value in other.items())
 
 
-@pytest.mark.parametrize(("n_tasks", "tasks_per_batch"), [(7, 2), (1, 2), (4, 8)])
-def test_an_evaluation_over_ranks_is_over_the_same_tasks(tmp_path, n_tasks, tasks_per_batch):
+@pytest.mark.parametrize(
+    ("n_tasks", "tasks_per_batch", "shape"),
+    [(7, 2, None), (1, 2, None), (4, 8, None), (11, 6, EpisodeShape(3, 3, 2, least_shot=1))],
+)
+def test_an_evaluation_over_ranks_is_over_the_same_tasks(tmp_path, n_tasks, tasks_per_batch, shape):
     config = check_config(TINY | {"precision": "float64"}, "test")
     learner, data = small_learner(image_height=10, image_width=10, num_samples_per_class=1), tiny_data(config)
 
@@ -98,6 +102,7 @@ def test_an_evaluation_over_ranks_is_over_the_same_tasks(tmp_path, n_tasks, task
             n_tasks=n_tasks,
             tasks_per_batch=tasks_per_batch,
             with_scores=True,
+            shape=shape,
             before_each_batch=before,
             group=group,
         )

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from utils.episodes.class_table import ClassTable
-from utils.episodes.drawing import EpisodeIndices, EpisodeShape, draw_episodes
+from utils.episodes.drawing import WAYS, EpisodeIndices, EpisodeShape, draw_episodes
 from utils.episodes.randomness import below, random_words
 from utils.images.folders import scan
 from utils.metrics import summarise
@@ -28,14 +28,12 @@ OTHER_DOMAINS: dict[str, dict[str, Any]] = {
 }
 """Datasets that are domains beside the glyphs -> config keys that say which of their classes are test."""
 VARYING = "varying"
-VARYING_WAYS, VARYING_SHOTS = range(5, 21), range(1, 6)
+VARYING_WAYS, VARYING_SHOTS = range(5, 21), (1, 5)
 TOO_EASY = 0.95
 """Accuracy of nearest neighbour at 5 ways and 1 shot from which on a domain is none of the matrix."""
-_PURPOSE_OF_SHAPES = 7
-"""Of the random words; those below are in use by `utils.episodes.drawing`."""
 
-Lists = dict[str, dict[EpisodeShape, tuple[Sequence[int], EpisodeIndices]]]
-"""Name of a list -> shape -> numbers of the tasks that have it, and these tasks."""
+Lists = dict[str, dict[EpisodeShape, EpisodeIndices]]
+"""Name of a list -> shape -> its tasks."""
 
 
 @dataclass(frozen=True)
@@ -64,24 +62,22 @@ class TestImages:
 
     def table(self, shape: EpisodeShape) -> ClassTable:
         """Those classes that have images enough for a shape."""
-        return ClassTable.of({name: ranks for name, ranks in self.classes.items() if len(ranks) >= shape.n_images})
+        return ClassTable.of({name: ranks for name, ranks in self.classes.items() if len(ranks) >= shape.least_images})
 
 
 def fixed_tasks(images: TestImages) -> Lists:
     """Draw the four lists; a list is left out where too few classes have images enough for it.
 
-    The varying one has 5 to 20 ways and 1 to 5 shots, a shape per task by the seed; classes stay unequal.
+    The varying one has 5 to 20 ways, and 1 to 5 shots for each class of a task, up to its images but one.
     """
     lists: Lists = {name: {shape: _draw(images, shape, range(N_TASKS))} for name, shape in _shapes_of(images)}
-    words = random_words(SEED, "test", range(N_TASKS), _PURPOSE_OF_SHAPES, 2)
-    ways = VARYING_WAYS[0] + below(words[:, 0], len(VARYING_WAYS))
-    shots = VARYING_SHOTS[0] + below(words[:, 1], len(VARYING_SHOTS))
+    least, most = VARYING_SHOTS
+    ways = VARYING_WAYS[0] + below(random_words(SEED, "test", range(N_TASKS), WAYS, 1)[:, 0], len(VARYING_WAYS))
     varying = {}
-    for way, shot in sorted(set(zip(ways.tolist(), shots.tolist(), strict=True))):
-        shape = EpisodeShape(way, shot, 1)
-        indices = np.flatnonzero((ways == way) & (shots == shot)).tolist()
+    for way in VARYING_WAYS:
+        shape = EpisodeShape(way, most, 1, least)
         if len(images.table(shape).names) >= way:
-            varying[shape] = _draw(images, shape, indices)
+            varying[shape] = _draw(images, shape, np.flatnonzero(ways == way).tolist())
     return lists | ({VARYING: varying} if varying else {})
 
 
@@ -89,11 +85,9 @@ def _shapes_of(images: TestImages) -> list[tuple[str, EpisodeShape]]:
     return [(name, shape) for name, shape in SHAPES.items() if len(images.table(shape).names) >= shape.n_way]
 
 
-def _draw(images: TestImages, shape: EpisodeShape, indices: Sequence[int]) -> tuple[Sequence[int], EpisodeIndices]:
+def _draw(images: TestImages, shape: EpisodeShape, indices: Sequence[int]) -> EpisodeIndices:
     sizes = images.table(shape).sizes
-    return indices, draw_episodes(
-        seed=SEED, split="test", indices=indices, class_sizes=sizes, shape=shape, rotate=False
-    )
+    return draw_episodes(seed=SEED, split="test", indices=indices, class_sizes=sizes, shape=shape, rotate=False)
 
 
 def small_pixels(dataset_folder: Path, images: TestImages) -> np.ndarray:
@@ -128,7 +122,7 @@ def by_pixels(dataset_folder: Path, images: TestImages) -> dict[str, tuple[float
     shapes, found = _shapes_of(images), {}
     pixels = small_pixels(dataset_folder, images) if shapes else np.zeros((0, 0))
     for name, shape in shapes:
-        _, tasks = _draw(images, shape, range(N_TASKS))
+        tasks = _draw(images, shape, range(N_TASKS))
         summary = summarise(nearest_neighbour(pixels, images.table(shape), shape, tasks).tolist())
         found[name] = summary.mean, summary.ci95 or 0.0
     return found

@@ -631,7 +631,13 @@ def test_fixed_tasks_are_written_from_the_seed_and_never_share_a_font(tmp_path, 
     assert main(["tasks", "--domain", "scripts"]) == 0
     assert contents(folder) == whole
     varying = read_task_lists(folder / "varying.tasks.json").lists
-    assert {one.shape.n_way for one in varying} == {5, 6} and len({one.shape.n_shot for one in varying}) > 2
+    assert [one.shape for one in varying] == [EpisodeShape(way, 5, 1, least_shot=1) for way in (5, 6)]
+    counts = {}
+    for name, paths in (entry for one in varying for task in one.tasks for entry in task):
+        counts.setdefault(name, set()).add(len(paths))
+    for name, found in counts.items():  # every number of shots up to the images of the class but its query
+        n_images = len(list((tmp_path / "to/glyphs_scripts" / name).iterdir()))
+        assert found == set(range(2, min(n_images, 6) + 1)), name
     (folder / "varying.tasks.json").write_bytes(whole["5way_1shot.tasks.json"])
     assert main(["tasks", "--domain", "scripts"]) == 1
     assert "varying.tasks.json: is there already, with other tasks; nothing is overwritten" in capsys.readouterr().err
