@@ -533,7 +533,10 @@ def test_the_verdict_on_runs_made_to_overfit_and_vanish_and_on_one_that_does_nei
 @pytest.mark.parametrize(
     ("accuracies", "text"),
     [
-        ([0.2, 0.5, 0.8], "The inner loop learns: 2 steps lift new classes from 20.0 % to 80.0 % (validation of epoch 1)."),
+        (
+            [0.2, 0.5, 0.8],
+            "The inner loop learns: 2 steps lift new classes from 20.0 % to 80.0 % (validation of epoch 1).",
+        ),
         ([0.2, 0.21], "changes little"),
         ([0.2, 0.8, 0.6], "Too many inner steps: after 1"),
     ],
