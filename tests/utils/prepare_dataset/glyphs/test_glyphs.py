@@ -346,8 +346,9 @@ def test_what_is_given_with_from_twice_is_taken_twice(tmp_path, fonts, known, mo
     (fonts / "f4.ttf").rename(tmp_path / "more/f4.ttf")
     taken = []
     monkeypatch.setattr(preparation, "prepare_glyphs", lambda request: taken.append(request.locations) or "done")
-    main(["glyphs", "--domain", "scripts", "--from", str(fonts), "--from", str(tmp_path / "more")])
-    assert taken == [[str(fonts), str(tmp_path / "more")]]
+    for domain in ("scripts", "glyphs_scripts"):  # of the domain, and of its folder
+        main(["glyphs", "--domain", domain, "--from", str(fonts), "--from", str(tmp_path / "more")])
+    assert taken == [[str(fonts), str(tmp_path / "more")]] * 2
 
 
 def test_no_name_of_the_benchmark_and_no_path_is_the_name_of_another_drawing(tmp_path, fonts, known):
@@ -639,7 +640,7 @@ def test_fixed_tasks_are_written_from_the_seed_and_never_share_a_font(tmp_path, 
     for _, paths in (entry for task in lists.tasks for entry in task):
         assert len({path.partition("_f")[2] for path in paths}) == 4
     assert "digest" in capsys.readouterr().out
-    assert main(["tasks", "--domain", "scripts", "--to", str(tmp_path / "again")]) == 0
+    assert main(["tasks", "--domain", "glyphs_scripts", "--to", str(tmp_path / "again")]) == 0
     whole = contents(tmp_path / "again")
     assert contents(folder) == whole
     (folder / "varying.tasks.json").unlink()  # as if it had been killed before
