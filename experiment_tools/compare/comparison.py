@@ -15,11 +15,10 @@ from experiment_parts.evaluation.test_results import same_classes_text
 from experiment_tools.compare.published_results import PublishedResult, published_result
 from experiment_tools.parts.methods import DATA, Row, labels_of, rows_of
 from experiment_tools.parts.run_reading import Result, Run, data_of_result, read_starts, results_of
-from experiment_tools.parts.settings import command_of
+from experiment_tools.parts.settings import command_of, shell_word
 from utils.metrics import Score, Summary, summarise
+from utils.paths import experiments_root
 from utils.words import counted, printable
-
-ONLY_TEST = "--evaluate_on_test_set_only true"
 
 
 class Column(NamedTuple):
@@ -195,7 +194,18 @@ def _missing_note(run: Run, statistics: str | None) -> str:
     state = f"{run.name}: {run.state}{', ' + run.problem if run.problem else ''}; no test result. "
     if run.state == "running":
         return state + "It is tested at its end"
-    return state + f"To test what it has: {command_of(replace(run, starts=read_starts(run)))} {ONLY_TEST}"
+    return state + f"To test what it has: {_command_that_tests(run)}"
+
+
+def _command_that_tests(run: Run) -> str:
+    """Return the command of a run with what only tests it, where it lies and under its folder's name."""
+    words = [command_of(replace(run, starts=read_starts(run))), "--evaluate_on_test_set_only true"]
+    if run.name != run.experiment_name:
+        words.append(f"--experiment_name {shell_word(run.name)}")
+    root = run.path.resolve().parent
+    if root != experiments_root().resolve():  # a trial of a sweep
+        words.insert(0, f"EXPERIMENTS_DIR={shell_word(str(root))}")
+    return " ".join(words)
 
 
 def _protocol_notes(columns: Sequence[Column], cells: dict[tuple[str, Column], Cell]) -> list[str]:

@@ -612,6 +612,15 @@ def test_runs_that_are_not_tested_yet_are_compared_by_their_validation_and_told_
     )
 
 
+def test_a_trial_of_a_sweep_is_tested_where_it_lies_and_a_renamed_run_under_its_folders_name(root):
+    trial = finished_run(root / "sweep x", "trial_000", A, tested=False)
+    renamed = finished_run(root, "b", A, tested=False).rename(root / "of today")
+    notes = compare_runs([read_run(trial), read_run(renamed)]).notes
+    assert f"To test what it has: EXPERIMENTS_DIR='{root / 'sweep x'}' python " in notes[0]
+    assert notes[0].endswith("--evaluate_on_test_set_only true")
+    assert notes[1].endswith("--evaluate_on_test_set_only true --experiment_name 'of today'")
+
+
 def test_an_unfinished_run_is_named_with_its_validation_and_its_curve(root, tmp_path, capsys):
     finished_run(root, "a", A), finished_run(root, "b", B, tested=False, total_epochs=9, **MAML_PLUS_PLUS)
     assert compare.main(["a", "b", "--output", str(tmp_path / "out")]) == 0
