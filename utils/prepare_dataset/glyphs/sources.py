@@ -10,7 +10,7 @@ import logging
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -110,7 +110,8 @@ def find_sources(locations: Sequence[str], domains: Sequence[str], folder: Path,
         # Fonts stand for themselves; the files of an icon set belong together.
         groups[f"{found.origin}/{found.name}" if FONT_FILE.search(found.name) else found.origin].append(found)
     sources: dict[str, Source] = {}
-    refused, seen = {}, set()
+    refused: dict[str, str] = {}
+    seen: set[str] = set()
     for origin, group in groups.items():
         main = next((one for one in group if one.name != "chars.json" and one.name != "info.json"), None)
         if main is None:
@@ -124,28 +125,41 @@ def find_sources(locations: Sequence[str], domains: Sequence[str], folder: Path,
             sources.setdefault(main.digest, _placed(group, main, None, folder))
         elif locations:
             refused[printable(origin)] = reason if any_version else _unknown(main, files.values(), packages)
-    missing = {row["package"] for digest, row in files.items() if row["package"] in uses and digest not in seen}
+    needed = {row["package"] for digest, row in files.items() if row["package"] in uses and digest not in seen}
+    missing = [] if any_version else [packages[name] for name in sorted(needed)]
+    _judge(locations, domains, refused, missing, any_version=any_version)
+    if not sources:
+        raise DataError(
+            f"no source of glyphs for {' and '.join(domains)} in {', '.join(map(printable, locations or INSTALLED))}."
+        )
+    return sorted(
+        sources.values(), key=lambda source: (source.package.name if source.package else "", source.name, source.sha256)
+    )
+
+
+def _judge(
+    locations: Sequence[str], domains: Sequence[str], refused: Mapping[str, str], missing: Sequence[Package],
+    *, any_version: bool,
+) -> None:  # fmt: skip
+    """Refuse what was given where it is not enough or not free; what is only not known is left out with a line.
+
+    Args:
+        refused: where a source lies -> why.
+    """
     count = counted(len(refused), "source")
     lines = first_lines([f"{origin}: {reason}" for origin, reason in refused.items()], MOST_LISTED)
     if refused and any_version:
         raise DataError(f"{count} of glyphs refused:{lines}")
     absent = [printable(location) for location in locations if not expanded(location).exists()]
     wrong = [f"{', '.join(absent)}: not found. --from takes packages, fonts and folders of these."] if absent else []
-    if missing and not any_version:
-        wrong.append(_how_to_get(domains, [packages[name] for name in sorted(missing)]))
+    if missing:
+        wrong.append(_how_to_get(domains, missing))
         wrong += [f"{count} among what was given not known here, left out once these are there:{lines}"] * bool(refused)
     if wrong:
         raise DataError("\n".join(wrong))
-    if not sources:
-        raise DataError(
-            f"no source of glyphs for {' and '.join(domains)} in {', '.join(map(printable, locations or INSTALLED))}."
-        )
     if refused:
         origins = first_lines(list(refused), MOST_LISTED)
         logger.warning("left out: %s not known here; the known ones make all that is asked for:%s", count, origins)
-    return sorted(
-        sources.values(), key=lambda source: (source.package.name if source.package else "", source.name, source.sha256)
-    )
 
 
 def _read(locations: Iterable[str]) -> Iterator[_Found]:
