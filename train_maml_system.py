@@ -171,20 +171,7 @@ def run_experiment(
             console.open_run_log(run_folder.logs / "run.log")
         for note in config.notes:
             log.info("note: %s", note)
-        result = stored_result(
-            run_folder,
-            config.total_epochs,
-            protocols_of(config),
-            config.number_of_ensemble_models,
-            with_curve=config.test_curve,
-            patience=config.early_stopping_patience,
-        )
-        if result is not None and not (config.evaluate_on_test_set_only or config.replay_iteration):
-            from experiment_tools.parts.terminal_texts import next_command
-
-            report = run_folder.visual_outputs / "report.html"
-            report_line = f"Report: {report}\n" if report.exists() else ""
-            log.info("%s\n%s%s", result, report_line, next_command(run_folder.path))
+        if _shows_its_result(config, run_folder):
             return
         if not (run_folder.is_held or config.replay_iteration):
             run_folder.create()  # says why what is left to do cannot be done
@@ -194,6 +181,26 @@ def run_experiment(
         raise
     finally:
         run_folder.unlock()
+
+
+def _shows_its_result(config: ExperimentConfig, run_folder: RunFolder) -> bool:
+    """Show the result of a finished run again; returns whether there is one and nothing else was asked for."""
+    result = stored_result(
+        run_folder,
+        config.total_epochs,
+        protocols_of(config),
+        config.number_of_ensemble_models,
+        with_curve=config.test_curve,
+        patience=config.early_stopping_patience,
+    )
+    if result is None or config.evaluate_on_test_set_only or config.replay_iteration:
+        return False
+    from experiment_tools.parts.terminal_texts import next_command
+
+    report = run_folder.visual_outputs / "report.html"
+    report_line = f"Report: {report}\n" if report.exists() else ""
+    log.info("%s\n%s%s", result, report_line, next_command(run_folder.path))
+    return True
 
 
 def _check_ranks(config: ExperimentConfig, n_ranks: int) -> None:

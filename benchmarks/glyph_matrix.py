@@ -38,6 +38,7 @@ from utils.prepare_dataset.glyphs.benchmark import (
     is_too_easy,
     pixel_lines,
 )
+from utils.prepare_dataset.glyphs.domains import FOLDER, folder_of
 
 OVERRIDES = {"sets_are_pre_split": True, "indexes_of_folders_indicating_class": [-3, -2], "num_target_samples": 3}
 """Of every run: the folder format, and the queries that a class of four images leaves for one shot."""
@@ -100,7 +101,7 @@ def heat_map(cells: Sequence[Cell], domains: Sequence[str], low: float, high: fl
     size = LABEL + CELL * len(domains), HEAD + CELL // 2 * len(domains)
     places = {domain: place for place, domain in enumerate(domains)}
     parts = [
-        element("text", escaped(domain.removeprefix("glyphs_")), x=x, y=y, text_anchor=anchor)
+        element("text", escaped(domain.removeprefix(FOLDER)), x=x, y=y, text_anchor=anchor)
         for domain, place in places.items()
         for x, y, anchor in (
             (LABEL + CELL * (place + 0.5), HEAD - 8, "middle"),
@@ -252,7 +253,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     end = arguments.index("--") if "--" in arguments else len(arguments)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--domains", nargs="+", required=True, help="dataset folders, such as glyphs_print")
+    parser.add_argument("--domains", nargs="+", required=True, help="print, ..., or dataset folders, as glyphs_print")
     parser.add_argument("--methods", nargs="+", required=True, help="names of configs in experiment_config/")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="train_seed of a run each (default 0)")
     parser.add_argument("--list", default="5way_1shot", choices=tuple(SHAPES), help="tasks of the tests (5way_1shot)")
@@ -262,8 +263,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=expanded, default=Path("matrix"), help="folder for the pages (matrix)")
     options = parser.parse_args(arguments[:end])
     _, overrides = parse_command_line(arguments[end + 1 :])
-    lists = {domain: task_list_of(domain, options.list) for domain in options.domains}
-    runs = runs_of(options.methods, options.domains, options.seeds, overrides)
+    lists = {domain: task_list_of(domain, options.list) for domain in map(folder_of, options.domains)}
+    runs = runs_of(options.methods, list(lists), options.seeds, overrides)
     place, count = part_of(options.part)
     own_runs = [] if options.only_pages else list(runs.values())[place::count]
     for number, run in enumerate(own_runs, start=1):
@@ -272,7 +273,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.part is None:
         cells = list(cells_of(runs, {domain: tag_of(path, domain) for domain, path in lists.items()}))
         effects = effects_of(cells, options.against)
-        pages = write_pages(cells, effects, options.domains, diversities(runs), options.list, options.output)
+        pages = write_pages(cells, effects, list(lists), diversities(runs), options.list, options.output)
         print(pages)
     return 0
 

@@ -26,7 +26,7 @@ from experiment_parts.runs.checkpoints import checkpoint_bytes, read_checkpoint_
 from experiment_tools.parts.command import on_console
 from experiment_tools.parts.methods import method_name
 from experiment_tools.parts.run_reading import find_run, read_whole_run
-from experiment_tools.parts.settings import nearest_config, script_command
+from experiment_tools.parts.settings import config_of, nearest_config, script_command
 from few_shot_classifier import FewShotClassifier, run_checkpoint
 from utils.config import check_config
 from utils.errors import ConfigError, DataError
@@ -38,7 +38,7 @@ from utils.files.reading import read_text, why_unreadable
 from utils.files.tables import write_json
 from utils.known_datasets import folder_named, known_by_folder
 from utils.metrics import percent, summarise
-from utils.paths import PACKAGE, command, dataset_root
+from utils.paths import PACKAGE, command, configs, dataset_root
 from utils.words import counted
 
 log = logging.getLogger(__name__)
@@ -146,7 +146,9 @@ def add(options: argparse.Namespace) -> Path:
     checkpoint = run_checkpoint(run.path)
     stored = read_checkpoint_state(checkpoint)
     classifier, epoch = FewShotClassifier.from_experiment(run.path, checkpoint, gpu_to_use="cpu"), stored["epoch"]
-    n_tasks, nearest = options.tasks or PUBLISHED_TASKS, nearest_config(classifier.meta_config_)
+    n_tasks, given = options.tasks or PUBLISHED_TASKS, config_of(run)
+    # Others have the generated configs alone: where it was started with one of these, that, else the nearest.
+    nearest = nearest_config(classifier.meta_config_, given if given in configs().values() else None)
     state = {
         "config": classifier.meta_config_,
         "epoch": epoch,

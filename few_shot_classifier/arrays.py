@@ -3,8 +3,10 @@
 Letters: n images of C x H x W pixels.
 """
 
+import logging
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +18,8 @@ from data import NORMALISATIONS
 from utils.config import ExperimentConfig
 from utils.episodes.inputs import Inputs, as_array
 from utils.errors import ConfigError
+
+log = logging.getLogger(__name__)
 
 CHANNELS = (1, 3)
 
@@ -81,9 +85,8 @@ def image_arrays(
                 "such images"
             )
         if not flat and array.min() >= 0 and array.max() > LIKELY_BYTES:
-            warnings.warn(
-                f"images are floats up to {array.max():g}; floats are taken as 0 to 1: divide by 255, or give uint8",
-                stacklevel=3,
+            _say_once(
+                f"images are floats up to {array.max():g}; floats are taken as 0 to 1: divide by 255, or give uint8"
             )
     return Images(array, n_features, flat)
 
@@ -226,14 +229,18 @@ def _warn_of_column() -> None:
     )
 
 
+@lru_cache
+def _say_once(text: str) -> None:
+    """Say it in the log of what is fitted, and not again of what is predicted."""
+    log.warning("%s", text)
+
+
 def resized(pixels: np.ndarray, height: int, width: int, what: str = "images") -> np.ndarray:
-    """Bring (n, C, h, w) to (n, C, H, W), with a warning where that changes anything; keeps the type."""
+    """Bring (n, C, h, w) to (n, C, H, W), with a line in the log where that changes anything; keeps the type."""
     if pixels.shape[2:] == (height, width):
         return pixels
     h, w = pixels.shape[2:]
-    warnings.warn(
-        f"{what} of {h} x {w} pixels are resized to the network's {height} x {width}", UserWarning, stacklevel=3
-    )
+    _say_once(f"{what} of {h} x {w} pixels are resized to the network's {height} x {width}")
     out = F.interpolate(
         torch.from_numpy(np.array(pixels, dtype=np.float32)), (height, width), mode="bilinear", antialias=True
     )

@@ -302,7 +302,7 @@ def test_torch_is_not_imported_before_the_config_is_checked():
         (["--load_checkpoint", "²"], "load_checkpoint ²: ² does not exist"),
         (["--load_checkpoint", "1" * 300], ": a name of more than 255 bytes"),
         (["--load_checkpoint", "~nobody-of-this-name/x"], "there is no home folder that ~ could stand for here"),
-        (["--dataset_path", "x/" * 2500], "x/x...: a name of more than 255 bytes or a path of more than 4,095"),
+        (["--dataset_path", "x/" * 2500], "...: a name of more than 255 bytes or a path of more than 4,095"),
         (["--dataset_path", "caf\udce9"], '"dataset_path" is "caf\\udce9", which is no text in UTF-8'),
         (["--experiment_name", "[" * 10**5], '"experiment_name" is "[[['),
         (["--total_epochs", "[" * 10**5], '"total_epochs" is "[[['),

@@ -14,8 +14,10 @@ import numpy as np
 from experiment_parts.evaluation.test_results import same_classes_text
 from experiment_tools.compare.published_results import PublishedResult, published_result
 from experiment_tools.parts.methods import DATA, Row, labels_of, rows_of
-from experiment_tools.parts.run_reading import Result, Run, data_of_result, results_of
+from experiment_tools.parts.run_reading import Result, Run, data_of_result, read_starts, results_of
+from experiment_tools.parts.settings import command_of, shell_word
 from utils.metrics import Score, Summary, summarise
+from utils.paths import experiments_root
 from utils.words import counted, printable
 
 
@@ -110,13 +112,15 @@ class Comparison:
     notes: tuple[str, ...]
     labels: dict[str, str]
     """Path of a run -> its row."""
+    untested: tuple[tuple[str, Column, Run], ...]
+    """Row, what it validates on and the run, of those without a result."""
 
 
 def compare_runs(runs: Sequence[Run], statistics: str | None = None) -> Comparison:
     """Put runs side by side. Seeds of one method become one cell; the same seed twice does not.
 
     Args:
-        runs: readable ones; those without a test result are named in the notes and appear in the curves only.
+        runs: readable ones; those without a test result are named in the notes, with their validation and curves.
         statistics: kind of batch-norm statistics of the test; None: each run's first.
     """
     results = [results_of(run, statistics) for run in runs]
@@ -137,6 +141,8 @@ def compare_runs(runs: Sequence[Run], statistics: str | None = None) -> Comparis
         rows, columns, cells, _with_holm(_differences(rows, columns, cells)),
         (*_run_notes(runs, results, own_rows, statistics), *_protocol_notes(columns, cells)),
         {str(run.path): labels[row] for run, row in zip(runs, own_rows, strict=True)},
+        tuple((labels[row], training_column(run), run)
+              for run, of_run, row in zip(runs, results, own_rows, strict=True) if not of_run),
     )  # fmt: skip
 
 
@@ -183,12 +189,23 @@ def _cell(row: Row, column: Column, found: Sequence[tuple[Run, Result]]) -> Cell
 
 
 def _missing_note(run: Run, statistics: str | None) -> str:
-    if not run.test:
-        return (
-            f"{run.name}: {run.state}{', ' + run.problem if run.problem else ''}; no test result, so only its curves "
-            "are shown"
-        )
-    return f"{run.name}: was not tested with {statistics} batch-norm statistics; only its curves are shown"
+    if run.test:
+        return f"{run.name}: was not tested with {statistics} batch-norm statistics"
+    state = f"{run.name}: {run.state}{', ' + run.problem if run.problem else ''}; no test result. "
+    if run.state == "running":
+        return state + "It is tested at its end"
+    return state + f"To test what it has: {_command_that_tests(run)}"
+
+
+def _command_that_tests(run: Run) -> str:
+    """Return the command of a run with what only tests it, where it lies and under its folder's name."""
+    words = [command_of(replace(run, starts=read_starts(run))), "--evaluate_on_test_set_only true"]
+    if run.name != run.experiment_name:
+        words.append(f"--experiment_name {shell_word(run.name)}")
+    root = run.path.resolve().parent
+    if root != experiments_root().resolve():  # a trial of a sweep
+        words.insert(0, f"EXPERIMENTS_DIR={shell_word(str(root))}")
+    return " ".join(words)
 
 
 def _protocol_notes(columns: Sequence[Column], cells: dict[tuple[str, Column], Cell]) -> list[str]:

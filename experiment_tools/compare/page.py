@@ -7,11 +7,15 @@ from experiment_tools.compare.figures import Picture
 from experiment_tools.compare.tables import (
     BASELINE_CAPTION,
     DIFFERENCE_CAPTION,
+    NOTHING_TESTED,
+    VALIDATION_CAPTION,
+    Rows,
     accuracy_table,
     baseline_table,
     caption,
     difference_table,
     notes,
+    validation_table,
 )
 from experiment_tools.parts.pages import Legend, Section, Table, page_html
 
@@ -23,12 +27,13 @@ MOST_LINES = 12
 
 def html_page(comparison: Comparison, pictures: Sequence[Picture]) -> str:
     """Return the page."""
-    results = Section("results", "Results", caption(comparison))
-    head, *rows = accuracy_table(comparison)
-    place = head.index("method")
-    rows = [[*row[:place], (row[place], _settings(comparison, row[place])), *row[place + 1 :]] for row in rows]
-    results.add("", Table(rows, head, numbers=True), kind="table", size="wide")
+    results = Section("results", "Results", caption(comparison) if comparison.cells else NOTHING_TESTED)
+    if comparison.cells:
+        _add_table(results, comparison, accuracy_table(comparison))
     sections = [results]
+    if validated := validation_table(comparison):
+        sections.append(Section("validation", "Not tested", VALIDATION_CAPTION))
+        _add_table(sections[-1], comparison, validated)
     if comparison.differences:
         differences = Section("differences", "Differences", DIFFERENCE_CAPTION)
         head, *rows = difference_table(comparison)
@@ -56,6 +61,14 @@ def html_page(comparison: Comparison, pictures: Sequence[Picture]) -> str:
     known = Section("notes", "Notes", "")
     known.add("", notes(comparison), kind="lines", size="wide")
     return page_html("Comparison of runs", [*sections, curves, known])
+
+
+def _add_table(section: Section, comparison: Comparison, table: Rows) -> None:
+    """Add a table, with what its numbered methods stand for."""
+    head, *rows = table
+    place = head.index("method")
+    rows = [[*row[:place], (row[place], _settings(comparison, row[place])), *row[place + 1 :]] for row in rows]
+    section.add("", Table(rows, head, numbers=True), kind="table", size="wide")
 
 
 def _settings(comparison: Comparison, label: str) -> str:

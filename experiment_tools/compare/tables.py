@@ -8,11 +8,12 @@ from typing import Any
 from experiment_parts.evaluation.baselines import WORDS
 from experiment_tools.compare.comparison import Cell, Comparison, Difference
 from utils.files.tables import as_csv
-from utils.metrics import ACCURACY, Score
+from utils.metrics import ACCURACY, Score, score_of
+from utils.words import printable
 
 Rows = list[list[str]]
 """Of text, the heading first."""
-TEXT_COLUMNS = ("method", "tasks", "pair", "test")
+TEXT_COLUMNS = ("method", "run", "tasks", "pair", "test")
 MOST_COLUMNS = 3
 
 
@@ -110,6 +111,18 @@ def _beside(baselines: Mapping[str, Any]) -> dict[str, float]:
     return means
 
 
+def validation_table(comparison: Comparison) -> Rows:
+    """Return the best validation of each run without a test result; no row without such a run."""
+    rows = [
+        [label, printable(run.name), str(column), run.epochs_text, score_of(run.is_regression).text(run.best_val)]
+        for label, column, run in comparison.untested
+        if run.best_val is not None
+    ]
+    return [["method", "run", "tasks", "epochs", "best validation"], *rows] if rows else []
+
+
+VALIDATION_CAPTION = "Not tested: the best validation of an epoch, which chose that epoch and so is no result."
+NOTHING_TESTED = "None of these runs has a test result yet."
 BASELINE_CAPTION = (
     "On the same tasks, of the best model by validation: chance; nearest neighbour on pixels; class centroids of the "
     "untrained body and of its own, and ridge regression on these features, without an inner step; after no and all "
@@ -170,7 +183,11 @@ def notes(comparison: Comparison) -> list[str]:
 
 def markdown(comparison: Comparison, most_pairs: float = math.inf) -> str:
     """Return the tables with their notes; the table of differences only if it has no more than so many rows."""
-    parts = [_markdown_table(accuracy_table(comparison)), caption(comparison)]
+    parts = [NOTHING_TESTED]
+    if comparison.cells:
+        parts = [_markdown_table(accuracy_table(comparison)), caption(comparison)]
+    if validated := validation_table(comparison):
+        parts += [_markdown_table(validated), VALIDATION_CAPTION]
     if 0 < len(comparison.differences) <= most_pairs:
         parts += [_markdown_table(difference_table(comparison)), DIFFERENCE_CAPTION]
     elif comparison.differences:
@@ -192,7 +209,11 @@ def _markdown_table(table: Rows) -> str:
 
 def latex(comparison: Comparison) -> str:
     """Return two tabulars with the rules of the package booktabs."""
-    parts = [f"% {_one_line(caption(comparison))}", _latex_table(accuracy_table(comparison))]
+    parts = [f"% {NOTHING_TESTED}"]
+    if comparison.cells:
+        parts = [f"% {_one_line(caption(comparison))}", _latex_table(accuracy_table(comparison))]
+    if validated := validation_table(comparison):
+        parts += [f"% {VALIDATION_CAPTION}", _latex_table(validated)]
     if comparison.differences:
         parts += [f"% {_one_line(DIFFERENCE_CAPTION)}", _latex_table(difference_table(comparison))]
     if beside := baseline_table(comparison):

@@ -95,7 +95,9 @@ class Run:
 
     @property
     def epochs_text(self) -> str:
-        """'3/100': epochs done, and wanted."""
+        """'3/100': epochs done, and wanted; where a running one is, 'epoch 4 of 100, iteration 30 of 500'."""
+        if self.state == "running":
+            return self.problem
         return f"{len(self.rows)}/{self.config.get('total_epochs', '?')}"
 
     def disk_use_bytes(self) -> int:
@@ -189,13 +191,23 @@ def _state(run: Run) -> tuple[str, str]:
         return "damaged", "; ".join(run.problems)
     wanted, done = run.config["total_epochs"], len(run.rows)
     if is_in_use(run.path):
-        return "running", f"epoch {done} of {wanted}"
+        return "running", _place(run) if done < wanted else f"{done}/{wanted}"
     is_tested = run.test.get("epochs_trained") == done
     if is_tested and (done >= wanted or run.test.get("stopped_early")):
         return "finished", ""
     if done >= wanted:
         return "trained", "not tested"
     return "unfinished", f"epoch {done} of {wanted}; run its script again to go on"
+
+
+def _place(run: Run) -> str:
+    """Return the epoch that a running one is in and, once it has logged one of it, the iteration."""
+    done, per_epoch = len(run.rows), run.config.get("total_iter_per_epoch")
+    last = (_read(run, "logs/metrics.jsonl", _last_line) or [{}])[0]
+    epoch = f"epoch {done + 1} of {run.config['total_epochs']}"
+    if last.get("epoch") != done + 1 or not all(isinstance(one, int) for one in (last.get("iteration"), per_epoch)):
+        return epoch
+    return f"{epoch}, iteration {last['iteration'] - done * per_epoch} of {per_epoch}"
 
 
 def _read(run: Run, name: str, read: Callable[[Path], Any]) -> Any:
@@ -250,6 +262,11 @@ def _test_summary(file: Path) -> dict[str, Any]:
 def _lines(file: Path) -> list[dict[str, Any]]:
     """Return all whole lines: the last one of a run that is writing, or was killed, may be cut."""
     return _objects([parse_json(line) for line in read_regular(file).split(b"\n")[:-1]])
+
+
+def _last_line(file: Path) -> list[dict[str, Any]]:
+    """Return the last whole line, if there is one."""
+    return _objects([parse_json(line) for line in read_regular(file).split(b"\n")[-2:-1]])
 
 
 def _table(file: Path) -> list[dict[str, Any]]:

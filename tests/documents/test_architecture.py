@@ -18,6 +18,7 @@ WITHOUT_TORCH = (
     "utils.config.schema",
     "utils.config.command_line",
     "utils.registry",
+    "experiment_tools.new_method.__main__",
     "utils.errors",
     "utils.episodes.drawing",
     "utils.episodes.source",

@@ -83,7 +83,15 @@ def test_a_run_whose_lock_another_process_holds_is_running(tmp_path):
         try:
             assert process.stdout.readline() == "locked\n"
             assert is_in_use(path)
-            assert (read_run(path).state, read_run(path).problem) == ("running", "epoch 2 of 9")
+            assert (read_run(path).state, read_run(path).epochs_text) == ("running", "epoch 3 of 9")
+            change_json(path / "config.json", total_iter_per_epoch=500)
+            logged = [{"iteration": 1000, "epoch": 2}, {"iteration": 1030, "epoch": 3}]
+            for n_lines, place in ((1, "epoch 3 of 9"), (2, "epoch 3 of 9, iteration 30 of 500")):
+                lines = "".join(json.dumps(line) + "\n" for line in logged[:n_lines])
+                (path / "logs" / "metrics.jsonl").write_text(lines + '{"iterat')
+                assert columns(runs.table([read_run(path)], tmp_path).splitlines()[1])[1:3] == ["running", place]
+            change_json(path / "config.json", total_epochs=2)
+            assert read_run(path).epochs_text == "2/2"  # it is being tested
         finally:
             process.communicate()
     assert not is_in_use(path)

@@ -125,6 +125,17 @@ def test_they_are_the_run_they_were_made_of_to_the_bit(published):
         assert not [name for name in file.keys() if name.startswith(("optimizer", "rng"))]  # noqa: SIM118
 
 
+def test_the_card_has_the_config_that_the_run_was_started_with_and_else_the_nearest(published, world, tmp_path):
+    run = shutil.copytree(world / "runs" / "tiny", tmp_path / "copy")
+    commands = []
+    for place, config in enumerate(("experiment_config/quickstart.json", "experiment_config/of_my_own.json")):
+        (run / "environment.json").write_text(json.dumps({"starts": [{"config": config, "data": {}}]}))
+        assert main(["--add", str(run), "--name", f"copy{place}", "--tasks", "7"]) == 0
+        commands.append(read_checkpoint_state(published / f"copy{place}.safetensors")["command"])
+    assert commands[0].startswith("bash experiment_scripts/quickstart.sh --experiment_name tiny ")
+    assert commands[1] == read_checkpoint_state(published / "small.safetensors")["command"] != commands[0]
+
+
 def test_the_card_has_the_runs_own_test_as_far_as_it_goes(published, world, capsys):
     summary = json.loads((world / "runs" / "tiny" / "logs" / "test_summary.json").read_text())
     state = read_checkpoint_state(published / "small.safetensors")

@@ -492,10 +492,12 @@ def test_images_and_labels_that_cannot_work_say_why(learned, images, labels, mes
         learned.clone().fit(images, labels)
 
 
-def test_images_of_another_size_are_resized_with_a_note(learned):
+def test_images_of_another_size_are_resized_with_one_line_and_none_of_our_source(learned, caplog, recwarn):
     large = np.repeat(np.repeat(IMAGES, 2, axis=1), 2, axis=2)
-    with pytest.warns(UserWarning, match="20 x 20 pixels are resized to the network's 10 x 10"):
-        fitted = learned.clone().fit(large, LABELS)
+    fitted = learned.clone().fit(large, LABELS)
+    fitted.predict(large)
+    assert caplog.messages == ["images of 20 x 20 pixels are resized to the network's 10 x 10"]
+    assert not recwarn.list
     assert fitted.support_images_.shape == (6, 1, 10, 10)
 
 

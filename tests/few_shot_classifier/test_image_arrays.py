@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from few_shot_classifier import arrays
 from few_shot_classifier.arrays import InputError, as_input, class_labels, image_arrays, resized
 from utils.episodes.inputs import Inputs
 
@@ -113,26 +114,30 @@ def test_a_column_of_labels_is_taken_with_a_warning():
         assert class_labels([["a"], ["b"]], 2).tolist() == ["a", "b"]
 
 
-def test_floats_that_look_like_bytes_are_taken_with_a_warning(recwarn):
+@pytest.fixture(autouse=True)
+def nothing_said_yet():
+    arrays._say_once.cache_clear()
+
+
+def test_floats_that_look_like_bytes_are_taken_with_a_warning(caplog):
     for harmless in (GREY / 255.0, GREY.astype(float) - 19.5, GREY):  # 0 to 1, normalised, bytes
         image_arrays(harmless)
-    assert not recwarn.list
-    with pytest.warns(
-        UserWarning, match="images are floats up to 39; floats are taken as 0 to 1: divide by 255, or give uint8"
-    ):
-        assert image_arrays(GREY.astype(float)).pixels.max() == 39
+    assert not caplog.messages
+    assert image_arrays(GREY.astype(float)).pixels.max() == 39
+    assert caplog.messages == ["images are floats up to 39; floats are taken as 0 to 1: divide by 255, or give uint8"]
 
 
-def test_another_size_is_resized_with_a_warning_and_the_right_one_without():
+def test_another_size_is_resized_with_a_warning_and_the_right_one_without(caplog):
     pixels = np.tile(np.array([0, 255], dtype=np.uint8), (1, 1, 4, 2))
-    with pytest.warns(UserWarning, match="images of 4 x 4 pixels are resized to the network's 2 x 2"):
-        small = resized(pixels, 2, 2)
+    small = resized(pixels, 2, 2)
     expected = torch.nn.functional.interpolate(
         torch.from_numpy(pixels).float(), (2, 2), mode="bilinear", antialias=True
     )
     np.testing.assert_array_equal(small, expected.round().numpy())
     assert small.dtype == np.uint8
     assert resized(pixels, 4, 4) is pixels
+    resized(np.concatenate([pixels, pixels]), 2, 2)  # to predict, after the fit
+    assert caplog.messages == ["images of 4 x 4 pixels are resized to the network's 2 x 2"]
 
 
 def test_bytes_become_0_to_1_and_floats_stay_before_both_are_normalised():

@@ -38,7 +38,7 @@ from utils.prepare_dataset.glyphs.benchmark import (
     pixel_lines,
 )
 from utils.prepare_dataset.glyphs.card import expected_digests
-from utils.prepare_dataset.glyphs.domains import DOMAINS
+from utils.prepare_dataset.glyphs.domains import DOMAINS, folder_of
 from utils.words import counted, log_to_terminal, printable, say
 
 SMALL_AND_GREY = {"image_height": 28, "image_width": 28, "image_channels": 1}
@@ -128,7 +128,7 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     log_to_terminal()
     if options.domain is not None:
-        dataset_folder = dataset_root() / (f"glyphs_{options.domain}" if options.domain in DOMAINS else options.domain)
+        dataset_folder = dataset_root() / folder_of(options.domain)
         expected = expected_digests(dataset_folder.name).get("tasks", {})
         folder = options.to or dataset_folder.with_name(f"{dataset_folder.name}_tasks")
         images = domain_images(dataset_folder)

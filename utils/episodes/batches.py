@@ -1,5 +1,6 @@
 """Episodes as tensors: a batch on the device, and what of it can be prepared without the device."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,6 +72,23 @@ def episodes_from_arrays(
     for name, value in given.items():
         refuse_masked(value, f"episodes_from_arrays: {name} hold", ConfigError)
     tensors = [_numbers(value, name).to(device) for name, value in given.items()]
+    is_regression, n_way = _check_form(tensors)
+    support_images, query_images = tensors[0].to(dtype), tensors[2].to(dtype)
+    support_labels, query_labels = (labels.to(dtype if is_regression else torch.int64) for labels in tensors[1::2])
+    return EpisodeBatch(
+        support_images, support_labels, query_images, query_labels,
+        seeds=torch.arange(len(support_images), device=device), n_way=n_way,
+        n_shot=support_labels.shape[1] // n_way, n_query=query_labels.shape[1] // n_way, split="train",
+        indices=tuple(range(len(support_images))), class_ids=np.zeros((len(support_images), n_way), dtype=np.int64),
+    )  # fmt: skip
+
+
+def _check_form(tensors: Sequence[Tensor]) -> tuple[bool, int]:
+    """Return whether support images, their labels, query images and theirs are a regression, and the ways.
+
+    Raises:
+        ConfigError: shapes that do not belong together, or labels that are not 0..N-1.
+    """
     if tensors[0].shape[2:] != tensors[2].shape[2:]:
         raise ConfigError(
             f"episodes_from_arrays: support images are {tuple(tensors[0].shape)} and query images "
@@ -92,14 +110,7 @@ def episodes_from_arrays(
     known = tensors[1].unique().tolist()
     if not is_regression and not (known == list(range(n_way)) and set(tensors[3].unique().tolist()) <= set(known)):
         raise ConfigError(f"episodes_from_arrays: support labels are {known}; must be 0 to N-1, those of the query too")
-    support_images, query_images = tensors[0].to(dtype), tensors[2].to(dtype)
-    support_labels, query_labels = (labels.to(dtype if is_regression else torch.int64) for labels in tensors[1::2])
-    return EpisodeBatch(
-        support_images, support_labels, query_images, query_labels,
-        seeds=torch.arange(len(support_images), device=device), n_way=n_way,
-        n_shot=support_labels.shape[1] // n_way, n_query=query_labels.shape[1] // n_way, split="train",
-        indices=tuple(range(len(support_images))), class_ids=np.zeros((len(support_images), n_way), dtype=np.int64),
-    )  # fmt: skip
+    return is_regression, n_way
 
 
 def _numbers(value: Any, name: str) -> Tensor:

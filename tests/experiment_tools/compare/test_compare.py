@@ -593,14 +593,40 @@ def test_the_command_writes_all_formats_and_never_over_an_older_comparison(root,
     assert not re.findall(r"(?:src|href)=\"(?!data:)(?!#)[^\"]", page), "the page loads nothing"
 
 
-def test_an_unfinished_run_is_named_and_only_its_curve_is_shown(root, tmp_path, capsys):
+def test_runs_that_are_not_tested_yet_are_compared_by_their_validation_and_told_how_to_be_tested(
+    root, tmp_path, capsys
+):
+    for name, accuracy in (("a", 0.5), ("b", 0.625)):
+        finished_run(root, name, A, tested=False, val_accuracies=(accuracy, 0.25), train_seed=ord(name))
+    assert compare.main(["a", "b", "--output", str(tmp_path / "out")]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("None of these runs has a test result yet.\n\n| method | run | tasks ")
+    for name, best in (("a", "50.00 %"), ("b", "62.50 %")):
+        assert re.search(rf"\| MAML   \| {name}   \| tiny, 2-way 1-shot, 5 queries \| 2/2    \| {best} ", shown)
+        to_test = rf"- {name}: trained, not tested; no test result\. To test what it has: .*train_maml_system.* "
+        assert re.search(to_test + rf".*/{name}/config\.json.* --evaluate_on_test_set_only true\n", shown)
+    page, tex = ((tmp_path / "out" / f"comparison.{kind}").read_text() for kind in ("html", "tex"))
+    assert "None of these runs has a test result yet." in page and "62.50 %" in page and "Not tested" in page
+    assert (
+        tex.startswith("% None of these runs") and r"MAML & b & tiny, 2-way 1-shot, 5 queries & 2/2 & 62.50 \%" in tex
+    )
+
+
+def test_a_trial_of_a_sweep_is_tested_where_it_lies_and_a_renamed_run_under_its_folders_name(root):
+    trial = finished_run(root / "sweep x", "trial_000", A, tested=False)
+    renamed = finished_run(root, "b", A, tested=False).rename(root / "of today")
+    notes = compare_runs([read_run(trial), read_run(renamed)]).notes
+    assert f"To test what it has: EXPERIMENTS_DIR='{root / 'sweep x'}' python " in notes[0]
+    assert notes[0].endswith("--evaluate_on_test_set_only true")
+    assert notes[1].endswith("--evaluate_on_test_set_only true --experiment_name 'of today'")
+
+
+def test_an_unfinished_run_is_named_with_its_validation_and_its_curve(root, tmp_path, capsys):
     finished_run(root, "a", A), finished_run(root, "b", B, tested=False, total_epochs=9, **MAML_PLUS_PLUS)
     assert compare.main(["a", "b", "--output", str(tmp_path / "out")]) == 0
     shown = capsys.readouterr().out
-    assert (
-        "b: unfinished, epoch 2 of 9; run its script again to go on; no test result, so only its curves are shown"
-        in shown
-    )
+    assert "b: unfinished, epoch 2 of 9; run its script again to go on; no test result. To test what it has: " in shown
+    assert re.search(r"\| MAML\+\+ .*\| b +\| tiny, 2-way 1-shot, 5 queries \| 2/9 +\| 75\.00 % ", shown)
     runs = [read_run(root / name) for name in "ab"]
     (picture,) = validation_pictures(compare_runs(runs), runs)
     assert [line.name for line in picture.panels[0].lines()] == ["MAML (total_epochs 2)", "MAML++ (total_epochs 9)"]
@@ -652,7 +678,7 @@ def test_without_anything_to_compare_the_command_says_why(root, capsys, names, m
 
 def test_a_kind_of_statistics_that_was_not_tested_is_said(root):
     comparison = compare_runs([read_run(finished_run(root, "a", A))], "running")
-    assert comparison.notes == ("a: was not tested with running batch-norm statistics; only its curves are shown",)
+    assert comparison.notes == ("a: was not tested with running batch-norm statistics",)
     assert comparison.differences == ()
 
 

@@ -29,6 +29,8 @@ DOMAINS = {
     "icons": "things as icon sets draw them, each image from another set; test concepts from sets of their own",
     "emoji": "emoji in colour, each image from another vendor",
 }
+FOLDER = "glyphs_"
+"""Begins the name of a domain's dataset folder. Commands take a domain by either name."""
 OF_FONTS = ("scripts", "scripts_affine", "print", "handwriting")
 TOGETHER = ("print", "handwriting")
 """Classes are what both have."""
@@ -67,6 +69,11 @@ class Proposal:
     split: str
     candidates: tuple[Candidate, ...]
     """The ones to prefer first."""
+
+
+def folder_of(domain: str) -> str:
+    """Return the dataset folder of a domain: `glyphs_print` of `print`, any other name as it is."""
+    return f"{FOLDER}{domain}" if domain in DOMAINS else domain
 
 
 def script_classes(faces: Sequence[FontFace], digests: Sequence[str]) -> list[Proposal]:

@@ -24,12 +24,14 @@ from utils.prepare_dataset.glyphs.benchmark import TestImages, by_pixels
 from utils.prepare_dataset.glyphs.card import Drawing, counts_text, expected_digests
 from utils.prepare_dataset.glyphs.domains import (
     DOMAINS,
+    FOLDER,
     OF_FONTS,
     SOURCES_OF,
     TOGETHER,
     Candidate,
     Proposal,
     emoji_classes,
+    folder_of,
     icon_classes,
     letter_classes,
     script_classes,
@@ -65,9 +67,9 @@ class GlyphRequest:
     def folder_name(self) -> str:
         """What was drawn from other sources, or with another seed, never goes under the name of the benchmark."""
         seed = f"_seed{self.seed}" if self.seed else ""
-        name = self.name or f"glyphs_{self.domain}{seed}{'_any_version' if self.any_version else ''}"
+        name = self.name or f"{folder_of(self.domain)}{seed}{'_any_version' if self.any_version else ''}"
         check_name(name)
-        if expected_digests(name) and (name != f"glyphs_{self.domain}" or self.seed or self.any_version):
+        if expected_digests(name) and (name != folder_of(self.domain) or self.seed or self.any_version):
             raise ConfigError(f"--name {name}: is of the benchmark, for its own sources and seed 0. Give another name.")
         return name
 
@@ -81,7 +83,7 @@ def main(arguments: list[str]) -> int:
         epilog="domains:\n" + "\n".join(f"  {name}: {text}" for name, text in DOMAINS.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--domain", required=True, choices=tuple(DOMAINS))
+    parser.add_argument("--domain", required=True, choices=tuple(DOMAINS), type=lambda text: text.removeprefix(FOLDER))
     parser.add_argument(
         "--from", dest="locations", nargs="+", action="extend", default=[], metavar="PATH",
         help="packages (.deb, .tgz, .whl, .zip), fonts, or folders of these; default: the installed fonts",
@@ -172,7 +174,7 @@ def _opened(request: GlyphRequest, workspace: Workspace) -> tuple[list[Source], 
     """Return the sources that can be read and may be drawn, and each of them opened."""
     domains = SOURCES_OF.get(request.domain, (request.domain,))
     found = find_sources(
-        request.locations, domains, workspace.folder_for(f"glyphs_{request.domain}"), any_version=request.any_version
+        request.locations, domains, workspace.folder_for(folder_of(request.domain)), any_version=request.any_version
     )
     sources, faces = [], []
     for source in found:

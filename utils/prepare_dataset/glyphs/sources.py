@@ -6,10 +6,11 @@ known wherever it lies: in its package, in a folder, among the fonts of the mach
 
 import csv
 import hashlib
+import logging
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,13 +21,15 @@ from utils.files.reading import parse_json
 from utils.paths import expanded
 from utils.words import counted, first_lines, printable
 
+logger = logging.getLogger(__name__)
+
 FONT_FILE = re.compile(r"\.(ttf|otf|woff)$", re.IGNORECASE)
 ICON_FILE = re.compile(r"(^|/)(icons|chars|info)\.json$")
 _READ = re.compile(f"{FONT_FILE.pattern}|{ICON_FILE.pattern}", re.IGNORECASE)
 INSTALLED = ("/usr/share/fonts", "/usr/local/share/fonts", "~/.local/share/fonts", "~/.fonts")
 FREE = re.compile(r"MIT|ISC|0BSD|Unlicense|CC0-1\.0|CC-BY(-SA)?-[\d.]+|(Apache|OFL|LGPL|GPL|MPL|BSD)-[\w.\-]+")
 """SPDX names of licences under which a set that is not known here may be drawn: none of CC-BY-NC and CC-BY-ND."""
-MOST_LISTED = 20
+MOST_LISTED = 5
 
 
 @dataclass(frozen=True)
@@ -96,9 +99,9 @@ def find_sources(locations: Sequence[str], domains: Sequence[str], folder: Path,
     Args:
         locations: packages, fonts, or folders of these; none: the fonts that are installed on the machine.
         folder: of ours, where files go that are in packages.
-        any_version: take what is there, known or not.
+        any_version: take what is there, known or not. Else what is not known is left out, with a line.
     Raises:
-        DataError: files that are not known here, known ones that are missing, damaged packages, no free licence.
+        DataError: known files that are missing, damaged packages, no free licence.
     """
     packages, files = known_packages(), {row["sha256"]: row for row in _table("files.csv")}
     uses = {name for name, package in packages.items() if set(domains) & set(package.domains)}
@@ -107,7 +110,8 @@ def find_sources(locations: Sequence[str], domains: Sequence[str], folder: Path,
         # Fonts stand for themselves; the files of an icon set belong together.
         groups[f"{found.origin}/{found.name}" if FONT_FILE.search(found.name) else found.origin].append(found)
     sources: dict[str, Source] = {}
-    problems, seen = [], set()
+    refused: dict[str, str] = {}
+    seen: set[str] = set()
     for origin, group in groups.items():
         main = next((one for one in group if one.name != "chars.json" and one.name != "info.json"), None)
         if main is None:
@@ -120,18 +124,10 @@ def find_sources(locations: Sequence[str], domains: Sequence[str], folder: Path,
         elif any_version and not (reason := _forbidden(group)):
             sources.setdefault(main.digest, _placed(group, main, None, folder))
         elif locations:
-            problems.append(
-                f"{printable(origin)}: {reason if any_version else _unknown(main, files.values(), packages)}"
-            )
-    missing = {row["package"] for digest, row in files.items() if row["package"] in uses and digest not in seen}
-    if problems:
-        raise DataError(f"{counted(len(problems), 'source')} of glyphs refused:{first_lines(problems, MOST_LISTED)}")
-    absent = [printable(location) for location in locations if not expanded(location).exists()]
-    wrong = [f"{', '.join(absent)}: not found. --from takes packages, fonts and folders of these."] if absent else []
-    if missing and not any_version:
-        wrong.append(_how_to_get(domains, [packages[name] for name in sorted(missing)]))
-    if wrong:
-        raise DataError("\n".join(wrong))
+            refused[printable(origin)] = reason if any_version else _unknown(main, files.values(), packages)
+    needed = {row["package"] for digest, row in files.items() if row["package"] in uses and digest not in seen}
+    missing = [] if any_version else [packages[name] for name in sorted(needed)]
+    _judge(locations, domains, refused, missing, any_version=any_version)
     if not sources:
         raise DataError(
             f"no source of glyphs for {' and '.join(domains)} in {', '.join(map(printable, locations or INSTALLED))}."
@@ -139,6 +135,31 @@ def find_sources(locations: Sequence[str], domains: Sequence[str], folder: Path,
     return sorted(
         sources.values(), key=lambda source: (source.package.name if source.package else "", source.name, source.sha256)
     )
+
+
+def _judge(
+    locations: Sequence[str], domains: Sequence[str], refused: Mapping[str, str], missing: Sequence[Package],
+    *, any_version: bool,
+) -> None:  # fmt: skip
+    """Refuse what was given where it is not enough or not free; what is only not known is left out with a line.
+
+    Args:
+        refused: where a source lies -> why.
+    """
+    count = counted(len(refused), "source")
+    lines = first_lines([f"{origin}: {reason}" for origin, reason in refused.items()], MOST_LISTED)
+    if refused and any_version:
+        raise DataError(f"{count} of glyphs refused:{lines}")
+    absent = [printable(location) for location in locations if not expanded(location).exists()]
+    wrong = [f"{', '.join(absent)}: not found. --from takes packages, fonts and folders of these."] if absent else []
+    if missing:
+        wrong.append(_how_to_get(domains, missing))
+        wrong += [f"{count} among what was given not known here, left out once these are there:{lines}"] * bool(refused)
+    if wrong:
+        raise DataError("\n".join(wrong))
+    if refused:
+        origins = first_lines(list(refused), MOST_LISTED)
+        logger.warning("left out: %s not known here; the known ones make all that is asked for:%s", count, origins)
 
 
 def _read(locations: Iterable[str]) -> Iterator[_Found]:
@@ -202,10 +223,8 @@ def _forbidden(group: Sequence[_Found]) -> str:
 def _unknown(found: _Found, known: Iterable[dict[str, str]], packages: dict[str, Package]) -> str:
     same = [packages[row["package"]].pinned for row in known if row["file"] == found.name]
     if FONT_FILE.search(found.name) and same:
-        return (
-            f"another version than that of {same[0]} (sha256 {found.digest}...); fetch that one, or give --any-version"
-        )
-    return f"sha256 {found.digest}... is in no package that is known here; --any-version takes it"
+        return f"another version than that of {same[0]} (sha256 {found.digest}...)"
+    return f"sha256 {found.digest}... is in no package that is known here"
 
 
 def _how_to_get(domains: Sequence[str], missing: Sequence[Package]) -> str:

@@ -267,15 +267,30 @@ def test_one_drawing_for_two_characters_stands_for_the_first(tmp_path, fonts, kn
     assert any("the same as a class before it" in message for message in caplog.messages)
 
 
+def test_unknown_fonts_beside_all_known_ones_are_left_out_by_name_and_change_nothing(tmp_path, fonts, known, caplog):
+    alone = contents(prepared(tmp_path, fonts, name="alone"))
+    for place in range(7):
+        tiny_font(fonts / f"new{place}.ttf", "New", shapes_of(LATIN), weight=90 + place)
+    (fonts / "older").mkdir()
+    tiny_font(fonts / "older" / "f0.ttf", "F0", shapes_of(LATIN + HEBREW + THAI), weight=3)
+    icon_set(fonts, "set", ["home"])
+    caplog.clear()
+    assert contents(prepared(tmp_path, fonts)) == alone
+    (line,) = (message for message in caplog.messages if "not known here" in message)
+    assert line.startswith("left out: 9 sources not known here; the known ones make all that is asked for:\n")
+    assert "/new0.ttf\n" in line and line.endswith("4 more") and "--any-version" not in line
+
+
 def test_unknown_and_other_versions_are_refused_by_name(tmp_path, fonts, known):
     tiny_font(fonts / "f0.ttf", "F0", shapes_of(LATIN + HEBREW + THAI), weight=3)
     tiny_font(fonts / "new.ttf", "New", shapes_of(LATIN))
     with pytest.raises(DataError) as refused:
         prepared(tmp_path, fonts)
     text = str(refused.value)
-    assert text.startswith("2 sources of glyphs refused:")
+    assert text.startswith("scripts: 1 package (1 MB) not found among what was given. Fetch them into a folder:")
+    assert "or draw what is there with --any-version.\n2 sources among what was given not known here, left out " in text
     assert f"{fonts}/f0.ttf: another version than that of fonts-tiny=1.0-1 (sha256 " in text
-    assert f"{fonts}/new.ttf: sha256 " in text and "is in no package that is known here; --any-version takes it" in text
+    assert f"{fonts}/new.ttf: sha256 " in text and "is in no package that is known here" in text
     folder = prepared(tmp_path, fonts, any_version=True)
     assert folder.name == "glyphs_scripts_any_version"  # never under the benchmark's name
     assert "licence not known here:\n\n- f0.ttf" in (folder / "README.md").read_text(encoding="utf-8")
@@ -331,8 +346,9 @@ def test_what_is_given_with_from_twice_is_taken_twice(tmp_path, fonts, known, mo
     (fonts / "f4.ttf").rename(tmp_path / "more/f4.ttf")
     taken = []
     monkeypatch.setattr(preparation, "prepare_glyphs", lambda request: taken.append(request.locations) or "done")
-    main(["glyphs", "--domain", "scripts", "--from", str(fonts), "--from", str(tmp_path / "more")])
-    assert taken == [[str(fonts), str(tmp_path / "more")]]
+    for domain in ("scripts", "glyphs_scripts"):  # of the domain, and of its folder
+        main(["glyphs", "--domain", domain, "--from", str(fonts), "--from", str(tmp_path / "more")])
+    assert taken == [[str(fonts), str(tmp_path / "more")]] * 2
 
 
 def test_no_name_of_the_benchmark_and_no_path_is_the_name_of_another_drawing(tmp_path, fonts, known):
@@ -624,7 +640,7 @@ def test_fixed_tasks_are_written_from_the_seed_and_never_share_a_font(tmp_path, 
     for _, paths in (entry for task in lists.tasks for entry in task):
         assert len({path.partition("_f")[2] for path in paths}) == 4
     assert "digest" in capsys.readouterr().out
-    assert main(["tasks", "--domain", "scripts", "--to", str(tmp_path / "again")]) == 0
+    assert main(["tasks", "--domain", "glyphs_scripts", "--to", str(tmp_path / "again")]) == 0
     whole = contents(tmp_path / "again")
     assert contents(folder) == whole
     (folder / "varying.tasks.json").unlink()  # as if it had been killed before
