@@ -25,7 +25,7 @@ from experiment_parts.evaluation.test_results import score_models
 from experiment_parts.runs.checkpoints import checkpoint_bytes, read_checkpoint_state
 from experiment_tools.parts.command import on_console
 from experiment_tools.parts.methods import method_name
-from experiment_tools.parts.run_reading import find_run, read_whole_run
+from experiment_tools.parts.run_reading import Run, find_run, read_whole_run
 from experiment_tools.parts.settings import config_of, nearest_config, script_command
 from few_shot_classifier import FewShotClassifier, run_checkpoint
 from utils.config import check_config
@@ -44,6 +44,8 @@ from utils.words import counted
 log = logging.getLogger(__name__)
 
 PUBLISHED_TASKS = 600
+TRAINING = ("config", "epoch", "command", "epochs_done", "val_accuracy", "training_s", "start")
+"""What `training_of` says."""
 NAME = re.compile(r"[a-z0-9][a-z0-9_+]{0,79}")
 
 
@@ -146,17 +148,9 @@ def add(options: argparse.Namespace) -> Path:
     checkpoint = run_checkpoint(run.path)
     stored = read_checkpoint_state(checkpoint)
     classifier, epoch = FewShotClassifier.from_experiment(run.path, checkpoint, gpu_to_use="cpu"), stored["epoch"]
-    n_tasks, given = options.tasks or PUBLISHED_TASKS, config_of(run)
-    # Others have the generated configs alone: where it was started with one of these, that, else the nearest.
-    nearest = nearest_config(classifier.meta_config_, given if given in configs().values() else None)
-    state = {
-        "config": classifier.meta_config_,
-        "epoch": epoch,
-        "command": script_command(*nearest) if nearest else "",
-        "epochs_done": len(run.rows),
-        "val_accuracy": run.rows[epoch - 1]["val_accuracy_mean"],
-        "training_s": sum(row["epoch_run_time"] for row in run.rows[:epoch]),
-        "start": run.starts[0] if run.starts else {},
+    n_tasks = options.tasks or PUBLISHED_TASKS
+    state = training_of(run, classifier.meta_config_, epoch) | {
+        "began_with": earlier_stages(run.config.get("initial_weights") or ""),
         "test": {"results": measure(classifier, n_tasks, epoch, n_tasks)},
         "tested_with": torch.__version__,
     }
@@ -172,13 +166,66 @@ def add(options: argparse.Namespace) -> Path:
     return path
 
 
+def training_of(run: Run, config: Mapping[str, Any], epoch: int) -> dict[str, Any]:
+    """Return what a card says of the training of a run up to an epoch."""
+    beginning = run.config.get("initial_weights") or ""
+    shown = {"initial_weights": "/".join(["experiments", *Path(beginning).parts[-3:]])} if "/" in beginning else {}
+    # Others have the generated configs alone: where it was started with one of these, that, else the nearest.
+    given = config_of(run)
+    nearest = nearest_config(dict(config) | shown, given if given in configs().values() else None)
+    return {
+        "config": dict(config) | {"initial_weights": ""},  # which the file holds, trained on
+        "epoch": epoch,
+        "command": script_command(*nearest) if nearest else "",
+        "epochs_done": len(run.rows),
+        "val_accuracy": run.rows[epoch - 1]["val_accuracy_mean"],
+        "training_s": sum(row["epoch_run_time"] for row in run.rows[:epoch]),
+        "start": run.starts[0] if run.starts else {},
+    }
+
+
+def earlier_stages(weights: str) -> list[dict[str, Any]]:
+    """Return the trainings behind the weights that a run began with, the first one first.
+
+    Raises:
+        ConfigError: a file without the run that it is of.
+    """
+    if not weights:
+        return []
+    if weights in pretrained.pretrained_index():
+        state = read_checkpoint_state(pretrained.pretrained_file(weights))
+        return [*state.get("began_with", []), {key: value for key, value in state.items() if key in TRAINING}]
+    path = Path(weights)
+    folder = path.parent.parent
+    if not path.is_file() or not (folder / "config.json").is_file():
+        raise ConfigError(
+            f"{path}: the run began with these weights, whose own training belongs on the card, but they are in no "
+            "folder of a run; put that back there"
+        )
+    run = read_whole_run(folder)
+    stage = training_of(run, run.config, read_checkpoint_state(path)["epoch"])
+    return [*earlier_stages(run.config.get("initial_weights") or ""), stage]
+
+
+def training_text(training: Mapping[str, Any]) -> str:
+    """Return how long a training was, and on what."""
+    config, start, epoch = training["config"], training["start"], training["epoch"]
+    device = {"cpu": f"{counted(start.get('threads', 1), 'thread')} of a CPU"}
+    return (
+        f"epoch {epoch} (validation accuracy {100 * training['val_accuracy']:.2f} %) of {training['epochs_done']} done "
+        f"and {config['total_epochs']} planned: {epoch * config['total_iter_per_epoch']:,} iterations of "
+        f"{config['batch_size'] * config['samples_per_iter']} tasks, {training['training_s'] / 3600:.2f} hours on "
+        f"{device.get(start.get('device'), start.get('device', 'a machine not known'))}"
+    )
+
+
 def card_text(path: Path, state: Mapping[str, Any]) -> str:
     """Return the card of a file of weights: made of the file alone."""
     data, config, start = path.read_bytes(), state["config"], state["start"]
     of_data, results = start.get("data", {}), state["test"]["results"]
     dataset, images = config["dataset_name"], f"{config['image_height']}x{config['image_width']}"
     classes = ", ".join(f"{facts['classes']:,} {split}" for split, facts in of_data.get("splits", {}).items())
-    epoch, device = state["epoch"], {"cpu": f"{counted(start.get('threads', 1), 'thread')} of a CPU"}
+    began_with = state.get("began_with", [])
     facts = {
         "method": f"{method_name(config)}, {config['num_classes_per_set']}-way {config['num_samples_per_class']}-shot, "
         f"backbone {config['backbone']}, images {images}x{config['image_channels']}",
@@ -186,15 +233,17 @@ def card_text(path: Path, state: Mapping[str, Any]) -> str:
         "licence": "MIT, as this project",
         "data": f"{dataset}; licence: {known_by_folder(dataset).licence or 'not known here'}",
         "classes": f"{classes}; decoded images `{of_data.get('content_sha256', 'not known')}`",
-        "training": f"epoch {epoch} (validation accuracy {100 * state['val_accuracy']:.2f} %) of "
-        f"{state['epochs_done']} done and {config['total_epochs']} planned: {epoch * config['total_iter_per_epoch']:,} "
-        f"iterations of {config['batch_size'] * config['samples_per_iter']} tasks, {state['training_s'] / 3600:.2f} "
-        f"hours on {device.get(start.get('device'), start.get('device', 'a machine not known'))}",
+        **{
+            f"before that, {training['config']['experiment_name']}": f"{training['config']['num_classes_per_set']}-way "
+            f"{training['config']['num_samples_per_class']}-shot, {training_text(training)}"
+            for training in began_with
+        },
+        "training": training_text(state),
         "made with": f"torch {start.get('packages', {}).get('torch')}, code of commit `{start.get('commit')}`",
     }
     lines = [f"# {path.stem}", "", "| | |", "| --- | --- |", *(f"| {key} | {value} |" for key, value in facts.items())]
-    if state["command"]:
-        lines += ["", "```bash", state["command"], "```"]
+    if commands := [training["command"] for training in (*began_with, state) if training["command"]]:
+        lines += ["", "```bash", *commands, "```"]
     lines += ["", "| test tasks | queries per class | inner steps | batch-norm statistics | accuracy |"]
     lines += ["| --- | --- | --- | --- | --- |"]
     for result in results:

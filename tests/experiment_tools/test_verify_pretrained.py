@@ -136,6 +136,30 @@ def test_the_card_has_the_config_that_the_run_was_started_with_and_else_the_near
     assert commands[1] == read_checkpoint_state(published / "small.safetensors")["command"] != commands[0]
 
 
+def test_the_card_has_the_trainings_before_and_no_weights_are_looked_for(published, world, tmp_path, capsys):
+    beginning = world / "runs" / "tiny" / "saved_models" / "train_model_3.safetensors"
+    begun = shutil.copytree(world / "runs" / "tiny", tmp_path / "begun")
+    for weights, names in ((str(beginning), ["tiny"]), ("small", ["tiny"]), ("copy0", ["tiny", "tiny"])):
+        config = json.loads((begun / "config.json").read_text()) | {"initial_weights": weights}
+        (begun / "config.json").write_text(json.dumps(config))
+        name = f"copy{0 if '/' in weights else 1 if weights == 'small' else 2}"
+        assert main(["--add", str(begun), "--name", name, "--tasks", "7"]) == 0, capsys.readouterr().err
+        state, card = read_checkpoint_state(published / f"{name}.safetensors"), (published / f"{name}.md").read_text()
+        assert [training["config"]["experiment_name"] for training in state["began_with"]] == names
+        assert str(world) not in json.dumps(state) + card and state["config"]["initial_weights"] == ""
+        assert card.count("bash experiment_scripts/") == len(names) + 1
+        assert re.search(r"\| before that, tiny \| 3-way 1-shot, epoch \d \(validation accuracy .* hours on ", card)
+    assert (
+        "--initial_weights experiments/tiny/saved_models/train_model_3.safetensors"
+        in (published / "copy0.md").read_text()
+    )
+    config["initial_weights"] = str(shutil.copy(beginning, tmp_path))
+    (begun / "config.json").write_text(json.dumps(config))
+    capsys.readouterr()
+    assert main(["--add", str(begun), "--name", "alone", "--tasks", "7"]) == 1
+    assert "belongs on the card, but they are in no folder of a run; put that back there" in capsys.readouterr().err
+
+
 def test_the_card_has_the_runs_own_test_as_far_as_it_goes(published, world, capsys):
     summary = json.loads((world / "runs" / "tiny" / "logs" / "test_summary.json").read_text())
     state = read_checkpoint_state(published / "small.safetensors")
