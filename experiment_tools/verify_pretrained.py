@@ -14,7 +14,7 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 
@@ -44,9 +44,19 @@ from utils.words import counted
 log = logging.getLogger(__name__)
 
 PUBLISHED_TASKS = 600
-TRAINING = ("config", "epoch", "command", "epochs_done", "val_accuracy", "training_s", "start")
-"""What `training_of` says."""
 NAME = re.compile(r"[a-z0-9][a-z0-9_+]{0,79}")
+
+
+class Training(TypedDict):
+    """What a card says of a training: that of its weights, or an earlier one that they began with."""
+
+    config: dict[str, Any]
+    epoch: int
+    command: str
+    epochs_done: int
+    val_accuracy: float
+    training_s: float
+    start: Mapping[str, Any]
 
 
 def measure(classifier: FewShotClassifier, n_tasks: int, epoch: int, most_tasks: int) -> list[dict[str, Any]]:
@@ -149,7 +159,8 @@ def add(options: argparse.Namespace) -> Path:
     stored = read_checkpoint_state(checkpoint)
     classifier, epoch = FewShotClassifier.from_experiment(run.path, checkpoint, gpu_to_use="cpu"), stored["epoch"]
     n_tasks = options.tasks or PUBLISHED_TASKS
-    state = training_of(run, classifier.meta_config_, epoch) | {
+    state = {
+        **training_of(run, classifier.meta_config_, epoch),
         "began_with": earlier_stages(run.config.get("initial_weights") or ""),
         "test": {"results": measure(classifier, n_tasks, epoch, n_tasks)},
         "tested_with": torch.__version__,
@@ -166,7 +177,7 @@ def add(options: argparse.Namespace) -> Path:
     return path
 
 
-def training_of(run: Run, config: Mapping[str, Any], epoch: int) -> dict[str, Any]:
+def training_of(run: Run, config: Mapping[str, Any], epoch: int) -> Training:
     """Return what a card says of the training of a run up to an epoch."""
     beginning = run.config.get("initial_weights") or ""
     shown = {"initial_weights": "/".join(["experiments", *Path(beginning).parts[-3:]])} if "/" in beginning else {}
@@ -184,7 +195,7 @@ def training_of(run: Run, config: Mapping[str, Any], epoch: int) -> dict[str, An
     }
 
 
-def earlier_stages(weights: str) -> list[dict[str, Any]]:
+def earlier_stages(weights: str) -> list[Training]:
     """Return the trainings behind the weights that a run began with, the first one first.
 
     Raises:
@@ -194,7 +205,7 @@ def earlier_stages(weights: str) -> list[dict[str, Any]]:
         return []
     if weights in pretrained.pretrained_index():
         state = read_checkpoint_state(pretrained.pretrained_file(weights))
-        return [*state.get("began_with", []), {key: value for key, value in state.items() if key in TRAINING}]
+        return [*state.get("began_with", []), Training(**{key: state[key] for key in Training.__annotations__})]
     path = Path(weights)
     folder = path.parent.parent
     if not path.is_file() or not (folder / "config.json").is_file():
@@ -207,7 +218,7 @@ def earlier_stages(weights: str) -> list[dict[str, Any]]:
     return [*earlier_stages(run.config.get("initial_weights") or ""), stage]
 
 
-def training_text(training: Mapping[str, Any]) -> str:
+def training_text(training: Training) -> str:
     """Return how long a training was, and on what."""
     config, start, epoch = training["config"], training["start"], training["epoch"]
     device = {"cpu": f"{counted(start.get('threads', 1), 'thread')} of a CPU"}

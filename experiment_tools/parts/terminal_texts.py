@@ -17,6 +17,7 @@ from utils.files.reading import object_or_nothing, read_object
 from utils.paths import command, without_user
 from utils.words import counted, some_of
 
+TEST_SUMMARY = "logs/test_summary.json"
 MOST_LAYERS, MOST_DIFFERENCES = 8, 8
 """So that the banner fits on one screen of 24 rows, with what is said of device, data and resuming."""
 
@@ -112,20 +113,23 @@ def _fitting(shapes: Sequence[str], room: int) -> str:
 
 def next_command(run_folder: Path) -> str:
     """Return the next useful command: a comparison with the newest other result on such tasks, or one's own images."""
-    name, tasks = run_folder.name, _tested_tasks(run_folder / "logs" / "test_summary.json")
-    others = [path for path in run_folder.parent.glob("*/logs/test_summary.json")
-              if path.parent.parent.name != name and _tested_tasks(path) == tasks]  # fmt: skip
+    # A sweep alone gives its trials another EXPERIMENTS_DIR than the user's terminal has.
+    is_trial = (run_folder.parent / "sweep.toml").is_file()
+    name, tasks = (str(run_folder) if is_trial else run_folder.name), _tested_tasks(run_folder)
+    others = [path.parent.parent for path in run_folder.parent.glob(f"*/{TEST_SUMMARY}")]
+    others = [other for other in others if other.name != run_folder.name and _tested_tasks(other) == tasks]
     if others and tasks is not None:
-        other = max(others, key=lambda path: path.stat().st_mtime).parent.parent.name
-        return f"Next: {command('compare')} {shlex.quote(name)} {shlex.quote(other)}"
+        other = max(others, key=lambda folder: (folder / TEST_SUMMARY).stat().st_mtime)
+        both = shlex.join([name, str(other) if is_trial else other.name])
+        return f"Next: {command('compare')} {both}"
     if object_or_nothing(run_folder / "config.json").get("input_shape"):
         return f"Next: FewShotClassifier.from_experiment({name!r}).fit(examples, labels), in Python"
     return f"Next: {command('adapt')} --experiment {shlex.quote(name)} --support FOLDER --query FOLDER"
 
 
-def _tested_tasks(summary: Path) -> list[Any] | None:
+def _tested_tasks(run_folder: Path) -> list[Any] | None:
     try:
-        protocol = read_object(summary)["protocol"]
+        protocol = read_object(run_folder / TEST_SUMMARY)["protocol"]
         return [protocol[name] for name in ("dataset", "ways", "shots", "queries")]
     except (OSError, ValueError, KeyError, TypeError):  # not there, or not as this release writes it
         return None

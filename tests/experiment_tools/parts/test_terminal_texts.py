@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 
 import pytest
 
@@ -82,3 +83,8 @@ def test_the_end_names_a_comparison_with_the_newest_other_result_on_such_tasks_o
     assert next_command(run) == "Next: python -m experiment_tools.compare 'my run' new"
     tested("my run", 3, {})
     assert next_command(run) == alone
+    (tmp_path / "sweep.toml").touch()  # whose trials are found by their paths
+    folder = shlex.quote(str(run))
+    assert next_command(run) == alone.replace("'my run'", folder)
+    tested("my run", 3, tasks)
+    assert next_command(run) == f"Next: python -m experiment_tools.compare {folder} {tmp_path / 'new'}"
