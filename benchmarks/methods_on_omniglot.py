@@ -5,8 +5,8 @@
 Trains what is not trained yet (`EXPERIMENTS_DIR/methods_<name>`; interrupted runs are resumed) on the Omniglot in
 `DATASET_DIR`, or on the photographs of groceries, seen in 28 x 28 in colour; then times `--iterations` meta-iterations
 of every method in turns, `--rounds` times (0: not at all), on one thread by the process's own clock, which other
-programs do not move. Accuracies are read from the runs' files; memory is what the log says of one task. Which methods
-differ is tested, over the same tasks, by `python -m experiment_tools.compare` on the runs.
+programs do not move. Accuracies are read from the runs' files, and so is what each method is above MAML on the same
+tasks, where MAML is among them; memory is what the log says of one task.
 """
 
 import argparse
@@ -66,6 +66,8 @@ BY_KEYS: dict[str, dict[str, object]] = {
     "lora": {"adapter_kind": "lora"},
 }  # fmt: skip
 """Methods that are MAML's template and these keys."""
+UNLIKE = {"reptile"}
+"""Whose test tasks are not MAML's: of ten shots."""
 BUDGET = {
     "total_epochs": 2,
     "total_iter_per_epoch": 125,
@@ -127,23 +129,40 @@ def measured_in_turns(
     }
 
 
-def row_of(method: str, dataset: str, seeds: Sequence[int], measured: tuple[float, float] | None) -> list[str]:
-    """Return name, accuracy, time, memory of a task and command of a method whose runs are finished.
+def accuracies_of(method: str, dataset: str, seeds: Sequence[int]) -> np.ndarray:
+    """Return the accuracy of each test task by the finished run of each seed: float64 (seeds, tasks)."""
+    predictions = [run_of(method, dataset, seed).folder / "logs/test_predictions.safetensors" for seed in seeds]
+    return np.stack([task_accuracies(path) for path in predictions])
 
-    The interval is over the test tasks, of each of which the mean over the seeds counts.
+
+def row_of(
+    method: str, accuracies: np.ndarray, baseline: np.ndarray, measured: tuple[float, float] | None, command: str
+) -> list[str]:
+    """Return name, accuracy, that of each seed, what it is above MAML, time, memory of a task and command.
+
+    Intervals are over the test tasks, of each of which the mean over the seeds counts: they speak of these trained
+    models. The difference is of the same tasks; where a method's tasks are others, as Reptile's of ten shots, `-`.
+
+    Args:
+        accuracies: of the method, (seeds, tasks).
+        baseline: of MAML; empty: not trained.
+        measured: ms and MiB.
     """
-    runs = [run_of(method, dataset, seed) for seed in seeds]
-    accuracies = np.mean([task_accuracies(run.folder / "logs/test_predictions.safetensors") for run in runs], axis=0)
-    summary = summarise(accuracies.tolist())
+    of_tasks, of_maml = accuracies.mean(axis=0), baseline.mean(axis=0) if baseline.size else np.empty(0)
+    texts = [f"{value:.{digits}f}" for value, digits in zip(measured or (), (0, 1), strict=False)]
     return [
         METHODS[method],
-        with_interval(summary.mean, summary.ci95 or 0.0),
-        *(
-            f"{value:.{digits}f}" if measured else "not measured"
-            for value, digits in zip(measured or (0, 0), (0, 1), strict=True)
-        ),
-        f"`{runs[0].command}`",
+        _interval(of_tasks),
+        " ".join(f"{100 * mean:.2f}" for mean in accuracies.mean(axis=1)),
+        _interval(of_tasks - of_maml) if method not in UNLIKE and of_tasks.shape == of_maml.shape else "-",
+        *(texts or ["not measured"] * 2),
+        f"`{command}`",
     ]
+
+
+def _interval(values: np.ndarray) -> str:
+    summary = summarise(values.tolist())
+    return with_interval(summary.mean, summary.ci95 or 0.0)
 
 
 def main() -> None:
@@ -162,10 +181,15 @@ def main() -> None:
         say(run.command)
         run.carry_out()
     measured = measured_in_turns(options.only, options.on, options.rounds, options.iterations)
+    accuracies = {method: accuracies_of(method, options.on, options.seeds) for method in options.only}
+    baseline = accuracies.get("maml", np.empty(0))
+    rows = [
+        row_of(method, values, baseline, measured.get(method), run_of(method, options.on, options.seeds[0]).command)
+        for method, values in sorted(accuracies.items(), key=lambda item: -item[1].mean())
+    ]
     print(f"5-way 1-shot, 1 query per class, {BUDGET['num_evaluation_tasks']} test tasks, seeds {options.seeds}\n")
-    heading = ["method", "test accuracy, %", "ms per iteration", "MiB per task", "command"]
-    rows = [row_of(method, options.on, options.seeds, measured.get(method)) for method in options.only]
-    print(table(heading, rows), end="")
+    heading = ["method", "test accuracy, %", "each seed", "above MAML, same tasks", "ms per iteration", "MiB per task"]
+    print(table([*heading, "command"], rows), end="")
 
 
 if __name__ == "__main__":

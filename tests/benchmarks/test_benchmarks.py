@@ -10,11 +10,13 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+from scipy import stats
 
 from benchmarks import baseline_cost, claims, observation_cost
 from benchmarks.claims import verdict
-from benchmarks.methods_on_omniglot import DATASETS, METHODS, run_of
+from benchmarks.methods_on_omniglot import DATASETS, METHODS, row_of, run_of
 from benchmarks.parts.altered_files import measure_altered_images, measure_swapped_checkpoints
 from benchmarks.parts.measuring import measure_config
 from benchmarks.reliability import ROW_OF_SAVING, replace_rows
@@ -109,6 +111,17 @@ def test_every_run_of_a_benchmark_is_a_valid_config_and_its_command_says_the_sam
         assert {key: values[key] for key in run.overrides if key != "test_num_target_samples"} == {
             key: value for key, value in run.overrides.items() if key != "test_num_target_samples"
         }
+
+
+def test_a_row_of_the_methods_has_the_mean_over_seeds_and_what_it_is_above_maml_on_the_same_tasks():
+    method, maml = np.array([[1.0, 0.0, 1.0, 0.4], [0.8, 0.4, 1.0, 0.2]]), np.array([[0.8, 0.2, 0.8, 0.2]] * 2)
+    of_tasks, above = method.mean(axis=0), method.mean(axis=0) - 0.5 * (maml[0] + maml[1])
+    half = [100 * stats.sem(values) * stats.t.ppf(0.975, 3) for values in (of_tasks, above)]
+    assert row_of("anil", method, maml, (81.7, 5.55), "bash a.sh") == [
+        "ANIL", f"60.00 ± {half[0]:.2f}", "60.00 60.00", f"10.00 ± {half[1]:.2f}", "82", "5.5", "`bash a.sh`"
+    ]  # fmt: skip
+    assert row_of("reptile", method, maml, None, "")[3:6] == ["-", "not measured", "not measured"]
+    assert row_of("anil", method, np.empty(0), None, "")[3] == row_of("anil", method, maml[:, :2], None, "")[3] == "-"
 
 
 def test_a_claim_whose_runs_are_missing_is_not_decided(monkeypatch, tmp_path):
