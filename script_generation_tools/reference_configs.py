@@ -97,13 +97,12 @@ READ_NOWHERE: dict[str, str] = {
 }
 """Keys of its configs that changed nothing, and what happened instead."""
 
-OF_FORKS: dict[str, str] = {
-    "alfa": '"inner_loop_optimizer" alfa',
-    "attenuate": '"inner_loop_optimizer" l2f',
-    "meta_loss": '"inner_loop_optimizer" metal',
-    "init_inner_loop_weight_decay": '"alfa_weight_decay_start"',
-}
-"""Keys of well-known forks (L2F, ALFA, MeTAL), and what does the same here."""
+OF_FORKS = ("attenuate", "alfa", "meta_loss")
+"""Keys of well-known forks (L2F, ALFA, MeTAL), of which each has one; their code adapted with
+init_inner_loop_learning_rate."""
+BESIDE_THEM = ("random_init", "init_inner_loop_weight_decay", "backbone", "architecture")
+FORKS_BACKBONES = {"4-conv": "vgg", "resnet12": "resnet12"}
+"""What they call a network, in small letters -> `backbone`."""
 
 INNER_RATES = ("init_inner_loop_learning_rate", "init_task_learning_rate")
 """Other names of task_learning_rate, the later ones of less weight."""
@@ -152,6 +151,9 @@ def convert_reference_config(given: Mapping[str, Any]) -> Conversion:
     """
     findings: list[str] = []
     values = {key: _boolean(value) for key, value in given.items()}
+    of_fork = _taken_from_fork(values, findings)
+    if of_fork:
+        values["task_learning_rate"] = values.get("init_inner_loop_learning_rate", -1)
     _drop_what_nothing_read(values, findings)
     check_kinds(KINDS, values)
     missing = [key for key in REQUIRED if key not in values]
@@ -170,7 +172,7 @@ def convert_reference_config(given: Mapping[str, Any]) -> Conversion:
     _norm_layer(values, findings)
     _checkpoints(values, findings)
     _crashes(values, findings)
-    return Conversion(values | {"batch_norm_statistics": "transductive"}, findings)
+    return Conversion(values | of_fork | {"batch_norm_statistics": "transductive"}, findings)
 
 
 def _boolean(value: Any) -> Any:
@@ -187,8 +189,32 @@ def _drop_what_nothing_read(values: dict[str, Any], findings: list[str]) -> None
             findings.append(
                 f'"{key}": {json.dumps(values.pop(key))} had no effect in the original, whose code has no such key; '
                 "what a fork does with it is not carried over"
-                + (f"; here that is {OF_FORKS[key]}" if key in OF_FORKS else "")
             )
+
+
+def _taken_from_fork(values: dict[str, Any], findings: list[str]) -> dict[str, Any]:
+    """Take the keys of well-known forks out; returns what they mean in this project's: nothing, if there are none."""
+    if not set(OF_FORKS) & set(values):
+        return {}
+    found = {key: values.pop(key) for key in (*OF_FORKS, *BESIDE_THEM) if key in values}
+    l2f, alfa, metal = (found.get(key) is True for key in OF_FORKS)
+    method = "metal_alfa" if metal and alfa else "metal" if metal else "alfa" if alfa else "l2f" if l2f else "sgd"
+    network = str(found.get("backbone", found.get("architecture", "4-CONV")))
+    written = {"inner_loop_optimizer": method, "backbone": FORKS_BACKBONES.get(network.lower(), "vgg")}
+    if method == "alfa" and "init_inner_loop_weight_decay" in found:
+        written["alfa_weight_decay_start"] = found["init_inner_loop_weight_decay"]
+    texts = [", ".join(f"{key} = {json.dumps(value)}" for key, value in keys.items()) for keys in (found, written)]
+    findings.append(f"{texts[0]}: keys of a fork (L2F, ALFA, MeTAL), written as {texts[1]}")
+    if network.lower() not in FORKS_BACKBONES:
+        findings.append(f"{json.dumps(network)} is no network of theirs and is not carried over: vgg is written")
+    if l2f and (alfa or metal):
+        findings.append(
+            f'"attenuate" is true beside another method, and not carried over: {method} is written. L2F\'s start with '
+            "ALFA's steps is the plugin alfa_l2f.py of docs/move_over.md"
+        )
+    if found.get("random_init") is True:
+        findings.append('"random_init": true, a start that is not learned, is not carried over: here it is learned')
+    return written
 
 
 def _inner_learning_rate(values: dict[str, Any], given: Mapping[str, Any], findings: list[str]) -> None:

@@ -17,7 +17,7 @@ from utils.config import ExperimentConfig, check_config, load_config
 from utils.config.command_line import options_of, read_command_line
 from utils.config.messages import COMMAND_LINE
 from utils.errors import ConfigError, prints_user_errors
-from utils.registry import plugin_backbones
+from utils.registry import loaded_plugins, plugin_backbones
 from utils.registry.choices import fact, of_plugins
 from utils.words import say
 
@@ -114,7 +114,7 @@ def settings_of_plugins() -> list[dict[str, Any]]:
     return [
         {"experiment_name": "check", kind: name}
         | ({"image_height": 14, "image_width": 14, "num_stages": 2} if kind != "backbone" else {})
-        | ({"backbone": "mlp"} if fact(kind, name, "is_regression", False) else {})
+        | ({"backbone": "mlp"} if kind != "backbone" and fact(kind, name, "is_regression", False) else {})
         for kind, name in named
     ]
 
@@ -130,15 +130,27 @@ def main(arguments: list[str] | None = None) -> int:
     json_path, overrides = read_command_line(options_of([word for word in arguments if word != "--full_size"]))
     settings = [{}] if json_path is not None or "experiment_name" in overrides else settings_of_plugins()
     if not settings:
-        raise ConfigError(
-            "command line: --name_of_args_json_file is missing, the path of a config; or give --plugin FILE.py, a "
-            "file that registers something"
+        problem = (
+            "the --plugin registers no more than datasets, which have no gradient: give --name_of_args_json_file too, "
+            "the path of a config"
+            if loaded_plugins()
+            else "--name_of_args_json_file is missing, the path of a config; or give --plugin FILE.py, a file that "
+            "registers something"
         )
+        raise ConfigError(f"{COMMAND_LINE}: {problem}")
     checks = []
     for setting in settings:
         if setting:
             say(", ".join(f"{key} {value}" for key, value in setting.items() if key != "experiment_name"))
-        found = check_config_gradients(json_path, {**setting, **overrides}, full_size=full_size)
+        try:
+            found = check_config_gradients(json_path, {**setting, **overrides}, full_size=full_size)
+        except ConfigError as error:
+            if "backbone" in setting:
+                raise ConfigError(
+                    f"{error}. It was given images of 1 x 28 x 28: if it takes other examples, give a config that has "
+                    "them, by --name_of_args_json_file"
+                ) from error
+            raise
         for check in found:
             relation = "above" if check.at_least else "at most"
             say(

@@ -92,3 +92,17 @@ def test_the_update_rule_of_the_page_keeps_the_laws_though_it_divides_the_roundi
     (rule,) = [block for block in all_blocks() if block.marks_of("write to") == ["unit.py"]]
     (tmp_path / "unit.py").write_text(rule.text, encoding="utf-8")
     assert check_gradients(["--plugin", str(tmp_path / "unit.py")]) == 0, capsys.readouterr().out
+
+
+def test_a_plugin_of_a_network_is_checked_with_images_and_one_of_other_examples_asks_for_a_config(capsys):
+    assert check_gradients(["--plugin", str(EXAMPLES / "small_network.py")]) == 0, capsys.readouterr().out
+    assert check_gradients(["--plugin", str(EXAMPLES / "time_series.py")]) == 1
+    assert (
+        "It was given images of 1 x 28 x 28: if it takes other examples, give a config that has them, by "
+        "--name_of_args_json_file" in capsys.readouterr().err
+    )
+
+
+def test_a_plugin_of_datasets_has_no_gradient_to_check(capsys):
+    assert check_gradients(["--plugin", str(EXAMPLES / "table.py")]) == 1
+    assert "the --plugin registers no more than datasets, which have no gradient" in capsys.readouterr().err

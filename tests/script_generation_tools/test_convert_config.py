@@ -141,6 +141,31 @@ def test_the_inner_rate_is_the_one_that_the_config_is_run_with(tmp_path, rates, 
 
 
 @pytest.mark.parametrize(
+    ("keys", "written", "words"),
+    [
+        (
+            {"alfa": True, "attenuate": False, "init_inner_loop_weight_decay": 0.001, "backbone": "ResNet12"},
+            {"inner_loop_optimizer": "alfa", "alfa_weight_decay_start": 0.001, "backbone": "resnet12"},
+            ["keys of a fork (L2F, ALFA, MeTAL)", 'inner_loop_optimizer = "alfa"'],
+        ),
+        ({"attenuate": "true", "task_learning_rate": -1}, {"inner_loop_optimizer": "l2f", "backbone": "vgg"}, []),
+        ({"meta_loss": True, "alfa": "False"}, {"inner_loop_optimizer": "metal"}, []),
+        ({"meta_loss": True, "alfa": True}, {"inner_loop_optimizer": "metal_alfa"}, []),
+        ({"attenuate": False, "backbone": "4-CONV"}, {"inner_loop_optimizer": "sgd", "backbone": "vgg"}, []),
+        ({"attenuate": True, "alfa": True}, {"inner_loop_optimizer": "alfa"}, ["alfa is written", "alfa_l2f.py"]),
+        ({"alfa": True, "random_init": True}, {}, ['"random_init": true', "is not carried over"]),
+        ({"alfa": True, "backbone": "WRN"}, {"backbone": "vgg"}, ['"WRN"', "vgg is written"]),
+    ],
+)
+def test_a_config_of_a_well_known_fork_becomes_its_method_here(tmp_path, keys, written, words):
+    """Their code adapted with init_inner_loop_learning_rate, whatever task_learning_rate says (read in all three)."""
+    values, findings = converted(tmp_path, **keys)
+    assert {key: values[key] for key in written} == written and said(findings, *words)
+    assert values["init_inner_loop_learning_rate"] == 0.01
+    assert not said(findings, "no such key") and not said(findings, "task_learning_rate")
+
+
+@pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"batch_size": "8"}, '"batch_size" is "8", but must be: a valid integer'),
@@ -195,7 +220,6 @@ def test_no_value_of_any_key_is_more_than_an_error_with_its_name(key, value):
         ({"image_height": 60}, "image_width", 60, "swapped when images were resized"),
         ({"conv_padding": 1}, "conv_padding", True, '"conv_padding" 1 is read as true'),
         ({"conv_padding": 0, "num_stages": 3}, "conv_padding", False, '"conv_padding" 0 is read as false'),
-        ({"alfa": True}, "backbone", "vgg", '"alfa": true had no effect in the original, whose code has no such key'),
         ({"num_dataprovider_workers": 0}, "num_dataprovider_workers", 0, "train on validation episodes"),
     ],
 )
