@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from meta_learning.adaptation import Adaptation, Adapted, PreparedEpisodes
 from meta_learning.evaluation.baselines import Baselines
 from meta_learning.evaluation.evaluation import STEP_METRICS, Evaluation
+from meta_learning.evaluation.reporting import learned_state, learner_description
 from meta_learning.execution.execution import Computation, Execution, Groups, build_execution, first_tasks
 from meta_learning.heads.base import Head
 from meta_learning.heads.learned import LearnedHead
@@ -44,7 +45,7 @@ from meta_learning.outer_losses.step_weights import OuterLoop, multi_step_loss_w
 from meta_learning.outer_losses.task_weights import WeightedEpisodes, weighted
 from meta_learning.pretraining import PREFIX as PRETRAINING_PREFIX
 from meta_learning.pretraining import Pretraining
-from meta_learning.reporting import learned_state, learner_description
+from meta_learning.promises import check_promises
 from meta_neural_network_architectures import NetworkFunction, build_network
 from utils.config import ExperimentConfig
 from utils.episodes.source import Episodes, Tasks
@@ -546,12 +547,15 @@ def build_learner(
     network = network.to(device=device, dtype=dtype)
     with torch.random.fork_rng(devices=[]):  # what they draw, the config's seed decides, and nothing else draws others
         torch.manual_seed(config.initialisation_seed)
-        inner_loop = build_inner_loop(config, adapted_shapes(network, config), inner_loop_optimizer)
+        shapes = adapted_shapes(network, config)
+        inner_loop = build_inner_loop(config, shapes, inner_loop_optimizer)
         parts = {
             "head": make_chosen(config, "head", head, Head, network.head.in_features),
             "loss": make_chosen(config, "loss", loss, TaskLoss),
             "outer_loss": make_chosen(config, "outer_loss", outer_loss, OuterLoss),
         }
+    n_outputs = config.num_regression_outputs if config.is_regression else config.validation_shape.n_way
+    check_promises({"inner_loop_optimizer": inner_loop} | parts, shapes, n_outputs, inner_loop.n_steps)
     return FewShotLearner(
         network,
         inner_loop.to(device=device, dtype=dtype),

@@ -34,7 +34,7 @@ from utils.errors import ConfigError
 from utils.files.pretrained import pretrained_file, pretrained_index
 from utils.paths import expanded
 from utils.registry import GIVEN_NETWORK, registered_backbone, user_code
-from utils.registry.choices import choice, fact
+from utils.registry.choices import GIVEN, choice, fact
 
 # The paper's text says ReLU; the released code has had leaky ReLU again since January 2019.
 LEAKY_RELU_SLOPE = 0.01
@@ -276,7 +276,24 @@ def build_network(
         add_adapters_of(config, network)
     if not isinstance(config.batch_norm_statistics, str):
         choose_statistics_per_stage(network, config.batch_norm_statistics)
+    for key, given in (("norm_layer", norm_layer), ("adapter_kind", None)):
+        name = GIVEN if given is not None else getattr(config, key)
+        if name == GIVEN or (name != "none" and not choice(key, name).module):  # not ours: does a pass succeed?
+            with user_code(f'{key} "{name}"'), torch.no_grad():
+                shape = tuple(network.features(_examples(config)[None]).shape)
+            if shape != (1, N_EXAMPLES, network.head.in_features):
+                raise ConfigError(
+                    f'{key} "{name}" makes features of {shape} from {N_EXAMPLES} examples of one task, not '
+                    f"{(1, N_EXAMPLES, network.head.in_features)}; a layer's outputs keep their shape"
+                )
     return network
+
+
+def _examples(config: ExperimentConfig) -> Tensor:
+    """Return made-up examples (n, ...) of what the network is to see."""
+    if config.inputs is not None:
+        return torch.from_numpy(config.inputs.made_up(N_EXAMPLES))
+    return torch.zeros(N_EXAMPLES, *config.example_shape)
 
 
 def add_adapters_of(config: ExperimentConfig, network: MetaNetwork) -> None:
@@ -288,10 +305,7 @@ def add_adapters_of(config: ExperimentConfig, network: MetaNetwork) -> None:
     if config.adapter_base == "frozen":
         for name, parameter in network.named_parameters():
             parameter.requires_grad_(name.startswith("head."))
-    chosen, inputs = choice("adapter_kind", config.adapter_kind), config.inputs
-    examples = torch.zeros(N_EXAMPLES, *config.example_shape)
-    if inputs is not None:
-        examples = torch.from_numpy(inputs.made_up(N_EXAMPLES))
+    chosen, examples = choice("adapter_kind", config.adapter_kind), _examples(config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.initialisation_seed)
         add_adapters(network, chosen.name, chosen.make, config.adapter_targets, examples, **chosen.arguments(config))

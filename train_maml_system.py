@@ -191,6 +191,7 @@ def _shows_its_result(config: ExperimentConfig, run_folder: RunFolder) -> bool:
         protocols_of(config),
         config.number_of_ensemble_models,
         with_curve=config.test_curve,
+        with_baselines=config.test_baselines,
         patience=config.early_stopping_patience,
     )
     if result is None or config.evaluate_on_test_set_only or config.replay_iteration:

@@ -166,7 +166,13 @@ def lines_beside(result: Mapping[str, Any]) -> list[str]:
     if not baselines:
         return []
     rows, score = baselines["rows"], score_named(result.get("score"))
-    simple = [f"{words} {_short(score, rows[name])}" for name, words in WORDS.items() if name in rows]
+    n_tasks = rows[f"after_{baselines['steps']}_steps"]["tasks"]
+    simple = [
+        f"{words} {_short(score, rows[name])}"
+        + (f" (the first {fewer})" if (fewer := rows[name]["tasks"]) < n_tasks else "")
+        for name, words in WORDS.items()
+        if name in rows
+    ]
     lines = [f"  on the same tasks: {'; '.join(simple)}"] if simple else []
     last = baselines["steps"]
     after = [_short(score, rows[f"after_{step}_steps"]) for step in range(last + 1)]

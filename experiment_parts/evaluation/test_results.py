@@ -104,12 +104,14 @@ def stored_result(
     n_models: int,
     *,
     with_curve: bool,
+    with_baselines: bool = True,
     patience: int = 0,
 ) -> str | None:
     """Return the text of a finished and tested run, to be shown again; None where something is left to do. No torch.
 
     Args:
-        protocols, n_models: what the config asks for now; where that differs from the stored test, the text says so.
+        protocols, n_models, with_baselines: what the config asks for now; where that differs from the stored test, the
+            text says so.
         patience: of early stopping.
     """
     newest = run_folder.newest_good_checkpoint()
@@ -125,6 +127,7 @@ def stored_result(
         tested = [result["protocol"] for result in summary["results"]]
         available = min(n_models, len([row for row in newest[1]["rows"] if row["val_accuracy_mean"] is not None]))
         changed = _differ(tested, protocols) or summary["ensemble"]["models"] != available
+        changed |= with_baselines is not newest[1]["config"].get("test_baselines", with_baselines)
     except (OSError, ValueError, KeyError, TypeError, IndexError):  # not there, or not as this release writes it
         return None
     if with_curve and not (run_folder.logs / "test_curve.csv").exists():

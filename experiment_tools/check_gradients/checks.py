@@ -32,6 +32,7 @@ from experiment_tools.check_gradients.torch_inner_loop import (
 )
 from few_shot_learning_system import FewShotLearner
 from meta_learning.adaptation import Adapted
+from meta_learning.evaluation.reporting import of_the_method
 from meta_learning.execution.execution import task_chunks
 from meta_learning.heads.prototypes import PrototypeHead
 from meta_learning.inner_loop.proximal import ProximalGradientDescent
@@ -40,7 +41,6 @@ from meta_learning.networks.passes import Pass
 from meta_learning.outer_gradients import implicit_gradient
 from meta_learning.outer_gradients.displacement import Displacement
 from meta_learning.outer_gradients.implicit_gradient import Implicit, conjugate_gradients
-from meta_learning.reporting import of_the_method
 from utils.words import some_of
 
 DIFFERENCE_TOLERANCE = 1e-5

@@ -90,15 +90,17 @@ def baseline_table(comparison: Comparison) -> Rows:
         means = []
         for name in names:
             values = [of_run[name] for of_run in columns if name in of_run]
-            mean = math.fsum(values) / len(values) if values else None
             scale, digits = (100, 2) if score is ACCURACY else (-1, 4)
-            means.append("" if mean is None else f"{scale * mean:.{digits}f}")
+            mean = math.fsum(value for value, _ in values) / len(values) if values else None
+            of_first = sorted({n_tasks for _, n_tasks in values if n_tasks})
+            fewer = f" (first {' or '.join(map(str, of_first))})" if of_first else ""
+            means.append("" if mean is None else f"{scale * mean:.{digits}f}{fewer}")
         rows.append([str(column), row, *means])
     return [["tasks", "method", *names], *rows] if rows else []
 
 
-def _beside(baselines: Mapping[str, Any]) -> dict[str, float]:
-    """Return heading -> value of a run."""
+def _beside(baselines: Mapping[str, Any]) -> dict[str, tuple[float, int]]:
+    """Return heading -> value of a run, and of how many tasks where it is not all of them: 0."""
     rows, steps = baselines["rows"], baselines["steps"]
     last = rows[f"after_{steps}_steps"]
     means = {name: rows[name]["mean"] for name in WORDS if name in rows}
@@ -108,7 +110,10 @@ def _beside(baselines: Mapping[str, Any]) -> dict[str, float]:
         means["calibration error"] = baselines["calibration_error"]
     if "label_orders" in baselines:
         means["label orders"] = baselines["label_orders"]["std"]
-    return means
+    fewer = {name: row["tasks"] for name, row in rows.items() if row["tasks"] < last["tasks"]}
+    if "label_orders" in baselines and baselines["label_orders"]["tasks"] < last["tasks"]:
+        fewer["label orders"] = baselines["label_orders"]["tasks"]
+    return {name: (value, fewer.get(name, 0)) for name, value in means.items()}
 
 
 def validation_table(comparison: Comparison) -> Rows:
@@ -162,9 +167,8 @@ def sources(comparison: Comparison) -> list[str]:
 
 
 DIFFERENCE_CAPTION = (
-    "Differences in points (of errors: as they are), over test tasks. They speak of these trained models; p over "
-    "seeds asks whether training again would tell "
-    "the methods apart."
+    "Differences in points (of errors: as they are), over test tasks. They and their p speak of these trained models; "
+    "p over seeds, of Welch's t-test between the runs' means, says whether training again would tell the methods apart."
 )
 
 

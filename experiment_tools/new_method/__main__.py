@@ -5,6 +5,7 @@ KIND: inner_loop_optimizer (default), head, loss, outer_loss, norm_layer or adap
 """
 
 import argparse
+import importlib.util
 import sys
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from experiment_tools.check_gradients.__main__ import main as check_gradients
 from utils.errors import ConfigError, prints_user_errors
 from utils.files.atomic_files import storage_errors
 from utils.paths import REPOSITORY_ROOT, command, expanded
+from utils.registry.choices import choices
 from utils.words import say
 
 SKELETONS = Path(__file__).with_name("skeletons")
@@ -32,6 +34,12 @@ def write_skeleton(name: str, kind: str, folder: Path) -> list[Path]:
         "CHECKOUT": str(REPOSITORY_ROOT),
         "TRAIN": command("train"),
     }
+    if importlib.util.find_spec(name) is not None and not (folder / f"{name}.py").exists():
+        raise ConfigError(
+            f"{name}: there is a module of this name already, which {name}.py would hide; give another NAME"
+        )
+    if name in choices(kind):
+        raise ConfigError(f'there is a {kind} "{name}" already; give another NAME')
     paths = [folder / f"{name}.py", folder / f"test_{name}.py"]
     for path in paths:
         if path.exists():
@@ -61,6 +69,8 @@ def main(arguments: list[str] | None = None) -> int:
     code = check_gradients(["--plugin", str(plugin)])
     if code == 0:
         train, chosen = command("train"), f"--{options.kind} {options.name} --plugin {plugin}"
+        if options.kind == "norm_layer":
+            chosen += " --per_step_bn_statistics false"  # which the quickstart has, and batch norm alone knows
         say(f"\nTrain with it: {train} quickstart --experiment_name {options.name} {chosen}")
         say(f"Compare it with what it changes: {train} quickstart; {command('compare')} quickstart {options.name}")
     return code

@@ -19,6 +19,8 @@ class Head(nn.Module):
     """Whether `make` reads the features, which costs a pass; else it is given none of them, (B, 0, D). A head that does
     can classify without inner steps.
     """
+    classes_begin_alike = False
+    """Whether all rows are the same, so that a body alone cannot be adapted to tell classes apart."""
     temperature: float = 1.0
     """What the logits of query images are divided by; adaptation knows none."""
 

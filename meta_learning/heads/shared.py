@@ -29,6 +29,7 @@ class SharedHead(Head):
     """
 
     title = "UNICORN-MAML"
+    classes_begin_alike = True
 
     def __init__(self, n_features: int, *, temperature: float = 1.0) -> None:
         super().__init__(n_features)

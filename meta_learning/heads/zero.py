@@ -12,6 +12,8 @@ from utils.registry import register_head
 class ZeroHead(Head):
     """Begins each episode at zero."""
 
+    classes_begin_alike = True
+
     def make(self, features: Tensor, labels: Tensor, n_way: int) -> dict[str, Tensor]:
         """Return zeros like features (B, n, D)."""
         # With W = 0 the gradient at the features, W^T (softmax - label), is 0: the first step moves the head alone.

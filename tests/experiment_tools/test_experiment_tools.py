@@ -108,6 +108,19 @@ def test_a_new_method_is_trained_and_compared_once_its_gradient_is_right(code, t
     assert (f"{command('compare')} quickstart mine" in shown) == (code == 0)
 
 
+@pytest.mark.parametrize(
+    ("name", "kind", "message"),
+    [
+        ("torch", "loss", "torch: there is a module of this name already, which torch.py would hide"),
+        ("prototypes", "head", 'there is a head "prototypes" already; give another NAME'),
+    ],
+)
+def test_a_new_method_with_a_name_that_is_taken_writes_nothing(name, kind, message, tmp_path, capsys):
+    program = importlib.import_module("experiment_tools.new_method.__main__")
+    assert program.main([name, "--kind", kind, "--folder", str(tmp_path)]) == 1
+    assert message in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
 def test_a_pipe_that_breaks_elsewhere_is_an_error_with_its_traceback(tmp_path):
     shutil.copytree(
         REPOSITORY_ROOT / "experiment_tools",

@@ -52,7 +52,8 @@ def parse_command_line(arguments: list[str]) -> tuple[Path | None, dict[str, Any
     for argument in arguments:
         if argument.startswith("--"):
             key, equals, value = argument[2:].partition("=")
-            given[key] = [value] if equals else []
+            before = given.get(key, []) if key == "plugin" else []  # a generated script names one, its user more
+            given[key] = [*before, *([value] if equals else [])]
         elif argument.startswith("-") and argument[1:2].isalpha():
             raise ConfigError(
                 f'command line: "{argument}": a key is written with two dashes, as in -{argument}, and a value that '

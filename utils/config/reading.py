@@ -24,7 +24,7 @@ from utils.known_datasets import folder_named, known_by_folder
 from utils.paths import configs, working_folder
 from utils.registry import GIVEN_NETWORK
 from utils.registry.choices import GIVEN, KINDS, choices
-from utils.words import printable
+from utils.words import counted, printable
 
 Problems = list[tuple[tuple[str, ...], str]]  # the keys it is about, and what is wrong
 
@@ -339,6 +339,12 @@ def _resolve(config: ExperimentConfig, notes: list[str]) -> ExperimentConfig:
         notes.append(f'{listed} without effect: "backbone" {config.backbone} has a form of its own')
     if unsolved := unsolved_inner_problem(config):
         notes.append(unsolved)
+    steps, at_test = config.number_of_training_steps_per_iter, config.number_of_evaluation_steps_per_iter
+    if at_test is not None and at_test < steps:
+        notes.append(
+            f"validation and test take {counted(at_test, 'inner step')} of the training's {steps} "
+            '("number_of_evaluation_steps_per_iter")'
+        )
     trained = config.batch_norm_statistics if isinstance(config.batch_norm_statistics, str) else "mixed"
     statistics = config.test_batch_norm_statistics or trained
     ways_and_shots = {key: as_list(getattr(config, key)) for key in ("num_classes_per_set", "num_samples_per_class")}

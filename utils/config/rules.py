@@ -149,18 +149,21 @@ def _has_uneven_groups(c: ExperimentConfig) -> bool:
 
 
 def _asks_for_inner_steps(c: ExperimentConfig) -> list[str]:
-    """Return the keys whose values mean nothing without inner steps."""
+    """Return what keys whose values mean nothing without inner steps have to be instead."""
     asks = {
-        "head": not fact("head", c.head, "uses_features", False),
-        "outer_update": c.outer_update != "gradient",
-        "use_multi_step_loss_optimization": c.use_multi_step_loss_optimization,
-        "learnable_per_layer_per_step_inner_loop_learning_rate": (
+        '"head" prototypes, or another that is made of the support features': not fact(
+            "head", c.head, "uses_features", False
+        ),
+        '"inner_loop_optimizer" sgd': c.inner_loop_optimizer != "sgd",
+        '"outer_update" gradient': c.outer_update != "gradient",
+        '"use_multi_step_loss_optimization" false': c.use_multi_step_loss_optimization,
+        '"learnable_per_layer_per_step_inner_loop_learning_rate" false': (
             c.learnable_per_layer_per_step_inner_loop_learning_rate
         ),
-        "learnable_inner_loop_learning_rates": c.learnable_inner_loop_learning_rates != "none",
-        "adapter_kind": c.adapter_kind != "none",
+        '"learnable_inner_loop_learning_rates" none': c.learnable_inner_loop_learning_rates != "none",
+        '"adapter_kind" none': c.adapter_kind != "none",
     }
-    return [f'"{key}"' for key, does in asks.items() if does]
+    return [wanted for wanted, does in asks.items() if does]
 
 
 def _idle_with_adapters(c: ExperimentConfig) -> list[str]:
@@ -370,9 +373,9 @@ CONTRADICTIONS = (
     ),
     clash(
         "head", "adapted_parameters",
-        when=lambda c: c.head == "zero" and c.adapted_parameters == "body",
-        text='"adapted_parameters" body (BOIL) has no gradient through a head of zeros; set "head" to "learned" or '
-        '"prototypes"',
+        when=lambda c: fact("head", c.head, "classes_begin_alike", False) and c.adapted_parameters == "body",
+        text='"adapted_parameters" body (BOIL) has no gradient that tells classes apart through "head" {c.head}, which '
+        'is the same for all of them; set "head" to "learned" or "prototypes"',
     ),
     clash(
         "head", "loss",
@@ -383,17 +386,14 @@ CONTRADICTIONS = (
         "number_of_training_steps_per_iter", "head", "outer_update", "use_multi_step_loss_optimization",
         when=lambda c: c.number_of_training_steps_per_iter == 0 and _asks_for_inner_steps(c),
         text=lambda c: (
-            '"number_of_training_steps_per_iter" 0 (ProtoNet) does not go with '
-            f"{', '.join(_asks_for_inner_steps(c))}; it needs "
-            '"head" prototypes, or another that is made of the support features, the gradient of the query loss and '
-            "nothing that is learned about inner steps"
+            f'"number_of_training_steps_per_iter" 0 (ProtoNet, R2D2) takes {", ".join(_asks_for_inner_steps(c))}'
         ),
     ),
     clash(
         "number_of_training_steps_per_iter", "number_of_evaluation_steps_per_iter",
         when=lambda c: c.number_of_training_steps_per_iter == 0 and c.number_of_evaluation_steps_per_iter > 0,
         text='"number_of_evaluation_steps_per_iter" {c.number_of_evaluation_steps_per_iter} with zero training steps: '
-        "ProtoNet adapts nothing; set it to 0",
+        "nothing is adapted; set it to 0",
     ),
     clash(
         "learnable_inner_loop_learning_rates", "learnable_per_layer_per_step_inner_loop_learning_rate",

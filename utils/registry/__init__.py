@@ -186,6 +186,13 @@ def register_norm_layer(
         keys, reads, meaning: as of `register_inner_loop_optimizer`.
         statistics: values of `batch_norm_statistics` that mean something for it; None: all.
     """
+    if statistics is not None and not (
+        isinstance(statistics, tuple) and set(statistics) <= set(choices.choices("batch_norm_statistics"))
+    ):
+        raise ConfigError(
+            f'register_norm_layer("{name}", ...): statistics is {statistics!r}, but must be a tuple of some of '
+            f"{', '.join(choices.choices('batch_norm_statistics'))}, or None for all"
+        )
     choices.register("norm_layer", name, make, keys=keys, reads=reads, meaning=meaning, statistics=statistics)
 
 
@@ -240,6 +247,11 @@ def make_chosen(config: object, kind: str, given: Make | Any, wanted: type[Made]
     if given is not None:
         return made(kind, choices.GIVEN, wanted, given, *args, **shared)
     chosen = choices.choice(kind, getattr(config, kind))
+    if twice := sorted({*shared} & {*chosen.arguments(config)}):
+        raise ConfigError(
+            f'{kind} "{chosen.name}": {", ".join(twice)} is an argument that all of its kind are given; give '
+            "your own key another name"
+        )
     return made(kind, chosen.name, wanted, chosen.make, *args, **shared, **chosen.arguments(config))
 
 
@@ -350,6 +362,9 @@ def _load(given: Any) -> str:
     with user_code(f"--plugin {path}"), names_of_a_checkout():
         try:
             _execute(path, f"plugin_{path.stem}")
+        except ConfigError as error:  # of a register function, which does not know where it is called
+            lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename in _files]
+            raise ConfigError(f"--plugin {path}, line {lines[-1] if lines else 1}: {error}") from error
         except ModuleNotFoundError as error:
             if not PACKAGE or not str(error.name).startswith("utils."):
                 raise

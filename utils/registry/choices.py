@@ -7,6 +7,8 @@ config should not cost. No torch.
 
 import ast
 import importlib
+import math
+import operator
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -54,13 +56,32 @@ class Key:
             raise ConfigError(
                 f"Key: the meaning of {self.default!r} is {self.meaning!r}; say in a line what the key does"
             )
+        if not isinstance(self.one_of, tuple | list) or any(type(v) is not type(values[0]) for v in self.one_of):
+            raise ConfigError(
+                f"Key: one_of is {self.one_of!r}, but must be a tuple of values of the type of {self.default!r}"
+            )
         if self.one_of and self.default not in self.one_of:
             raise ConfigError(f"Key: the default {self.default!r} is not one of {', '.join(map(repr, self.one_of))}")
+        if not all(_keeps(value, name, bound) for value in values for name, bound in self.bounds.items()):
+            raise ConfigError(
+                f"Key: the default {self.default!r} must be a number within the bounds "
+                f"{', '.join(f'{name} = {bound!r}' for name, bound in self.bounds.items())}, numbers of its type"
+            )
+        if any(isinstance(value, float) and math.isnan(value) for value in values):
+            raise ConfigError("Key: the default is nan, which no run can go on with")
 
     @property
     def bounds(self) -> dict[str, float]:
         """Return the bounds that are given."""
         return {name: getattr(self, name) for name in BOUNDS if getattr(self, name) is not None}
+
+
+def _keeps(value: Any, name: str, bound: Any) -> bool:
+    """Return whether a default is within a bound of its own type."""
+    kinds = (int, float) if isinstance(value, float) else (int,)
+    if any(isinstance(number, bool) or not isinstance(number, kinds) for number in (value, bound)):
+        return False
+    return {"ge": operator.ge, "gt": operator.gt, "le": operator.le, "lt": operator.lt}[name](value, bound)
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +108,9 @@ class Choice:
 
     def arguments(self, config: object) -> dict[str, Any]:
         """Return what a config says for its arguments."""
+        unknown = [key for key in self.reads.values() if not hasattr(config, key)]
+        if unknown:
+            raise ConfigError(f'{self.kind} "{self.name}" reads {", ".join(unknown)}, but there is no such config key')
         return {argument: getattr(config, key) for argument, key in {**self.reads, **self.own_keys()}.items()}
 
     @property
@@ -175,6 +199,14 @@ def register(
         raise ConfigError(f"{who}: keys must be a dict, name of an argument -> Key(default, meaning)")
     if not (isinstance(reads, Mapping) and all(_is_word(word) and _is_word(key) for word, key in reads.items())):
         raise ConfigError(f"{who}: reads must be a dict, name of an argument -> config key that gives it")
+    for word in keys:
+        if word in reads:
+            raise ConfigError(f"{who}: the argument {word} is in keys and in reads; leave one out")
+        if word.startswith(f"{name}_"):
+            raise ConfigError(
+                f"{who}: the argument {word} begins with the name; write {word.removeprefix(f'{name}_')}, which a "
+                f"config calls {word}"
+            )
     if not isinstance(meaning, str):
         raise ConfigError(f"{who}: the meaning is {meaning!r}, but must be a line of text")
     new = Choice(kind, name, keys, reads, meaning, facts=_facts(_attributes(make)) | facts)

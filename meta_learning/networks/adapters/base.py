@@ -8,7 +8,8 @@ weights of the body to the outer loop. The layers' weights are then the same for
 computed for them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from meta_learning.networks.layers import below, fold_tasks, matches
 from meta_learning.networks.norms.base import MetaNorm
 from utils.errors import ConfigError
 from utils.registry import made
+from utils.words import some_of
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -98,33 +100,38 @@ def add_adapters(
     layers = {
         name: layer for name, layer in network.named_modules() if name.split(".")[0] != "head" and make.fits(layer)
     }
+    own_parameter = next(network.parameters())
+    called = _called(layers, partial(network.features, examples[None].to(own_parameter)))
     for pattern in targets:
         if not any(matches(pattern, name) for name in layers):
             raise ConfigError(
                 f'"adapter_targets": "{pattern}" matches no layer of the body that "adapter_kind" {kind} fits; those '
-                f"are {', '.join(layers) or '(none)'}"
+                f"are {some_of(called, 12) or '(none)'}"
             )
     chosen = {name: layer for name, layer in layers.items() if any(matches(pattern, name) for pattern in targets)}
-    own_parameter = next(network.parameters())
+    if idle := [name for name in chosen if name not in called]:
+        raise ConfigError(
+            f'"adapter_targets": the network takes the weights of {some_of(idle, 12)} without calling the layer, as '
+            "torch's attention does with its projections, so that no adapter can stand beside it; name some of those "
+            f"that it calls: {some_of(called, 12) or '(none)'}"
+        )
     for name, layer in chosen.items():
         if hasattr(layer, "adapter"):
             raise ConfigError(f'"adapter_targets": the layer {name} has an "adapter" of its own; rename that')
         layer.adapter = made("adapter_kind", kind, Adapter, make, layer, **own).to(own_parameter)
         layer.register_forward_hook(_adapt)
         _check_adapted_names(kind, layer.adapter)
-    idle = set(chosen)
-    watches = [
-        layer.adapter.register_forward_hook(lambda *_, name=name: idle.discard(name)) for name, layer in chosen.items()
-    ]
+
+
+def _called(layers: Mapping[str, nn.Module], forward: Callable[[], object]) -> list[str]:
+    """Return the names of the layers that a forward calls."""
+    called: set[str] = set()
+    watches = [layer.register_forward_hook(lambda *_, name=name: called.add(name)) for name, layer in layers.items()]
     with torch.no_grad():
-        network.features(examples[None].to(own_parameter))
+        forward()
     for watch in watches:
         watch.remove()
-    if idle:
-        raise ConfigError(
-            f'"adapter_targets": the network takes the weights of {", ".join(sorted(idle))} without calling the layer, '
-            "as torch's attention does with its projections, so that no adapter can stand beside it; name other layers"
-        )
+    return [name for name in layers if name in called]
 
 
 def _check_adapted_names(kind: str, adapter: Adapter) -> None:

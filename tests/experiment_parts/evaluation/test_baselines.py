@@ -94,6 +94,7 @@ def test_the_terminal_has_three_lines():
     lines = lines_beside({"baselines": summary(calibration_error=0.123)})
     assert len(lines) == 3
     assert lines[0].startswith("  on the same tasks: chance 20.0 %; nearest neighbour on pixels 30.0 %; untrained")
+    assert "untrained body, class centroids 50.0 % (the first 2); its body" in lines[0]
     assert "epoch 7 alone, inner steps 0 to 1: 20.0 %, 85.0 %" in lines[1]
     assert "calibration error 12.3 %" in lines[1] and lines[1].endswith(
         "with a task's labels in 3 orders its accuracy has a standard deviation of 11.5 points (2 tasks)"

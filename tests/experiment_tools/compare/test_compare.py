@@ -687,10 +687,9 @@ def test_what_stands_beside_results_is_a_table_of_means_over_seeds(root):
     paths = [finished_run(root, f"run{seed}", A, train_seed=seed) for seed in (0, 1, 2)]
     assert baseline_table(compare_runs([read_run(path) for path in paths])) == []
     for path, ridge in zip(paths[:2], (0.5, 0.7), strict=True):
-        row = {"mean": ridge, "worst_tenth_mean": 0.1}
-        beside = {
-            "steps": 5, "rows": {"ridge": row, "after_0_steps": row, "after_5_steps": row}, "calibration_error": 0.25,
-        }  # fmt: skip
+        row = {"mean": ridge, "worst_tenth_mean": 0.1, "tasks": 600}
+        rows = {"untrained": row | {"tasks": 7}, "ridge": row, "after_0_steps": row, "after_5_steps": row}
+        beside = {"steps": 5, "rows": rows, "calibration_error": 0.25}
         summary = json.loads((path / "logs" / "test_summary.json").read_text())
         change_json(
             path / "logs" / "test_summary.json",
@@ -698,7 +697,7 @@ def test_what_stands_beside_results_is_a_table_of_means_over_seeds(root):
         )
     comparison = compare_runs([read_run(path) for path in paths])
     head, row = baseline_table(comparison)
-    assert head[2:] == ["ridge", "0 steps", "all steps", "worst tenth", "calibration error"]
-    assert row[2:] == ["60.00", "60.00", "60.00", "10.00", "25.00"]
+    assert head[2:] == ["untrained", "ridge", "0 steps", "all steps", "worst tenth", "calibration error"]
+    assert row[2:] == ["60.00 (first 7)", "60.00", "60.00", "60.00", "10.00", "25.00"]
     assert "of the best model by validation" in markdown(comparison) and "worst tenth" in latex(comparison)
     assert "The same tasks, otherwise" in html_page(comparison, [])

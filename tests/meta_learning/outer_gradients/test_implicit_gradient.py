@@ -119,7 +119,10 @@ def test_conjugate_gradients_solve_each_task_in_as_many_steps_as_it_has_numbers(
         ({"per_step_bn_statistics": True}, "needs one inner problem, the same at every step"),
         ({"batch_norm_statistics": "episodic"}, "to any value but episodic"),
         ({"learnable_inner_loop_learning_rates": "per_element"}, "implicit has no gradient for inner learning rates"),
-        ({"number_of_training_steps_per_iter": 0}, 'does not go with "head", "outer_update"'),
+        (
+            {"number_of_training_steps_per_iter": 0},
+            'takes "head" prototypes, or another that is made of the support features, "outer_update" gradient',
+        ),
     ],
     ids=lambda value: str(value) if isinstance(value, dict) else "",
 )

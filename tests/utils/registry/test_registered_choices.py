@@ -13,6 +13,7 @@ from experiment_tools.check_gradients.__main__ import main as check_gradients
 from experiment_tools.new_method.__main__ import KINDS, write_skeleton
 from few_shot_learning_system import build_learner
 from meta_learning.inner_loop.adam import Adam
+from meta_learning.inner_loop.base import InnerLoopOptimizer
 from script_generation_tools.generate_configs import generate_configs, plugins_of_configs
 from script_generation_tools.generate_scripts import generate_scripts
 from tests.tools.learners import random_episodes, small_config
@@ -158,6 +159,39 @@ REGISTER = "from utils.registry import *\nfrom utils.registry import Key\nfrom m
         ("register_head('a', Head, keys={'b': Key(None, 'a b')})", "Key: the default None must be a number, true or"),
         ("register_head('a', Head, keys={'b': Key([1, 'x'], 'a b')})", r"Key: the default \[1, 'x'\] has no one type"),
         ("register_head('a', Head, keys={'b': Key(1, 'a b', one_of=(2, 3))})", "Key: the default 1 is not one of 2, 3"),
+        (
+            "register_head('a', Head, keys={'b': Key(1.0, 'a b', gt='0')})",
+            "default 1.0 must be a number within .* gt = '0'",
+        ),
+        (
+            "register_head('a', Head, keys={'b': Key(1, 'a b', gt=0.5)})",
+            "default 1 must be a number within .* gt = 0.5",
+        ),
+        (
+            "register_head('a', Head, keys={'b': Key(0.0, 'a b', gt=0)})",
+            "default 0.0 must be a number within .* gt = 0",
+        ),
+        ("register_head('a', Head, keys={'b': Key('x', 'a b', ge=0)})", "the default 'x' must be a number within"),
+        ("register_head('a', Head, keys={'b': Key(float('nan'), 'a b')})", "Key: the default is nan"),
+        ("register_head('a', Head, keys={'b': Key('a', 'a b', one_of='abc')})", "one_of is 'abc', but must be a tuple"),
+        (
+            "register_head('a', Head, keys={'b': Key('a', 'a b', one_of=('a', 1))})",
+            r"one_of is \('a', 1\), but must be",
+        ),
+        (
+            "k = Key(1, 'a b')\nregister_head('a', Head, keys={'b': k}, reads={'b': 'seed'})",
+            "b is in keys and in reads",
+        ),
+        (
+            "register_head('a', Head, keys={'a_b': Key(1, 'a b')})",
+            "a_b begins with the name; write b, which a config calls a_b",
+        ),
+        (
+            "register_norm_layer('a', Head, statistics='support')",
+            "statistics is 'support', but must be a tuple of some of",
+        ),
+        ("register_norm_layer('a', Head, statistics=('suport',))", r"statistics is \('suport',\), but must be a tuple"),
+        ("\nregister_head('zero', Head)", r"own.py, line 5: register_head\(\"zero\""),
         ("register_head('a', Head, reads=['b'])", "reads must be a dict, name of an argument -> config key"),
         ("register_norm_layer('a', Head, meaning=3)", "the meaning is 3, but must be a line of text"),
         (
@@ -177,6 +211,19 @@ def test_a_key_that_every_config_has_is_refused(monkeypatch):
     registry.register_head("num", print, keys={"stages": choices.Key(1, "of mine")})
     with pytest.raises(ConfigError, match=r'register_head\("num", ...\): "num_stages" is a key of every'):
         fields()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"keys": {"weight_decay": choices.Key(0.5, "of mine")}}, "weight_decay is an argument that all of its kind"),
+        ({"reads": {"floor": "inner_loop_momentun"}}, "reads inner_loop_momentun, but there is no such config key"),
+    ],
+)
+def test_an_argument_that_cannot_be_given_is_named(given, message):
+    registry.register_inner_loop_optimizer("own", InnerLoopOptimizer, **given)
+    with pytest.raises(ConfigError, match=f'inner_loop_optimizer "own":? {message}'):
+        build_learner(small_config(inner_loop_optimizer="own"), "cpu")
 
 
 @pytest.mark.parametrize(
@@ -264,3 +311,32 @@ def test_reptile_is_refused_where_the_method_learns_something_of_its_own(plugin)
     config = small_config(inner_loop_optimizer="mine", outer_update="displacement", second_order=False)
     with pytest.raises(ConfigError, match=r"has no gradient for inner_loop\.power, which the method learns"):
         build_learner(config, "cpu")
+
+
+def test_a_scripts_plugin_and_ones_own_are_both_read(tmp_path):
+    for name in ("of_script", "mine"):
+        text = "from utils.registry import register_loss\nregister_loss({!r}, dict)\n"
+        (tmp_path / f"{name}.py").write_text(text.format(name))
+    arguments = [f"--plugin={tmp_path / 'mine.py'}", "--seed", "1", "--plugin", str(tmp_path / "of_script.py")]
+    _, overrides = read_command_line(arguments)
+    assert [entry.partition(":")[0] for entry in overrides["plugin_sha256"]] == ["mine.py", "of_script.py"]
+    assert {"mine", "of_script"} <= set(choices.choices("loss"))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"head": "shared", "adapted_parameters": "body"}, '"head" shared, which is the same for all of them'),
+        ({"head": "zero", "adapted_parameters": "body"}, '"head" zero, which is the same for all of them'),
+        *(
+            (
+                {"head": "prototypes", "inner_loop_optimizer": rule, "number_of_training_steps_per_iter": 0},
+                r'0 \(ProtoNet, R2D2\) takes "inner_loop_optimizer" sgd$',
+            )
+            for rule in ("l2f", "metal", "alfa")
+        ),
+    ],
+)
+def test_what_could_never_learn_is_refused(values, message):
+    with pytest.raises(ConfigError, match=message):
+        small_config(**values)

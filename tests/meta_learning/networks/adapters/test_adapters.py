@@ -281,7 +281,7 @@ def test_the_method_is_called_by_its_name():
         ),
         (
             {"adapter_kind": "lora", "number_of_training_steps_per_iter": 0, "head": "prototypes"},
-            r'"number_of_training_steps_per_iter" 0 \(ProtoNet\) does not go with "adapter_kind"',
+            r'"number_of_training_steps_per_iter" 0 \(ProtoNet, R2D2\) takes "adapter_kind" none',
         ),
         ({"adapter_kind": "lor"}, '"adapter_kind" is "lor", but must be: .*\'none\''),
     ],
@@ -292,8 +292,12 @@ def test_wrong_use_gives_one_clear_error(choice, message):
 
 
 def test_a_layer_that_is_never_called_is_refused():
-    with pytest.raises(ConfigError, match=r"takes the weights of body\.encoder\.layers\.0\.self_attn\.out_proj, "):
+    called = r"body\.encoder\.layers\.0\.linear1, body\.encoder\.layers\.0\.linear2"
+    weights = r"takes the weights of body\.encoder\.layers\.0\.self_attn\.out_proj without calling the layer, "
+    with pytest.raises(ConfigError, match=f"{weights}.*name some of those that it calls: .*{called}"):
         transformer_learner(adapter_kind="lora")
+    with pytest.raises(ConfigError, match=r'"lineer" matches no .* those are (?!.*out_proj).*linear2$'):
+        transformer_learner(adapter_kind="lora", adapter_targets=["lineer"])
 
 
 def test_an_adapter_of_ones_own_must_be_one(monkeypatch):
