@@ -5,7 +5,6 @@ KIND: inner_loop_optimizer (default), head, loss, outer_loss, norm_layer or adap
 """
 
 import argparse
-import importlib.util
 import sys
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from experiment_tools.check_gradients.__main__ import main as check_gradients
 from utils.errors import ConfigError, prints_user_errors
 from utils.files.atomic_files import storage_errors
 from utils.paths import REPOSITORY_ROOT, command, expanded
+from utils.registry import is_module
 from utils.registry.choices import choices
 from utils.words import say
 
@@ -34,7 +34,7 @@ def write_skeleton(name: str, kind: str, folder: Path) -> list[Path]:
         "CHECKOUT": str(REPOSITORY_ROOT),
         "TRAIN": command("train"),
     }
-    if importlib.util.find_spec(name) is not None and not (folder / f"{name}.py").exists():
+    if is_module(name) and not (folder / f"{name}.py").exists():
         raise ConfigError(
             f"{name}: there is a module of this name already, which {name}.py would hide; give another NAME"
         )

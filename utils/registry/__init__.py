@@ -424,6 +424,11 @@ def names_of_a_checkout() -> Iterator[None]:
             sys.modules.pop(name, None)
 
 
+def is_module(name: str) -> bool:
+    """Return whether Python finds a module of this name, which a plugin's file of that name would hide."""
+    return importlib.util.find_spec(name) is not None
+
+
 def _n_registered() -> int:
     return len(_backbones) + len(_datasets) + len(choices.of_plugins())
 

@@ -293,7 +293,7 @@ def test_wrong_use_gives_one_clear_error(choice, message):
 
 def test_a_layer_that_is_never_called_is_refused():
     called = r"body\.encoder\.layers\.0\.linear1, body\.encoder\.layers\.0\.linear2"
-    weights = r"takes the weights of body\.encoder\.layers\.0\.self_attn\.out_proj without calling the layer, "
+    weights = r"takes the weights of body\.encoder\.layers\.0\.self_attn\.out_proj, .* without calling the layer, "
     with pytest.raises(ConfigError, match=f"{weights}.*name some of those that it calls: .*{called}"):
         transformer_learner(adapter_kind="lora")
     with pytest.raises(ConfigError, match=r'"lineer" matches no .* those are (?!.*out_proj).*linear2$'):
