@@ -30,6 +30,7 @@ class Alfa(InnerLoopOptimizer):
         ConfigError: the form of the rates is another one than "per_layer_per_step" or "fixed".
     """
 
+    learns_of_steps = True
     title = "ALFA"
 
     def __init__(

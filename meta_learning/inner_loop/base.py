@@ -52,6 +52,8 @@ class InnerLoopOptimizer(nn.Module):
     """Whether `objective` is given the outputs of the query images, which costs a pass of them in every step."""
     needs_second_order = False
     """Whether what it learns has no gradient in first order."""
+    learns_of_steps = False
+    """Whether it learns something of its own, beside rates, which without inner steps has no gradient."""
 
     def __init__(
         self, shapes: Mapping[str, Sequence[int]], learning_rate: float, n_steps: int, *, learning_rates: str = "fixed",

@@ -36,6 +36,7 @@ class GeometryAdaptive(InnerLoopOptimizer):
         approximate: scale rows, or columns where these are fewer, instead of singular values.
     """
 
+    learns_of_steps = True
     title = "GAP"
 
     def __init__(

@@ -22,6 +22,7 @@ class L2F(InnerLoopOptimizer):
     """Gradient descent from attenuated initial weights."""
 
     begins = True
+    learns_of_steps = True
     title = "L2F"
 
     def __init__(self, shapes: Mapping[str, Sequence[int]], learning_rate: float, n_steps: int, **shared: Any) -> None:

@@ -24,6 +24,7 @@ from utils.registry import register_inner_loop_optimizer
 class MetaCurvature(InnerLoopOptimizer):
     """Gradient descent with a learned matrix for each mode of each tensor."""
 
+    learns_of_steps = True
     title = "Meta-Curvature"
 
     def __init__(self, shapes: Mapping[str, Sequence[int]], learning_rate: float, n_steps: int, **shared: Any) -> None:

@@ -75,6 +75,7 @@ class MeTAL(InnerLoopOptimizer):
     """
 
     needs_second_order = True
+    learns_of_steps = True
     title = "MeTAL"
 
     def __init__(
@@ -120,6 +121,7 @@ class MeTALWithALFA(MeTAL, Alfa):
     """Generated rates and decays on learned losses."""
 
     needs_second_order = True
+    learns_of_steps = True
     title = "MeTAL + ALFA"
 
 

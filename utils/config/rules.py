@@ -154,7 +154,7 @@ def _asks_for_inner_steps(c: ExperimentConfig) -> list[str]:
         '"head" prototypes, or another that is made of the support features': not fact(
             "head", c.head, "uses_features", False
         ),
-        '"inner_loop_optimizer" sgd': c.inner_loop_optimizer != "sgd",
+        '"inner_loop_optimizer" sgd': fact("inner_loop_optimizer", c.inner_loop_optimizer, "learns_of_steps", False),
         '"outer_update" gradient': c.outer_update != "gradient",
         '"use_multi_step_loss_optimization" false': c.use_multi_step_loss_optimization,
         '"learnable_per_layer_per_step_inner_loop_learning_rate" false': (

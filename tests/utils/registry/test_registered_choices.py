@@ -333,7 +333,7 @@ def test_a_scripts_plugin_and_ones_own_are_both_read(tmp_path):
                 {"head": "prototypes", "inner_loop_optimizer": rule, "number_of_training_steps_per_iter": 0},
                 r'0 \(ProtoNet, R2D2\) takes "inner_loop_optimizer" sgd$',
             )
-            for rule in ("l2f", "metal", "alfa")
+            for rule in ("l2f", "metal", "metal_alfa", "alfa", "gap", "meta_curvature")
         ),
     ],
 )
