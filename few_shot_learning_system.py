@@ -548,17 +548,17 @@ def build_learner(
     with torch.random.fork_rng(devices=[]):  # what they draw, the config's seed decides, and nothing else draws others
         torch.manual_seed(config.initialisation_seed)
         shapes = adapted_shapes(network, config)
-        inner_loop = build_inner_loop(config, shapes, inner_loop_optimizer)
+        inner_loop = build_inner_loop(config, shapes, inner_loop_optimizer).to(dtype=dtype)
         parts = {
-            "head": make_chosen(config, "head", head, Head, network.head.in_features),
-            "loss": make_chosen(config, "loss", loss, TaskLoss),
-            "outer_loss": make_chosen(config, "outer_loss", outer_loss, OuterLoss),
+            "head": make_chosen(config, "head", head, Head, network.head.in_features).to(dtype=dtype),
+            "loss": make_chosen(config, "loss", loss, TaskLoss).to(dtype=dtype),
+            "outer_loss": make_chosen(config, "outer_loss", outer_loss, OuterLoss).to(dtype=dtype),
         }
     n_outputs = config.num_regression_outputs if config.is_regression else config.validation_shape.n_way
-    check_promises({"inner_loop_optimizer": inner_loop} | parts, shapes, n_outputs, inner_loop.n_steps)
+    check_promises({"inner_loop_optimizer": inner_loop} | parts, shapes, n_outputs, inner_loop.n_steps, dtype)
     return FewShotLearner(
         network,
-        inner_loop.to(device=device, dtype=dtype),
+        inner_loop.to(device=device),
         outer_loop,
         outer_update=build_outer_update(config),
         n_evaluation_steps=config.number_of_evaluation_steps_per_iter,
@@ -567,7 +567,7 @@ def build_learner(
         execution=build_execution(config, network),
         untrained=untrained,
         pretraining_epochs=config.pretraining_epochs,
-        **{name: part.to(device=device, dtype=dtype) for name, part in parts.items()},
+        **{name: part.to(device=device) for name, part in parts.items()},
     )
 
 

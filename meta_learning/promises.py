@@ -3,6 +3,7 @@ are read: wrong arguments, shapes and states are told by name then, and not in t
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +20,9 @@ N_TASKS, N_SHOT = 2, 2
 
 
 def check_promises(
-    parts: Mapping[str, nn.Module], shapes: Mapping[str, Sequence[int]], n_outputs: int, n_steps: int
-) -> None:
+    parts: Mapping[str, nn.Module], shapes: Mapping[str, Sequence[int]], n_outputs: int, n_steps: int,
+    dtype: torch.dtype,
+) -> None:  # fmt: skip
     """Try the parts of a learner that are not this project's own.
 
     Args:
@@ -28,6 +30,7 @@ def check_promises(
         shapes: of the adapted parameters, as of `adapted_shapes`.
         n_outputs: N classes, or D numbers of a regression.
         n_steps: S.
+        dtype: of the parts, and of what they are tried on.
     Raises:
         ConfigError: one fails, or returns something else than its base class says.
     """
@@ -36,16 +39,18 @@ def check_promises(
             if type(part).__module__.startswith(OURS):
                 continue
             what = f'{key} "{type(part).__name__}"'
+            # Where its parameters are: those of an object that was given may be elsewhere than here.
+            device = next((parameter.device for parameter in part.parameters()), None)
+            draw = partial(torch.rand, dtype=dtype, device=device)
             if isinstance(part, InnerLoopOptimizer):
-                _try_rule(
-                    what, part, {name: _stacked(name, shape, n_outputs, shapes) for name, shape in shapes.items()}
-                )
+                of_all = {name: _stacked(name, shape, n_outputs, shapes) for name, shape in shapes.items()}
+                _try_rule(what, part, {name: draw(shape).requires_grad_() for name, shape in of_all.items()})
             elif isinstance(part, Head) and part.is_made_per_episode:
-                _try_head(what, part, n_outputs)
+                _try_head(what, part, n_outputs, draw)
             elif isinstance(part, TaskLoss):
-                _try_loss(what, part, n_outputs)
+                _try_loss(what, part, n_outputs, draw)
             elif isinstance(part, OuterLoss):
-                _try_outer_loss(what, part, n_steps)
+                _try_outer_loss(what, part, n_steps, draw)
 
 
 def _stacked(name: str, shape: Sequence[int], n_way: int, shapes: Mapping[str, Sequence[int]]) -> list[int]:
@@ -54,10 +59,9 @@ def _stacked(name: str, shape: Sequence[int], n_way: int, shapes: Mapping[str, S
     return [N_TASKS, *([n_way] if is_row else []), *shape]
 
 
-def _try_rule(what: str, rule: InnerLoopOptimizer, shapes: Mapping[str, Sequence[int]]) -> None:
-    params = {name: torch.rand(tuple(shape), dtype=_format(rule)).requires_grad_() for name, shape in shapes.items()}
+def _try_rule(what: str, rule: InnerLoopOptimizer, params: Mapping[str, Tensor]) -> None:
     first = [_two_steps(what, rule, params) for _ in range(2)]
-    for name in shapes:
+    for name in params:
         if not torch.equal(*(updated[name] for updated in first)):
             raise ConfigError(
                 f"{what}: the same first steps move {name} otherwise the second time; what it remembers from step to "
@@ -126,10 +130,9 @@ def _check_state(what: str, state: object) -> None:
         )
 
 
-def _try_head(what: str, head: Head, n_way: int) -> None:
-    labels = torch.arange(n_way).repeat(N_TASKS, N_SHOT)
-    n_images = labels.shape[1] if head.uses_features else 0
-    features = torch.rand(N_TASKS, n_images, head.n_features, dtype=_format(head)).requires_grad_()
+def _try_head(what: str, head: Head, n_way: int, draw: Callable[..., Tensor]) -> None:
+    features = draw(N_TASKS, n_way * N_SHOT if head.uses_features else 0, head.n_features).requires_grad_()
+    labels = torch.arange(n_way, device=features.device).repeat(N_TASKS, N_SHOT)
     with user_code(what):
         made = head.make(features, labels, n_way)
         _check_shapes(what, "make", made, {
@@ -137,15 +140,19 @@ def _try_head(what: str, head: Head, n_way: int) -> None:
         })  # fmt: skip
 
 
-def _try_loss(what: str, loss: TaskLoss, n_outputs: int) -> None:
+def _try_loss(what: str, loss: TaskLoss, n_outputs: int, draw: Callable[..., Tensor]) -> None:
     n_images = n_outputs * N_SHOT
-    outputs = torch.rand(N_TASKS, n_images, n_outputs, dtype=_format(loss)).requires_grad_()
-    labels = torch.rand_like(outputs) if loss.is_regression else torch.arange(n_outputs).repeat(N_TASKS, N_SHOT)
+    outputs = draw(N_TASKS, n_images, n_outputs).requires_grad_()
+    labels = (
+        torch.rand_like(outputs)
+        if loss.is_regression
+        else torch.arange(n_outputs, device=outputs.device).repeat(N_TASKS, N_SHOT)
+    )
     _check_numbers(what, "losses", lambda: loss.per_task_loss(outputs, labels), (N_TASKS,))
 
 
-def _try_outer_loss(what: str, loss: OuterLoss, n_steps: int) -> None:
-    _check_numbers(what, "forward", lambda: loss(torch.rand(N_TASKS, dtype=_format(loss)).requires_grad_()), ())
+def _try_outer_loss(what: str, loss: OuterLoss, n_steps: int, draw: Callable[..., Tensor]) -> None:
+    _check_numbers(what, "forward", lambda: loss(draw(N_TASKS).requires_grad_()), ())
     with user_code(what):
         weights = loss.step_weights(0, n_steps)
         if weights is not None and len(weights) != max(n_steps, 1):
@@ -166,10 +173,6 @@ def _check_numbers(what: str, method: str, call: Callable[[], object], shape: tu
                 f"{what}: `{method}` returns {_said(found)}, but must return a tensor of {shape}: "
                 + ("one number" if not shape else "one loss per task")
             )
-
-
-def _format(part: nn.Module) -> torch.dtype:
-    return next((parameter.dtype for parameter in part.parameters()), torch.float32)
 
 
 def _said(value: object) -> str:
