@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import sysconfig
-import tarfile
 import time
 import zipfile
 from pathlib import Path
@@ -20,6 +19,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 from tests.documents.test_architecture import ROOMS
+from tests.tools.datasets import unpack
 from utils.paths import REPOSITORY_ROOT, __version__
 
 pytestmark = pytest.mark.full
@@ -127,8 +127,7 @@ def test_the_source_distribution_makes_the_same_wheel(tmp_path, wheel):
     code = f"import setuptools.build_meta as build; build.build_sdist({str(tmp_path)!r})"
     subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY_ROOT, check=True, capture_output=True)
     (archive,) = tmp_path.glob("*.tar.gz")
-    with tarfile.open(archive) as file:
-        file.extractall(tmp_path, filter="data")
+    unpack(archive, tmp_path)
     again = wheel_of(tmp_path / f"mamlkit-{__version__}", tmp_path)
     assert contents(again) == contents(wheel)
     assert not (REPOSITORY_ROOT / "build").exists() and not list(REPOSITORY_ROOT.glob("*.egg-info"))

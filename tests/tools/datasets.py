@@ -1,6 +1,8 @@
 """Images and files that the tests of dataset preparation write and look for."""
 
 import pickle
+import tarfile
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -54,3 +56,11 @@ def write_csvs(folder, rows, header=True):
     for split, lines in rows.items():
         text = ("filename,label\n" if header else "") + "".join(f"{file},{label}\n" for file, label in lines)
         (folder / f"{split}.csv").write_text(text)
+
+
+def unpack(archive: Path, folder: Path) -> None:
+    """Unpack a tar archive of the tests' own."""
+    with tarfile.open(archive) as opened:
+        # Python has the filter since 3.11.4, and warns without one from 3.12 on.
+        opened.extraction_filter = getattr(tarfile, "data_filter", None)
+        opened.extractall(folder)

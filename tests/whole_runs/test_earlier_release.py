@@ -5,7 +5,6 @@ The folder is an unfinished run on Omniglot, of commit 3502d6b, saved at iterati
 """
 
 import json
-import tarfile
 
 import numpy as np
 import pytest
@@ -18,6 +17,7 @@ from experiment_parts.runs.opening import open_run_folder
 from experiment_parts.runs.random_state import random_state_tensors
 from experiment_parts.runs.same_data import has_started_with_copies
 from few_shot_learning_system import build_learner
+from tests.tools.datasets import unpack
 from tests.whole_runs.test_exact_resume import StopsAt
 from utils.config import load_config
 from utils.errors import Interrupted
@@ -45,8 +45,7 @@ def test_a_run_of_an_earlier_release_goes_on_with_the_numbers_of_its_own_code(sh
     archive = shared_data("omniglot_dataset.tar.bz2")
     monkeypatch.setenv("DATASET_DIR", str(tmp_path))
     (tmp_path / archive.name).symlink_to(archive)
-    with tarfile.open(shared_data("omniglot_long_run.tar")) as tar:
-        tar.extractall(tmp_path, filter="data")
+    unpack(shared_data("omniglot_long_run.tar"), tmp_path)
     folder = tmp_path / "long"
     lines = (folder / "logs/metrics.jsonl").read_text().splitlines()
     (then,) = json.loads((folder / "environment.json").read_text())["starts"]

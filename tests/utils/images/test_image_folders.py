@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import draw_dataset
+from tests.tools.datasets import unpack
 from utils.episodes.drawing import EpisodeShape
 from utils.errors import ConfigError, DataError
 from utils.images.folders import (
@@ -47,11 +48,6 @@ def test_images_are_found_at_any_depth_in_a_fixed_order(tmp_path):
     ]
 
 
-def _unpacked(archive, folder):
-    with tarfile.open(archive) as opened:
-        opened.extractall(folder, filter="data")
-
-
 @pytest.mark.parametrize(
     "how",
     ["in place", "in place, its time put back", "renamed over it, times put back", "the same archive again", "moved"],
@@ -63,7 +59,7 @@ def test_the_fingerprint_sees_what_times_of_folders_do_not(tmp_path, how):
     with tarfile.open(tmp_path / "birds.tar", "w") as archive:
         archive.add(folder, "birds")
     shutil.rmtree(folder)
-    _unpacked(tmp_path / "birds.tar", tmp_path)
+    unpack(tmp_path / "birds.tar", tmp_path)
     before = scan(folder)
     assert scan(folder) == before
     if how.startswith("in place"):
@@ -82,7 +78,7 @@ def test_the_fingerprint_sees_what_times_of_folders_do_not(tmp_path, how):
         folder = tmp_path / "other"
     else:
         shutil.rmtree(folder)
-        _unpacked(tmp_path / "birds.tar", tmp_path)
+        unpack(tmp_path / "birds.tar", tmp_path)
     folders, fingerprint = scan(folder)
     assert folders == before[0] and fingerprint != before[1]
 
