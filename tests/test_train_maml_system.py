@@ -217,6 +217,15 @@ def test_another_test_of_a_finished_run(main, workplace):
     assert "This test used other test keys than the config has now" in out
 
 
+def test_a_test_repeated_with_other_rows_is_compared_with_what_it_used_itself(main):
+    main("--total_epochs", "1", "--test_baselines", "true")
+    keys = ("--total_epochs", "1", "--test_baselines", "false")
+    assert "other test keys" in main(*keys)[1]
+    assert main(*keys, "--evaluate_on_test_set_only", "true")[0] == 0
+    assert "This experiment is finished" in main(*keys)[1] and "other test keys" not in main(*keys)[1]
+    assert "other test keys" in main("--total_epochs", "1", "--test_baselines", "true")[1]
+
+
 class Fork:
     """The program in a fork of this process, which has imported everything: like `subprocess.Popen` for a command."""
 

@@ -127,7 +127,8 @@ def stored_result(
         tested = [result["protocol"] for result in summary["results"]]
         available = min(n_models, len([row for row in newest[1]["rows"] if row["val_accuracy_mean"] is not None]))
         changed = _differ(tested, protocols) or summary["ensemble"]["models"] != available
-        changed |= with_baselines is not newest[1]["config"].get("test_baselines", with_baselines)
+        if "test_baselines" in newest[1]["config"]:  # a run of before they were there is not told that they are missing
+            changed |= with_baselines is not any("baselines" in result for result in summary["results"])
     except (OSError, ValueError, KeyError, TypeError, IndexError):  # not there, or not as this release writes it
         return None
     if with_curve and not (run_folder.logs / "test_curve.csv").exists():
