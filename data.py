@@ -88,6 +88,8 @@ class Drawing:
     """Shape -> its episodes, which are then not drawn."""
     names_training_classes: bool = False
     """Training episodes say which of all training classes they have."""
+    validation_shape: EpisodeShape | None = None
+    """Of validation episodes; None: as of the others."""
 
 
 @dataclass(frozen=True)
@@ -183,9 +185,13 @@ class FewShotData(FixedEpisodeSource):
         """Wait until the packed images are known to be what was packed; raises where they are not."""
         self._check_content()
 
+    def shape_of(self, split: str) -> EpisodeShape:
+        """Return the shape of a split's episodes, unless another one is asked for."""
+        return (self.drawing.validation_shape if split == "val" else None) or self.shape
+
     def draw(self, split: str, indices: Sequence[int], shape: EpisodeShape | None = None) -> EpisodeIndices:
         """Draw classes, images, rotations and seeds of these episodes; only training episodes are rotated."""
-        drawing, shape = self.drawing, shape or self.shape
+        drawing, shape = self.drawing, shape or self.shape_of(split)
         if drawing.listed is not None:
             return drawing.listed[shape].at(indices)
         in_training = split == "train"
@@ -221,7 +227,7 @@ class FewShotData(FixedEpisodeSource):
         Raises:
             ValueError: episodes of different numbers of support images; `support_sizes` says which go together.
         """
-        shape = shape or self.shape
+        shape = shape or self.shape_of(split)
         drawn = self.draw(split, indices, shape)
         ranks = self.tables[split].ranks(drawn)
         support, query = ranks[:, :, : shape.n_shot], ranks[:, :, shape.n_shot :]
@@ -328,7 +334,7 @@ class FewShotData(FixedEpisodeSource):
 
     def task_list_digest(self, split: str, indices: Sequence[int], shape: EpisodeShape | None = None) -> str:
         """Return the sha256 of class and image names of these episodes: equal means the same tasks."""
-        shape = shape or self.shape
+        shape = shape or self.shape_of(split)
         drawn = self.draw(split, indices, shape)
         return tasks_digest(split, shape, indices, drawn, self.tables[split], self.image_path)
 
@@ -336,13 +342,14 @@ class FewShotData(FixedEpisodeSource):
 def build_drawing(config: ExperimentConfig, listed: Mapping[EpisodeShape, EpisodeIndices] | None = None) -> Drawing:
     """Unpack what a config says of drawing; `listed`, where the episodes are given."""
     return Drawing(
-        config.validation_shape,
+        config.training_shapes[0],
         # One seed for both, as in the reference; their streams differ (`STREAMS`), so their episodes do.
         {"train": config.train_seed, "val": config.val_seed, "test": config.val_seed},
         config.number_of_train_tasks,
         config.class_rotation,
         listed,
         config.pretraining_epochs > 0,
+        config.validation_shape,
     )
 
 

@@ -554,7 +554,7 @@ def build_learner(
             "loss": make_chosen(config, "loss", loss, TaskLoss).to(dtype=dtype),
             "outer_loss": make_chosen(config, "outer_loss", outer_loss, OuterLoss).to(dtype=dtype),
         }
-    n_outputs = config.num_regression_outputs if config.is_regression else config.validation_shape.n_way
+    n_outputs = config.num_regression_outputs if config.is_regression else config.training_shapes[0].n_way
     check_promises({"inner_loop_optimizer": inner_loop} | parts, shapes, n_outputs, inner_loop.n_steps, dtype)
     return FewShotLearner(
         network,

@@ -256,7 +256,7 @@ def build_network(
         {} if norm_layer else choice("norm_layer", config.norm_layer).arguments(config),
         norm_layer,
     )
-    n_outputs = config.num_regression_outputs if config.is_regression else config.validation_shape.n_way
+    n_outputs = config.num_regression_outputs if config.is_regression else config.training_shapes[0].n_way
     if with_head is None:
         with_head = not fact("head", config.head, "is_made_per_episode", True)
     n_way = n_outputs if with_head else None

@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.parts.matrix_cells import task_accuracies
 from benchmarks.parts.measuring import random_episodes
-from benchmarks.parts.trained_runs import REPOSITORY_ROOT, TrainedRun, say, table, with_interval
+from benchmarks.parts.trained_runs import REPOSITORY_ROOT, SMALL_GROCERIES, TrainedRun, say, table, with_interval
 from utils.config import load_config
 from utils.metrics import summarise
 
@@ -79,13 +79,7 @@ BUDGET = {
     "report_every_s": 0,
 }
 """250 iterations of 8 tasks; 600 test tasks; the last model is tested, alone."""
-DATASETS: dict[str, dict[str, object]] = {
-    "omniglot": {},
-    "groceries": {
-        "dataset_name": "grocery_few_shot", "dataset_path": "grocery_few_shot", "sets_are_pre_split": True,
-        "image_channels": 3, "normalisation": "imagenet", "class_rotation": False,
-    },
-}  # fmt: skip
+DATASETS: dict[str, dict[str, object]] = {"omniglot": {}, "groceries": SMALL_GROCERIES}
 """Name -> what differs from the config of Omniglot."""
 
 

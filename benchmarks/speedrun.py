@@ -1,6 +1,6 @@
 """Time to 98 % on Omniglot, 5-way 1-shot: recipes, each from an empty folder to the validation at its end.
 
-    python benchmarks/speedrun.py [RECIPE ...] [--on omniglot_20way] [--seeds 0 1 2]
+    python benchmarks/speedrun.py [RECIPE ...] [--on omniglot_20way | groceries] [--seeds 0 1 2]
 
 The clock runs from the start of a recipe's first program to the end of its last one: imports, unpacking and packing of
 the archive in DATASET_DIR, training, and one validation on 1,000 fixed tasks by a single model. Its test, with what
@@ -22,7 +22,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.parts.trained_runs import TrainedRun, say, table, with_interval
+from benchmarks.parts.trained_runs import SMALL_GROCERIES, TrainedRun, say, table, with_interval
 from utils.errors import DataError, prints_user_errors
 from utils.paths import dataset_root
 
@@ -86,6 +86,11 @@ class Problem:
 PROBLEMS = {
     "omniglot_5way": Problem("omniglot_maml++_5way_1shot_seed0", "omniglot_dataset", {}),
     "omniglot_20way": Problem("omniglot_maml++_20way_1shot_seed0", "omniglot_dataset", {}),
+    "groceries": Problem(
+        "omniglot_maml++_5way_1shot_seed0",
+        "grocery_few_shot",
+        SMALL_GROCERIES | {"val_num_classes_per_set": 5, "test_num_classes_per_set": 5},  # of 12 and 19 classes
+    ),
 }
 
 

@@ -153,7 +153,7 @@ def show_data(config: ExperimentConfig, folder: Path, n_episodes: int) -> None:
     _refuse_what_is_not_ours(folder)
     data = build_data(config, "cpu", getattr(torch, config.parameter_format))
     rows = class_rows(data)
-    shapes = {"train": config.validation_shape, "val": config.validation_shape, "test": config.test_shapes[0]}
+    shapes = {"train": config.training_shapes[0], "val": config.validation_shape, "test": config.test_shapes[0]}
     shown = SPLITS if config.inputs is None else ()  # other examples have no pictures
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)

@@ -249,6 +249,10 @@ class SplitData(EpisodeSource):
         """split -> names of its classes."""
         return {split: source.class_names[split] for split, source in self.sources.items()}
 
+    def shape_of(self, split: str) -> EpisodeShape:
+        """Return the shape of a split's episodes, unless another one is asked for."""
+        return self.sources[split].shape_of(split)
+
     def check_content(self) -> None:
         """Wait for the check of each source's data."""
         for source in self.sources.values():

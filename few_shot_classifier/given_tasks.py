@@ -134,7 +134,7 @@ class TaskEpisodes(EpisodeSource):
         self._streams = {
             split: _Stream(iter(given), split) for split, given in tasks.items() if split not in self._lists
         }
-        self._config, self.device, self.shape = config, device, config.validation_shape
+        self._config, self.device, self.shape = config, device, config.training_shapes[0]
         self._splits = tuple(tasks)
 
     @property

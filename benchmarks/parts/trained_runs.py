@@ -1,5 +1,5 @@
-"""Part of `claims.py` and `methods_on_omniglot.py`: the runs that their tables are made of, started or resumed by
-the program itself, read from their own files.
+"""Part of `claims.py`, `speedrun.py` and `methods_on_omniglot.py`: the runs that their tables are made of, started or
+resumed by the program itself, read from their own files.
 """
 
 import json
@@ -11,6 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from utils.paths import REPOSITORY_ROOT, experiments_root
+
+SMALL_GROCERIES = {
+    "dataset_name": "grocery_few_shot", "dataset_path": "grocery_few_shot", "sets_are_pre_split": True,
+    "image_channels": 3, "normalisation": "imagenet", "class_rotation": False,
+}  # fmt: skip
+"""The photographs of groceries, seen in 28 x 28 in colour: what differs from a config of Omniglot."""
 
 
 @dataclass(frozen=True)

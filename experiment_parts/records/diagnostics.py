@@ -247,7 +247,8 @@ def write_examples(path: Path, learner: Learner, data: EpisodeSource, epoch: int
     Raises:
         StorageError: no space or no permission.
     """
-    n_way, n_shot, n_query = data.shape.n_way, data.shape.n_shot, data.shape.n_query
+    shape = data.shape_of("val")
+    n_way, n_shot, n_query = shape.n_way, shape.n_shot, shape.n_query
     shown = min(n_shot, MOST_IMAGES_OF_A_CLASS), min(n_query, MOST_IMAGES_OF_A_CLASS)
     n_episodes = max(1, min(EXAMPLE_EPISODES, MOST_IMAGES // (n_way * sum(shown))))
     episodes = data.episodes("val", range(n_episodes))

@@ -33,6 +33,7 @@ SMALL = {
     "num_classes_per_set": 3,
     "num_samples_per_class": 2,
     "num_target_samples": 2,
+    "val_num_classes_per_set": None,
     "test_num_classes_per_set": None,
     "norm_groups": 2,
 }

@@ -173,13 +173,14 @@ def _column(result: Result) -> Column:
 
 
 def training_column(run: Run) -> Column:
-    """Return the dataset, first way, first shot and queries that a run trains and validates on."""
+    """Return the dataset, ways, first shot and queries that a run validates on."""
 
     def first(value: Any) -> int:
         return value[0] if isinstance(value, list) else value
 
     config = run.config
-    ways, shots = first(config["num_classes_per_set"]), first(config["num_samples_per_class"])
+    ways = config.get("val_num_classes_per_set") or first(config["num_classes_per_set"])
+    shots = first(config["num_samples_per_class"])
     return Column(config["dataset_name"], ways, shots, config["num_target_samples"])
 
 

@@ -35,10 +35,10 @@ METHOD = (
     "total_epochs", "pretraining_epochs", "total_iter_per_epoch", "early_stopping_patience", "validate_every_epochs",
     "batch_size", "samples_per_iter", "number_of_train_tasks", "support_augmentation", "query_augmentation",
     "skip_iterations", "allow_config_change", "plugin_sha256", "precision",
-    "dataset_name", "num_classes_per_set", "num_samples_per_class", "num_target_samples", "image_height",
-    "image_width", "image_channels", "resize_filter", "normalisation", "class_rotation", "sets_are_pre_split",
-    "train_val_test_split", "class_split_seed", "indexes_of_folders_indicating_class", "labels_as_int",
-    "reverse_channels", "on_bad_image",
+    "dataset_name", "num_classes_per_set", "val_num_classes_per_set", "num_samples_per_class", "num_target_samples",
+    "image_height", "image_width", "image_channels", "resize_filter", "normalisation", "class_rotation",
+    "sets_are_pre_split", "train_val_test_split", "class_split_seed", "indexes_of_folders_indicating_class",
+    "labels_as_int", "reverse_channels", "on_bad_image",
 )  # fmt: skip
 """Keys that change what is trained, on which images and tasks: where two runs differ in one, their rows say so."""
 

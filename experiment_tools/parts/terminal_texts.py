@@ -32,7 +32,7 @@ def start_banner(config: ExperimentConfig, description: Mapping[str, Any], width
     """
     width = width or shutil.get_terminal_size().columns
     values = config.to_json_dict()
-    shape = config.validation_shape
+    shape = config.training_shapes[0]
     heading = (
         f"{method_name(values)}, {shape.n_way}-way {shape.n_shot}-shot, "
         f"{counted(shape.n_query, 'query', 'queries')} per class, "

@@ -59,7 +59,7 @@ def findings(
     else:
         found = [
             *_learning(validated, config),
-            *_overfitting(validated),
+            *_overfitting(validated, config),
             *_gradients(rows, curves),
             *_of_newest(curves, _adaptation),
         ]
@@ -79,7 +79,8 @@ def best_row(rows: Entries) -> Mapping[str, Any] | None:
 
 
 def _learning(validated: Entries, config: Mapping[str, Any]) -> list[Finding]:
-    best, ways = best_row(validated), _largest(config.get("num_classes_per_set"))
+    best, ways = best_row(validated), config.get("val_num_classes_per_set")
+    ways = ways or _largest(config.get("num_classes_per_set"))
     accuracy, interval = best["val_accuracy_mean"], best.get("val_accuracy_ci95") or 0.0
     if ways and accuracy - interval <= 1 / ways:
         return [
@@ -101,7 +102,7 @@ def _largest(value: Any) -> int | None:
     return value if isinstance(value, int) else None
 
 
-def _overfitting(validated: Entries) -> list[Finding]:
+def _overfitting(validated: Entries, config: Mapping[str, Any]) -> list[Finding]:
     """Warn where training goes on getting better while validation has got worse by more than its interval."""
     best, last = best_row(validated), validated[-1]
     interval = best.get("val_accuracy_ci95") or 0.0
@@ -118,6 +119,9 @@ def _overfitting(validated: Entries) -> list[Finding]:
                     "loss went on falling. The test uses the best epochs, not the last.",
                 )
             ]
+    if n_way := config.get("val_num_classes_per_set"):
+        text = f"Validation has {n_way} ways of its own: its accuracy is not compared with that of the training."
+        return [Finding(NOTE, text)]
     train, val = last.get("train_accuracy_mean"), last["val_accuracy_mean"]
     interval = last.get("val_accuracy_ci95") or 0.0
     if train is not None and train - val > max(GAP, 2 * interval):

@@ -52,8 +52,8 @@ def tiny_data(config) -> FewShotData | SinusoidData:
         for split, start in (("train", 0), ("val", 15), ("test", 30))
     }
     drawing = Drawing(
-        config.validation_shape, dict.fromkeys(classes, 0), config.number_of_train_tasks, config.class_rotation,
-        names_training_classes=config.pretraining_epochs > 0,
+        config.training_shapes[0], dict.fromkeys(classes, 0), config.number_of_train_tasks, config.class_rotation,
+        names_training_classes=config.pretraining_epochs > 0, validation_shape=config.validation_shape,
     )  # fmt: skip
     augmentation = {"support": config.support_augmentation, "query": config.query_augmentation}
     preprocessing = Preprocessing(augmentation=augmentation, dtype=getattr(torch, config.parameter_format))

@@ -60,6 +60,7 @@ DATA = "data"
 EVALUATION_KEYS = frozenset(
     {  # which tasks a model is tested on and how: free when nothing is trained or validated any more
         "num_evaluation_tasks", "number_of_evaluation_steps_per_iter", "validate_every_epochs", "val_seed",
+        "val_num_classes_per_set",
         "num_samples_per_class", "num_target_samples", "batch_size", "samples_per_iter",
     }
 )  # fmt: skip

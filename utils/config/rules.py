@@ -274,6 +274,14 @@ CONTRADICTIONS = (
         ),
     ),
     clash(
+        "num_classes_per_set", "val_num_classes_per_set", "head",
+        when=lambda c: c.head == "learned" and c.validation_shape.n_way not in _training_ways(c),
+        text=lambda c: (
+            f'"val_num_classes_per_set" is {c.validation_shape.n_way}, but the learned head has '
+            f"{_training_ways(c)[0]} classes; {FOR_ANY_WAYS} or validate with {_training_ways(c)[0]}"
+        ),
+    ),
+    clash(
         "num_classes_per_set", "test_num_classes_per_set", "head",
         when=lambda c: c.head == "learned" and len(_training_ways(c)) == 1 and _ways_only_tested(c),
         text=lambda c: (

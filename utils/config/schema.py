@@ -3,6 +3,7 @@
 `utils.config` reads, checks and resolves a config; impossible combinations are in `utils.config.rules`.
 """
 
+import dataclasses
 import json
 import math
 from functools import lru_cache
@@ -389,6 +390,9 @@ class EvaluationSection(_Section):
     """Tasks of a validation and of the test; exact."""
     validate_every_epochs: int = Field(1, ge=1)
     """Epochs between validations; the last epoch is always validated."""
+    val_num_classes_per_set: AtLeastTwo | None = None
+    """Ways of the validation; null: the first of the training. Fewer, as where ProtoNet trains on more than it is
+    tested with, want a head that is made for each task."""
     test_batch_norm_statistics: TestBatchNormStatistics | tuple[TestBatchNormStatistics, ...] | None = None
     """Batch-norm statistics of the test, or a list of them, side by side; null: as in training (`mixed` where those
     are listed per block)."""
@@ -529,8 +533,10 @@ class ExperimentConfig(
 
     @property
     def validation_shape(self) -> EpisodeShape:
-        """The first way and shot of the training."""
-        return self.training_shapes[0]
+        """The first way and shot of the training, or the ways that validation has of its own."""
+        first = self.training_shapes[0]
+        n_way = None if self.is_regression else self.val_num_classes_per_set
+        return first if n_way is None else dataclasses.replace(first, n_way=n_way)
 
     @property
     def test_shapes(self) -> tuple[EpisodeShape, ...]:

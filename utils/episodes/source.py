@@ -58,7 +58,7 @@ class EpisodeSource(Protocol):
     """Episodes by their numbers: the same number of the same split always gives the same episode."""
 
     shape: EpisodeShape
-    """Of the episodes, unless another one is asked for."""
+    """Of the training episodes, unless another one is asked for."""
     meta_batches_ahead: int = 0
     """How many meta-batches a thread should `prepare` before their time; 0: `episodes` alone is called."""
 
@@ -71,13 +71,17 @@ class EpisodeSource(Protocol):
         """C, which training episodes name where a run is pre-trained."""
         return len(self.class_names.get("train", ()))
 
+    def shape_of(self, split: str) -> EpisodeShape:
+        """Return the shape of a split's episodes, unless another one is asked for."""
+        return self.shape
+
     def episodes(self, split: str, indices: Sequence[int], shape: EpisodeShape | None = None) -> "EpisodeBatch":
         """Return the episodes with these numbers, on the device.
 
         Args:
             split: "train", "val" or "test".
             indices: B episode numbers from 0 on.
-            shape: N way, K shot, Q query; None: the source's own.
+            shape: N way, K shot, Q query; None: that of the split.
         """
 
     def prepare(self, split: str, indices: Sequence[int], shape: EpisodeShape | None = None) -> Any:

@@ -359,18 +359,20 @@ def find_shortages(
         of_the_test = (
             "test_" if split == "test" and not set(shapes[split]) <= set(shapes.get("train", shapes[split])) else ""
         )
+        of_training = {shape.n_way for shape in shapes.get("train", shapes[split])}
+        of_ways = "val_" if split == "val" and n_way not in of_training else of_the_test
         fix = (
             f"Put class folders into {printable(_split_folder(dataset_folder, split, classes))}"
             if pre_split
             else of_fractions
         )
-        lower = f" or lower {of_the_test}num_classes_per_set{most}"
+        lower = f" or lower {of_ways}num_classes_per_set{most}"
         if not classes:
             problems.append(f"split {split} has no class. {fix}{lower if most else ''}.")
         elif len(classes) < n_way:
             problems.append(
                 f"split {split} has {counted(len(classes), 'class', 'classes')}, but"
-                f" {of_the_test}num_classes_per_set is {n_way}. {fix}{lower}."
+                f" {of_ways}num_classes_per_set is {n_way}. {fix}{lower}."
             )
         problems += _small_classes(split, classes, dataset_folder, largest, of_the_test)
     return problems

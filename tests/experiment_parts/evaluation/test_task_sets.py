@@ -8,8 +8,10 @@ import pytest
 from experiment_builder import build_experiment
 from experiment_parts.evaluation.task_sets import protocols_of
 from experiment_parts.evaluation.test_results import result_text, stored_result
+from experiment_parts.records.diagnostics import write_examples
 from experiment_parts.runs.checkpoints import load_checkpoint
 from experiment_parts.runs.run_folder import RunFolder
+from few_shot_learning_system import build_learner
 from tests.tools.runs import TINY, run_tiny, tiny_data
 from utils.config import check_config
 from utils.episodes.drawing import training_shape
@@ -104,3 +106,18 @@ def test_a_head_made_for_each_task_trains_and_tests_on_any_number_of_ways(tmp_pa
     tensors, _ = load_checkpoint(folder / "logs" / "test_predictions.safetensors")
     assert tensors["scores.transductive.omniglot_dataset.2way_1shot_2query"].shape == (1, 3, 4, 2)
     assert {training_shape(config.training_shapes, 2, number).n_way for number in range(5)} == {2, 3}
+
+
+def test_validation_with_ways_of_its_own_is_of_its_own_tasks(tmp_path):
+    """Fewer than the training's: the same tasks as where the training has these, and shown so in the report."""
+    keys = {"head": "prototypes", "total_epochs": 1, "number_of_ensemble_models": 1, "num_classes_per_set": 3}
+    folder = run_tiny(tmp_path, **keys, val_num_classes_per_set=2)
+    assert json.loads((folder / "logs" / "test_summary.json").read_text())["protocol"]["ways"] == 3
+    config = check_config(TINY | keys | {"val_num_classes_per_set": 2}, "test")
+    data = tiny_data(config)
+    write_examples(tmp_path / "examples", build_learner(config, "cpu"), data, 0)
+    tensors, state = load_checkpoint(tmp_path / "examples")
+    assert tensors["support_images"].shape[1] == 2 and {len(names) for names in state["class_names"]} == {2}
+    narrow = tiny_data(check_config(TINY | keys | {"num_classes_per_set": 2}, "test"))
+    assert data.episodes("train", [0]).n_way == 3 and data.episodes("test", [0]).n_way == 3
+    assert data.episodes("val", [4]).class_ids.tolist() == narrow.episodes("val", [4]).class_ids.tolist()

@@ -97,7 +97,7 @@ def test_a_look_at_numbers_that_are_not_finite_leaves_the_learner_willing_to_lea
     """A learner refuses updates after one that is not finite; those that people look at do not count."""
     learner, config = small_learner(), small_config()
     data = SimpleNamespace(
-        shape=config.validation_shape, class_names={"val": []}, episodes=lambda *_: random_episodes(config)
+        shape_of=lambda _: config.validation_shape, class_names={"val": []}, episodes=lambda *_: random_episodes(config)
     )
     compute = learner.meta_gradients
 

@@ -476,6 +476,9 @@ def test_the_verdict_sees_chance_improvement_and_a_gap():
     assert "Still improving" in texts(history((1.0, 0.6, 1.0, 0.6), (0.9, 0.7, 0.9, 0.7)))
     assert "A gap of 15.0 points" in texts(history(first, (0.1, 0.9, 1.0, 0.75)))
     assert "No overfitting seen" in texts(history(first, (0.1, 0.8, 1.0, 0.71)))
+    own_ways = texts(history(first, (0.1, 0.9, 1.0, 0.45)), val_num_classes_per_set=2)
+    assert "guessing gives 50.0 %" in own_ways and "A gap" not in own_ways
+    assert "Validation has 2 ways of its own: its accuracy is not compared" in own_ways
     overfitted = (
         "Overfitting: a gap of 28.5 points between training and validation accuracy in epoch 2 (100.0 % and 71.5"
     )

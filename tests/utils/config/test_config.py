@@ -122,6 +122,7 @@ def test_every_key_is_read_somewhere(key):
         "samples_per_iter": "tasks_per_meta_batch",
         "seed": "initialisation_seed",
         "num_samples_per_class": "training_shapes",
+        "val_num_classes_per_set": "validation_shape",
         "test_num_classes_per_set": "test_shapes",
         "test_num_samples_per_class": "test_shapes",
         "test_num_target_samples": "test_shapes",
@@ -657,6 +658,16 @@ def test_ways_and_shots_may_be_lists_and_the_test_has_its_own():
     assert [str(shape) for shape in config.test_shapes] == ["5 way 1 shot 3 query", "5 way 10 shot 3 query"]
     assert check(num_samples_per_class=[3]).num_samples_per_class == 3
     assert check(num_samples_per_class=[1, 5]).test_shapes == check(num_samples_per_class=[1, 5]).training_shapes
+
+
+def test_validation_may_have_ways_of_its_own():
+    config = check(num_classes_per_set=[50, 20], val_num_classes_per_set=5, head="prototypes")
+    assert str(config.validation_shape) == "5 way 1 shot 15 query"
+    assert [shape.n_way for shape in (*config.training_shapes, *config.test_shapes)] == [50, 20, 50, 20]
+    assert problems_of(num_classes_per_set=20, val_num_classes_per_set=5) == (
+        'my.json: "val_num_classes_per_set" is 5, but the learned head has 20 classes; set "head" to "zero" or '
+        '"prototypes", which are made for each task, or validate with 20'
+    )
 
 
 def test_a_learned_head_has_one_number_of_classes():

@@ -309,6 +309,8 @@ def test_the_fix_of_a_split_without_enough_classes_works_as_printed():
     assert problem.startswith("split test has 3 classes, but test_num_classes_per_set is 12. Raise its fraction in ")
     fractions = re.search(r"as in --train_val_test_split ([\d. ]+) or lower test_num_classes_per_set\.$", problem)
     assert shortages([float(word) for word in fractions[1].split()], wanted) == []
+    (problem,) = shortages((0.5, 0.2), shapes(5) | {"val": [EpisodeShape(6, 1, 2)]})
+    assert problem.startswith("split val has 4 classes, but val_num_classes_per_set is 6. Raise its fraction in ")
     text = "\n".join(shortages((0.7, 0.2), shapes(9)))
     assert "--train_val_test_split" not in text and "or lower num_classes_per_set to 8." in text
     problems = find_shortages(split_into_sets(classes[:12], (0.5, 0.0), 0), Path("birds"), shapes(5), pre_split=False)
