@@ -31,8 +31,7 @@ from meta_learning.networks.residual import RESIDUAL_NETWORKS, ResidualNetwork
 from utils.config import ExperimentConfig
 from utils.config.rules import feature_size
 from utils.errors import ConfigError
-from utils.files.pretrained import pretrained_file, pretrained_index
-from utils.paths import expanded
+from utils.files.pretrained import weights_file
 from utils.registry import GIVEN_NETWORK, registered_backbone, user_code
 from utils.registry.choices import GIVEN, choice, fact
 
@@ -270,8 +269,7 @@ def build_network(
     network.initialise(torch.Generator().manual_seed(config.initialisation_seed))
     if config.initial_weights:
         # After they were drawn: the file replaces the body alone, the head keeps what it has.
-        given = config.initial_weights
-        load_initial_weights(network, pretrained_file(given) if given in pretrained_index() else expanded(given))
+        load_initial_weights(network, weights_file(config.initial_weights))
     if config.adapter_kind != "none":
         add_adapters_of(config, network)
     if not isinstance(config.batch_norm_statistics, str):

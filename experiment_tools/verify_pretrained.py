@@ -206,7 +206,7 @@ def earlier_stages(weights: str) -> list[Training]:
     if weights in pretrained.pretrained_index():
         state = read_checkpoint_state(pretrained.pretrained_file(weights))
         return [*state.get("began_with", []), Training(**{key: state[key] for key in Training.__annotations__})]
-    path = Path(weights)
+    path = pretrained.weights_file(weights)
     folder = path.parent.parent
     if not path.is_file() or not (folder / "config.json").is_file():
         raise ConfigError(

@@ -35,7 +35,8 @@ def load_initial_weights(network: MetaNetwork, path: Path) -> None:
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise ConfigError(
             f'"initial_weights" {path} cannot be read ({error}); give a safetensors file, which torch tensors become '
-            "by safetensors.torch.save_file(model.state_dict(), path), or a name of pretrained/index.json"
+            "by safetensors.torch.save_file(model.state_dict(), path), by a path from here or from the folder of the "
+            "runs, or a name of pretrained/index.json"
         ) from error
     if any(name.startswith("network.") for name in given):
         given = {name.removeprefix("network."): value for name, value in given.items() if name.startswith("network.")}

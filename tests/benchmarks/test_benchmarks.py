@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from benchmarks import baseline_cost, claims, observation_cost
+from benchmarks import baseline_cost, claims, observation_cost, speedrun
 from benchmarks.claims import verdict
 from benchmarks.methods_on_omniglot import DATASETS, METHODS, row_of, run_of
 from benchmarks.parts.altered_files import measure_altered_images, measure_swapped_checkpoints
@@ -122,6 +122,25 @@ def test_a_row_of_the_methods_has_the_mean_over_seeds_and_what_it_is_above_maml_
     ]  # fmt: skip
     assert row_of("reptile", method, maml, None, "")[3:6] == ["-", "not measured", "not measured"]
     assert row_of("anil", method, np.empty(0), None, "")[3] == row_of("anil", method, maml[:, :2], None, "")[3] == "-"
+
+
+def test_the_template_of_the_record_is_the_recipe_of_the_speedrun():
+    """But for what is validated and kept, which trains nothing."""
+    free = {*speedrun.ALWAYS, "experiment_name", "initial_weights", "val_num_classes_per_set", "validate_every_epochs"}
+    problem = speedrun.PROBLEMS["omniglot_5way"]
+    stages = speedrun.RECIPES[speedrun.RECORD].stages
+    for name, stage in zip(("omniglot_fast_body_seed1", "omniglot_fast_5way_1shot_seed1"), stages, strict=True):
+        template, recipe = (
+            load_config(REPOSITORY_ROOT / "experiment_config" / f"{file}.json", keys).to_json_dict()
+            for file, keys in ((name, {}), (problem.config_name, {"train_seed": 1} | problem.overrides | stage))
+        )
+        assert {key for key in template if template[key] != recipe.get(key)} - free == set()
+        assert template.keys() - recipe.keys() <= free
+    first = load_config(REPOSITORY_ROOT / "experiment_config" / "omniglot_fast_body_seed1.json", {})
+    assert (
+        template["initial_weights"]
+        == f"{first.experiment_name}/saved_models/train_model_{first.total_epochs}.safetensors"
+    )
 
 
 def test_a_claim_whose_runs_are_missing_is_not_decided(monkeypatch, tmp_path):

@@ -222,8 +222,8 @@ class BackboneSection(_Section):
     where it can be.
     """
     initial_weights: str = ""
-    """Path of a safetensors file whose weights the body starts from, e.g. a pretrained ResNet of torchvision, or a name
-    of pretrained/index.json; the head starts as ever."""
+    """Path of a safetensors file whose weights the body starts from, e.g. a pretrained ResNet of torchvision, from here
+    or from the folder of the runs, or a name of pretrained/index.json; the head starts as ever."""
     head: HeadName = "learned"
     """Where the last layer starts in each episode."""
     mlp_hidden_sizes: Annotated[tuple[AtLeastOne, ...], ReadWith("backbone")] = (40, 40)

@@ -10,7 +10,7 @@ from typing import Any
 from utils.errors import ConfigError, DamagedCheckpointError, StorageError
 from utils.files.atomic_files import read_regular
 from utils.files.reading import read_object, why_unreadable
-from utils.paths import PACKAGE, REPOSITORY_ROOT
+from utils.paths import PACKAGE, REPOSITORY_ROOT, expanded, experiments_root
 
 FOLDER = REPOSITORY_ROOT / "pretrained"
 MOST_BYTES = 600_000
@@ -55,3 +55,16 @@ def pretrained_file(name: str) -> Path:
             f"{index_path().name} {index[name]}; {_REMEDY}"
         )
     return path
+
+
+def weights_file(given: str) -> Path:
+    """Return the file that `initial_weights` means: of the index, else at a path, which may begin in the folder of the
+    runs.
+
+    Raises:
+        ConfigError, StorageError: as `pretrained_file`.
+    """
+    if given in pretrained_index():
+        return pretrained_file(given)
+    path, of_a_run = expanded(given), experiments_root() / given
+    return of_a_run if of_a_run.is_file() and not path.exists() else path

@@ -1,6 +1,7 @@
 """A body starts from the tensors of a file, strictly; the head does not."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -120,3 +121,7 @@ def test_a_run_that_was_saved_does_not_need_the_file_any_more(tmp_path, tiny_dat
     assert code == 0 and "epoch 2/2" in out and "initial_weights" not in out, err
     code, _, err = main("--experiment_name", "another")
     assert code == 1 and f'"initial_weights" {path} cannot be read' in err
+    of_the_run = f"{CONFIG['experiment_name']}/saved_models/train_model_2.safetensors"
+    assert not Path(of_the_run).exists()  # from here; from the folder of the runs there is one
+    code, out, err = main("--experiment_name", "another", "--initial_weights", of_the_run)
+    assert code == 0 and f"initial_weights {tmp_path}/experiments/{of_the_run}: 12 tensors of the body" in out, err
