@@ -143,13 +143,13 @@ def add(options: argparse.Namespace) -> Path:
         ConfigError: a run that cannot be published, or the name is taken. DataError: no dataset to test it on.
     """
     run = read_whole_run(find_run(options.add))
-    name, index = options.name or run.experiment_name, pretrained.pretrained_index()
+    name = options.name or run.experiment_name
     path = pretrained.FOLDER / f"{name}.safetensors"
     if PACKAGE:
         raise ConfigError("--add: weights are added to a checkout, not to an installed package")
     if not NAME.fullmatch(name):
         raise ConfigError(f'--name {name}: a name is 1 to 80 small letters, digits, "_" and "+"')
-    if name in index or path.exists():
+    if name in pretrained.pretrained_index() or path.exists():
         raise ConfigError(f"{path}: exists already and stays as it is; give another --name")
     if run.is_regression or run.config.get("plugin_sha256") or run.best_val is None:
         raise ConfigError(
@@ -173,7 +173,8 @@ def add(options: argparse.Namespace) -> Path:
         )
     write_bytes_atomically(path, data)
     write_bytes_atomically(path.with_suffix(".md"), card_text(path, state).encode())
-    write_json(pretrained.index_path(), index | {name: hashlib.sha256(data).hexdigest()})
+    # Read again: while this one was tested, another may have been added.
+    write_json(pretrained.index_path(), pretrained.pretrained_index() | {name: hashlib.sha256(data).hexdigest()})
     return path
 
 
