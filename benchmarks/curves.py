@@ -20,7 +20,7 @@ from experiment_tools.parts.svg import HEIGHT, WIDTH, Axes, Series, element, esc
 from utils.errors import ConfigError, prints_user_errors
 
 COLUMNS = ("curve", "tasks", "hours", "accuracy", "ci95")
-COLOURS = ("#2563eb", "#d9730d", "#0d8a7a", "#8b46d1", "#c02626", "#8590a2")
+COLOURS = ("#2563eb", "#d9730d", "#0d8a7a", "#8b46d1", "#c02626", "#8590a2", "#b7791f", "#d53f8c")
 LOWEST = 0.84
 """Accuracy at the foot of the pictures: what is learned in the first minutes is cut off."""
 Point = dict[str, float | str | None]
@@ -30,20 +30,20 @@ def points_of(curve: str, runs: list[str]) -> list[Point]:
     """Return the validations of a run's epochs; of runs that began with one another's weights, those of the last.
 
     Raises:
-        ConfigError: a run has no epoch.
+        ConfigError: a run has no validation.
     """
     tasks = hours = 0.0
     points: list[Point] = []
     for name in runs:
         run, points = read_run(find_run(name)), []
-        if not run.rows:
-            raise ConfigError(f"{run.path}: no epoch is finished; give a run that has been validated")
         per_epoch = run.config["total_iter_per_epoch"] * run.config["batch_size"]
         for row in run.rows:
             tasks, hours = tasks + per_epoch, hours + float(row["epoch_run_time"]) / 3600
             if row.get("val_accuracy_mean") is not None:
-                values = (curve, tasks, hours, row["val_accuracy_mean"], row["val_accuracy_ci95"])
+                values = (curve, tasks, hours, row["val_accuracy_mean"], row.get("val_accuracy_ci95"))
                 points.append(dict(zip(COLUMNS, values, strict=True)))
+        if not points:
+            raise ConfigError(f"{run.path}: no epoch was validated; give a run that has been")
     return points
 
 
@@ -61,6 +61,11 @@ def read_points(path: Path) -> list[Point]:
 def picture(points: list[Point], x: str, x_label: str) -> str:
     """Return an SVG that stands alone: accuracy over the column x, a line for each curve, named in its legend."""
     names = list(dict.fromkeys(str(point["curve"]) for point in points if point[x] is not None))
+    if len(names) > len(COLOURS):
+        raise ConfigError(
+            f"points.csv: {len(names)} curves, and a picture has colours for {len(COLOURS)}: {', '.join(names)}; take "
+            "rows of one out of the table, or give another FOLDER"
+        )
     series = [
         Series(name, [(point[x], point["accuracy"]) for point in points if point["curve"] == name], colour, dots=True)
         for name, colour in zip(names, COLOURS, strict=False)
