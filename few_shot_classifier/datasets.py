@@ -206,7 +206,7 @@ def _with_folder(config: ExperimentConfig, folder: str | Path) -> ExperimentConf
 def _few_shot_data(splits: Mapping[str, LabelledImages], config: ExperimentConfig, device: torch.device) -> FewShotData:
     shapes = {"train": config.training_shapes, "val": (config.validation_shape,), "test": config.test_shapes}
     for split, images in splits.items():
-        _check_sizes(split, images, shapes[split])
+        _check_sizes(split, images, shapes[split], config.training_shapes)
     examples, ahead = next(iter(splits.values())).pixels, 0  # the splits share them
     arrays = ArrayImages(examples, ())
     if config.inputs is None:
@@ -221,19 +221,22 @@ def _few_shot_data(splits: Mapping[str, LabelledImages], config: ExperimentConfi
     )
 
 
-def _check_sizes(split: str, images: LabelledImages, shapes: Sequence[EpisodeShape]) -> None:
+def _check_sizes(
+    split: str, images: LabelledImages, shapes: Sequence[EpisodeShape], of_training: Sequence[EpisodeShape]
+) -> None:
     n_way, n_images = max(shape.n_way for shape in shapes), max(shape.n_images for shape in shapes)
     if len(images.classes) < n_way:
+        own = "" if n_way in {shape.n_way for shape in of_training} else f"{split}_"
         raise InputError(
-            f"{split}: {len(images.classes)} classes, but a task needs {n_way}; lower num_classes_per_set or give "
+            f"{split}: {len(images.classes)} classes, but a task needs {n_way}; lower {own}num_classes_per_set or give "
             "more classes"
         )
     small = [f'"{name}" has {len(ranks)}' for name, ranks in images.classes.items() if len(ranks) < n_images]
     if small:
+        own = "test_" if split == "test" and not set(shapes) <= set(of_training) else ""
         raise InputError(
-            f"{split}: {len(small)} classes have fewer than the {n_images} images that num_samples_per_class + "
-            "num_target_samples need: "
-            f"{', '.join(small[:5])}; lower num_target_samples or leave them out"
+            f"{split}: {len(small)} classes have fewer than the {n_images} images that {own}num_samples_per_class + "
+            f"{own}num_target_samples need: {', '.join(small[:5])}; lower {own}num_target_samples or leave them out"
         )
 
 

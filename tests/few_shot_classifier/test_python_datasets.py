@@ -184,6 +184,17 @@ def test_datasets_that_cannot_work_say_why(dataset, message):
         training_data(dataset, None, CONFIG, CPU)
 
 
+def test_a_split_too_small_for_ways_of_its_own_names_their_key():
+    config = CONFIG.model_copy(update={"head": "prototypes", "val_num_classes_per_set": 9})
+    with pytest.raises(InputError, match=r"val: 8 classes, but a task needs 9; lower val_num_classes_per_set or give"):
+        training_data((IMAGES, LABELS), (IMAGES[:40], LABELS[:40]), config, CPU)
+    config = CONFIG.model_copy(update={"test_num_target_samples": 9})
+    with pytest.raises(
+        InputError, match=r"the 10 images that test_num_samples_per_class \+ test_num_target_samples need"
+    ):
+        evaluation_data((IMAGES, LABELS), config, CPU)
+
+
 @pytest.mark.parametrize(
     ("tasks", "message"),
     [
