@@ -25,6 +25,7 @@ from utils.prepare_dataset.class_sources import (
 from utils.prepare_dataset.dataset_folders import verify_dataset, write_dataset
 from utils.prepare_dataset.datasets.cifar import find_cifar
 from utils.prepare_dataset.datasets.cub import find_cub
+from utils.prepare_dataset.datasets.groceries import find_groceries
 from utils.prepare_dataset.datasets.omniglot import fetch_omniglot, find_omniglot
 from utils.prepare_dataset.datasets.quickdraw import PUBLISHED_SAMPLES, find_quickdraw
 from utils.prepare_dataset.downloads import is_url
@@ -155,6 +156,7 @@ def _find(request: Request, source: Path | None, most: MostSamples, seed: int, w
         "cifar_fs": lambda: find_cifar(source, request.splits, workspace),
         "fc100": lambda: find_cifar(source, request.splits, workspace),
         "cub": lambda: find_cub(source, request.splits, seed, workspace),
+        "groceries": lambda: find_groceries(source, seed),
         "quickdraw": lambda: find_quickdraw(source, most[None], seed, workspace, accept_counts=request.accept_counts),
         "csv": lambda: find_csv(source, request.splits),
         "folder": lambda: find_class_folders(source),

@@ -4,6 +4,7 @@ and splits.
 
 import io
 import pickle
+import random
 import tarfile
 
 import numpy as np
@@ -400,3 +401,51 @@ def test_cub_from_csv_files(source, prepare, tmp_path, small_counts):
     mini_csv(source)
     assert prepare("cub", "--from", source)[0] == 0
     assert content_of(tmp_path / "datasets" / "cub") == expected_content(MINI_NUMBERS)
+
+
+# groceries
+
+
+def shop(folder, n_products=27):
+    """A clone's folder dataset: parts that share their products, the iconic pictures beside them."""
+    for product in range(n_products):
+        for part, count in (("train", 2), ("val", product % 2), ("test", 1)):
+            for i in range(count):
+                seed = 100 * product + 10 * len(part) + i
+                wide = (
+                    np.random.default_rng(seed).integers(0, 256, (4, 6, 3), dtype=np.uint8).repeat(20, 0).repeat(20, 1)
+                )
+                path = folder / part / "Fruit" / f"Kind {product % 3}" / f"Product-{product}" / f"x_{i:03}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(wide).save(path)
+        write_image(folder / "iconic-images-and-descriptions" / "Fruit" / f"Product-{product}" / "icon.jpg", pixels(1))
+    (folder / "classes.csv").write_text("Class Name\n")
+    return folder
+
+
+def test_groceries_are_squares_of_all_parts_and_split_by_product(source, prepare, tmp_path, small_counts):
+    small_counts("groceries", Counts({"train": 17, "val": 4, "test": 6}))
+    shop(source / "GroceryStoreDataset" / "dataset")
+    assert prepare("groceries", "--from", source / "GroceryStoreDataset")[0] == 0
+    folder = tmp_path / "datasets" / "grocery_few_shot"
+    order = sorted(f"Product-{product}" for product in range(27))
+    random.Random(0).shuffle(order)
+    found = {split: {path.name for path in (folder / split).iterdir()} for split in ("train", "val", "test")}
+    assert found == {"train": set(order[:17]), "val": set(order[17:21]), "test": set(order[21:])}
+    (of_one,) = folder.glob("*/Product-5")
+    assert sorted(path.name for path in of_one.iterdir()) == [f"00{n}.png" for n in range(4)]  # 2 + 1 + 1
+    shown = Image.open(source / "GroceryStoreDataset/dataset/val/Fruit/Kind 2/Product-5/x_000.png")
+    square = shown.crop((20, 0, 100, 80)).resize((96, 96), Image.Resampling.BICUBIC)
+    np.testing.assert_array_equal(np.asarray(Image.open(of_one / "002.png")), np.asarray(square))
+    assert prepare("groceries", "--from", source / "GroceryStoreDataset", "--seed", 1)[0] == 0
+    assert (tmp_path / "datasets" / "grocery_few_shot_seed1").is_dir()
+
+
+def test_what_is_no_shop_and_a_photograph_that_is_damaged_are_named(source, prepare, small_counts):
+    small_counts("groceries", Counts({"train": 17, "val": 4, "test": 6}))
+    (source / "empty").mkdir()
+    code, _, err = prepare("groceries", "--from", source / "empty")
+    assert code == 2 and "no folder with classes.csv, train, val and test; give a clone of https://github.com/" in err
+    (path := next(shop(source / "shop").glob("val/Fruit/*/Product-7/x_000.png"))).write_bytes(b"no image")
+    code, _, err = prepare("groceries", "--from", source / "shop")
+    assert code == 2 and f"{path}: cannot be decoded" in err
