@@ -23,7 +23,7 @@ from few_shot_classifier import FewShotClassifier
 from utils.errors import ConfigError, DataError
 from utils.files.atomic_files import free_path, storage_errors, write_bytes_atomically
 from utils.files.tables import as_csv
-from utils.images.decoding import DECODING_ERRORS, PixelFormat, decode_image
+from utils.images.decoding import DECODING_ERRORS, PixelFormat, decode_image, original_form, thin_lines_text
 from utils.images.duplicates import are_of_one_colour, one_colour_text
 from utils.images.folders import ImageFolder, scan
 from utils.paths import command
@@ -72,6 +72,11 @@ def read_images(folder: Path, files: Sequence[Path], pixel_format: PixelFormat) 
     blank = [files[rank].as_posix() for rank in are_of_one_colour(pixels)]
     if blank:
         log.warning("%s: %s", printable(folder), one_colour_text(folder, blank, len(files)))
+    for file in files:
+        width, height, _ = original_form(folder / file)
+        if lost := thin_lines_text((height, width), pixel_format):
+            log.warning("%s: %s", printable(folder / file), lost)
+            break  # the others of a folder are as large, mostly
     return pixels
 
 
@@ -246,7 +251,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     accuracy = accuracy_text(result)
     classified = counted(len(result["query_files"]), "image")
     log.info("%s classified%s", classified, f"; {accuracy}" if accuracy else "")
-    if classifier.adapted_learner().depends_on_other_images:
+    depends_on_others = classifier.adapted_learner().depends_on_other_images
+    if depends_on_others and len(result["query_files"]) == 1:
+        log.warning(
+            "the image was classified alone, but with transductive batch-norm statistics, which were trained on the "
+            "queries of whole tasks: it may well come out wrong; give --statistics support"
+        )
+    elif depends_on_others:
         log.info(
             "the images to classify are normalised together (transductive batch-norm statistics); "
             "--statistics support would not"

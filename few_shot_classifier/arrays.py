@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from data import NORMALISATIONS
 from utils.config import ExperimentConfig
 from utils.episodes.inputs import Inputs, as_array
 from utils.errors import ConfigError
+from utils.images.decoding import PixelFormat, resize_planes, thin_lines_text
 
 log = logging.getLogger(__name__)
 
@@ -133,13 +133,9 @@ def _numbers(images: Any) -> np.ndarray:
             f"images have {array.ndim} axes; they must be (n, H, W), (n, H, W, C), (n, C, H, W) or flat (n, C*H*W); "
             f"for what is no image set input_shape. {advice}"
         )
-    return (
-        array.astype(np.uint8)
-        if array.dtype == bool
-        else array
-        if array.dtype == np.uint8
-        else array.astype(np.float64)
-    )
+    if array.dtype == bool:  # ink and paper, as a file of 1-bit pixels is read
+        return array.astype(np.uint8) * 255
+    return array if array.dtype == np.uint8 else array.astype(np.float64)
 
 
 def _unflattened(array: np.ndarray, image_shape: Sequence[int] | None) -> np.ndarray:
@@ -235,16 +231,21 @@ def _say_once(text: str) -> None:
     log.warning("%s", text)
 
 
-def resized(pixels: np.ndarray, height: int, width: int, what: str = "images") -> np.ndarray:
-    """Bring (n, C, h, w) to (n, C, H, W), with a line in the log where that changes anything; keeps the type."""
-    if pixels.shape[2:] == (height, width):
-        return pixels
+def resized(pixels: np.ndarray, pixel_format: PixelFormat, what: str = "images") -> np.ndarray:
+    """Bring (n, C, h, w) to (n, C, H, W) as files are brought to it, with a line in the log where that changes
+    anything; keeps the type.
+    """
     h, w = pixels.shape[2:]
+    height, width = pixel_format.height, pixel_format.width
+    if (h, w) == (height, width):
+        return pixels
     _say_once(f"{what} of {h} x {w} pixels are resized to the network's {height} x {width}")
-    out = F.interpolate(
-        torch.from_numpy(np.array(pixels, dtype=np.float32)), (height, width), mode="bilinear", antialias=True
-    )
-    return out.round().clamp(0, 255).numpy().astype(np.uint8) if pixels.dtype == np.uint8 else out.numpy()
+    if lost := thin_lines_text((h, w), pixel_format):
+        _say_once(f"{what}: {lost}")
+    pixels = pixels if pixels.dtype == np.uint8 else pixels.astype(np.float32)
+    out = resize_planes(pixels, height, width, pixel_format.resize_filter)
+    # Bicubic and Lanczos overshoot at edges; of bytes Pillow itself keeps 0 to 255.
+    return out.clip(0, 1) if pixels.dtype != np.uint8 and pixels.min() >= 0 and pixels.max() <= 1 else out
 
 
 def as_input(
@@ -268,9 +269,14 @@ def as_input(
     return (images - mean) / deviation
 
 
+def pixel_format_of(config: ExperimentConfig) -> PixelFormat:
+    """Return how a config stores images."""
+    return PixelFormat(config.image_height, config.image_width, config.image_channels, config.resize_filter)
+
+
 def network_input(pixels: np.ndarray, config: ExperimentConfig) -> Tensor:
     """Return pixels (n, C, h, w) as the network of a config takes them: of its size, normalised as it says."""
     of_images = config.inputs is None
-    pixels = resized(pixels, config.image_height, config.image_width) if of_images else pixels
+    pixels = resized(pixels, pixel_format_of(config)) if of_images else pixels
     normalise = NORMALISATIONS[config.normalisation]
     return as_input(pixels, normalise, reverse_channels=config.reverse_channels, of_images=of_images)

@@ -23,7 +23,15 @@ import torch
 from torch import Tensor
 
 from data import FewShotData, ImageClasses, build_data, build_drawing, build_preprocessing
-from few_shot_classifier.arrays import InputError, by_part, class_labels, image_arrays, is_pair, resized
+from few_shot_classifier.arrays import (
+    InputError,
+    by_part,
+    class_labels,
+    image_arrays,
+    is_pair,
+    pixel_format_of,
+    resized,
+)
 from few_shot_classifier.given_tasks import SHARE_FOR_VALIDATION, TaskEpisodes, first_item, keep_tasks, tasks_of
 from few_shot_classifier.task_forms import tasks_in
 from utils.config import ExperimentConfig, check_config
@@ -91,7 +99,7 @@ def labelled_images(dataset: Any, config: ExperimentConfig, image_shape: Sequenc
         ).pixels
         if config.inputs is not None:
             return pixels
-        return _as_bytes(resized(pixels, config.image_height, config.image_width, what))
+        return _as_bytes(resized(pixels, pixel_format_of(config), what))
 
     if is_pair(dataset):
         pixels, labels = read(dataset[0], "images"), dataset[1]

@@ -128,6 +128,18 @@ def test_one_image_is_classified_by_fewer_classes_than_the_head_has_outputs_agai
         assert sum(name.startswith("p(") for name in row) == 2
 
 
+def test_an_image_alone_and_lines_too_thin_for_the_nearest_pixel_are_warned_of(folders, capsys):
+    image = folders / "query" / "ant" / "0.png"
+    main(arguments(folders, query=image))
+    assert "classified alone, but with transductive batch-norm statistics" in (said := "".join(capsys.readouterr()))
+    assert "lines thinner" not in said
+    Image.open(image).resize((1000, 1000)).save(image)
+    main(arguments(folders, query=image, statistics="support"))
+    said = "".join(capsys.readouterr())
+    assert "0.png: 1000 x 1000 pixels become 10 x 10 by taking the nearest one" in said
+    assert "classified alone" not in said
+
+
 @pytest.mark.parametrize(
     ("change", "code", "message"),
     [

@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from few_shot_classifier import arrays
 from few_shot_classifier.arrays import InputError, as_input, class_labels, image_arrays, resized
 from utils.episodes.inputs import Inputs
+from utils.images.decoding import PixelFormat, decode_image
 
 GREY = np.arange(2 * 4 * 5, dtype=np.uint8).reshape(2, 4, 5)
 COLOUR = np.arange(2 * 3 * 4 * 5, dtype=np.uint8).reshape(2, 3, 4, 5)
@@ -127,17 +129,43 @@ def test_floats_that_look_like_bytes_are_taken_with_a_warning(caplog):
     assert caplog.messages == ["images are floats up to 39; floats are taken as 0 to 1: divide by 255, or give uint8"]
 
 
-def test_another_size_is_resized_with_a_warning_and_the_right_one_without(caplog):
-    pixels = np.tile(np.array([0, 255], dtype=np.uint8), (1, 1, 4, 2))
-    small = resized(pixels, 2, 2)
-    expected = torch.nn.functional.interpolate(
-        torch.from_numpy(pixels).float(), (2, 2), mode="bilinear", antialias=True
-    )
-    np.testing.assert_array_equal(small, expected.round().numpy())
+@pytest.mark.parametrize("resize_filter", ["nearest", "bilinear", "bicubic", "lanczos"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_another_size_is_resized_with_a_warning_and_as_files_are(caplog, tmp_path, channels, resize_filter):
+    pixel_format = PixelFormat(5, 4, channels, resize_filter)
+    pixels = np.random.default_rng(0).integers(0, 256, (2, channels, 15, 15), dtype=np.uint8)
+    for rank, image in enumerate(pixels):
+        Image.fromarray(image[0] if channels == 1 else image.transpose(1, 2, 0)).save(tmp_path / f"{rank}.png")
+    of_files = np.stack([decode_image(tmp_path / f"{rank}.png", pixel_format) for rank in range(2)])
+    small = resized(pixels, pixel_format)
+    np.testing.assert_array_equal(small, of_files)
     assert small.dtype == np.uint8
-    assert resized(pixels, 4, 4) is pixels
-    resized(np.concatenate([pixels, pixels]), 2, 2)  # to predict, after the fit
-    assert caplog.messages == ["images of 4 x 4 pixels are resized to the network's 2 x 2"]
+    assert resized(small, pixel_format) is small
+    resized(np.concatenate([pixels, pixels]), pixel_format)  # to predict, after the fit
+    assert caplog.messages == ["images of 15 x 15 pixels are resized to the network's 5 x 4"]
+    of_floats = resized(pixels / 255.0, pixel_format)
+    assert of_floats.min() >= 0 and of_floats.max() <= 1
+    np.testing.assert_allclose(of_floats * 255, of_files, atol=1)
+
+
+def test_what_nearest_pixels_make_of_thin_lines_is_said(caplog):
+    resized(np.zeros((1, 1, 105, 105), dtype=np.uint8), PixelFormat(28, 28, 1, "nearest"))  # Omniglot's own
+    resized(np.zeros((1, 1, 1000, 1000), dtype=np.uint8), PixelFormat(28, 28, 1, "bicubic"))
+    assert len(caplog.messages) == 2 and all("are resized to" in text for text in caplog.messages)
+    resized(np.zeros((1, 1, 1000, 500), dtype=np.uint8), PixelFormat(28, 28, 1, "nearest"))
+    assert caplog.messages[-1] == (
+        'images: 1000 x 500 pixels become 28 x 28 by taking the nearest one, as in training ("resize_filter"): lines '
+        "thinner than 36 pixels break or vanish. Make the images smaller first, to about 112 x 112, by a filter that "
+        "averages"
+    )
+
+
+def test_ink_and_paper_of_one_bit_are_read_as_black_and_white(tmp_path):
+    bits = np.random.default_rng(0).random((1, 8, 8)) < 0.5
+    Image.fromarray(bits[0]).save(tmp_path / "x.png")
+    np.testing.assert_array_equal(
+        image_arrays(bits).pixels[0], decode_image(tmp_path / "x.png", PixelFormat(8, 8, 1, "nearest"))
+    )
 
 
 def test_bytes_become_0_to_1_and_floats_stay_before_both_are_normalised():

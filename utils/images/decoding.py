@@ -6,6 +6,7 @@ It imports neither torch nor the program that started it, so it is up in a tenth
 
 import io
 import json
+import math
 import os
 import signal
 import stat
@@ -39,6 +40,9 @@ RESIZE_FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
+
+MOST_SKIPPED = 4.0
+"""Pixels of a side for each that is taken, up to which lines keep together: Omniglot's 105 for 28 are 3.75."""
 
 DECODING_ERRORS = (
     OSError,
@@ -173,6 +177,28 @@ def decode_image(path: Path | BinaryIO, pixel_format: PixelFormat) -> np.ndarray
         image = image.resize((pixel_format.width, pixel_format.height), RESIZE_FILTERS[pixel_format.resize_filter])
     pixels = np.asarray(image)
     return pixels[None] if pixel_format.channels == 1 else pixels.transpose(2, 0, 1)
+
+
+def resize_planes(pixels: np.ndarray, height: int, width: int, resize_filter: str) -> np.ndarray:
+    """Bring (n, C, h, w), uint8 or float32, to (n, C, H, W) as `decode_image` brings a file to its size."""
+    planes = pixels.reshape(-1, *pixels.shape[2:])
+    resized = [Image.fromarray(plane).resize((width, height), RESIZE_FILTERS[resize_filter]) for plane in planes]
+    return np.stack([np.asarray(plane) for plane in resized]).reshape(*pixels.shape[:2], height, width)
+
+
+def thin_lines_text(sides: tuple[int, int], pixel_format: PixelFormat) -> str:
+    """Return what becomes of thin lines where images of (h, w) pixels are resized to a format by taking the nearest
+    pixel; empty where they are no more than about as large as Omniglot's, which are made for it.
+    """
+    wanted = pixel_format.height, pixel_format.width
+    skipped = max(side / goal for side, goal in zip(sides, wanted, strict=True))
+    if pixel_format.resize_filter != "nearest" or skipped <= MOST_SKIPPED:
+        return ""
+    return (
+        f"{sides[0]} x {sides[1]} pixels become {wanted[0]} x {wanted[1]} by taking the nearest one, as in training "
+        f'("resize_filter"): lines thinner than {math.ceil(skipped)} pixels break or vanish. Make the images smaller '
+        f"first, to about {4 * wanted[0]} x {4 * wanted[1]}, by a filter that averages"
+    )
 
 
 def _upright(opened: Image.Image) -> Image.Image:
