@@ -182,6 +182,8 @@ def training_of(run: Run, config: Mapping[str, Any], epoch: int) -> Training:
     """Return what a card says of the training of a run up to an epoch."""
     beginning = run.config.get("initial_weights") or ""
     shown = {"initial_weights": "/".join(["experiments", *Path(beginning).parts[-3:]])} if "/" in beginning else {}
+    if len(run.rows) < run.config["total_epochs"]:
+        shown["total_epochs_before_pause"] = len(run.rows)
     # Others have the generated configs alone: where it was started with one of these, that, else the nearest.
     given = config_of(run)
     nearest = nearest_config(dict(config) | shown, given if given in configs().values() else None)

@@ -59,12 +59,12 @@ def pretrained_file(name: str) -> Path:
 
 def weights_file(given: str) -> Path:
     """Return the file that `initial_weights` means: of the index, else at a path, which may begin in the folder of the
-    runs.
+    runs, and name it as it is called where nobody has moved it.
 
     Raises:
         ConfigError, StorageError: as `pretrained_file`.
     """
     if given in pretrained_index():
         return pretrained_file(given)
-    path, of_a_run = expanded(given), experiments_root() / given
+    path, of_a_run = expanded(given), experiments_root() / given.removeprefix("experiments/")
     return of_a_run if of_a_run.is_file() and not path.exists() else path
