@@ -40,6 +40,16 @@ def test_the_folder_holds_what_the_index_names_and_is_small():
     assert max(sizes) < 600_000 and sum(sizes) < 3_000_000
 
 
+def test_the_page_lists_every_card_with_its_accuracies():
+    folder, expected = REPOSITORY_ROOT / "pretrained", []
+    for name in PUBLISHED:
+        cells = re.findall(r"-way \d+-shot \| .* \| ([\d.]+) % \+- ([\d.]+) \|", (folder / f"{name}.md").read_text())
+        of_card = [f"{accuracy} ± {half_width}" for accuracy, half_width in cells]
+        expected += [(name, *of_card[place : place + 2]) for place in range(0, len(of_card), 2)]
+    rows = re.findall(r"\| \[`(\S+)`\]\(\1.md\) \| .* \| (.*) \| (.*) \|", (folder / "README.md").read_text())
+    assert sorted(rows) == sorted(expected)
+
+
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_file_card_and_index_have_one_digest_and_the_file_holds_weights_alone(name):
     path = pretrained.pretrained_file(name)
