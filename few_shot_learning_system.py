@@ -446,10 +446,11 @@ class FewShotLearner(nn.Module):
             own_shape = tuple(own[name].shape) if name in own else None
             given_shape = tuple(given[name].shape) if name in given else None
             if own_shape != given_shape:
+                there, here = ("is missing" if s is None else f"has shape {s}" for s in (given_shape, own_shape))
                 raise ConfigError(
-                    f'the checkpoint is of another network: tensor "{name}" has shape {given_shape} there and '
-                    f"{own_shape} here; "
-                    "use the config that it was trained with"
+                    f'the checkpoint is of another network: tensor "{name}" {there} there and {here} here; use the '
+                    "config that it was trained with: what gives the network its shape, such as the ways of a learned "
+                    "head, stays"
                 )
         self.load_state_dict(given)
         if not optimizer:

@@ -251,13 +251,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     accuracy = accuracy_text(result)
     classified = counted(len(result["query_files"]), "image")
     log.info("%s classified%s", classified, f"; {accuracy}" if accuracy else "")
-    depends_on_others = classifier.adapted_learner().depends_on_other_images
-    if depends_on_others and len(result["query_files"]) == 1:
-        log.warning(
-            "the image was classified alone, but with transductive batch-norm statistics, which were trained on the "
-            "queries of whole tasks: it may well come out wrong; give --statistics support"
-        )
-    elif depends_on_others:
+    if classifier.adapted_learner().depends_on_other_images:
         log.info(
             "the images to classify are normalised together (transductive batch-norm statistics); "
             "--statistics support would not"

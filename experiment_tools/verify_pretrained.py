@@ -44,6 +44,7 @@ from utils.words import counted
 log = logging.getLogger(__name__)
 
 PUBLISHED_TASKS = 600
+MOST_BYTES_TOGETHER = 3_000_000
 NAME = re.compile(r"[a-z0-9][a-z0-9_+]{0,79}")
 
 
@@ -108,15 +109,17 @@ def verify(name: str, n_tasks: int | None = None) -> str:
     try:
         is_of_file = read_text(card) == card_text(path, state)
     except (OSError, ValueError) as error:
-        raise DataError(f"{card}: {why_unreadable(error)}") from error
+        raise DataError(f"{card}: {why_unreadable(error)}; {pretrained.remedy(card)}") from error
     if not is_of_file:
-        raise DataError(f"{card}: does not say what {path.name} holds; git checkout -- {path.parent.name} restores it")
+        raise DataError(f"{card}: does not say what {path.name} holds; {pretrained.remedy(card)}")
     config, published = state["config"], state["test"]["results"]
     folder = folder_named(config["dataset_path"] or config["dataset_name"])
     if not is_filled(dataset_root() / folder) and find_archive(config["dataset_name"], dataset_root()) is None:
         return f"{name}: bytes and card are in order. NOT TESTED: {folder} is not in DATASET_DIR, {dataset_root()}"
     most_tasks = published[0]["protocol"]["tasks"]
-    n_tasks = min(n_tasks or most_tasks, most_tasks)
+    n_tasks = n_tasks or most_tasks
+    if n_tasks > most_tasks:
+        raise ConfigError(f"--tasks {n_tasks}: {card} is of {most_tasks} tasks; give so many or fewer")
     classifier = FewShotClassifier.from_pretrained(name, gpu_to_use="cpu")
     found = []
     for before, now in zip(published, measure(classifier, n_tasks, state["epoch"], most_tasks), strict=True):
@@ -131,7 +134,8 @@ def verify(name: str, n_tasks: int | None = None) -> str:
                 f"{here} here. Made with torch {state['tested_with']}, here is {torch.__version__}: another version or "
                 "processor rounds otherwise, which may turn single answers; more than that is other images or a fault"
             )
-        found.append(f"{here} ({before['protocol']['statistics']})")
+        protocol = before["protocol"]
+        found.append(f"{here} ({protocol['ways']}-way {protocol['shots']}-shot, {protocol['statistics']})")
     tasks = counted(n_tasks, "task")
     return f"{name}: bytes and card are in order, accuracy on {tasks} as published: {', '.join(found)}"
 
@@ -149,8 +153,9 @@ def add(options: argparse.Namespace) -> Path:
         raise ConfigError("--add: weights are added to a checkout, not to an installed package")
     if not NAME.fullmatch(name):
         raise ConfigError(f'--name {name}: a name is 1 to 80 small letters, digits, "_" and "+"')
-    if name in pretrained.pretrained_index() or path.exists():
-        raise ConfigError(f"{path}: exists already and stays as it is; give another --name")
+    taken = [file for file in (path, path.with_suffix(".md")) if file.exists()]
+    if taken or name in (*pretrained.pretrained_index(), "readme", "index"):
+        raise ConfigError(f"{(taken or [path])[0]}: exists already and stays as it is; give another --name")
     if run.is_regression or run.config.get("plugin_sha256") or run.best_val is None:
         raise ConfigError(
             f"{run.path}: a plugin's network, a regression or not validated yet; --add takes this project's classifiers"
@@ -170,6 +175,12 @@ def add(options: argparse.Namespace) -> Path:
         raise ConfigError(
             f"{checkpoint}: {len(data):,} bytes of weights, but each clone gets them, so at most "
             f"{pretrained.MOST_BYTES:,} are taken; share it by {command('export')}"
+        )
+    together = len(data) + sum(file.stat().st_size for file in pretrained.FOLDER.glob("*.safetensors"))
+    if together > MOST_BYTES_TOGETHER:
+        raise ConfigError(
+            f"{pretrained.FOLDER}: with these weights {together:,} bytes, but each clone gets them, so at most "
+            f"{MOST_BYTES_TOGETHER:,} are taken; take others out first, or share it by {command('export')}"
         )
     write_bytes_atomically(path, data)
     write_bytes_atomically(path.with_suffix(".md"), card_text(path, state).encode())
@@ -244,7 +255,7 @@ def card_text(path: Path, state: Mapping[str, Any]) -> str:
         "method": f"{method_name(config)}, {config['num_classes_per_set']}-way {config['num_samples_per_class']}-shot, "
         f"backbone {config['backbone']}, images {images}x{config['image_channels']}",
         "file": f"`{path.name}`, {len(data):,} bytes, sha256 `{hashlib.sha256(data).hexdigest()}`",
-        "licence": "MIT, as this project",
+        "licence": f"{pretrained.LICENCE}, as this project",
         "data": f"{dataset}; licence: {known_by_folder(dataset).licence or 'not known here'}",
         "classes": f"{classes}; decoded images `{of_data.get('content_sha256', 'not known')}`",
         **{
@@ -275,6 +286,22 @@ def card_text(path: Path, state: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _all_names() -> list[str]:
+    """Return what the index has, where the folder holds no other weights.
+
+    Raises:
+        DataError: it does, or there are none at all.
+    """
+    names = list(pretrained.pretrained_index())
+    others = sorted({path.stem for path in pretrained.FOLDER.glob("*.safetensors")} - set(names))
+    if others or not names:
+        raise DataError(
+            f"{pretrained.index_path()}: names {', '.join(names) or 'no weights'}, and beside it lie "
+            f"{', '.join(others) or 'none'}; {pretrained.remedy(pretrained.index_path())}"
+        )
+    return names
+
+
 @on_console
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
@@ -290,7 +317,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.tasks is not None and options.tasks < 1:
         raise ConfigError(f"--tasks {options.tasks}: give 1 or more")
-    names = [add(options).stem] if options.add else options.names or list(pretrained.pretrained_index())
+    if options.add and options.names:
+        raise ConfigError(f"{' '.join(options.names)}: --add tests what it adds alone; leave them out")
+    if options.name and not options.add:
+        raise ConfigError(f"--name {options.name}: is for --add RUN; names to test are given without it")
+    names = [add(options).stem] if options.add else options.names or _all_names()
     for name in names:
         log.info("%s", verify(name, options.tasks))
     return 0

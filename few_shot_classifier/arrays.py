@@ -85,7 +85,7 @@ def image_arrays(
                 "such images"
             )
         if not flat and array.min() >= 0 and array.max() > LIKELY_BYTES:
-            _say_once(
+            say_once(
                 f"images are floats up to {array.max():g}; floats are taken as 0 to 1: divide by 255, or give uint8"
             )
     return Images(array, n_features, flat)
@@ -226,7 +226,7 @@ def _warn_of_column() -> None:
 
 
 @lru_cache
-def _say_once(text: str) -> None:
+def say_once(text: str) -> None:
     """Say it in the log of what is fitted, and not again of what is predicted."""
     log.warning("%s", text)
 
@@ -239,9 +239,9 @@ def resized(pixels: np.ndarray, pixel_format: PixelFormat, what: str = "images")
     height, width = pixel_format.height, pixel_format.width
     if (h, w) == (height, width):
         return pixels
-    _say_once(f"{what} of {h} x {w} pixels are resized to the network's {height} x {width}")
+    say_once(f"{what} of {h} x {w} pixels are resized to the network's {height} x {width}")
     if lost := thin_lines_text((h, w), pixel_format):
-        _say_once(f"{what}: {lost}")
+        say_once(f"{what}: {lost}")
     pixels = pixels if pixels.dtype == np.uint8 else pixels.astype(np.float32)
     out = resize_planes(pixels, height, width, pixel_format.resize_filter)
     # Bicubic and Lanczos overshoot at edges; of bytes Pillow itself keeps 0 to 255.

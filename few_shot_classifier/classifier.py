@@ -28,11 +28,13 @@ from experiment_parts.runs.checkpoints import load_checkpoint, read_checkpoint_s
 from experiment_parts.runs.opening import open_run_folder
 from experiment_parts.runs.run_folder import RunFolder
 from few_shot_classifier.adapted_task import AdaptedLearner, adapt
-from few_shot_classifier.arrays import Images, InputError, class_labels, image_arrays, network_input
+from few_shot_classifier.arrays import Images, InputError, class_labels, image_arrays, network_input, say_once
 from few_shot_classifier.datasets import evaluation_data, first_image_shape, training_data
 from few_shot_classifier.estimator import Estimator, NotFittedError, with_parameters
 from few_shot_classifier.parameters import config_of, objects_of, parameters, plain
 from few_shot_learning_system import OPTIMIZER_PREFIX, FewShotLearner, build_learner
+from meta_learning.networks.norms.batch_norm import MetaBatchNorm2d
+from meta_learning.networks.norms.task_norm import MetaTaskNorm2d
 from utils.config import ExperimentConfig, check_config
 from utils.config.schema import fields
 from utils.episodes.inputs import Inputs
@@ -42,6 +44,7 @@ from utils.files.pretrained import pretrained_file
 from utils.machine.devices import choose_device
 from utils.metrics import percent, summarise
 from utils.paths import experiments_root
+from utils.words import counted
 
 IMAGES_AT_ONCE = 256
 """Where an image's prediction does not depend on the other images."""
@@ -207,6 +210,12 @@ class FewShotClassifier(Estimator):
         given = self._given(X)
         self._check_features(given.n_features, flat=given.flat)
         query = network_input(given.pixels, self._config_of_fit)
+        if len(query) < len(self.classes_) and self._normalises_queries_together():
+            say_once(
+                f"{counted(len(query), 'image')} in one call, of {len(self.classes_)} classes: with transductive "
+                "batch-norm statistics they are normalised together, as the queries of whole tasks were in training, "
+                'so a few alone may well come out wrong; set batch_norm_statistics="support" (--statistics support)'
+            )
         size = len(query) if self._adapted.depends_on_other_images else IMAGES_AT_ONCE
         last = len(self._adapted.path) - 1
         steps = range(last + 1) if every_step else [last]
@@ -214,6 +223,11 @@ class FewShotClassifier(Estimator):
             [np.concatenate([self._classify(part, step) for part in query.split(size)]) for step in steps]
         )
         return probabilities if every_step else probabilities[0]
+
+    def _normalises_queries_together(self) -> bool:
+        norms = (MetaBatchNorm2d, MetaTaskNorm2d)
+        has_norms = any(isinstance(module, norms) for module in self._adapted.learner.network.modules())
+        return has_norms and self._adapted.depends_on_other_images
 
     def adapted_learner(self) -> AdaptedLearner:
         """Return the learner after each inner step of the last `fit`."""

@@ -272,6 +272,6 @@ class Adaptation:
         if not self.loss.is_regression and episodes.n_way != n_outputs:
             raise ConfigError(
                 f"the learned head has {n_outputs} outputs, but the episodes have {episodes.n_way} ways; "
-                'set "head" to "zero" or "prototypes" for any number of ways, or "num_classes_per_set" to '
-                f"{episodes.n_way}"
+                'train with "head" "zero" or "prototypes" for any number of ways, or with "num_classes_per_set" '
+                f"{episodes.n_way}; weights that are learned keep their outputs"
             )

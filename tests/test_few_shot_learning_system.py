@@ -431,7 +431,9 @@ def test_a_learner_that_takes_over_a_state_goes_on_with_the_same_bits():
 
 
 def test_a_state_of_another_network_is_refused_by_name():
-    with pytest.raises(ConfigError, match=r'tensor "network.block0.conv.bias" has shape \(5,\) there and \(3,\) here'):
+    with pytest.raises(
+        ConfigError, match=r'tensor "network.block0.conv.bias" has shape \(5,\) there and has shape \(3,\) here'
+    ):
         small_learner().load_state_tensors(small_learner(cnn_num_filters=5).state_tensors())
 
 

@@ -39,6 +39,7 @@ from utils.config import ExperimentConfig, check_config
 from utils.errors import ConfigError
 from utils.files.atomic_files import free_path
 from utils.files.atomic_folders import is_filled, make_folder
+from utils.files.pretrained import LICENCE
 from utils.paths import command
 
 log = logging.getLogger(__name__)
@@ -200,6 +201,7 @@ def _facts(
         test=run.test,
         command=" ".join([*words, "--formats", *options.formats]),
         training_command=command_of(run),
+        licence=LICENCE if options.pretrained is not None else "",
         versions={name: value for name, value in versions.items() if value},
     )
 

@@ -63,6 +63,9 @@ class CardFacts:
     """logs/test_summary.json; empty: not tested."""
     command: str
     training_command: str
+    """One, or a line for each stage."""
+    licence: str
+    """Of the weights that were exported; empty: their owner has not said."""
     versions: Mapping[str, Any]
 
 
@@ -120,7 +123,9 @@ def _head(facts: CardFacts, config: Mapping[str, Any], tested: Result | None) ->
     tags = ("few-shot-learning", "meta-learning", "maml", *(("onnx",) if "network.onnx" in facts.files else ()))
     lines = [
         "---",
-        "license: unknown  # fill in under which licence you give the weights away",
+        f"license: {facts.licence.lower()}"
+        if facts.licence
+        else "license: unknown  # fill in under which licence you give the weights away",
         f"pretty_name: {_yaml(facts.name)}",
         "library_name: pytorch",
         f"pipeline_tag: {task}",
@@ -153,7 +158,9 @@ def _head(facts: CardFacts, config: Mapping[str, Any], tested: Result | None) ->
 
 def _licences(facts: CardFacts, data: str) -> list[str]:
     lines = [
-        "- **Weights:** not chosen yet. Whoever publishes them fills in `license` above and this line.",
+        f"- **Weights:** {facts.licence}, as those they are made of."
+        if facts.licence
+        else "- **Weights:** not chosen yet. Whoever publishes them fills in `license` above and this line.",
         f"- **Training data:** {data}: {known_by_folder(data).licence or UNKNOWN_LICENCE}.",
     ]
     if facts.classes is not None:

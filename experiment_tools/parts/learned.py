@@ -24,7 +24,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def name_of(options: argparse.Namespace) -> str:
     """Return what it is called."""
-    return options.pretrained or find_run(options.experiment).name
+    return find_run(options.experiment).name if options.pretrained is None else options.pretrained
 
 
 def classifier_of(options: argparse.Namespace, *, takes_arrays: bool = False, **params: Any) -> FewShotClassifier:
@@ -65,4 +65,7 @@ def pretrained_run(name: str) -> Run:
     path = pretrained_file(name)
     state = read_checkpoint_state(path)
     config = state["config"] | {"experiment_name": name}
-    return Run(path, config=config, test=state["test"], starts=[state["start"]], command=state["command"])
+    commands = [training["command"] for training in (*state.get("began_with", ()), state)]
+    return Run(
+        path, config=config, test=state["test"], starts=[state["start"]], command="\n".join(filter(None, commands))
+    )

@@ -10,6 +10,9 @@ from torch import Tensor
 
 from meta_learning.networks.base import MetaNetwork
 from utils.errors import ConfigError
+from utils.files.pretrained import index_path
+from utils.files.reading import file_digest
+from utils.paths import experiments_root
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +39,7 @@ def load_initial_weights(network: MetaNetwork, path: Path) -> None:
         raise ConfigError(
             f'"initial_weights" {path} cannot be read ({error}); give a safetensors file, which torch tensors become '
             "by safetensors.torch.save_file(model.state_dict(), path), by a path from here or from the folder of the "
-            "runs, or a name of pretrained/index.json"
+            f"runs, {experiments_root()}, or a name that {index_path()} has"
         ) from error
     if any(name.startswith("network.") for name in given):
         given = {name.removeprefix("network."): value for name, value in given.items() if name.startswith("network.")}
@@ -56,11 +59,14 @@ def load_initial_weights(network: MetaNetwork, path: Path) -> None:
         raise ConfigError(
             f'"initial_weights" {path} is of another body than "backbone" builds here:{shown}'
             + (f"\n  and {more} more" if more > 0 else "")
-            + f'\nGive the file of the same network, or the "backbone" that it is of; the head ({head}*) is left out'
+            + f'\nGive the file of the same network, or the "backbone" that it is of, its "cnn_num_filters", and '
+            'where norms have other rows its "number_of_training_steps_per_iter" and "per_step_bn_statistics"; the '
+            f"head ({head}*) is left out"
         )
     for name, value in given.items():
         own[name].copy_(value.expand(own[name].shape))
-    log.info("initial_weights %s: %d tensors of the body; the head starts as ever", path, len(given))
+    digest = file_digest(path, "sha256")  # a name of the index may have had another file once
+    log.info("initial_weights %s: %d tensors of the body; the head starts as ever; sha256 %s", path, len(given), digest)
 
 
 def _difference(name: str, own: Tensor | None, given: Tensor | None) -> str | None:

@@ -143,6 +143,28 @@ def test_the_template_of_the_record_is_the_recipe_of_the_speedrun():
     )
 
 
+def test_the_speedrun_judges_its_three_seeds_alone_and_each_row_has_its_own(tmp_path, monkeypatch, capsys):
+    def finish(recipe, problem, seed, archive):
+        assert archive == tmp_path / "omniglot_dataset.tar.gz"  # a link keeps its own name
+        row = {"difference": -0.5, "difference_ci95": 0.01}
+        test = {"test_accuracy_mean": 0.98, "test_accuracy_ci95": 0.01, "protocol": {"statistics": "support"}}
+        baselines = {"rows": {"after_0_steps": row}}
+        return speedrun.Finish(seed, 100.0, 0.985, test | {"results": [test], "baselines": baselines})
+
+    monkeypatch.setattr(speedrun, "carry_out", finish)
+    monkeypatch.setenv("DATASET_DIR", str(tmp_path))
+    (tmp_path / "omniglot_dataset.md5").write_text("of the archive")
+    assert speedrun.main(["--seeds", "7"]) == 2
+    assert f"{tmp_path}: no archive omniglot_dataset{{.tar.bz2," in capsys.readouterr().err
+    (tmp_path / "stored").write_bytes(b"")
+    (tmp_path / "omniglot_dataset.tar.gz").symlink_to(tmp_path / "stored")
+    for seeds, judged in ((["7", "9"], "not judged: needs seeds 0 1 2"), (["2", "0", "1"], "counts")):
+        assert speedrun.main(["--seeds", *seeds]) == 0
+        rows = [[cell.strip() for cell in line.split("|")] for line in capsys.readouterr().out.splitlines()]
+        rows = [row for row in rows if "warm_start" in row]
+        assert [row[2] for row in rows] == [*seeds, "all"] and judged in rows[-1]
+
+
 def test_a_claim_whose_runs_are_missing_is_not_decided(monkeypatch, tmp_path):
     monkeypatch.setenv("EXPERIMENTS_DIR", str(tmp_path))
     rows = [claim.row() for claim in claims.claims()]

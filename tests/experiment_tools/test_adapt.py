@@ -11,6 +11,7 @@ from PIL import Image
 
 from experiment_tools.adapt import main, read_images, support_files_of
 from few_shot_classifier import FewShotClassifier
+from few_shot_classifier.arrays import say_once
 from tests.tools.runs import run_tiny
 from utils.images.decoding import PixelFormat
 
@@ -128,16 +129,22 @@ def test_one_image_is_classified_by_fewer_classes_than_the_head_has_outputs_agai
         assert sum(name.startswith("p(") for name in row) == 2
 
 
+def test_a_name_that_is_empty_is_no_name(folders, capsys):
+    assert main(["--pretrained", "", *arguments(folders)[2:]]) == 1
+    assert 'there are no pretrained weights ""; ' in capsys.readouterr().err
+
+
 def test_an_image_alone_and_lines_too_thin_for_the_nearest_pixel_are_warned_of(folders, capsys):
+    say_once.cache_clear()
     image = folders / "query" / "ant" / "0.png"
     main(arguments(folders, query=image))
-    assert "classified alone, but with transductive batch-norm statistics" in (said := "".join(capsys.readouterr()))
+    assert "1 image in one call, of 3 classes: with transductive batch-norm" in (said := "".join(capsys.readouterr()))
     assert "lines thinner" not in said
     Image.open(image).resize((1000, 1000)).save(image)
     main(arguments(folders, query=image, statistics="support"))
     said = "".join(capsys.readouterr())
     assert "0.png: 1000 x 1000 pixels become 10 x 10 by taking the nearest one" in said
-    assert "classified alone" not in said
+    assert "in one call" not in said
 
 
 @pytest.mark.parametrize(

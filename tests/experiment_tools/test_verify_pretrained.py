@@ -182,7 +182,8 @@ def test_the_card_has_the_runs_own_test_as_far_as_it_goes(published, world, caps
     assert main(["--tasks", "3"]) == 0
     accuracy = f"{100 * np.mean(shares):.2f} % +- "
     out = capsys.readouterr().out
-    assert f"accuracy on 3 tasks as published: {accuracy}" in out and "(transductive), " in out and "(support)" in out
+    assert f"accuracy on 3 tasks as published: {accuracy}" in out
+    assert "(3-way 1-shot, transductive), " in out and "(3-way 1-shot, support)" in out
 
 
 def test_a_changed_byte_anywhere_is_refused_before_anything_is_read(published, capsys):
@@ -193,7 +194,9 @@ def test_a_changed_byte_anywhere_is_refused_before_anything_is_read(published, c
         with pytest.raises(StorageError, match="not the weights that were published, and not used: its sha256 is"):
             FewShotClassifier.from_pretrained("small")
     assert main(["small"]) == 4
-    assert "git checkout -- pretrained brings back what was published" in capsys.readouterr().err
+    assert (
+        f"git -C {REPOSITORY_ROOT} checkout -- {published.name}/small.safetensors restores" in capsys.readouterr().err
+    )
     path.write_bytes(bytes(600_001))
     with pytest.raises(StorageError, match=r"small.safetensors: cannot be read \(larger than"):
         FewShotClassifier.from_pretrained("small")
@@ -202,8 +205,10 @@ def test_a_changed_byte_anywhere_is_refused_before_anything_is_read(published, c
         FewShotClassifier.from_pretrained("small")
     with pytest.raises(ConfigError, match=r'no pretrained weights "smal"; .*index.json has: small'):
         FewShotClassifier.from_pretrained("smal")
+    with pytest.raises(ConfigError, match=r"weights are named by a text, such as 'small', not by \['small'\]"):
+        FewShotClassifier.from_pretrained(["small"])
     (published / "index.json").write_text("[]")
-    with pytest.raises(StorageError, match=r"index\.json: not a JSON object, but a list; git checkout"):
+    with pytest.raises(StorageError, match=r"index\.json: not a JSON object, but a list; git -C "):
         FewShotClassifier.from_pretrained("small")
 
 
@@ -212,10 +217,12 @@ def test_a_card_that_says_something_else_is_refused(published, capsys):
     text = card.read_text()
     card.write_text(re.sub(r"\d( % \+-)", r"x\1", text, count=1))
     assert main([]) == 2
-    assert "small.md: does not say what small.safetensors holds; git checkout -- pretrained" in capsys.readouterr().err
+    assert "small.md: does not say what small.safetensors holds; git -C " in capsys.readouterr().err
     card.unlink()
     assert main([]) == 2
-    assert "small.md: cannot be read (No such file" in capsys.readouterr().err
+    assert re.search(
+        r"small.md: cannot be read \(No such file.*checkout -- \S+/small.md restores", capsys.readouterr().err
+    )
 
 
 def test_an_accuracy_or_tasks_that_are_not_found_again_are_refused(published, capsys, monkeypatch):
@@ -250,6 +257,10 @@ def test_without_the_dataset_it_says_that_nothing_was_tested(published, tmp_path
         (["--add", "tiny", "--name", "../small"], "--name ../small: a name is 1 to 80 small letters"),
         (["--add", "nowhere"], "nowhere: no such run folder"),
         (["--tasks", "0"], "--tasks 0: give 1 or more"),
+        (["--tasks", "8"], "small.md is of 7 tasks; give so many or fewer"),
+        (["--add", "tiny", "--name", "readme"], "readme.safetensors: exists already and stays as it is"),
+        (["--add", "tiny", "small", "other"], "small other: --add tests what it adds alone; leave them out"),
+        (["--name", "mine"], "--name mine: is for --add RUN"),
     ],
 )
 def test_what_cannot_be_published_or_tested_is_one_error(published, capsys, arguments, message):
@@ -257,6 +268,23 @@ def test_what_cannot_be_published_or_tested_is_one_error(published, capsys, argu
     assert main(arguments) == 1
     assert message in capsys.readouterr().err
     assert {path.name: sha256(path) for path in published.iterdir()} == before
+
+
+def test_a_card_of_somebody_stays_and_all_weights_together_have_a_limit(published, capsys, monkeypatch):
+    (published / "mine.md").write_text("my notes")
+    assert main(["--add", "tiny", "--name", "mine", "--tasks", "7"]) == 1
+    assert "mine.md: exists already and stays as it is" in capsys.readouterr().err
+    monkeypatch.setattr("experiment_tools.verify_pretrained.MOST_BYTES_TOGETHER", 10_000)
+    assert main(["--add", "tiny", "--name", "more", "--tasks", "7"]) == 1
+    assert re.search(r"with these weights [\d,]+ bytes, but .* at most 10,000 are taken", capsys.readouterr().err)
+    assert (published / "mine.md").read_text() == "my notes" and not list(published.glob("more*"))
+
+
+def test_weights_that_the_index_does_not_name_are_not_passed_over(published, capsys):
+    for index, named in (("{}", "no weights"), (json.dumps({"other": "0"}), "other")):
+        (published / "index.json").write_text(index)
+        assert main([]) == 2
+        assert f"index.json: names {named}, and beside it lie small; git -C " in capsys.readouterr().err
 
 
 def test_weights_that_are_too_large_are_refused(published, capsys, monkeypatch):
@@ -273,5 +301,12 @@ def test_they_are_exported_with_their_own_test_and_command(published, tmp_path):
     card = (tmp_path / "out" / "README.md").read_text()
     state = read_checkpoint_state(published / "small.safetensors")
     accuracy = 100 * state["test"]["results"][0]["test_accuracy_mean"]
-    for text in ("# small", f"**{accuracy:.2f} % +- ", "export --pretrained small", state["command"]):
+    for text in (
+        "# small",
+        f"**{accuracy:.2f} % +- ",
+        "export --pretrained small",
+        state["command"],
+        "license: mit\n",
+        "- **Weights:** MIT, as those",
+    ):
         assert text in card

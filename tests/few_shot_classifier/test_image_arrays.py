@@ -118,7 +118,7 @@ def test_a_column_of_labels_is_taken_with_a_warning():
 
 @pytest.fixture(autouse=True)
 def nothing_said_yet():
-    arrays._say_once.cache_clear()
+    arrays.say_once.cache_clear()
 
 
 def test_floats_that_look_like_bytes_are_taken_with_a_warning(caplog):
