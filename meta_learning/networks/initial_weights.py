@@ -1,5 +1,6 @@
 """Pretrained weights for the body of a network, from a safetensors file."""
 
+import hashlib
 import logging
 from pathlib import Path
 
@@ -10,9 +11,6 @@ from torch import Tensor
 
 from meta_learning.networks.base import MetaNetwork
 from utils.errors import ConfigError
-from utils.files.pretrained import index_path
-from utils.files.reading import file_digest
-from utils.paths import experiments_root
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +37,7 @@ def load_initial_weights(network: MetaNetwork, path: Path) -> None:
         raise ConfigError(
             f'"initial_weights" {path} cannot be read ({error}); give a safetensors file, which torch tensors become '
             "by safetensors.torch.save_file(model.state_dict(), path), by a path from here or from the folder of the "
-            f"runs, {experiments_root()}, or a name that {index_path()} has"
+            "runs, or a name that pretrained/index.json has"
         ) from error
     if any(name.startswith("network.") for name in given):
         given = {name.removeprefix("network."): value for name, value in given.items() if name.startswith("network.")}
@@ -65,7 +63,7 @@ def load_initial_weights(network: MetaNetwork, path: Path) -> None:
         )
     for name, value in given.items():
         own[name].copy_(value.expand(own[name].shape))
-    digest = file_digest(path, "sha256")  # a name of the index may have had another file once
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()  # a name of the index may have had another file once
     log.info("initial_weights %s: %d tensors of the body; the head starts as ever; sha256 %s", path, len(given), digest)
 
 

@@ -57,6 +57,6 @@ def test_a_learned_head_says_what_to_do_about_other_ways():
     wider = random_episodes(small_config(num_classes_per_set=4))
     with pytest.raises(
         ConfigError,
-        match='the learned head has 3 outputs, but the episodes have 4 ways; set "head" to "zero" or "prototypes"',
+        match='the learned head has 3 outputs, but the episodes have 4 ways; train with "head" "zero" or "prototypes"',
     ):
         small_learner().evaluate(wider)
