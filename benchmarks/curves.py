@@ -45,7 +45,8 @@ def points_of(curve: str, runs: list[str]) -> list[Point]:
         if run.problems or not run.config:
             raise DataError(f"{run.path}: {'; '.join(run.problems) or 'no config.json'}; repair it or leave it out")
         per_epoch = run.config["total_iter_per_epoch"] * run.config["batch_size"] * run.config["samples_per_iter"]
-        cores = starts[-1].get("threads", 1) if starts else 1
+        start = starts[-1] if starts else {}
+        cores = start.get("threads", 1) * start.get("processes", 1)
         for row in run.rows:
             tasks, hours = tasks + per_epoch, hours + cores * float(row["epoch_run_time"]) / 3600
             if row.get("val_accuracy_mean") is not None:
@@ -135,10 +136,10 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     table = options.folder / "points.csv"
     points = read_points(table)
-    for text in options.curves:
-        curve, found, runs = text.partition("=")
+    for word in options.curves:
+        curve, found, runs = word.partition("=")
         if not found or not curve:
-            raise ConfigError(f'"{text}" is no CURVE=RUN, such as "MAML++=omniglot_maml++_5way_1shot_seed0"')
+            raise ConfigError(f'"{word}" is no CURVE=RUN, such as "MAML++=omniglot_maml++_5way_1shot_seed0"')
         new = points_of(curve, runs.split(","))
         before = sum(point["curve"] == curve for point in points)
         if len(new) < before:  # the table is what is left of runs whose folders are gone
@@ -152,13 +153,13 @@ def main(arguments: list[str]) -> int:
         "hours.svg": picture(points, "hours", "hours of a core"),
     }
     options.folder.mkdir(parents=True, exist_ok=True)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    rows = io.StringIO()
+    writer = csv.DictWriter(rows, COLUMNS, lineterminator="\n")
     writer.writeheader()
     writer.writerows(point | {"tasks": None if point["tasks"] is None else f"{point['tasks']:.0f}"} for point in points)
-    write_bytes_atomically(table, text.getvalue().encode())
-    for name, text in pictures.items():
-        write_bytes_atomically(options.folder / name, text.encode())
+    write_bytes_atomically(table, rows.getvalue().encode())
+    for name, svg in pictures.items():
+        write_bytes_atomically(options.folder / name, svg.encode())
         print(options.folder / name)
     return 0
 

@@ -72,17 +72,12 @@ def read_images(folder: Path, files: Sequence[Path], pixel_format: PixelFormat) 
     blank = [files[rank].as_posix() for rank in are_of_one_colour(pixels)]
     if blank:
         log.warning("%s: %s", printable(folder), one_colour_text(folder, blank, len(files)))
-    for file in files:
+    for file in files if pixel_format.resize_filter == "nearest" else ():
         width, height, _ = original_form(folder / file)
         if lost := thin_lines_text((height, width), pixel_format):
             log.warning("%s: %s", printable(folder / file), lost)
             break  # the others of a folder are as large, mostly
     return pixels
-
-
-def pixel_format_of(config: Mapping[str, Any]) -> PixelFormat:
-    """Return how a run's config stores images."""
-    return PixelFormat(config["image_height"], config["image_width"], config["image_channels"], config["resize_filter"])
 
 
 def support_files_of(support: Path) -> tuple[list[Path], list[str]]:
@@ -131,7 +126,7 @@ def adapt(classifier: FewShotClassifier, support: Path, query: Path) -> dict[str
     Raises:
         DataError, ConfigError: folders that cannot work, or a number of classes that the head has no outputs for.
     """
-    pixel_format = pixel_format_of(classifier.meta_config_)
+    pixel_format = PixelFormat.of(classifier.meta_config_)
     query, files = (query.parent, [Path(query.name)]) if query.is_file() else (query, None)
     query_files = files or files_of(image_folders(query))
     support_files, support_labels = support_files_of(support)

@@ -44,7 +44,6 @@ from utils.words import counted
 log = logging.getLogger(__name__)
 
 PUBLISHED_TASKS = 600
-MOST_BYTES_TOGETHER = 3_000_000
 NAME = re.compile(r"[a-z0-9][a-z0-9_+]{0,79}")
 
 
@@ -154,6 +153,7 @@ def add(options: argparse.Namespace) -> Path:
     if not NAME.fullmatch(name):
         raise ConfigError(f'--name {name}: a name is 1 to 80 small letters, digits, "_" and "+"')
     taken = [file for file in (path, path.with_suffix(".md")) if file.exists()]
+    # The last two are files there, too, where letter case does not count.
     if taken or name in (*pretrained.pretrained_index(), "readme", "index"):
         raise ConfigError(f"{(taken or [path])[0]}: exists already and stays as it is; give another --name")
     if run.is_regression or run.config.get("plugin_sha256") or run.best_val is None:
@@ -177,10 +177,10 @@ def add(options: argparse.Namespace) -> Path:
             f"{pretrained.MOST_BYTES:,} are taken; share it by {command('export')}"
         )
     together = len(data) + sum(file.stat().st_size for file in pretrained.FOLDER.glob("*.safetensors"))
-    if together > MOST_BYTES_TOGETHER:
+    if together > pretrained.MOST_BYTES_TOGETHER:
         raise ConfigError(
             f"{pretrained.FOLDER}: with these weights {together:,} bytes, but each clone gets them, so at most "
-            f"{MOST_BYTES_TOGETHER:,} are taken; take others out first, or share it by {command('export')}"
+            f"{pretrained.MOST_BYTES_TOGETHER:,} are taken; take others out first, or share it by {command('export')}"
         )
     write_bytes_atomically(path, data)
     write_bytes_atomically(path.with_suffix(".md"), card_text(path, state).encode())

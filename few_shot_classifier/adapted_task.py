@@ -11,6 +11,8 @@ from torch import Tensor
 
 from few_shot_learning_system import FewShotLearner
 from meta_learning.adaptation import Adapted, PreparedEpisodes
+from meta_learning.networks.norms.batch_norm import MetaBatchNorm2d
+from meta_learning.networks.norms.task_norm import MetaTaskNorm2d
 from meta_learning.networks.passes import Pass, depends_on_other_queries
 from utils.errors import ConfigError
 
@@ -44,8 +46,14 @@ class AdaptedLearner:
 
     @property
     def depends_on_other_images(self) -> bool:
-        """Whether the images of one `logits` are normalised together."""
+        """Whether the images of one `logits` may be normalised together."""
         return depends_on_other_queries(self.statistics)
+
+    @property
+    def normalises_queries_together(self) -> bool:
+        """Whether they are for certain: a norm layer of a plugin may or may not."""
+        norms = (MetaBatchNorm2d, MetaTaskNorm2d)
+        return self.depends_on_other_images and any(isinstance(m, norms) for m in self.learner.network.modules())
 
     @torch.no_grad()
     def logits(self, images: Tensor, step: int) -> Tensor:

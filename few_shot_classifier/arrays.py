@@ -15,6 +15,7 @@ from torch import Tensor
 
 from data import NORMALISATIONS
 from utils.config import ExperimentConfig
+from utils.data_sources.dataset_classes import pixel_format_of
 from utils.episodes.inputs import Inputs, as_array
 from utils.errors import ConfigError
 from utils.images.decoding import PixelFormat, resize_planes, thin_lines_text
@@ -267,11 +268,6 @@ def as_input(
         torch.tensor(values, dtype=torch.float32).reshape(-1, *[1] * (images.dim() - 2)) for values in normalise
     )
     return (images - mean) / deviation
-
-
-def pixel_format_of(config: ExperimentConfig) -> PixelFormat:
-    """Return how a config stores images."""
-    return PixelFormat(config.image_height, config.image_width, config.image_channels, config.resize_filter)
 
 
 def network_input(pixels: np.ndarray, config: ExperimentConfig) -> Tensor:

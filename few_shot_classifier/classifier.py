@@ -33,8 +33,6 @@ from few_shot_classifier.datasets import evaluation_data, first_image_shape, tra
 from few_shot_classifier.estimator import Estimator, NotFittedError, with_parameters
 from few_shot_classifier.parameters import config_of, objects_of, parameters, plain
 from few_shot_learning_system import OPTIMIZER_PREFIX, FewShotLearner, build_learner
-from meta_learning.networks.norms.batch_norm import MetaBatchNorm2d
-from meta_learning.networks.norms.task_norm import MetaTaskNorm2d
 from utils.config import ExperimentConfig, check_config
 from utils.config.schema import fields
 from utils.episodes.inputs import Inputs
@@ -210,7 +208,7 @@ class FewShotClassifier(Estimator):
         given = self._given(X)
         self._check_features(given.n_features, flat=given.flat)
         query = network_input(given.pixels, self._config_of_fit)
-        if len(query) < len(self.classes_) and self._normalises_queries_together():
+        if len(query) < len(self.classes_) and self._adapted.normalises_queries_together:
             say_once(
                 f"{counted(len(query), 'image')} in one call, of {len(self.classes_)} classes: with transductive "
                 "batch-norm statistics they are normalised together, as the queries of whole tasks were in training, "
@@ -223,11 +221,6 @@ class FewShotClassifier(Estimator):
             [np.concatenate([self._classify(part, step) for part in query.split(size)]) for step in steps]
         )
         return probabilities if every_step else probabilities[0]
-
-    def _normalises_queries_together(self) -> bool:
-        norms = (MetaBatchNorm2d, MetaTaskNorm2d)
-        has_norms = any(isinstance(module, norms) for module in self._adapted.learner.network.modules())
-        return has_norms and self._adapted.depends_on_other_images
 
     def adapted_learner(self) -> AdaptedLearner:
         """Return the learner after each inner step of the last `fit`."""

@@ -29,12 +29,12 @@ from few_shot_classifier.arrays import (
     class_labels,
     image_arrays,
     is_pair,
-    pixel_format_of,
     resized,
 )
 from few_shot_classifier.given_tasks import SHARE_FOR_VALIDATION, TaskEpisodes, first_item, keep_tasks, tasks_of
 from few_shot_classifier.task_forms import tasks_in
 from utils.config import ExperimentConfig, check_config
+from utils.data_sources.dataset_classes import pixel_format_of
 from utils.data_sources.image_memory import place_images
 from utils.episodes.batches import EpisodeBatch
 from utils.episodes.drawing import EpisodeShape

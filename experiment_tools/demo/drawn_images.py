@@ -59,4 +59,4 @@ def draw_strokes(strokes: Strokes, config: Mapping[str, Any]) -> np.ndarray:
         picture = picture.point(lambda value: 255 * (value >= 128)).convert("1")
     file = io.BytesIO()
     picture.save(file, "PNG")
-    return decode_image(file, PixelFormat(height, width, config["image_channels"], config["resize_filter"]))
+    return decode_image(file, PixelFormat.of(config))

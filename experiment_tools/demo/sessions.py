@@ -122,9 +122,7 @@ def photograph(data: bytes, config: Mapping[str, Any]) -> np.ndarray:
     Raises:
         RefusedError: no image of a known kind, damaged, or too many pixels.
     """
-    pixel_format = PixelFormat(
-        config["image_height"], config["image_width"], config["image_channels"], config["resize_filter"]
-    )
+    pixel_format = PixelFormat.of(config)
     try:
         width, height, _ = original_form(io.BytesIO(data))
         if width * height > LARGEST_PIXELS:

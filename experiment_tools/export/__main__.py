@@ -18,7 +18,7 @@ from typing import Any
 
 from data import NORMALISATIONS
 from experiment_parts.runs.checkpoints import read_checkpoint_state
-from experiment_tools.adapt import check_number_of_classes, pixel_format_of, read_images, support_files_of
+from experiment_tools.adapt import check_number_of_classes, read_images, support_files_of
 from experiment_tools.export.arrays import read_arrays
 from experiment_tools.export.formats import (
     FILES,
@@ -36,6 +36,7 @@ from experiment_tools.parts.run_reading import Run, find_run, read_whole_run
 from experiment_tools.parts.settings import command_of, shared_path, shell_word, with_plugins
 from few_shot_classifier import FewShotClassifier, run_checkpoint
 from utils.config import ExperimentConfig, check_config
+from utils.data_sources.dataset_classes import pixel_format_of
 from utils.errors import ConfigError
 from utils.files.atomic_files import free_path
 from utils.files.atomic_folders import is_filled, make_folder
@@ -122,7 +123,7 @@ def _support(folder: Path, config: ExperimentConfig) -> tuple[Any, list[str]]:
     if config.inputs is not None:
         return read_arrays(folder, config.inputs)
     files, labels = support_files_of(folder)
-    return read_images(folder, files, pixel_format_of(config.to_json_dict())), labels
+    return read_images(folder, files, pixel_format_of(config)), labels
 
 
 def _write_files(

@@ -63,7 +63,7 @@ def test_each_curve_has_a_colour_of_its_own_and_one_too_many_is_refused(runs):
 
 def test_hours_are_those_of_one_core_and_tasks_those_of_every_image_again(runs):
     change_json(runs / "runs/top/config.json", samples_per_iter=3)
-    (runs / "runs/top/environment.json").write_text(json.dumps({"starts": [{"threads": 4}]}))
+    (runs / "runs/top/environment.json").write_text(json.dumps({"starts": [{"threads": 2, "processes": 2}]}))
     curves.main([str(runs / "out"), "a=top"])
     assert [row[1:3] for row in rows_of(runs / "out")] == [(60, 2), (120, 4)]
 

@@ -37,7 +37,7 @@ def test_the_folder_holds_what_the_index_names_and_is_small():
     expected = {"README.md", "index.json", *(f"{name}.{end}" for name in PUBLISHED for end in ("safetensors", "md"))}
     assert "omniglot_5way_1shot" in PUBLISHED and {path.name for path in folder.iterdir()} == expected
     sizes = [(folder / f"{name}.safetensors").stat().st_size for name in PUBLISHED]
-    assert max(sizes) < 600_000 and sum(sizes) < 3_000_000
+    assert max(sizes) < pretrained.MOST_BYTES and sum(sizes) < pretrained.MOST_BYTES_TOGETHER
 
 
 def test_the_page_lists_every_card_with_its_accuracies():
@@ -274,7 +274,7 @@ def test_a_card_of_somebody_stays_and_all_weights_together_have_a_limit(publishe
     (published / "mine.md").write_text("my notes")
     assert main(["--add", "tiny", "--name", "mine", "--tasks", "7"]) == 1
     assert "mine.md: exists already and stays as it is" in capsys.readouterr().err
-    monkeypatch.setattr("experiment_tools.verify_pretrained.MOST_BYTES_TOGETHER", 10_000)
+    monkeypatch.setattr("utils.files.pretrained.MOST_BYTES_TOGETHER", 10_000)
     assert main(["--add", "tiny", "--name", "more", "--tasks", "7"]) == 1
     assert re.search(r"with these weights [\d,]+ bytes, but .* at most 10,000 are taken", capsys.readouterr().err)
     assert (published / "mine.md").read_text() == "my notes" and not list(published.glob("more*"))

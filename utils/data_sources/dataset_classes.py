@@ -283,6 +283,11 @@ def _advice(config: ExperimentConfig, packed: PackedImages | None) -> str:
     return "Repair or remove files that cannot be read, or leave them out with --on_bad_image skip" if can_skip else ""
 
 
+def pixel_format_of(config: ExperimentConfig) -> PixelFormat:
+    """Return how a config stores images."""
+    return PixelFormat(config.image_height, config.image_width, config.image_channels, config.resize_filter)
+
+
 def _pack(config: ExperimentConfig) -> tuple[Path, PackedImages | None, list[ImageFolder], list[str]]:
     if config.inputs is not None:
         raise ConfigError(
@@ -295,7 +300,7 @@ def _pack(config: ExperimentConfig) -> tuple[Path, PackedImages | None, list[Ima
     find_or_make_dataset(config.dataset_name, folder, dataset_root())
     packed, folders, problems = load_or_pack(
         folder,
-        PixelFormat(config.image_height, config.image_width, config.image_channels, config.resize_filter),
+        pixel_format_of(config),
         num_workers=config.num_dataprovider_workers,
         rebuild=config.reset_stored_filepaths,
         skip_bad=config.on_bad_image == "skip",

@@ -17,6 +17,7 @@ LICENCE = "MIT"
 """Of all of them, as of the project."""
 MOST_BYTES = 600_000
 """Of one file: they are part of every clone and of the installed package."""
+MOST_BYTES_TOGETHER = 3_000_000
 
 
 def index_path() -> Path:
@@ -69,7 +70,7 @@ def pretrained_file(name: str) -> Path:
 
 def weights_file(given: str) -> Path:
     """Return the file that `initial_weights` means: of the index, else at a path, which may begin in the folder of the
-    runs, and name it as it is called where nobody has moved it.
+    runs, with that folder's usual name, experiments/, before it or without.
 
     Raises:
         ConfigError, StorageError: as `pretrained_file`.

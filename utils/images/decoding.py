@@ -14,10 +14,10 @@ import struct
 import sys
 import warnings
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 import PIL
@@ -83,6 +83,11 @@ class PixelFormat:
     """1 grey, 3 red green blue."""
     resize_filter: str
     """A name in RESIZE_FILTERS."""
+
+    @classmethod
+    def of(cls, keys: Mapping[str, Any]) -> "PixelFormat":
+        """Return how a config, written down, stores images."""
+        return cls(keys["image_height"], keys["image_width"], keys["image_channels"], keys["resize_filter"])
 
     @property
     def shape(self) -> tuple[int, int, int]:
