@@ -109,7 +109,7 @@ def picture(points: list[Point], x: str, x_label: str) -> str:
         for name in names
     }
     series = [Series(name, line, colours[name], dots=True) for name, line in lines.items() if line]
-    axes = Axes(x_label, lambda value: f"{100 * value:.1f} %", y_range=(LOWEST, 1.0), whole_x=False)
+    axes = Axes(x_label, lambda value: f"{100 * value:.4g} %", y_range=(LOWEST, 1.0), whole_x=False)
     chart = line_chart(series, axes, f"validation accuracy over {x}")
     if chart is None:
         raise ConfigError(f"no point has {x} and an accuracy from {LOWEST}; give CURVE=RUN")
