@@ -152,6 +152,7 @@ def root(tmp_path_factory):
 @pytest.fixture
 def at_root(root, monkeypatch):
     monkeypatch.setenv("EXPERIMENTS_DIR", str(root / "experiments"))
+    monkeypatch.setenv("HOME", str(root / "home"))  # else paths of cards begin with ~ where /tmp is the home
     monkeypatch.chdir(root)
     return root
 
