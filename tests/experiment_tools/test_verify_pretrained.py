@@ -19,7 +19,7 @@ from tests.conftest import draw_dataset
 from tests.tools.runs import PLUS_PLUS, run_tiny
 from utils.errors import ConfigError, StorageError
 from utils.files import pretrained
-from utils.paths import REPOSITORY_ROOT
+from utils.paths import REPOSITORY_ROOT, dataset_root
 
 PUBLISHED = sorted(pretrained.pretrained_index())
 SUPPORT = np.random.default_rng(0).integers(0, 256, (3, 10, 10), dtype=np.uint8)
@@ -243,6 +243,15 @@ def test_an_accuracy_or_tasks_that_are_not_found_again_are_refused(published, ca
         assert re.search(message, capsys.readouterr().err)
 
 
+def test_on_more_tasks_than_those_of_the_card_both_accuracies_are_told(published, capsys):
+    assert main(["--tasks", "9"]) == 0
+    out = capsys.readouterr().out
+    [card, _] = re.findall(r"\d+\.\d\d % \+- \d+\.\d\d", (published / "small.md").read_text())
+    assert f"accuracy on 7 tasks as published: {card} (" in out
+    of_nine = FewShotClassifier.from_pretrained("small").accuracy(dataset_root() / "tiny", n_tasks=9)
+    assert f"transductive; {100 * of_nine.mean:.2f} % +- {100 * of_nine.ci95:.2f} on 9 tasks)" in out
+
+
 def test_without_the_dataset_it_says_that_nothing_was_tested(published, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("DATASET_DIR", str(tmp_path / "nowhere"))
     assert main([]) == 0
@@ -257,7 +266,6 @@ def test_without_the_dataset_it_says_that_nothing_was_tested(published, tmp_path
         (["--add", "tiny", "--name", "../small"], "--name ../small: a name is 1 to 80 small letters"),
         (["--add", "nowhere"], "nowhere: no such run folder"),
         (["--tasks", "0"], "--tasks 0: give 1 or more"),
-        (["--tasks", "8"], "small.md is of 7 tasks; give so many or fewer"),
         (["--add", "tiny", "--name", "readme"], "readme.safetensors: exists already and stays as it is"),
         (["--add", "tiny", "small", "other"], "small other: --add tests what it adds alone; leave them out"),
         (["--name", "mine"], "--name mine: is for --add RUN"),
