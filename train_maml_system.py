@@ -269,11 +269,12 @@ def _train_and_test(
     with stop.at_once():
         # A run that resumes needs no file of initial weights any more; a rank takes all of its state from the first.
         resumes = (run_folder.has_checkpoints() and not config.replay_iteration) or not group.is_main
-        learner = build_learner(config.model_copy(update={"initial_weights": ""}) if resumes else config, device)
+        begins = config.model_copy(update={"initial_weights": ""}) if resumes else config
+        learner = build_learner(begins, device)
         observers = []
         if group.is_main:
             if run_folder.is_held:
-                environment = describe_environment(device, summary) | {"processes": group.size, **given_files(config)}
+                environment = describe_environment(device, summary) | {"processes": group.size, **given_files(begins)}
                 add_start(run_folder.path / "environment.json", environment)
             observers = [*build_report_observer(config), *build_trackers(config)]
             log.info(start_banner(config, learner.description()))

@@ -10,7 +10,8 @@ from utils.config import ExperimentConfig, load_config
 from utils.config.changes import as_argument
 from utils.config.schema import fields
 from utils.errors import ConfigError
-from utils.files.reading import read_object
+from utils.files.pretrained import weights_file
+from utils.files.reading import file_digest, read_object
 from utils.paths import (
     PACKAGE,
     REPOSITORY_ROOT,
@@ -25,11 +26,15 @@ from utils.registry import plugin_path
 
 
 def given_files(config: ExperimentConfig) -> dict[str, Any]:
-    """Return what a start was given, without a user's name: its config file and those of `--plugin`."""
+    """Return what a start was given, without a user's name: its config file, those of `--plugin`, and the sha256 of
+    `initial_weights`, whose file another may take the place of.
+    """
     plugins = [plugin_path(digest) for digest in config.plugin_sha256]
+    weights = weights_file(config.initial_weights) if config.initial_weights else None
     return {
         "config": config.file and without_user(config.file),
         "plugins": [shared_path(path) for path in plugins],
+        "initial_weights_sha256": weights and file_digest(weights),
     }
 
 

@@ -140,6 +140,9 @@ def environment(run: Run) -> Section:
     newest = run.starts[-1]
     unused = ("cuda",) if newest.get("device") == "cpu" else ()  # the version that torch was built for
     facts = {key: newest.get(key) for key in START_KEYS if key not in unused}
+    # A start that resumes does not read them.
+    of_weights = filter(None, (start.get("initial_weights_sha256") for start in run.starts))
+    facts["initial_weights_sha256"] = next(of_weights, None)
     rows = [[key.replace("_", " "), _plain(value)] for key, value in facts.items() if value not in (None, "")]
     section.add("Machine and code", Table(rows), kind="table")
     packages = newest.get("packages") or {}

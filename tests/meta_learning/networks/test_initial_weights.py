@@ -1,5 +1,6 @@
 """A body starts from the tensors of a file, strictly; the head does not."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -116,9 +117,14 @@ def test_a_run_that_was_saved_does_not_need_the_file_any_more(tmp_path, tiny_dat
 
     code, out, err = main("--total_epochs", "1")
     assert code == 0 and f"initial_weights {path}: 12 tensors of the body; the head starts as ever" in out, err
+    digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
     (tmp_path / "body.safetensors").unlink()
-    code, out, err = main("--total_epochs", "2")
+    code, out, err = main("--total_epochs", "2", "--report_every_s", "1e-9")
     assert code == 0 and "epoch 2/2" in out and "initial_weights" not in out, err
+    run = tmp_path / "experiments" / CONFIG["experiment_name"]
+    starts = json.loads((run / "environment.json").read_text())["starts"]
+    assert [start["initial_weights_sha256"] for start in starts] == [digest, None]
+    assert digest in (run / "visual_outputs" / "report.html").read_text()
     code, _, err = main("--experiment_name", "another")
     assert code == 1 and f'"initial_weights" {path} cannot be read' in err
     of_the_run = f"{CONFIG['experiment_name']}/saved_models/train_model_2.safetensors"
