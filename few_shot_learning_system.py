@@ -33,6 +33,7 @@ from meta_learning.meta_optimizer import MetaOptimizer, OuterUpdate, build_outer
 from meta_learning.networks.base import MetaNetwork
 from meta_learning.networks.norms.base import MetaNorm
 from meta_learning.networks.norms.batch_norm import batch_norm_layers
+from meta_learning.networks.norms.statistics import warn_of_unfit
 from meta_learning.networks.passes import Pass, PassRecord, name_of_statistics
 from meta_learning.outer_gradients.base import OuterGradient
 from meta_learning.outer_gradients.building import build_outer_gradient
@@ -288,7 +289,7 @@ class FewShotLearner(nn.Module):
             n_steps, statistics: as for `evaluate`.
         """
         pass_ = Pass(statistics=statistics or self.batch_norm_statistics)
-        self._check_running_statistics(pass_)
+        self._check_statistics(pass_)
         prepared = self.adaptation.prepare(episodes, pass_)
         steps = self.n_evaluation_steps if n_steps is None else n_steps
         return prepared, self.adaptation.path(prepared, pass_, steps)
@@ -313,7 +314,7 @@ class FewShotLearner(nn.Module):
         """
         n_steps = self.n_evaluation_steps if n_steps is None else n_steps
         pass_ = Pass(statistics=statistics or self.batch_norm_statistics)
-        self._check_running_statistics(pass_)
+        self._check_statistics(pass_)
         results = self.execution.over_tasks(
             lambda tasks: self._evaluate(tasks, n_steps, pass_, keep_features=keep_features),
             episodes,
@@ -381,8 +382,11 @@ class FewShotLearner(nn.Module):
         own = next(self.network.parameters())
         return None if self._untrained is None else self._untrained().to(device=own.device, dtype=own.dtype)
 
-    def _check_running_statistics(self, pass_: Pass) -> None:
-        for name, layer in batch_norm_layers(self.network).items():
+    def _check_statistics(self, pass_: Pass) -> None:
+        layers = batch_norm_layers(self.network)
+        if layers and not self.adaptation.features_stay(pass_):
+            warn_of_unfit(pass_.statistics, self.batch_norm_statistics)
+        for name, layer in layers.items():
             if layer.choice(pass_).evaluates_with_running and not layer.has_running_statistics():
                 raise ConfigError(
                     f'batch-norm statistics "running" were never collected (layer "{name}" has mean 0 and variance 1 '

@@ -1,7 +1,31 @@
 """Which images the statistics of batch norm come from; in words at the head of this folder."""
 
+import logging
+from functools import cache
+
 from meta_learning.networks.passes import StatisticsChoice
 from utils.registry import register_batch_norm_statistics
+
+log = logging.getLogger(__name__)
+
+
+@cache
+def warn_of_unfit(statistics: str, trained_with: str) -> None:
+    """Say once where the inner steps adapt a body to statistics that it has not been trained with, and which measured
+    near chance.
+    """
+    if statistics == "running":
+        reason = "the inner steps move the means that these averages were made of"
+    elif statistics == "episodic" != trained_with:
+        reason = f'they begin at mean 0 and variance 1 in each task, and training was with "{trained_with}"'
+    else:
+        return
+    log.warning(
+        '"%s" batch-norm statistics and a body that the inner steps adapt: %s. MAML and MAML++ measured near chance '
+        'with them; "support" is inductive, too',
+        statistics,
+        reason,
+    )
 
 
 class Transductive(StatisticsChoice):

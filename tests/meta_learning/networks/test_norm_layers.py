@@ -7,6 +7,7 @@ from torch import nn
 
 from meta_learning.networks.norms.batch_norm import MetaBatchNorm2d
 from meta_learning.networks.norms.group_norm import MetaGroupNorm
+from meta_learning.networks.norms.statistics import warn_of_unfit
 from meta_learning.networks.norms.task_norm import MetaTaskNorm2d
 from meta_learning.networks.passes import Pass, PassRecord
 from tests.tools.learners import random_episodes, small_config, small_learner
@@ -120,6 +121,25 @@ def test_running_statistics_that_were_never_collected_are_an_error():
         learner.evaluate(episodes, statistics="running")
     learner.meta_update(learner.meta_gradients(episodes, 0), 0)
     learner.evaluate(episodes, statistics="running")
+
+
+def test_statistics_that_an_adapted_body_was_not_trained_with_are_named_once(caplog):
+    episodes, text = random_episodes(small_config()), "and a body that the inner steps adapt"
+    for choices, statistics, reason in (
+        ({}, "running", "the inner steps move the means"),
+        ({}, "episodic", 'begin at mean 0 and variance 1 in each task, and training was with "transductive"'),
+        ({"batch_norm_statistics": "episodic"}, "episodic", ""),
+        ({}, "support", ""),
+        ({"adapted_parameters": "head"}, "running", ""),
+        ({"norm_layer": "layer_norm"}, "running", ""),
+    ):
+        warn_of_unfit.cache_clear()
+        caplog.clear()
+        learner = small_learner(**choices)
+        learner.meta_update(learner.meta_gradients(episodes, 0), 0)
+        for _ in range(2):
+            learner.evaluate(episodes, statistics=statistics)
+        assert caplog.text.count(text) == bool(reason) and reason in caplog.text
 
 
 def test_batch_norm_without_a_mode_is_torchs():
