@@ -3,8 +3,8 @@
     python -m experiment_tools.verify_pretrained [NAME ...] [--tasks 20]
     python -m experiment_tools.verify_pretrained --add RUN [--name NAME]
 
-The dataset is looked for in DATASET_DIR; without it, bytes and cards alone are compared. --add makes file, card and
-entry of the index out of the best epoch of a run, tested on its dataset.
+The dataset is looked for in DATASET_DIR; without it, bytes and cards alone are compared, or with --tasks it is an
+error. --add makes file, card and entry of the index out of the best epoch of a run, tested on its dataset.
 """
 
 import argparse
@@ -102,7 +102,8 @@ def verify(name: str, n_tasks: int | None = None) -> str:
     Args:
         n_tasks: None: those of the card; of more, the accuracy is told beside that of the card's.
     Raises:
-        ConfigError: no such name. StorageError: damaged. DataError: the card, the tasks or an accuracy differ.
+        ConfigError: no such name. StorageError: damaged. DataError: the card, the tasks or an accuracy differ, or
+            `n_tasks` cannot be tested.
     """
     path = pretrained.pretrained_file(name)
     state = read_checkpoint_state(path)
@@ -116,7 +117,10 @@ def verify(name: str, n_tasks: int | None = None) -> str:
     config, published = state["config"], state["test"]["results"]
     folder = folder_named(config["dataset_path"] or config["dataset_name"])
     if not is_filled(dataset_root() / folder) and find_archive(config["dataset_name"], dataset_root()) is None:
-        return f"{name}: bytes and card are in order. NOT TESTED: {folder} is not in DATASET_DIR, {dataset_root()}"
+        untested = f"{folder} is not in DATASET_DIR, {dataset_root()}"
+        if n_tasks:
+            raise DataError(f"{name}: bytes and card are in order, but --tasks {n_tasks} cannot be tested: {untested}")
+        return f"{name}: bytes and card are in order. NOT TESTED: {untested}"
     most_tasks = published[0]["protocol"]["tasks"]
     n_tasks = n_tasks or most_tasks
     n_compared = min(n_tasks, most_tasks)

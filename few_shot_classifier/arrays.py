@@ -136,6 +136,15 @@ def _numbers(images: Any) -> np.ndarray:
         )
     if array.dtype == bool:  # ink and paper, as a file of 1-bit pixels is read
         return array.astype(np.uint8) * 255
+    if array.dtype.kind in "iu" and array.ndim > 2 and array.size:
+        low, high = array.min(), array.max()
+        if low < 0 or high > 255:
+            raise InputError(
+                f"images are {array.dtype} from {low} to {high}; whole numbers are pixels from 0 to 255: bring them "
+                "there, or give floats from 0 to 1"
+            )
+        if high > 1:  # 0 and 1 alone are ink and paper, too
+            return array.astype(np.uint8)
     return array if array.dtype == np.uint8 else array.astype(np.float64)
 
 

@@ -98,7 +98,8 @@ def export(options: argparse.Namespace) -> dict[str, float]:
             "support, which answers each example by itself",
             statistics,
         )
-    log.info("%s: the model card; fill in its licence", output / "README.md")
+    what = "the model card" if options.pretrained is not None else "the model card; fill in its licence"
+    log.info("%s: %s", output / "README.md", what)
     return differences
 
 

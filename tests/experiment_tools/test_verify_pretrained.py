@@ -256,6 +256,8 @@ def test_without_the_dataset_it_says_that_nothing_was_tested(published, tmp_path
     monkeypatch.setenv("DATASET_DIR", str(tmp_path / "nowhere"))
     assert main([]) == 0
     assert f"NOT TESTED: tiny is not in DATASET_DIR, {tmp_path / 'nowhere'}" in capsys.readouterr().out
+    assert main(["--tasks", "5"]) == 2
+    assert "in order, but --tasks 5 cannot be tested: tiny is not in DATASET_DIR" in capsys.readouterr().err
     assert not (tmp_path / "nowhere").exists()
 
 
@@ -266,6 +268,7 @@ def test_without_the_dataset_it_says_that_nothing_was_tested(published, tmp_path
         (["--add", "tiny", "--name", "../small"], "--name ../small: a name is 1 to 80 small letters"),
         (["--add", "nowhere"], "nowhere: no such run folder"),
         (["--tasks", "0"], "--tasks 0: give 1 or more"),
+        (["--tasks", "9" * 20], '"num_evaluation_tasks" is 99999999999999999999'),
         (["--add", "tiny", "--name", "readme"], "readme.safetensors: exists already and stays as it is"),
         (["--add", "tiny", "small", "other"], "small other: --add tests what it adds alone; leave them out"),
         (["--name", "mine"], "--name mine: is for --add RUN"),

@@ -129,6 +129,22 @@ def test_floats_that_look_like_bytes_are_taken_with_a_warning(caplog):
     assert caplog.messages == ["images are floats up to 39; floats are taken as 0 to 1: divide by 255, or give uint8"]
 
 
+@pytest.mark.parametrize("dtype", [np.int16, np.uint16, np.int32, np.int64])
+def test_whole_numbers_of_any_type_are_pixels_as_bytes_are(caplog, dtype):
+    of_bytes = image_arrays(GREY)
+    given = image_arrays(GREY.astype(dtype))
+    assert given.pixels.dtype == np.uint8
+    np.testing.assert_array_equal(given.pixels, of_bytes.pixels)
+    black_and_white = (GREY > 20).astype(dtype)
+    np.testing.assert_array_equal(image_arrays(black_and_white).pixels * 255, image_arrays(black_and_white > 0).pixels)
+    with pytest.raises(
+        InputError, match=rf"images are {dtype.__name__} from 0 to 390; whole numbers are pixels from 0"
+    ):
+        image_arrays(GREY.astype(dtype) * 10)
+    flat = image_arrays(GREY.astype(dtype).reshape(len(GREY), -1), image_shape=(1, *GREY.shape[1:3]))
+    assert flat.pixels.dtype == np.float32 and not caplog.messages  # numbers as scikit-learn's, of any range
+
+
 @pytest.mark.parametrize("resize_filter", ["nearest", "bilinear", "bicubic", "lanczos"])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_another_size_is_resized_with_a_warning_and_as_files_are(caplog, tmp_path, channels, resize_filter):

@@ -386,7 +386,7 @@ class OuterLoopSection(_Section):
 class EvaluationSection(_Section):
     """Validation and test."""
 
-    num_evaluation_tasks: int = Field(600, ge=1)
+    num_evaluation_tasks: int = Field(600, ge=1, le=10_000_000)
     """Tasks of a validation and of the test; exact."""
     validate_every_epochs: int = Field(1, ge=1)
     """Epochs between validations; the last epoch is always validated."""
