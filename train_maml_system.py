@@ -27,6 +27,7 @@ if __name__ == "__main__":  # before the imports below, that of pydantic among t
 
 from experiment_parts.evaluation.task_sets import build_other_task_sets, build_task_sets, protocols_of
 from experiment_parts.evaluation.test_results import stored_result
+from experiment_parts.runs.beginning import check_beginning
 from experiment_parts.runs.console import Console
 from experiment_parts.runs.dry_run import dry_run
 from experiment_parts.runs.opening import add_start, open_run_folder
@@ -175,6 +176,8 @@ def run_experiment(
             return
         if not (run_folder.is_held or config.replay_iteration):
             run_folder.create()  # says why what is left to do cannot be done
+        if config.initial_weights and (config.replay_iteration or not run_folder.has_checkpoints()):
+            check_beginning(config)
         _train_and_test(config, run_folder, stop, rank)
     except (UserError, Interrupted):
         run_folder.remove_failed_start()

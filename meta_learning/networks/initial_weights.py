@@ -55,7 +55,7 @@ def load_initial_weights(network: MetaNetwork, path: Path) -> None:
         shown = "".join(f"\n  {text}" for text in sorted(differences)[:MOST_DIFFERENCES_SHOWN])
         more = len(differences) - MOST_DIFFERENCES_SHOWN
         raise ConfigError(
-            f'"initial_weights" {path} is of another body than "backbone" builds here:{shown}'
+            f'"initial_weights" {path} does not fit the network that this config builds:{shown}'
             + (f"\n  and {more} more" if more > 0 else "")
             + f'\nGive the file of the same network, or the "backbone" that it is of, its "cnn_num_filters", and '
             'where norms have other rows its "number_of_training_steps_per_iter" and "per_step_bn_statistics"; the '

@@ -84,7 +84,7 @@ def test_every_difference_is_listed(tmp_path):
     with pytest.raises(ConfigError) as error:
         build_network(small_config(initial_weights=path))
     text = str(error.value)
-    assert text.startswith(f'"initial_weights" {path} is of another body than "backbone" builds here:')
+    assert text.startswith(f'"initial_weights" {path} does not fit the network that this config builds:')
     assert "\n  block0.conv.weight: (4, 1, 3, 3) in the file, (3, 1, 3, 3) here" in text
     assert "\n  block1.conv.bias: missing in the file" in text and "head" in text.splitlines()[-1]
     state = {f"layer{index}.weight": torch.zeros(1) for index in range(20)}
@@ -126,11 +126,13 @@ def test_a_run_that_was_saved_does_not_need_the_file_any_more(tmp_path, tiny_dat
     starts = json.loads((run / "environment.json").read_text())["starts"]
     assert [start["initial_weights_sha256"] for start in starts] == [digest, None]
     assert digest in write_report(run).read_text()
-    code, _, err = main("--experiment_name", "another")
-    assert code == 1 and f'"initial_weights" {path} cannot be read' in err
+    code, out, err = main("--experiment_name", "another")
+    assert code == 1 and f'"initial_weights" {path} cannot be read (no such file); give the file of a run' in err
+    assert "or a name: omniglot_20way_1shot_fast, " in err and "classes" not in out
     of_the_run = f"{CONFIG['experiment_name']}/saved_models/train_model_2.safetensors"
     assert not Path(of_the_run).exists()  # from here; from the folder of the runs there is one
     for given in (of_the_run, f"experiments/{of_the_run}"):  # the latter as cards of weights have it
         name = f"another_{given.count('/')}"
-        code, out, err = main("--experiment_name", name, "--initial_weights", given)
+        code, out, err = main("--experiment_name", name, "--initial_weights", given, "--feature_scale", "3")
         assert code == 0 and f"initial_weights {tmp_path}/experiments/{of_the_run}: 12 tensors of the body" in out, err
+        assert f"initial_weights {given}: trained with --feature_scale 0.0; this run has --feature_scale 3.0\n" in out
