@@ -273,5 +273,6 @@ class Adaptation:
             raise ConfigError(
                 f"the learned head has {n_outputs} outputs, but the episodes have {episodes.n_way} ways; "
                 'train with "head" "zero" or "prototypes" for any number of ways, or with "num_classes_per_set" '
-                f"{episodes.n_way}; weights that are learned keep their outputs"
+                f"{episodes.n_way}; weights that are learned keep their outputs, and those of pretrained/ whose names "
+                "end in _fast take any number"
             )
