@@ -153,7 +153,8 @@ class FewShotClassifier(Estimator):
         labels = class_labels(y, len(given.pixels))
         classes, ranks = np.unique(labels, return_inverse=True)
         if len(classes) < 2:
-            raise InputError(f"labels hold one class, {classes.tolist()[0]!r}; a classifier needs examples of two or more")
+            [only] = classes.tolist()
+            raise InputError(f"labels hold one class, {only!r}; a classifier needs examples of two or more")
         config = config_of(self.get_params(), given.pixels.shape[1:], self.meta_config_, n_way=len(classes))
         return self._adapt(config, network_input(given.pixels, config), ranks, classes, given.n_features)
 
