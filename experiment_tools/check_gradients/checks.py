@@ -71,7 +71,7 @@ def check_learner(learner: FewShotLearner, episodes: EpisodeBatch, epoch: int = 
             return [*checks, check_implicit_gradient(learner, episodes, epoch)]
     checks.append(check_meta_gradient(learner, episodes, epoch))
     if not learner.n_steps and isinstance(learner.head, PrototypeHead):
-        checks.append(check_proto_net(learner, episodes, epoch))
+        checks.append(check_proto_net(learner, learner.head, episodes, epoch))
     elif learner.n_steps and learner.is_second_order(epoch):
         checks.append(check_order(learner, episodes, epoch))
     return checks
@@ -302,9 +302,9 @@ def check_order(learner: FewShotLearner, episodes: EpisodeBatch, epoch: int) -> 
     return Check("second order", "first order: must differ", difference, 1e-6, at_least=True)
 
 
-def check_proto_net(learner: FewShotLearner, episodes: EpisodeBatch, epoch: int) -> Check:
+def check_proto_net(learner: FewShotLearner, head: PrototypeHead, episodes: EpisodeBatch, epoch: int) -> Check:
     """Compare with autograd on softmax over minus squared distances to the class means (Snell et al. 2017, Algorithm
-    1).
+    1), times `prototypes_scale`.
     """
     pass_ = Pass(
         statistics=learner.batch_norm_statistics, is_training=True,
@@ -322,7 +322,7 @@ def check_proto_net(learner: FewShotLearner, episodes: EpisodeBatch, epoch: int)
         [support[:, (episodes.support_labels[0] == way)].mean(1) for way in range(episodes.n_way)], dim=1
     )
     # |f|^2 does not change the softmax, but the yes-or-no questions of binary cross-entropy.
-    logits = query.square().sum(-1, keepdim=True) - torch.cdist(query, prototypes).square()
+    logits = head.scale * (query.square().sum(-1, keepdim=True) - torch.cdist(query, prototypes).square())
     loss = mean_loss(learner, logits.flatten(0, 1), episodes.query_labels.flatten())
     parameters = learner.meta_parameters()
     expected = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True, materialize_grads=True)

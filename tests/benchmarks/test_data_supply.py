@@ -27,7 +27,8 @@ def test_without_an_archive_it_says_what_it_needs(tmp_path, monkeypatch, capsys)
 def test_every_table_has_its_row(tmp_path):
     folder = draw_dataset(
         tmp_path / "grocery_few_shot",
-        [f"{split}/c{i}" for split in ("train", "val", "test") for i in range(5)],
+        # As many classes as the dataset of that name has, by which it is known.
+        [f"{split}/c{i}" for split, n_classes in (("train", 50), ("val", 12), ("test", 19)) for i in range(n_classes)],
         images_per_class=20,
     )
     with tarfile.open(tmp_path / "grocery_few_shot.tar.gz", "w:gz") as archive:
@@ -35,5 +36,5 @@ def test_every_table_has_its_row(tmp_path):
     result = run("--data", str(tmp_path), "--seconds", "0.1", "--workers", "1", "--only", "start", "supply")
     assert result.returncode == 0, result.stderr
     rows = [line.split(" | ") for line in result.stdout.splitlines() if line.startswith(("| grocery", "| photographs"))]
-    assert [len(row) for row in rows] == [4, 6] and rows[0][1] == "300"
+    assert [len(row) for row in rows] == [4, 6] and rows[0][1] == "1620"
     assert (tmp_path / "grocery_few_shot.tar.gz").is_file()

@@ -234,4 +234,6 @@ def test_the_command_checks_a_config_and_says_what_it_did(capsys):
 )
 def test_every_generated_config_keeps_the_laws(template):
     path = next((REPOSITORY_ROOT / "experiment_config").glob(f"{template}*.json"))
-    assert not [check for check in check_config_gradients(path, {}) if not check.passed]
+    # Of omniglot_fast they are those of a run; the laws hold at any weights.
+    checks = check_config_gradients(path, {"initial_weights": ""})
+    assert not [check for check in checks if not check.passed]
