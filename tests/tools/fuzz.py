@@ -63,6 +63,7 @@ from utils.ranks.launch import split_arguments
 SECONDS = 30
 """That one input may take, on a busy machine."""
 MEMORY_BYTES = 6 * 2**30
+"""Of address space that a reader may take, beside what the process that is forked has."""
 Draw = random.Random
 Input = bytes | list[str]
 
@@ -545,28 +546,32 @@ def fuzz(name: str, seed: int, number: int, given: Input | None = None) -> list[
             sys.stdout.flush()
             child = os.fork()
             if child == 0:
-                try:
+                code = 1
+                with contextlib.suppress(BaseException):
                     _try_all(name, seed, range(done, number), given, notes.fileno())
-                finally:
-                    os._exit(0)
-            status = os.waitpid(child, 0)[1]
+                    code = 0
+                os._exit(code)
+            ended = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
             notes.seek(0)
             lines = [ast.literal_eval(line) for line in notes.read().decode("utf-8", "surrogatepass").splitlines()]
             notes.truncate(0)
             notes.seek(0)
             found += [(tried, reason) for _, tried, reason in lines if reason]
-            done = lines[-1][0] + 1 if lines else number
-            if os.waitstatus_to_exitcode(status) and lines:
-                ended = signal.Signals(os.WTERMSIG(status)).name
-                found.append(
-                    (lines[-1][1], f"ended by {ended}" + (f", after {SECONDS} s" if ended == "SIGALRM" else ""))
-                )
+            if ended and not lines:
+                raise RuntimeError(f"a process ended with {ended} before it tried an input")
+            done = lines[-1][0] + 1
+            if ended:
+                how = signal.Signals(-ended).name if ended < 0 else f"an error of {Path(__file__).name}"
+                found.append((lines[-1][1], f"ended by {how}" + (f", after {SECONDS} s" if how == "SIGALRM" else "")))
     return found
 
 
 def _try_all(name: str, seed: int, numbers: range, given: Input | None, notes: int) -> None:
     """Write a line before an input is tried, and one after it if it failed, so that it is known whatever comes."""
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    if sys.platform == "linux":  # a process that has run other tests may have more than the limit by itself
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        limit = pages * resource.getpagesize() + MEMORY_BYTES
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     for number in numbers:
         tried = KINDS[name].draw(random.Random(f"{name} {seed} {number}")) if given is None else given
         os.write(notes, f"{(number, tried, '')!r}\n".encode("utf-8", "surrogatepass"))

@@ -1,5 +1,6 @@
 """Input that nobody would write on purpose, drawn at random: tests/tools/fuzz.py draws it, reads it and judges."""
 
+import mmap
 import os
 import random
 import signal
@@ -7,7 +8,7 @@ import time
 
 import pytest
 
-from tests.tools.fuzz import KINDS, Kind, fuzz, mutated, user_errors
+from tests.tools.fuzz import KINDS, MEMORY_BYTES, Kind, fuzz, mutated, user_errors
 from utils.errors import DataError
 
 
@@ -43,6 +44,16 @@ def test_what_is_not_answered_as_it_should_be_is_found(monkeypatch):
     reasons = {given[0] % 6: reason for given, reason in found}
     expected = ("ZeroDivisionError", "100000 letters", "elsewhere", "SIGSEGV", "SIGALRM, after 1 s")
     assert len(reasons) == 5 and all(text in reasons[place] for place, text in enumerate(expected))
+
+
+def test_a_process_that_holds_more_memory_than_a_reader_may_take_tries_every_input(monkeypatch):
+    def read(data, folder):
+        raise ZeroDivisionError(len(bytearray(MEMORY_BYTES // 2)))
+
+    monkeypatch.setitem(KINDS, "test", Kind(lambda draw: draw.randbytes(1), read))
+    with mmap.mmap(-1, MEMORY_BYTES + 2**30, mmap.MAP_PRIVATE):
+        found = fuzz("test", 0, 3)
+    assert len(found) == 3 and all("ZeroDivisionError: 3221225472" in reason for _, reason in found)
 
 
 def test_the_same_seed_draws_the_same_input():

@@ -54,7 +54,7 @@ def follow_other_machines(rank: Rank) -> None:
     """Wait until a rank of any machine has left on purpose, and write that down for those of this one."""
     with contextlib.suppress(PeerLostError):  # the machine at which all meet is lost: torchrun ends this process
         _ask_meeting_place("wait", [LEFT], timedelta(days=365))
-        rank.write_departure(json.loads(_ask_meeting_place("get", LEFT)) | {"elsewhere": True})
+        rank.write_departure(json.loads(_ask_meeting_place("get", LEFT)), elsewhere=True)
 
 
 def _ask_meeting_place(question: str, *arguments: Any) -> Any:

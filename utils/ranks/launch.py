@@ -257,7 +257,7 @@ def run_ranks(program: Sequence[str], arguments: Sequence[str], launch: Launch, 
         return code
     if left["signal"] is not None:
         leave_note(left["text"])
-    elif left["code"] and left.get("elsewhere"):
+    elif left["code"] and left["elsewhere"]:
         log.error("A process on another machine of this run: %s", left["text"])
     return left["code"]
 

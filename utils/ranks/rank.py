@@ -83,12 +83,17 @@ class Rank:
         """Return whether a rank has left on purpose."""
         return self.folder is not None and departure(self.folder) is not None
 
-    def write_departure(self, entry: Mapping[str, Any]) -> None:
-        """Write down that this machine's ranks leave on purpose, and with which exit code."""
+    def write_departure(self, entry: Mapping[str, Any], *, elsewhere: bool = False) -> None:
+        """Write down that this machine's ranks leave on purpose, and with which exit code.
+
+        Args:
+            elsewhere: another machine says so. Such an entry gives way to one of this machine's ranks, which may be
+                written at the same time: whoever notifies the other machines hears of itself, too.
+        """
         if self.folder is not None:
-            path = self.folder / f"left_{self.index}.json"
+            path = self.folder / f"left_{self.index + self.size * elsewhere}.json"
             temporary = path.with_suffix(".partial")
-            temporary.write_text(json.dumps(entry))
+            temporary.write_text(json.dumps({**entry, "elsewhere": elsewhere}))
             temporary.rename(path)
 
     def leave(self, error: BaseException | None, notify_others: Callable[[str], None] | None = None) -> int:

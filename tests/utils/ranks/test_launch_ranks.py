@@ -23,7 +23,7 @@ from utils.errors import ConfigError
 from utils.paths import REPOSITORY_ROOT
 from utils.ranks import launch as launch_ranks
 from utils.ranks.launch import Launch, plan_launch, split_arguments
-from utils.ranks.rank import check_task_count, departure
+from utils.ranks.rank import Rank, check_task_count, departure
 
 PROGRAM = """
 import os, signal, sys, time
@@ -244,6 +244,26 @@ def test_what_the_lowest_rank_says_counts(tmp_path):
     for index, code in ((10, 2), (9, 130)):
         (tmp_path / f"left_{index}.json").write_text(json.dumps({"code": code}))
     assert departure(tmp_path) == {"code": 130}
+
+
+def test_who_hears_of_its_own_leaving_from_elsewhere_still_speaks_for_itself(tmp_path, capfd):
+    """What it tells the other machines comes back to it, on a thread of its own: before its own words, or after."""
+    rank = Rank(0, 2, 0, 1, tmp_path)
+
+    def hear(text):
+        rank.write_departure(json.loads(text), elsewhere=True)
+        assert departure(tmp_path)["elsewhere"]
+
+    assert rank.leave(ConfigError("no such key"), hear) == 0
+    own = {"code": 1, "signal": None, "text": "no such key", "elsewhere": False}
+    assert departure(tmp_path) == own
+    rank.write_departure(own, elsewhere=True)
+    assert departure(tmp_path) == own
+    # No two of the four writers of two ranks have a file in common, which one could move away from the other.
+    rank.write_departure(own)
+    for elsewhere in (False, True):
+        Rank(1, 2, 1, 2, tmp_path).write_departure(own, elsewhere=elsewhere)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"left_{index}.json" for index in range(4)]
 
 
 # --- life and death ---------------------------------------------------------------------------------------------------
