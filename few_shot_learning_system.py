@@ -383,10 +383,10 @@ class FewShotLearner(nn.Module):
         return None if self._untrained is None else self._untrained().to(device=own.device, dtype=own.dtype)
 
     def _check_statistics(self, pass_: Pass) -> None:
-        layers = batch_norm_layers(self.network)
-        if layers and not self.adaptation.features_stay(pass_):
-            warn_of_unfit(pass_.statistics, self.batch_norm_statistics)
-        for name, layer in layers.items():
+        trained, body_adapts = Pass(statistics=self.batch_norm_statistics), not self.adaptation.features_stay(pass_)
+        for name, layer in batch_norm_layers(self.network).items():
+            if body_adapts:
+                warn_of_unfit(layer.statistics_of(pass_), layer.statistics_of(trained))
             if layer.choice(pass_).evaluates_with_running and not layer.has_running_statistics():
                 raise ConfigError(
                     f'batch-norm statistics "running" were never collected (layer "{name}" has mean 0 and variance 1 '

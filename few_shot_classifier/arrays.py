@@ -19,6 +19,7 @@ from utils.data_sources.dataset_classes import pixel_format_of
 from utils.episodes.inputs import Inputs, as_array
 from utils.errors import ConfigError
 from utils.images.decoding import PixelFormat, resize_planes, thin_lines_text
+from utils.known_datasets import known_by_folder
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,8 @@ class Images(NamedTuple):
 
 LIKELY_BYTES = 32.0
 """Floats above this, none of them negative, are pixels from 0 to 255 rather than normalised ones."""
+HALF_BRIGHT = 0.5
+"""Means below this, of images from 0 to 1, are of light lines on a dark ground rather than the other way round."""
 
 
 def image_arrays(
@@ -280,8 +283,18 @@ def as_input(
 
 
 def network_input(pixels: np.ndarray, config: ExperimentConfig) -> Tensor:
-    """Return pixels (n, C, h, w) as the network of a config takes them: of its size, normalised as it says."""
+    """Return pixels (n, C, h, w) as the network of a config takes them: of its size, normalised as it says.
+
+    Light drawings for a network that was trained on dark ones are named in the log.
+    """
     of_images = config.inputs is None
-    pixels = resized(pixels, pixel_format_of(config)) if of_images else pixels
+    if of_images:
+        pixels = resized(pixels, pixel_format_of(config))
+        brightness = float(pixels.mean()) / (255 if pixels.dtype == np.uint8 else 1)
+        if known_by_folder(config.dataset_name).dark_on_light and 0 <= brightness < HALF_BRIGHT:
+            say_once(
+                f"images are dark (mean {brightness:.2f} of 0 to 1), and those of {config.dataset_name}, on which the "
+                "network was trained, are dark lines on a light ground: invert them (255 - image)"
+            )
     normalise = NORMALISATIONS[config.normalisation]
     return as_input(pixels, normalise, reverse_channels=config.reverse_channels, of_images=of_images)

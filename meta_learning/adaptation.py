@@ -272,7 +272,6 @@ class Adaptation:
         if not self.loss.is_regression and episodes.n_way != n_outputs:
             raise ConfigError(
                 f"the learned head has {n_outputs} outputs, but the episodes have {episodes.n_way} ways; "
-                'train with "head" "zero" or "prototypes" for any number of ways, or with "num_classes_per_set" '
-                f"{episodes.n_way}; weights that are learned keep their outputs, and those of pretrained/ whose names "
-                "end in _fast take any number"
+                'use weights that were trained with "head" "zero" or "prototypes", which take any number of ways (a '
+                f'model\'s card says so), or train with one of these, or with "num_classes_per_set" {episodes.n_way}'
             )

@@ -41,6 +41,8 @@ class KnownDataset:
     counts: Counts | None = None
     own_treatment: Mapping[str, Any] = field(default_factory=dict)
     """Where it differs from `COMMON_TREATMENT`."""
+    dark_on_light: bool = False
+    """Whether its images are dark lines on a light ground, which light ones on a dark ground do not look like."""
     licence: str = ""
     """Empty: not known here."""
     terms: str = ""
@@ -74,6 +76,7 @@ TABLE = (
             "resize_filter": "nearest",
             "train_val_test_split": OMNIGLOT_SPLIT,
         },
+        dark_on_light=True,
         licence="MIT (Lake et al. 2015)",
         fetched="everything",
     ),

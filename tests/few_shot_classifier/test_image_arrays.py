@@ -6,7 +6,8 @@ import torch
 from PIL import Image
 
 from few_shot_classifier import arrays
-from few_shot_classifier.arrays import InputError, as_input, class_labels, image_arrays, resized
+from few_shot_classifier.arrays import InputError, as_input, class_labels, image_arrays, network_input, resized
+from utils.config import check_config
 from utils.episodes.inputs import Inputs
 from utils.images.decoding import PixelFormat, decode_image
 
@@ -174,6 +175,29 @@ def test_what_nearest_pixels_make_of_thin_lines_is_said(caplog):
         "thinner than 36 pixels break or vanish. Make the images smaller first, to about 112 x 112, by a filter that "
         "averages"
     )
+
+
+def test_light_drawings_for_a_network_of_dark_ones_are_named_once(caplog):
+    drawings = np.full((3, 1, 28, 28), 255, dtype=np.uint8)
+    drawings[:, :, 10:12] = 0
+    omniglot, mine = (
+        check_config({"experiment_name": "x", "dataset_name": name}, "test") for name in ("omniglot", "mine")
+    )
+    for harmless, config in (
+        (drawings, omniglot),
+        (drawings / 255, omniglot),
+        (255 - drawings, mine),
+        (drawings / 255.0 - 1, omniglot),  # normalised by whoever gives them
+    ):
+        network_input(harmless, config)
+    assert not caplog.messages
+    for _ in range(2):
+        network_input(255 - drawings, omniglot)
+    network_input(1 - drawings / 255, omniglot)
+    assert caplog.messages == [
+        "images are dark (mean 0.07 of 0 to 1), and those of omniglot_dataset, on which the network was trained, are "
+        "dark lines on a light ground: invert them (255 - image)"
+    ]
 
 
 def test_ink_and_paper_of_one_bit_are_read_as_black_and_white(tmp_path):

@@ -3,7 +3,7 @@
 import logging
 from functools import cache
 
-from meta_learning.networks.passes import StatisticsChoice
+from meta_learning.networks.passes import StatisticsChoice, statistics_named
 from utils.registry import register_batch_norm_statistics
 
 log = logging.getLogger(__name__)
@@ -14,9 +14,10 @@ def warn_of_unfit(statistics: str, trained_with: str) -> None:
     """Say once where the inner steps adapt a body to statistics that it has not been trained with, and which measured
     near chance.
     """
-    if statistics == "running":
+    asked = statistics_named(statistics)
+    if asked.evaluates_with_running:
         reason = "the inner steps move the means that these averages were made of"
-    elif statistics == "episodic" != trained_with:
+    elif asked.moves_within_episode and statistics != trained_with:
         reason = f'they begin at mean 0 and variance 1 in each task, and training was with "{trained_with}"'
     else:
         return

@@ -130,6 +130,7 @@ def test_statistics_that_an_adapted_body_was_not_trained_with_are_named_once(cap
         ({}, "episodic", 'begin at mean 0 and variance 1 in each task, and training was with "transductive"'),
         ({"batch_norm_statistics": "episodic"}, "episodic", ""),
         ({}, "support", ""),
+        ({"batch_norm_statistics": ["running", "transductive"]}, None, "the inner steps move the means"),
         ({"adapted_parameters": "head"}, "running", ""),
         ({"norm_layer": "layer_norm"}, "running", ""),
     ):
