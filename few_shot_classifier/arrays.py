@@ -282,19 +282,19 @@ def as_input(
     return (images - mean) / deviation
 
 
-def network_input(pixels: np.ndarray, config: ExperimentConfig) -> Tensor:
-    """Return pixels (n, C, h, w) as the network of a config takes them: of its size, normalised as it says.
+def warn_of_light_lines(pixels: np.ndarray, trained_on: str) -> None:
+    """Say where images are light on dark and those of a dataset, on which the network was trained, dark on light."""
+    brightness = float(pixels.mean()) / (255 if pixels.dtype == np.uint8 else 1)
+    if known_by_folder(trained_on).dark_on_light and 0 <= brightness < HALF_BRIGHT:
+        say_once(
+            f"images are dark (mean {brightness:.2f} of 0 to 1), and those of {trained_on}, on which the network was "
+            "trained, are dark lines on a light ground: invert them (255 - image)"
+        )
 
-    Light drawings for a network that was trained on dark ones are named in the log.
-    """
+
+def network_input(pixels: np.ndarray, config: ExperimentConfig) -> Tensor:
+    """Return pixels (n, C, h, w) as the network of a config takes them: of its size, normalised as it says."""
     of_images = config.inputs is None
-    if of_images:
-        pixels = resized(pixels, pixel_format_of(config))
-        brightness = float(pixels.mean()) / (255 if pixels.dtype == np.uint8 else 1)
-        if known_by_folder(config.dataset_name).dark_on_light and 0 <= brightness < HALF_BRIGHT:
-            say_once(
-                f"images are dark (mean {brightness:.2f} of 0 to 1), and those of {config.dataset_name}, on which the "
-                "network was trained, are dark lines on a light ground: invert them (255 - image)"
-            )
+    pixels = resized(pixels, pixel_format_of(config)) if of_images else pixels
     normalise = NORMALISATIONS[config.normalisation]
     return as_input(pixels, normalise, reverse_channels=config.reverse_channels, of_images=of_images)

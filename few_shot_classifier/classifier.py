@@ -28,7 +28,15 @@ from experiment_parts.runs.checkpoints import load_checkpoint, read_checkpoint_s
 from experiment_parts.runs.opening import open_run_folder
 from experiment_parts.runs.run_folder import RunFolder
 from few_shot_classifier.adapted_task import AdaptedLearner, adapt
-from few_shot_classifier.arrays import Images, InputError, class_labels, image_arrays, network_input, say_once
+from few_shot_classifier.arrays import (
+    Images,
+    InputError,
+    class_labels,
+    image_arrays,
+    network_input,
+    say_once,
+    warn_of_light_lines,
+)
 from few_shot_classifier.datasets import evaluation_data, first_image_shape, training_data
 from few_shot_classifier.estimator import Estimator, NotFittedError, with_parameters
 from few_shot_classifier.parameters import config_of, objects_of, parameters, plain
@@ -155,6 +163,8 @@ class FewShotClassifier(Estimator):
         if len(classes) < 2:
             [only] = classes.tolist()
             raise InputError(f"labels hold one class, {only!r}; a classifier needs examples of two or more")
+        if self.meta_config_ is not None:
+            warn_of_light_lines(given.pixels, self.meta_config_["dataset_name"])
         config = config_of(self.get_params(), given.pixels.shape[1:], self.meta_config_, n_way=len(classes))
         return self._adapt(config, network_input(given.pixels, config), ranks, classes, given.n_features)
 

@@ -5,9 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from few_shot_classifier import arrays
-from few_shot_classifier.arrays import InputError, as_input, class_labels, image_arrays, network_input, resized
-from utils.config import check_config
+from few_shot_classifier import FewShotClassifier, arrays
+from few_shot_classifier.arrays import InputError, as_input, class_labels, image_arrays, resized
 from utils.episodes.inputs import Inputs
 from utils.images.decoding import PixelFormat, decode_image
 
@@ -178,22 +177,20 @@ def test_what_nearest_pixels_make_of_thin_lines_is_said(caplog):
 
 
 def test_light_drawings_for_a_network_of_dark_ones_are_named_once(caplog):
-    drawings = np.full((3, 1, 28, 28), 255, dtype=np.uint8)
-    drawings[:, :, 10:12] = 0
-    omniglot, mine = (
-        check_config({"experiment_name": "x", "dataset_name": name}, "test") for name in ("omniglot", "mine")
-    )
-    for harmless, config in (
-        (drawings, omniglot),
-        (drawings / 255, omniglot),
-        (255 - drawings, mine),
-        (drawings / 255.0 - 1, omniglot),  # normalised by whoever gives them
+    dark = np.full((5, 28, 28), 255, dtype=np.uint8)
+    dark[:, 10:12] = 0
+    trained = FewShotClassifier.from_pretrained("omniglot_5way_1shot_fast")
+    untrained = FewShotClassifier(backbone="vgg", cnn_num_filters=4)
+    for harmless, classifier in (
+        (dark, trained),
+        (dark / 255, trained),
+        (dark / 255 - 1, trained),  # normalised by whoever gives them
+        (255 - dark, untrained),
     ):
-        network_input(harmless, config)
+        classifier.fit(harmless, range(5)).predict(harmless)
     assert not caplog.messages
-    for _ in range(2):
-        network_input(255 - drawings, omniglot)
-    network_input(1 - drawings / 255, omniglot)
+    for light in (255 - dark, 255 - dark, 1 - dark / 255):
+        trained.fit(light, range(5))
     assert caplog.messages == [
         "images are dark (mean 0.07 of 0 to 1), and those of omniglot_dataset, on which the network was trained, are "
         "dark lines on a light ground: invert them (255 - image)"

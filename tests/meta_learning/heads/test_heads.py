@@ -57,7 +57,7 @@ def test_a_learned_head_says_what_to_do_about_other_ways():
     wider = random_episodes(small_config(num_classes_per_set=4))
     with pytest.raises(
         ConfigError,
-        match=r'the learned head has 3 outputs, but the episodes have 4 ways; use weights that were trained with '
+        match=r"the learned head has 3 outputs, but the episodes have 4 ways; use weights that were trained with "
         r'"head" "zero" or "prototypes", .* or train with one of these, or with "num_classes_per_set" 4',
     ):
         small_learner().evaluate(wider)
