@@ -111,9 +111,9 @@ def check_number_of_classes(config: Mapping[str, Any], support: Path, n_classes:
         raise ConfigError(f"{support}: holds 1 class; to tell classes apart takes two or more")
     if n_classes > most:
         raise ConfigError(
-            f"{support}: holds {n_classes} classes, but the head that this run has learned tells {most} classes "
-            f'apart ("num_classes_per_set"). Give 2 to {most}; a run trained with "head" "zero" or "prototypes" takes '
-            "any number"
+            f"{support}: holds {n_classes} classes, but the head that was learned tells {most} classes apart "
+            f'("num_classes_per_set"). Give 2 to {most}, or take weights trained with "head" "zero" or "prototypes", '
+            "which tell any number apart, as those of pretrained/ do whose names end in _fast"
         )
 
 

@@ -328,6 +328,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.name and not options.add:
         raise ConfigError(f"--name {options.name}: is for --add RUN; names to test are given without it")
     names = [add(options).stem] if options.add else options.names or _all_names()
+    for name in names:  # before the first one is tested, which takes minutes
+        pretrained.pretrained_file(name)
     for name in names:
         log.info("%s", verify(name, options.tasks))
     return 0

@@ -212,6 +212,12 @@ def test_a_changed_byte_anywhere_is_refused_before_anything_is_read(published, c
         FewShotClassifier.from_pretrained("small")
 
 
+def test_a_name_that_is_not_there_is_told_before_any_is_tested(published, monkeypatch, capsys):
+    monkeypatch.setattr("experiment_tools.verify_pretrained.verify", lambda *_: pytest.fail("tested"))
+    assert main(["small", "smal"]) == 1
+    assert 'there are no pretrained weights "smal"' in capsys.readouterr().err
+
+
 def test_a_card_that_says_something_else_is_refused(published, capsys):
     card = published / "small.md"
     text = card.read_text()
