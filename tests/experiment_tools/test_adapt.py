@@ -154,8 +154,8 @@ def test_an_image_alone_and_lines_too_thin_for_the_nearest_pixel_are_warned_of(f
             "a fourth class",
             1,
             "holds 4 classes, but the head that was learned tells 3 classes apart "
-            '("num_classes_per_set"). Give 2 to 3, or take weights trained with "head" "zero" or "prototypes", which tell '
-            "any number apart, as those of pretrained/ do whose names end in _fast",
+            '("num_classes_per_set"). Give 2 to 3, or take weights trained with "head" "zero" or "prototypes", '
+            "which tell any number apart, as those of pretrained/ do whose names end in _fast",
         ),
         ("one class", 1, "holds 1 class; to tell classes apart takes two or more"),
         ("no such run", 1, "nowhere: no such run folder, neither as a path nor below"),
