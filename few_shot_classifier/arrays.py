@@ -283,9 +283,13 @@ def as_input(
 
 
 def warn_of_light_lines(pixels: np.ndarray, trained_on: str) -> None:
-    """Say where images are light on dark and those of a dataset, on which the network was trained, dark on light."""
+    """Say once where images (n, C, h, w), bytes or floats from 0 to 1, are light on dark, and those of the dataset that
+    the network was trained on dark on light.
+    """
+    if not known_by_folder(trained_on).dark_on_light:
+        return
     brightness = float(pixels.mean()) / (255 if pixels.dtype == np.uint8 else 1)
-    if known_by_folder(trained_on).dark_on_light and 0 <= brightness < HALF_BRIGHT:
+    if 0 <= brightness < HALF_BRIGHT:  # below 0: normalised by whoever gives them
         say_once(
             f"images are dark (mean {brightness:.2f} of 0 to 1), and those of {trained_on}, on which the network was "
             "trained, are dark lines on a light ground: invert them (255 - image)"

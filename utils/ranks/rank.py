@@ -175,7 +175,9 @@ def check_task_count(n_tasks: int, n_ranks: int) -> None:
 
 
 def departure(folder: Path) -> dict[str, Any] | None:
-    """Return what the ranks here have written down about leaving on purpose; of several the lowest rank's."""
+    """Return what the ranks here have written down about leaving on purpose; of several the lowest rank's, and what is
+    from elsewhere last.
+    """
     found = {int(path.stem.removeprefix("left_")): path for path in folder.glob("left_*.json")}
     return json.loads(found[min(found)].read_text()) if found else None
 
