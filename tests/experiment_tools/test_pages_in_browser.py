@@ -132,9 +132,13 @@ def test_a_page_is_whole_wide_and_narrow_and_asks_for_nothing(browser, page, nam
 
 
 def test_the_curves_of_forty_runs_have_forty_styles_and_a_legend_outside_the_picture(browser, page):
+    from selenium.webdriver.support.ui import WebDriverWait
+
     set_screen(browser, 1280)
     browser.get(page("forty"))
-    legend = browser.find_elements("css selector", "#curves .legend li")
+    selector = "css selector", "#curves .legend li"
+    WebDriverWait(browser, 30).until(lambda _: browser.find_elements(*selector))  # a chart is drawn when it is in view
+    legend = browser.find_elements(*selector)
     styles = {(entry.get_attribute("class"), entry.get_attribute("style")) for entry in legend}
     assert len(legend) == len(styles) == 40
     chart = browser.find_element("css selector", "#curves svg.chart")
